@@ -1,0 +1,145 @@
+"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed, and a linear classifier on each frozen encoder.
+
+    python clr_training.py --dataset digits --epochs 50 --batch_size 128 --learning_rate 0.02 --cosine_annealing --index_end 2
+
+Reads the data set. Writes models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON beside each that says
+how it was made, and the story and curves into logs/. Finished encoders and heads are skipped.
+"""
+
+import sys
+
+from common import cli
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    group = parser.add_argument_group("training of the encoder")
+    group.add_argument("--index_start", type=cli.natural_number, default=0, help="first model id, which is its seed")
+    group.add_argument("--index_end", type=cli.natural_number, default=29, help="last model id, inclusive")
+    group.add_argument("--batch_size", type=cli.positive_integer, default=1024, help="images in a batch, each in two views")
+    group.add_argument("--epochs", type=cli.positive_integer, default=500, help="training epochs")
+    group.add_argument("--learning_rate", type=cli.positive_float, default=0.05, help="learning rate of SGD")
+    group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
+    group.add_argument("--weight_decay", type=cli.natural_float, default=0.0004, help="weight decay of SGD")
+    group.add_argument("--base_temperature", type=cli.positive_float, default=0.07, help="the loss is scaled by temperature / this")
+    group.add_argument("--warmup_epochs", type=cli.natural_number, default=0, help="linear from 0.01, with a batch above 256 only")
+    cli.add_boolean(group, "--cosine_annealing", False, "per epoch down to learning_rate / 1000")
+    cli.add_boolean(group, "--lars", False, "layer-wise adaptive rates, trust coefficient 0.02")
+    group.add_argument("--num_classes", type=cli.positive_integer, default=None, help="None: the data set's (published: 10)")
+    group.add_argument("--lr_decay_epochs", default="1500", help=cli.COMPATIBILITY)
+    cli.add_boolean(group, "--clipping", False, cli.COMPATIBILITY)
+    cli.add_boolean(group, "--shuffle", True, cli.COMPATIBILITY)
+    group = parser.add_argument_group("training of the classifier head")
+    group.add_argument("--head_epochs", type=cli.positive_integer, default=100, help="epochs of the linear classifier")
+    group.add_argument("--batch_size_head", type=cli.positive_integer, default=256, help="images in a batch of the linear classifier")
+    cli.add_boolean(group, "--debug_classification_head", False, "log the accuracy of a throw-away head (2 epochs) now and then")
+    group.add_argument("--debug_classification_head_epochs", type=cli.positive_integer, default=25, help="epochs between these")
+    group = parser.add_argument_group("pruning while training (not available yet: only sparsity 0)")
+    group.add_argument("--pruning_percentages", type=cli.sparsity_list, default="0.0", help="final sparsities, one training each")
+    for part, name, steps in (("", "encoder", (2440, 4760, 62)), ("_head", "classifier head", (500, 10000, 250))):
+        group.add_argument(f"--begin_step{part}", type=cli.natural_number, default=steps[0], help=f"first pruning of the {name}, in steps")
+        group.add_argument(f"--end_step{part}", type=cli.natural_number, default=steps[1], help=f"last pruning of the {name}, in steps")
+        group.add_argument(f"--frequency{part}", type=cli.positive_integer, default=steps[2], help=f"steps between prunings of the {name}")
+    cli.add_contrastive_flags(parser, "--method")
+    cli.add_common_flags(parser)
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    from common import runs
+    from common.study import open_studies
+
+    runs.refuse_gradual_pruning("--pruning_percentages", flags.pruning_percentages)
+    ids = runs.model_ids(flags.index_start, flags.index_end)
+    for study in open_studies("clr_training", flags):
+        for model_id in ids:
+            train(study, model_id)
+
+
+def train(study, model_id: int) -> None:
+    """Trains and saves the encoder and the head of one id, unless they are finished."""
+    import math
+    import time
+
+    from common import checkpoints, models, runs, training
+
+    flags, data, seed = study.flags, study.data, study.model_seed(model_id)
+    names = [study.name("encoder", "dense", 0.0, flags.epochs, flags.batch_size, model_id),
+             study.name("head", "dense", 0.0, flags.head_epochs, flags.batch_size, model_id)]
+    encoder_path, head_path = study.folder / str(names[0]), study.head_folder / str(names[1])
+    shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "temperature", "base_temperature", "warmup_epochs",
+              "cosine_annealing", "lars")
+    configuration = {"learning_method": study.learning_method, **study.architecture_configuration(),
+                     **{key: getattr(flags, key) for key in shared}}
+    head_configuration = {**configuration, "head_epochs": flags.head_epochs, "batch_size_head": flags.batch_size_head}
+    encoder_finished = checkpoints.is_finished(encoder_path, configuration, data, "--encoder_save_path")
+    origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder_finished else {}
+    if checkpoints.is_finished(head_path, head_configuration, data, "--head_save_path", **origin) and encoder_finished:
+        cli.logger.info("finished before: %s", head_path)
+        return
+    started, what = time.time(), f"{study.learning_method} id {model_id}"
+    training.seed_weights(seed, "contrastive", "weights")
+    model = models.ContrastiveEncoder(flags.model_depth, flags.widen_factor, flags.dropout, flags.projection_head)
+    chance = training.chance_loss(len(data.train_images), flags.batch_size, flags.temperature, flags.base_temperature)
+    if encoder_finished:
+        cli.logger.info("finished before: %s", encoder_path)
+        model.encoder.load_state_dict(checkpoints.encoder_state(encoder_path))
+        history = (checkpoints.read_record(encoder_path) or {}).get("history", [])
+        training.prepare(model, study.device)
+    else:
+        history = train_encoder(study, training.prepare(model, study.device), seed, what, chance)
+        cli.logger.info("%s: encoder, %d epochs, loss %.4f (chance %.4f), %.1f s", what, flags.epochs, history[-1]["loss"], chance,
+                        time.time() - started)
+        if not flags.debug:
+            checkpoints.save_checkpoint(encoder_path, {"model": checkpoints.cpu_state(model)}, checkpoints.make_record(
+                names[0], configuration, seed, data, model.encoder, history, checkpoints.environment(study.device, started)))
+    started = time.time()
+    head, head_history = training.train_head(model.encoder, data, flags.head_epochs, flags.batch_size_head, (seed, "head"), f"{what} head")
+    for entry in head_history:
+        runs.log_epoch(f"{what} head", flags.head_epochs, entry, math.log(len(data.class_names)))
+    cli.logger.info("%s: head, %d epochs, loss %.4f (chance %.4f), test accuracy %.2f %%, %.1f s", what, flags.head_epochs,
+                    head_history[-1]["loss"], math.log(len(data.class_names)), 100 * head_history[-1]["test_accuracy"], time.time() - started)
+    if flags.debug:
+        return
+    record = checkpoints.make_record(names[1], head_configuration, seed, data, models.ContrastiveClassifier(model.encoder, head), head_history,
+                                     checkpoints.environment(study.device, started), encoder_sha256=checkpoints.file_sha256(encoder_path))
+    checkpoints.save_checkpoint(head_path, {"head": checkpoints.cpu_state(head)}, record)
+    stages = {study.learning_method: (history, chance)} if history else {}
+    runs.store_curves(study, head_path.stem, f"{data.title} · {study.learning_method} · dense · 1 model, id {model_id} ({study.encoder_name})",
+                      {**stages, "head": (head_history, math.log(len(data.class_names)))})
+
+
+def train_encoder(study, model, seed: int, what: str, chance: float) -> list[dict]:
+    """Trains the encoder with its projection head; returns the history."""
+    import math
+
+    import torch
+
+    from common import runs, training
+
+    flags, data, history = study.flags, study.data, []
+    steps = math.ceil(len(data.train_images) / flags.batch_size)
+    warmup_epochs = flags.warmup_epochs if flags.batch_size > training.WARMUP_ABOVE_BATCH else 0
+    optimizer = torch.optim.SGD(model.parameters(), flags.learning_rate, momentum=flags.momentum,
+                                weight_decay=0.0 if flags.lars else flags.weight_decay)
+    bar = training.progress_bar(flags.epochs * steps, what)
+    for epoch in range(flags.epochs):
+        rate = training.contrastive_learning_rate(flags.learning_rate, max(epoch, warmup_epochs), flags.epochs, flags.cosine_annealing)
+        training.set_learning_rate(optimizer, rate)
+        warmup = [training.warmup_learning_rate(rate, epoch * steps + step, warmup_epochs * steps)
+                  for step in range(steps)] if epoch < warmup_epochs else None
+        trained = training.contrastive_epoch(model, data, study.learning_method, flags.batch_size, flags.temperature, flags.base_temperature,
+                                             optimizer, warmup, flags.weight_decay if flags.lars else None, (seed, "contrastive", epoch), bar)
+        history.append({"epoch": epoch, "learning_rate": rate, **trained})
+        runs.log_epoch(what, flags.epochs, history[-1], chance)
+        if flags.debug_classification_head and (epoch + 1) % flags.debug_classification_head_epochs == 0:
+            _, probe = training.train_head(model.encoder, data, 2, flags.batch_size_head, (seed, "debug head", epoch), f"{what} debug head")
+            cli.logger.info("%s epoch %d: a throw-away head reaches test accuracy %.2f %%", what, epoch + 1, 100 * probe[-1]["test_accuracy"])
+    bar.close()
+    return history
+
+
+if __name__ == "__main__":
+    sys.exit(main())

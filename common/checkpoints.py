@@ -1,0 +1,293 @@
+"""Every file name of models/, saving and loading; nobody else builds a path there.
+
+A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how it was made.
+The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record are whole.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import models
+from common.cli import UserError
+from common.data import ImageDataset
+from common.pruning import measure_sparsity
+
+TAGS = {"dense": "", "GMP": "", "later_GMP": "_later", "global": "_global"}
+PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a checkpoint's network is, as far as its shapes need it."""
+
+    depth: int = 16
+    widen_factor: int = 2
+    dropout: float = 0.0
+    projection_head: str = "mlp"
+
+    def __str__(self) -> str:
+        return f"WideResNet-{self.depth}-{self.widen_factor}"
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """What a file name of models/ says.
+
+    part: 'encoder', 'head' or 'supervised'; learning_method: SupCon, SimCLR or supervised; epochs: of training, of the head,
+    or of finetuning. encoder_name, batch_size and temperature belong to contrastive parts; widen_factor, depth and dropout to
+    supervised ones (a contrastive encoder's name holds its depth and width).
+    """
+
+    part: str
+    learning_method: str
+    pruning_method: str
+    sparsity: float
+    epochs: int
+    id: int
+    encoder_name: str = ""
+    batch_size: int = 0
+    temperature: float = 0.0
+    widen_factor: int = 0
+    depth: int = 0
+    dropout: float = 0.0
+
+    def __str__(self) -> str:
+        tag = TAGS[self.pruning_method]
+        if self.part == "supervised":
+            width = "" if self.widen_factor == 2 else f"-{self.widen_factor}"
+            return (f"wideResNet{width}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
+                    f"{self.dropout}dropout_id{self.id}.pt")
+        return (f"{self.encoder_name}_{self.part}_{self.learning_method}_{self.sparsity}pruning{tag}_{self.batch_size}batch_"
+                f"{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt")
+
+
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_SUPERVISED = re.compile(rf"wideResNet(?:-(\d+))?(_later|_global)?_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_"
+                         r"id(\d+)\.pt")
+_CONTRASTIVE = re.compile(rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning(_later|_global)?_(\d+)batch_({_NUMBER})"
+                          r"temperature_(\d+)epochs_id(\d+)\.pt")
+
+
+def parse_name(name: str) -> CheckpointName | None:
+    """The facts in a file name, or None where it is not the name of a checkpoint."""
+    def pruning_method(tag: str | None, sparsity: str) -> str:
+        plain = "GMP" if float(sparsity) else "dense"
+        return {None: plain, "_later": "later_GMP", "_global": "global"}[tag]
+
+    if match := _SUPERVISED.fullmatch(name):
+        width, tag, sparsity, epochs, depth, dropout, id = match.groups()
+        return CheckpointName("supervised", "supervised", pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
+                              widen_factor=int(width or 2), depth=int(depth), dropout=float(dropout))
+    if match := _CONTRASTIVE.fullmatch(name):
+        encoder_name, part, method, sparsity, tag, batch_size, temperature, epochs, id = match.groups()
+        return CheckpointName(part, method, pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
+                              encoder_name=encoder_name, batch_size=int(batch_size), temperature=float(temperature))
+    return None
+
+
+def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
+    """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`."""
+    suffix = "" if (architecture.depth, architecture.widen_factor) == (16, 2) else f"-{architecture.depth}-{architecture.widen_factor}"
+    if architecture.projection_head != "mlp":
+        suffix += f"-{architecture.projection_head}"
+    return encoder_name if encoder_name.endswith(suffix) else encoder_name + suffix
+
+
+def study_folder(root: str, dataset_name: str, total_seed: int = 0) -> Path:
+    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name; seed s > 0 below it."""
+    folder = Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
+    return folder if total_seed == 0 else folder / f"seed_{total_seed}"
+
+
+def record_path(checkpoint: Path) -> Path:
+    """The JSON beside a checkpoint."""
+    return checkpoint.with_suffix(".json")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_atomically(path: Path, write) -> None:
+    """Calls `write(temporary path)` and renames the result to `path`: there is never half a file under that name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes `content` as indented JSON, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
+    """Writes a checkpoint and its record, which gets the checkpoint's SHA-256."""
+    def write(temporary: Path) -> None:
+        torch.save(payload, temporary)
+        write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
+    write_atomically(path, write)
+
+
+def cpu_state(module: nn.Module) -> dict:
+    """The state_dict on the CPU in the plain memory order, as published."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def environment(device: torch.device, started: float) -> dict:
+    """What a record says of the run: versions, device, threads, seconds."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": f"{device.type}: {name}",
+            "threads": torch.get_num_threads(), "seconds": round(time.time() - started, 2),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
+
+
+def make_record(name: CheckpointName, configuration: dict, seed: int, data: ImageDataset, network: nn.Module, history: list[dict],
+                run: dict, **more) -> dict:
+    """How a checkpoint was made.
+
+    Args:
+        configuration: what all models of a population share; two checkpoints of one name must agree in it.
+        network: whose sparsity is counted.
+        more: entries of this checkpoint alone, such as the dense one it comes from.
+    """
+    return {"format": 1, "name": dataclasses.asdict(name), "configuration": configuration, "seed": seed, "data": data.facts(),
+            "sparsity": measure_sparsity(network), "history": history, "run": run, **more}
+
+
+def read_record(checkpoint: Path) -> dict | None:
+    """The record of a checkpoint, or None where it has none and so was made elsewhere.
+
+    Raises:
+        UserError: a record that cannot be read, or that belongs to another file.
+    """
+    path = record_path(checkpoint)
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        sha256 = record["checkpoint_sha256"]
+        record["configuration"], record["data"]["checksum"], record["sparsity"]["zeros"], record["history"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; delete it and {checkpoint.name} to have them made again") from None
+    if sha256 != file_sha256(checkpoint):
+        raise UserError(f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them made "
+                        "again, or only the JSON if the checkpoint comes from elsewhere")
+    return record
+
+
+def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag: str, **more) -> bool:
+    """Whether this checkpoint is there already, made with this configuration and data.
+
+    A checkpoint without a record was made elsewhere, and is kept.
+
+    Args:
+        more: entries of the record that must agree too.
+    Raises:
+        UserError: one made with other settings is in the way; the message says what differs.
+    """
+    if not path.exists():
+        return False
+    record = read_record(path)
+    if record is None:
+        return True
+    differences = describe_differences({**record["configuration"], **{key: record.get(key) for key in more},
+                                        "data": record["data"]["checksum"][:12]},
+                                       {**configuration, **more, "data": data.checksum[:12]})
+    if differences:
+        raise UserError(f"{path} was made with other settings ({differences}); to keep both, give {folder_flag} another folder")
+    return True
+
+
+def describe_differences(found: dict, asked: dict) -> str:
+    """`key found, not asked` for every key in which two configurations differ."""
+    def show(value):
+        return value if not isinstance(value, dict) else "other"
+    return ", ".join(f"{key} {show(found.get(key))}, not {show(asked.get(key))}"
+                     for key in sorted({*found, *asked}) if found.get(key) != asked.get(key))
+
+
+def load_classifier(paths: list[Path], record: dict | None, name: CheckpointName, architecture: Architecture,
+                    num_classes: int) -> models.Classifier:
+    """The classifier in a supervised checkpoint, or in an encoder's and its head's, on the CPU in eval mode.
+
+    Args:
+        paths: [supervised] or [encoder, head].
+        record: of the last path; None for one made elsewhere, which must then fit by names, shapes and sparsity.
+    Raises:
+        UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it should.
+    """
+    if len(paths) == 1:
+        network = models.SupervisedNetwork(architecture.depth, architecture.widen_factor, architecture.dropout, num_classes)
+        _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
+    else:
+        network = models.ContrastiveClassifier(
+            models.WideResNet(architecture.depth, architecture.widen_factor, architecture.dropout),
+            models.ClassificationHead(64 * architecture.widen_factor, num_classes))
+        _load_state(network.encoder, encoder_state(paths[0]), paths[0], architecture, num_classes)
+        _load_state(network.classification_head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
+    _check_sparsity(network, paths[-1], record, name.sparsity)
+    return network.eval()
+
+
+def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: float) -> None:
+    if any(not torch.isfinite(parameter).all() for parameter in network.parameters()):
+        raise UserError(f"{path} holds weights that are not finite; delete it and train it again")
+    found = measure_sparsity(network)
+    if record is None:
+        if abs(found["total"] - asked) > PUBLISHED_SPARSITY_TOLERANCE:
+            raise UserError(f"{path} has {found['total']:.4f} of its weights at zero, but its name says {asked}")
+    elif found["zeros"] != record["sparsity"]["zeros"]:
+        raise UserError(f"{path} has {found['zeros']} weights at zero, but its JSON says {record['sparsity']['zeros']}")
+
+
+def read_payload(path: Path) -> dict:
+    """What torch.save wrote, without running any code in it."""
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises many kinds for a torn, foreign or forbidden file
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); delete it and train it again") from None
+    if not isinstance(payload, dict):
+        raise UserError(f"{path} holds no state_dict")
+    return payload
+
+
+def _entry(path: Path, key: str) -> dict:
+    payload = read_payload(path)
+    if not isinstance(payload.get(key), dict):
+        raise UserError(f"{path} lacks the entry {key!r} of the published format")
+    return payload[key]
+
+
+def encoder_state(path: Path) -> dict:
+    """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a finetuned one."""
+    state = _entry(path, "model")
+    prefixed = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    return prefixed or state
+
+
+def _load_state(module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int) -> None:
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:
+        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{path} does not fit {architecture} with {num_classes} classes: {first[:200]}") from None

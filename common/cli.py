@@ -1,0 +1,290 @@
+"""Everything between the shell and the study: flags that scripts share, device, determinism, logging, one-line errors.
+
+Only the standard library is imported here, so that `--help` answers at once; torch waits until a script begins its work.
+"""
+
+import argparse
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Callable, Sequence
+
+COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
+logger = logging.getLogger("study")
+
+
+class UserError(Exception):
+    """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser with one-line errors, no prefix matching, and the default of every flag in `--help`."""
+
+    def __init__(self, docstring: str):
+        super().__init__(
+            description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter,
+        )
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _BooleanAction(argparse.Action):
+    """`--flag`, `--no-flag` and the published `--flag True|False`."""
+
+    def __init__(self, option_strings, dest, default=False, help=None):
+        name = option_strings[0].removeprefix("--")
+        super().__init__([*option_strings, f"--no-{name}"], dest, nargs="?", default=default, help=help,
+                         metavar="True|False")
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        negated = option_string.startswith("--no-")
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if value is not None and (negated or value.lower() not in words):
+            raise argparse.ArgumentError(self, f"{value!r} is neither True nor False" if not negated
+                                         else f"{option_string} takes no value")
+        setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
+
+
+def add_boolean(parser: argparse._ActionsContainer, flag: str, default: bool, help: str) -> None:
+    """Adds a boolean flag in its three spellings: `--flag`, `--no-flag`, `--flag False`."""
+    parser.add_argument(flag, action=_BooleanAction, default=default, help=help)
+
+
+def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool, words: str) -> Callable:
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words}") from None
+        below = value <= low if low_open else value < low
+        above = value >= high if high_open else value > high
+        if below or above or value != value or value in (float("inf"), float("-inf")):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+        return value
+    return parse
+
+
+infinity = float("inf")
+positive_integer = _number(int, 1, infinity, False, False, "a whole number of 1 or more")
+natural_number = _number(int, 0, infinity, False, False, "a whole number of 0 or more")
+positive_float = _number(float, 0, infinity, True, False, "a number above 0")
+natural_float = _number(float, 0, infinity, False, False, "a number of 0 or more")
+fraction = _number(float, 0, 1, False, True, "a number from 0 up to, not including, 1")
+
+
+def sparsity_list(text: str) -> list[float]:
+    """`0.3,0.5` -> [0.3, 0.5]; each from 0 up to, not including, 1, and each once."""
+    sparsities = [fraction(part.strip()) for part in text.split(",")]
+    if len(set(sparsities)) != len(sparsities):
+        raise argparse.ArgumentTypeError(f"{text!r} names a sparsity twice")
+    return sparsities
+
+
+def pruned_sparsity_list(text: str) -> list[float]:
+    """A sparsity list without 0: the dense networks are always there and need not be named."""
+    sparsities = sparsity_list(text)
+    if 0.0 in sparsities:
+        raise argparse.ArgumentTypeError("0 is the dense network: name sparsities above 0")
+    return sparsities
+
+
+def model_depth(text: str) -> int:
+    """The depth of a WideResNet: 6 n + 4 layers, from 10."""
+    depth = positive_integer(text)
+    if depth < 10 or depth % 6 != 4:
+        raise argparse.ArgumentTypeError(f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4)")
+    return depth
+
+
+def pruning_method_list(text: str) -> list[str]:
+    """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP']."""
+    methods = [part.strip().replace(" ", "_") for part in text.split(",")]
+    for method in methods:
+        if method not in ("global", "GMP", "later_GMP"):
+            raise argparse.ArgumentTypeError(f"{method!r} is none of global, GMP, later_GMP")
+    return methods
+
+
+def model_folder(text: str) -> str:
+    """A folder; the published scripts took path templates here."""
+    if "{" in text or "}" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is a template: give a folder, file names are made by the script")
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
+    return text
+
+
+def add_common_flags(parser: Parser) -> None:
+    """Flags of every script: data, network, device, seeds."""
+    group = parser.add_argument_group("data, network and device")
+    group.add_argument("--dataset", choices=("cifar10", "digits", "folder"), default="cifar10",
+                       help="cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
+                            "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size")
+    group.add_argument("--data_dir", default="data", help="where CIFAR-10 lies or goes; with --dataset folder, the folder")
+    group.add_argument("--cuda_device", type=natural_number, default=0, help="CUDA device id; without CUDA the CPU is used")
+    group.add_argument("--model_depth", type=model_depth, default=16, help="depth of the WideResNet, 6 n + 4")
+    group.add_argument("--widen_factor", type=positive_integer, default=2, help="width of the WideResNet")
+    group.add_argument("--dropout", type=fraction, default=0.0, help="dropout rate inside the blocks")
+    group.add_argument("--workers", type=natural_number, default=0,
+                       help="accepted for compatibility: the images live on the device, no loader works beside it")
+    add_boolean(group, "--debug", False, "verbose; saves no model")
+    group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
+    group.add_argument("--total_seed", type=positive_integer, default=1,
+                       help="repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s")
+    add_boolean(group, "--cuda_deterministic", True, "cuDNN deterministic, cuBLAS workspace fixed")
+
+
+def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
+    """Flags that name a contrastive network: loss, encoder, projection head, temperature."""
+    group = parser.add_argument_group("contrastive network")
+    group.add_argument(method_flag, dest="learning_method", choices=("SupCon", "SimCLR"), default="SupCon",
+                       help="contrastive loss")
+    group.add_argument("--encoder_name", default="WideResNet",
+                       help="first part of the file names; depth, width and projection head other than 16, 2, mlp follow it")
+    group.add_argument("--projection_head", choices=("mlp", "linear"), default="mlp", help="network between latent and loss")
+    group.add_argument("--temperature", type=positive_float, default=0.5, help="temperature of the contrastive loss")
+    group.add_argument("--encoder_save_path", type=model_folder, default=None,
+                       help="folder of the encoders, None: models/ (cifar10) or models/NAME/")
+    group.add_argument("--head_save_path", type=model_folder, default=None,
+                       help="folder of the classifier heads, None: that of the encoders")
+
+
+def add_supervised_flags(parser: Parser) -> None:
+    """Flags that name a supervised network beyond its depth, width and dropout."""
+    parser.add_argument("--save_path", type=model_folder, default=None,
+                        help="folder of the models, None: models/ (cifar10) or models/NAME/")
+    parser.set_defaults(learning_method="supervised")
+
+
+def add_finetuning_flags(parser: Parser) -> None:
+    """Flags of one-shot pruning with finetuning."""
+    group = parser.add_argument_group("pruning and finetuning")
+    group.add_argument("--models_number", type=positive_integer, default=30, help="model ids 0 to N-1 are pruned")
+    group.add_argument("--batch_size", type=positive_integer, default=128, help="images in a finetuning batch")
+    group.add_argument("--epochs", type=positive_integer, default=30, help="finetuning epochs")
+    group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default="0.3,0.5,0.7,0.9",
+                       help="sparsities, each from the dense models anew")
+    add_choice_of_dense(group, parser)
+
+
+def add_choice_of_dense(group, parser: Parser) -> None:
+    """Flags that choose among several populations of dense networks."""
+    group.add_argument("--dense_epochs", type=positive_integer, default=None,
+                       help="take dense networks trained for so many epochs, None: the only ones there are")
+    group.add_argument("--dense_batch_size", type=positive_integer, default=None,
+                       help="take dense networks trained with this batch size, None: the only ones there are")
+    if parser.get_default("learning_method") != "supervised":
+        group.add_argument("--dense_head_epochs", type=positive_integer, default=None,
+                           help="take classifier heads trained for so many epochs, None: the only ones there are")
+
+
+def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) -> None:
+    """Flags of the scripts that compare populations of dense and pruned networks."""
+    group = parser.add_argument_group("populations to compare")
+    group.add_argument("--models_number", type=positive_integer, default=30, help="K: model ids 0 to K-1")
+    group.add_argument("--batch_size", type=positive_integer, default=1024, help="images in an evaluation batch")
+    group.add_argument("--pruning_methods", type=pruning_method_list, default=pruning_methods,
+                       help="of global, GMP, later_GMP ('later GMP' too)")
+    group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default=sparsities,
+                       help="sparsities; one of which no model exists is reported as absent")
+    add_choice_of_dense(group, parser)
+    group.add_argument("--finetune_epochs", type=positive_integer, default=None,
+                       help="take pruned networks of so many epochs, None: the only ones there are")
+    group.add_argument("--finetune_batch_size", type=positive_integer, default=None,
+                       help="take pruned networks of this batch size, None: the only ones there are")
+    add_boolean(group, "--allow_missing", False, "go on with the models that exist and divide by their number")
+
+
+def add_pie_flags(parser: Parser) -> None:
+    """Flags of the scripts that find PIEs."""
+    group = parser.add_argument_group("figures")
+    add_boolean(group, "--plot_q_score", False, "Q-Score, Z-score and L1 norm, dense against pruned")
+    add_boolean(group, "--plot_umap", False, "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one")
+    group.add_argument("--umap_models", type=positive_integer, default=1,
+                       help="latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)")
+    add_boolean(group, "--not_serialize_plots", False, "no .npz beside the plots")
+
+
+def add_depth_flags(parser: Parser) -> None:
+    """Flags of the scripts on prediction depth."""
+    group = parser.add_argument_group("prediction depth")
+    group.add_argument("--prediction_depth_models", type=positive_integer, default=5,
+                       help="networks that the depth is averaged over, the first of the K")
+    group.add_argument("--depth_target", choices=("prediction", "label"), default="prediction",
+                       help="in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as published); "
+                            "both are computed and stored")
+    group.add_argument("--figures_number", type=natural_number, default=0, help=COMPATIBILITY)
+    group.add_argument("--pies_to_store", type=natural_number, default=1, help=COMPATIBILITY)
+    add_boolean(group, "--plot_umap", False, COMPATIBILITY)
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
+    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2."""
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"{script}: error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"{script}: error: {error.filename or 'input or output'}: {error.strerror or error}; "
+                  "free space or permissions there, or name another folder", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"{script}: interrupted: finished models are kept, give the same command to go on", file=sys.stderr)
+            return 130
+        return 0
+    return wrapped
+
+
+def select_device(cuda_device: int) -> "torch.device":
+    """The CUDA device of that id, or the CPU where there is no CUDA.
+
+    Raises:
+        UserError: CUDA is there but not a device of this id.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
+        return torch.device("cpu")
+    names = [f"{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
+    if cuda_device >= len(names):
+        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {', '.join(names)}")
+    return torch.device("cuda", cuda_device)
+
+
+def set_determinism(deterministic: bool) -> None:
+    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
+    import torch
+
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def start_logging(script: str, folder: Path, debug: bool) -> None:
+    """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    console = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.DEBUG if debug else logging.INFO)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    story = logging.FileHandler(folder / f"{script}.log")
+    story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(console)
+    logger.addHandler(story)

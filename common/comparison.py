@@ -1,0 +1,208 @@
+"""What the clr_ and sup_ twins of the later stages share: loops over pruning methods and sparsities, figures and tables."""
+
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+
+from common import metrics, results
+from common.cli import logger
+from common.study import Population, Study, find_population
+
+UMAP_SEED = 0
+PRUNING_WORDS = {"global": "one-shot global pruning", "GMP": "gradual pruning", "later_GMP": "late gradual pruning", "dense": "dense"}
+PARTS = ("q_score", "z_score", "l1_norm")
+
+
+def pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, float, Population | None]]:
+    """(pruning method, sparsity, population), None where no model of the kind exists, which is said in one line."""
+    for pruning_method in study.flags.pruning_methods:
+        for sparsity in study.flags.pruning_percentages:
+            population = find_population(study, pruning_method, sparsity, dense)
+            if population is None:
+                logger.info("absent: no %s models, %s, sparsity %s", study.learning_method, PRUNING_WORDS[pruning_method], sparsity)
+            yield pruning_method, sparsity, population
+
+
+def detect_pies(study: Study) -> list[dict]:
+    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one; returns the table's rows."""
+    flags, data = study.flags, study.data
+    classes, labels = len(data.class_names), data.test_labels.cpu().numpy()
+    dense = find_population(study, "dense", 0.0)
+    dense_predictions, dense_quality = evaluate_population(study, dense)
+    dense_labels, dense_ties = metrics.modal_labels(dense_predictions, classes)
+    if flags.plot_umap:
+        plot_umap(study, dense, dense, dense_labels, None)
+    rows = [{**results.population_row(study, dense, "dense", 0.0, None),
+             **results.accuracy_columns(dense, dense_predictions, labels), "ties_dense": int(dense_ties.sum()),
+             "zero_latents": dense_quality["zero_latents"],
+             **{f"{part}_rest": np.nanmean(dense_quality[part]) for part in PARTS}}]
+    for pruning_method, sparsity, pruned in pruned_populations(study, dense):
+        row = results.population_row(study, pruned, pruning_method, sparsity, dense)
+        rows.append(row)
+        if pruned is None:
+            continue
+        predictions, quality = evaluate_population(study, pruned)
+        modal_labels, ties = metrics.modal_labels(predictions, classes)
+        is_pie = metrics.find_pies(dense_predictions, predictions, classes)
+        row |= {**results.accuracy_columns(pruned, predictions, labels), "pies": int(is_pie.sum()),
+                "ties_dense": int(dense_ties.sum()), "ties_pruned": int(ties.sum()), "zero_latents": quality["zero_latents"]}
+        for part in PARTS:
+            row |= {f"{part}_{group}": mean_or_none(quality[part][chosen]) for group, chosen in (("pies", is_pie), ("rest", ~is_pie))}
+            row |= {f"dense_{part}_{group}": mean_or_none(dense_quality[part][chosen]) for group, chosen in (("pies", is_pie), ("rest", ~is_pie))}
+        made = made_from(study, pruned, dense)
+        store_figure(study, "pies_distribution", stem(study, pruned), made, {
+            "title": title(study, pruned), "class_names": data.class_names, "images": len(labels), "is_pie": is_pie,
+            "modal_labels": modal_labels, "dense_modal_labels": dense_labels, "tied": ties, "dense_tied": dense_ties,
+            "pies_per_class": metrics.pies_per_class(is_pie, labels, classes)})
+        if flags.plot_q_score:
+            store_figure(study, "q_score", stem(study, pruned), made, {
+                "title": title(study, pruned), "is_pie": is_pie, **{f"dense_{part}": dense_quality[part] for part in PARTS},
+                **{f"pruned_{part}": quality[part] for part in PARTS}})
+        if flags.plot_umap:
+            plot_umap(study, pruned, dense, modal_labels, is_pie)
+    return rows
+
+
+def compare_depths(study: Study) -> list[dict]:
+    """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows."""
+    dense = find_population(study, "dense", 0.0)
+    dense_predictions, _ = evaluate_population(study, dense)
+    dense_depths, places = population_depths(study, dense)
+    chosen_depth = study.flags.depth_target
+    rows = [{**results.population_row(study, dense, "dense", 0.0, None),
+             "depth_models": len(dense_depths["prediction"]), "depth_rest": dense_depths["prediction"].mean(),
+             "label_depth_rest": dense_depths["label"].mean(),
+             "never_agreeing": int((dense_depths["prediction"] == places).sum())}]
+    for pruning_method, sparsity, pruned in pruned_populations(study, dense):
+        row = results.population_row(study, pruned, pruning_method, sparsity, dense)
+        rows.append(row)
+        if pruned is None:
+            continue
+        predictions, _ = evaluate_population(study, pruned)
+        is_pie = metrics.find_pies(dense_predictions, predictions, len(study.data.class_names))
+        depths, _ = population_depths(study, pruned)
+        row |= {"pies": int(is_pie.sum()), "depth_models": len(depths["prediction"]),
+                "never_agreeing": int((depths["prediction"] == places).sum())}
+        for target, prefix in (("prediction", "depth"), ("label", "label_depth")):
+            for group, chosen in (("pies", is_pie), ("rest", ~is_pie)):
+                row[f"{prefix}_{group}"] = mean_or_none(depths[target].mean(0)[chosen])
+                row[f"dense_{prefix}_{group}"] = mean_or_none(dense_depths[target].mean(0)[chosen])
+        definition = {"prediction": "own final prediction", "label": "true label, as published"}[chosen_depth]
+        store_figure(study, "prediction_depth", f"{stem(study, pruned)}_{chosen_depth}",
+                     {**made_from(study, pruned, dense), "depth_models": len(depths["label"]), "depth_target": chosen_depth}, {
+            "title": f"{title(study, pruned)}\nk-NN against the {definition}, {len(depths['label'])} of the models", "places": places,
+            "is_pie": is_pie, "dense_depth": dense_depths[chosen_depth].mean(0), "pruned_depth": depths[chosen_depth].mean(0),
+            **{f"dense_depth_{target}": values for target, values in dense_depths.items()},
+            **{f"pruned_depth_{target}": values for target, values in depths.items()}})
+    return rows
+
+
+def evaluate_population(study: Study, population: Population) -> tuple[np.ndarray, dict]:
+    """Predictions (K, N), and the Q-Score parts averaged over the K models, (N,) each, with the number of latents of zeros.
+
+    A latent of zeros has no Q-Score: it is left out of its image's average, and counted.
+    """
+    latent_ids = umap_ids(study, population)
+    evaluations = [results.evaluate(study, member, member.id in latent_ids) for member in population.members]
+    zero_latents = int(sum(evaluation["zero_latents"] for evaluation in evaluations))
+    if zero_latents:
+        logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
+    quality = {part: metrics.mean_over_defined(np.stack([evaluation[part] for evaluation in evaluations])) for part in PARTS}
+    return np.stack([evaluation["predictions"] for evaluation in evaluations]), {**quality, "zero_latents": zero_latents}
+
+
+def umap_ids(study: Study, population: Population) -> list[int]:
+    """The ids whose latents the UMAP averages: the first --umap_models of the population, none without --plot_umap."""
+    wanted = study.flags.umap_models if getattr(study.flags, "umap_models", None) and study.flags.plot_umap else 0
+    return [member.id for member in population.members][:wanted]
+
+
+def population_depths(study: Study, population: Population) -> tuple[dict[str, np.ndarray], int]:
+    """Both definitions, target -> (models, N), of the first --prediction_depth_models networks, and the number of places."""
+    labels = study.data.test_labels.cpu().numpy()
+    probes = [results.probe(study, member) for member in population.members[:study.flags.prediction_depth_models]]
+    return {"prediction": np.stack([metrics.prediction_depth(probe["knn"], probe["predictions"]) for probe in probes]),
+            "label": np.stack([metrics.label_prediction_depth(probe["knn"], labels) for probe in probes])}, len(probes[0]["knn"])
+
+
+def plot_umap(study: Study, population: Population, dense: Population, modal_labels: np.ndarray, is_pie: np.ndarray | None) -> None:
+    """The UMAP of the latents averaged over --umap_models networks; coordinates are computed once and stored."""
+    ids = umap_ids(study, population)
+    made = {**made_from(study, population, dense), "umap_models": ids, "umap_seed": UMAP_SEED}
+    name = f"{stem(study, population)}_{len(ids)}latents"
+    stored = results.read_arrays(study.method_folder / "umap" / f"{name}.npz", made)
+    if stored is None:
+        latents = [results.evaluate(study, member, True)["latent"] for member in population.members if member.id in ids]
+        coordinates = umap_coordinates(np.mean(latents, 0))
+    else:
+        coordinates = stored["coordinates"]
+    whose = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} models"
+    store_figure(study, "umap", name, made, {
+        "title": f"{title(study, population)}\nUMAP of {whose}", "coordinates": coordinates, "modal_labels": modal_labels,
+        "class_names": study.data.class_names, **({} if is_pie is None else {"is_pie": is_pie})})
+
+
+def umap_coordinates(latent: np.ndarray) -> np.ndarray:
+    """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import umap
+
+        neighbours = min(15, len(latent) - 1)
+        return umap.UMAP(n_neighbors=neighbours, random_state=UMAP_SEED, n_jobs=1).fit_transform(latent).astype(np.float32)
+
+
+def store_figure(study: Study, kind: str, name: str, made: dict, arrays: dict) -> None:
+    """Stores a figure's arrays in pies/NAME/METHOD/KIND/NAME.npz (unless --not_serialize_plots) and draws them beside it.
+
+    What is there already and made from the same is left alone.
+    """
+    path = study.method_folder / kind / f"{name}.npz"
+    picture = path.with_suffix(".png")
+    serialize = not getattr(study.flags, "not_serialize_plots", False)
+    if not (picture.exists() and results.read_arrays(path, made) is not None):
+        from common import plots
+
+        arrays = {"figure": kind, **{key: np.asarray(value) for key, value in arrays.items()}}
+        if serialize:
+            results.write_arrays(path, arrays, made)
+        plots.save_figure(picture, plots.draw(arrays))
+    logger.info("figure: %s", picture)
+
+
+def made_from(study: Study, population: Population, dense: Population) -> dict:
+    """What results of a pruned population against a dense one depend on."""
+    return {"checkpoints": population.checksums, "dense_checkpoints": dense.checksums, "data": study.data.checksum}
+
+
+def stem(study: Study, population: Population) -> str:
+    """The file stem of figures about a population."""
+    return f"{study.architecture_name}_{population.pruning_method}_{population.sparsity}sparsity_{len(population.members)}models"
+
+
+def title(study: Study, population: Population) -> str:
+    """Data set, learning method, pruning, sparsity and number of models."""
+    sparsity = "" if population.pruning_method == "dense" else f", sparsity {100 * population.sparsity:g} %"
+    elsewhere = ", made elsewhere" if population.made_elsewhere else ""
+    return (f"{study.data.title} · {study.learning_method} · {PRUNING_WORDS[population.pruning_method]}{sparsity} · "
+            f"{len(population.members)} models ({study.architecture_name}{elsewhere})")
+
+
+def mean_or_none(values: np.ndarray) -> float | None:
+    """The mean of the values that are defined, None where there are none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def report(study: Study, rows: list[dict]) -> None:
+    """Writes the rows into the data set's table and prints them."""
+    results.update_table(study.results_folder, rows)
+    print_table(rows, results.table_path(study.results_folder))
+
+
+def print_table(rows: list[dict], path: Path) -> None:
+    """The short table, and where the whole one is."""
+    logger.info("%s\nall columns: %s", results.format_table(rows), path)

@@ -1,0 +1,53 @@
+"""Contrastive losses, in float32 whatever the precision of the features."""
+
+import math
+
+import torch
+from torch import Tensor
+
+NORM_TOLERANCE = 0.02  # bfloat16 features keep 3 significant digits
+
+
+def contrastive_loss(features: Tensor, labels: Tensor | None, temperature: float, base_temperature: float = 0.07,
+                     check_norm: bool = True) -> Tensor:
+    """SupCon (Khosla et al. 2020, eq. 2, L_out), or SimCLR's NT-Xent where `labels` is None.
+
+    Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same image), and
+    A(i), all views but i:
+        loss = mean_i  (T / T_base) * (-1 / |P(i)|) sum_{p in P(i)} log( exp(z_i z_p / T) / sum_{a in A(i)} exp(z_i z_a / T) )
+    An anchor without positives (one view of a class seen once) has an empty sum and contributes 0.
+
+    Args:
+        features: (N, V, D), each of unit L2 norm; N images, V views.
+        labels: (N,) classes, or None for SimCLR.
+        check_norm: refuse features that are not of unit norm (on a GPU this waits for the device).
+    Returns:
+        A float32 scalar.
+    Raises:
+        ValueError: wrong shapes, or features that are not normalised.
+    """
+    if features.ndim != 3:
+        raise ValueError(f"features must have the shape (images, views, dimensions), not {tuple(features.shape)}")
+    images, views = features.shape[:2]
+    if images * views < 2:
+        raise ValueError("a contrastive loss needs at least 2 views")
+    if labels is not None and labels.shape != (images,):
+        raise ValueError(f"labels must have the shape ({images},), not {tuple(labels.shape)}")
+    if check_norm and not ((features.detach().float().norm(dim=-1) - 1).abs() < NORM_TOLERANCE).all():
+        raise ValueError("features must be of unit L2 norm: normalise the projections first")
+    if labels is None:
+        labels = torch.arange(images, device=features.device)
+    with torch.autocast(features.device.type, enabled=False):
+        anchors = features.float().transpose(0, 1).reshape(images * views, -1)  # view by view
+        logits = anchors @ anchors.T / temperature
+        itself = torch.eye(images * views, dtype=torch.bool, device=features.device)
+        classes = labels.repeat(views)
+        positives = (classes[:, None] == classes) & ~itself
+        log_probability = logits - logits.masked_fill(itself, -math.inf).logsumexp(1, keepdim=True)
+        mean_over_positives = (log_probability * positives).sum(1) / positives.sum(1).clamp_min(1)
+        return -(temperature / base_temperature) * mean_over_positives.mean()
+
+
+def chance_contrastive_loss(views: int, temperature: float, base_temperature: float = 0.07) -> float:
+    """The loss of features that are all alike: every one of the other `views` - 1 views of the batch is as likely."""
+    return temperature / base_temperature * math.log(views - 1)

@@ -1,0 +1,136 @@
+"""PIEs, Q-Score and prediction depth: pure functions of arrays. K models, N images, P places, D dimensions."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 30
+CHUNK_BYTES = 256 * 2 ** 20  # distances held at once by the k-NN
+
+
+def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K, N) predicted classes -> (N, num_classes) number of models that predict each class."""
+    models, images = predictions.shape
+    flat = np.arange(images) * num_classes + predictions
+    return np.bincount(flat.ravel(), minlength=images * num_classes).reshape(images, num_classes)
+
+
+def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class that most of K models predict for each image; a tie goes to the smallest class id.
+
+    Args:
+        predictions: (K, N) whole numbers from 0 to num_classes - 1.
+    Returns:
+        labels (N,) int64, and tied (N,) bool: whether another class has as many votes.
+    Raises:
+        ValueError: predictions of the wrong shape, or outside the classes.
+    """
+    if predictions.ndim != 2 or len(predictions) == 0:
+        raise ValueError(f"predictions must have the shape (models, images), not {predictions.shape}")
+    if predictions.size and not (0 <= predictions.min() and predictions.max() < num_classes):
+        raise ValueError(f"predictions must lie between 0 and {num_classes - 1}")
+    counts = vote_counts(predictions, num_classes)
+    return counts.argmax(1), (counts == counts.max(1, keepdims=True)).sum(1) > 1
+
+
+def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned models differs from that
+    over the dense ones. Ties as in `modal_labels`.
+
+    Args:
+        dense_predictions, pruned_predictions: (K, N) and (K', N).
+    Returns:
+        (N,) bool.
+    """
+    return modal_labels(dense_predictions, num_classes)[0] != modal_labels(pruned_predictions, num_classes)[0]
+
+
+def q_scores(latent: np.ndarray) -> dict[str, np.ndarray]:
+    """Q-Score (Kalibhat et al. 2022) and its parts, of each latent h scaled to unit L2 norm.
+
+    z_score = (max h - mean h) / std h with n in the denominator of std; l1_norm = ||h||_1; q_score = z_score / l1_norm.
+
+    Args:
+        latent: (N, D) before scaling.
+    Returns:
+        q_score, z_score, l1_norm, each (N,) float64; NaN where they are not defined: a latent of zeros, and, for the first
+        two, one whose dimensions are all equal.
+    """
+    latent = latent.astype(np.float64)
+    norm = np.linalg.norm(latent, axis=1, keepdims=True)
+    unit = latent / np.where(norm > 0, norm, np.nan)
+    std = unit.std(1)
+    # Equal dimensions leave a spread of rounding errors only.
+    z_score = (unit.max(1) - unit.mean(1)) / np.where(std > 1e-12, std, np.nan)
+    l1_norm = np.abs(unit).sum(1)
+    return {"q_score": z_score / l1_norm, "z_score": z_score, "l1_norm": l1_norm}
+
+
+def mean_over_defined(values: np.ndarray) -> np.ndarray:
+    """(K, N) -> (N,): the mean over the models for which the value is defined, NaN where there is none."""
+    defined = ~np.isnan(values)
+    count = defined.sum(0)
+    return np.where(defined, values, 0).sum(0) / np.where(count > 0, count, np.nan)
+
+
+@torch.no_grad()
+def knn_labels(train: Tensor, train_labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBOURS) -> Tensor:
+    """The majority label of the k nearest training points by Euclidean distance; a tied vote goes to the smallest class id.
+
+    Exact, in float32, in chunks of test points that bound the memory.
+
+    Args:
+        train: (M, D); train_labels: (M,); test: (N, D); all on one device.
+    Returns:
+        (N,) int64.
+    Raises:
+        ValueError: fewer than k training points.
+    """
+    if len(train) < k:
+        raise ValueError(f"{k} neighbours need at least {k} training images, not {len(train)}")
+    centre = train.float().mean(0)  # |x|^2 - 2 x y cancels less around the origin
+    train, test = train.float() - centre, test.float() - centre
+    squares = (train * train).sum(1)
+    chunk = max(1, CHUNK_BYTES // (4 * len(train)))
+    labels = []
+    for part in test.split(chunk):
+        distances = torch.addmm(squares, part, train.T, alpha=-2)  # + |y|^2, the same for all x
+        neighbours = train_labels[distances.topk(k, largest=False).indices]
+        votes = torch.zeros(len(part), num_classes, dtype=torch.int32, device=part.device)
+        votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=torch.int32))
+        labels.append((votes * num_classes - torch.arange(num_classes, device=part.device)).argmax(1))  # no two are equal
+    return torch.cat(labels)
+
+
+def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Prediction depth (Baldock et al. 2021): the number of places before the first one from which on every k-NN agrees with
+    the network's own final prediction.
+
+    Args:
+        knn: (P, N) label of the k-NN at each place; predictions: (N,) the network's own.
+    Returns:
+        (N,) int64 from 0 (all agree) to P (the last place disagrees).
+    """
+    return _last_disagreement(knn, predictions)
+
+
+def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The published variant: 1 + the index (from 0) of the last place whose k-NN misses the true label, 1 where none does.
+
+    Args:
+        knn: (P, N) label of the k-NN at each place; labels: (N,) the true classes.
+    Returns:
+        (N,) int64 from 1 to P.
+    """
+    return np.maximum(_last_disagreement(knn, labels), 1)
+
+
+def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 + the index of the last place that differs from `labels`, 0 where none does."""
+    differs = knn != labels
+    return np.where(differs.any(0), len(knn) - differs[::-1].argmax(0), 0)
+
+
+def pies_per_class(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(N,) bool and (N,) true classes -> (num_classes,) number of PIEs of each class."""
+    return np.bincount(labels[is_pie], minlength=num_classes)

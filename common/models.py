@@ -1,0 +1,176 @@
+"""WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published checkpoints.
+
+Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and `representations`
+(images -> the places that probes look at), so that later stages need not know which method made it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STEM_WIDTH = 16
+PROJECTION_SIZE = 128
+
+
+class BasicBlock(nn.Module):
+    """BN, ReLU, 3x3 convolution, BN, ReLU, dropout, 3x3 convolution, plus the shortcut (1x1 where the width changes)."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int, dropout: float):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_width)
+        self.conv1 = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_width)
+        self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1, bias=False)
+        self.dropout = dropout
+        self.equal_widths = in_width == out_width
+        if not self.equal_widths:
+            self.convShortcut = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor, places: list[Tensor] | None = None) -> Tensor:
+        activated = F.relu(self.bn1(x))
+        shortcut = x if self.equal_widths else self.convShortcut(activated)
+        hidden = F.relu(self.bn2(self.conv1(activated)))
+        residual = self.conv2(F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden)
+        out = shortcut + residual
+        if places is not None:
+            places += [hidden, residual] + ([out] if self.equal_widths else [])
+        return out
+
+
+class BlockGroup(nn.Module):
+    """Blocks of one width; the first may halve the image."""
+
+    def __init__(self, blocks: int, in_width: int, out_width: int, stride: int, dropout: float):
+        super().__init__()
+        self.layer = nn.Sequential(*(BasicBlock(in_width if i == 0 else out_width, out_width, stride if i == 0 else 1, dropout)
+                                     for i in range(blocks)))
+
+
+class WideResNet(nn.Module):
+    """Images (B, 3, H, W), H and W of 8 or more -> latent (B, 64 * widen_factor).
+
+    With `num_classes` it holds the linear classifier `fc` too, which `forward` does not use.
+    """
+
+    def __init__(self, depth: int = 16, widen_factor: int = 2, dropout: float = 0.0, num_classes: int | None = None):
+        super().__init__()
+        if depth < 10 or depth % 6 != 4:
+            raise ValueError(f"depth must be 6 n + 4 and at least 10, not {depth}")
+        blocks = (depth - 4) // 6
+        widths = [STEM_WIDTH] + [STEM_WIDTH * widen_factor * 2 ** group for group in range(3)]
+        self.latent_size = widths[3]
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.block1 = BlockGroup(blocks, widths[0], widths[1], 1, dropout)
+        self.block2 = BlockGroup(blocks, widths[1], widths[2], 2, dropout)
+        self.block3 = BlockGroup(blocks, widths[2], widths[3], 2, dropout)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        if num_classes is not None:
+            self.fc = nn.Linear(widths[3], num_classes)
+            nn.init.zeros_(self.fc.bias)
+        for module in self.modules():  # batch norm starts at weight 1 and bias 0
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor, places: list[Tensor] | None = None) -> Tensor:
+        x = self.conv1(images)
+        if places is not None:
+            places.append(x)
+        for group in (self.block1, self.block2, self.block3):
+            for block in group.layer:
+                x = block(x, places)
+        return F.relu(self.bn1(x)).mean((2, 3))
+
+    def representations(self, images: Tensor) -> list[Tensor]:
+        """What probes look at: each place of `probe_places` averaged over space, (B, width)."""
+        places: list[Tensor] = []
+        self(images, places)
+        return [place.mean((2, 3)) for place in places]
+
+
+def probe_places(depth: int, widen_factor: int) -> list[str]:
+    """Names of the places that probes look at, in the order of the forward pass.
+
+    After the first convolution; in every block after the second batch norm and ReLU, and after the second convolution;
+    and in blocks of equal input and output width after the residual sum.
+    """
+    places, in_width = ["conv1"], STEM_WIDTH
+    for group in (1, 2, 3):
+        out_width = STEM_WIDTH * widen_factor * 2 ** (group - 1)
+        for index in range((depth - 4) // 6):
+            block = f"block{group}.{index}"
+            places += [f"{block}.relu2", f"{block}.conv2"]
+            if in_width == out_width:
+                places.append(f"{block}.sum")
+            in_width = out_width
+    return places
+
+
+class SupervisedNetwork(nn.Module):
+    """A WideResNet with its linear classifier; images -> logits."""
+
+    def __init__(self, depth: int, widen_factor: int, dropout: float, num_classes: int):
+        super().__init__()
+        self.base = WideResNet(depth, widen_factor, dropout, num_classes)
+
+    def latent(self, images: Tensor) -> Tensor:
+        return self.base(images)
+
+    def classify(self, latent: Tensor) -> Tensor:
+        return self.base.fc(latent)
+
+    def representations(self, images: Tensor) -> list[Tensor]:
+        return self.base.representations(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.latent(images))
+
+
+class ContrastiveEncoder(nn.Module):
+    """A WideResNet with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss only."""
+
+    def __init__(self, depth: int, widen_factor: int, dropout: float, projection_head: str):
+        super().__init__()
+        self.encoder = WideResNet(depth, widen_factor, dropout)
+        size = self.encoder.latent_size
+        if projection_head == "linear":
+            self.head = nn.Linear(size, PROJECTION_SIZE)
+        else:
+            self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION_SIZE))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.head(self.encoder(images)), dim=1)
+
+
+class ClassificationHead(nn.Module):
+    """The linear classifier on the latent of a contrastive encoder."""
+
+    def __init__(self, latent_size: int, num_classes: int):
+        super().__init__()
+        self.fc = nn.Linear(latent_size, num_classes)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.fc(latent)
+
+
+class ContrastiveClassifier(nn.Module):
+    """A contrastive encoder without its projection head, and the linear classifier; images -> logits."""
+
+    def __init__(self, encoder: WideResNet, classification_head: ClassificationHead):
+        super().__init__()
+        self.encoder = encoder
+        self.classification_head = classification_head
+
+    def latent(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def classify(self, latent: Tensor) -> Tensor:
+        return self.classification_head(latent)
+
+    def representations(self, images: Tensor) -> list[Tensor]:
+        return self.encoder.representations(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.latent(images))
+
+
+Classifier = SupervisedNetwork | ContrastiveClassifier

@@ -1,0 +1,231 @@
+"""What is computed once and kept: arrays (.npz) with what made them, evaluations of networks, and the table of a data set."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import metrics
+from common.checkpoints import load_classifier, write_atomically
+from common.cli import UserError, logger
+from common.models import Classifier
+from common.study import Member, Population, Study
+from common.training import evaluation_batch, latents, prepare
+
+FORMAT = 1  # of the stored arrays: another number means that they are computed anew
+HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once
+KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
+
+
+def write_arrays(path: Path, arrays: dict, made: dict) -> None:
+    """Stores arrays in one .npz, atomically, with `made`: what they depend on."""
+    content = {**arrays, "made": json.dumps({"format": FORMAT, **made}, sort_keys=True)}
+    write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
+
+
+def read_arrays(path: Path, made: dict | None = None) -> dict | None:
+    """The arrays of an .npz; None where it is absent, unreadable or, with `made` given, made from something else."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
+        logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
+        return None
+    if made is not None and str(arrays.get("made")) != json.dumps({"format": FORMAT, **made}, sort_keys=True):
+        return None
+    return arrays
+
+
+def load_member(study: Study, member: Member) -> Classifier:
+    """The network of a population's member on the device, in eval mode."""
+    network = load_classifier(list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names))
+    return prepare(network, study.device).eval()
+
+
+def _stored_for(study: Study, member: Member) -> tuple[str, dict]:
+    """The file stem of what is stored for a member, and what it depends on."""
+    return member.paths[0].stem, {"checkpoints": list(member.checksums), "data": study.data.checksum}
+
+
+@torch.no_grad()
+def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[str, np.ndarray]:
+    """Predictions and Q-Scores of a network on the test images, computed once and reused while its checkpoint is unchanged.
+
+    Returns:
+        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N, D).
+    """
+    stem, made = _stored_for(study, member)
+    path = study.method_folder / "evaluations" / f"{stem}.npz"
+    stored = read_arrays(path, made)
+    if stored is not None and ("latent" in stored or not with_latent):
+        return stored
+    network = load_member(study, member)
+    latent = latents(network.latent, study.data.test_images, study.data, study.flags.batch_size)
+    arrays = {"predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
+              **metrics.q_scores(latent.cpu().numpy()), "zero_latents": int((latent == 0).all(1).sum())}
+    if with_latent:
+        arrays["latent"] = latent.cpu().numpy()
+    write_arrays(path, arrays, made)
+    return arrays
+
+
+@torch.no_grad()
+def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
+    """The k-NN label of every test image at every probe place, and the network's own prediction; stored and reused.
+
+    The k-NN is fitted on the un-augmented training images, with the network in eval mode.
+
+    Returns:
+        knn (P, N), predictions (N,).
+    """
+    stem, made = _stored_for(study, member)
+    made = {**made, "neighbours": metrics.NEIGHBOURS}
+    path = study.method_folder / "prediction_depth" / "votes" / f"{stem}.npz"
+    stored = read_arrays(path, made)
+    if stored is not None:
+        return stored
+    if len(study.data.train_images) < metrics.NEIGHBOURS:
+        raise UserError(f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {study.data.name} has "
+                        f"{len(study.data.train_images)}")
+    network = load_member(study, member)
+    widths = [place.shape[1] for place in network.representations(evaluation_batch(study.data.test_images[:1], study.data))]
+    labels = []
+    for places in _place_groups(widths, len(study.data.train_images)):
+        train = _representations(study, network, study.data.train_images, places)
+        test = _representations(study, network, study.data.test_images, places)
+        labels += [metrics.knn_labels(x, study.data.train_labels, y, len(study.data.class_names)) for x, y in zip(train, test)]
+    logits = [network(evaluation_batch(images, study.data)) for images in study.data.test_images.split(study.flags.batch_size)]
+    arrays = {"knn": torch.stack(labels).cpu().numpy().astype(np.int16),
+              "predictions": torch.cat(logits).argmax(1).cpu().numpy().astype(np.int16)}
+    write_arrays(path, arrays, made)
+    return arrays
+
+
+def _place_groups(widths: list[int], images: int) -> list[list[int]]:
+    """Consecutive places whose representations fit into memory together; one place at least."""
+    groups, room = [], 0
+    for place, width in enumerate(widths):
+        size = 4 * width * images
+        if size > room:
+            groups.append([])
+            room = HIDDEN_BYTES
+        groups[-1].append(place)
+        room -= size
+    return groups
+
+
+def _representations(study: Study, network: Classifier, images: Tensor, places: list[int]) -> list[Tensor]:
+    parts = []
+    for batch in images.split(study.flags.batch_size):
+        hidden = network.representations(evaluation_batch(batch, study.data))
+        parts.append([hidden[place] for place in places])
+    return [torch.cat(place) for place in zip(*parts)]
+
+
+def table_path(results_folder: Path) -> Path:
+    """The one table of a data set."""
+    return results_folder / "results.csv"
+
+
+def read_table(results_folder: Path) -> list[dict[str, str]]:
+    """The rows of the table, [] where there is none."""
+    path = table_path(results_folder)
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def update_table(results_folder: Path, rows: list[dict]) -> None:
+    """Writes rows into the table, by (learning method, pruning method, sparsity).
+
+    Columns that a row does not name keep their old values as long as the row comes from the same models (`models` and
+    `population`); otherwise the old row is forgotten.
+    """
+    def key(row: dict) -> tuple:
+        return (row["learning_method"], row["pruning_method"], float(row["sparsity"]))
+
+    table = {key(row): row for row in read_table(results_folder)}
+    for row in rows:
+        row = {name: _show(value) for name, value in row.items()}
+        old = table.get(key(row), {})
+        same = all(old.get(name) == row.get(name) for name in ("status", "population"))
+        table[key(row)] = {**(old if same else {}), **row}
+    order = {"dense": 0, "global": 1, "GMP": 2, "later_GMP": 3}
+    ordered = sorted(table.values(), key=lambda row: (row["learning_method"], order[row["pruning_method"]], float(row["sparsity"])))
+    columns = list(dict.fromkeys([*KEY_COLUMNS, *(name for row in ordered for name in row)]))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(ordered)
+    write_atomically(table_path(results_folder), write)
+
+
+def _show(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else repr(round(float(value), 6))
+    return str(value)
+
+
+def population_row(study: Study, population: Population | None, pruning_method: str, sparsity: float, compared_with: Population | None) -> dict:
+    """The columns that say which models a row is about; a population that is None is absent."""
+    row = {"learning_method": study.learning_method, "pruning_method": pruning_method, "sparsity": sparsity}
+    if population is None:
+        return {**row, "status": "absent", "population": ""}
+    origin = "made elsewhere" if population.made_elsewhere or (compared_with and compared_with.made_elsewhere) else "made here"
+    identity = json.dumps([population.checksums, compared_with.checksums if compared_with else None])
+    return {**row, "status": "present", "models": len(population.members),
+            "dense_models": len((compared_with or population).members), "origin": origin, "architecture": study.architecture_name,
+            **population.facts(), "population": hashlib.sha256(identity.encode()).hexdigest()[:12]}
+
+
+def accuracy_columns(population: Population, predictions: np.ndarray, labels: np.ndarray) -> dict:
+    """Mean and standard deviation (n - 1; empty for one model) of test accuracy over the models, and before finetuning.
+
+    Args:
+        predictions: (K, N); labels: (N,).
+    """
+    accuracies = (predictions == labels).mean(1)
+    before = [member.record["history"][0]["test_accuracy"] for member in population.members
+              if member.record and population.pruning_method == "global"]
+    return {"accuracy_mean": accuracies.mean(), "accuracy_std": accuracies.std(ddof=1) if len(accuracies) > 1 else None,
+            "accuracy_before_finetuning_mean": np.mean(before) if before else None}
+
+
+SHORT_TABLE = (("learning_method", "method", "{}"), ("pruning_method", "pruning", "{}"), ("sparsity", "sparsity", "{}"),
+               ("models", "K", "{}"), ("accuracy_mean", "accuracy", "{:.2%}"), ("accuracy_std", "std", "{:.2%}"),
+               ("pies", "PIEs", "{:.0f}"), ("ties_pruned", "ties", "{:.0f}"), ("q_score_pies", "Q-Score PIEs", "{:.3f}"),
+               ("q_score_rest", "rest", "{:.3f}"), ("depth_pies", "depth PIEs", "{:.2f}"), ("depth_rest", "rest", "{:.2f}"),
+               ("origin", "origin", "{}"))
+
+
+def format_table(rows: list[dict]) -> str:
+    """The short table for the terminal: of the table's columns those that answer first, '-' where there is no value.
+
+    Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
+    """
+    def cell(row: dict, column: str, form: str) -> str:
+        value = _show(row.get(column))
+        if not value:
+            return "-"
+        return form.format(float(value)) if form != "{}" else value
+
+    lines = [[title for _, title, _ in SHORT_TABLE]]
+    for row in rows:
+        cells = [cell(row, column, form) for column, _, form in SHORT_TABLE]
+        if row.get("status") == "absent":
+            cells[3] = "absent"
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(SHORT_TABLE))]
+    return "\n".join("  ".join(text.ljust(width) if index < 2 else text.rjust(width) for index, (text, width) in
+                               enumerate(zip(line, widths))).rstrip() for line in lines)

@@ -1,0 +1,34 @@
+"""Finds the PIEs of pruned supervised networks: test images on which K pruned networks disagree with the K dense ones.
+
+    python sup_pie_kmodels_detection.py --dataset digits --models_number 3 --pruning_percentages 0.5,0.9,0.95,0.99 --plot_q_score --plot_umap
+
+Reads the networks of sup_training.py and sup_pruning_finetune.py. Writes into pies/NAME/: results.csv, and for the learning method
+pies_distribution/, q_score/ and umap/ (a PNG and the arrays it is drawn from), evaluations/ (each network's predictions, kept).
+"""
+
+import sys
+
+from common import cli
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    cli.add_supervised_flags(parser)
+    cli.add_comparison_flags(parser, pruning_methods="global", sparsities="0.3,0.5,0.7,0.9,0.95,0.99")
+    cli.add_pie_flags(parser)
+    cli.add_common_flags(parser)
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    from common.comparison import detect_pies, report
+    from common.study import open_studies
+
+    for study in open_studies("sup_pie_kmodels_detection", flags):
+        report(study, detect_pies(study))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

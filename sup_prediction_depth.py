@@ -1,0 +1,34 @@
+"""Compares the prediction depth of pruned and dense supervised networks, PIEs apart (Baldock et al. 2021).
+
+    python sup_prediction_depth.py --dataset digits --models_number 3 --pruning_methods global --pruning_percentages 0.5,0.9,0.95,0.99
+
+Reads the networks of sup_training.py and sup_pruning_finetune.py. Writes into pies/NAME/: results.csv, and for the learning method
+prediction_depth/ (a PNG and the arrays it is drawn from; votes/ keeps the k-NN's answers) and evaluations/ (each network's predictions).
+"""
+
+import sys
+
+from common import cli
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    cli.add_supervised_flags(parser)
+    cli.add_comparison_flags(parser, pruning_methods="GMP,global", sparsities="0.3,0.5,0.7,0.9")
+    cli.add_depth_flags(parser)
+    cli.add_common_flags(parser)
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    from common.comparison import compare_depths, report
+    from common.study import open_studies
+
+    for study in open_studies("sup_prediction_depth", flags):
+        report(study, compare_depths(study))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

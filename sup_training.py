@@ -1,0 +1,92 @@
+"""Trains supervised WideResNets with cross-entropy, one for each seed.
+
+    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
+
+Reads the data set. Writes models/[NAME/]wideResNet_0.0pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with a JSON
+beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
+"""
+
+import sys
+
+from common import cli
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    group = parser.add_argument_group("training")
+    group.add_argument("--index_start", type=cli.natural_number, default=0, help="first model id, which is its seed")
+    group.add_argument("--index_end", type=cli.natural_number, default=29, help="last model id, inclusive")
+    group.add_argument("--batch_size", type=cli.positive_integer, default=128, help="images in a batch")
+    group.add_argument("--epochs", type=cli.positive_integer, default=205, help="training epochs")
+    group.add_argument("--learning_rate", type=cli.positive_float, default=1.0, help="x 0.1 at epochs 5, 30, 50, 80")
+    group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
+    group.add_argument("--weight_decay", type=cli.natural_float, default=0.0005, help="weight decay of SGD")
+    cli.add_boolean(group, "--shuffle", True, "a new order of the images in every epoch")
+    group = parser.add_argument_group("pruning while training (not available yet: only sparsity 0)")
+    group.add_argument("--pruning", type=cli.fraction, default=0.0, help="final sparsity")
+    group.add_argument("--begin_step", type=cli.natural_number, default=1000, help="optimizer step of the first pruning")
+    group.add_argument("--end_step", type=cli.natural_number, default=20000, help="optimizer step of the last pruning")
+    group.add_argument("--frequency", type=cli.positive_integer, default=500, help="optimizer steps between prunings")
+    cli.add_supervised_flags(parser)
+    cli.add_common_flags(parser)
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    from common import runs
+    from common.study import open_studies
+
+    runs.refuse_gradual_pruning("--pruning", [flags.pruning])
+    ids = runs.model_ids(flags.index_start, flags.index_end)
+    for study in open_studies("sup_training", flags):
+        for model_id in ids:
+            train(study, model_id)
+
+
+def train(study, model_id: int) -> None:
+    """Trains and saves the model of one id, unless it is finished."""
+    import math
+    import time
+
+    import torch
+
+    from common import checkpoints, models, runs, training
+
+    flags, data, seed = study.flags, study.data, study.model_seed(model_id)
+    name = study.name("supervised", "dense", 0.0, flags.epochs, flags.batch_size, model_id)
+    path = study.folder / str(name)
+    configuration = {
+        "learning_method": "supervised", **study.architecture_configuration(), "epochs": flags.epochs, "batch_size": flags.batch_size,
+        "learning_rate": flags.learning_rate, "momentum": flags.momentum, "weight_decay": flags.weight_decay, "shuffle": flags.shuffle}
+    if checkpoints.is_finished(path, configuration, data, "--save_path"):
+        cli.logger.info("finished before: %s", path)
+        return
+    started = time.time()
+    training.seed_weights(seed, "supervised", "weights")
+    network = training.prepare(models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
+                               study.device)
+    optimizer = torch.optim.SGD(network.parameters(), flags.learning_rate, momentum=flags.momentum, weight_decay=flags.weight_decay)
+    chance, history = math.log(len(data.class_names)), []
+    bar = training.progress_bar(flags.epochs * math.ceil(len(data.train_images) / flags.batch_size), f"supervised id {model_id}")
+    for epoch in range(flags.epochs):
+        rate = training.supervised_learning_rate(flags.learning_rate, epoch)
+        training.set_learning_rate(optimizer, rate)
+        trained = training.classification_epoch(network, data, flags.batch_size, optimizer, {}, (seed, "supervised", epoch), bar,
+                                                flags.shuffle)
+        history.append({"epoch": epoch, "learning_rate": rate, **trained, **training.test_metrics(network, data)})
+        runs.log_epoch(f"supervised id {model_id}", flags.epochs, history[-1], chance)
+    bar.close()
+    cli.logger.info("supervised id %d: %d epochs, loss %.4f (chance %.4f), test accuracy %.2f %%, %.1f s", model_id, flags.epochs,
+                    history[-1]["loss"], chance, 100 * history[-1]["test_accuracy"], time.time() - started)
+    if flags.debug:
+        return
+    record = checkpoints.make_record(name, configuration, seed, data, network, history, checkpoints.environment(study.device, started))
+    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record)
+    runs.store_curves(study, path.stem, f"{data.title} · supervised · dense · 1 model, id {model_id} ({study.architecture_name})",
+                      {"supervised": (history, chance)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
