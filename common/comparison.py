@@ -1,6 +1,5 @@
 """What the clr_ and sup_ twins of the later stages share: loops over pruning methods and sparsities, figures and tables."""
 
-from pathlib import Path
 from typing import Iterator
 
 import numpy as np
@@ -187,8 +186,9 @@ def title(study: Study, population: Population) -> str:
     """Data set, learning method, pruning, sparsity and number of models."""
     sparsity = "" if population.pruning_method == "dense" else f", sparsity {100 * population.sparsity:g} %"
     elsewhere = ", made elsewhere" if population.made_elsewhere else ""
+    network = f"{study.architecture}, {study.architecture.projection_head} head" if study.architecture.projection_head != "mlp" else study.architecture
     return (f"{study.data.title} · {study.learning_method} · {PRUNING_WORDS[population.pruning_method]}{sparsity} · "
-            f"{len(population.members)} models ({study.architecture_name}{elsewhere})")
+            f"{len(population.members)} models ({network}{elsewhere})")
 
 
 def mean_or_none(values: np.ndarray) -> float | None:
@@ -199,10 +199,5 @@ def mean_or_none(values: np.ndarray) -> float | None:
 
 def report(study: Study, rows: list[dict]) -> None:
     """Writes the rows into the data set's table and prints them."""
-    results.update_table(study.results_folder, rows)
-    print_table(rows, results.table_path(study.results_folder))
-
-
-def print_table(rows: list[dict], path: Path) -> None:
-    """The short table, and where the whole one is."""
-    logger.info("%s\nall columns: %s", results.format_table(rows), path)
+    rows = results.update_table(study.results_folder, rows)
+    logger.info("%s\nall columns: %s", results.format_table(rows), results.table_path(study.results_folder))

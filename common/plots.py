@@ -6,6 +6,7 @@ Every .npz of a figure holds `figure` (its kind), `title` and what the kind need
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -21,8 +22,8 @@ DPI = 130
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Writes a PNG, atomically."""
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))
+    """Writes a picture in the format of its ending, atomically."""
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=DPI))
 
 
 def draw(arrays: dict) -> Figure:
@@ -144,7 +145,9 @@ def draw_prediction_depth(arrays: dict) -> Figure:
                 axes[1].hist(depth[chosen], bins, density=True, histtype="step", color=colour, linestyle=style, linewidth=1.5,
                              label=f"{name}, {kind} networks")
     _labels(axes[1], "prediction depth (places)", "share of the images", "distribution")
+    axes[0].yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     for panel in axes:
+        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 

@@ -142,8 +142,8 @@ def read_table(results_folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def update_table(results_folder: Path, rows: list[dict]) -> None:
-    """Writes rows into the table, by (learning method, pruning method, sparsity).
+def update_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]:
+    """Writes rows into the table, by (learning method, pruning method, sparsity), and returns these rows as they now stand there.
 
     Columns that a row does not name keep their old values as long as the row comes from the same models (`models` and
     `population`); otherwise the old row is forgotten.
@@ -167,6 +167,7 @@ def update_table(results_folder: Path, rows: list[dict]) -> None:
             writer.writeheader()
             writer.writerows(ordered)
     write_atomically(table_path(results_folder), write)
+    return [table[key(row)] for row in rows]
 
 
 def _show(value) -> str:
@@ -196,8 +197,7 @@ def accuracy_columns(population: Population, predictions: np.ndarray, labels: np
         predictions: (K, N); labels: (N,).
     """
     accuracies = (predictions == labels).mean(1)
-    before = [member.record["history"][0]["test_accuracy"] for member in population.members
-              if member.record and population.pruning_method == "global"]
+    before = [member.record["accuracy_as_pruned"] for member in population.members if "accuracy_as_pruned" in (member.record or {})]
     return {"accuracy_mean": accuracies.mean(), "accuracy_std": accuracies.std(ddof=1) if len(accuracies) > 1 else None,
             "accuracy_before_finetuning_mean": np.mean(before) if before else None}
 

@@ -94,7 +94,7 @@ def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable
             if flags.debug:
                 continue
             run = checkpoints.environment(study.device, started)
-            more = dict(origin)
+            more = {**origin, "accuracy_as_pruned": history[0]["test_accuracy"], "accuracy_finetuned": history[-1]["test_accuracy"]}
             for path, name, payload in zip(paths, names, payloads(network)):
                 record = checkpoints.make_record(name, configuration, study.model_seed(member.id), study.data, network, history, run, **more)
                 checkpoints.save_checkpoint(path, payload, record)

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Sets up the environment and runs the study. ./setup.sh help lists what it can do.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+PYTHON=${PYTHON:-python3}  # the interpreter that makes the environment
+VENV=${VENV:-.venv}        # the environment's folder
+python=$VENV/bin/python
+
+usage() {
+  cat <<'END'
+./setup.sh                 sets up: environment, requirements, folders
+./setup.sh demo            sets up and runs the whole study on scikit-learn's digits (minutes on a CPU, nothing to download)
+./setup.sh test            sets up and runs the tests
+./setup.sh paper [--cuda_device N] [--dry_run] [--yes]
+                           the published study on CIFAR-10: prints its commands, estimates the hours, runs them;
+                           --dry_run stops before running, --yes runs them without CUDA too
+PYTHON=/path/to/python3.12 and VENV=/path/to/environment name another interpreter or environment.
+END
+}
+
+die() {
+  echo "setup.sh: error: $*" >&2
+  exit 2
+}
+
+set_up() {
+  if [ ! -x "$python" ]; then
+    command -v "$PYTHON" >/dev/null || die "$PYTHON not found: install Python 3.11 or newer, or name it: PYTHON=/path/to/python3 ./setup.sh"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+      die "$("$PYTHON" --version) is too old: name Python 3.11 or newer: PYTHON=/path/to/python3.12 ./setup.sh"
+    echo "making the environment $VENV"
+    "$PYTHON" -m venv "$VENV" || die "no environment could be made: install Python's venv module (Debian, Ubuntu: apt install python3-venv), delete $VENV and try again"
+  fi
+  install requirements.txt
+  mkdir -p models logs pies/cifar10/{SupCon,supervised}/{umap,q_score,prediction_depth,pies_distribution}
+}
+
+# Installs a requirements file, once: what was installed is noted in the environment.
+install() {
+  local noted=$VENV/installed_${1//\//_}
+  cmp -s "$1" "$noted" && return
+  echo "installing $1 (torch is large: this can take minutes)"
+  "$python" -m pip install --quiet --disable-pip-version-check -r "$1" ||
+    die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk space (8 GB), then run ./setup.sh again"
+  cp "$1" "$noted"
+}
+
+# Prints a command so that it can be copied, and runs it.
+run() {
+  echo
+  echo "\$ $python $*"
+  "$python" "$@"
+}
+
+demo() {
+  local started=$SECONDS script
+  local data="--dataset digits"
+  local three="$data --models_number 3 --pruning_percentages 0.5,0.9,0.95,0.99"
+  run sup_training.py $data --index_end 2 --epochs 12 --batch_size 64 --learning_rate 0.1
+  run clr_training.py $data --index_end 2 --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20
+  for script in sup clr; do
+    run ${script}_pruning_finetune.py $three --epochs 8
+    run ${script}_pie_kmodels_detection.py $three --plot_q_score --plot_umap
+    run ${script}_prediction_depth.py $three --prediction_depth_models 3 --pruning_methods global
+  done
+  run figures/make_figures.py --results pies/digits
+  echo
+  echo "demo finished in $((SECONDS - started)) s"
+}
+
+paper() {
+  local device=0 dry_run= yes= script command
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --cuda_device) [ $# -gt 1 ] || die "--cuda_device needs a device id"; device=$2; shift ;;
+      --dry_run) dry_run=1 ;;
+      --yes) yes=1 ;;
+      *) die "paper knows --cuda_device N, --dry_run and --yes, not $1" ;;
+    esac
+    shift
+  done
+  case $device in '' | *[!0-9]*) die "--cuda_device $device is not a device id" ;; esac
+  local sparsities="--pruning_percentages 0.3,0.5,0.7,0.9,0.95" commands=()
+  for script in clr sup; do
+    commands+=("${script}_training.py --cuda_device $device --index_start 0 --index_end 29"
+      "${script}_pruning_finetune.py --cuda_device $device --models_number 30 $sparsities"
+      "${script}_pie_kmodels_detection.py --cuda_device $device --models_number 30 $sparsities --plot_q_score --plot_umap"
+      "${script}_prediction_depth.py --cuda_device $device --models_number 30 $sparsities --pruning_methods global")
+  done
+  commands+=("figures/make_figures.py --results pies/cifar10")
+  echo "the published study on CIFAR-10, dense and one-shot networks:"
+  printf "  $python %s\n" "${commands[@]}"
+  "$python" benchmarks/study_hours.py --cuda_device "$device"
+  [ -z "$dry_run" ] || return 0
+  if [ -z "$yes" ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    die "no CUDA device: give --yes to run all of it on the CPU"
+  fi
+  for command in "${commands[@]}"; do
+    run $command
+  done
+}
+
+mode=${1:-setup}
+[ $# -eq 0 ] || shift
+[ "$mode" = paper ] || [ $# -eq 0 ] || die "$mode takes no further words; ./setup.sh help lists what there is"
+case $mode in
+  setup) set_up; echo "ready: ./setup.sh demo runs the study on digits" ;;
+  demo) set_up; demo ;;
+  test) set_up; install tests/requirements.txt; run -m pytest -q tests ;;
+  paper) set_up; paper "$@" ;;
+  help | -h | --help) usage ;;
+  *) die "unknown word $mode; ./setup.sh help lists what there is" ;;
+esac
