@@ -25,7 +25,7 @@ def build_parser() -> cli.Parser:
     group.add_argument("--warmup_epochs", type=cli.natural_number, default=0, help="linear from 0.01, with a batch above 256 only")
     cli.add_boolean(group, "--cosine_annealing", False, "per epoch down to learning_rate / 1000")
     cli.add_boolean(group, "--lars", False, "layer-wise adaptive rates, trust coefficient 0.02")
-    group.add_argument("--num_classes", type=cli.positive_integer, default=None, help="None: the data set's (published: 10)")
+    group.add_argument("--num_classes", type=cli.positive_integer, default=10, help="must be the data set's, or 10")
     group.add_argument("--lr_decay_epochs", default="1500", help=cli.COMPATIBILITY)
     cli.add_boolean(group, "--clipping", False, cli.COMPATIBILITY)
     cli.add_boolean(group, "--shuffle", True, cli.COMPATIBILITY)
@@ -53,6 +53,8 @@ def main(argv=None) -> None:
 
     runs.refuse_gradual_pruning("--pruning_percentages", flags.pruning_percentages)
     ids = runs.model_ids(flags.index_start, flags.index_end)
+    if flags.warmup_epochs >= flags.epochs:
+        raise cli.UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {flags.epochs}")
     for study in open_studies("clr_training", flags):
         for model_id in ids:
             train(study, model_id)
@@ -132,7 +134,7 @@ def train_encoder(study, model, seed: int, what: str, chance: float) -> list[dic
                   for step in range(steps)] if epoch < warmup_epochs else None
         trained = training.contrastive_epoch(model, data, study.learning_method, flags.batch_size, flags.temperature, flags.base_temperature,
                                              optimizer, warmup, flags.weight_decay if flags.lars else None, (seed, "contrastive", epoch), bar)
-        history.append({"epoch": epoch, "learning_rate": rate, **trained})
+        history.append({"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], **trained})
         runs.log_epoch(what, flags.epochs, history[-1], chance)
         if flags.debug_classification_head and (epoch + 1) % flags.debug_classification_head_epochs == 0:
             _, probe = training.train_head(model.encoder, data, 2, flags.batch_size_head, (seed, "debug head", epoch), f"{what} debug head")

@@ -75,7 +75,7 @@ def train(study, model_id: int) -> None:
         training.set_learning_rate(optimizer, rate)
         trained = training.classification_epoch(network, data, flags.batch_size, optimizer, {}, (seed, "supervised", epoch), bar,
                                                 flags.shuffle)
-        history.append({"epoch": epoch, "learning_rate": rate, **trained, **training.test_metrics(network, data)})
+        history.append({"epoch": epoch, "learning_rate": rate, **trained, **training.evaluate_test_set(network, data)})
         runs.log_epoch(f"supervised id {model_id}", flags.epochs, history[-1], chance)
     bar.close()
     cli.logger.info("supervised id %d: %d epochs, loss %.4f (chance %.4f), test accuracy %.2f %%, %.1f s", model_id, flags.epochs,

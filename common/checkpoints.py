@@ -12,6 +12,7 @@ import platform
 import re
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -261,7 +262,9 @@ def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: 
 def read_payload(path: Path) -> dict:
     """What torch.save wrote, without running any code in it."""
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles: the one line below says enough
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for a torn, foreign or forbidden file

@@ -92,7 +92,7 @@ def open_studies(script: str, flags: argparse.Namespace) -> Iterator[Study]:
     cli.set_determinism(flags.cuda_deterministic)
     device = cli.select_device(flags.cuda_device)
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
-    if getattr(flags, "num_classes", None) not in (None, len(data.class_names)):
+    if getattr(flags, "num_classes", 10) not in (10, len(data.class_names)):  # 10, the published default, leaves it to the data
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {len(data.class_names)} classes")
     architecture = Architecture(flags.model_depth, flags.widen_factor, flags.dropout, getattr(flags, "projection_head", "mlp"))
     supervised = flags.learning_method == "supervised"
@@ -155,7 +155,7 @@ class Population:
         """What a table says of where its numbers come from."""
         first = self.members[0]
         batch = first.names[0].batch_size or (first.record or {}).get("configuration", {}).get("batch_size")
-        facts = {"epochs": first.names[0].epochs, "batch_size": batch}
+        facts = {"epochs": first.names[0].epochs, **({"batch_size": batch} if batch else {})}
         if len(first.names) == 2 and self.pruning_method == "dense":
             facts["head_epochs"] = first.names[1].epochs
         return facts
@@ -201,7 +201,7 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
                             f"{_flag_names(flags, 'dense')}, or finetune these into a folder of their own")
         fitting = related
     if len(fitting) > 1:
-        differing = {flag for fact, (flag, _) in wanted.items() if len({str(p.facts().get(fact)) for p in fitting}) > 1}
+        differing = {flag for fact, (flag, _) in wanted.items() if len({population.facts().get(fact) for population in fitting} - {None}) > 1}
         remedy = ("choose with " + " or ".join(sorted(differing))) if differing else (
             f"they differ in {_first_difference(fitting)}: move one into a folder of its own and name it")
         raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
@@ -302,7 +302,7 @@ def _training_command(study: Study, pruning_method: str, sparsity: float, missin
         facts = population.facts() if population else {}
         if pruning_method != "dense":
             script += f" {'--pruning' if study.supervised else '--pruning_percentages'} {sparsity}"
-    flags = "".join(f" --{fact} {value}" for fact, value in facts.items() if value is not None)
+    flags = "".join(f" --{fact} {value}" for fact, value in facts.items())
     seeds = f" --total_seed {study.total_seed + 1}" if study.total_seed else ""
     return " ".join(f"{script}{method}{flags}{seeds} {study.same_flags()}".split())
 

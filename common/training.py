@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import augment
-from common.cli import logger
 from common.data import ImageDataset
 from common.losses import chance_contrastive_loss, contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
@@ -127,7 +126,7 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
     seed_weights(*key, "dropout")
     totals = torch.zeros(2, device=data.train_images.device)
     network.train()
-    for step, batch in enumerate(batches):
+    for batch in batches:
         labels = data.train_labels[batch]
         logits = network(_supervised_batch(data, parameters, batch))
         loss = F.cross_entropy(logits, labels)
@@ -137,7 +136,6 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
         apply_masks(network, masks)
         with torch.no_grad():
             totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
-        logger.debug("step %d of %d", step + 1, len(batches))
         _advance(bar, loss)
     loss_sum, correct = totals.tolist()
     return {"loss": loss_sum / len(data.train_images), "train_accuracy": correct / len(data.train_images)}
@@ -180,7 +178,6 @@ def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, method: str
             lars_(list(model.parameters()), optimizer.param_groups[0]["lr"], lars_weight_decay)
         optimizer.step()
         total += loss.detach() * len(batch)
-        logger.debug("step %d of %d", step + 1, len(batches))
         _advance(bar, loss)
     return {"loss": total.item() / len(images)}
 
@@ -256,7 +253,7 @@ def evaluation_batch(images: Tensor, data: ImageDataset) -> Tensor:
 
 
 @torch.no_grad()
-def test_metrics(network: Classifier, data: ImageDataset) -> dict[str, float]:
+def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, float]:
     """test_loss and test_accuracy over the whole test set, in eval mode."""
     network.eval()
     logits = torch.cat([network(evaluation_batch(batch, data)) for batch in data.test_images.split(EVALUATION_BATCH)])
@@ -273,10 +270,10 @@ def finetune(network: Classifier, data: ImageDataset, masks: Masks, epochs: int,
     """
     optimizer = torch.optim.SGD(network.parameters(), FINETUNING_LEARNING_RATE, momentum=0.9, nesterov=True)
     apply_masks(network, masks)
-    history = [{"epoch": -1, **test_metrics(network, data)}]
+    history = [{"epoch": -1, **evaluate_test_set(network, data)}]
     bar = progress_bar(epochs * math.ceil(len(data.train_images) / batch_size), description)
     for epoch in range(epochs):
         trained = classification_epoch(network, data, batch_size, optimizer, masks, (*key, epoch), bar)
-        history.append({"epoch": epoch, "learning_rate": FINETUNING_LEARNING_RATE, **trained, **test_metrics(network, data)})
+        history.append({"epoch": epoch, "learning_rate": FINETUNING_LEARNING_RATE, **trained, **evaluate_test_set(network, data)})
     bar.close()
     return history

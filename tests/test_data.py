@@ -1,0 +1,234 @@
+"""Data sets: digits, folders of images, and CIFAR-10 from a copy, an archive or its server (imitated here)."""
+
+import hashlib
+import pickle
+import tarfile
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
+from torchvision.datasets import utils as torchvision_utils
+
+from common.cli import UserError
+from common.data import channel_statistics, dataset_name, load_dataset
+
+
+def test_digits_are_a_fixed_stratified_split():
+    one, other = load_dataset("digits", "data"), load_dataset("digits", "elsewhere")
+    assert one.train_images.shape == (1297, 3, 8, 8) and one.test_images.shape == (500, 3, 8, 8)
+    assert one.train_images.dtype == torch.uint8 and one.train_images.max() == 255
+    assert one.checksum == other.checksum
+    share = torch.bincount(one.test_labels) / torch.bincount(torch.cat([one.test_labels, one.train_labels]))
+    assert ((share - 500 / 1797).abs() < 0.01).all()
+    assert not one.horizontal_flip and not one.vertical_flip
+    assert one.class_names == tuple("0123456789")
+
+
+def test_digits_hold_every_image_of_scikit_learn_once():
+    from sklearn.datasets import load_digits
+
+    data = load_dataset("digits", "data")
+    found = torch.cat([data.train_images, data.test_images])[:, 0].flatten(1).numpy()
+    expected = np.round(load_digits().images * 255 / 16).astype(np.uint8).reshape(1797, -1)
+    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+
+
+def test_channel_statistics_equal_those_of_the_pixels():
+    images = torch.randint(0, 256, (50, 3, 9, 11), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, 2] = 7
+    mean, std = channel_statistics(images)
+    pixels = images.double() / 255
+    for channel in range(2):
+        assert mean[channel] == pytest.approx(pixels[:, channel].mean().item(), abs=1e-6)
+        assert std[channel] == pytest.approx(pixels[:, channel].std(unbiased=False).item(), abs=1e-6)
+    assert std[2] == 1.0
+
+
+def write_folder(root, classes=("cat", "dog"), size=(10, 12), train=3, test=2, mode="RGB", ending="png"):
+    generator = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test)):
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(mode).save(root / part / name / f"{index}.{ending}")
+    return root
+
+
+def test_a_folder_gives_its_images_in_the_order_of_classes_and_names(tmp_path):
+    root = write_folder(tmp_path / "pets")
+    data = load_dataset("folder", str(root))
+    assert data.name == "pets" and data.class_names == ("cat", "dog")
+    assert data.train_images.shape == (6, 3, 10, 12) and data.test_labels.tolist() == [0, 0, 1, 1]
+    fifth = np.asarray(Image.open(root / "train/dog/1.png"))
+    assert (data.train_images[4].permute(1, 2, 0).numpy() == fifth).all()
+    assert data.horizontal_flip and data.vertical_flip
+
+
+@pytest.mark.parametrize("mode, ending", [("L", "png"), ("RGBA", "png"), ("P", "gif"), ("RGB", "jpg"), ("RGB", "bmp")])
+def test_images_of_any_mode_become_rgb(tmp_path, mode, ending):
+    data = load_dataset("folder", str(write_folder(tmp_path / "pets", mode=mode, ending=ending)))
+    assert data.train_images.shape == (6, 3, 10, 12)
+    if mode == "L":
+        assert (data.train_images[:, 0] == data.train_images[:, 2]).all()
+
+
+def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
+    checksums = {load_dataset("folder", str(write_folder(tmp_path / "a" / "pets"))).checksum}
+    root = write_folder(tmp_path / "b" / "pets")
+    image = np.asarray(Image.open(root / "test/cat/0.png")).copy()
+    image[0, 0, 0] ^= 1
+    Image.fromarray(image).save(root / "test/cat/0.png")
+    checksums.add(load_dataset("folder", str(root)).checksum)
+    checksums.add(load_dataset("folder", str(write_folder(tmp_path / "c" / "pets", classes=("cat", "eel")))).checksum)
+    root = write_folder(tmp_path / "d" / "pets")
+    (root / "train/cat/2.png").rename(root / "train/dog/00.png")  # the same pixels in the same order, one label changed
+    checksums.add(load_dataset("folder", str(root)).checksum)
+    assert len(checksums) == 4
+
+
+def break_folder(root, how):
+    if how == "no train":
+        (root / "train").rename(root / "training")
+    elif how == "one class":
+        for part in ("train", "test"):
+            for path in (root / part / "dog").iterdir():
+                path.unlink()
+            (root / part / "dog").rmdir()
+    elif how == "empty class":
+        for path in (root / "train/dog").iterdir():
+            path.unlink()
+    elif how == "unknown test class":
+        (root / "test/dog").rename(root / "test/wolf")
+    elif how == "mixed sizes":
+        Image.new("RGB", (9, 9)).save(root / "test/dog/0.png")
+    elif how == "truncated":
+        path = root / "train/cat/1.png"
+        path.write_bytes(path.read_bytes()[:100])
+    elif how == "text":
+        (root / "train/cat/notes.txt").write_text("not an image")
+
+
+@pytest.mark.parametrize("how, words", [
+    ("no train", "no folder train/"), ("one class", "at least 2"), ("empty class", "no images in train/dog"),
+    ("unknown test class", "wolf"), ("mixed sizes", "different sizes"), ("truncated", "1.png is not a readable image"),
+    ("text", "notes.txt is not a readable image"), ("nothing", None)])
+def test_a_broken_folder_is_refused_in_one_line(tmp_path, how, words):
+    root = write_folder(tmp_path / "pets")
+    break_folder(root, how)
+    if words is None:
+        load_dataset("folder", str(root))
+        return
+    with pytest.raises(UserError, match=words) as error:
+        load_dataset("folder", str(root))
+    assert "\n" not in str(error.value)
+
+
+def test_images_smaller_than_the_network_needs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="at least 8x8"):
+        load_dataset("folder", str(write_folder(tmp_path / "pets", size=(7, 30))))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
+    with pytest.raises(UserError, match="rename it"):
+        dataset_name("folder", str(tmp_path / name))
+    assert dataset_name("folder", str(tmp_path / "pets") + "/") == "pets"
+
+
+def make_cifar_archive(folder):
+    """A tiny archive in CIFAR-10's layout, and the checksums that torchvision would expect of it."""
+    base = folder / CIFAR10.base_folder
+    base.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    checksums = {}
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        content = {"data": generator.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": list(range(10)) * 2}
+        (base / name).write_bytes(pickle.dumps(content))
+    (base / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}))
+    for path in base.iterdir():
+        checksums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
+    archive = folder / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(base, CIFAR10.base_folder)
+    return archive, checksums
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A tiny stand-in for CIFAR-10 that torchvision takes for the real one, and no network."""
+    archive, checksums = make_cifar_archive(tmp_path / "server")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, attribute, [[name, checksums[name]] for name, _ in getattr(CIFAR10, attribute)])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": checksums[CIFAR10.meta["filename"]]})
+
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", no_network)
+    monkeypatch.setattr(torchvision_utils, "_get_redirect_url", lambda url, **_: url)
+    return archive
+
+
+def check_cifar(data):
+    assert data.train_images.shape == (100, 3, 32, 32) and data.test_images.shape == (20, 3, 32, 32)
+    assert data.class_names[3] == "class3" and data.mean == (0.4915, 0.4823, 0.4468) and data.std == (0.2047, 0.2435, 0.2616)
+    assert data.horizontal_flip and data.vertical_flip
+
+
+def test_cifar10_is_read_from_an_archive_and_then_from_its_copy(cifar, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    cifar.rename(root / CIFAR10.filename)
+    check_cifar(load_dataset("cifar10", str(root)))
+    (root / CIFAR10.filename).unlink()
+    check_cifar(load_dataset("cifar10", str(root)))
+    assert [path.name for path in root.iterdir()] == [CIFAR10.base_folder]
+
+
+def test_a_damaged_copy_is_replaced_from_the_archive(cifar, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    cifar.rename(root / CIFAR10.filename)
+    (root / CIFAR10.base_folder).mkdir()
+    (root / CIFAR10.base_folder / "data_batch_1").write_bytes(b"half")
+    check_cifar(load_dataset("cifar10", str(root)))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_network_one_line_says_which_file_goes_where(cifar, tmp_path, damaged):
+    root = tmp_path / "data"
+    if damaged:
+        root.mkdir()
+        (root / CIFAR10.filename).write_bytes(b"half an archive")
+    with pytest.raises(UserError) as error:
+        load_dataset("cifar10", str(root))
+    message = str(error.value)
+    assert "\n" not in message and f"{CIFAR10.filename}" in message and str(root) in message and "--dataset digits" in message
+    assert ("is damaged" in message) == damaged
+    assert [path.name for path in root.iterdir()] == ([CIFAR10.filename] if damaged else [])
+
+
+def test_a_download_is_checked_and_leaves_no_half_set_behind(cifar, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    whole = cifar.read_bytes()
+
+    def torn_download(url, filename, *_):
+        with open(filename, "wb") as file:
+            file.write(whole[:-10])
+
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", torn_download)
+    with pytest.raises(UserError, match="the download failed"):
+        load_dataset("cifar10", str(root))
+    assert list(root.iterdir()) == []
+
+    def whole_download(url, filename, *_):
+        with open(filename, "wb") as file:
+            file.write(whole)
+
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", whole_download)
+    check_cifar(load_dataset("cifar10", str(root)))

@@ -1,0 +1,168 @@
+"""Stored arrays, the table, evaluations and figures."""
+
+import csv
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+from common import checkpoints, comparison, metrics, models, plots, results, study
+from common.checkpoints import CheckpointName
+
+
+def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
+    path = tmp_path / "folder" / "arrays.npz"
+    results.write_arrays(path, {"x": np.arange(3)}, {"checkpoints": ["a"]})
+    assert (results.read_arrays(path, {"checkpoints": ["a"]})["x"] == np.arange(3)).all()
+    assert results.read_arrays(path, {"checkpoints": ["b"]}) is None
+    assert results.read_arrays(path) is not None
+    assert results.read_arrays(tmp_path / "absent.npz") is None
+    path.write_bytes(path.read_bytes()[:50])
+    assert results.read_arrays(path) is None
+    assert [file.name for file in path.parent.iterdir()] == ["arrays.npz"]
+
+
+def row(learning, pruning, sparsity, population="p", **columns):
+    return {"learning_method": learning, "pruning_method": pruning, "sparsity": sparsity, "status": "present", "population": population, **columns}
+
+
+def test_the_table_is_rewritten_by_key_and_keeps_the_columns_of_the_same_models(tmp_path):
+    results.update_table(tmp_path, [row("supervised", "global", 0.9, pies=5), row("supervised", "dense", 0.0), row("SupCon", "dense", 0.0)])
+    results.update_table(tmp_path, [row("supervised", "global", 0.9, depth_pies=3.25), row("supervised", "global", 0.5, pies=1)])
+    rows = results.read_table(tmp_path)
+    assert [(r["learning_method"], r["pruning_method"], r["sparsity"]) for r in rows] == [
+        ("SupCon", "dense", "0.0"), ("supervised", "dense", "0.0"), ("supervised", "global", "0.5"), ("supervised", "global", "0.9")]
+    assert rows[3]["pies"] == "5" and rows[3]["depth_pies"] == "3.25"
+    [merged] = results.update_table(tmp_path, [row("supervised", "global", 0.9, population="other models", depth_pies=4.0)])
+    assert merged["depth_pies"] == "4.0" and not merged.get("pies"), "columns of other models are forgotten"
+
+
+def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
+    shown = results.format_table([row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="made elsewhere"),
+                                  {**row("supervised", "GMP", 0.9), "status": "absent"}])
+    assert "95.12%" in shown and "made elsewhere" in shown and "absent" in shown.splitlines()[2]
+
+
+def test_values_that_are_not_defined_are_empty_in_the_table(tmp_path):
+    results.update_table(tmp_path, [row("supervised", "global", 0.9, pies=0, q_score_pies=None, q_score_rest=float("nan"))])
+    [stored] = csv.DictReader((tmp_path / "results.csv").open())
+    assert stored["q_score_pies"] == stored["q_score_rest"] == "" and stored["pies"] == "0"
+
+
+@pytest.fixture
+def view(tmp_path, monkeypatch):
+    """A study on digits with two untrained supervised networks; the second's latents are all zero."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--dataset", "digits", "--model_depth", "10", "--widen_factor", "1", "--models_number", "2", "--plot_umap", "--umap_models", "2"]
+    flags = importlib.import_module("sup_pie_kmodels_detection").build_parser().parse_args(words)
+    opened = next(study.open_studies("sup_pie_kmodels_detection", flags))
+    for model_id in range(2):
+        torch.manual_seed(model_id)
+        network = models.SupervisedNetwork(10, 1, 0.0, 10)
+        torch.nn.init.ones_(network.base.fc.bias)
+        if model_id == 1:
+            torch.nn.init.constant_(network.base.bn1.bias, -100.0)
+        name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
+        record = checkpoints.make_record(name, {"epochs": 3}, model_id, opened.data, network, [], checkpoints.environment(torch.device("cpu"), 0.0))
+        checkpoints.save_checkpoint(opened.folder / str(name), checkpoints.cpu_state(network), record)
+    return opened
+
+
+def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, monkeypatch):
+    member = study.find_population(view, "dense", 0.0).members[0]
+    first = results.evaluate(view, member)
+    loads = []
+    monkeypatch.setattr(results, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
+    again = results.evaluate(view, member)
+    assert not loads and (first["predictions"] == again["predictions"]).all()
+    assert results.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
+    assert len(loads) == 1
+    results.evaluate(view, member, with_latent=True)
+    assert len(loads) == 1
+    state = torch.load(member.paths[0], weights_only=True)
+    state["base.fc.bias"][0] = 50.0
+    torch.save(state, member.paths[0])
+    member.paths[0].with_suffix(".json").unlink()
+    member = next(m for m in study._members(view, "dense", 0.0) if m.id == 0)
+    assert (results.evaluate(view, member)["predictions"] == 0).all() and len(loads) == 2
+
+
+original = results.load_member
+
+
+def test_predictions_and_q_scores_are_those_of_the_network(view):
+    member = study.find_population(view, "dense", 0.0).members[0]
+    stored = results.evaluate(view, member)
+    network = results.load_member(view, member)
+    with torch.no_grad():
+        image = (view.data.test_images[7:8].float() / 255 - torch.tensor(view.data.mean)[:, None, None]) / torch.tensor(view.data.std)[:, None, None]
+        latent = network.latent(image)
+    assert stored["predictions"][7] == network.classify(latent).argmax()
+    assert stored["q_score"][7] == pytest.approx(metrics.q_scores(latent.numpy())["q_score"][0], rel=1e-5)
+
+
+def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
+    population = study.find_population(view, "dense", 0.0)
+    _, quality = comparison.evaluate_population(view, population)
+    alone = results.evaluate(view, population.members[0])
+    assert quality["zero_latents"] == 500
+    assert np.allclose(quality["q_score"], alone["q_score"]) and not np.isnan(quality["q_score"]).any()
+
+
+def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
+    population = study.find_population(view, "dense", 0.0)
+    view.flags.batch_size = 200
+    first = results.probe(view, population.members[0])
+    assert first["knn"].shape == (8, 500)
+    assert (first["predictions"] == results.evaluate(view, population.members[0])["predictions"]).all()
+    (view.method_folder / "prediction_depth" / "votes" / f"{population.members[0].paths[0].stem}.npz").unlink()
+    monkeypatch.setattr(results, "HIDDEN_BYTES", 1)
+    assert (results.probe(view, population.members[0])["knn"] == first["knn"]).all()
+
+
+def test_places_are_grouped_by_memory(monkeypatch):
+    monkeypatch.setattr(results, "HIDDEN_BYTES", 4 * 100 * 48)
+    assert results._place_groups([16, 32, 32, 64, 16, 16], 100) == [[0, 1], [2], [3], [4, 5]]
+
+
+def figure_arrays(kind):
+    generator = np.random.default_rng(0)
+    shared = {"figure": kind, "title": "digits · SupCon · one-shot global pruning, sparsity 90 % · 3 models", "is_pie": np.arange(60) % 7 == 0,
+              "class_names": np.array(["airplane", "automobile", "ship"])}
+    values = {f"{side}_{part}": generator.random(60) for side in ("dense", "pruned") for part in ("q_score", "z_score", "l1_norm", "depth")}
+    epochs = {"stages": np.array(["head"]), "head_epoch": np.arange(4), "head_loss": generator.random(4), "head_test_loss": generator.random(4),
+              "head_train_accuracy": generator.random(4), "head_test_accuracy": generator.random(4), "head_chance_loss": 2.3}
+    return {**shared, **values, **epochs, "coordinates": generator.random((60, 2)), "modal_labels": np.arange(60) % 3, "places": 16,
+            "pies_per_class": np.array([4, 0, 5]), "images": 60}
+
+
+@pytest.mark.parametrize("kind, panels", [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 2), ("pies_distribution", 1)])
+def test_a_figure_is_drawn_from_its_arrays_with_title_and_labelled_axes(kind, panels, tmp_path):
+    figure = plots.draw(figure_arrays(kind))
+    assert len(figure.axes) == panels and figure._suptitle.get_text().startswith("digits · SupCon")
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
+    plots.save_figure(tmp_path / "figure.png", figure)
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_figures_without_pies_or_without_the_rest_can_be_drawn():
+    for kind in ("umap", "q_score", "prediction_depth"):
+        for share in (False, True):
+            plots.draw({**figure_arrays(kind), "is_pie": np.full(60, share)}).canvas.draw()
+    dense = figure_arrays("umap")
+    del dense["is_pie"]
+    assert len(plots.draw(dense).axes) == 1
+    with pytest.raises(ValueError):
+        plots.draw({"x": np.arange(3)})
+
+
+def test_umap_is_seeded():
+    latent = np.random.default_rng(0).random((80, 16)).astype(np.float32)
+    assert (comparison.umap_coordinates(latent) == comparison.umap_coordinates(latent)).all()
+
+
+def test_without_serialization_a_plot_has_no_arrays_beside_it(view):
+    view.flags.not_serialize_plots = True
+    comparison.store_figure(view, "q_score", "one", {"made": 1}, figure_arrays("q_score"))
+    assert sorted(path.name for path in (view.method_folder / "q_score").iterdir()) == ["one.png"]
