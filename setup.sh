@@ -93,7 +93,7 @@ paper() {
   printf "  $python %s\n" "${commands[@]}"
   "$python" benchmarks/study_hours.py --cuda_device "$device"
   [ -z "$dry_run" ] || return 0
-  if [ -z "$yes" ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  if [ -z "$yes" ] && ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     die "no CUDA device: give --yes to run all of it on the CPU"
   fi
   for command in "${commands[@]}"; do

@@ -68,6 +68,7 @@ def compare_depths(study: Study) -> list[dict]:
     dense = find_population(study, "dense", 0.0)
     dense_predictions, _ = evaluate_population(study, dense)
     dense_depths, places = population_depths(study, dense)
+    report_never_agreeing(dense, dense_depths, places)
     chosen_depth = study.flags.depth_target
     rows = [{**results.population_row(study, dense, "dense", 0.0, None),
              "depth_models": len(dense_depths["prediction"]), "depth_rest": dense_depths["prediction"].mean(),
@@ -81,6 +82,7 @@ def compare_depths(study: Study) -> list[dict]:
         predictions, _ = evaluate_population(study, pruned)
         is_pie = metrics.find_pies(dense_predictions, predictions, len(study.data.class_names))
         depths, _ = population_depths(study, pruned)
+        report_never_agreeing(pruned, depths, places)
         row |= {"pies": int(is_pie.sum()), "depth_models": len(depths["prediction"]),
                 "never_agreeing": int((depths["prediction"] == places).sum())}
         for target, prefix in (("prediction", "depth"), ("label", "label_depth")):
@@ -123,6 +125,13 @@ def population_depths(study: Study, population: Population) -> tuple[dict[str, n
     probes = [results.probe(study, member) for member in population.members[:study.flags.prediction_depth_models]]
     return {"prediction": np.stack([metrics.prediction_depth(probe["knn"], probe["predictions"]) for probe in probes]),
             "label": np.stack([metrics.label_prediction_depth(probe["knn"], labels) for probe in probes])}, len(probes[0]["knn"])
+
+
+def report_never_agreeing(population: Population, depths: dict[str, np.ndarray], places: int) -> None:
+    """Says how often the k-NN of the last place disagrees with the network, so that a depth is the number of places."""
+    depth = depths["prediction"]
+    logger.info("%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)", population.pruning_method,
+                population.sparsity, (depth == places).sum(), depth.size, places)
 
 
 def plot_umap(study: Study, population: Population, dense: Population, modal_labels: np.ndarray, is_pie: np.ndarray | None) -> None:

@@ -59,6 +59,7 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         widths = [STEM_WIDTH] + [STEM_WIDTH * widen_factor * 2 ** group for group in range(3)]
         self.latent_size = widths[3]
+        self.places = probe_places(depth, widen_factor)
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.block1 = BlockGroup(blocks, widths[0], widths[1], 1, dropout)
         self.block2 = BlockGroup(blocks, widths[1], widths[2], 2, dropout)
@@ -80,11 +81,11 @@ class WideResNet(nn.Module):
                 x = block(x, places)
         return F.relu(self.bn1(x)).mean((2, 3))
 
-    def representations(self, images: Tensor) -> list[Tensor]:
-        """What probes look at: each place of `probe_places` averaged over space, (B, width)."""
+    def representations(self, images: Tensor) -> dict[str, Tensor]:
+        """What probes look at: each place of `probe_places`, in that order, averaged over space, (B, width)."""
         places: list[Tensor] = []
         self(images, places)
-        return [place.mean((2, 3)) for place in places]
+        return {name: place.mean((2, 3)) for name, place in zip(self.places, places, strict=True)}
 
 
 def probe_places(depth: int, widen_factor: int) -> list[str]:
@@ -118,7 +119,7 @@ class SupervisedNetwork(nn.Module):
     def classify(self, latent: Tensor) -> Tensor:
         return self.base.fc(latent)
 
-    def representations(self, images: Tensor) -> list[Tensor]:
+    def representations(self, images: Tensor) -> dict[str, Tensor]:
         return self.base.representations(images)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -166,7 +167,7 @@ class ContrastiveClassifier(nn.Module):
     def classify(self, latent: Tensor) -> Tensor:
         return self.classification_head(latent)
 
-    def representations(self, images: Tensor) -> list[Tensor]:
+    def representations(self, images: Tensor) -> dict[str, Tensor]:
         return self.encoder.representations(images)
 
     def forward(self, images: Tensor) -> Tensor:

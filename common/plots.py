@@ -87,7 +87,7 @@ def draw_umap(arrays: dict) -> Figure:
         axes[0].scatter(*own.T, label=name, **style)
     _labels(axes[0], "UMAP 1", "UMAP 2", "classes by modal label")
     axes[0].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="modal label", title_fontsize=8,
-                   markerscale=1.5 if size > 10 else 3)
+                   ncols=1 + (len(class_names) - 1) // 20, markerscale=1.5 if size > 10 else 3)
     if with_pies:
         is_pie = arrays["is_pie"].astype(bool)
         axes[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0, label=f"other images ({(~is_pie).sum()})")

@@ -82,7 +82,7 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
     The k-NN is fitted on the un-augmented training images, with the network in eval mode.
 
     Returns:
-        knn (P, N), predictions (N,).
+        knn (P, N), predictions (N,), places (P,) their names.
     """
     stem, made = _stored_for(study, member)
     made = {**made, "neighbours": metrics.NEIGHBOURS}
@@ -94,23 +94,23 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
         raise UserError(f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {study.data.name} has "
                         f"{len(study.data.train_images)}")
     network = load_member(study, member)
-    widths = [place.shape[1] for place in network.representations(evaluation_batch(study.data.test_images[:1], study.data))]
+    one = network.representations(evaluation_batch(study.data.test_images[:1], study.data))
     labels = []
-    for places in _place_groups(widths, len(study.data.train_images)):
+    for places in _place_groups({name: place.shape[1] for name, place in one.items()}, len(study.data.train_images)):
         train = _representations(study, network, study.data.train_images, places)
         test = _representations(study, network, study.data.test_images, places)
         labels += [metrics.knn_labels(x, study.data.train_labels, y, len(study.data.class_names)) for x, y in zip(train, test)]
     logits = [network(evaluation_batch(images, study.data)) for images in study.data.test_images.split(study.flags.batch_size)]
     arrays = {"knn": torch.stack(labels).cpu().numpy().astype(np.int16),
-              "predictions": torch.cat(logits).argmax(1).cpu().numpy().astype(np.int16)}
+              "predictions": torch.cat(logits).argmax(1).cpu().numpy().astype(np.int16), "places": np.array(list(one))}
     write_arrays(path, arrays, made)
     return arrays
 
 
-def _place_groups(widths: list[int], images: int) -> list[list[int]]:
+def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
     """Consecutive places whose representations fit into memory together; one place at least."""
     groups, room = [], 0
-    for place, width in enumerate(widths):
+    for place, width in widths.items():
         size = 4 * width * images
         if size > room:
             groups.append([])
@@ -120,7 +120,7 @@ def _place_groups(widths: list[int], images: int) -> list[list[int]]:
     return groups
 
 
-def _representations(study: Study, network: Classifier, images: Tensor, places: list[int]) -> list[Tensor]:
+def _representations(study: Study, network: Classifier, images: Tensor, places: list[str]) -> list[Tensor]:
     parts = []
     for batch in images.split(study.flags.batch_size):
         hidden = network.representations(evaluation_batch(batch, study.data))

@@ -237,18 +237,27 @@ def _members(study: Study, pruning_method: str, sparsity: float) -> list[Member]
                     found.append((path, name))
         return found
 
+    def fits(member: Member) -> bool:
+        """Whether the record's architecture (dropout is not in a contrastive name) is the asked one, and a head's encoder this one."""
+        if member.record is None:
+            return True
+        architecture = study.architecture_configuration()
+        same = all(member.record["configuration"].get(key, value) == value for key, value in architecture.items())
+        # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
+        return same and (study.supervised or member.record.get("encoder_sha256") in (None, member.checksums[0]))
+
     def member(*files: tuple[Path, CheckpointName]) -> Member:
         paths = tuple(path for path, _ in files)
         return Member(paths, tuple(name for _, name in files), tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
 
     if study.supervised:
-        return [member(file) for file in find(study.folder, "supervised")]
-    heads = find(study.head_folder, "head")
-    pairs = [member(encoder, head) for encoder in find(study.folder, "encoder") for head in heads
-             if (encoder[1].id, encoder[1].batch_size) == (head[1].id, head[1].batch_size)
-             and (pruning_method != "global" or encoder[1].epochs == head[1].epochs)]
-    # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
-    return [pair for pair in pairs if pair.record is None or pair.record.get("encoder_sha256") in (None, pair.checksums[0])]
+        members = [member(file) for file in find(study.folder, "supervised")]
+    else:
+        heads = find(study.head_folder, "head")
+        members = [member(encoder, head) for encoder in find(study.folder, "encoder") for head in heads
+                   if (encoder[1].id, encoder[1].batch_size) == (head[1].id, head[1].batch_size)
+                   and (pruning_method != "global" or encoder[1].epochs == head[1].epochs)]
+    return [candidate for candidate in members if fits(candidate)]
 
 
 def _group(study: Study, pruning_method: str, sparsity: float, members: list[Member]) -> list[Population]:

@@ -13,7 +13,7 @@ LARGE_GOLDEN = Path(__file__).parent.parent / "../shared/reference/golden"
 GOLDEN_NETWORKS = [
     pytest.param(GOLDEN, 10, id="WRN-10-2"),
     pytest.param(LARGE_GOLDEN, 16, id="WRN-16-2",
-                 marks=pytest.mark.skipif(not LARGE_GOLDEN.is_dir(), reason="the large golden values are not beside the repository")),
+                 marks=pytest.mark.skipif(not LARGE_GOLDEN.is_dir(), reason="no ../shared/reference/golden here")),
 ]
 
 

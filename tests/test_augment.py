@@ -390,15 +390,12 @@ def test_other_keys_give_other_streams():
     keys += [("1", "encoder", 0), (1, "encoder"), (1,), (11,), (1, 1), ()]
     assert len({augment.stream_seed(*key) for key in keys}) == len(keys)
     assert len({torch.rand(4, generator=augment.stream(*key)).numpy().tobytes() for key in keys}) == len(keys)
-    assert all(0 <= augment.stream_seed(*key) < 2 ** 63 for key in keys)
+    assert all(0 <= augment.stream_seed(*key) < 2 ** 32 for key in keys)
 
 
-def test_seeds_that_differ_only_in_their_high_bits_give_other_streams():
-    # torch's CPU generator looks at the low 32 bits of a seed alone; these two keys share them.
-    keys = [(38, "contrastive", 447), (127, "contrastive", 113)]
-    assert len({augment.stream_seed(*key) % 2 ** 32 for key in keys}) == 1
-    first, second = (torch.rand(8, generator=augment.stream(*key)) for key in keys)
-    assert not torch.equal(first, second)
+def test_no_two_epochs_of_the_published_training_share_a_stream():
+    keys = [(seed, stage, epoch) for seed in range(30) for stage, epochs in (("contrastive", 500), ("supervised", 205)) for epoch in range(epochs)]
+    assert len({augment.stream_seed(*key) for key in keys}) == len(keys)
 
 
 def test_neighbouring_keys_give_unrelated_streams():
@@ -409,7 +406,7 @@ def test_neighbouring_keys_give_unrelated_streams():
 
 def test_a_seed_stays_the_same_across_versions():
     # Python's own hash of a string changes from one process to the next; a resumed run needs the same seed.
-    assert augment.stream_seed(1, "stage", 2) == 111264370501922219
+    assert augment.stream_seed(1, "stage", 2) == 51811509
 
 
 def test_torchs_global_generator_is_neither_used_nor_moved():

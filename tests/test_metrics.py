@@ -278,8 +278,8 @@ def test_as_many_training_points_as_neighbours_are_enough_and_fewer_are_refused(
 
 # 1: the k-NN of this place agrees, the first place first.
 @pytest.mark.parametrize("agreement, depth, label_depth", [
-    ("1111", 0, 1), ("0111", 1, 1), ("1011", 2, 2), ("0011", 2, 2), ("1101", 3, 3), ("0101", 3, 3), ("1110", 4, 4), ("0000", 4, 4),
-    ("1", 0, 1), ("0", 1, 1)])
+    ("1111", 0, 1), ("0111", 1, 1), ("1011", 2, 2), ("0011", 2, 2), ("1101", 3, 3), ("0101", 3, 3), ("1110", 4, 4),
+    ("0000", 4, 4), ("1", 0, 1), ("0", 1, 1)])
 def test_depths_by_hand(agreement, depth, label_depth):
     knn = np.array([[5] if place == "1" else [2] for place in agreement])
     assert metrics.prediction_depth(knn, np.array([5])).tolist() == [depth]

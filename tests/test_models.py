@@ -39,7 +39,7 @@ def assert_golden_forward(network, golden):
     places = network.representations(images)
     assert len(places) == len(hidden)
     latent = network.latent(images)
-    pairs = [("logits", network(images)), ("latent", latent), ("logits", network.classify(latent)), *zip(hidden, places)]
+    pairs = [("logits", network(images)), ("latent", latent), ("logits", network.classify(latent)), *zip(hidden, places.values())]
     for name, actual in pairs:
         np.testing.assert_allclose(actual.numpy(), golden[name], rtol=0, atol=1e-5, err_msg=name)
 
@@ -63,7 +63,8 @@ def slow_forward(network, images):
     state = {name: tensor.double() for name, tensor in network.state_dict().items()}
 
     def norm_relu(x, prefix):
-        mean, var, weight, bias = (state[f"{prefix}.{name}"][:, None, None] for name in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (state[f"{prefix}.{name}"][:, None, None]
+                                   for name in ("running_mean", "running_var", "weight", "bias"))
         return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp_min(0)
 
     x = F.conv2d(images.double(), state["conv1.weight"], padding=1)
@@ -142,7 +143,8 @@ def test_representations_are_the_named_places_averaged_over_space(depth, widen_f
         representations = network.representations(images)
     expected = slow_forward(network, images)[1]
     assert list(expected) == probe_places(depth, widen_factor)
-    for values, (name, place) in zip(representations, expected.items(), strict=True):
+    for (own_name, values), (name, place) in zip(representations.items(), expected.items(), strict=True):
+        assert own_name == name
         scale = max(1.0, place.abs().max().item())
         torch.testing.assert_close(values.double(), place.mean((2, 3)), rtol=0, atol=1e-5 * scale, msg=name)
 

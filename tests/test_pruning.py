@@ -76,7 +76,8 @@ def test_global_masks_equal_torchs_global_unstructured(seed, with_ties):
     network = random_network(seed, with_ties)
     sparsity = 0.05 + 0.9 * torch.rand(()).item()
     scores, theirs = scores_of(network), copy.deepcopy(network)
-    prune.global_unstructured([(module, name) for _, module, name in prunable_modules(theirs)], prune.L1Unstructured, amount=sparsity)
+    pairs = [(module, name) for _, module, name in prunable_modules(theirs)]
+    prune.global_unstructured(pairs, prune.L1Unstructured, amount=sparsity)
     assert_equal_up_to_ties(global_masks(scores, sparsity), torch_masks(theirs), scores)
 
 

@@ -114,7 +114,7 @@ def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
     population = study.find_population(view, "dense", 0.0)
     view.flags.batch_size = 200
     first = results.probe(view, population.members[0])
-    assert first["knn"].shape == (8, 500)
+    assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_places(10, 1)
     assert (first["predictions"] == results.evaluate(view, population.members[0])["predictions"]).all()
     (view.method_folder / "prediction_depth" / "votes" / f"{population.members[0].paths[0].stem}.npz").unlink()
     monkeypatch.setattr(results, "HIDDEN_BYTES", 1)
@@ -123,7 +123,8 @@ def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
 
 def test_places_are_grouped_by_memory(monkeypatch):
     monkeypatch.setattr(results, "HIDDEN_BYTES", 4 * 100 * 48)
-    assert results._place_groups([16, 32, 32, 64, 16, 16], 100) == [[0, 1], [2], [3], [4, 5]]
+    widths = dict(zip("abcdef", [16, 32, 32, 64, 16, 16]))
+    assert results._place_groups(widths, 100) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
 
 
 def figure_arrays(kind):

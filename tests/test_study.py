@@ -147,6 +147,14 @@ def test_other_architectures_are_not_taken_but_named(work):
         study.find_population(pies("--widen_factor", "2"), "dense", 0.0)
 
 
+def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_show_it(work):
+    view = pies(method="clr")
+    contrastive(view, range(2), dropout=0.3)
+    with pytest.raises(UserError, match="no SupCon models"):
+        study.find_population(view, "dense", 0.0)
+    assert len(study.find_population(pies("--dropout", "0.3", method="clr"), "dense", 0.0).members) == 2
+
+
 def test_models_of_other_data_are_refused(work):
     view = pies()
     supervised(view, range(2))
@@ -176,7 +184,7 @@ def test_another_folder_is_read_by_flag(work):
     assert len(study.find_population(pies("--save_path", "mine"), "dense", 0.0).members) == 2
 
 
-def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False):
+def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False, dropout=0.0):
     for model_id in ids:
         torch.manual_seed(model_id)
         model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
@@ -185,7 +193,7 @@ def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, tempe
                       batch_size=batch_size, temperature=temperature)
         encoder_name = CheckpointName(part="encoder", epochs=encoder_epochs, **shared)
         head_name = CheckpointName(part="head", epochs=head_epochs, **shared)
-        configuration = {"epochs": encoder_epochs, "batch_size": batch_size}
+        configuration = {"epochs": encoder_epochs, "batch_size": batch_size, "dropout": dropout}
         sha256 = save(view, view.folder / str(encoder_name), encoder_name, model.encoder, {"model": checkpoints.cpu_state(model)}, configuration, elsewhere)
         save(view, view.head_folder / str(head_name), head_name, models.ContrastiveClassifier(model.encoder, head),
              {"head": checkpoints.cpu_state(head)}, {**configuration, "head_epochs": head_epochs}, elsewhere, encoder_sha256=sha256)

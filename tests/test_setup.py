@@ -1,0 +1,132 @@
+"""setup.sh: what it runs, prints and refuses, with a stand-in for the environment's python that notes its arguments."""
+
+import importlib
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SPARSITIES = [0.3, 0.5, 0.7, 0.9, 0.95]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of setup.sh beside an environment whose python only notes what it is asked to do."""
+    for name in ("setup.sh", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/requirements.txt", tmp_path / "tests/requirements.txt")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    # -c asks whether CUDA is missing: CUDA_MISSING, 1 by default, is the status it answers with. pip fails where PIP_FAILS is set.
+    python.write_text('#!/usr/bin/env bash\n[ "$1" = -c ] && exit "${CUDA_MISSING:-1}"\necho "$*" >> asked\n'
+                      '[ "$2" = pip ] && [ -n "${PIP_FAILS:-}" ] && exit 1\nexit 0\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def setup(project, *words, **environment):
+    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "PYTHON")}
+    return subprocess.run(["bash", str(project / "setup.sh"), *words], env={**clean, **environment}, capture_output=True, text=True)
+
+
+def asked(project):
+    return (project / "asked").read_text().splitlines() if (project / "asked").exists() else []
+
+
+def scripts(commands):
+    """[(script, its flags, checked by its own parser)]"""
+    found = []
+    for command in commands:
+        name, *flags = shlex.split(command)
+        if name.endswith(".py") and "/" not in name:
+            found.append((name.removesuffix(".py"), importlib.import_module(name.removesuffix(".py")).build_parser().parse_args(flags)))
+    return found
+
+
+def test_set_up_installs_once_and_makes_the_folders(project):
+    assert setup(project).returncode == 0
+    assert len(asked(project)) == 1 and asked(project)[0].endswith("-r requirements.txt")
+    assert (project / "pies/cifar10/SupCon/umap").is_dir() and (project / "models").is_dir() and (project / "logs").is_dir()
+    assert setup(project).returncode == 0 and len(asked(project)) == 1
+    (project / "requirements.txt").write_text("torch\n")
+    assert setup(project).returncode == 0 and len(asked(project)) == 2
+
+
+def test_a_failed_installation_says_what_to_do_and_is_tried_again(project):
+    done = setup(project, PIP_FAILS="1")
+    assert done.returncode == 2 and "installing requirements.txt failed: check the network" in done.stderr
+    assert setup(project).returncode == 0 and len(asked(project)) == 2
+
+
+def test_a_missing_or_old_interpreter_says_what_to_do(project):
+    done = setup(project, VENV="elsewhere", PYTHON="no-such-python")
+    assert done.returncode == 2 and "no-such-python not found" in done.stderr and "PYTHON=" in done.stderr
+    old = project / "old-python"
+    old.write_text("#!/usr/bin/env bash\n[ \"$1\" = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n")
+    old.chmod(0o755)
+    done = setup(project, VENV="elsewhere", PYTHON=str(old))
+    assert done.returncode == 2 and "Python 3.8.1 is too old" in done.stderr
+
+
+def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
+    done = setup(project, "demo")
+    assert done.returncode == 0, done.stderr
+    printed = [line.removeprefix("$ .venv/bin/python ") for line in done.stdout.splitlines() if line.startswith("$ ")]
+    assert printed == asked(project)[1:]
+    runs = scripts(printed)
+    assert [name for name, _ in runs] == [
+        "sup_training", "clr_training", "sup_pruning_finetune", "sup_pie_kmodels_detection", "sup_prediction_depth",
+        "clr_pruning_finetune", "clr_pie_kmodels_detection", "clr_prediction_depth"]
+    for name, flags in runs:
+        assert flags.dataset == "digits"
+        assert (flags.index_end + 1 if "training" in name else flags.models_number) == 3
+        if "training" not in name:
+            assert flags.pruning_percentages == [0.5, 0.9, 0.95, 0.99]
+
+
+def test_paper_prints_and_runs_the_published_study(project):
+    done = setup(project, "paper", "--cuda_device", "3", CUDA_MISSING="0")
+    assert done.returncode == 0, done.stderr
+    runs = scripts(asked(project)[1:])
+    assert len(runs) == 8 and all(flags.cuda_device == 3 and flags.dataset == "cifar10" for _, flags in runs)
+    flags = dict(runs)
+    assert (flags["clr_training"].index_start, flags["clr_training"].index_end) == (0, 29)
+    assert (flags["sup_training"].index_start, flags["sup_training"].index_end) == (0, 29)
+    assert all(flags[name].models_number == 30 and flags[name].pruning_percentages == SPARSITIES for name in flags if "training" not in name)
+    assert any(command.startswith("benchmarks/study_hours.py") for command in asked(project))
+    listed = [line.strip().removeprefix(".venv/bin/python ") for line in done.stdout.splitlines() if line.startswith("  .venv")]
+    assert listed == [command for command in asked(project)[1:] if not command.startswith("benchmarks")]
+
+
+def test_paper_dry_run_only_prints_and_estimates(project):
+    assert setup(project, "paper", "--dry_run").returncode == 0
+    assert [command.split()[0] for command in asked(project)[1:]] == ["benchmarks/study_hours.py"]
+
+
+def test_paper_without_cuda_asks_for_yes(project):
+    done = setup(project, "paper")
+    assert done.returncode == 2 and "--yes" in done.stderr and len(asked(project)) == 2
+    assert setup(project, "paper", "--yes").returncode == 0 and len(scripts(asked(project)[2:])) == 8
+
+
+@pytest.mark.parametrize("words", [["demos"], ["demo", "fast"], ["paper", "--fast"], ["paper", "--cuda_device"], ["paper", "--cuda_device", "x"]])
+def test_unknown_words_are_refused_in_one_line(project, words):
+    done = setup(project, *words)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("setup.sh: error: ")
+
+
+def test_tests_install_their_tools_and_run_pytest(project):
+    assert setup(project, "test").returncode == 0
+    assert asked(project)[1].endswith("-r tests/requirements.txt") and asked(project)[2] == "-m pytest -q tests"
+
+
+def test_a_command_that_fails_ends_the_demo(project):
+    python = project / ".venv/bin/python"
+    python.write_text(python.read_text().replace("exit 0\n", '[ "$1" = clr_training.py ] && exit 2\nexit 0\n'))
+    done = setup(project, "demo")
+    assert done.returncode == 2 and asked(project)[-1].startswith("clr_training.py")
