@@ -3,6 +3,7 @@
 Every .npz of a figure holds `figure` (its kind), `title` and what the kind needs; `draw` turns it into the picture again.
 """
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -42,7 +43,8 @@ def draw(arrays: dict) -> Figure:
 
 def _figure(arrays: dict, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(str(arrays["title"]), fontsize=10)
+    letters = int(11 * width)  # of size 10 in a line
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in str(arrays["title"]).split("\n")), fontsize=10)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
@@ -91,7 +93,7 @@ def draw_umap(arrays: dict) -> Figure:
     if with_pies:
         is_pie = arrays["is_pie"].astype(bool)
         axes[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0, label=f"other images ({(~is_pie).sum()})")
-        axes[1].scatter(*coordinates[is_pie].T, s=size + 20, color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
+        axes[1].scatter(*coordinates[is_pie].T, s=size + _pie_extra(is_pie), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
         _labels(axes[1], "UMAP 1", "UMAP 2", "PIEs marked")
         axes[1].legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     for panel in axes:
@@ -108,11 +110,16 @@ def draw_q_score(arrays: dict) -> Figure:
         dense, pruned = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]
         size = 10 if len(dense) <= 2000 else 3
         panel.scatter(dense[~is_pie], pruned[~is_pie], s=size, color=REST_COLOUR, alpha=0.6, linewidths=0, label=f"other images ({(~is_pie).sum()})")
-        panel.scatter(dense[is_pie], pruned[is_pie], s=size + 16, color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
+        panel.scatter(dense[is_pie], pruned[is_pie], s=size + _pie_extra(is_pie), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
         _identity(panel)
         _labels(panel, f"{name}, dense networks", f"{name}, pruned networks", name)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     return figure
+
+
+def _pie_extra(is_pie: np.ndarray) -> int:
+    """How much larger a PIE's marker is than another image's: few must be found, many must not hide the rest."""
+    return 18 if is_pie.sum() <= 100 else 6
 
 
 def _identity(panel) -> None:
