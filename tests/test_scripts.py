@@ -1,8 +1,11 @@
 """All eight scripts chained through their command lines, on a few digits with tiny settings, on the CPU."""
 
 import csv
+import hashlib
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from conftest import GOLDEN
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("clr_training", "sup_training", "clr_pruning_finetune", "sup_pruning_finetune", "clr_pie_kmodels_detection",
@@ -119,8 +124,6 @@ def test_exactly_the_asked_number_of_weights_is_zero_in_the_saved_files(chain, s
 
 
 def test_model_i_comes_from_dense_model_i(chain):
-    import hashlib
-
     models = chain[0] / "models/few digits"
     for i in range(2):
         dense = models / f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{i}.pt"
@@ -196,6 +199,87 @@ def test_missing_models_are_an_error_with_the_command_that_trains_them(chain):
     assert "--epochs 3 --batch_size 32" in done.stderr and "--allow_missing" in done.stderr
     done = run("sup_pie_kmodels_detection", "--models_number", "4", "--allow_missing", "--pruning_percentages", "0.9", *SMALL, cwd=chain[0])
     assert "ids 0-1" in done.stdout
+
+
+def main(script, *flags):
+    """A script inside the test process."""
+    return importlib.import_module(script).main([str(flag) for flag in flags])
+
+
+@pytest.fixture
+def digits_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_few_digits(tmp_path / "few digits")
+    return tmp_path
+
+
+def test_debug_is_verbose_and_saves_no_model(digits_on_disk, capsys):
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2, "--debug") == 0
+    assert "supervised id 0 epoch 2/2" in capsys.readouterr().out
+    assert main("clr_training", *SMALL, "--index_end", 0, "--epochs", 1, "--head_epochs", 1, "--debug", "True") == 0
+    assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
+
+
+def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
+    # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60 images.
+    assert main("clr_training", *SMALL, "--method", "SimCLR", "--projection_head", "linear", "--lars", "--warmup_epochs", 1, "--cosine_annealing",
+                "--batch_size", 300, "--epochs", 3, "--head_epochs", 2, "--index_start", 4, "--index_end", 4, "--temperature", 0.1) == 0
+    path = digits_on_disk / "models/few digits/WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
+    record = json.loads(path.read_text())
+    assert record["seed"] == 4 and record["configuration"]["lars"] and record["configuration"]["projection_head"] == "linear"
+    rates = [entry["learning_rate"] for entry in record["history"]]
+    assert rates[0] == 0.01 and rates[1] > rates[2]
+
+
+def test_total_seed_repeats_the_script_into_folders_of_its_own(digits_on_disk):
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--total_seed", 2) == 0
+    folder = digits_on_disk / "models/few digits"
+    name = "wideResNet-1_0.0pruning_1epochs_10depth_0.0dropout_id0.pt"
+    one, other = (torch.load(path, weights_only=True) for path in (folder / name, folder / "seed_1" / name))
+    assert not torch.equal(one["base.conv1.weight"], other["base.conv1.weight"])
+
+
+def test_the_same_command_gives_the_same_weights(digits_on_disk):
+    for folder in ("one", "other"):
+        assert main("clr_training", *SMALL, "--index_end", 0, "--epochs", 1, "--head_epochs", 1, "--encoder_save_path", folder) == 0
+    for path in (digits_on_disk / "one").glob("*.pt"):
+        assert path.read_bytes() == (digits_on_disk / "other" / path.name).read_bytes()
+
+
+def test_other_settings_never_take_or_replace_a_finished_model(digits_on_disk, capsys):
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
+    before = {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")}
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--learning_rate", 0.1) == 2
+    assert "learning_rate 1.0, not 0.1" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")} == before
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--learning_rate", 0.1, "--save_path", "slow") == 0
+
+
+def test_only_the_head_is_trained_where_the_encoder_is_finished(digits_on_disk, capsys):
+    flags = [*SMALL, "--index_end", 0, "--epochs", 1, "--head_epochs", 1]
+    assert main("clr_training", *flags) == 0
+    [encoder], [head] = (list(digits_on_disk.rglob(f"*_{part}_*.pt")) for part in ("encoder", "head"))
+    before, whole = encoder.read_bytes(), head.read_bytes()
+    head.unlink()
+    capsys.readouterr()
+    assert main("clr_training", *flags) == 0
+    assert f"finished before: {encoder.relative_to(digits_on_disk)}" in capsys.readouterr().out
+    assert encoder.read_bytes() == before and head.read_bytes() == whole
+
+
+def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "models/digits"
+    folder.mkdir(parents=True)
+    for path in GOLDEN.glob("*.pt"):
+        shutil.copy(path, folder / path.name)
+    common = ["--dataset", "digits", "--model_depth", 10, "--models_number", 1]
+    for method in ("sup", "clr"):
+        assert main(f"{method}_pruning_finetune", *common, "--epochs", 1, "--pruning_percentages", 0.9) == 0
+        assert main(f"{method}_pie_kmodels_detection", *common, "--pruning_percentages", 0.9) == 0
+        assert "made elsewhere" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "pies/digits/results.csv").open()))
+    assert len(rows) == 4 and {row["origin"] for row in rows} == {"made elsewhere"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
