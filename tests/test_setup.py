@@ -122,7 +122,7 @@ def test_unknown_words_are_refused_in_one_line(project, words):
 
 def test_tests_install_their_tools_and_run_pytest(project):
     assert setup(project, "test").returncode == 0
-    assert asked(project)[1].endswith("-r tests/requirements.txt") and asked(project)[2] == "-m pytest -q tests"
+    assert asked(project)[1].endswith("-r tests/requirements.txt") and asked(project)[2] == "-m pytest -q -rs tests"
 
 
 def test_a_command_that_fails_ends_the_demo(project):
