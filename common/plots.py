@@ -105,7 +105,7 @@ def draw_umap(arrays: dict) -> Figure:
 def draw_q_score(arrays: dict) -> Figure:
     """Q-Score, Z-score and L1 norm, dense against pruned: `dense_q_score`, `pruned_q_score` (N,) and so on, `is_pie` (N,)."""
     is_pie = arrays["is_pie"].astype(bool)
-    figure, axes = _figure(arrays, 3, 13.2, 4.6)
+    figure, axes = _figure(arrays, 3, 13.2, 5.4)
     for panel, (quantity, name) in zip(axes, (("q_score", "Q-Score"), ("z_score", "Z-score"), ("l1_norm", "L1 norm"))):
         dense, pruned = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]
         size = 10 if len(dense) <= 2000 else 3
@@ -128,7 +128,7 @@ def _identity(panel) -> None:
     panel.plot([low, high], [low, high], color=LINE_COLOUR, linewidth=1, linestyle="--", label="dense = pruned", zorder=0)
     panel.set_xlim(low, high)
     panel.set_ylim(low, high)
-    panel.set_aspect("equal")
+    panel.set_box_aspect(1)  # with equal limits: equal units
 
 
 def draw_prediction_depth(arrays: dict) -> Figure:

@@ -6,6 +6,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from common import checkpoints, comparison, metrics, models, plots, results, study
 from common.checkpoints import CheckpointName
@@ -131,7 +132,7 @@ def figure_arrays(kind):
     generator = np.random.default_rng(0)
     shared = {"figure": kind, "title": "digits · SupCon · one-shot global pruning, sparsity 90 % · 3 models", "is_pie": np.arange(60) % 7 == 0,
               "class_names": np.array(["airplane", "automobile", "ship"])}
-    values = {f"{side}_{part}": generator.random(60) for side in ("dense", "pruned") for part in ("q_score", "z_score", "l1_norm", "depth")}
+    values = {f"{side}_{part}": 0.36 + 0.28 * generator.random(60) for side in ("dense", "pruned") for part in ("q_score", "z_score", "l1_norm", "depth")}
     epochs = {"stages": np.array(["head"]), "head_epoch": np.arange(4), "head_loss": generator.random(4), "head_test_loss": generator.random(4),
               "head_train_accuracy": generator.random(4), "head_test_accuracy": generator.random(4), "head_chance_loss": 2.3}
     return {**shared, **values, **epochs, "coordinates": generator.random((60, 2)), "modal_labels": np.arange(60) % 3, "places": 16,
@@ -150,7 +151,7 @@ def test_a_figure_is_drawn_from_its_arrays_with_title_and_labelled_axes(kind, pa
 def test_figures_without_pies_or_without_the_rest_can_be_drawn():
     for kind in ("umap", "q_score", "prediction_depth"):
         for share in (False, True):
-            plots.draw({**figure_arrays(kind), "is_pie": np.full(60, share)}).canvas.draw()
+            FigureCanvasAgg(plots.draw({**figure_arrays(kind), "is_pie": np.full(60, share)})).draw()
     dense = figure_arrays("umap")
     del dense["is_pie"]
     assert len(plots.draw(dense).axes) == 1
@@ -167,3 +168,17 @@ def test_without_serialization_a_plot_has_no_arrays_beside_it(view):
     view.flags.not_serialize_plots = True
     comparison.store_figure(view, "q_score", "one", {"made": 1}, figure_arrays("q_score"))
     assert sorted(path.name for path in (view.method_folder / "q_score").iterdir()) == ["one.png"]
+
+
+@pytest.mark.parametrize("kind", ["curves", "umap", "q_score", "prediction_depth", "pies_distribution"])
+def test_no_text_of_a_figure_lies_on_another(kind):
+    figure = plots.draw(figure_arrays(kind))
+    FigureCanvasAgg(figure).draw()
+    texts = [figure._suptitle, *(part for axes in figure.axes for part in (axes.title, axes.xaxis.label, axes.yaxis.label)),
+             *figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    boxes = [text.get_window_extent() for text in texts if text is not None and (not hasattr(text, "get_text") or text.get_text())]
+    page = figure.bbox
+    for index, box in enumerate(boxes):
+        assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
+        for other in boxes[index + 1:]:
+            assert not box.overlaps(other), (box, other)
