@@ -1,6 +1,7 @@
 """What is computed once and kept: arrays (.npz) with what made them, evaluations of networks, and the table of a data set."""
 
 import csv
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -148,6 +149,13 @@ def update_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]
     Columns that a row does not name keep their old values as long as the row comes from the same models (`models` and
     `population`); otherwise the old row is forgotten.
     """
+    results_folder.mkdir(parents=True, exist_ok=True)
+    with (results_folder / ".results.lock").open("w") as lock:  # scripts of both methods may run at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _merge_into_table(results_folder, rows)
+
+
+def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]:
     def key(row: dict) -> tuple:
         return (row["learning_method"], row["pruning_method"], float(row["sparsity"]))
 

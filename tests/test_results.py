@@ -2,6 +2,8 @@
 
 import csv
 import importlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +39,16 @@ def test_the_table_is_rewritten_by_key_and_keeps_the_columns_of_the_same_models(
     assert rows[3]["pies"] == "5" and rows[3]["depth_pies"] == "3.25"
     [merged] = results.update_table(tmp_path, [row("supervised", "global", 0.9, population="other models", depth_pies=4.0)])
     assert merged["depth_pies"] == "4.0" and not merged.get("pies"), "columns of other models are forgotten"
+
+
+def test_rows_written_at_the_same_time_by_several_processes_are_all_kept(tmp_path):
+    start = ("import sys; from pathlib import Path; from common import results\n"
+             "for i in range(20):\n"
+             "    results.update_table(Path(sys.argv[1]), [dict(learning_method=sys.argv[2], pruning_method='global', sparsity=i / 100,"
+             " status='present', population='p')])")
+    writers = [subprocess.Popen([sys.executable, "-c", start, str(tmp_path), method]) for method in ("SupCon", "supervised", "SimCLR")]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert len(results.read_table(tmp_path)) == 60
 
 
 def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
