@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -283,13 +282,14 @@ def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_answers_in_half_a_second_and_names_every_published_flag(script):
-    started = time.perf_counter()
-    shown = run(script, "--help", cwd=ROOT).stdout
-    # The mission's limit is 0.5 s; twice that leaves room for a busy machine and still fails if torch is imported (2 s).
-    assert time.perf_counter() - started < 1.0
+def test_help_names_every_published_flag_and_waits_for_no_heavy_import(script):
+    shown = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / f"{script}.py"), "--help"], text=True, capture_output=True)
+    assert shown.returncode == 0
     for flag in PUBLISHED[script] | COMMON:
-        assert f"{flag} " in shown or f"{flag}\n" in shown, flag
+        assert f"{flag} " in shown.stdout or f"{flag}\n" in shown.stdout, flag
+    # What an answer within half a second depends on; the time itself would measure how busy the machine is.
+    imported = {line.rsplit("|", 1)[1].strip() for line in shown.stderr.splitlines() if line.startswith("import time")}
+    assert "common.cli" in imported and not imported & {"torch", "numpy", "umap", "sklearn", "matplotlib"}
 
 
 COMMON = {"--cuda_device", "--model_depth", "--widen_factor", "--dropout", "--workers", "--debug", "--seed", "--total_seed",
