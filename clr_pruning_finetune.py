@@ -25,7 +25,7 @@ def main(argv=None) -> None:
     from common.runs import finetune_population
     from common.study import open_studies
 
-    for study in open_studies("clr_pruning_finetune", flags):
+    for study in open_studies("clr_pruning_finetune", flags, writes_models=True):
         finetune_population(study, ("encoder", "head"), payloads)
 
 

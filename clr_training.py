@@ -55,30 +55,48 @@ def main(argv=None) -> None:
     ids = runs.model_ids(flags.index_start, flags.index_end)
     if flags.warmup_epochs >= flags.epochs:
         raise cli.UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {flags.epochs}")
-    for study in open_studies("clr_training", flags):
+    for study in open_studies("clr_training", flags, writes_models=True):
+        finished = {model_id: finished_parts(study, model_id) for model_id in ids}  # refuses what is in the way before the first step
         for model_id in ids:
-            train(study, model_id)
+            train(study, model_id, *finished[model_id])
 
 
-def train(study, model_id: int) -> None:
-    """Trains and saves the encoder and the head of one id, unless they are finished."""
+def files_of(study, model_id: int) -> list[tuple]:
+    """(name, path, configuration that all models of the population share) of the encoder and of the head."""
+    flags = study.flags
+    shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "temperature", "base_temperature", "warmup_epochs",
+              "cosine_annealing", "lars")
+    configuration = {"learning_method": study.learning_method, **study.architecture_configuration(),
+                     **{key: getattr(flags, key) for key in shared}}
+    encoder = study.name("encoder", "dense", 0.0, flags.epochs, flags.batch_size, model_id)
+    head = study.name("head", "dense", 0.0, flags.head_epochs, flags.batch_size, model_id)
+    return [(encoder, study.folder / str(encoder), configuration),
+            (head, study.head_folder / str(head), {**configuration, "head_epochs": flags.head_epochs, "batch_size_head": flags.batch_size_head})]
+
+
+def finished_parts(study, model_id: int) -> tuple[bool, bool]:
+    """Whether the encoder, and a head that was trained on it, are there, made with these settings."""
+    from common import checkpoints
+
+    (_, encoder_path, configuration), (_, head_path, head_configuration) = files_of(study, model_id)
+    encoder = checkpoints.is_finished(encoder_path, configuration, study.data, "--encoder_save_path")
+    origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder else {}
+    head = checkpoints.is_finished(head_path, head_configuration, study.data, "--head_save_path", **origin)
+    if head and not encoder:
+        checkpoints.refuse_to_replace([head_path])
+    return encoder, head and encoder
+
+
+def train(study, model_id: int, encoder_finished: bool, head_finished: bool) -> None:
+    """Trains and saves what is not finished of the encoder and the head of one id."""
     import math
     import time
 
     from common import checkpoints, models, runs, training
 
     flags, data, seed = study.flags, study.data, study.model_seed(model_id)
-    names = [study.name("encoder", "dense", 0.0, flags.epochs, flags.batch_size, model_id),
-             study.name("head", "dense", 0.0, flags.head_epochs, flags.batch_size, model_id)]
-    encoder_path, head_path = study.folder / str(names[0]), study.head_folder / str(names[1])
-    shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "temperature", "base_temperature", "warmup_epochs",
-              "cosine_annealing", "lars")
-    configuration = {"learning_method": study.learning_method, **study.architecture_configuration(),
-                     **{key: getattr(flags, key) for key in shared}}
-    head_configuration = {**configuration, "head_epochs": flags.head_epochs, "batch_size_head": flags.batch_size_head}
-    encoder_finished = checkpoints.is_finished(encoder_path, configuration, data, "--encoder_save_path")
-    origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder_finished else {}
-    if checkpoints.is_finished(head_path, head_configuration, data, "--head_save_path", **origin) and encoder_finished:
+    (encoder_name, encoder_path, configuration), (head_name, head_path, head_configuration) = files_of(study, model_id)
+    if head_finished:
         cli.logger.info("finished before: %s", head_path)
         return
     started, what = time.time(), f"{study.learning_method} id {model_id}"
@@ -87,7 +105,7 @@ def train(study, model_id: int) -> None:
     chance = training.chance_loss(len(data.train_images), flags.batch_size, flags.temperature, flags.base_temperature)
     if encoder_finished:
         cli.logger.info("finished before: %s", encoder_path)
-        model.encoder.load_state_dict(checkpoints.encoder_state(encoder_path))
+        checkpoints.load_encoder(model.encoder, encoder_path, study.architecture, len(data.class_names))
         history = (checkpoints.read_record(encoder_path) or {}).get("history", [])
         training.prepare(model, study.device)
     else:
@@ -96,7 +114,7 @@ def train(study, model_id: int) -> None:
                         time.time() - started)
         if not flags.debug:
             checkpoints.save_checkpoint(encoder_path, {"model": checkpoints.cpu_state(model)}, checkpoints.make_record(
-                names[0], configuration, seed, data, model.encoder, history, checkpoints.environment(study.device, started)))
+                encoder_name, configuration, seed, data, model.encoder, history, checkpoints.environment(study.device, started)))
     started = time.time()
     head, head_history = training.train_head(model.encoder, data, flags.head_epochs, flags.batch_size_head, (seed, "head"), f"{what} head")
     for entry in head_history:
@@ -105,7 +123,7 @@ def train(study, model_id: int) -> None:
                     head_history[-1]["loss"], math.log(len(data.class_names)), 100 * head_history[-1]["test_accuracy"], time.time() - started)
     if flags.debug:
         return
-    record = checkpoints.make_record(names[1], head_configuration, seed, data, models.ContrastiveClassifier(model.encoder, head), head_history,
+    record = checkpoints.make_record(head_name, head_configuration, seed, data, models.ContrastiveClassifier(model.encoder, head), head_history,
                                      checkpoints.environment(study.device, started), encoder_sha256=checkpoints.file_sha256(encoder_path))
     checkpoints.save_checkpoint(head_path, {"head": checkpoints.cpu_state(head)}, record)
     stages = {study.learning_method: (history, chance)} if history else {}

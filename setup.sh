@@ -42,7 +42,7 @@ install() {
   cmp -s "$1" "$noted" && return
   echo "installing $1 (torch is large: this can take minutes)"
   "$python" -m pip install --quiet --disable-pip-version-check -r "$1" ||
-    die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk space (8 GB), then run ./setup.sh again"
+    die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
   cp "$1" "$noted"
 }
 

@@ -40,13 +40,35 @@ def main(argv=None) -> None:
 
     runs.refuse_gradual_pruning("--pruning", [flags.pruning])
     ids = runs.model_ids(flags.index_start, flags.index_end)
-    for study in open_studies("sup_training", flags):
+    for study in open_studies("sup_training", flags, writes_models=True):
+        finished = {model_id: is_finished(study, model_id) for model_id in ids}  # refuses what is in the way before the first step
         for model_id in ids:
-            train(study, model_id)
+            if finished[model_id]:
+                cli.logger.info("finished before: %s", study.folder / str(name_of(study, model_id)))
+            else:
+                train(study, model_id)
+
+
+def name_of(study, model_id: int):
+    """The name of a model's file."""
+    return study.name("supervised", "dense", 0.0, study.flags.epochs, study.flags.batch_size, model_id)
+
+
+def configuration_of(study) -> dict:
+    """What all models of this population share."""
+    shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "shuffle")
+    return {"learning_method": "supervised", **study.architecture_configuration(), **{key: getattr(study.flags, key) for key in shared}}
+
+
+def is_finished(study, model_id: int) -> bool:
+    """Whether the model is there, made with these settings."""
+    from common import checkpoints
+
+    return checkpoints.is_finished(study.folder / str(name_of(study, model_id)), configuration_of(study), study.data, "--save_path")
 
 
 def train(study, model_id: int) -> None:
-    """Trains and saves the model of one id, unless it is finished."""
+    """Trains and saves the model of one id."""
     import math
     import time
 
@@ -55,14 +77,8 @@ def train(study, model_id: int) -> None:
     from common import checkpoints, models, runs, training
 
     flags, data, seed = study.flags, study.data, study.model_seed(model_id)
-    name = study.name("supervised", "dense", 0.0, flags.epochs, flags.batch_size, model_id)
+    name = name_of(study, model_id)
     path = study.folder / str(name)
-    configuration = {
-        "learning_method": "supervised", **study.architecture_configuration(), "epochs": flags.epochs, "batch_size": flags.batch_size,
-        "learning_rate": flags.learning_rate, "momentum": flags.momentum, "weight_decay": flags.weight_decay, "shuffle": flags.shuffle}
-    if checkpoints.is_finished(path, configuration, data, "--save_path"):
-        cli.logger.info("finished before: %s", path)
-        return
     started = time.time()
     training.seed_weights(seed, "supervised", "weights")
     network = training.prepare(models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
@@ -82,7 +98,7 @@ def train(study, model_id: int) -> None:
                     history[-1]["loss"], chance, 100 * history[-1]["test_accuracy"], time.time() - started)
     if flags.debug:
         return
-    record = checkpoints.make_record(name, configuration, seed, data, network, history, checkpoints.environment(study.device, started))
+    record = checkpoints.make_record(name, configuration_of(study), seed, data, network, history, checkpoints.environment(study.device, started))
     checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record)
     runs.store_curves(study, path.stem, f"{data.title} · supervised · dense · 1 model, id {model_id} ({study.architecture_name})",
                       {"supervised": (history, chance)})

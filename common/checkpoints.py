@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -103,13 +104,25 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     suffix = "" if (architecture.depth, architecture.widen_factor) == (16, 2) else f"-{architecture.depth}-{architecture.widen_factor}"
     if architecture.projection_head != "mlp":
         suffix += f"-{architecture.projection_head}"
-    return encoder_name if encoder_name.endswith(suffix) else encoder_name + suffix
+    return encoder_name + suffix
 
 
 def study_folder(root: str, dataset_name: str, total_seed: int = 0) -> Path:
     """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name; seed s > 0 below it."""
     folder = Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
     return folder if total_seed == 0 else folder / f"seed_{total_seed}"
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder and writes a file into it: better now than after the training.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable.{os.getpid()}"
+    probe.touch()
+    probe.unlink()
 
 
 def record_path(checkpoint: Path) -> Path:
@@ -154,7 +167,7 @@ def cpu_state(module: nn.Module) -> dict:
 def environment(device: torch.device, started: float) -> dict:
     """What a record says of the run: versions, device, threads, seconds."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": f"{device.type}: {name}",
+    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": f"{device.type}: {name}",
             "threads": torch.get_num_threads(), "seconds": round(time.time() - started, 2),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
@@ -209,19 +222,37 @@ def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag
     record = read_record(path)
     if record is None:
         return True
-    differences = describe_differences({**record["configuration"], **{key: record.get(key) for key in more},
-                                        "data": record["data"]["checksum"][:12]},
-                                       {**configuration, **more, "data": data.checksum[:12]})
+    differences = describe_differences({**record["configuration"], "data": record["data"]["checksum"][:12]},
+                                       {**configuration, "data": data.checksum[:12]})
     if differences:
         raise UserError(f"{path} was made with other settings ({differences}); to keep both, give {folder_flag} another folder")
+    if any(record.get(key) != value for key, value in more.items()):
+        raise UserError(f"{path} was made from another dense model or encoder than the one that is there now; delete it to have it made "
+                        f"again, or to keep both give {folder_flag} another folder")
     return True
 
 
+def refuse_to_replace(paths: list[Path]) -> None:
+    """Refuses to write over a checkpoint that was made elsewhere: nobody could make it again.
+
+    Raises:
+        UserError: one of the files is there and has no record.
+    """
+    for path in paths:
+        if path.exists() and not record_path(path).exists():
+            raise UserError(f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away")
+
+
 def describe_differences(found: dict, asked: dict) -> str:
-    """`key found, not asked` for every key in which two configurations differ."""
-    def show(value):
-        return value if not isinstance(value, dict) else "other"
-    return ", ".join(f"{key} {show(found.get(key))}, not {show(asked.get(key))}"
+    """`key found, not asked` for every key in which two configurations differ; `dense.epochs` is a key of the nested `dense`."""
+    def flat(configuration: dict, prefix: str = "") -> dict:
+        entries = {}
+        for key, value in configuration.items():
+            entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return entries
+
+    found, asked = flat(found), flat(asked)
+    return ", ".join(f"{key} {found.get(key)}, not {asked.get(key)}"
                      for key in sorted({*found, *asked}) if found.get(key) != asked.get(key))
 
 
@@ -242,7 +273,7 @@ def load_classifier(paths: list[Path], record: dict | None, name: CheckpointName
         network = models.ContrastiveClassifier(
             models.WideResNet(architecture.depth, architecture.widen_factor, architecture.dropout),
             models.ClassificationHead(64 * architecture.widen_factor, num_classes))
-        _load_state(network.encoder, encoder_state(paths[0]), paths[0], architecture, num_classes)
+        load_encoder(network.encoder, paths[0], architecture, num_classes)
         _load_state(network.classification_head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
     _check_sparsity(network, paths[-1], record, name.sparsity)
     return network.eval()
@@ -286,6 +317,15 @@ def encoder_state(path: Path) -> dict:
     state = _entry(path, "model")
     prefixed = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
     return prefixed or state
+
+
+def load_encoder(encoder: models.WideResNet, path: Path, architecture: Architecture, num_classes: int) -> None:
+    """Loads the weights of a dense or finetuned contrastive encoder's checkpoint.
+
+    Raises:
+        UserError: a file that cannot be read or does not fit the architecture.
+    """
+    _load_state(encoder, encoder_state(path), path, architecture, num_classes)
 
 
 def _load_state(module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int) -> None:

@@ -7,6 +7,7 @@ import argparse
 import functools
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Callable, Sequence
@@ -72,8 +73,9 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
 
 
 infinity = float("inf")
-positive_integer = _number(int, 1, infinity, False, False, "a whole number of 1 or more")
-natural_number = _number(int, 0, infinity, False, False, "a whole number of 0 or more")
+largest = 2 ** 31 - 1
+positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
+natural_number = _number(int, 0, largest, False, False, f"a whole number from 0 to {largest}")
 positive_float = _number(float, 0, infinity, True, False, "a number above 0")
 natural_float = _number(float, 0, infinity, False, False, "a number of 0 or more")
 fraction = _number(float, 0, 1, False, True, "a number from 0 up to, not including, 1")
@@ -109,7 +111,17 @@ def pruning_method_list(text: str) -> list[str]:
     for method in methods:
         if method not in ("global", "GMP", "later_GMP"):
             raise argparse.ArgumentTypeError(f"{method!r} is none of global, GMP, later_GMP")
+    if len(set(methods)) != len(methods):
+        raise argparse.ArgumentTypeError(f"{text!r} names a pruning method twice")
     return methods
+
+
+def encoder_name(text: str) -> str:
+    """The first part of an encoder's file names; depth, width and projection head are added to it where they are not 16, 2, mlp."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) or re.search(r"-\d+-\d+(-linear)?$|-linear$", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name: letters, digits, '_', '.', '-'; depth, width and projection "
+                                         "head are appended by the script")
+    return text
 
 
 def model_folder(text: str) -> str:
@@ -146,7 +158,7 @@ def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
     group = parser.add_argument_group("contrastive network")
     group.add_argument(method_flag, dest="learning_method", choices=("SupCon", "SimCLR"), default="SupCon",
                        help="contrastive loss")
-    group.add_argument("--encoder_name", default="WideResNet",
+    group.add_argument("--encoder_name", type=encoder_name, default="WideResNet",
                        help="first part of the file names; depth, width and projection head other than 16, 2, mlp follow it")
     group.add_argument("--projection_head", choices=("mlp", "linear"), default="mlp", help="network between latent and loss")
     group.add_argument("--temperature", type=positive_float, default=0.5, help="temperature of the contrastive loss")
@@ -239,6 +251,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
             print(f"{script}: error: {error.filename or 'input or output'}: {error.strerror or error}; "
                   "free space or permissions there, or name another folder", file=sys.stderr)
             return 2
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's; named so as not to import torch here
+                raise
+            print(f"{script}: error: the device's memory is full; give a smaller --batch_size, or another --cuda_device", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             print(f"{script}: interrupted: finished models are kept, give the same command to go on", file=sys.stderr)
             return 130
@@ -269,6 +286,7 @@ def set_determinism(deterministic: bool) -> None:
 
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
 

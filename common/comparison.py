@@ -5,10 +5,12 @@ from typing import Iterator
 import numpy as np
 
 from common import metrics, results
-from common.cli import logger
-from common.study import Population, Study, find_population
+from common.cli import UserError, logger
+from common.populations import Population, find_population
+from common.study import Study
 
 UMAP_SEED = 0
+UMAP_IMAGES = 10
 PRUNING_WORDS = {"global": "one-shot global pruning", "GMP": "gradual pruning", "later_GMP": "late gradual pruning", "dense": "dense"}
 PARTS = ("q_score", "z_score", "l1_norm")
 
@@ -32,7 +34,7 @@ def detect_pies(study: Study) -> list[dict]:
     dense_labels, dense_ties = metrics.modal_labels(dense_predictions, classes)
     if flags.plot_umap:
         plot_umap(study, dense, dense, dense_labels, None)
-    rows = [{**results.population_row(study, dense, "dense", 0.0, None),
+    rows = [{**results.population_row(study, dense, "dense", 0.0, dense),
              **results.accuracy_columns(dense, dense_predictions, labels), "ties_dense": int(dense_ties.sum()),
              "zero_latents": dense_quality["zero_latents"],
              **{f"{part}_rest": np.nanmean(dense_quality[part]) for part in PARTS}}]
@@ -67,10 +69,10 @@ def compare_depths(study: Study) -> list[dict]:
     """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows."""
     dense = find_population(study, "dense", 0.0)
     dense_predictions, _ = evaluate_population(study, dense)
-    dense_depths, places = population_depths(study, dense)
+    dense_depths, places = population_depths(study, dense, first_ids(study, dense))
     report_never_agreeing(dense, dense_depths, places)
     chosen_depth = study.flags.depth_target
-    rows = [{**results.population_row(study, dense, "dense", 0.0, None),
+    rows = [{**results.population_row(study, dense, "dense", 0.0, dense),
              "depth_models": len(dense_depths["prediction"]), "depth_rest": dense_depths["prediction"].mean(),
              "label_depth_rest": dense_depths["label"].mean(),
              "never_agreeing": int((dense_depths["prediction"] == places).sum())}]
@@ -81,20 +83,22 @@ def compare_depths(study: Study) -> list[dict]:
             continue
         predictions, _ = evaluate_population(study, pruned)
         is_pie = metrics.find_pies(dense_predictions, predictions, len(study.data.class_names))
-        depths, _ = population_depths(study, pruned)
+        ids = first_ids(study, pruned, dense)
+        depths, _ = population_depths(study, pruned, ids)
+        same_dense_depths, _ = population_depths(study, dense, ids)
         report_never_agreeing(pruned, depths, places)
         row |= {"pies": int(is_pie.sum()), "depth_models": len(depths["prediction"]),
                 "never_agreeing": int((depths["prediction"] == places).sum())}
         for target, prefix in (("prediction", "depth"), ("label", "label_depth")):
             for group, chosen in (("pies", is_pie), ("rest", ~is_pie)):
                 row[f"{prefix}_{group}"] = mean_or_none(depths[target].mean(0)[chosen])
-                row[f"dense_{prefix}_{group}"] = mean_or_none(dense_depths[target].mean(0)[chosen])
+                row[f"dense_{prefix}_{group}"] = mean_or_none(same_dense_depths[target].mean(0)[chosen])
         definition = {"prediction": "own final prediction", "label": "true label, as published"}[chosen_depth]
         store_figure(study, "prediction_depth", f"{stem(study, pruned)}_{chosen_depth}",
                      {**made_from(study, pruned, dense), "depth_models": len(depths["label"]), "depth_target": chosen_depth}, {
             "title": f"{title(study, pruned)}\nk-NN against the {definition}, {len(depths['label'])} of the models", "places": places,
-            "is_pie": is_pie, "dense_depth": dense_depths[chosen_depth].mean(0), "pruned_depth": depths[chosen_depth].mean(0),
-            **{f"dense_depth_{target}": values for target, values in dense_depths.items()},
+            "is_pie": is_pie, "dense_depth": same_dense_depths[chosen_depth].mean(0), "pruned_depth": depths[chosen_depth].mean(0),
+            **{f"dense_depth_{target}": values for target, values in same_dense_depths.items()},
             **{f"pruned_depth_{target}": values for target, values in depths.items()}})
     return rows
 
@@ -119,10 +123,22 @@ def umap_ids(study: Study, population: Population) -> list[int]:
     return [member.id for member in population.members][:wanted]
 
 
-def population_depths(study: Study, population: Population) -> tuple[dict[str, np.ndarray], int]:
-    """Both definitions, target -> (models, N), of the first --prediction_depth_models networks, and the number of places."""
+def first_ids(study: Study, *populations: Population) -> list[int]:
+    """The first --prediction_depth_models ids that all the populations have.
+
+    Raises:
+        UserError: there is none (with --allow_missing only).
+    """
+    ids = sorted(set.intersection(*({member.id for member in population.members} for population in populations)))
+    if not ids:
+        raise UserError(f"no id is in all of: {'; '.join(map(str, populations))}; train the missing ones instead of --allow_missing")
+    return ids[:study.flags.prediction_depth_models]
+
+
+def population_depths(study: Study, population: Population, ids: list[int]) -> tuple[dict[str, np.ndarray], int]:
+    """Both definitions, target -> (models, N), of the networks with these ids, and the number of places."""
     labels = study.data.test_labels.cpu().numpy()
-    probes = [results.probe(study, member) for member in population.members[:study.flags.prediction_depth_models]]
+    probes = [results.probe(study, member) for member in population.members if member.id in ids]
     return {"prediction": np.stack([metrics.prediction_depth(probe["knn"], probe["predictions"]) for probe in probes]),
             "label": np.stack([metrics.label_prediction_depth(probe["knn"], labels) for probe in probes])}, len(probes[0]["knn"])
 
@@ -152,8 +168,15 @@ def plot_umap(study: Study, population: Population, dense: Population, modal_lab
 
 
 def umap_coordinates(latent: np.ndarray) -> np.ndarray:
-    """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture."""
+    """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
+
+    Raises:
+        UserError: too few images for UMAP.
+    """
     import warnings
+
+    if len(latent) < UMAP_IMAGES:
+        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -175,6 +198,7 @@ def store_figure(study: Study, kind: str, name: str, made: dict, arrays: dict) -
         from common import plots
 
         arrays = {"figure": kind, **{key: np.asarray(value) for key, value in arrays.items()}}
+        path.unlink(missing_ok=True)  # of other networks
         if serialize:
             results.write_arrays(path, arrays, made)
         plots.save_figure(picture, plots.draw(arrays))

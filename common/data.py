@@ -1,6 +1,9 @@
 """A data set as tensors: uint8 images, labels, class names, mean and std. Nothing else knows about files of images."""
 
+import fcntl
 import hashlib
+import http.client
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -60,9 +63,8 @@ def dataset_name(dataset: str, data_dir: str) -> str:
     if dataset != "folder":
         return dataset
     name = Path(data_dir).resolve().name
-    if name in ("cifar10", "digits", ""):
-        raise UserError(f"--data_dir {data_dir}: a folder called {name!r} would write over the results of --dataset "
-                        f"{name or 'cifar10'}; rename it")
+    if name in ("cifar10", "digits", "") or re.fullmatch(r"seed_\d+", name):
+        raise UserError(f"--data_dir {data_dir}: a folder called {name!r} would write over results of other data or seeds; rename it")
     return name
 
 
@@ -124,7 +126,11 @@ def _load_cifar10(root: Path) -> ImageDataset:
     from torchvision.datasets import CIFAR10
 
     if not _cifar10_is_whole(root):
-        _fetch_cifar10(root)
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / ".cifar10.lock").open("w") as lock:  # of several scripts one fetches, the others wait
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _cifar10_is_whole(root):
+                _fetch_cifar10(root)
     parts = []
     for train in (True, False):
         raw = CIFAR10(str(root), train=train)
@@ -152,14 +158,14 @@ def _fetch_cifar10(root: Path) -> None:
     archive = root / CIFAR10.filename
     aside = root / ".cifar10_unfinished"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside.mkdir()
     try:
         if not check_integrity(str(archive), CIFAR10.tgz_md5):
             found = f"{archive} is damaged" if archive.exists() else f"no CIFAR-10 in {root}"
             logger.info("%s: downloading 170 MB", found)
             try:
                 download_url(CIFAR10.url, str(aside), CIFAR10.filename, CIFAR10.tgz_md5)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(f"--dataset cifar10: {found} and the download failed ({reason}); put "
                                 f"{CIFAR10.filename} from the CIFAR-10 home page into {root}, or use --dataset digits, "
@@ -178,8 +184,9 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise UserError(f"--data_dir {root}: no folder {part}/ in it; it must hold train/CLASS/* and test/CLASS/*")
-    class_names = tuple(sorted(path.name for path in (root / "train").iterdir() if path.is_dir()))
-    strangers = sorted({path.name for path in (root / "test").iterdir() if path.is_dir()} - set(class_names))
+    train_classes, test_classes = ({path.name for path in (root / part).iterdir() if path.is_dir() and not path.name.startswith(".")}
+                                   for part in ("train", "test"))
+    class_names, strangers = tuple(sorted(train_classes)), sorted(test_classes - train_classes)
     if strangers:
         raise UserError(f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(strangers)}")
     if len(class_names) < 2:

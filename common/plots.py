@@ -44,8 +44,14 @@ def draw(arrays: dict) -> Figure:
 def _figure(arrays: dict, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
     letters = int(11 * width)  # of size 10 in a line
-    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in str(arrays["title"]).split("\n")), fontsize=10)
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in _plain(arrays["title"]).split("\n")), fontsize=10)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _plain(text) -> str:
+    """Text that matplotlib shows as it is: no mathematics between dollar signs, no label hidden by a leading underscore."""
+    text = str(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _labels(axes, xlabel: str, ylabel: str, title: str = "") -> None:
@@ -86,7 +92,7 @@ def draw_umap(arrays: dict) -> Figure:
     for label, name in enumerate(class_names):
         own = coordinates[labels == label]
         style = dict(s=size, alpha=0.8, linewidths=0, color=CLASS_COLOURS[label % 10], marker=CLASS_MARKERS[(label + label // 10) % 10])
-        axes[0].scatter(*own.T, label=name, **style)
+        axes[0].scatter(*own.T, label=_plain(name), **style)
     _labels(axes[0], "UMAP 1", "UMAP 2", "classes by modal label")
     axes[0].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="modal label", title_fontsize=8,
                    ncols=1 + (len(class_names) - 1) // 20, markerscale=1.5 if size > 10 else 3)
@@ -161,7 +167,7 @@ def draw_prediction_depth(arrays: dict) -> Figure:
 
 def draw_pies_distribution(arrays: dict) -> Figure:
     """PIEs per true class: `pies_per_class` (C,), `class_names` (C,)."""
-    names = [str(name) for name in arrays["class_names"]]
+    names = [_plain(name) for name in arrays["class_names"]]
     counts = arrays["pies_per_class"]
     figure, (panel,) = _figure(arrays, 1, max(6.5, 0.5 * len(names)), 4.0)
     bars = panel.bar(range(len(names)), counts, color=REST_COLOUR, edgecolor="black", linewidth=0.4)

@@ -14,12 +14,14 @@ from common import metrics
 from common.checkpoints import load_classifier, write_atomically
 from common.cli import UserError, logger
 from common.models import Classifier
-from common.study import Member, Population, Study
+from common.populations import Member, Population
+from common.study import Study
 from common.training import evaluation_batch, latents, prepare
 
 FORMAT = 1  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
+PRUNING_ORDER = {"dense": 0, "global": 1, "GMP": 2, "later_GMP": 3}
 
 
 def write_arrays(path: Path, arrays: dict, made: dict) -> None:
@@ -139,15 +141,24 @@ def read_table(results_folder: Path) -> list[dict[str, str]]:
     path = table_path(results_folder)
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            PRUNING_ORDER[row["pruning_method"]], row["learning_method"], row["status"]
+            for column in NUMBERS & row.keys():
+                float(row[column] or 0)
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise UserError(f"{path} is not a table of this study; move it away, it is written anew from the stored arrays") from None
+    return rows
 
 
 def update_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]:
     """Writes rows into the table, by (learning method, pruning method, sparsity), and returns these rows as they now stand there.
 
-    Columns that a row does not name keep their old values as long as the row comes from the same models (`models` and
-    `population`); otherwise the old row is forgotten.
+    Columns that a row does not name keep their old values as long as the row comes from the same networks and data (`population`);
+    otherwise the old row is forgotten. Rows of the learning method that were compared with other dense networks (`dense_population`)
+    leave the table, so that it never mixes two. A combination that is absent in these folders does not replace its numbers.
     """
     results_folder.mkdir(parents=True, exist_ok=True)
     with (results_folder / ".results.lock").open("w") as lock:  # scripts of both methods may run at once
@@ -159,14 +170,19 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
     def key(row: dict) -> tuple:
         return (row["learning_method"], row["pruning_method"], float(row["sparsity"]))
 
-    table = {key(row): row for row in read_table(results_folder)}
+    rows = [{name: _show(value) for name, value in row.items()} for row in rows]
+    dense = {row["learning_method"]: row["dense_population"] for row in rows}
+    stored = read_table(results_folder)
+    table = {key(row): row for row in stored if row.get("dense_population") == dense.get(row["learning_method"], row.get("dense_population"))}
+    if len(table) < len(stored):
+        logger.info("%d rows of other dense networks left the table", len(stored) - len(table))
+    merged = []
     for row in rows:
-        row = {name: _show(value) for name, value in row.items()}
         old = table.get(key(row), {})
-        same = all(old.get(name) == row.get(name) for name in ("status", "population"))
-        table[key(row)] = {**(old if same else {}), **row}
-    order = {"dense": 0, "global": 1, "GMP": 2, "later_GMP": 3}
-    ordered = sorted(table.values(), key=lambda row: (row["learning_method"], order[row["pruning_method"]], float(row["sparsity"])))
+        merged.append({**(old if old.get("population") == row["population"] else {}), **row})
+        if row["status"] == "present" or old.get("status") != "present":
+            table[key(row)] = merged[-1]
+    ordered = sorted(table.values(), key=lambda row: (row["learning_method"], PRUNING_ORDER[row["pruning_method"]], float(row["sparsity"])))
     columns = list(dict.fromkeys([*KEY_COLUMNS, *(name for row in ordered for name in row)]))
 
     def write(temporary: Path) -> None:
@@ -175,7 +191,7 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
             writer.writeheader()
             writer.writerows(ordered)
     write_atomically(table_path(results_folder), write)
-    return [table[key(row)] for row in rows]
+    return merged
 
 
 def _show(value) -> str:
@@ -186,16 +202,20 @@ def _show(value) -> str:
     return str(value)
 
 
-def population_row(study: Study, population: Population | None, pruning_method: str, sparsity: float, compared_with: Population | None) -> dict:
-    """The columns that say which models a row is about; a population that is None is absent."""
-    row = {"learning_method": study.learning_method, "pruning_method": pruning_method, "sparsity": sparsity}
+def population_row(study: Study, population: Population | None, pruning_method: str, sparsity: float, dense: Population) -> dict:
+    """The columns that say which networks a row is about and which dense ones they are compared with; None is absent."""
+    def identity(*populations: Population) -> str:
+        parts = [FORMAT, study.data.checksum, *(one.checksums for one in populations)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    row = {"learning_method": study.learning_method, "pruning_method": pruning_method, "sparsity": sparsity,
+           "dense_population": identity(dense), **{f"dense_{fact}": value for fact, value in dense.facts().items()}}
     if population is None:
         return {**row, "status": "absent", "population": ""}
-    origin = "made elsewhere" if population.made_elsewhere or (compared_with and compared_with.made_elsewhere) else "made here"
-    identity = json.dumps([population.checksums, compared_with.checksums if compared_with else None])
+    origin = "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here"
     return {**row, "status": "present", "models": len(population.members),
-            "dense_models": len((compared_with or population).members), "origin": origin, "architecture": study.architecture_name,
-            **population.facts(), "population": hashlib.sha256(identity.encode()).hexdigest()[:12]}
+            "dense_models": len(dense.members), "origin": origin, "architecture": study.architecture_name,
+            **population.facts(), "population": identity(population, dense)}
 
 
 def accuracy_columns(population: Population, predictions: np.ndarray, labels: np.ndarray) -> dict:
@@ -215,6 +235,7 @@ SHORT_TABLE = (("learning_method", "method", "{}"), ("pruning_method", "pruning"
                ("pies", "PIEs", "{:.0f}"), ("ties_pruned", "ties", "{:.0f}"), ("q_score_pies", "Q-Score PIEs", "{:.3f}"),
                ("q_score_rest", "rest", "{:.3f}"), ("depth_pies", "depth PIEs", "{:.2f}"), ("depth_rest", "rest", "{:.2f}"),
                ("origin", "origin", "{}"))
+NUMBERS = {"sparsity"} | {column for column, _, form in SHORT_TABLE if form != "{}"}
 
 
 def format_table(rows: list[dict]) -> str:

@@ -10,7 +10,8 @@ from common import checkpoints, results
 from common.cli import UserError, logger
 from common.models import Classifier
 from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
-from common.study import Member, Study, find_population
+from common.populations import Member, find_population
+from common.study import Study
 from common.training import FINETUNING_LEARNING_RATE, finetune, prepare
 
 
@@ -71,38 +72,41 @@ def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable
     """
     flags = study.flags
     dense = find_population(study, "dense", 0.0)
-    for sparsity in flags.pruning_percentages:
-        accuracies = []
+    flag = "--save_path" if study.supervised else "--encoder_save_path"
+    unfinished = []
+    for sparsity in flags.pruning_percentages:  # refuses what is in the way before the first step
+        configuration = {
+            "learning_method": study.learning_method, **study.architecture_configuration(), "pruning_method": "global",
+            "criterion": "magnitude", "sparsity": sparsity, "epochs": flags.epochs, "batch_size": flags.batch_size,
+            "learning_rate": FINETUNING_LEARNING_RATE, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "dense": dense.configuration}
+        if not study.supervised:
+            configuration["temperature"] = flags.temperature
         for member in dense.members:
             names = [study.name(part, "global", sparsity, flags.epochs, flags.batch_size, member.id) for part in parts]
             paths = [(study.folder if index == 0 else study.head_folder) / str(name) for index, name in enumerate(names)]
-            configuration = {
-                "learning_method": study.learning_method, **study.architecture_configuration(), "pruning_method": "global",
-                "criterion": "magnitude", "sparsity": sparsity, "epochs": flags.epochs, "batch_size": flags.batch_size,
-                "learning_rate": FINETUNING_LEARNING_RATE, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0,
-                "dense": dense.configuration}
-            if not study.supervised:
-                configuration["temperature"] = flags.temperature
             origin = {"dense_sha256": list(member.checksums)}
-            flag = "--save_path" if study.supervised else "--encoder_save_path"
             if all([checkpoints.is_finished(path, configuration, study.data, flag, **origin) for path in paths]):
                 logger.info("finished before: %s", paths[-1])
-                continue
-            started = time.time()
-            network, history = _prune_and_finetune(study, member, sparsity)
-            accuracies.append((history[0]["test_accuracy"], history[-1]["test_accuracy"]))
-            if flags.debug:
-                continue
-            run = checkpoints.environment(study.device, started)
-            more = {**origin, "accuracy_as_pruned": history[0]["test_accuracy"], "accuracy_finetuned": history[-1]["test_accuracy"]}
-            for path, name, payload in zip(paths, names, payloads(network)):
-                record = checkpoints.make_record(name, configuration, study.model_seed(member.id), study.data, network, history, run, **more)
-                checkpoints.save_checkpoint(path, payload, record)
-                more["encoder_sha256"] = checkpoints.file_sha256(path)
-        if accuracies:
-            before, after = np.mean(accuracies, 0)
-            logger.info("%s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% after %d epochs",
-                        study.learning_method, sparsity, len(accuracies), 100 * before, 100 * after, flags.epochs)
+            else:
+                checkpoints.refuse_to_replace(paths)
+                unfinished.append((sparsity, member, names, paths, configuration, origin))
+    accuracies: dict[float, list[tuple[float, float]]] = {}
+    for sparsity, member, names, paths, configuration, origin in unfinished:
+        started = time.time()
+        network, history = _prune_and_finetune(study, member, sparsity)
+        accuracies.setdefault(sparsity, []).append((history[0]["test_accuracy"], history[-1]["test_accuracy"]))
+        if flags.debug:
+            continue
+        run = checkpoints.environment(study.device, started)
+        more = {**origin, "accuracy_as_pruned": history[0]["test_accuracy"], "accuracy_finetuned": history[-1]["test_accuracy"]}
+        for path, name, payload in zip(paths, names, payloads(network)):
+            record = checkpoints.make_record(name, configuration, study.model_seed(member.id), study.data, network, history, run, **more)
+            checkpoints.save_checkpoint(path, payload, record)
+            more["encoder_sha256"] = checkpoints.file_sha256(path)
+    for sparsity, pairs in accuracies.items():
+        before, after = np.mean(pairs, 0)
+        logger.info("%s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% after %d epochs",
+                    study.learning_method, sparsity, len(pairs), 100 * before, 100 * after, flags.epochs)
 
 
 def _prune_and_finetune(study: Study, member: Member, sparsity: float) -> tuple[Classifier, list[dict]]:

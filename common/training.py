@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import augment
+from common.cli import UserError
 from common.data import ImageDataset
 from common.losses import chance_contrastive_loss, contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
@@ -138,7 +139,7 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
             totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
         _advance(bar, loss)
     loss_sum, correct = totals.tolist()
-    return {"loss": loss_sum / len(data.train_images), "train_accuracy": correct / len(data.train_images)}
+    return {"loss": _finite(loss_sum / len(data.train_images), key), "train_accuracy": correct / len(data.train_images)}
 
 
 def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, method: str, batch_size: int, temperature: float,
@@ -179,7 +180,15 @@ def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, method: str
         optimizer.step()
         total += loss.detach() * len(batch)
         _advance(bar, loss)
-    return {"loss": total.item() / len(images)}
+    return {"loss": _finite(total.item() / len(images), key)}
+
+
+def _finite(loss: float, key: tuple) -> float:
+    """The loss of an epoch, refused where it is not finite: such a network is not saved."""
+    if not math.isfinite(loss):
+        raise UserError(f"the loss is {loss} after epoch {key[-1] + 1} of model {key[0]} ({key[1]}): it diverged and was not saved; "
+                        "give a smaller --learning_rate, or look at the dense network")
+    return loss
 
 
 def head_optimizer(head: ClassificationHead, epochs: int) -> tuple[torch.optim.Optimizer, list]:
@@ -220,13 +229,9 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
             with torch.no_grad():
                 totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
         loss_sum, correct = totals.tolist()
-        with torch.no_grad():
-            logits = head(test_latents)
-            history.append({
-                "epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"],
-                "loss": loss_sum / len(data.train_images), "train_accuracy": correct / len(data.train_images),
-                "test_loss": F.cross_entropy(logits, data.test_labels).item(),
-                "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item()})
+        history.append({"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"],
+                        "loss": _finite(loss_sum / len(data.train_images), (*key, epoch)),
+                        "train_accuracy": correct / len(data.train_images), **_test_scores(head(test_latents), data)})
         for scheduler in schedulers:
             scheduler.step()
         _advance(bar, loss)
@@ -256,7 +261,11 @@ def evaluation_batch(images: Tensor, data: ImageDataset) -> Tensor:
 def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, float]:
     """test_loss and test_accuracy over the whole test set, in eval mode."""
     network.eval()
-    logits = torch.cat([network(evaluation_batch(batch, data)) for batch in data.test_images.split(EVALUATION_BATCH)])
+    return _test_scores(torch.cat([network(evaluation_batch(batch, data)) for batch in data.test_images.split(EVALUATION_BATCH)]), data)
+
+
+@torch.no_grad()
+def _test_scores(logits: Tensor, data: ImageDataset) -> dict[str, float]:
     return {"test_loss": F.cross_entropy(logits, data.test_labels).item(),
             "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item()}
 

@@ -40,7 +40,11 @@ def main(argv=None) -> None:
         for path in stored:
             method, kind = path.parts[-3:-1]
             target = flags.output_dir / f"{flags.results.name}_{method}_{kind}_{path.stem}.{flags.format}"
-            plots.save_figure(target, plots.draw(results.read_arrays(path)))
+            try:
+                figure = plots.draw(results.read_arrays(path) or {})
+            except (ValueError, KeyError) as error:
+                raise cli.UserError(f"{path} does not hold the arrays of a figure ({error}); delete it and run its script again") from None
+            plots.save_figure(target, figure)
             print(f"figure: {target}")
     else:
         for path in sorted(flags.results.glob("*/*/*.png")):

@@ -45,7 +45,9 @@ def test_a_wrong_flag_is_one_line_and_status_2(script, words, capsys):
     ("sup_pruning_finetune", ["--pruning_percentages", "0.0,0.5"]), ("sup_pruning_finetune", ["--pruning_percentages", "50"]),
     ("sup_prediction_depth", ["--pruning_methods", "local"]), ("sup_prediction_depth", ["--depth_target", "labels"]),
     ("clr_training", ["--encoder_save_path", "models/{}_{}.pt"]), ("clr_training", ["--head_save_path", "a}b"]),
-    ("sup_training", ["--save_path", "models/{}.pt"]), ("sup_training", ["--save_path", __file__])])
+    ("clr_training", ["--encoder_name", "a/b"]), ("clr_training", ["--encoder_name", ""]), ("clr_training", ["--encoder_name", "WideResNet-10-4"]),
+    ("clr_training", ["--encoder_name", "Net-linear"]), ("sup_training", ["--batch_size", "9" * 30]),
+    ("sup_prediction_depth", ["--pruning_methods", "global,global"]), ("sup_training", ["--save_path", "models/{}.pt"]), ("sup_training", ["--save_path", __file__])])
 def test_a_value_out_of_range_is_one_line_and_status_2(script, words, capsys):
     with pytest.raises(SystemExit) as stop:
         parser_of(script).parse_args(words)
@@ -111,6 +113,17 @@ def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch, capsys):
     assert importlib.import_module("sup_training").main(["--dataset", "digits"]) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "logs" in shown
+
+
+def test_full_memory_is_one_line_and_other_bugs_are_not_hidden(capsys):
+    def fill(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert cli.command(fill)([]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "--batch_size" in shown
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.command(lambda _: (_ for _ in ()).throw(RuntimeError("a bug")))([])
 
 
 def test_without_cuda_the_cpu_is_used_and_said_once(monkeypatch, tmp_path, capsys):

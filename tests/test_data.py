@@ -132,7 +132,15 @@ def test_images_smaller_than_the_network_needs_are_refused(tmp_path):
         load_dataset("folder", str(write_folder(tmp_path / "pets", size=(7, 30))))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
+    root = write_folder(tmp_path / "pets")
+    for part in ("train", "test"):
+        (root / part / ".ipynb_checkpoints").mkdir()
+        (root / part / "cat/.DS_Store").write_text("")
+    assert load_dataset("folder", str(root)).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "seed_1"])
 def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
     with pytest.raises(UserError, match="rename it"):
         dataset_name("folder", str(tmp_path / name))
@@ -180,6 +188,10 @@ def check_cifar(data):
     assert data.horizontal_flip and data.vertical_flip
 
 
+def listed(root):
+    return sorted(path.name for path in root.iterdir() if path.name != ".cifar10.lock")
+
+
 def test_cifar10_is_read_from_an_archive_and_then_from_its_copy(cifar, tmp_path):
     root = tmp_path / "data"
     root.mkdir()
@@ -187,7 +199,10 @@ def test_cifar10_is_read_from_an_archive_and_then_from_its_copy(cifar, tmp_path)
     check_cifar(load_dataset("cifar10", str(root)))
     (root / CIFAR10.filename).unlink()
     check_cifar(load_dataset("cifar10", str(root)))
-    assert [path.name for path in root.iterdir()] == [CIFAR10.base_folder]
+    assert listed(root) == [CIFAR10.base_folder]
+    root.chmod(0o500)  # a copy that may only be read
+    check_cifar(load_dataset("cifar10", str(root)))
+    root.chmod(0o700)
 
 
 def test_a_damaged_copy_is_replaced_from_the_archive(cifar, tmp_path):
@@ -210,7 +225,7 @@ def test_without_network_one_line_says_which_file_goes_where(cifar, tmp_path, da
     message = str(error.value)
     assert "\n" not in message and f"{CIFAR10.filename}" in message and str(root) in message and "--dataset digits" in message
     assert ("is damaged" in message) == damaged
-    assert [path.name for path in root.iterdir()] == ([CIFAR10.filename] if damaged else [])
+    assert listed(root) == ([CIFAR10.filename] if damaged else [])
 
 
 def test_a_download_is_checked_and_leaves_no_half_set_behind(cifar, tmp_path, monkeypatch):
@@ -224,7 +239,7 @@ def test_a_download_is_checked_and_leaves_no_half_set_behind(cifar, tmp_path, mo
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", torn_download)
     with pytest.raises(UserError, match="the download failed"):
         load_dataset("cifar10", str(root))
-    assert list(root.iterdir()) == []
+    assert listed(root) == []
 
     def whole_download(url, filename, *_):
         with open(filename, "wb") as file:

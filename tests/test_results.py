@@ -1,6 +1,7 @@
 """Stored arrays, the table, evaluations and figures."""
 
 import csv
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import checkpoints, comparison, metrics, models, plots, results, study
+from common import checkpoints, comparison, metrics, models, plots, populations, results, study
 from common.checkpoints import CheckpointName
+from common.cli import UserError
 
 
 def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
@@ -26,26 +28,54 @@ def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["arrays.npz"]
 
 
-def row(learning, pruning, sparsity, population="p", **columns):
-    return {"learning_method": learning, "pruning_method": pruning, "sparsity": sparsity, "status": "present", "population": population, **columns}
+def row(learning, pruning, sparsity, population="p", dense_population="d", **columns):
+    return {"learning_method": learning, "pruning_method": pruning, "sparsity": sparsity, "status": "present", "population": population,
+            "dense_population": dense_population, **columns}
+
+
+def keys(folder):
+    return [(r["learning_method"], r["pruning_method"], r["sparsity"]) for r in results.read_table(folder)]
 
 
 def test_the_table_is_rewritten_by_key_and_keeps_the_columns_of_the_same_models(tmp_path):
-    results.update_table(tmp_path, [row("supervised", "global", 0.9, pies=5), row("supervised", "dense", 0.0), row("SupCon", "dense", 0.0)])
+    results.update_table(tmp_path, [row("SupCon", "dense", 0.0)])
+    results.update_table(tmp_path, [row("supervised", "global", 0.9, pies=5), row("supervised", "dense", 0.0)])
     results.update_table(tmp_path, [row("supervised", "global", 0.9, depth_pies=3.25), row("supervised", "global", 0.5, pies=1)])
-    rows = results.read_table(tmp_path)
-    assert [(r["learning_method"], r["pruning_method"], r["sparsity"]) for r in rows] == [
-        ("SupCon", "dense", "0.0"), ("supervised", "dense", "0.0"), ("supervised", "global", "0.5"), ("supervised", "global", "0.9")]
-    assert rows[3]["pies"] == "5" and rows[3]["depth_pies"] == "3.25"
+    assert keys(tmp_path) == [("SupCon", "dense", "0.0"), ("supervised", "dense", "0.0"), ("supervised", "global", "0.5"),
+                              ("supervised", "global", "0.9")]
+    stored = results.read_table(tmp_path)[3]
+    assert stored["pies"] == "5" and stored["depth_pies"] == "3.25"
     [merged] = results.update_table(tmp_path, [row("supervised", "global", 0.9, population="other models", depth_pies=4.0)])
     assert merged["depth_pies"] == "4.0" and not merged.get("pies"), "columns of other models are forgotten"
+
+
+def test_rows_of_other_dense_networks_leave_the_table(tmp_path):
+    results.update_table(tmp_path, [row("supervised", "dense", 0.0), row("supervised", "global", 0.5)])
+    results.update_table(tmp_path, [row("SupCon", "dense", 0.0, dense_population="of SupCon")])
+    results.update_table(tmp_path, [row("supervised", "dense", 0.0, dense_population="others"), row("supervised", "global", 0.7, dense_population="others")])
+    assert keys(tmp_path) == [("SupCon", "dense", "0.0"), ("supervised", "dense", "0.0"), ("supervised", "global", "0.7")]
+
+
+def test_what_is_absent_here_does_not_replace_its_numbers(tmp_path):
+    results.update_table(tmp_path, [row("supervised", "global", 0.5, pies=5)])
+    [shown] = results.update_table(tmp_path, [{**row("supervised", "global", 0.5, population=""), "status": "absent"}])
+    assert shown["status"] == "absent" and results.read_table(tmp_path)[0]["pies"] == "5"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a,b\n1,2\n", b"learning_method,pruning_method,status,sparsity\nSupCon,other,present,0.5\n",
+                                     b"learning_method,pruning_method,status,sparsity\nSupCon,global,present,half\n"])
+def test_a_table_that_is_not_ours_is_refused(tmp_path, content):
+    (tmp_path / "results.csv").write_bytes(content)
+    with pytest.raises(UserError, match="not a table of this study"):
+        results.update_table(tmp_path, [row("supervised", "global", 0.5)])
+    assert (tmp_path / "results.csv").read_bytes() == content
 
 
 def test_rows_written_at_the_same_time_by_several_processes_are_all_kept(tmp_path):
     start = ("import sys; from pathlib import Path; from common import results\n"
              "for i in range(20):\n"
              "    results.update_table(Path(sys.argv[1]), [dict(learning_method=sys.argv[2], pruning_method='global', sparsity=i / 100,"
-             " status='present', population='p')])")
+             " status='present', population='p', dense_population='d')])")
     writers = [subprocess.Popen([sys.executable, "-c", start, str(tmp_path), method]) for method in ("SupCon", "supervised", "SimCLR")]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert len(results.read_table(tmp_path)) == 60
@@ -83,7 +113,7 @@ def view(tmp_path, monkeypatch):
 
 
 def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, monkeypatch):
-    member = study.find_population(view, "dense", 0.0).members[0]
+    member = populations.find_population(view, "dense", 0.0).members[0]
     first = results.evaluate(view, member)
     loads = []
     monkeypatch.setattr(results, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
@@ -97,7 +127,7 @@ def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, mon
     state["base.fc.bias"][0] = 50.0
     torch.save(state, member.paths[0])
     member.paths[0].with_suffix(".json").unlink()
-    member = next(m for m in study._members(view, "dense", 0.0) if m.id == 0)
+    member = next(m for m in populations._members(view, (view.folder, view.head_folder), "dense", 0.0) if m.id == 0)
     assert (results.evaluate(view, member)["predictions"] == 0).all() and len(loads) == 2
 
 
@@ -105,7 +135,7 @@ original = results.load_member
 
 
 def test_predictions_and_q_scores_are_those_of_the_network(view):
-    member = study.find_population(view, "dense", 0.0).members[0]
+    member = populations.find_population(view, "dense", 0.0).members[0]
     stored = results.evaluate(view, member)
     network = results.load_member(view, member)
     with torch.no_grad():
@@ -116,7 +146,7 @@ def test_predictions_and_q_scores_are_those_of_the_network(view):
 
 
 def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
-    population = study.find_population(view, "dense", 0.0)
+    population = populations.find_population(view, "dense", 0.0)
     _, quality = comparison.evaluate_population(view, population)
     alone = results.evaluate(view, population.members[0])
     assert quality["zero_latents"] == 500
@@ -124,7 +154,7 @@ def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
 
 
 def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
-    population = study.find_population(view, "dense", 0.0)
+    population = populations.find_population(view, "dense", 0.0)
     view.flags.batch_size = 200
     first = results.probe(view, population.members[0])
     assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_places(10, 1)
@@ -194,3 +224,46 @@ def test_no_text_of_a_figure_lies_on_another(kind):
         assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
         for other in boxes[index + 1:]:
             assert not box.overlaps(other), (box, other)
+
+
+def test_class_names_are_shown_as_they_are():
+    arrays = {**figure_arrays("umap"), "class_names": np.array(["_back", "$x^$", "a_$b"]), "title": "of $x^$"}
+    figure = plots.draw(arrays)
+    FigureCanvasAgg(figure).draw()
+    shown = [text.get_text().strip().replace("\\$", "$") for text in figure.axes[0].get_legend().get_texts()]
+    assert shown == ["_back", "$x^$", "a_$b"]
+    FigureCanvasAgg(plots.draw({**arrays, "figure": "pies_distribution"})).draw()
+
+
+def test_a_umap_of_too_few_images_is_refused():
+    with pytest.raises(UserError, match="--plot_umap needs at least 10"):
+        comparison.umap_coordinates(np.random.default_rng(0).random((9, 4)))
+    assert comparison.umap_coordinates(np.random.default_rng(0).random((10, 4)).astype(np.float32)).shape == (10, 2)
+
+
+def test_arrays_of_other_networks_do_not_stay_beside_a_plot(view):
+    folder = view.method_folder / "q_score"
+    comparison.store_figure(view, "q_score", "one", {"made": "a"}, figure_arrays("q_score"))
+    picture = (folder / "one.png").read_bytes()
+    view.flags.not_serialize_plots = True
+    comparison.store_figure(view, "q_score", "one", {"made": "b"}, {**figure_arrays("q_score"), "title": "other"})
+    assert not (folder / "one.npz").exists() and (folder / "one.png").read_bytes() != picture
+    view.flags.not_serialize_plots = False
+    comparison.store_figure(view, "q_score", "one", {"made": "a"}, figure_arrays("q_score"))
+    assert (folder / "one.png").read_bytes() == picture
+
+
+def test_the_identity_of_a_row_changes_with_the_data(view):
+    population = populations.find_population(view, "dense", 0.0)
+    other = dataclasses.replace(view, data=dataclasses.replace(view.data, checksum="0" * 64))
+    one, two = (results.population_row(study, population, "dense", 0.0, population) for study in (view, other))
+    assert one["population"] != two["population"] and one["dense_population"] != two["dense_population"]
+
+
+def test_depths_are_compared_on_ids_that_both_populations_have(view):
+    dense = populations.find_population(view, "dense", 0.0)
+    one, other = (populations.Population("supervised", "dense", 0.0, (member,)) for member in dense.members)
+    view.flags.prediction_depth_models = 5
+    assert comparison.first_ids(view, dense, other) == [1]
+    with pytest.raises(UserError, match="no id is in all of"):
+        comparison.first_ids(view, one, other)

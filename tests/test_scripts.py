@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,7 @@ def test_missing_models_are_an_error_with_the_command_that_trains_them(chain):
 
 def main(script, *flags):
     """A script inside the test process."""
+    sys.path.insert(0, str(ROOT / "figures"))
     return importlib.import_module(script).main([str(flag) for flag in flags])
 
 
@@ -252,6 +254,92 @@ def test_other_settings_never_take_or_replace_a_finished_model(digits_on_disk, c
     assert "learning_rate 1.0, not 0.1" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")} == before
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--learning_rate", 0.1, "--save_path", "slow") == 0
+
+
+def remedy(message):
+    """The command that an error prints."""
+    words = shlex.split(message.split("train them: python ")[1].split(", or")[0])
+    return words[0].removesuffix(".py"), words[1:]
+
+
+@pytest.mark.parametrize("method, flags", [
+    ("sup", ["--epochs", 1, "--learning_rate", 0.1, "--batch_size", 16, "--no-shuffle"]),
+    ("clr", ["--epochs", 1, "--learning_rate", 0.01, "--batch_size", 16, "--cosine_annealing", "--head_epochs", 1, "--batch_size_head", 8])])
+def test_the_command_for_missing_models_gives_models_of_the_same_population(digits_on_disk, capsys, method, flags):
+    finetune = [f"{method}_pruning_finetune", *SMALL, "--models_number", 2, "--epochs", 1, "--pruning_percentages", 0.5]
+    assert main(f"{method}_training", *SMALL, "--index_end", 0, *flags) == 0
+    assert main(*finetune) == 2
+    script, words = remedy(capsys.readouterr().err)
+    assert main(script, *words) == 0
+    assert main(*finetune) == 0
+    assert main(f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 3, "--allow_missing", "--pruning_percentages", 0.5) == 0
+    assert main(f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 3, "--pruning_percentages", 0.5) == 2
+    script, words = remedy(capsys.readouterr().err)
+    assert main(script, *words) == 0
+
+
+@pytest.mark.parametrize("method, folder_flag", [("sup", "--save_path"), ("clr", "--encoder_save_path")])
+def test_two_dense_populations_are_finetuned_and_compared_side_by_side(digits_on_disk, capsys, method, folder_flag):
+    extra = ["--head_epochs", 1] if method == "clr" else []
+    for epochs in (1, 2):
+        chosen = [] if method == "sup" or epochs == 1 else ["--batch_size", 512]  # their heads would share a name otherwise
+        assert main(f"{method}_training", *SMALL, "--index_end", 0, "--epochs", epochs, *extra, *chosen) == 0
+    finetune = [f"{method}_pruning_finetune", *SMALL, "--models_number", 1, "--epochs", 1, "--pruning_percentages", 0.5]
+    assert main(*finetune, "--dense_epochs", 1) == 0
+    assert main(*finetune, "--dense_epochs", 2) == 2
+    message = capsys.readouterr().err
+    assert "dense.epochs 1, not 2" in message and f"{folder_flag} another folder" in message
+    assert main(*finetune, "--dense_epochs", 2, folder_flag, "of two") == 0
+    compare = [f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 1, "--pruning_percentages", 0.5]
+    assert main(*compare, "--dense_epochs", 1) == 0
+    assert main(*compare, "--dense_epochs", 2, folder_flag, "of two") == 0
+    rows = list(csv.DictReader((digits_on_disk / "pies/few digits/results.csv").open()))
+    assert [row["dense_epochs"] for row in rows] == ["2", "2"], "the table never mixes two populations"
+
+
+@pytest.mark.parametrize("flags", [["sup_training", "--save_path", "few digits/train/digit 0/00.png/x"],
+                                   ["clr_training", "--head_save_path", "few digits/train/digit 0/00.png/x"]])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(digits_on_disk, capsys, flags):
+    assert main(flags[0], *SMALL, "--index_end", 0, "--epochs", 1, *flags[1:]) == 2
+    done = capsys.readouterr()
+    assert done.err.count("\n") == 1 and "00.png/x" in done.err and "id 0" not in done.out
+
+
+def test_what_is_in_the_way_of_a_later_id_is_refused_before_the_first(digits_on_disk, capsys):
+    assert main("sup_training", *SMALL, "--index_start", 1, "--index_end", 1, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert main("sup_training", *SMALL, "--index_end", 1, "--epochs", 1, "--learning_rate", 0.1) == 2
+    assert "supervised id 0" not in capsys.readouterr().out
+
+
+def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
+    flags = [*SMALL, "--index_end", 0, "--epochs", 1, "--head_epochs", 1]
+    assert main("clr_training", *flags) == 0
+    [head] = digits_on_disk.rglob("*_head_*.pt")
+    (digits_on_disk / "other").mkdir()
+    foreign = digits_on_disk / "other" / head.name
+    foreign.write_bytes(head.read_bytes() + b" ")
+    assert main("clr_training", *flags, "--encoder_save_path", "other") == 2
+    assert "was made elsewhere" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
+
+
+@pytest.mark.parametrize("script, flags", [("sup_training", ["--learning_rate", 1e30]), ("clr_training", ["--learning_rate", 1e30, "--head_epochs", 1])])
+def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, flags):
+    assert main(script, *SMALL, "--index_end", 0, "--epochs", 3, "--batch_size", 16, *flags) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "diverged" in shown and "--learning_rate" in shown
+    assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
+
+
+def test_figures_are_not_drawn_from_foreign_arrays(digits_on_disk, capsys):
+    folder = digits_on_disk / "pies/few digits"
+    (folder / "SupCon/umap").mkdir(parents=True)
+    (folder / "results.csv").write_text("learning_method,pruning_method,sparsity,status\nSupCon,dense,0.0,present\n")
+    for content in (b"torn", None):
+        path = folder / "SupCon/umap/one.npz"
+        path.write_bytes(content) if content else np.savez(path, x=np.arange(3))
+        assert main("make_figures", "--results", folder, "--output_dir", "drawn") == 2
+        assert "one.npz does not hold the arrays of a figure" in capsys.readouterr().err
 
 
 def test_only_the_head_is_trained_where_the_encoder_is_finished(digits_on_disk, capsys):

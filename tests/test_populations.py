@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from common import checkpoints, models, study
+from common import checkpoints, models, populations, study
 from common.checkpoints import CheckpointName
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
@@ -52,7 +52,7 @@ def supervised(view, ids, pruning="dense", sparsity=0.0, epochs=3, dense=None, e
 def test_a_population_is_found_in_the_order_of_its_ids(work):
     view = pies(models_number=12)
     supervised(view, [10, 2, 0, 1, *range(3, 10), 11])
-    found = study.find_population(view, "dense", 0.0)
+    found = populations.find_population(view, "dense", 0.0)
     assert [member.id for member in found.members] == list(range(12))
     assert found.facts() == {"epochs": 3, "batch_size": 32} and not found.made_elsewhere
 
@@ -60,7 +60,7 @@ def test_a_population_is_found_in_the_order_of_its_ids(work):
 def test_models_beyond_the_asked_number_are_left_out(work):
     view = pies()
     supervised(view, range(5))
-    assert len(study.find_population(view, "dense", 0.0).members) == 2
+    assert len(populations.find_population(view, "dense", 0.0).members) == 2
 
 
 def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
@@ -68,10 +68,10 @@ def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
     supervised(view, range(2), epochs=3)
     supervised(view, range(2), epochs=5)
     with pytest.raises(UserError, match=r"several populations fit: .*epochs 3.*epochs 5.*; choose with --dense_epochs$"):
-        study.find_population(view, "dense", 0.0)
-    assert study.find_population(pies("--dense_epochs", "5"), "dense", 0.0).facts()["epochs"] == 5
+        populations.find_population(view, "dense", 0.0)
+    assert populations.find_population(pies("--dense_epochs", "5"), "dense", 0.0).facts()["epochs"] == 5
     with pytest.raises(UserError, match=r"--dense_epochs 7 .*there are: .*epochs 3"):
-        study.find_population(pies("--dense_epochs", "7"), "dense", 0.0)
+        populations.find_population(pies("--dense_epochs", "7"), "dense", 0.0)
 
 
 def test_supervised_batch_sizes_are_told_apart_though_the_name_does_not_show_them(work):
@@ -79,8 +79,8 @@ def test_supervised_batch_sizes_are_told_apart_though_the_name_does_not_show_the
     supervised(view, [0], batch_size=32)
     supervised(view, [1], batch_size=64)
     with pytest.raises(UserError, match="choose with --dense_batch_size"):
-        study.find_population(view, "dense", 0.0)
-    found = study.find_population(pies("--dense_batch_size", "64", "--allow_missing"), "dense", 0.0)
+        populations.find_population(view, "dense", 0.0)
+    found = populations.find_population(pies("--dense_batch_size", "64", "--allow_missing"), "dense", 0.0)
     assert [member.id for member in found.members] == [1]
 
 
@@ -89,7 +89,7 @@ def test_what_no_flag_chooses_is_named(work):
     supervised(view, [0], learning_rate=0.1)
     supervised(view, [1], learning_rate=0.2)
     with pytest.raises(UserError, match="differ in learning_rate: move one into a folder of its own"):
-        study.find_population(view, "dense", 0.0)
+        populations.find_population(view, "dense", 0.0)
 
 
 def test_missing_ids_are_an_error_unless_allowed(work):
@@ -97,62 +97,94 @@ def test_missing_ids_are_an_error_unless_allowed(work):
     supervised(view, [0, 3])
     with pytest.raises(UserError, match=r"ids 1-2, 4-5 are missing; train them: python sup_training.py --index_start 1 --index_end 5 "
                                         r"--epochs 3 --batch_size 32 --dataset digits --model_depth 10 --widen_factor 1, or give"):
-        study.find_population(view, "dense", 0.0)
-    assert len(study.find_population(pies("--allow_missing", models_number=6), "dense", 0.0).members) == 2
+        populations.find_population(view, "dense", 0.0)
+    assert len(populations.find_population(pies("--allow_missing", models_number=6), "dense", 0.0).members) == 2
 
 
 def test_a_kind_of_which_no_model_exists_is_absent(work):
     view = pies()
     dense = supervised(view, range(2))
-    population = study.find_population(view, "dense", 0.0)
-    assert study.find_population(view, "global", 0.5, population) is None
+    population = populations.find_population(view, "dense", 0.0)
+    assert populations.find_population(view, "global", 0.5, population) is None
     supervised(view, range(2), "global", 0.5, epochs=2, dense=dense)
-    assert study.find_population(view, "global", 0.5, population) is not None
-    assert study.find_population(view, "global", 0.9, population) is None
-    assert study.find_population(view, "GMP", 0.5, population) is None
+    assert populations.find_population(view, "global", 0.5, population) is not None
+    assert populations.find_population(view, "global", 0.9, population) is None
+    assert populations.find_population(view, "GMP", 0.5, population) is None
 
 
 def test_pruned_models_follow_their_dense_population(work):
     view = pies("--dense_epochs", "3")
     three, five = (supervised(view, range(2), epochs=epochs) for epochs in (3, 5))
-    dense = study.find_population(view, "dense", 0.0)
+    dense = populations.find_population(view, "dense", 0.0)
     supervised(view, range(2), "global", 0.5, epochs=2, dense=five)
     with pytest.raises(UserError, match="pruned from other dense networks"):
-        study.find_population(view, "global", 0.5, dense)
+        populations.find_population(view, "global", 0.5, dense)
     supervised(view, range(2), "global", 0.5, epochs=4, dense=three)
-    assert study.find_population(view, "global", 0.5, dense).facts()["epochs"] == 4
+    assert populations.find_population(view, "global", 0.5, dense).facts()["epochs"] == 4
     supervised(view, range(2), "global", 0.5, epochs=6, dense=three)
     with pytest.raises(UserError, match="choose with --finetune_epochs"):
-        study.find_population(view, "global", 0.5, dense)
+        populations.find_population(view, "global", 0.5, dense)
     chosen = pies("--dense_epochs", "3", "--finetune_epochs", "6")
-    assert study.find_population(chosen, "global", 0.5, dense).facts()["epochs"] == 6
+    assert populations.find_population(chosen, "global", 0.5, dense).facts()["epochs"] == 6
 
 
 def test_a_dense_model_trained_again_is_noticed(work):
     view = pies()
     configuration = supervised(view, range(2))
-    dense = study.find_population(view, "dense", 0.0)
+    dense = populations.find_population(view, "dense", 0.0)
     checksums = {member.id: member.checksums[0] for member in dense.members}
     supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, dense_sha256=checksums)
-    study.find_population(view, "global", 0.5, dense)
+    populations.find_population(view, "global", 0.5, dense)
     supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, dense_sha256={0: checksums[1], 1: checksums[0]})
     with pytest.raises(UserError, match="from another dense model 0"):
-        study.find_population(view, "global", 0.5, dense)
+        populations.find_population(view, "global", 0.5, dense)
 
 
 def test_other_architectures_are_not_taken_but_named(work):
     view = pies()
     supervised(view, range(2))
     with pytest.raises(UserError, match=r"there are: wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id\*.pt; train them"):
-        study.find_population(pies("--widen_factor", "2"), "dense", 0.0)
+        populations.find_population(pies("--widen_factor", "2"), "dense", 0.0)
+
+
+def test_encoders_without_heads_are_not_called_absent(work):
+    view = pies(method="clr")
+    contrastive(view, range(2))
+    dense = populations.find_population(view, "dense", 0.0)
+    path = next(view.folder.glob("*encoder*id0.pt"))
+    path.with_name("WideResNet-10-1_encoder_SupCon_0.5pruning_global_128batch_0.5temperature_2epochs_id0.pt").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="without classifier heads in .*--head_save_path"):
+        populations.find_population(view, "global", 0.5, dense)
+
+
+def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their_own(work):
+    configuration = supervised(pies(), range(2))
+    view = pies("--save_path", "own")
+    dense = populations.find_population(view, "dense", 0.0)
+    assert len(dense.members) == 2 and dense.members[0].paths[0].parent == view.default_folder
+    supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, folder=work / "own")
+    assert populations.find_population(view, "global", 0.5, dense) is not None
+
+
+def test_a_missing_temperature_names_the_flag(work):
+    contrastive(pies(method="clr"), range(2), temperature=0.1)
+    with pytest.raises(UserError, match="choose with --temperature 0.1"):
+        populations.find_population(pies(method="clr"), "dense", 0.0)
+
+
+def test_what_was_asked_for_is_in_the_command(work):
+    with pytest.raises(UserError, match="sup_training.py .*--epochs 7 "):
+        populations.find_population(pies("--dense_epochs", "7"), "dense", 0.0)
+    with pytest.raises(UserError, match="clr_training.py .*--head_epochs 9 .*--data_dir 'two  blanks'"):
+        populations.find_population(pies("--dense_head_epochs", "9", "--data_dir", "two  blanks", method="clr"), "dense", 0.0)
 
 
 def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_show_it(work):
     view = pies(method="clr")
     contrastive(view, range(2), dropout=0.3)
     with pytest.raises(UserError, match="no SupCon models"):
-        study.find_population(view, "dense", 0.0)
-    assert len(study.find_population(pies("--dropout", "0.3", method="clr"), "dense", 0.0).members) == 2
+        populations.find_population(view, "dense", 0.0)
+    assert len(populations.find_population(pies("--dropout", "0.3", method="clr"), "dense", 0.0).members) == 2
 
 
 def test_models_of_other_data_are_refused(work):
@@ -163,25 +195,25 @@ def test_models_of_other_data_are_refused(work):
         record["data"]["checksum"] = "0" * 64
         path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="trained on another version of digits"):
-        study.find_population(view, "dense", 0.0)
+        populations.find_population(view, "dense", 0.0)
 
 
 def test_models_without_a_record_are_made_elsewhere_and_never_mixed_with_ours(work):
     view = pies()
     supervised(view, range(2), elsewhere=True)
-    found = study.find_population(view, "dense", 0.0)
+    found = populations.find_population(view, "dense", 0.0)
     assert found.made_elsewhere and "made elsewhere" in str(found)
     supervised(view, [1])
     with pytest.raises(UserError, match="they differ in origin"):
-        study.find_population(view, "dense", 0.0)
+        populations.find_population(view, "dense", 0.0)
 
 
 def test_another_folder_is_read_by_flag(work):
     view = pies()
     supervised(view, range(2), folder=work / "mine")
     with pytest.raises(UserError, match="no supervised models"):
-        study.find_population(view, "dense", 0.0)
-    assert len(study.find_population(pies("--save_path", "mine"), "dense", 0.0).members) == 2
+        populations.find_population(view, "dense", 0.0)
+    assert len(populations.find_population(pies("--save_path", "mine"), "dense", 0.0).members) == 2
 
 
 def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False, dropout=0.0):
@@ -202,12 +234,12 @@ def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, tempe
 def test_encoders_and_heads_pair_by_id_batch_and_origin(work):
     view = pies(method="clr")
     contrastive(view, range(2))
-    found = study.find_population(view, "dense", 0.0)
+    found = populations.find_population(view, "dense", 0.0)
     assert found.facts() == {"epochs": 3, "batch_size": 64, "head_epochs": 2}
     assert all(member.names[0].id == member.names[1].id for member in found.members)
     contrastive(view, range(2), head_epochs=4)
     with pytest.raises(UserError, match="choose with --dense_head_epochs"):
-        study.find_population(view, "dense", 0.0)
+        populations.find_population(view, "dense", 0.0)
 
 
 def test_a_head_is_not_paired_with_an_encoder_that_it_was_not_trained_on(work):
@@ -215,29 +247,29 @@ def test_a_head_is_not_paired_with_an_encoder_that_it_was_not_trained_on(work):
     contrastive(view, range(2), encoder_epochs=3)
     encoders = list(view.folder.glob("*encoder*"))
     contrastive(view, range(2), encoder_epochs=5)  # the heads of both have one name: these replace the others
-    assert len(encoders) == 4 and study.find_population(view, "dense", 0.0).facts()["epochs"] == 5
+    assert len(encoders) == 4 and populations.find_population(view, "dense", 0.0).facts()["epochs"] == 5
 
 
 def test_heads_may_lie_in_a_folder_of_their_own(work):
     view = pies("--head_save_path", "heads", method="clr")
     contrastive(view, range(2))
     assert len(list((work / "heads").glob("*_head_*.pt"))) == 2
-    assert len(study.find_population(view, "dense", 0.0).members) == 2
+    assert len(populations.find_population(view, "dense", 0.0).members) == 2
 
 
 def test_temperatures_are_chosen_by_their_flag_and_others_are_named(work):
     view = pies(method="clr")
     contrastive(view, range(2), temperature=0.1)
     with pytest.raises(UserError, match="0.1temperature"):
-        study.find_population(view, "dense", 0.0)
-    assert len(study.find_population(pies("--temperature", "0.1", method="clr"), "dense", 0.0).members) == 2
+        populations.find_population(view, "dense", 0.0)
+    assert len(populations.find_population(pies("--temperature", "0.1", method="clr"), "dense", 0.0).members) == 2
 
 
 def test_the_finetuning_script_names_the_smaller_number_of_models(work):
     supervised(pies(), range(2))
     view = open_study("sup_pruning_finetune", "--models_number", "3")
     with pytest.raises(UserError, match="ids 2 are missing.*or a smaller --models_number"):
-        study.find_population(view, "dense", 0.0)
+        populations.find_population(view, "dense", 0.0)
 
 
 def test_every_total_seed_has_its_own_folders_and_seeds(work):
@@ -250,5 +282,5 @@ def test_every_total_seed_has_its_own_folders_and_seeds(work):
 
 
 def test_ids_are_shown_as_runs():
-    assert study.show_ids([3, 0, 1, 2, 7, 9, 10]) == "0-3, 7, 9-10"
-    assert study.show_ids([]) == ""
+    assert populations.show_ids([3, 0, 1, 2, 7, 9, 10]) == "0-3, 7, 9-10"
+    assert populations.show_ids([]) == ""
