@@ -15,8 +15,17 @@ PRUNING_WORDS = {"global": "one-shot global pruning", "GMP": "gradual pruning", 
 PARTS = ("q_score", "z_score", "l1_norm")
 
 
-def pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, float, Population | None]]:
-    """(pruning method, sparsity, population), None where no model of the kind exists, which is said in one line."""
+def find_populations(study: Study) -> tuple[Population, list[tuple[str, float, Population | None]]]:
+    """The dense population, and (pruning method, sparsity, population) of all that flags ask for, None where no model exists.
+
+    All of them are found, and the table is read, before the first network is evaluated: what is wrong is said at once.
+    """
+    results.read_table(study.results_folder)
+    dense = find_population(study, "dense", 0.0)
+    return dense, list(_pruned_populations(study, dense))
+
+
+def _pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, float, Population | None]]:
     for pruning_method in study.flags.pruning_methods:
         for sparsity in study.flags.pruning_percentages:
             population = find_population(study, pruning_method, sparsity, dense)
@@ -29,7 +38,7 @@ def detect_pies(study: Study) -> list[dict]:
     """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one; returns the table's rows."""
     flags, data = study.flags, study.data
     classes, labels = len(data.class_names), data.test_labels.cpu().numpy()
-    dense = find_population(study, "dense", 0.0)
+    dense, all_pruned = find_populations(study)
     dense_predictions, dense_quality = evaluate_population(study, dense)
     dense_labels, dense_ties = metrics.modal_labels(dense_predictions, classes)
     if flags.plot_umap:
@@ -37,8 +46,8 @@ def detect_pies(study: Study) -> list[dict]:
     rows = [{**results.population_row(study, dense, "dense", 0.0, dense),
              **results.accuracy_columns(dense, dense_predictions, labels), "ties_dense": int(dense_ties.sum()),
              "zero_latents": dense_quality["zero_latents"],
-             **{f"{part}_rest": np.nanmean(dense_quality[part]) for part in PARTS}}]
-    for pruning_method, sparsity, pruned in pruned_populations(study, dense):
+             **{f"{part}_rest": mean_or_none(dense_quality[part]) for part in PARTS}}]
+    for pruning_method, sparsity, pruned in all_pruned:
         row = results.population_row(study, pruned, pruning_method, sparsity, dense)
         rows.append(row)
         if pruned is None:
@@ -67,7 +76,7 @@ def detect_pies(study: Study) -> list[dict]:
 
 def compare_depths(study: Study) -> list[dict]:
     """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows."""
-    dense = find_population(study, "dense", 0.0)
+    dense, all_pruned = find_populations(study)
     dense_predictions, _ = evaluate_population(study, dense)
     dense_depths, places = population_depths(study, dense, first_ids(study, dense))
     report_never_agreeing(dense, dense_depths, places)
@@ -76,7 +85,7 @@ def compare_depths(study: Study) -> list[dict]:
              "depth_models": len(dense_depths["prediction"]), "depth_rest": dense_depths["prediction"].mean(),
              "label_depth_rest": dense_depths["label"].mean(),
              "never_agreeing": int((dense_depths["prediction"] == places).sum())}]
-    for pruning_method, sparsity, pruned in pruned_populations(study, dense):
+    for pruning_method, sparsity, pruned in all_pruned:
         row = results.population_row(study, pruned, pruning_method, sparsity, dense)
         rows.append(row)
         if pruned is None:
