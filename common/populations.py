@@ -124,7 +124,7 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     population = fitting[0]
     missing = sorted(set(range(flags.models_number)) - {member.id for member in population.members})
     if missing and not getattr(flags, "allow_missing", False):
-        go_on = ", or give --allow_missing" if hasattr(flags, "allow_missing") else ", or a smaller --models_number"
+        go_on = ", or give a smaller --models_number" + (" or --allow_missing" if hasattr(flags, "allow_missing") else "")
         raise UserError(f"{population}: ids {show_ids(missing)} are missing; train them: "
                         f"{_training_command(study, pruning_method, sparsity, missing, _settings(population, dense))}{go_on}")
     _check(study, population, dense)

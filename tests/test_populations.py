@@ -268,7 +268,7 @@ def test_temperatures_are_chosen_by_their_flag_and_others_are_named(work):
 def test_the_finetuning_script_names_the_smaller_number_of_models(work):
     supervised(pies(), range(2))
     view = open_study("sup_pruning_finetune", "--models_number", "3")
-    with pytest.raises(UserError, match="ids 2 are missing.*or a smaller --models_number"):
+    with pytest.raises(UserError, match="ids 2 are missing.*or give a smaller --models_number"):
         populations.find_population(view, "dense", 0.0)
 
 
