@@ -44,7 +44,8 @@ def draw(arrays: dict) -> Figure:
 def _figure(arrays: dict, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
     letters = int(11 * width)  # of size 10 in a line
-    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in _plain(arrays["title"]).split("\n")), fontsize=10)
+    lines = _plain(arrays["title"]).replace(" ", "\xa0").replace("\xa0·\xa0", " · ").split("\n")  # breaks between facts only
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in lines), fontsize=10)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
