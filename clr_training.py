@@ -34,12 +34,10 @@ def build_parser() -> cli.Parser:
     group.add_argument("--batch_size_head", type=cli.positive_integer, default=256, help="images in a batch of the linear classifier")
     cli.add_boolean(group, "--debug_classification_head", False, "log the accuracy of a throw-away head (2 epochs) now and then")
     group.add_argument("--debug_classification_head_epochs", type=cli.positive_integer, default=25, help="epochs between these")
-    group = parser.add_argument_group("pruning while training (not available yet: only sparsity 0)")
+    group = cli.add_gradual_pruning_group(parser)
     group.add_argument("--pruning_percentages", type=cli.sparsity_list, default="0.0", help="final sparsities, one training each")
-    for part, name, steps in (("", "encoder", (2440, 4760, 62)), ("_head", "classifier head", (500, 10000, 250))):
-        group.add_argument(f"--begin_step{part}", type=cli.natural_number, default=steps[0], help=f"first pruning of the {name}, in steps")
-        group.add_argument(f"--end_step{part}", type=cli.natural_number, default=steps[1], help=f"last pruning of the {name}, in steps")
-        group.add_argument(f"--frequency{part}", type=cli.positive_integer, default=steps[2], help=f"steps between prunings of the {name}")
+    cli.add_schedule_flags(group, "encoder", "", 2440, 4760, 62)
+    cli.add_schedule_flags(group, "classifier head", "_head", 500, 10000, 250)
     cli.add_contrastive_flags(parser, "--method")
     cli.add_common_flags(parser)
     return parser
@@ -66,8 +64,7 @@ def files_of(study, model_id: int) -> list[tuple]:
     flags = study.flags
     shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "temperature", "base_temperature", "warmup_epochs",
               "cosine_annealing", "lars")
-    configuration = {"learning_method": study.learning_method, **study.architecture_configuration(),
-                     **{key: getattr(flags, key) for key in shared}}
+    configuration = {"learning_method": study.learning_method, **study.architecture_configuration(), **{key: getattr(flags, key) for key in shared}}
     encoder = study.name("encoder", "dense", 0.0, flags.epochs, flags.batch_size, model_id)
     head = study.name("head", "dense", 0.0, flags.head_epochs, flags.batch_size, model_id)
     return [(encoder, study.folder / str(encoder), configuration),
@@ -110,49 +107,40 @@ def train(study, model_id: int, encoder_finished: bool, head_finished: bool) -> 
         training.prepare(model, study.device)
     else:
         history = train_encoder(study, training.prepare(model, study.device), seed, what, chance)
-        cli.logger.info("%s: encoder, %d epochs, loss %.4f (chance %.4f), %.1f s", what, flags.epochs, history[-1]["loss"], chance,
-                        time.time() - started)
+        runs.log_run(f"{what} encoder", history, chance, started)
         if not flags.debug:
             checkpoints.save_checkpoint(encoder_path, {"model": checkpoints.cpu_state(model)}, checkpoints.make_record(
                 encoder_name, configuration, seed, data, model.encoder, history, checkpoints.environment(study.device, started)))
     started = time.time()
     head, head_history = training.train_head(model.encoder, data, flags.head_epochs, flags.batch_size_head, (seed, "head"), f"{what} head")
+    head_chance = math.log(len(data.class_names))
     for entry in head_history:
-        runs.log_epoch(f"{what} head", flags.head_epochs, entry, math.log(len(data.class_names)))
-    cli.logger.info("%s: head, %d epochs, loss %.4f (chance %.4f), test accuracy %.2f %%, %.1f s", what, flags.head_epochs,
-                    head_history[-1]["loss"], math.log(len(data.class_names)), 100 * head_history[-1]["test_accuracy"], time.time() - started)
+        runs.log_epoch(f"{what} head", flags.head_epochs, entry, head_chance)
+    runs.log_run(f"{what} head", head_history, head_chance, started)
     if flags.debug:
         return
-    record = checkpoints.make_record(head_name, head_configuration, seed, data, models.ContrastiveClassifier(model.encoder, head), head_history,
-                                     checkpoints.environment(study.device, started), encoder_sha256=checkpoints.file_sha256(encoder_path))
-    checkpoints.save_checkpoint(head_path, {"head": checkpoints.cpu_state(head)}, record)
-    stages = {study.learning_method: (history, chance)} if history else {}
-    runs.store_curves(study, head_path.stem, f"{data.title} · {study.learning_method} · dense · 1 model, id {model_id} ({study.encoder_name})",
-                      {**stages, "head": (head_history, math.log(len(data.class_names)))})
+    checkpoints.save_checkpoint(head_path, {"head": checkpoints.cpu_state(head)}, checkpoints.make_record(
+        head_name, head_configuration, seed, data, models.ContrastiveClassifier(model.encoder, head), head_history,
+        checkpoints.environment(study.device, started), encoder_sha256=checkpoints.file_sha256(encoder_path)))
+    runs.store_curves(study, head_path.stem, model_id, {study.learning_method: (history, chance), "head": (head_history, head_chance)})
 
 
 def train_encoder(study, model, seed: int, what: str, chance: float) -> list[dict]:
     """Trains the encoder with its projection head; returns the history."""
-    import math
-
     import torch
 
     from common import runs, training
 
     flags, data, history = study.flags, study.data, []
-    steps = math.ceil(len(data.train_images) / flags.batch_size)
-    warmup_epochs = flags.warmup_epochs if flags.batch_size > training.WARMUP_ABOVE_BATCH else 0
     optimizer = torch.optim.SGD(model.parameters(), flags.learning_rate, momentum=flags.momentum,
                                 weight_decay=0.0 if flags.lars else flags.weight_decay)
-    bar = training.progress_bar(flags.epochs * steps, what)
+    bar = training.progress_bar(flags.epochs * -(-len(data.train_images) // flags.batch_size), what)
     for epoch in range(flags.epochs):
-        rate = training.contrastive_learning_rate(flags.learning_rate, max(epoch, warmup_epochs), flags.epochs, flags.cosine_annealing)
-        training.set_learning_rate(optimizer, rate)
-        warmup = [training.warmup_learning_rate(rate, epoch * steps + step, warmup_epochs * steps)
-                  for step in range(steps)] if epoch < warmup_epochs else None
+        rates = training.contrastive_learning_rates(flags.learning_rate, epoch, flags.epochs, flags.cosine_annealing, flags.warmup_epochs,
+                                                    flags.batch_size, len(data.train_images))
         trained = training.contrastive_epoch(model, data, study.learning_method, flags.batch_size, flags.temperature, flags.base_temperature,
-                                             optimizer, warmup, flags.weight_decay if flags.lars else None, (seed, "contrastive", epoch), bar)
-        history.append({"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], **trained})
+                                             optimizer, rates, flags.weight_decay if flags.lars else None, (seed, "contrastive", epoch), bar)
+        history.append({"epoch": epoch, "learning_rate": rates[-1], **trained})
         runs.log_epoch(what, flags.epochs, history[-1], chance)
         if flags.debug_classification_head and (epoch + 1) % flags.debug_classification_head_epochs == 0:
             _, probe = training.train_head(model.encoder, data, 2, flags.batch_size_head, (seed, "debug head", epoch), f"{what} debug head")

@@ -22,11 +22,9 @@ def build_parser() -> cli.Parser:
     group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
     group.add_argument("--weight_decay", type=cli.natural_float, default=0.0005, help="weight decay of SGD")
     cli.add_boolean(group, "--shuffle", True, "a new order of the images in every epoch")
-    group = parser.add_argument_group("pruning while training (not available yet: only sparsity 0)")
+    group = cli.add_gradual_pruning_group(parser)
     group.add_argument("--pruning", type=cli.fraction, default=0.0, help="final sparsity")
-    group.add_argument("--begin_step", type=cli.natural_number, default=1000, help="optimizer step of the first pruning")
-    group.add_argument("--end_step", type=cli.natural_number, default=20000, help="optimizer step of the last pruning")
-    group.add_argument("--frequency", type=cli.positive_integer, default=500, help="optimizer steps between prunings")
+    cli.add_schedule_flags(group, "network", "", 1000, 20000, 500)
     cli.add_supervised_flags(parser)
     cli.add_common_flags(parser)
     return parser
@@ -94,14 +92,12 @@ def train(study, model_id: int) -> None:
         history.append({"epoch": epoch, "learning_rate": rate, **trained, **training.evaluate_test_set(network, data)})
         runs.log_epoch(f"supervised id {model_id}", flags.epochs, history[-1], chance)
     bar.close()
-    cli.logger.info("supervised id %d: %d epochs, loss %.4f (chance %.4f), test accuracy %.2f %%, %.1f s", model_id, flags.epochs,
-                    history[-1]["loss"], chance, 100 * history[-1]["test_accuracy"], time.time() - started)
+    runs.log_run(f"supervised id {model_id}", history, chance, started)
     if flags.debug:
         return
     record = checkpoints.make_record(name, configuration_of(study), seed, data, network, history, checkpoints.environment(study.device, started))
     checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record)
-    runs.store_curves(study, path.stem, f"{data.title} · supervised · dense · 1 model, id {model_id} ({study.architecture_name})",
-                      {"supervised": (history, chance)})
+    runs.store_curves(study, path.stem, model_id, {"supervised": (history, chance)})
 
 
 if __name__ == "__main__":

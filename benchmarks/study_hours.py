@@ -66,7 +66,7 @@ def measure(device, images: int) -> dict[str, float]:
     contrastive, plain = torch.optim.SGD(encoder.parameters(), 0.05), torch.optim.SGD(network.parameters(), 1e-3)
     bar = training.progress_bar(0, "")
     kinds = {
-        "SupCon, batch 1024": lambda data: training.contrastive_epoch(encoder, data, "SupCon", 1024, 0.5, 0.07, contrastive, None, None, (0,), bar),
+        "SupCon, batch 1024": lambda data: training.contrastive_epoch(encoder, data, "SupCon", 1024, 0.5, 0.07, contrastive, [0.05] * 50, None, (0,), bar),
         "head, batch 256": lambda data: training.train_head(encoder.encoder, data, 1, 256, (0,), ""),
         "cross-entropy, batch 128": lambda data: training.classification_epoch(network, data, 128, plain, {}, (0,), bar),
         "finetuning, batch 128": lambda data: training.classification_epoch(network, data, 128, plain, masks, (0,), bar),

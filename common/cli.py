@@ -175,6 +175,18 @@ def add_supervised_flags(parser: Parser) -> None:
     parser.set_defaults(learning_method="supervised")
 
 
+def add_gradual_pruning_group(parser: Parser) -> argparse._ArgumentGroup:
+    """The flags' heading of pruning while training."""
+    return parser.add_argument_group("pruning while training (not available yet: only sparsity 0)")
+
+
+def add_schedule_flags(group, what: str, suffix: str, begin_step: int, end_step: int, frequency: int) -> None:
+    """`--begin_step`, `--end_step` and `--frequency` of what is pruned while training, in optimizer steps."""
+    group.add_argument(f"--begin_step{suffix}", type=natural_number, default=begin_step, help=f"step of the first pruning of the {what}")
+    group.add_argument(f"--end_step{suffix}", type=natural_number, default=end_step, help=f"step of the last pruning of the {what}")
+    group.add_argument(f"--frequency{suffix}", type=positive_integer, default=frequency, help=f"steps between prunings of the {what}")
+
+
 def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot pruning with finetuning."""
     group = parser.add_argument_group("pruning and finetuning")

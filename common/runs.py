@@ -1,7 +1,6 @@
 """What training and finetuning scripts share: the story of an epoch, curves, and one-shot pruning with finetuning of a population."""
 
 import time
-from pathlib import Path
 from typing import Callable
 
 import numpy as np
@@ -46,10 +45,19 @@ def log_epoch(what: str, epochs: int, entry: dict, chance: float | None = None) 
     logger.debug("%s, learning rate %.3g", ", ".join(words), entry["learning_rate"])
 
 
-def store_curves(study: Study, name: str, title: str, stages: dict[str, tuple[list[dict], float]]) -> Path:
+def log_run(what: str, history: list[dict], chance: float, started: float) -> None:
+    """One line on a finished run: its last epoch and its seconds."""
+    last = history[-1]
+    accuracy = f", test accuracy {100 * last['test_accuracy']:.2f} %" if "test_accuracy" in last else ""
+    logger.info("%s: %d epochs, loss %.4f (chance %.4f)%s, %.1f s", what, len(history), last["loss"], chance, accuracy, time.time() - started)
+
+
+def store_curves(study: Study, name: str, model_id: int, stages: dict[str, tuple[list[dict], float]]) -> None:
     """Stores and draws the curves of a run beside its log: stage -> (history, chance value of the loss)."""
     from common import plots
 
+    title = f"{study.data.title} · {study.learning_method} · dense · 1 model, id {model_id} ({study.architecture_name})"
+    stages = {stage: values for stage, values in stages.items() if values[0]}
     arrays = {"figure": "curves", "title": title, "stages": list(stages)}
     for stage, (history, chance) in stages.items():
         arrays[f"{stage}_chance_loss"] = chance
@@ -58,7 +66,6 @@ def store_curves(study: Study, name: str, title: str, stages: dict[str, tuple[li
     path = study.log_folder / f"{name}_curves.npz"
     results.write_arrays(path, arrays, {"model": name})
     plots.save_figure(path.with_suffix(".png"), plots.draw(arrays))
-    return path.with_suffix(".png")
 
 
 def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable[[Classifier], tuple[dict, ...]]) -> None:

@@ -23,7 +23,7 @@ FINETUNING_LEARNING_RATE = 1e-3
 WARMUP_FROM = 0.01
 WARMUP_ABOVE_BATCH = 256
 LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH, EVALUATION_PIXELS = 1000, 1000 * 32 * 32  # images in a batch without gradients; fewer where they are large
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
@@ -68,9 +68,16 @@ def contrastive_learning_rate(initial: float, epoch: int, epochs: int, cosine_an
     return lowest + (initial - lowest) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def warmup_learning_rate(target: float, step: int, steps: int) -> float:
-    """Linear per step from 0.01 to `target`; `step` of `steps` counts from 0."""
-    return WARMUP_FROM + (target - WARMUP_FROM) * step / steps
+def contrastive_learning_rates(initial: float, epoch: int, epochs: int, cosine_annealing: bool, warmup_epochs: int, batch_size: int,
+                               images: int) -> list[float]:
+    """The rate of every step of an epoch: that of the epoch, or with a batch above 256, during the warm-up epochs, linear per step from
+    0.01 to the rate of the first epoch after them."""
+    steps = math.ceil(images / batch_size)
+    warmup_epochs = warmup_epochs if batch_size > WARMUP_ABOVE_BATCH else 0
+    rate = contrastive_learning_rate(initial, max(epoch, warmup_epochs), epochs, cosine_annealing)
+    if epoch >= warmup_epochs:
+        return [rate] * steps
+    return [WARMUP_FROM + (rate - WARMUP_FROM) * (epoch * steps + step) / (warmup_epochs * steps) for step in range(steps)]
 
 
 def chance_loss(images: int, batch_size: int, temperature: float, base_temperature: float) -> float:
@@ -143,13 +150,13 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
 
 
 def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, method: str, batch_size: int, temperature: float,
-                      base_temperature: float, optimizer: torch.optim.Optimizer, learning_rates: list[float] | None,
+                      base_temperature: float, optimizer: torch.optim.Optimizer, learning_rates: list[float],
                       lars_weight_decay: float | None, key: tuple, bar: tqdm) -> dict[str, float]:
     """Trains an encoder with its projection head for one epoch on two views of every image.
 
     Args:
         method: 'SupCon' or 'SimCLR'.
-        learning_rates: one per step (warm-up), or None to leave the optimizer's.
+        learning_rates: one per step.
         lars_weight_decay: weight decay of LARS, None: plain SGD.
         key: what the order and the views depend on: (seed, stage, epoch).
     Returns:
@@ -164,8 +171,7 @@ def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, method: str
     total = torch.zeros((), device=images.device)
     model.train()
     for step, batch in enumerate(batches):
-        if learning_rates is not None:
-            set_learning_rate(optimizer, learning_rates[step])
+        set_learning_rate(optimizer, learning_rates[step])
         both = torch.cat([batch, batch + len(images)])  # image i has the parameters of rows i and i + N
         views = augment.contrastive_views(images[batch].repeat(2, 1, 1, 1),
                                           {name: values[both] for name, values in parameters.items()}, data.mean, data.std)
@@ -239,16 +245,21 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
     return head, history
 
 
+def _evaluation_size(data: ImageDataset) -> int:
+    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // data.train_images[0, 0].numel()))
+
+
 @torch.no_grad()
 def _view_latents(encoder: WideResNet, data: ImageDataset, generator: torch.Generator) -> Tensor:
     parameters = _supervised_parameters(data, generator)
     rows = torch.arange(len(data.train_images), device=data.train_images.device)
-    return torch.cat([encoder(_supervised_batch(data, parameters, batch)) for batch in rows.split(EVALUATION_BATCH)])
+    return torch.cat([encoder(_supervised_batch(data, parameters, batch)) for batch in rows.split(_evaluation_size(data))])
 
 
 @torch.no_grad()
-def latents(encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int = EVALUATION_BATCH) -> Tensor:
+def latents(encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None) -> Tensor:
     """Latents (N, D) of un-augmented uint8 images (N, 3, H, W); `encode` belongs to a network in eval mode."""
+    batch_size = batch_size or _evaluation_size(data)
     return torch.cat([encode(evaluation_batch(batch, data)) for batch in images.split(batch_size)])
 
 
@@ -261,7 +272,7 @@ def evaluation_batch(images: Tensor, data: ImageDataset) -> Tensor:
 def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, float]:
     """test_loss and test_accuracy over the whole test set, in eval mode."""
     network.eval()
-    return _test_scores(torch.cat([network(evaluation_batch(batch, data)) for batch in data.test_images.split(EVALUATION_BATCH)]), data)
+    return _test_scores(torch.cat([network(evaluation_batch(batch, data)) for batch in data.test_images.split(_evaluation_size(data))]), data)
 
 
 @torch.no_grad()

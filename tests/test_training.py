@@ -49,9 +49,14 @@ def test_contrastive_rates_are_constant_or_a_cosine_to_a_thousandth():
         scheduler.step()
 
 
-def test_warmup_is_linear_from_a_hundredth():
-    rates = [training.warmup_learning_rate(0.5, step, 10) for step in range(10)]
-    assert rates[0] == 0.01 and rates[1] - rates[0] == pytest.approx(0.049) and training.warmup_learning_rate(0.5, 10, 10) == pytest.approx(0.5)
+def test_warmup_is_linear_per_step_from_a_hundredth_and_for_large_batches_only():
+    def rates(epoch, batch_size=300, cosine=False):
+        return training.contrastive_learning_rates(0.5, epoch, 10, cosine, 2, batch_size, 1000)
+
+    assert rates(0) + rates(1) == pytest.approx([0.01 + 0.49 * step / 8 for step in range(8)])
+    assert rates(2) == [0.5] * 4 and rates(0, batch_size=256) == [0.5] * 4
+    target = training.contrastive_learning_rate(0.5, 2, 10, True)
+    assert rates(1, cosine=True)[-1] == pytest.approx(0.01 + (target - 0.01) * 7 / 8) and rates(2, cosine=True) == [target] * 4
 
 
 def test_the_heads_rate_of_epoch_99_is_the_published_one():
@@ -133,7 +138,7 @@ def test_a_contrastive_epoch_compares_two_views_of_each_image():
     training.seed_weights(0, "weights")
     model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    reported = training.contrastive_epoch(model, data, "SupCon", 16, 0.5, 0.07, optimizer, None, None, (0, "contrastive", 0), bar())
+    reported = training.contrastive_epoch(model, data, "SupCon", 16, 0.5, 0.07, optimizer, [0.0] * 3, None, (0, "contrastive", 0), bar())
     generator = training.augment.stream(0, "contrastive", 0)
     batches = training.epoch_order(40, 16, True, generator, CPU)
     drawn = training.augment.draw_contrastive(80, 8, 8, False, generator)
@@ -156,7 +161,7 @@ def test_contrastive_training_gets_below_chance(method):
     assert chance == pytest.approx(0.5 / 0.07 * math.log(63))
     optimizer = sgd(model, 0.02)
     for epoch in range(8):
-        loss = training.contrastive_epoch(model, data, method, 32, 0.5, 0.07, optimizer, None, None, (0, "contrastive", epoch), bar())["loss"]
+        loss = training.contrastive_epoch(model, data, method, 32, 0.5, 0.07, optimizer, [0.02] * 2, None, (0, "contrastive", epoch), bar())["loss"]
     assert loss < chance - 0.5
 
 
