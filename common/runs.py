@@ -56,7 +56,7 @@ def store_curves(study: Study, name: str, model_id: int, stages: dict[str, tuple
     """Stores and draws the curves of a run beside its log: stage -> (history, chance value of the loss)."""
     from common import plots
 
-    title = f"{study.data.title} · {study.learning_method} · dense · 1 model, id {model_id} ({study.architecture_name})"
+    title = f"{study.data.title} · {study.learning_method} · dense · 1 model, id {model_id} ({study.architecture})"
     stages = {stage: values for stage, values in stages.items() if values[0]}
     arrays = {"figure": "curves", "title": title, "stages": list(stages)}
     for stage, (history, chance) in stages.items():
