@@ -72,9 +72,11 @@ def files_of(study, model_id: int) -> list[tuple]:
 
 
 def finished_parts(study, model_id: int) -> tuple[bool, bool]:
-    """Whether the encoder, and a head that was trained on it, are there, made with these settings."""
+    """Whether the encoder, and a head that was trained on it, are there, made with these settings. --debug saves nothing, and reads nothing."""
     from common import checkpoints
 
+    if study.flags.debug:
+        return False, False
     (_, encoder_path, configuration), (_, head_path, head_configuration) = files_of(study, model_id)
     encoder = checkpoints.is_finished(encoder_path, configuration, study.data, "--encoder_save_path")
     origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder else {}

@@ -39,7 +39,8 @@ def main(argv=None) -> None:
     runs.refuse_gradual_pruning("--pruning", [flags.pruning])
     ids = runs.model_ids(flags.index_start, flags.index_end)
     for study in open_studies("sup_training", flags, writes_models=True):
-        finished = {model_id: is_finished(study, model_id) for model_id in ids}  # refuses what is in the way before the first step
+        # Refuses what is in the way before the first step; --debug saves nothing, so that nothing is in its way.
+        finished = {model_id: not flags.debug and is_finished(study, model_id) for model_id in ids}
         for model_id in ids:
             if finished[model_id]:
                 cli.logger.info("finished before: %s", study.folder / str(name_of(study, model_id)))

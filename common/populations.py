@@ -97,9 +97,11 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     flags = study.flags
     folders = (study.folder, study.head_folder)
     members = _members(study, folders, pruning_method, sparsity)
-    if not members and pruning_method == "dense":
-        folders = (study.default_folder, study.default_folder)
-        members = _members(study, folders, pruning_method, sparsity)
+    strangers = _strangers(study, study.folder, pruning_method, sparsity)
+    if not members and pruning_method == "dense" and not _without_head(study, strangers):
+        defaults = (study.default_folder, study.default_folder)
+        if members := _members(study, defaults, pruning_method, sparsity):
+            folders = defaults
     populations = _group(study, pruning_method, sparsity, members)
     wanted = _choices(flags, pruning_method)
     fitting = [population for population in populations
@@ -117,7 +119,6 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
             f"they differ in {_first_difference(fitting)}: move one into a folder of its own and name it ({_folder_flag(study)})")
         raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
     if not fitting:
-        strangers = _strangers(study, folders[0], pruning_method, sparsity)
         if pruning_method != "dense" and not populations and not _without_head(study, strangers):
             return None
         raise UserError(_nothing_fits(study, pruning_method, sparsity, populations, strangers, wanted))
@@ -125,8 +126,9 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     missing = sorted(set(range(flags.models_number)) - {member.id for member in population.members})
     if missing and not getattr(flags, "allow_missing", False):
         go_on = ", or give a smaller --models_number" + (" or --allow_missing" if hasattr(flags, "allow_missing") else "")
-        raise UserError(f"{population}: ids {show_ids(missing)} are missing; train them: "
-                        f"{_training_command(study, pruning_method, sparsity, missing, _settings(population, dense))}{go_on}")
+        own_folders = folders == (study.folder, study.head_folder)
+        command = _training_command(study, pruning_method, sparsity, missing, _settings(population, dense), own_folders)
+        raise UserError(f"{population} in {folders[0]}: ids {show_ids(missing)} are missing; train them: {command}{go_on}")
     _check(study, population, dense)
     logger.info("%s %s in %s", "dense networks:" if pruning_method == "dense" else "pruned networks:", population, folders[0])
     return population
@@ -235,8 +237,12 @@ def _settings(population: Population, dense: Population | None) -> dict:
     return {key: value for key, value in known.items() if key not in said_elsewhere}
 
 
-def _training_command(study: Study, pruning_method: str, sparsity: float, missing: list[int], settings: dict) -> str:
-    """The command that trains missing models; finished ones in between are skipped by it."""
+def _training_command(study: Study, pruning_method: str, sparsity: float, missing: list[int], settings: dict, own_folders: bool = True) -> str:
+    """The command that trains missing models; finished ones in between are skipped by it.
+
+    Args:
+        own_folders: into the folders that flags name; otherwise into the default ones.
+    """
     prefix = "sup" if study.supervised else "clr"
     words = ["python", f"{prefix}_pruning_finetune.py" if pruning_method == "global" else f"{prefix}_training.py"]
     if pruning_method == "global":
@@ -249,7 +255,7 @@ def _training_command(study: Study, pruning_method: str, sparsity: float, missin
         words += ["--clr_method" if pruning_method == "global" else "--method", "SimCLR"]
     for key, value in settings.items():
         words += [f"--{key}", str(value)]
-    return shlex.join(words + study.same_flags())
+    return shlex.join(words + study.same_flags(own_folders))
 
 
 def _check(study: Study, population: Population, dense: Population | None) -> None:

@@ -92,10 +92,11 @@ def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable
             names = [study.name(part, "global", sparsity, flags.epochs, flags.batch_size, member.id) for part in parts]
             paths = [(study.folder if index == 0 else study.head_folder) / str(name) for index, name in enumerate(names)]
             origin = {"dense_sha256": list(member.checksums)}
-            if all([checkpoints.is_finished(path, configuration, study.data, flag, **origin) for path in paths]):
+            if not flags.debug and all([checkpoints.is_finished(path, configuration, study.data, flag, **origin) for path in paths]):
                 logger.info("finished before: %s", paths[-1])
             else:
-                checkpoints.refuse_to_replace(paths)
+                if not flags.debug:
+                    checkpoints.refuse_to_replace(paths)
                 unfinished.append((sparsity, member, names, paths, configuration, origin))
     accuracies: dict[float, list[tuple[float, float]]] = {}
     for sparsity, member, names, paths, configuration, origin in unfinished:

@@ -65,12 +65,12 @@ class Study:
                          "dropout": self.architecture.dropout}
         return configuration if self.supervised else {**configuration, "projection_head": self.architecture.projection_head}
 
-    def same_flags(self) -> list[str]:
-        """The flags with which another script looks at the same data, architecture and folders, for messages."""
+    def same_flags(self, folders: bool) -> list[str]:
+        """The flags with which another script looks at the same data, architecture and, with `folders`, folders, for messages."""
         words = []
+        paths = (("encoder_save_path", None), ("head_save_path", None), ("save_path", None)) if folders else ()
         for flag, default in (("dataset", "cifar10"), ("data_dir", "data"), ("model_depth", 16), ("widen_factor", 2), ("dropout", 0.0),
-                              ("projection_head", "mlp"), ("temperature", 0.5), ("encoder_name", "WideResNet"), ("encoder_save_path", None),
-                              ("head_save_path", None), ("save_path", None)):
+                              ("projection_head", "mlp"), ("temperature", 0.5), ("encoder_name", "WideResNet"), *paths):
             value = getattr(self.flags, flag, default)
             if value != default:
                 words += [f"--{flag}", str(value)]

@@ -166,6 +166,25 @@ def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their
     assert populations.find_population(view, "global", 0.5, dense) is not None
 
 
+def test_missing_dense_networks_are_trained_where_the_others_are(work):
+    supervised(pies(), range(2))
+    with pytest.raises(UserError, match="in models/digits: ids 2 are missing") as error:
+        populations.find_population(pies("--save_path", "own", models_number=3), "dense", 0.0)
+    assert "--save_path" not in str(error.value)
+    supervised(pies("--save_path", "own"), range(2), folder=work / "own")
+    with pytest.raises(UserError, match="in own: ids 2 are missing.*--save_path own"):
+        populations.find_population(pies("--save_path", "own", models_number=3), "dense", 0.0)
+
+
+def test_a_forgotten_head_folder_is_said_and_no_other_dense_networks_are_taken(work):
+    contrastive(pies(method="clr"), range(2))
+    elsewhere = pies("--encoder_save_path", "own", "--head_save_path", "heads", method="clr")
+    contrastive(elsewhere, range(2), encoder_epochs=7)
+    assert populations.find_population(elsewhere, "dense", 0.0).facts()["epochs"] == 7
+    with pytest.raises(UserError, match="in own; .*without classifier heads in own .--head_save_path."):
+        populations.find_population(pies("--encoder_save_path", "own", method="clr"), "dense", 0.0)
+
+
 def test_a_missing_temperature_names_the_flag(work):
     contrastive(pies(method="clr"), range(2), temperature=0.1)
     with pytest.raises(UserError, match="choose with --temperature 0.1"):

@@ -221,6 +221,17 @@ def test_debug_is_verbose_and_saves_no_model(digits_on_disk, capsys):
     assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
 
 
+def test_debug_runs_beside_finished_models_of_other_settings_and_leaves_them_alone(digits_on_disk, capsys):
+    for script, extra in (("sup_training", []), ("clr_training", ["--head_epochs", 1])):
+        flags = [*SMALL, "--index_end", 0, "--epochs", 1, *extra]
+        assert main(script, *flags) == 0
+        before = {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")}
+        capsys.readouterr()
+        assert main(script, *flags, "--learning_rate", 0.01, "--debug") == 0
+        assert "epoch 1/1" in capsys.readouterr().out
+        assert {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")} == before
+
+
 def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
     # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60 images.
     assert main("clr_training", *SMALL, "--method", "SimCLR", "--projection_head", "linear", "--lars", "--warmup_epochs", 1, "--cosine_annealing",
