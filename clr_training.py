@@ -78,7 +78,7 @@ def finished_parts(study, model_id: int) -> tuple[bool, bool]:
     if study.flags.debug:
         return False, False
     (_, encoder_path, configuration), (_, head_path, head_configuration) = files_of(study, model_id)
-    encoder = checkpoints.is_finished(encoder_path, configuration, study.data, "--encoder_save_path")
+    encoder = checkpoints.is_finished(encoder_path, configuration, study.data, study.folder_flag)
     origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder else {}
     head = checkpoints.is_finished(head_path, head_configuration, study.data, "--head_save_path", **origin)
     if head and not encoder:

@@ -63,7 +63,7 @@ def is_finished(study, model_id: int) -> bool:
     """Whether the model is there, made with these settings."""
     from common import checkpoints
 
-    return checkpoints.is_finished(study.folder / str(name_of(study, model_id)), configuration_of(study), study.data, "--save_path")
+    return checkpoints.is_finished(study.folder / str(name_of(study, model_id)), configuration_of(study), study.data, study.folder_flag)
 
 
 def train(study, model_id: int) -> None:

@@ -10,7 +10,10 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import TYPE_CHECKING, Callable, Sequence
+
+if TYPE_CHECKING:
+    import torch
 
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
 logger = logging.getLogger("study")

@@ -4,7 +4,6 @@ Both methods end in a network with `latent` (images -> (B, D)), `classify` (late
 (images -> the places that probes look at), so that later stages need not know which method made it.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

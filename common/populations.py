@@ -111,12 +111,12 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
                    if population.made_elsewhere or population.configuration["dense"] == dense.configuration]
         if fitting and not related:
             raise UserError(f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
-                            f"{_flag_names(flags, 'dense')}, or finetune into a folder of its own ({_folder_flag(study)})")
+                            f"{_flag_names(flags, 'dense')}, or finetune into a folder of its own ({study.folder_flag})")
         fitting = related
     if len(fitting) > 1:
         differing = {flag for fact, (flag, _) in wanted.items() if len({population.facts().get(fact) for population in fitting} - {None}) > 1}
         remedy = ("choose with " + " or ".join(sorted(differing))) if differing else (
-            f"they differ in {_first_difference(fitting)}: move one into a folder of its own and name it ({_folder_flag(study)})")
+            f"they differ in {_first_difference(fitting)}: move one into a folder of its own and name it ({study.folder_flag})")
         raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
     if not fitting:
         if pruning_method != "dense" and not populations and not _without_head(study, strangers):
@@ -183,10 +183,6 @@ def _choices(flags: argparse.Namespace, pruning_method: str) -> dict[str, tuple[
 
 def _flag_names(flags: argparse.Namespace, stage: str) -> str:
     return " or ".join(flag for flag, _ in _choices(flags, stage).values())
-
-
-def _folder_flag(study: Study) -> str:
-    return "--save_path" if study.supervised else "--encoder_save_path"
 
 
 def _first_difference(populations: list[Population]) -> str:

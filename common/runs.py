@@ -79,7 +79,6 @@ def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable
     """
     flags = study.flags
     dense = find_population(study, "dense", 0.0)
-    flag = "--save_path" if study.supervised else "--encoder_save_path"
     unfinished = []
     for sparsity in flags.pruning_percentages:  # refuses what is in the way before the first step
         configuration = {
@@ -92,7 +91,7 @@ def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable
             names = [study.name(part, "global", sparsity, flags.epochs, flags.batch_size, member.id) for part in parts]
             paths = [(study.folder if index == 0 else study.head_folder) / str(name) for index, name in enumerate(names)]
             origin = {"dense_sha256": list(member.checksums)}
-            if not flags.debug and all([checkpoints.is_finished(path, configuration, study.data, flag, **origin) for path in paths]):
+            if not flags.debug and all([checkpoints.is_finished(path, configuration, study.data, study.folder_flag, **origin) for path in paths]):
                 logger.info("finished before: %s", paths[-1])
             else:
                 if not flags.debug:

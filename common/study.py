@@ -40,6 +40,11 @@ class Study:
         return self.learning_method == "supervised"
 
     @property
+    def folder_flag(self) -> str:
+        """The flag that names `folder`, for messages."""
+        return "--save_path" if self.supervised else "--encoder_save_path"
+
+    @property
     def architecture_name(self) -> str:
         """The network in tables, titles and names of figures."""
         if not self.supervised:
