@@ -1,9 +1,12 @@
-"""Prunes dense contrastive networks in one shot (global magnitude) and finetunes them with fixed masks.
+"""Prunes dense contrastive networks and trains them on with fixed masks: once, with finetuning, or iteratively.
 
     python clr_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 --pruning_percentages 0.5,0.9,0.95,0.99
+    python clr_pruning_finetune.py --dataset digits --models_number 3 --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
 
-Reads the dense networks of clr_training.py. Writes models/[NAME/]{encoder_name}_encoder_..._global_... and ..._head_..._global_..._id{id}.pt
-with a JSON beside each that says how it was made. Network i comes from dense network i. Finished ones are skipped one by one.
+Reads the dense networks of clr_training.py (and for --after rewind the weights that its --save_epochs kept). Writes
+models/[NAME/]{encoder_name}_encoder_..._global_... and ..._head_..._global_..._id{id}.pt with a JSON beside each that says how it was
+made. Network i comes from dense network i. Finished ones are skipped one by one. Masks are over encoder and classifier head together;
+when a network is trained again, its projection head starts anew too, unpruned.
 """
 
 import sys
@@ -22,11 +25,11 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.runs import finetune_population
+    from common.finetuning import Twin, finetune_population
     from common.study import open_studies
 
     for study in open_studies("clr_pruning_finetune", flags, writes_models=True):
-        finetune_population(study, ("encoder", "head"), payloads)
+        finetune_population(study, Twin(("encoder", "head"), payloads, initial_network, retrain))
 
 
 def payloads(network) -> tuple[dict, ...]:
@@ -34,6 +37,42 @@ def payloads(network) -> tuple[dict, ...]:
     from common.checkpoints import cpu_state
 
     return {"model": cpu_state(network.encoder)}, {"head": cpu_state(network.classification_head)}
+
+
+def new_model(study, weights):
+    """An encoder with projection head; with the weights in that file, of its initialisation or of a later epoch, where one is given."""
+    from common import checkpoints, models
+
+    shape = study.architecture
+    model = models.ContrastiveEncoder(shape.depth, shape.widen_factor, shape.dropout, shape.projection_head)
+    if weights is not None:
+        checkpoints.load_epoch(model, weights, shape, len(study.data.class_names))
+    return model
+
+
+def initial_network(study, seed: int, weights):
+    """The classifier before its training: the encoder in that file, and the head, whose initialisation its seed gives."""
+    from common import models, training
+
+    encoder = new_model(study, weights).encoder
+    return models.ContrastiveClassifier(encoder, training.new_head(encoder, study.data, (seed, "head")))
+
+
+def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch: int, seed: int, description: str) -> tuple:
+    """Trains encoder and head as the dense ones were, from kept weights or a new initialisation, with fixed masks."""
+    from common import checkpoints, models, training
+
+    def own(part: str) -> dict:
+        return {name.removeprefix(f"{part}."): mask for name, mask in masks.items() if name.startswith(f"{part}.")}
+
+    training.seed_weights(*key)
+    model = training.prepare(new_model(study, weights), study.device)
+    history = training.train_contrastive(model, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), own("encoder"))
+    head_key = (seed, "head") if weights is not None else (*key, "head")
+    head, head_history = training.train_head(model.encoder, study.data, settings["head_epochs"], settings["batch_size_head"], head_key,
+                                             f"{description} head", own("classification_head"))
+    network = models.ContrastiveClassifier(model.encoder, head)
+    return network, [({"model": checkpoints.cpu_state(model)}, history), ({"head": checkpoints.cpu_state(head)}, head_history)]
 
 
 if __name__ == "__main__":

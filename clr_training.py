@@ -1,9 +1,10 @@
-"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed, and a linear classifier on each frozen encoder.
+"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier on each frozen encoder.
 
-    python clr_training.py --dataset digits --epochs 50 --batch_size 128 --learning_rate 0.02 --cosine_annealing --index_end 2
+    python clr_training.py --dataset digits --epochs 50 --batch_size 128 --learning_rate 0.02 --cosine_annealing --index_end 2 --pruning_percentages 0.0
 
-Reads the data set. Writes models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON beside each that says
-how it was made, and the story and curves into logs/. Finished encoders and heads are skipped.
+Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own. Reads the data set. Writes
+models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON beside each that says how it was made, and the story
+and curves into logs/. Finished encoders and heads are skipped.
 """
 
 import sys
@@ -29,15 +30,18 @@ def build_parser() -> cli.Parser:
     group.add_argument("--lr_decay_epochs", default="1500", help=cli.COMPATIBILITY)
     cli.add_boolean(group, "--clipping", False, cli.COMPATIBILITY)
     cli.add_boolean(group, "--shuffle", True, cli.COMPATIBILITY)
+    cli.add_save_epochs(group)
     group = parser.add_argument_group("training of the classifier head")
     group.add_argument("--head_epochs", type=cli.positive_integer, default=100, help="epochs of the linear classifier")
     group.add_argument("--batch_size_head", type=cli.positive_integer, default=256, help="images in a batch of the linear classifier")
     cli.add_boolean(group, "--debug_classification_head", False, "log the accuracy of a throw-away head (2 epochs) now and then")
     group.add_argument("--debug_classification_head_epochs", type=cli.positive_integer, default=25, help="epochs between these")
-    group = cli.add_gradual_pruning_group(parser)
-    group.add_argument("--pruning_percentages", type=cli.sparsity_list, default="0.0", help="final sparsities, one training each")
-    cli.add_schedule_flags(group, "encoder", "", 2440, 4760, 62)
-    cli.add_schedule_flags(group, "classifier head", "_head", 500, 10000, 250)
+    group = parser.add_argument_group("pruning while training")
+    group.add_argument("--pruning_percentages", type=cli.sparsity_list, default="0.0,0.3,0.5,0.7,0.9",
+                       help="final sparsities, one training each, 0.0: dense")
+    cli.add_gradual_pruning_flags(group, "late")
+    cli.add_schedule_flags(group, "encoder", "", "contrastive")
+    cli.add_schedule_flags(group, "classifier head", "_head", "head")
     cli.add_contrastive_flags(parser, "--method")
     cli.add_common_flags(parser)
     return parser
@@ -49,106 +53,96 @@ def main(argv=None) -> None:
     from common import runs
     from common.study import open_studies
 
-    runs.refuse_gradual_pruning("--pruning_percentages", flags.pruning_percentages)
-    ids = runs.model_ids(flags.index_start, flags.index_end)
-    if flags.warmup_epochs >= flags.epochs:
-        raise cli.UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {flags.epochs}")
+    ids = runs.model_ids(flags)
     for study in open_studies("clr_training", flags, writes_models=True):
-        finished = {model_id: finished_parts(study, model_id) for model_id in ids}  # refuses what is in the way before the first step
-        for model_id in ids:
-            train(study, model_id, *finished[model_id])
+        files = [files_of(study, sparsity, model_id) for sparsity in flags.pruning_percentages for model_id in ids]
+        missing = [missing_parts(study, *pair) for pair in files]  # refuses what is in the way before the first step
+        for pair, parts in zip(files, missing):
+            train(study, *pair, *parts)
 
 
-def files_of(study, model_id: int) -> list[tuple]:
-    """(name, path, configuration that all models of the population share) of the encoder and of the head."""
-    flags = study.flags
+def files_of(study, sparsity: float, model_id: int) -> list[tuple]:
+    """(name, path, configuration that all models of the population share, pruning while training) of the encoder and of the head."""
+    from common import runs
+
+    flags, images, method, pruning, head_pruning = study.flags, len(study.data.train_images), "dense", None, None
     shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "temperature", "base_temperature", "warmup_epochs",
               "cosine_annealing", "lars")
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration(), **{key: getattr(flags, key) for key in shared}}
-    encoder = study.name("encoder", "dense", 0.0, flags.epochs, flags.batch_size, model_id)
-    head = study.name("head", "dense", 0.0, flags.head_epochs, flags.batch_size, model_id)
-    return [(encoder, study.folder / str(encoder), configuration),
-            (head, study.head_folder / str(head), {**configuration, "head_epochs": flags.head_epochs, "batch_size_head": flags.batch_size_head})]
+    head_configuration = {**configuration, "head_epochs": flags.head_epochs, "batch_size_head": flags.batch_size_head}
+    if sparsity:
+        method = runs.asked_method(flags, flags.schedule)
+        pruning = runs.gradual_pruning(flags, sparsity, "contrastive", flags.epochs, flags.batch_size, images)
+        head_pruning = runs.gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
+        configuration |= runs.gradual_configuration(method, pruning)
+        head_configuration |= runs.gradual_configuration(method, pruning, head_pruning)
+    encoder = study.name("encoder", str(method), sparsity, flags.epochs, flags.batch_size, model_id)
+    head = study.name("head", str(method), sparsity, flags.head_epochs, flags.batch_size, model_id)
+    return [(encoder, study.folder / str(encoder), configuration, pruning), (head, study.head_folder / str(head), head_configuration, head_pruning)]
 
 
-def finished_parts(study, model_id: int) -> tuple[bool, bool]:
-    """Whether the encoder, and a head that was trained on it, are there, made with these settings. --debug saves nothing, and reads nothing."""
-    from common import checkpoints
+def missing_parts(study, encoder: tuple, head: tuple) -> tuple[bool, bool, list[int]]:
+    """Whether the encoder, and a head trained on it, are missing, and which of --save_epochs; --debug saves and reads nothing."""
+    from common import checkpoints, runs
 
     if study.flags.debug:
-        return False, False
-    (_, encoder_path, configuration), (_, head_path, head_configuration) = files_of(study, model_id)
-    encoder = checkpoints.is_finished(encoder_path, configuration, study.data, study.folder_flag)
-    origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder else {}
-    head = checkpoints.is_finished(head_path, head_configuration, study.data, "--head_save_path", **origin)
-    if head and not encoder:
+        return True, True, []
+    (_, encoder_path, configuration, _), (_, head_path, head_configuration, _) = encoder, head
+    encoder_finished = checkpoints.is_finished(encoder_path, configuration, study.data, study.folder_flag)
+    origin = {"encoder_sha256": checkpoints.file_sha256(encoder_path)} if encoder_finished else {}
+    head_finished = checkpoints.is_finished(head_path, head_configuration, study.data, "--head_save_path", **origin)
+    if head_finished and not encoder_finished:
         checkpoints.refuse_to_replace([head_path])
-    return encoder, head and encoder
+    return not encoder_finished, not (head_finished and encoder_finished), runs.missing_epochs(study, encoder_path, configuration)
 
 
-def train(study, model_id: int, encoder_finished: bool, head_finished: bool) -> None:
-    """Trains and saves what is not finished of the encoder and the head of one id."""
-    import math
+def train(study, encoder: tuple, head: tuple, encoder_missing: bool, head_missing: bool, missing_epochs: list[int]) -> None:
+    """Trains and saves what is missing of the encoder and the head of one id."""
     import time
 
     from common import checkpoints, models, runs, training
 
-    flags, data, seed = study.flags, study.data, study.model_seed(model_id)
-    (encoder_name, encoder_path, configuration), (head_name, head_path, head_configuration) = files_of(study, model_id)
-    if head_finished:
-        cli.logger.info("finished before: %s", head_path)
-        return
-    started, what = time.time(), f"{study.learning_method} id {model_id}"
+    flags, data = study.flags, study.data
+    (name, path, configuration, _), (head_name, head_path, head_configuration, head_pruning) = encoder, head
+    seed, started, what = study.model_seed(name.id), time.time(), runs.describe_run(name)
+    if not encoder_missing:
+        cli.logger.info("finished before: %s", path if head_missing else head_path)
     training.seed_weights(seed, "contrastive", "weights")
-    model = models.ContrastiveEncoder(flags.model_depth, flags.widen_factor, flags.dropout, flags.projection_head)
-    chance = training.chance_loss(len(data.train_images), flags.batch_size, flags.temperature, flags.base_temperature)
-    if encoder_finished:
-        cli.logger.info("finished before: %s", encoder_path)
-        checkpoints.load_encoder(model.encoder, encoder_path, study.architecture, len(data.class_names))
-        history = (checkpoints.read_record(encoder_path) or {}).get("history", [])
-        training.prepare(model, study.device)
-    else:
-        history = train_encoder(study, training.prepare(model, study.device), seed, what, chance)
-        runs.log_run(f"{what} encoder", history, chance, started)
+    model = training.prepare(models.ContrastiveEncoder(flags.model_depth, flags.widen_factor, flags.dropout, flags.projection_head), study.device)
+    history = train_encoder(study, model, encoder, flags.epochs if encoder_missing else max(missing_epochs, default=0), missing_epochs, what)
+    if encoder_missing:
+        runs.log_run(f"{what} encoder", history, started)
         if not flags.debug:
-            checkpoints.save_checkpoint(encoder_path, {"model": checkpoints.cpu_state(model)}, checkpoints.make_record(
-                encoder_name, configuration, seed, data, model.encoder, history, checkpoints.environment(study.device, started)))
+            runs.save_model(study, name, path, {"model": checkpoints.cpu_state(model)}, configuration, model.encoder, history, started)
+    elif head_missing:
+        checkpoints.load_encoder(model.encoder, path, study.architecture, len(data.class_names))
+        history = (checkpoints.read_record(path) or {}).get("history", [])
+    if not head_missing:
+        return
     started = time.time()
-    head, head_history = training.train_head(model.encoder, data, flags.head_epochs, flags.batch_size_head, (seed, "head"), f"{what} head")
-    head_chance = math.log(len(data.class_names))
-    for entry in head_history:
-        runs.log_epoch(f"{what} head", flags.head_epochs, entry, head_chance)
-    runs.log_run(f"{what} head", head_history, head_chance, started)
+    classifier, head_history = training.train_head(model.encoder, data, flags.head_epochs, flags.batch_size_head, (seed, "head"), f"{what} head",
+                                                   pruning=head_pruning)
+    runs.log_run(f"{what} head", head_history, started)
     if flags.debug:
         return
-    checkpoints.save_checkpoint(head_path, {"head": checkpoints.cpu_state(head)}, checkpoints.make_record(
-        head_name, head_configuration, seed, data, models.ContrastiveClassifier(model.encoder, head), head_history,
-        checkpoints.environment(study.device, started), encoder_sha256=checkpoints.file_sha256(encoder_path)))
-    runs.store_curves(study, head_path.stem, model_id, {study.learning_method: (history, chance), "head": (head_history, head_chance)})
+    runs.save_model(study, head_name, head_path, {"head": checkpoints.cpu_state(classifier)}, head_configuration,
+                    models.ContrastiveClassifier(model.encoder, classifier), head_history, started, encoder_sha256=checkpoints.file_sha256(path))
+    runs.store_curves(study, head_name, {study.learning_method: history, "head": head_history})
 
 
-def train_encoder(study, model, seed: int, what: str, chance: float) -> list[dict]:
-    """Trains the encoder with its projection head; returns the history."""
-    import torch
-
+def train_encoder(study, model, encoder: tuple, epochs: int, missing_epochs: list[int], what: str) -> list[dict]:
+    """Trains the encoder with its projection head for so many epochs; returns the history."""
     from common import runs, training
 
-    flags, data, history = study.flags, study.data, []
-    optimizer = torch.optim.SGD(model.parameters(), flags.learning_rate, momentum=flags.momentum,
-                                weight_decay=0.0 if flags.lars else flags.weight_decay)
-    bar = training.progress_bar(flags.epochs * -(-len(data.train_images) // flags.batch_size), what)
-    for epoch in range(flags.epochs):
-        rates = training.contrastive_learning_rates(flags.learning_rate, epoch, flags.epochs, flags.cosine_annealing, flags.warmup_epochs,
-                                                    flags.batch_size, len(data.train_images))
-        trained = training.contrastive_epoch(model, data, study.learning_method, flags.batch_size, flags.temperature, flags.base_temperature,
-                                             optimizer, rates, flags.weight_decay if flags.lars else None, (seed, "contrastive", epoch), bar)
-        history.append({"epoch": epoch, "learning_rate": rates[-1], **trained})
-        runs.log_epoch(what, flags.epochs, history[-1], chance)
-        if flags.debug_classification_head and (epoch + 1) % flags.debug_classification_head_epochs == 0:
-            _, probe = training.train_head(model.encoder, data, 2, flags.batch_size_head, (seed, "debug head", epoch), f"{what} debug head")
-            cli.logger.info("%s epoch %d: a throw-away head reaches test accuracy %.2f %%", what, epoch + 1, 100 * probe[-1]["test_accuracy"])
-    bar.close()
-    return history
+    flags, (name, path, configuration, pruning) = study.flags, encoder
+    seed, keep = study.model_seed(name.id), runs.epoch_saver(study, path, name, configuration, model, missing_epochs)
+
+    def at_epoch(done: int) -> None:
+        keep(done)
+        if flags.debug_classification_head and done and done % flags.debug_classification_head_epochs == 0:
+            _, probe = training.train_head(model.encoder, study.data, 2, flags.batch_size_head, (seed, "debug head", done - 1), f"{what} debug head")
+            cli.logger.info("%s epoch %d: a throw-away head reaches test accuracy %.2f %%", what, done, 100 * probe[-1]["test_accuracy"])
+    return training.train_contrastive(model, study.data, configuration, seed, what, range(epochs), pruning=pruning, at_epoch=at_epoch)
 
 
 if __name__ == "__main__":

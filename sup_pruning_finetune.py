@@ -1,9 +1,11 @@
-"""Prunes dense supervised networks in one shot (global magnitude) and finetunes them with fixed masks.
+"""Prunes dense supervised networks and trains them on with fixed masks: once, with finetuning, or iteratively.
 
     python sup_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 --pruning_percentages 0.5,0.9,0.95,0.99
+    python sup_pruning_finetune.py --dataset digits --models_number 3 --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
 
-Reads the dense networks of sup_training.py. Writes models/[NAME/]wideResNet_global_{sparsity}pruning_{epochs}epochs_..._id{id}.pt
-with a JSON beside each that says how it was made. Network i comes from dense network i. Finished ones are skipped one by one.
+Reads the dense networks of sup_training.py (and for --after rewind the weights that its --save_epochs kept). Writes
+models/[NAME/]wideResNet_global_..._id{id}.pt with a JSON beside each that says how it was made. Network i comes from dense network i.
+Finished ones are skipped one by one.
 """
 
 import sys
@@ -22,18 +24,39 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.runs import finetune_population
+    from common.finetuning import Twin, finetune_population
     from common.study import open_studies
 
     for study in open_studies("sup_pruning_finetune", flags, writes_models=True):
-        finetune_population(study, ("supervised",), payloads)
+        finetune_population(study, Twin(("supervised",), payloads, initial_network, retrain))
 
 
 def payloads(network) -> tuple[dict, ...]:
-    """The file of one network: its bare state_dict."""
+    """The one file of a network: its bare state_dict."""
     from common.checkpoints import cpu_state
 
     return (cpu_state(network),)
+
+
+def initial_network(study, seed: int, weights):
+    """The network with the weights in that file, of its initialisation or of a later epoch."""
+    from common import checkpoints, models
+
+    classes = len(study.data.class_names)
+    network = models.SupervisedNetwork(study.architecture.depth, study.architecture.widen_factor, study.architecture.dropout, classes)
+    if weights is not None:
+        checkpoints.load_epoch(network, weights, study.architecture, classes)
+    return network
+
+
+def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch: int, seed: int, description: str) -> tuple:
+    """Trains a network as the dense one was, from kept weights or a new initialisation, with fixed masks."""
+    from common import training
+
+    training.seed_weights(*key)
+    network = training.prepare(initial_network(study, seed, weights), study.device)
+    history = training.train_supervised(network, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), masks)
+    return network, [(payload, history) for payload in payloads(network)]
 
 
 if __name__ == "__main__":

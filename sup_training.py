@@ -1,9 +1,10 @@
-"""Trains supervised WideResNets with cross-entropy, one for each seed.
+"""Trains supervised WideResNets with cross-entropy, one for each seed, dense or pruned while they train.
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
+    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 --pruning 0.95 --begin_epoch 1 --end_epoch 4
 
-Reads the data set. Writes models/[NAME/]wideResNet_0.0pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with a JSON
-beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
+Reads the data set. Writes models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with
+a JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
 """
 
 import sys
@@ -22,9 +23,11 @@ def build_parser() -> cli.Parser:
     group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
     group.add_argument("--weight_decay", type=cli.natural_float, default=0.0005, help="weight decay of SGD")
     cli.add_boolean(group, "--shuffle", True, "a new order of the images in every epoch")
-    group = cli.add_gradual_pruning_group(parser)
-    group.add_argument("--pruning", type=cli.fraction, default=0.0, help="final sparsity")
-    cli.add_schedule_flags(group, "network", "", 1000, 20000, 500)
+    cli.add_save_epochs(group)
+    group = parser.add_argument_group("pruning while training")
+    group.add_argument("--pruning", type=cli.fraction, default=0.0, help="final sparsity, 0: dense")
+    cli.add_gradual_pruning_flags(group, "early")
+    cli.add_schedule_flags(group, "network", "", "supervised")
     cli.add_supervised_flags(parser)
     cli.add_common_flags(parser)
     return parser
@@ -36,69 +39,66 @@ def main(argv=None) -> None:
     from common import runs
     from common.study import open_studies
 
-    runs.refuse_gradual_pruning("--pruning", [flags.pruning])
-    ids = runs.model_ids(flags.index_start, flags.index_end)
+    ids = runs.model_ids(flags)
     for study in open_studies("sup_training", flags, writes_models=True):
+        pruning = None
+        if flags.pruning:
+            pruning = runs.gradual_pruning(flags, flags.pruning, "supervised", flags.epochs, flags.batch_size, len(study.data.train_images))
         # Refuses what is in the way before the first step; --debug saves nothing, so that nothing is in its way.
-        finished = {model_id: not flags.debug and is_finished(study, model_id) for model_id in ids}
+        missing = {model_id: missing_parts(study, model_id, pruning) for model_id in ids}
         for model_id in ids:
-            if finished[model_id]:
-                cli.logger.info("finished before: %s", study.folder / str(name_of(study, model_id)))
-            else:
-                train(study, model_id)
+            train(study, model_id, pruning, *missing[model_id])
 
 
-def name_of(study, model_id: int):
-    """The name of a model's file."""
-    return study.name("supervised", "dense", 0.0, study.flags.epochs, study.flags.batch_size, model_id)
+def file_of(study, model_id: int, pruning) -> tuple:
+    """The name of a model's file, its path, and the configuration that all models of the population share."""
+    from common import runs
 
-
-def configuration_of(study) -> dict:
-    """What all models of this population share."""
+    flags = study.flags
     shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "shuffle")
-    return {"learning_method": "supervised", **study.architecture_configuration(), **{key: getattr(study.flags, key) for key in shared}}
+    configuration = {"learning_method": "supervised", **study.architecture_configuration(), **{key: getattr(flags, key) for key in shared}}
+    method = "dense"
+    if pruning:
+        asked = runs.asked_method(flags, flags.schedule)
+        method, configuration = str(asked), configuration | runs.gradual_configuration(asked, pruning)
+    name = study.name("supervised", method, flags.pruning, flags.epochs, flags.batch_size, model_id)
+    return name, study.folder / str(name), configuration
 
 
-def is_finished(study, model_id: int) -> bool:
-    """Whether the model is there, made with these settings."""
-    from common import checkpoints
+def missing_parts(study, model_id: int, pruning) -> tuple[bool, list[int]]:
+    """Whether the model, made with these settings, is missing, and the epochs of --save_epochs that are."""
+    from common import checkpoints, runs
 
-    return checkpoints.is_finished(study.folder / str(name_of(study, model_id)), configuration_of(study), study.data, study.folder_flag)
+    _, path, configuration = file_of(study, model_id, pruning)
+    finished = not study.flags.debug and checkpoints.is_finished(path, configuration, study.data, study.folder_flag)
+    return not finished, runs.missing_epochs(study, path, configuration)
 
 
-def train(study, model_id: int) -> None:
-    """Trains and saves the model of one id."""
-    import math
+def train(study, model_id: int, pruning, model_missing: bool, missing_epochs: list[int]) -> None:
+    """Trains and saves what is missing of one id."""
     import time
-
-    import torch
 
     from common import checkpoints, models, runs, training
 
     flags, data, seed = study.flags, study.data, study.model_seed(model_id)
-    name = name_of(study, model_id)
-    path = study.folder / str(name)
-    started = time.time()
+    name, path, configuration = file_of(study, model_id, pruning)
+    if not model_missing:
+        cli.logger.info("finished before: %s", path)
+        if not missing_epochs:
+            return
+    started, what = time.time(), runs.describe_run(name)
     training.seed_weights(seed, "supervised", "weights")
     network = training.prepare(models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
                                study.device)
-    optimizer = torch.optim.SGD(network.parameters(), flags.learning_rate, momentum=flags.momentum, weight_decay=flags.weight_decay)
-    chance, history = math.log(len(data.class_names)), []
-    bar = training.progress_bar(flags.epochs * math.ceil(len(data.train_images) / flags.batch_size), f"supervised id {model_id}")
-    for epoch in range(flags.epochs):
-        rate = training.supervised_learning_rate(flags.learning_rate, epoch)
-        training.set_learning_rate(optimizer, rate)
-        trained = training.classification_epoch(network, data, flags.batch_size, optimizer, {}, (seed, "supervised", epoch), bar,
-                                                flags.shuffle)
-        history.append({"epoch": epoch, "learning_rate": rate, **trained, **training.evaluate_test_set(network, data)})
-        runs.log_epoch(f"supervised id {model_id}", flags.epochs, history[-1], chance)
-    bar.close()
-    runs.log_run(f"supervised id {model_id}", history, chance, started)
+    history = training.train_supervised(network, data, configuration, seed, what, range(flags.epochs if model_missing else max(missing_epochs)),
+                                        pruning=pruning, at_epoch=runs.epoch_saver(study, path, name, configuration, network, missing_epochs))
+    if not model_missing:
+        return
+    runs.log_run(what, history, started)
     if flags.debug:
         return
-    record = checkpoints.make_record(name, configuration_of(study), seed, data, network, history, checkpoints.environment(study.device, started))
-    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record)
-    runs.store_curves(study, path.stem, model_id, {"supervised": (history, chance)})
+    runs.save_model(study, name, path, checkpoints.cpu_state(network), configuration, network, history, started)
+    runs.store_curves(study, name, {"supervised": history})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Estimates the hours of the published study (dense and one-shot networks) from one measured epoch of each kind of training.
+"""Estimates the hours of the published study (dense, gradually pruned and one-shot networks) from one measured epoch of each kind of training.
 
     python benchmarks/study_hours.py --cuda_device 0
 
@@ -15,8 +15,9 @@ from common import cli  # noqa: E402
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
 MODELS, SPARSITIES = 30, 5
-EPOCHS = {"SupCon, batch 1024": 500 * MODELS, "head, batch 256": 100 * MODELS, "cross-entropy, batch 128": 205 * MODELS,
-          "finetuning, batch 128": 2 * 30 * SPARSITIES * MODELS}
+TRAININGS = 1 + 2 * 4  # dense, and early and late gradual pruning to 0.3, 0.5, 0.7, 0.9, whose masks and prunings cost little beside a step
+EPOCHS = {"SupCon, batch 1024": 500 * TRAININGS * MODELS, "head, batch 256": 100 * TRAININGS * MODELS,
+          "cross-entropy, batch 128": 205 * TRAININGS * MODELS, "finetuning, batch 128": 2 * 30 * SPARSITIES * MODELS}
 
 
 def build_parser() -> cli.Parser:
@@ -41,7 +42,8 @@ def main(argv=None) -> None:
     for kind, epochs in EPOCHS.items():
         hours += seconds[kind] * epochs / 3600
         print(f"  {kind:<26} {seconds[kind]:8.2f} s an epoch x {epochs:>6,} epochs = {seconds[kind] * epochs / 3600:9.1f} h")
-    print(f"estimate for {MODELS} networks of both methods and {SPARSITIES} sparsities: {hours:.1f} hours (evaluation and figures not counted)")
+    print(f"estimate for {MODELS} networks of each kind, both methods, {TRAININGS} trainings and {SPARSITIES} one-shot sparsities: {hours:.1f} hours "
+          "(evaluation and figures not counted)")
 
 
 def measure(device, images: int) -> dict[str, float]:
@@ -64,9 +66,10 @@ def measure(device, images: int) -> dict[str, float]:
     network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
     masks = {name: torch.ones_like(weight) for name, weight in prunable_parameters(network).items()}
     contrastive, plain = torch.optim.SGD(encoder.parameters(), 0.05), torch.optim.SGD(network.parameters(), 1e-3)
+    settings = {"learning_method": "SupCon", "batch_size": 1024, "temperature": 0.5, "base_temperature": 0.07, "lars": False}
     bar = training.progress_bar(0, "")
     kinds = {
-        "SupCon, batch 1024": lambda data: training.contrastive_epoch(encoder, data, "SupCon", 1024, 0.5, 0.07, contrastive, [0.05] * 50, None, (0,), bar),
+        "SupCon, batch 1024": lambda data: training.contrastive_epoch(encoder, data, settings, contrastive, [0.05] * 50, {}, (0,), bar),
         "head, batch 256": lambda data: training.train_head(encoder.encoder, data, 1, 256, (0,), ""),
         "cross-entropy, batch 128": lambda data: training.classification_epoch(network, data, 128, plain, {}, (0,), bar),
         "finetuning, batch 128": lambda data: training.classification_epoch(network, data, 128, plain, masks, (0,), bar),

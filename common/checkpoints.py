@@ -24,9 +24,10 @@ from torch import nn
 from common import models
 from common.cli import UserError
 from common.data import ImageDataset
+from common.methods import parse_method
 from common.pruning import measure_sparsity
 
-TAGS = {"dense": "", "GMP": "", "later_GMP": "_later", "global": "_global"}
+PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # every other method's tag is its own name, `_global` among them
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 
 
@@ -66,7 +67,7 @@ class CheckpointName:
     dropout: float = 0.0
 
     def __str__(self) -> str:
-        tag = TAGS[self.pruning_method]
+        tag = PUBLISHED_TAGS.get(self.pruning_method, f"_{self.pruning_method}")
         if self.part == "supervised":
             width = "" if self.widen_factor == 2 else f"-{self.widen_factor}"
             return (f"wideResNet{width}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
@@ -76,27 +77,33 @@ class CheckpointName:
 
 
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
-_SUPERVISED = re.compile(rf"wideResNet(?:-(\d+))?(_later|_global)?_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_"
-                         r"id(\d+)\.pt")
-_CONTRASTIVE = re.compile(rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning(_later|_global)?_(\d+)batch_({_NUMBER})"
-                          r"temperature_(\d+)epochs_id(\d+)\.pt")
+_TAG = r"(_[A-Za-z][A-Za-z0-9_.]*)?"
+_SUPERVISED = re.compile(rf"wideResNet(?:-(\d+))?{_TAG}_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_id(\d+)\.pt")
+_CONTRASTIVE = re.compile(rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt")
 
 
 def parse_name(name: str) -> CheckpointName | None:
-    """The facts in a file name, or None where it is not the name of a checkpoint."""
-    def pruning_method(tag: str | None, sparsity: str) -> str:
-        plain = "GMP" if float(sparsity) else "dense"
-        return {None: plain, "_later": "later_GMP", "_global": "global"}[tag]
+    """The facts in a file name, or None where it is not the name of a checkpoint.
+
+    The published script tags dense networks `_later` where gradual ones would be: they are dense.
+    """
+    def pruning_method(tag: str | None, sparsity: str) -> str | None:
+        if tag in (None, "_later"):
+            return "dense" if float(sparsity) == 0 else {None: "GMP", "_later": "later_GMP"}[tag]
+        method = parse_method(tag[1:])
+        return str(method) if method and tag[1:] not in PUBLISHED_TAGS else None
 
     if match := _SUPERVISED.fullmatch(name):
         width, tag, sparsity, epochs, depth, dropout, id = match.groups()
-        return CheckpointName("supervised", "supervised", pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
-                              widen_factor=int(width or 2), depth=int(depth), dropout=float(dropout))
-    if match := _CONTRASTIVE.fullmatch(name):
+        found = CheckpointName("supervised", "supervised", pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
+                               widen_factor=int(width or 2), depth=int(depth), dropout=float(dropout))
+    elif match := _CONTRASTIVE.fullmatch(name):
         encoder_name, part, method, sparsity, tag, batch_size, temperature, epochs, id = match.groups()
-        return CheckpointName(part, method, pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
-                              encoder_name=encoder_name, batch_size=int(batch_size), temperature=float(temperature))
-    return None
+        found = CheckpointName(part, method, pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
+                               encoder_name=encoder_name, batch_size=int(batch_size), temperature=float(temperature))
+    else:
+        return None
+    return found if found.pruning_method else None
 
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
@@ -128,6 +135,11 @@ def check_writable(folder: Path) -> None:
 def record_path(checkpoint: Path) -> Path:
     """The JSON beside a checkpoint."""
     return checkpoint.with_suffix(".json")
+
+
+def epoch_path(checkpoint: Path, epoch: int) -> Path:
+    """The weights of a checkpoint's network after so many epochs, 0 its initialisation: a file beside it."""
+    return checkpoint.with_name(f"{checkpoint.stem}_epoch{epoch}.pt")
 
 
 def file_sha256(path: Path) -> str:
@@ -227,7 +239,7 @@ def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag
     if differences:
         raise UserError(f"{path} was made with other settings ({differences}); to keep both, give {folder_flag} another folder")
     if any(record.get(key) != value for key, value in more.items()):
-        raise UserError(f"{path} was made from another dense model or encoder than the one that is there now; delete it to have it made "
+        raise UserError(f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it made "
                         f"again, or to keep both give {folder_flag} another folder")
     return True
 
@@ -310,6 +322,28 @@ def _entry(path: Path, key: str) -> dict:
     if not isinstance(payload.get(key), dict):
         raise UserError(f"{path} lacks the entry {key!r} of the published format")
     return payload[key]
+
+
+def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
+    """The file of the weights that the training of a checkpoint kept after so many epochs, None where it kept none.
+
+    Args:
+        record: of the checkpoint.
+    Raises:
+        UserError: they belong to another training.
+    """
+    path = epoch_path(checkpoint, epoch)
+    if not path.exists():
+        return None
+    kept = read_record(path)
+    if kept is None or any(kept[key] != record[key] for key in ("configuration", "seed")) or kept["data"]["checksum"] != record["data"]["checksum"]:
+        raise UserError(f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training script with --save_epochs {epoch}")
+    return path
+
+
+def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
+    """Loads weights that a training kept into a network of the same kind (contrastive: encoder with projection head)."""
+    _load_state(module, _entry(path, "model"), path, architecture, num_classes)
 
 
 def encoder_state(path: Path) -> dict:

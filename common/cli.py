@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Sequence
 
+from common import methods
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,6 +35,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's; `given` of the result holds the names of the flags that stood on the command line."""
+        flags = super().parse_args(args, namespace)
+        words = {word.split("=")[0] for word in (sys.argv[1:] if args is None else args)}
+        flags.given = {action.dest for action in self._actions if words & set(action.option_strings)}
+        return flags
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -82,6 +91,7 @@ natural_number = _number(int, 0, largest, False, False, f"a whole number from 0 
 positive_float = _number(float, 0, infinity, True, False, "a number above 0")
 natural_float = _number(float, 0, infinity, False, False, "a number of 0 or more")
 fraction = _number(float, 0, 1, False, True, "a number from 0 up to, not including, 1")
+pruning_rate = _number(float, 0.01, 0.99, False, False, "a number from 0.01 to 0.99")
 
 
 def sparsity_list(text: str) -> list[float]:
@@ -110,13 +120,19 @@ def model_depth(text: str) -> int:
 
 def pruning_method_list(text: str) -> list[str]:
     """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP']."""
-    methods = [part.strip().replace(" ", "_") for part in text.split(",")]
-    for method in methods:
-        if method not in ("global", "GMP", "later_GMP"):
-            raise argparse.ArgumentTypeError(f"{method!r} is none of global, GMP, later_GMP")
-    if len(set(methods)) != len(methods):
+    names = [part.strip().replace(" ", "_") for part in text.split(",")]
+    for name in names:
+        if name == "dense" or methods.parse_method(name) is None:
+            raise argparse.ArgumentTypeError(f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
+                                             "global_iterative0.2_rewind0, ... as in the names of the models")
+    if len(set(names)) != len(names):
         raise argparse.ArgumentTypeError(f"{text!r} names a pruning method twice")
-    return methods
+    return names
+
+
+def epoch_list(text: str) -> list[int]:
+    """`0,2` -> [0, 2]: numbers of epochs done."""
+    return sorted({natural_number(part.strip()) for part in text.split(",")})
 
 
 def encoder_name(text: str) -> str:
@@ -178,16 +194,39 @@ def add_supervised_flags(parser: Parser) -> None:
     parser.set_defaults(learning_method="supervised")
 
 
-def add_gradual_pruning_group(parser: Parser) -> argparse._ArgumentGroup:
-    """The flags' heading of pruning while training."""
-    return parser.add_argument_group("pruning while training (not available yet: only sparsity 0)")
+def add_gradual_pruning_flags(group, default_schedule: str) -> None:
+    """When the network is pruned while it trains, and by what."""
+    group.add_argument("--schedule", choices=tuple(methods.GRADUAL), default=default_schedule,
+                       help="the steps below where they are not given, and the file's name (late: _later)")
+    _add_criterion_flags(group, "None: layer")
 
 
-def add_schedule_flags(group, what: str, suffix: str, begin_step: int, end_step: int, frequency: int) -> None:
-    """`--begin_step`, `--end_step` and `--frequency` of what is pruned while training, in optimizer steps."""
-    group.add_argument(f"--begin_step{suffix}", type=natural_number, default=begin_step, help=f"step of the first pruning of the {what}")
-    group.add_argument(f"--end_step{suffix}", type=natural_number, default=end_step, help=f"step of the last pruning of the {what}")
-    group.add_argument(f"--frequency{suffix}", type=positive_integer, default=frequency, help=f"steps between prunings of the {what}")
+def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
+    """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while training."""
+    steps = methods.SCHEDULE_STEPS[kind]
+    words = [" or ".join(dict.fromkeys(f"{steps[schedule][index]}" + (f" ({schedule})" if len(set(steps.values())) > 1 else "")
+                                       for schedule in steps)) for index in range(3)]
+    group.add_argument(f"--begin_step{suffix}", type=natural_number, default=None, help=f"step of the first pruning of the {what}, None: {words[0]}")
+    group.add_argument(f"--end_step{suffix}", type=natural_number, default=None, help=f"step of the last pruning of the {what}, None: {words[1]}")
+    group.add_argument(f"--frequency{suffix}", type=positive_integer, default=None,
+                       help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given {methods.INTERVALS} intervals")
+    group.add_argument(f"--begin_epoch{suffix}", type=natural_float, default=None,
+                       help=f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done")
+    group.add_argument(f"--end_epoch{suffix}", type=natural_float, default=None, help=f"in place of --end_step{suffix}, as --begin_epoch{suffix}")
+
+
+def _add_criterion_flags(group, default_scope: str) -> None:
+    group.add_argument("--criterion", choices=tuple(methods.CRITERIA), default="magnitude",
+                       help="what is pruned, the lowest first: " + "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items()))
+    group.add_argument("--scope", choices=methods.SCOPES, default=None,
+                       help=f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always in their layer")
+
+
+def add_save_epochs(group) -> None:
+    """Weights that iterative pruning can rewind to."""
+    group.add_argument("--save_epochs", type=epoch_list, default=[],
+                       help="keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and magnitude_increase; "
+                            "where the model is finished, only these are trained")
 
 
 def add_finetuning_flags(parser: Parser) -> None:
@@ -197,7 +236,16 @@ def add_finetuning_flags(parser: Parser) -> None:
     group.add_argument("--batch_size", type=positive_integer, default=128, help="images in a finetuning batch")
     group.add_argument("--epochs", type=positive_integer, default=30, help="finetuning epochs")
     group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default="0.3,0.5,0.7,0.9",
-                       help="sparsities, each from the dense models anew")
+                       help="one-shot: sparsities, each from the dense models anew")
+    _add_criterion_flags(group, "None: global")
+    group.add_argument("--pruning_schedule", choices=("one-shot", "iterative"), default="one-shot", help="prune once, or again and again")
+    group.add_argument("--iterations", type=positive_integer, default=10, help="iterative: how often")
+    group.add_argument("--rate", type=pruning_rate, default=0.2, help="iterative: the share of what remains that each iteration prunes")
+    group.add_argument("--after", choices=methods.AFTER, default="rewind",
+                       help="iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as the dense network was; "
+                            "a new initialisation and the same training; or finetuning for --epochs from where it is")
+    group.add_argument("--rewind_epoch", type=natural_number, default=0,
+                       help="iterative: rewind to the weights after so many epochs (0: initialisation), which the training script kept (--save_epochs)")
     add_choice_of_dense(group, parser)
 
 
@@ -218,7 +266,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
     group.add_argument("--models_number", type=positive_integer, default=30, help="K: model ids 0 to K-1")
     group.add_argument("--batch_size", type=positive_integer, default=1024, help="images in an evaluation batch")
     group.add_argument("--pruning_methods", type=pruning_method_list, default=pruning_methods,
-                       help="of global, GMP, later_GMP ('later GMP' too)")
+                       help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
+                            "GMP_global, global_iterative0.2_rewind0, ...")
     group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default=sparsities,
                        help="sparsities; one of which no model exists is reported as absent")
     add_choice_of_dense(group, parser)

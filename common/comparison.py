@@ -6,12 +6,12 @@ import numpy as np
 
 from common import metrics, results
 from common.cli import UserError, logger
+from common.methods import describe
 from common.populations import Population, find_population
 from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
-PRUNING_WORDS = {"global": "one-shot global pruning", "GMP": "gradual pruning", "later_GMP": "late gradual pruning", "dense": "dense"}
 PARTS = ("q_score", "z_score", "l1_norm")
 
 
@@ -30,7 +30,7 @@ def _pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, 
         for sparsity in study.flags.pruning_percentages:
             population = find_population(study, pruning_method, sparsity, dense)
             if population is None:
-                logger.info("absent: no %s models, %s, sparsity %s", study.learning_method, PRUNING_WORDS[pruning_method], sparsity)
+                logger.info("absent: no %s models, %s, sparsity %s", study.learning_method, describe(pruning_method), sparsity)
             yield pruning_method, sparsity, population
 
 
@@ -229,7 +229,7 @@ def title(study: Study, population: Population) -> str:
     sparsity = "" if population.pruning_method == "dense" else f", sparsity {100 * population.sparsity:g} %"
     elsewhere = ", made elsewhere" if population.made_elsewhere else ""
     network = f"{study.architecture}, {study.architecture.projection_head} head" if study.architecture.projection_head != "mlp" else study.architecture
-    return (f"{study.data.title} · {study.learning_method} · {PRUNING_WORDS[population.pruning_method]}{sparsity} · "
+    return (f"{study.data.title} · {study.learning_method} · {describe(population.pruning_method)}{sparsity} · "
             f"{len(population.members)} models ({network}{elsewhere})")
 
 

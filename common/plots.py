@@ -63,8 +63,8 @@ def _labels(axes, xlabel: str, ylabel: str, title: str = "") -> None:
 
 
 def draw_curves(arrays: dict) -> Figure:
-    """Training curves: `stages`, and for each stage s `s_epoch`, `s_loss`, `s_test_loss`, `s_train_accuracy`, `s_test_accuracy`
-    (the last three where they exist) and `s_chance_loss` ()."""
+    """Training curves: `stages`, and for each stage s `s_epoch`, `s_loss`, `s_chance_loss`, and where they exist `s_test_loss`,
+    `s_train_accuracy`, `s_test_accuracy`, and `s_sparsity`, drawn grey behind the loss."""
     stages = [str(stage) for stage in arrays["stages"]]
     panels = [(stage, quantity) for stage in stages for quantity in ("loss", "accuracy") if f"{stage}_{'train_' * (quantity == 'accuracy')}{quantity}" in arrays]
     figure, axes = _figure(arrays, len(panels), 4.2 * len(panels), 3.4)
@@ -76,10 +76,23 @@ def draw_curves(arrays: dict) -> Figure:
         if f"{stage}_test_{quantity}" in arrays:
             panel.plot(epoch, scale * arrays[f"{stage}_test_{quantity}"], color=PIE_COLOUR, linestyle="--", label="test images")
         if quantity == "loss":
-            panel.axhline(float(arrays[f"{stage}_chance_loss"]), color=LINE_COLOUR, linestyle=":", linewidth=1, label="chance")
+            if f"{stage}_sparsity" in arrays:
+                _draw_sparsity(panel, epoch, arrays[f"{stage}_sparsity"])
+            panel.axhline(arrays[f"{stage}_chance_loss"][0], color=LINE_COLOUR, linestyle=":", linewidth=1, label="chance")
         _labels(panel, "epoch", "loss" if quantity == "loss" else "accuracy (%)", stage)
         panel.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _draw_sparsity(panel, epoch: np.ndarray, sparsity: np.ndarray) -> None:
+    """The sparsity at the end of each epoch, grey, on a second axis."""
+    second = panel.twinx()
+    second.fill_between(epoch, 100 * sparsity, step="post", color="#DDDDDD", linewidth=0)
+    second.set_ylabel("sparsity (%), grey")
+    second.set_ylim(0, 100)
+    second.spines[["top"]].set_visible(False)
+    panel.set_zorder(second.get_zorder() + 1)  # curves before the grey
+    panel.patch.set_visible(False)
 
 
 def draw_umap(arrays: dict) -> Figure:

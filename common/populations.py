@@ -6,9 +6,13 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.checkpoints import CheckpointName, file_sha256, parse_name, read_record
+from common.checkpoints import CheckpointName, describe_differences, file_sha256, parse_name, read_record
 from common.cli import UserError, logger
+from common.methods import default_scope, iteration_sparsity, parse_method
 from common.study import Study
+
+PRUNING_KEYS = {"pruning_method", "sparsity", "schedule", "criterion", "scope",
+                *(f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency") for suffix in ("", "_head"))}
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Population:
         first = self.members[0]
         batch = first.names[0].batch_size or (first.record or {}).get("configuration", {}).get("batch_size")
         facts = {"epochs": first.names[0].epochs, **({"batch_size": batch} if batch else {})}
-        if len(first.names) == 2 and self.pruning_method == "dense":
+        if len(first.names) == 2 and not parse_method(self.pruning_method).finetuned:
             facts["head_epochs"] = first.names[1].epochs
         return facts
 
@@ -107,8 +111,12 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     fitting = [population for population in populations
                if all(value in (None, population.facts().get(fact)) for fact, (_, value) in wanted.items())]
     if dense is not None:
-        related = [population for population in fitting
-                   if population.made_elsewhere or population.configuration["dense"] == dense.configuration]
+        related = [population for population in fitting if _is_related(population, dense)]
+        if fitting and not related and parse_method(pruning_method).gradual:
+            # Trained on their own: they may be compared with others, but not chosen among by chance.
+            related = fitting
+            logger.info("note: %s were trained with other settings than the dense networks: %s", fitting[0], describe_differences(
+                {key: value for key, value in fitting[0].configuration.items() if key not in PRUNING_KEYS}, dense.configuration or {}))
         if fitting and not related:
             raise UserError(f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
                             f"{_flag_names(flags, 'dense')}, or finetune into a folder of its own ({study.folder_flag})")
@@ -127,19 +135,37 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     if missing and not getattr(flags, "allow_missing", False):
         go_on = ", or give a smaller --models_number" + (" or --allow_missing" if hasattr(flags, "allow_missing") else "")
         own_folders = folders == (study.folder, study.head_folder)
-        command = _training_command(study, pruning_method, sparsity, missing, _settings(population, dense), own_folders)
+        command = training_command(study, pruning_method, sparsity, missing, settings_of(population, dense), own_folders)
         raise UserError(f"{population} in {folders[0]}: ids {show_ids(missing)} are missing; train them: {command}{go_on}")
     _check(study, population, dense)
     logger.info("%s %s in %s", "dense networks:" if pruning_method == "dense" else "pruned networks:", population, folders[0])
     return population
 
 
+def _is_related(population: Population, dense: Population) -> bool:
+    """Whether pruned networks come from these dense ones; gradually pruned ones: whether they were trained with the same settings.
+
+    Of networks made elsewhere nothing is known that could speak against it.
+    """
+    gradual = parse_method(population.pruning_method).gradual
+    if population.made_elsewhere or gradual and dense.made_elsewhere:
+        return True
+    if gradual:
+        return {key: value for key, value in population.configuration.items() if key not in PRUNING_KEYS} == dense.configuration
+    return population.configuration["dense"] == dense.configuration
+
+
 def _members(study: Study, folders: tuple[Path, Path], pruning_method: str, sparsity: float) -> list[Member]:
     """All networks of this kind with a wanted id; an encoder with every head that was trained on it."""
     def find(folder: Path, part: str) -> list[tuple[Path, CheckpointName]]:
-        named = ((path, parse_name(path.name)) for path in (sorted(folder.glob("*.pt")) if folder.is_dir() else []))
-        return [(path, name) for path, name in named if name and name.id < study.flags.models_number
-                and name == study.name(part, pruning_method, sparsity, name.epochs, name.batch_size, name.id)]
+        found: dict[CheckpointName, Path] = {}
+        for path in sorted(folder.glob("*.pt")) if folder.is_dir() else []:
+            name = parse_name(path.name)
+            if name and name.id < study.flags.models_number and \
+                    name == study.name(part, pruning_method, sparsity, name.epochs, name.batch_size, name.id):
+                if name not in found or path.name == str(name):  # a published dense `_later` file counts where the plain one is absent
+                    found[name] = path
+        return [(path, name) for name, path in found.items()]
 
     def member(*files: tuple[Path, CheckpointName]) -> Member:
         paths = tuple(path for path, _ in files)
@@ -160,7 +186,7 @@ def _members(study: Study, folders: tuple[Path, Path], pruning_method: str, spar
         heads = find(folders[1], "head")
         members = [member(encoder, head) for encoder in find(folders[0], "encoder") for head in heads
                    if (encoder[1].id, encoder[1].batch_size) == (head[1].id, head[1].batch_size)
-                   and (pruning_method != "global" or encoder[1].epochs == head[1].epochs)]
+                   and (not parse_method(pruning_method).finetuned or encoder[1].epochs == head[1].epochs)]
     return [candidate for candidate in members if fits(candidate)]
 
 
@@ -175,8 +201,11 @@ def _group(study: Study, pruning_method: str, sparsity: float, members: list[Mem
 
 
 def _choices(flags: argparse.Namespace, pruning_method: str) -> dict[str, tuple[str, int | None]]:
-    """fact -> (the flag that chooses it, its value), for a kind of population."""
-    stage = "dense" if pruning_method == "dense" else "finetune"
+    """fact -> (the flag that chooses it, its value), for a kind of population; those trained as the dense ones are follow them."""
+    method = parse_method(pruning_method)
+    if method.schedule != "dense" and not method.finetuned:
+        return {}
+    stage = "dense" if method.schedule == "dense" else "finetune"
     facts = ("epochs", "batch_size", "head_epochs")
     return {fact: (f"--{stage}_{fact}", getattr(flags, f"{stage}_{fact}")) for fact in facts if hasattr(flags, f"{stage}_{fact}")}
 
@@ -218,37 +247,48 @@ def _nothing_fits(study: Study, pruning_method: str, sparsity: float, population
     if not populations and temperatures:
         message += f"; choose with --temperature {' or '.join(map(str, sorted(temperatures)))}"
     settings = {fact: value for fact, (_, value) in asked.items()}
-    if pruning_method == "global":
+    if parse_method(pruning_method).finetuned:
         settings |= {flag[2:]: value for flag, value in _choices(study.flags, "dense").values() if value is not None}
-    return f"{message}; train them: " + _training_command(
+    return f"{message}; train them: " + training_command(
         study, pruning_method, sparsity, list(range(study.flags.models_number)), settings)
 
 
-def _settings(population: Population, dense: Population | None) -> dict:
-    """The flags of the script that made a population, as far as they are known and the architecture does not say them."""
-    if population.pruning_method == "global":
-        return population.facts() | {f"dense_{fact}": value for fact, value in (dense.facts() if dense else {}).items()}
-    known = population.configuration or population.facts()
-    said_elsewhere = ("learning_method", "model_depth", "widen_factor", "dropout", "projection_head", "temperature")
+def settings_of(population: Population, dense: Population | None) -> dict:
+    """The flags of the script that made a population, as far as they are known and the architecture and the method do not say them."""
+    method, known = parse_method(population.pruning_method), population.configuration or population.facts()
+    if method.schedule in ("one-shot", "iterative"):
+        own = {key: value for key, value in population.facts().items() if method.finetuned and key != "head_epochs"}
+        return own | {f"dense_{fact}": value for fact, value in (dense.facts() if dense else {}).items()}
+    said_elsewhere = {"learning_method", "model_depth", "widen_factor", "dropout", "projection_head", "temperature", "pruning_method", "sparsity",
+                      "schedule", "criterion", "scope"}
     return {key: value for key, value in known.items() if key not in said_elsewhere}
 
 
-def _training_command(study: Study, pruning_method: str, sparsity: float, missing: list[int], settings: dict, own_folders: bool = True) -> str:
+def training_command(study: Study, pruning_method: str, sparsity: float, missing: list[int], settings: dict, own_folders: bool = True) -> str:
     """The command that trains missing models; finished ones in between are skipped by it.
 
     Args:
         own_folders: into the folders that flags name; otherwise into the default ones.
     """
-    prefix = "sup" if study.supervised else "clr"
-    words = ["python", f"{prefix}_pruning_finetune.py" if pruning_method == "global" else f"{prefix}_training.py"]
-    if pruning_method == "global":
-        words += ["--pruning_percentages", str(sparsity), "--models_number", str(max(missing) + 1)]
+    prefix, method = "sup" if study.supervised else "clr", parse_method(pruning_method)
+    if method.schedule in ("one-shot", "iterative"):
+        words = ["python", f"{prefix}_pruning_finetune.py", "--models_number", str(max(missing) + 1)]
+        if method.schedule == "one-shot":
+            words += ["--pruning_percentages", str(sparsity)]
+        else:
+            iterations = next((i for i in range(1, 1000) if iteration_sparsity(method.rate, i) >= sparsity), 1000)
+            words += ["--pruning_schedule", "iterative", "--iterations", str(iterations), "--rate", str(method.rate), "--after", method.after]
+            words += ["--rewind_epoch", str(method.rewind_epoch)] if method.after == "rewind" else []
     else:
-        words += ["--index_start", str(min(missing)), "--index_end", str(max(missing))]
-        if pruning_method != "dense":
+        words = ["python", f"{prefix}_training.py", "--index_start", str(min(missing)), "--index_end", str(max(missing))]
+        if method.gradual or not study.supervised:  # the contrastive script trains several sparsities where none is named
             words += ["--pruning" if study.supervised else "--pruning_percentages", str(sparsity)]
+        words += ["--schedule", method.schedule] if method.gradual else []
+    if method.schedule != "dense":
+        words += ["--criterion", method.criterion] if method.criterion != "magnitude" else []
+        words += ["--scope", method.scope] if method.scope != default_scope(method.schedule, method.criterion) else []
     if study.learning_method == "SimCLR":
-        words += ["--clr_method" if pruning_method == "global" else "--method", "SimCLR"]
+        words += ["--method" if words[1].endswith("_training.py") else "--clr_method", "SimCLR"]
     for key, value in settings.items():
         words += [f"--{key}", str(value)]
     return shlex.join(words + study.same_flags(own_folders))

@@ -1,13 +1,32 @@
-"""What is pruned, by which criterion and scope, and masks that keep pruned weights at zero.
+"""Criteria (what is unimportant), scopes (where it is compared), schedules (when), and masks that keep pruned weights at zero.
 
 Counted and pruned are the weights of convolutions and linear layers and the biases of linear layers (n in the reference);
 batch norm is left alone.
+
+To add a criterion: a function of any of (weight, gradient, initial_weight) to a score of the weight's shape, the lowest pruned first;
+its name in CRITERIA here and, with a word on it, in common/methods.py.
 """
+
+import inspect
+from dataclasses import dataclass
+from typing import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from common.augment import stream_seed
+from common.methods import is_filter_criterion
+
 Masks = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What criteria know of a weight's gradients g_b over batches b, each of the weight's shape."""
+
+    total: Tensor  # sum of g_b
+    absolute: Tensor  # sum of |g_b|
+    squared: Tensor  # sum of g_b^2
 
 
 def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -17,9 +36,100 @@ def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             for name, parameter in module.named_parameters(recurse=False)}
 
 
+# Criteria
+
+
 def magnitude(weight: Tensor) -> Tensor:
-    """The score of a weight: its absolute value. The smallest scores are pruned."""
-    return weight.detach().abs()
+    """|w|."""
+    return weight.abs()
+
+
+def magnitude_increase(weight: Tensor, initial_weight: Tensor) -> Tensor:
+    """|w| - |initial w|: how much the weight has grown in training (Zhou et al. 2019, "Deconstructing lottery tickets")."""
+    return weight.abs() - initial_weight.abs()
+
+
+def snip(weight: Tensor, gradient: Gradient) -> Tensor:
+    """|w x sum_b g_b|: connection sensitivity (Lee et al. 2019), at the present weights, without its constant factor."""
+    return (weight * gradient.total).abs()
+
+
+def snip_batches(weight: Tensor, gradient: Gradient) -> Tensor:
+    """sum_b |w g_b|: sensitivities of single batches do not cancel. In the spirit of Lévai & Zombori 2020, of which only the
+    abstract is known here."""
+    return weight.abs() * gradient.absolute
+
+
+def magnitude_gradient(weight: Tensor, gradient: Gradient) -> Tensor:
+    """|w| x sqrt(sum_b g_b^2): magnitude times the size of the gradient. In the spirit of Lévai & Zombori 2020, of which only the
+    abstract is known here. The size is the root mean square (but for a constant), because with |sum_b g_b| it would be `snip` and
+    with sum_b |g_b| `snip_batches`."""
+    return weight.abs() * gradient.squared.sqrt()
+
+
+def random(weight: Tensor) -> Tensor:
+    """Uniform random numbers from torch's global CPU generator: the control."""
+    return torch.rand(weight.shape).to(weight.device)
+
+
+def _filter_norm(order: float) -> Callable[[Tensor], Tensor]:
+    def norm(weight: Tensor) -> Tensor:
+        return _of_filters(torch.linalg.vector_norm(weight.reshape(len(weight), -1), order, dim=1), weight)
+    return norm
+
+
+def filter_random(weight: Tensor) -> Tensor:
+    """One random number for every filter: the control of the filter norms."""
+    return _of_filters(torch.rand(len(weight)).to(weight.device), weight)
+
+
+def _of_filters(scores: Tensor, weight: Tensor) -> Tensor:
+    """One score for each filter (F,) -> the same for all its weights, (F, ...)."""
+    return scores.reshape(-1, *[1] * (weight.ndim - 1)).expand_as(weight)
+
+
+CRITERIA: dict[str, Callable[..., Tensor]] = {
+    "magnitude": magnitude, "magnitude_increase": magnitude_increase, "snip": snip, "snip_batches": snip_batches,
+    "magnitude_gradient": magnitude_gradient, "random": random, "filter_l1": _filter_norm(1), "filter_l2": _filter_norm(2),
+    "filter_linf": _filter_norm(float("inf")), "filter_random": filter_random}
+
+
+def uses(criterion: str, quantity: str) -> bool:
+    """Whether a criterion looks at the 'gradient' or at the 'initial_weight'."""
+    return quantity in inspect.signature(CRITERIA[criterion]).parameters
+
+
+def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor]) -> dict[str, Gradient]:
+    """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left alone."""
+    sums = {name: Gradient(*(torch.zeros_like(parameter) for _ in range(3))) for name, parameter in parameters.items()}
+    for loss in losses:
+        for gradient, total in zip(torch.autograd.grad(loss, list(parameters.values())), sums.values()):
+            total.total.add_(gradient)
+            total.absolute.add_(gradient.abs())
+            total.squared.add_(gradient.square())
+    return sums
+
+
+def score_weights(parameters: dict[str, nn.Parameter], criterion: str, losses: Callable[[], Iterable[Tensor]],
+                  initial: dict[str, Tensor] | None, key: tuple) -> dict[str, Tensor]:
+    """The score of every weight by a criterion; the lowest are pruned.
+
+    Args:
+        losses: gives the loss of some batches, one after the other; called where the criterion looks at gradients.
+        initial: name -> initial weights, where the criterion looks at them.
+        key: what random criteria depend on.
+    """
+    gradients = sum_gradients(parameters, losses()) if uses(criterion, "gradient") else {}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(stream_seed(*key, "criterion"))
+        scores = {}
+        for name, weight in parameters.items():
+            known = {"weight": weight, "gradient": gradients.get(name), "initial_weight": (initial or {}).get(name)}
+            scores[name] = CRITERIA[criterion](**{word: known[word] for word in inspect.signature(CRITERIA[criterion]).parameters})
+    return scores
+
+
+# Scopes
 
 
 def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
@@ -31,11 +141,7 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
         name -> float mask of the score's shape, 1 kept and 0 pruned. Exactly the asked number is 0: among equal scores
         the earlier (by the order of the tensors, then by position) is pruned first.
     """
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    kept = torch.ones_like(flat)
-    kept[flat.sort(stable=True).indices[:round(sparsity * flat.numel())]] = 0
-    parts = kept.split([score.numel() for score in scores.values()])
-    return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
+    return _lowest_masks(scores, round(sparsity * sum(score.numel() for score in scores.values())))
 
 
 def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
@@ -43,12 +149,116 @@ def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     return {name: global_masks({name: score}, sparsity)[name] for name, score in scores.items()}
 
 
+def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
+    """Masks that prune the round(sparsity * filters) lowest filters of each convolution whole; linear layers are kept whole.
+
+    Args:
+        scores: name -> score of every weight; those of a filter (the first dimension) are all equal.
+    """
+    def count(score: Tensor) -> int:
+        return round(sparsity * len(score)) * score[0].numel() if score.ndim == 4 else 0
+
+    return {name: _lowest_masks({name: score}, count(score))[name] for name, score in scores.items()}
+
+
+def _lowest_masks(scores: dict[str, Tensor], count: int) -> Masks:
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    kept = torch.ones(flat.shape, device=flat.device)
+    kept[flat.sort(stable=True).indices[:count]] = 0
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
+
+
+def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion: str, masks: Masks) -> Masks:
+    """Masks of that sparsity by scope; what `masks` has pruned already stays pruned, whatever its score."""
+    scores = {name: score.masked_fill(masks[name] == 0, -torch.inf) if name in masks else score for name, score in scores.items()}
+    if is_filter_criterion(criterion):
+        return filter_masks(scores, sparsity)
+    return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
+
+
+# Schedules
+
+
+@dataclass(frozen=True)
+class GradualPruning:
+    """When and by what a network is pruned while it trains. Steps count from 1."""
+
+    sparsity: float
+    begin_step: int
+    end_step: int
+    frequency: int
+    criterion: str = "magnitude"
+    scope: str = "layer"
+
+    def sparsities(self) -> dict[int, float]:
+        """step -> sparsity from that step on: at begin, begin + frequency, ... up to end, and at end where that is off the grid.
+
+        Zhu & Gupta 2017, eq. 1, from initial sparsity 0: s_t = s_f (1 - (1 - (t - begin) / (end - begin))^3).
+        """
+        steps = sorted({*range(self.begin_step, self.end_step + 1, self.frequency), self.end_step})
+        length = max(1, self.end_step - self.begin_step)
+        return {step: self.sparsity if step == self.end_step else self.sparsity * (1 - (1 - (step - self.begin_step) / length) ** 3)
+                for step in steps if step > 0}
+
+
+def gradual_pruner(module: nn.Module, masks: Masks, pruning: GradualPruning | None, losses: Callable[[int], Iterable[Tensor]],
+                   key: tuple) -> Callable[[int], None]:
+    """A function to be called before the forward pass of every step, which prunes where the schedule fires, `masks` in place.
+
+    Args:
+        module: whose prunable parameters are pruned; their initial weights are those at this call.
+        losses: step -> losses of some batches, for criteria that look at gradients.
+        key: what random criteria depend on.
+    """
+    if pruning is None:
+        return lambda step: None
+    parameters, sparsities = prunable_parameters(module), pruning.sparsities()
+    initial = {name: weight.detach().clone() for name, weight in parameters.items()} if uses(pruning.criterion, "initial_weight") else None
+
+    def prune(step: int) -> None:
+        if step in sparsities:
+            scores = score_weights(parameters, pruning.criterion, lambda: losses(step), initial, (*key, step))
+            masks.update(next_masks(scores, sparsities[step], pruning.scope, pruning.criterion, masks))
+            apply_masks(module, masks)
+    return prune
+
+
+# Masks
+
+
 @torch.no_grad()
-def apply_masks(model: nn.Module, masks: Masks) -> None:
+def apply_masks(module: nn.Module, masks: Masks) -> None:
     """Sets pruned weights to zero, in place. To be called after every optimizer step."""
     if masks:
-        parameters = dict(model.named_parameters())
+        parameters = dict(module.named_parameters())
         torch._foreach_mul_([parameters[name] for name in masks], list(masks.values()))
+
+
+@torch.no_grad()
+def mask_gradients(module: nn.Module, masks: Masks) -> None:
+    """Sets the gradients of pruned weights to zero, for optimizers that look at more than one weight at a time (LARS)."""
+    if masks:
+        parameters = dict(module.named_parameters())
+        torch._foreach_mul_([parameters[name].grad for name in masks], list(masks.values()))
+
+
+def masks_of(module: nn.Module) -> Masks:
+    """The masks of a pruned network: its prunable weights that are not zero are kept."""
+    return {name: (weight.detach() != 0).float() for name, weight in prunable_parameters(module).items()}
+
+
+def weight_movement(before: dict[str, Tensor], after: dict[str, Tensor], masks: Masks) -> dict[str, float]:
+    """How far the kept weights of each tensor moved: root mean square of their change over that of their values before.
+
+    Args:
+        before, after: name -> weights; masks: what is kept after.
+    Returns:
+        name -> ratio; tensors of which nothing is kept, or that were all zero, are left out.
+    """
+    kept = {name: mask.bool() for name, mask in masks.items()}
+    norms = {name: (float((after[name].detach() - before[name])[mask].norm()), float(before[name][mask].norm())) for name, mask in kept.items()}
+    return {name: change / size for name, (change, size) in norms.items() if size > 0}
 
 
 def measure_sparsity(model: nn.Module) -> dict:

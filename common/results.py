@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import metrics
+from common import methods, metrics
 from common.checkpoints import load_classifier, write_atomically
 from common.cli import UserError, logger
 from common.models import Classifier
@@ -21,7 +21,6 @@ from common.training import evaluation_batch, latents, prepare
 FORMAT = 1  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
-PRUNING_ORDER = {"dense": 0, "global": 1, "GMP": 2, "later_GMP": 3}
 
 
 def write_arrays(path: Path, arrays: dict, made: dict) -> None:
@@ -145,10 +144,10 @@ def read_table(results_folder: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
-            PRUNING_ORDER[row["pruning_method"]], row["learning_method"], row["status"]
+            methods.order(row["pruning_method"]), row["learning_method"], row["status"]
             for column in NUMBERS & row.keys():
                 float(row[column] or 0)
-    except (ValueError, KeyError, TypeError, csv.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
         raise UserError(f"{path} is not a table of this study; move it away, it is written anew from the stored arrays") from None
     return rows
 
@@ -182,7 +181,7 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
         merged.append({**(old if old.get("population") == row["population"] else {}), **row})
         if row["status"] == "present" or old.get("status") != "present":
             table[key(row)] = merged[-1]
-    ordered = sorted(table.values(), key=lambda row: (row["learning_method"], PRUNING_ORDER[row["pruning_method"]], float(row["sparsity"])))
+    ordered = sorted(table.values(), key=lambda row: (row["learning_method"], methods.order(row["pruning_method"]), float(row["sparsity"])))
     columns = list(dict.fromkeys([*KEY_COLUMNS, *(name for row in ordered for name in row)]))
 
     def write(temporary: Path) -> None:

@@ -1,133 +1,160 @@
-"""What training and finetuning scripts share: the story of an epoch, curves, and one-shot pruning with finetuning of a population."""
+"""What the two training scripts share: which pruning the flags ask for, weights kept on the way, the story and curves of a run."""
 
+import argparse
+import math
 import time
+from pathlib import Path
 from typing import Callable
 
 import numpy as np
+from torch import nn
 
-from common import checkpoints, results
+from common import checkpoints, methods, results
+from common.checkpoints import CheckpointName
 from common.cli import UserError, logger
-from common.models import Classifier
-from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
-from common.populations import Member, find_population
+from common.methods import PruningMethod
+from common.pruning import GradualPruning
 from common.study import Study
-from common.training import FINETUNING_LEARNING_RATE, finetune, prepare
 
 
-def model_ids(first: int, last: int) -> range:
+def model_ids(flags: argparse.Namespace) -> range:
     """Ids from --index_start to --index_end, both inclusive.
 
     Raises:
-        UserError: the last comes before the first.
+        UserError: the last comes before the first; epochs that the training does not reach.
     """
-    if last < first:
-        raise UserError(f"--index_end {last} lies before --index_start {first} (both inclusive)")
-    return range(first, last + 1)
+    if flags.index_end < flags.index_start:
+        raise UserError(f"--index_end {flags.index_end} lies before --index_start {flags.index_start} (both inclusive)")
+    if flags.save_epochs and max(flags.save_epochs) >= flags.epochs:
+        raise UserError(f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {flags.epochs}, whose weights are the model itself")
+    if getattr(flags, "warmup_epochs", 0) >= flags.epochs:
+        raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {flags.epochs}")
+    return range(flags.index_start, flags.index_end + 1)
 
 
-def refuse_gradual_pruning(flag: str, sparsities: list[float]) -> None:
-    """Pruning while training has its flags but is not built yet.
+def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMethod:
+    """The pruning method that --criterion and --scope ask for under a schedule.
 
     Raises:
-        UserError: a sparsity above 0.
+        UserError: a combination that does not exist.
     """
-    if any(sparsities):
-        raise UserError(f"{flag} {','.join(map(str, sparsities))}: pruning while training is not available yet, only 0; "
-                        "for one-shot pruning train dense networks and run the pruning_finetune script")
+    scope = flags.scope or methods.default_scope(schedule, flags.criterion)
+    if methods.is_filter_criterion(flags.criterion) and scope != "layer":
+        raise UserError(f"--scope {scope}: norms of filters of different layers cannot be compared; leave it out with --criterion {flags.criterion}")
+    return PruningMethod(schedule, flags.criterion, scope, **iterative)
 
 
-def log_epoch(what: str, epochs: int, entry: dict, chance: float | None = None) -> None:
-    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test images."""
-    words = [f"{what} epoch {entry['epoch'] + 1}/{epochs}", f"loss {entry['loss']:.4f}"]
-    if chance is not None:
-        words[-1] += f" (chance {chance:.4f})"
-    words += [f"{name.replace('_', ' ')} {entry[name]:.2%}" for name in ("train_accuracy", "test_accuracy") if name in entry]
-    logger.debug("%s, learning rate %.3g", ", ".join(words), entry["learning_rate"])
+def gradual_pruning(flags: argparse.Namespace, sparsity: float, kind: str, epochs: int, batch_size: int, images: int) -> GradualPruning:
+    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does not fit the training.
+
+    Args:
+        kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
+    Raises:
+        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step and an epoch for one thing.
+    """
+    suffix = "_head" if kind == "head" else ""
+    begin_step, end_step, frequency, begin_epoch, end_epoch = (
+        getattr(flags, f"{name}{suffix}") for name in ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch"))
+    for name, step, epoch in (("begin", begin_step, begin_epoch), ("end", end_step, end_epoch)):
+        if step is not None and epoch is not None:
+            raise UserError(f"--{name}_step{suffix} and --{name}_epoch{suffix} say the same: give one of them")
+    an_epoch = math.ceil(images / batch_size)
+    default = methods.SCHEDULE_STEPS[kind][flags.schedule]
+
+    def step_of(step: int | None, epoch: float | None, otherwise: int) -> int:
+        """The step before which so many epochs are done."""
+        return round(epoch * an_epoch) + 1 if epoch is not None else otherwise if step is None else step
+
+    begin, end = step_of(begin_step, begin_epoch, default[0]), step_of(end_step, end_epoch, default[1])
+    if frequency is None:
+        by_epochs = begin_epoch is not None or end_epoch is not None
+        frequency = max(1, math.ceil((end - begin) / methods.INTERVALS)) if by_epochs else default[2]
+    shares = [step / methods.PUBLISHED_STEPS[kind] for step in default[:2]]
+    remedy = f"give --begin_epoch{suffix} {shares[0] * epochs:.2g} --end_epoch{suffix} {shares[1] * epochs:.2g}"
+    what = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
+    if begin > end or end < 1:
+        raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}, say")
+    if end > epochs * an_epoch:
+        raise UserError(f"pruning of the {what} ends at step {end}, its training at step {epochs * an_epoch} ({epochs} epochs of {an_epoch} steps); "
+                        f"{remedy}, say, or train for longer")
+    return GradualPruning(sparsity, begin, end, frequency, flags.criterion, asked_method(flags, flags.schedule).scope)
 
 
-def log_run(what: str, history: list[dict], chance: float, started: float) -> None:
+def gradual_configuration(method: PruningMethod, pruning: GradualPruning, head_pruning: GradualPruning | None = None) -> dict:
+    """What the configuration of a network that is pruned while it trains says of it."""
+    configuration = {"pruning_method": str(method), "sparsity": pruning.sparsity, "schedule": method.schedule, "criterion": method.criterion,
+                     "scope": method.scope}
+    for suffix, one in (("", pruning), ("_head", head_pruning)):
+        if one is not None:
+            configuration |= {f"begin_step{suffix}": one.begin_step, f"end_step{suffix}": one.end_step, f"frequency{suffix}": one.frequency}
+    return configuration
+
+
+def missing_epochs(study: Study, path: Path, configuration: dict) -> list[int]:
+    """Those of --save_epochs whose weights are not kept yet. --debug saves nothing, and reads nothing."""
+    if study.flags.debug:
+        return []
+    return [epoch for epoch in study.flags.save_epochs if not checkpoints.is_finished(
+        checkpoints.epoch_path(path, epoch), configuration, study.data, study.folder_flag, epoch=epoch)]
+
+
+def epoch_saver(study: Study, path: Path, name: CheckpointName, configuration: dict, model: nn.Module, epochs: list[int]) -> Callable[[int], None]:
+    """A function of the number of epochs done that keeps the model's weights after `epochs` of them."""
+    started = time.time()
+
+    def save(done: int) -> None:
+        if done in epochs:
+            record = checkpoints.make_record(name, configuration, study.model_seed(name.id), study.data, getattr(model, "encoder", model), [],
+                                             checkpoints.environment(study.device, started), epoch=done)
+            checkpoints.save_checkpoint(checkpoints.epoch_path(path, done), {"model": checkpoints.cpu_state(model)}, record)
+            logger.info("kept: %s", checkpoints.epoch_path(path, done))
+    return save
+
+
+def log_run(what: str, history: list[dict], started: float) -> None:
     """One line on a finished run: its last epoch and its seconds."""
     last = history[-1]
     accuracy = f", test accuracy {100 * last['test_accuracy']:.2f} %" if "test_accuracy" in last else ""
-    logger.info("%s: %d epochs, loss %.4f (chance %.4f)%s, %.1f s", what, len(history), last["loss"], chance, accuracy, time.time() - started)
+    sparsity = f", sparsity {last['sparsity']:.6f}" if "sparsity" in last else ""
+    logger.info("%s: %d epochs, loss %.4f (chance %.4f)%s%s, %.1f s", what, len(history), last["loss"], last["chance_loss"], accuracy, sparsity,
+                time.time() - started)
 
 
-def store_curves(study: Study, name: str, model_id: int, stages: dict[str, tuple[list[dict], float]]) -> None:
-    """Stores and draws the curves of a run beside its log: stage -> (history, chance value of the loss)."""
+def describe_run(name: CheckpointName) -> str:
+    """A network in the story: `SupCon later_GMP 0.9 id 3`, or `supervised id 3` of a dense one."""
+    return " ".join([name.learning_method, *([name.pruning_method, str(name.sparsity)] if name.sparsity else []), f"id {name.id}"])
+
+
+def save_model(study: Study, name: CheckpointName, path: Path, payload: dict, configuration: dict, network: nn.Module, history: list[dict],
+               started: float, **more) -> None:
+    """Saves a finished model with its record; layers of which nothing is left are named."""
+    record = checkpoints.make_record(name, configuration, study.model_seed(name.id), study.data, network, history,
+                                     checkpoints.environment(study.device, started), **more)
+    log_emptied(describe_run(name), record["sparsity"]["per_tensor"])
+    checkpoints.save_checkpoint(path, payload, record)
+
+
+def log_emptied(what: str, sparsity_per_tensor: dict[str, float]) -> None:
+    """Names the layers of which nothing is left."""
+    emptied = [name for name, share in sparsity_per_tensor.items() if share == 1.0]
+    if emptied:
+        logger.info("%s: nothing left in %s", what, ", ".join(emptied))
+
+
+def store_curves(study: Study, name: CheckpointName, stages: dict[str, list[dict]]) -> None:
+    """Stores and draws the curves of a run beside its log: stage -> history."""
     from common import plots
 
-    title = f"{study.data.title} · {study.learning_method} · dense · 1 model, id {model_id} ({study.architecture})"
-    stages = {stage: values for stage, values in stages.items() if values[0]}
+    sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
+    title = (f"{study.data.title} · {study.learning_method} · {methods.describe(name.pruning_method)}{sparsity} · "
+             f"1 model, id {name.id} ({study.architecture})")
+    stages = {stage: history for stage, history in stages.items() if history}
     arrays = {"figure": "curves", "title": title, "stages": list(stages)}
-    for stage, (history, chance) in stages.items():
-        arrays[f"{stage}_chance_loss"] = chance
-        arrays |= {f"{stage}_{key}": np.array([entry[key] for entry in history]) for key in history[0]}
+    for stage, history in stages.items():
+        keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity is there from the first pruning on
+        arrays |= {f"{stage}_{key}": np.array([entry.get(key, 0.0) for entry in history]) for key in keys}
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    path = study.log_folder / f"{name}_curves.npz"
-    results.write_arrays(path, arrays, {"model": name})
+    stem = str(name).removesuffix(".pt")
+    path = study.log_folder / f"{stem}_curves.npz"
+    results.write_arrays(path, arrays, {"model": stem})
     plots.save_figure(path.with_suffix(".png"), plots.draw(arrays))
-
-
-def finetune_population(study: Study, parts: tuple[str, ...], payloads: Callable[[Classifier], tuple[dict, ...]]) -> None:
-    """Prunes every dense network of the population in one shot at every sparsity, finetunes it and saves it under its own id.
-
-    Finished ones are skipped one by one.
-
-    Args:
-        parts: names of the files of one network, as in CheckpointName.
-        payloads: what goes into each of them.
-    """
-    flags = study.flags
-    dense = find_population(study, "dense", 0.0)
-    unfinished = []
-    for sparsity in flags.pruning_percentages:  # refuses what is in the way before the first step
-        configuration = {
-            "learning_method": study.learning_method, **study.architecture_configuration(), "pruning_method": "global",
-            "criterion": "magnitude", "sparsity": sparsity, "epochs": flags.epochs, "batch_size": flags.batch_size,
-            "learning_rate": FINETUNING_LEARNING_RATE, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "dense": dense.configuration}
-        if not study.supervised:
-            configuration["temperature"] = flags.temperature
-        for member in dense.members:
-            names = [study.name(part, "global", sparsity, flags.epochs, flags.batch_size, member.id) for part in parts]
-            paths = [(study.folder if index == 0 else study.head_folder) / str(name) for index, name in enumerate(names)]
-            origin = {"dense_sha256": list(member.checksums)}
-            if not flags.debug and all([checkpoints.is_finished(path, configuration, study.data, study.folder_flag, **origin) for path in paths]):
-                logger.info("finished before: %s", paths[-1])
-            else:
-                if not flags.debug:
-                    checkpoints.refuse_to_replace(paths)
-                unfinished.append((sparsity, member, names, paths, configuration, origin))
-    accuracies: dict[float, list[tuple[float, float]]] = {}
-    for sparsity, member, names, paths, configuration, origin in unfinished:
-        started = time.time()
-        network, history = _prune_and_finetune(study, member, sparsity)
-        accuracies.setdefault(sparsity, []).append((history[0]["test_accuracy"], history[-1]["test_accuracy"]))
-        if flags.debug:
-            continue
-        run = checkpoints.environment(study.device, started)
-        more = {**origin, "accuracy_as_pruned": history[0]["test_accuracy"], "accuracy_finetuned": history[-1]["test_accuracy"]}
-        for path, name, payload in zip(paths, names, payloads(network)):
-            record = checkpoints.make_record(name, configuration, study.model_seed(member.id), study.data, network, history, run, **more)
-            checkpoints.save_checkpoint(path, payload, record)
-            more["encoder_sha256"] = checkpoints.file_sha256(path)
-    for sparsity, pairs in accuracies.items():
-        before, after = np.mean(pairs, 0)
-        logger.info("%s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% after %d epochs",
-                    study.learning_method, sparsity, len(pairs), 100 * before, 100 * after, flags.epochs)
-
-
-def _prune_and_finetune(study: Study, member: Member, sparsity: float) -> tuple[Classifier, list[dict]]:
-    flags = study.flags
-    network = prepare(results.load_member(study, member), study.device)
-    masks = global_masks({name: magnitude(weight) for name, weight in prunable_parameters(network).items()}, sparsity)
-    description = f"{study.learning_method} global {sparsity} id {member.id}"
-    history = finetune(network, study.data, masks, flags.epochs, flags.batch_size, (study.model_seed(member.id), "finetuning"), description)
-    for entry in history[1:]:
-        log_epoch(description, flags.epochs, entry)
-    achieved = measure_sparsity(network)
-    emptied = [name for name, share in achieved["per_tensor"].items() if share == 1.0]
-    if emptied:
-        logger.info("%s: nothing left in %s", description, ", ".join(emptied))
-    logger.info("%s: sparsity %.6f (%.6f without biases), test accuracy %.2f %% as pruned, %.2f %% finetuned", description,
-                achieved["total"], achieved["weights_only"], 100 * history[0]["test_accuracy"], 100 * history[-1]["test_accuracy"])
-    return network, history

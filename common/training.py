@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import augment
-from common.cli import UserError
+from common.cli import UserError, logger
 from common.data import ImageDataset
 from common.losses import chance_contrastive_loss, contrastive_loss
-from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
-from common.pruning import Masks, apply_masks
+from common.models import ClassificationHead, Classifier, ContrastiveEncoder, SupervisedNetwork, WideResNet
+from common.optimization import contrastive_learning_rates, head_optimizer, lars_, set_learning_rate, supervised_learning_rate
+from common.pruning import GradualPruning, Masks, apply_masks, gradual_pruner, mask_gradients, measure_sparsity
 
-SUPERVISED_MILESTONES = (5, 30, 50, 80)  # learning rate x 0.1
-HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 1e-4
-HEAD_LEARNING_RATE = 0.1
 FINETUNING_LEARNING_RATE = 1e-3
-WARMUP_FROM = 0.01
-WARMUP_ABOVE_BATCH = 256
-LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
+GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
 EVALUATION_BATCH, EVALUATION_PIXELS = 1000, 1000 * 32 * 32  # images in a batch without gradients; fewer where they are large
 
 
@@ -49,56 +45,10 @@ def _advance(bar: tqdm, loss: Tensor) -> None:
     bar.update()
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets the rate of all parameter groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def supervised_learning_rate(initial: float, epoch: int) -> float:
-    """The published steps: x 0.1 at epochs 5, 30, 50, 80 (epochs count from 0)."""
-    return initial * 0.1 ** sum(epoch >= milestone for milestone in SUPERVISED_MILESTONES)
-
-
-def contrastive_learning_rate(initial: float, epoch: int, epochs: int, cosine_annealing: bool) -> float:
-    """Constant, or per epoch along a cosine from `initial` to `initial` / 1000 (epochs count from 0)."""
-    if not cosine_annealing:
-        return initial
-    lowest = initial / 1000
-    return lowest + (initial - lowest) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def contrastive_learning_rates(initial: float, epoch: int, epochs: int, cosine_annealing: bool, warmup_epochs: int, batch_size: int,
-                               images: int) -> list[float]:
-    """The rate of every step of an epoch: that of the epoch, or with a batch above 256, during the warm-up epochs, linear per step from
-    0.01 to the rate of the first epoch after them."""
-    steps = math.ceil(images / batch_size)
-    warmup_epochs = warmup_epochs if batch_size > WARMUP_ABOVE_BATCH else 0
-    rate = contrastive_learning_rate(initial, max(epoch, warmup_epochs), epochs, cosine_annealing)
-    if epoch >= warmup_epochs:
-        return [rate] * steps
-    return [WARMUP_FROM + (rate - WARMUP_FROM) * (epoch * steps + step) / (warmup_epochs * steps) for step in range(steps)]
-
-
 def chance_loss(images: int, batch_size: int, temperature: float, base_temperature: float) -> float:
     """The contrastive loss of an epoch in which all features are alike, the last, smaller batch counted by its images."""
     sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
     return sum(size * chance_contrastive_loss(2 * size, temperature, base_temperature) for size in sizes) / images
-
-
-def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
-    """Scales gradients in place as LARS does (You et al. 2017), clipped at the learning rate, weight decay inside.
-
-    To be followed by an SGD step without weight decay. For each tensor w with gradient g:
-        local = 0.02 |w| / (|g| + weight_decay |w| + 1e-8);  g <- (g + weight_decay w) * min(local / learning_rate, 1)
-    Tensors whose weight or gradient is all zero keep their gradient.
-    """
-    for parameter in parameters:
-        weight, gradient = parameter.detach(), parameter.grad
-        weight_norm, gradient_norm = weight.norm(), gradient.norm()
-        local = LARS_TRUST * weight_norm / (gradient_norm + weight_decay * weight_norm + LARS_EPSILON)
-        scaled = (gradient + weight_decay * weight) * (local / learning_rate).clamp_max(1)
-        gradient.copy_(torch.where((weight_norm > 0) & (gradient_norm > 0), scaled, gradient))
 
 
 def epoch_order(count: int, batch_size: int, shuffle: bool, generator: torch.Generator, device: torch.device) -> list[Tensor]:
@@ -119,14 +69,15 @@ def _supervised_batch(data: ImageDataset, parameters: dict[str, Tensor], batch: 
     return views.contiguous(memory_format=torch.channels_last)
 
 
-def classification_epoch(network: Classifier, data: ImageDataset, batch_size: int, optimizer: torch.optim.Optimizer,
-                         masks: Masks, key: tuple, bar: tqdm, shuffle: bool = True) -> dict[str, float]:
+def classification_epoch(network: Classifier, data: ImageDataset, batch_size: int, optimizer: torch.optim.Optimizer, masks: Masks,
+                         key: tuple, bar: tqdm, shuffle: bool = True, prune: Callable[[int], None] | None = None) -> dict[str, float]:
     """Trains a classifier for one epoch with cross-entropy; masked weights are zero after every step.
 
     Args:
         key: what the order and the views depend on: (seed, stage, epoch).
+        prune: called before the forward pass of every step with its number, counted from 1 over all epochs.
     Returns:
-        loss and train_accuracy over all images of the epoch.
+        loss, its value at chance, and train_accuracy over all images of the epoch.
     """
     generator = augment.stream(*key)
     batches = epoch_order(len(data.train_images), batch_size, shuffle, generator, data.train_images.device)
@@ -134,7 +85,9 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
     seed_weights(*key, "dropout")
     totals = torch.zeros(2, device=data.train_images.device)
     network.train()
-    for batch in batches:
+    for step, batch in enumerate(batches, key[-1] * len(batches) + 1):
+        if prune is not None:
+            prune(step)
         labels = data.train_labels[batch]
         logits = network(_supervised_batch(data, parameters, batch))
         loss = F.cross_entropy(logits, labels)
@@ -146,47 +99,80 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
             totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
         _advance(bar, loss)
     loss_sum, correct = totals.tolist()
-    return {"loss": _finite(loss_sum / len(data.train_images), key), "train_accuracy": correct / len(data.train_images)}
+    return {"loss": _finite(loss_sum / len(data.train_images), key), "chance_loss": math.log(len(data.class_names)),
+            "train_accuracy": correct / len(data.train_images)}
 
 
-def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, method: str, batch_size: int, temperature: float,
-                      base_temperature: float, optimizer: torch.optim.Optimizer, learning_rates: list[float],
-                      lars_weight_decay: float | None, key: tuple, bar: tqdm) -> dict[str, float]:
+def classification_losses(network: Classifier, data: ImageDataset, batch_size: int, key: tuple) -> Iterator[Tensor]:
+    """The cross-entropy of some batches of un-augmented training images, in eval mode, for criteria that look at gradients."""
+    order = torch.randperm(len(data.train_images), generator=augment.stream(*key, "criterion")).to(data.train_images.device)
+    was_training = network.training
+    network.eval()
+    for batch in order.split(batch_size)[:GRADIENT_BATCHES]:
+        yield F.cross_entropy(network(evaluation_batch(data.train_images[batch], data)), data.train_labels[batch])
+    network.train(was_training)
+
+
+def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, settings: dict, optimizer: torch.optim.Optimizer,
+                      learning_rates: list[float], masks: Masks, key: tuple, bar: tqdm,
+                      prune: Callable[[int], None] | None = None) -> dict[str, float]:
     """Trains an encoder with its projection head for one epoch on two views of every image.
 
     Args:
-        method: 'SupCon' or 'SimCLR'.
+        settings: learning_method ('SupCon' or 'SimCLR'), batch_size, temperature, base_temperature, lars, weight_decay (of LARS).
         learning_rates: one per step.
-        lars_weight_decay: weight decay of LARS, None: plain SGD.
+        masks: of the encoder; masked weights are zero after every step.
         key: what the order and the views depend on: (seed, stage, epoch).
+        prune: as in `classification_epoch`.
     Returns:
-        loss: the mean over all images of the epoch.
+        loss: the mean over all images of the epoch; chance_loss: its value where all features are alike.
     """
     images = data.train_images
     generator = augment.stream(*key)
-    batches = epoch_order(len(images), batch_size, True, generator, images.device)
+    batches = epoch_order(len(images), settings["batch_size"], True, generator, images.device)
     drawn = augment.draw_contrastive(2 * len(images), *images.shape[-2:], data.horizontal_flip, generator)
     parameters = {name: values.to(images.device) for name, values in drawn.items()}
     seed_weights(*key, "dropout")
     total = torch.zeros((), device=images.device)
     model.train()
     for step, batch in enumerate(batches):
+        if prune is not None:
+            prune(key[-1] * len(batches) + step + 1)
         set_learning_rate(optimizer, learning_rates[step])
-        both = torch.cat([batch, batch + len(images)])  # image i has the parameters of rows i and i + N
-        views = augment.contrastive_views(images[batch].repeat(2, 1, 1, 1),
-                                          {name: values[both] for name, values in parameters.items()}, data.mean, data.std)
-        projections = model(views.contiguous(memory_format=torch.channels_last))
-        features = projections.unflatten(0, (2, len(batch))).transpose(0, 1)
-        loss = contrastive_loss(features, data.train_labels[batch] if method == "SupCon" else None,
-                                temperature, base_temperature, check_norm=False)  # the network normalises
+        loss = _contrastive_batch_loss(model, data, settings, batch, {
+            # image i has the parameters of rows i and i + N
+            name: values[torch.cat([batch, batch + len(images)])] for name, values in parameters.items()})
         optimizer.zero_grad()
         loss.backward()
-        if lars_weight_decay is not None:
-            lars_(list(model.parameters()), optimizer.param_groups[0]["lr"], lars_weight_decay)
+        if settings["lars"]:
+            mask_gradients(model.encoder, masks)
+            lars_(list(model.parameters()), optimizer.param_groups[0]["lr"], settings["weight_decay"])
         optimizer.step()
+        apply_masks(model.encoder, masks)
         total += loss.detach() * len(batch)
         _advance(bar, loss)
-    return {"loss": _finite(total.item() / len(images), key)}
+    return {"loss": _finite(total.item() / len(images), key),
+            "chance_loss": chance_loss(len(images), settings["batch_size"], settings["temperature"], settings["base_temperature"])}
+
+
+def _contrastive_batch_loss(model: ContrastiveEncoder, data: ImageDataset, settings: dict, batch: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    views = augment.contrastive_views(data.train_images[batch].repeat(2, 1, 1, 1), parameters, data.mean, data.std)
+    projections = model(views.contiguous(memory_format=torch.channels_last))
+    features = projections.unflatten(0, (2, len(batch))).transpose(0, 1)
+    return contrastive_loss(features, data.train_labels[batch] if settings["learning_method"] == "SupCon" else None,
+                            settings["temperature"], settings["base_temperature"], check_norm=False)  # the network normalises
+
+
+def contrastive_losses(model: ContrastiveEncoder, data: ImageDataset, settings: dict, key: tuple) -> Iterator[Tensor]:
+    """The contrastive loss of some batches of views, in eval mode, for criteria that look at gradients."""
+    generator = augment.stream(*key, "criterion")
+    order = torch.randperm(len(data.train_images), generator=generator).to(data.train_images.device)
+    was_training = model.training
+    model.eval()
+    for batch in order.split(settings["batch_size"])[:GRADIENT_BATCHES]:
+        drawn = augment.draw_contrastive(2 * len(batch), *data.train_images.shape[-2:], data.horizontal_flip, generator)
+        yield _contrastive_batch_loss(model, data, settings, batch, {name: values.to(order.device) for name, values in drawn.items()})
+    model.train(was_training)
 
 
 def _finite(loss: float, key: tuple) -> float:
@@ -197,47 +183,53 @@ def _finite(loss: float, key: tuple) -> float:
     return loss
 
 
-def head_optimizer(head: ClassificationHead, epochs: int) -> tuple[torch.optim.Optimizer, list]:
-    """SGD 0.1 with momentum 0.9, and the two chained schedulers that are stepped one after the other each epoch."""
-    optimizer = torch.optim.SGD(head.parameters(), HEAD_LEARNING_RATE, momentum=0.9)
-    return optimizer, [torch.optim.lr_scheduler.MultiStepLR(optimizer, list(HEAD_MILESTONES), gamma=0.2),
-                       torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-4)]
+def new_head(encoder: WideResNet, data: ImageDataset, key: tuple) -> ClassificationHead:
+    """The linear classifier before its training; its weights depend on `key`: (seed, stage)."""
+    seed_weights(*key, "weights")
+    return ClassificationHead(encoder.latent_size, len(data.class_names))
 
 
-def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size: int, key: tuple,
-               description: str) -> tuple[ClassificationHead, list[dict]]:
+def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size: int, key: tuple, description: str,
+               masks: Masks | None = None, pruning: GradualPruning | None = None) -> tuple[ClassificationHead, list[dict]]:
     """A linear classifier on the frozen encoder's latent (encoder in eval mode), and its history.
 
     The encoder does not change, so the latents of an epoch's views are computed first, in large batches.
 
     Args:
         key: what weights, orders and views depend on: (seed, stage).
+        masks: of the head, fixed; pruning: a schedule by which it is pruned while it trains.
     """
     device = data.train_images.device
-    seed_weights(*key, "weights")
-    head = ClassificationHead(encoder.latent_size, len(data.class_names)).to(device)
+    head = new_head(encoder, data, key).to(device)
     optimizer, schedulers = head_optimizer(head, epochs)
     encoder.eval()
     test_latents = latents(encoder, data.test_images, data)
-    bar, history = progress_bar(epochs, description), []
+    bar, history, masks = progress_bar(epochs, description), [], dict(masks or {})
+    apply_masks(head, masks)
+    prune = gradual_pruner(head, masks, pruning, lambda step: (
+        F.cross_entropy(head(train_latents[batch]), data.train_labels[batch]) for batch in batches[:GRADIENT_BATCHES]), key)
     for epoch in range(epochs):
         generator = augment.stream(*key, epoch)
         batches = epoch_order(len(data.train_images), batch_size, True, generator, device)
         train_latents = _view_latents(encoder, data, generator)
         totals = torch.zeros(2, device=device)
-        for batch in batches:
+        for step, batch in enumerate(batches, epoch * len(batches) + 1):
+            prune(step)
             labels = data.train_labels[batch]
             logits = head(train_latents[batch])
             loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            apply_masks(head, masks)
             with torch.no_grad():
                 totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
         loss_sum, correct = totals.tolist()
         history.append({"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"],
-                        "loss": _finite(loss_sum / len(data.train_images), (*key, epoch)),
-                        "train_accuracy": correct / len(data.train_images), **_test_scores(head(test_latents), data)})
+                        "loss": _finite(loss_sum / len(data.train_images), (*key, epoch)), "chance_loss": math.log(len(data.class_names)),
+                        "train_accuracy": correct / len(data.train_images), **_test_scores(head(test_latents), data),
+                        **_sparsity_entry(head, masks)})
+        log_epoch(description, epochs, history[-1])
         for scheduler in schedulers:
             scheduler.step()
         _advance(bar, loss)
@@ -281,19 +273,89 @@ def _test_scores(logits: Tensor, data: ImageDataset) -> dict[str, float]:
             "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item()}
 
 
+def train_supervised(network: SupervisedNetwork, data: ImageDataset, settings: dict, seed: int, description: str, epochs: range,
+                     masks: Masks | None = None, pruning: GradualPruning | None = None,
+                     at_epoch: Callable[[int], None] | None = None) -> list[dict]:
+    """Trains a supervised network in place and returns its history.
+
+    Args:
+        settings: batch_size, learning_rate, momentum, weight_decay, shuffle.
+        epochs: those to train, from the first, at which the network already is.
+        masks: fixed; pruning: a schedule by which it is pruned while it trains.
+        at_epoch: called with the number of epochs done, at the start and after every epoch.
+    """
+    optimizer = torch.optim.SGD(network.parameters(), settings["learning_rate"], momentum=settings["momentum"], weight_decay=settings["weight_decay"])
+    key, history, masks = (seed, "supervised"), [], dict(masks or {})
+    apply_masks(network, masks)
+    prune = gradual_pruner(network, masks, pruning,
+                           lambda step: classification_losses(network, data, settings["batch_size"], (*key, step)), key)
+    bar = progress_bar(len(epochs) * math.ceil(len(data.train_images) / settings["batch_size"]), description)
+    for epoch in epochs:
+        if at_epoch is not None:
+            at_epoch(epoch)
+        rate = supervised_learning_rate(settings["learning_rate"], epoch)
+        set_learning_rate(optimizer, rate)
+        trained = classification_epoch(network, data, settings["batch_size"], optimizer, masks, (*key, epoch), bar, settings["shuffle"], prune)
+        history.append({"epoch": epoch, "learning_rate": rate, **trained, **evaluate_test_set(network, data), **_sparsity_entry(network, masks)})
+        log_epoch(description, epochs.stop, history[-1])
+    if at_epoch is not None:
+        at_epoch(epochs.stop)
+    bar.close()
+    return history
+
+
+def train_contrastive(model: ContrastiveEncoder, data: ImageDataset, settings: dict, seed: int, description: str, epochs: range,
+                      masks: Masks | None = None, pruning: GradualPruning | None = None,
+                      at_epoch: Callable[[int], None] | None = None) -> list[dict]:
+    """Trains an encoder with its projection head in place and returns its history.
+
+    Args:
+        settings: those of `contrastive_epoch`, and epochs (of the whole training, for the learning rate), learning_rate, momentum,
+            weight_decay, cosine_annealing, warmup_epochs.
+        epochs, at_epoch: as in `train_supervised`; masks, pruning: the same, of the encoder, never of the projection head.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), settings["learning_rate"], momentum=settings["momentum"],
+                                weight_decay=0.0 if settings["lars"] else settings["weight_decay"])
+    key, images, history, masks = (seed, "contrastive"), len(data.train_images), [], dict(masks or {})
+    apply_masks(model.encoder, masks)
+    prune = gradual_pruner(model.encoder, masks, pruning, lambda step: contrastive_losses(model, data, settings, (*key, step)), key)
+    bar = progress_bar(len(epochs) * math.ceil(images / settings["batch_size"]), description)
+    for epoch in epochs:
+        if at_epoch is not None:
+            at_epoch(epoch)
+        rates = contrastive_learning_rates(settings["learning_rate"], epoch, settings["epochs"], settings["cosine_annealing"],
+                                           settings["warmup_epochs"], settings["batch_size"], images)
+        trained = contrastive_epoch(model, data, settings, optimizer, rates, masks, (*key, epoch), bar, prune)
+        history.append({"epoch": epoch, "learning_rate": rates[-1], **trained, **_sparsity_entry(model.encoder, masks)})
+        log_epoch(description, epochs.stop, history[-1])
+    if at_epoch is not None:
+        at_epoch(epochs.stop)
+    bar.close()
+    return history
+
+
+def _sparsity_entry(module: nn.Module, masks: Masks) -> dict[str, float]:
+    """What the history says of a network that is being pruned, or was."""
+    return {"sparsity": measure_sparsity(module)["total"]} if masks else {}
+
+
+def log_epoch(what: str, epochs: int, entry: dict) -> None:
+    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test images, sparsity."""
+    words = [f"{what} epoch {entry['epoch'] + 1}/{epochs}", f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})"]
+    words += [f"{name.replace('_', ' ')} {entry[name]:.2%}" for name in ("train_accuracy", "test_accuracy", "sparsity") if name in entry]
+    logger.debug("%s, learning rate %.3g", ", ".join(words), entry["learning_rate"])
+
+
 def finetune(network: Classifier, data: ImageDataset, masks: Masks, epochs: int, batch_size: int, key: tuple,
              description: str) -> list[dict]:
-    """Trains the whole pruned network with fixed masks: SGD 1e-3, Nesterov momentum 0.9, no weight decay, cross-entropy.
-
-    Returns:
-        The history, its first entry (epoch -1) the network as pruned.
-    """
+    """Trains the whole pruned network with fixed masks: SGD 1e-3, Nesterov momentum 0.9, no weight decay, cross-entropy."""
     optimizer = torch.optim.SGD(network.parameters(), FINETUNING_LEARNING_RATE, momentum=0.9, nesterov=True)
     apply_masks(network, masks)
-    history = [{"epoch": -1, **evaluate_test_set(network, data)}]
+    history = []
     bar = progress_bar(epochs * math.ceil(len(data.train_images) / batch_size), description)
     for epoch in range(epochs):
         trained = classification_epoch(network, data, batch_size, optimizer, masks, (*key, epoch), bar)
         history.append({"epoch": epoch, "learning_rate": FINETUNING_LEARNING_RATE, **trained, **evaluate_test_set(network, data)})
+        log_epoch(description, epochs, history[-1])
     bar.close()
     return history

@@ -176,7 +176,7 @@ def figure_arrays(kind):
               "class_names": np.array(["airplane", "automobile", "ship"])}
     values = {f"{side}_{part}": 0.36 + 0.28 * generator.random(60) for side in ("dense", "pruned") for part in ("q_score", "z_score", "l1_norm", "depth")}
     epochs = {"stages": np.array(["head"]), "head_epoch": np.arange(4), "head_loss": generator.random(4), "head_test_loss": generator.random(4),
-              "head_train_accuracy": generator.random(4), "head_test_accuracy": generator.random(4), "head_chance_loss": 2.3}
+              "head_train_accuracy": generator.random(4), "head_test_accuracy": generator.random(4), "head_chance_loss": np.full(4, 2.3)}
     return {**shared, **values, **epochs, "coordinates": generator.random((60, 2)), "modal_labels": np.arange(60) % 3, "places": 16,
             "pies_per_class": np.array([4, 0, 5]), "images": 60}
 

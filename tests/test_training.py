@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from common import models, training
+from common import models, optimization, training
 from common.data import load_dataset
 from common.losses import contrastive_loss
 from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
@@ -34,33 +34,33 @@ def sgd(module, rate=0.1):
 
 
 def test_supervised_rates_fall_at_the_published_epochs():
-    rates = [training.supervised_learning_rate(1.0, epoch) for epoch in range(100)]
+    rates = [optimization.supervised_learning_rate(1.0, epoch) for epoch in range(100)]
     assert rates[4] == 1.0 and rates[5] == pytest.approx(0.1) and rates[29] == pytest.approx(0.1) and rates[30] == pytest.approx(0.01)
     assert rates[50] == pytest.approx(1e-3) and rates[80] == pytest.approx(1e-4) == rates[99]
 
 
 def test_contrastive_rates_are_constant_or_a_cosine_to_a_thousandth():
-    assert {training.contrastive_learning_rate(0.05, epoch, 500, False) for epoch in (0, 250, 499)} == {0.05}
+    assert {optimization.contrastive_learning_rate(0.05, epoch, 500, False) for epoch in (0, 250, 499)} == {0.05}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0.05 / 1000)
     for epoch in range(20):
-        assert training.contrastive_learning_rate(0.05, epoch, 20, True) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        assert optimization.contrastive_learning_rate(0.05, epoch, 20, True) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
         scheduler.step()
 
 
 def test_warmup_is_linear_per_step_from_a_hundredth_and_for_large_batches_only():
     def rates(epoch, batch_size=300, cosine=False):
-        return training.contrastive_learning_rates(0.5, epoch, 10, cosine, 2, batch_size, 1000)
+        return optimization.contrastive_learning_rates(0.5, epoch, 10, cosine, 2, batch_size, 1000)
 
     assert rates(0) + rates(1) == pytest.approx([0.01 + 0.49 * step / 8 for step in range(8)])
     assert rates(2) == [0.5] * 4 and rates(0, batch_size=256) == [0.5] * 4
-    target = training.contrastive_learning_rate(0.5, 2, 10, True)
+    target = optimization.contrastive_learning_rate(0.5, 2, 10, True)
     assert rates(1, cosine=True)[-1] == pytest.approx(0.01 + (target - 0.01) * 7 / 8) and rates(2, cosine=True) == [target] * 4
 
 
 def test_the_heads_rate_of_epoch_99_is_the_published_one():
-    optimizer, schedulers = training.head_optimizer(models.ClassificationHead(4, 2), 100)
+    optimizer, schedulers = optimization.head_optimizer(models.ClassificationHead(4, 2), 100)
     rates = []
     for _ in range(100):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -79,7 +79,7 @@ def test_lars_scales_each_tensor_as_its_formula_says():
         parameters[2].zero_()
     for parameter, gradient in zip(parameters, gradients):
         parameter.grad = gradient.clone()
-    training.lars_(parameters, learning_rate=0.05, weight_decay=4e-4)
+    optimization.lars_(parameters, learning_rate=0.05, weight_decay=4e-4)
     for index, (parameter, gradient) in enumerate(zip(parameters, gradients)):
         weight = parameter.detach().double()
         local = 0.02 * weight.norm() / (gradient.double().norm() + 4e-4 * weight.norm() + 1e-8)
@@ -133,12 +133,16 @@ def test_the_reported_loss_and_accuracy_are_means_over_images_not_batches():
     assert reported["train_accuracy"] == pytest.approx(correct / 70)
 
 
+def contrastive_settings(method, batch_size, lars=False):
+    return {"learning_method": method, "batch_size": batch_size, "temperature": 0.5, "base_temperature": 0.07, "lars": lars, "weight_decay": 4e-4}
+
+
 def test_a_contrastive_epoch_compares_two_views_of_each_image():
     data = few(train=40)
     training.seed_weights(0, "weights")
     model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    reported = training.contrastive_epoch(model, data, "SupCon", 16, 0.5, 0.07, optimizer, [0.0] * 3, None, (0, "contrastive", 0), bar())
+    reported = training.contrastive_epoch(model, data, contrastive_settings("SupCon", 16), optimizer, [0.0] * 3, {}, (0, "contrastive", 0), bar())
     generator = training.augment.stream(0, "contrastive", 0)
     batches = training.epoch_order(40, 16, True, generator, CPU)
     drawn = training.augment.draw_contrastive(80, 8, 8, False, generator)
@@ -161,7 +165,7 @@ def test_contrastive_training_gets_below_chance(method):
     assert chance == pytest.approx(0.5 / 0.07 * math.log(63))
     optimizer = sgd(model, 0.02)
     for epoch in range(8):
-        loss = training.contrastive_epoch(model, data, method, 32, 0.5, 0.07, optimizer, [0.02] * 2, None, (0, "contrastive", epoch), bar())["loss"]
+        loss = training.contrastive_epoch(model, data, contrastive_settings(method, 32), optimizer, [0.02] * 2, {}, (0, "contrastive", epoch), bar())["loss"]
     assert loss < chance - 0.5
 
 
@@ -169,7 +173,7 @@ def test_lars_and_warmup_run_through_an_epoch():
     data = few(train=64)
     model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
-    training.contrastive_epoch(model, data, "SupCon", 32, 0.5, 0.07, optimizer, [0.01, 0.02], 4e-4, (0, "contrastive", 0), bar())
+    training.contrastive_epoch(model, data, contrastive_settings("SupCon", 32, lars=True), optimizer, [0.01, 0.02], {}, (0, "contrastive", 0), bar())
     assert optimizer.param_groups[0]["lr"] == 0.02
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
@@ -199,7 +203,7 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero(sparsity):
     achieved = measure_sparsity(net)
     assert achieved["zeros"] == round(sparsity * achieved["counted"])
     assert all((weight[masks[name] == 0] == 0).all() for name, weight in parameters.items())
-    assert [entry["epoch"] for entry in history] == [-1, 0, 1]
+    assert [entry["epoch"] for entry in history] == [0, 1]
     assert history[-1]["test_accuracy"] == pytest.approx(training.evaluate_test_set(net, data)["test_accuracy"])
 
 
