@@ -8,6 +8,8 @@ from common import metrics, results
 from common.cli import UserError, logger
 from common.methods import describe
 from common.populations import Population, find_population
+from common.pruning import layer_name
+from common.similarity import class_recalls
 from common.study import Study
 
 UMAP_SEED = 0
@@ -64,7 +66,8 @@ def detect_pies(study: Study) -> list[dict]:
         store_figure(study, "pies_distribution", stem(study, pruned), made, {
             "title": title(study, pruned), "class_names": data.class_names, "images": len(labels), "is_pie": is_pie,
             "modal_labels": modal_labels, "dense_modal_labels": dense_labels, "tied": ties, "dense_tied": dense_ties,
-            "pies_per_class": metrics.pies_per_class(is_pie, labels, classes)})
+            "pies_per_class": metrics.pies_per_class(is_pie, labels, classes), "labels": labels,
+            **facts_for_comparisons(study, pruned, dense, row, predictions, dense_predictions)})
         if flags.plot_q_score:
             store_figure(study, "q_score", stem(study, pruned), made, {
                 "title": title(study, pruned), "is_pie": is_pie, **{f"dense_{part}": dense_quality[part] for part in PARTS},
@@ -72,6 +75,23 @@ def detect_pies(study: Study) -> list[dict]:
         if flags.plot_umap:
             plot_umap(study, pruned, dense, modal_labels, is_pie)
     return rows
+
+
+def facts_for_comparisons(study: Study, pruned: Population, dense: Population, row: dict, predictions: np.ndarray,
+                          dense_predictions: np.ndarray) -> dict:
+    """What comparisons across learning and pruning methods (common/across.py) need of a pruned population beside its PIEs."""
+    facts = {key: row[key] for key in ("learning_method", "pruning_method", "sparsity", "population", "architecture")}
+    facts |= {"data_title": study.data.title, "evaluations": [member.paths[0].stem for member in pruned.members]}
+    classes, labels = len(study.data.class_names), study.data.test_labels.cpu().numpy()
+    for prefix, population, predicted in (("", pruned, predictions), ("dense_", dense, dense_predictions)):
+        facts |= {f"{prefix}ids": [member.id for member in population.members], f"{prefix}recall": class_recalls(predicted, labels, classes),
+                  f"{prefix}accuracy": (predicted == labels).mean(1)}
+    movements = [(member.record or {}).get("movement") for member in pruned.members]
+    if all(movements):
+        layers = sorted(set.intersection(*map(set, movements)), key=list(movements[0]).index)
+        facts |= {"movement_layers": [layer_name(layer) for layer in layers],
+                  "movement": np.array([[movement[layer] for layer in layers] for movement in movements])}
+    return facts
 
 
 def compare_depths(study: Study) -> list[dict]:

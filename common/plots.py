@@ -34,18 +34,23 @@ def draw(arrays: dict) -> Figure:
         ValueError: arrays that are not those of a figure.
     """
     kinds = {"curves": draw_curves, "umap": draw_umap, "q_score": draw_q_score, "prediction_depth": draw_prediction_depth,
-             "pies_distribution": draw_pies_distribution}
+             "pies_distribution": draw_pies_distribution, "heat_maps": draw_heat_maps, "pies_per_class": draw_pies_per_class}
     kind = str(arrays.get("figure"))
     if kind not in kinds:
         raise ValueError("no figure is stored in these arrays")
     return kinds[kind](arrays)
 
 
-def _figure(arrays: dict, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def _titled_figure(arrays: dict, width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     letters = int(11 * width)  # of size 10 in a line
     lines = _plain(arrays["title"]).replace(" ", "\xa0").replace("\xa0·\xa0", " · ").split("\n")  # breaks between facts only
-    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in lines), fontsize=10)
+    figure.suptitle("\n".join(part.strip(" ·") for line in lines for part in textwrap.wrap(line, letters)), fontsize=10)
+    return figure
+
+
+def _figure(arrays: dict, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    figure = _titled_figure(arrays, width, height)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
@@ -191,4 +196,62 @@ def draw_pies_distribution(arrays: dict) -> Figure:
     panel.yaxis.get_major_locator().set_params(integer=True)
     panel.margins(y=0.12)
     _labels(panel, "true class", "PIEs (images)", f"{int(counts.sum())} PIEs of {int(arrays['images'])} test images")
+    return figure
+
+
+def draw_heat_maps(arrays: dict) -> Figure:
+    """Heat maps, two or three side by side: `panel_titles` (P,), and for each panel p `panel_p` (R, C), `rows_p`, `columns_p` names and
+    `texts_p` (R, C) written into the cells; `diverging` () colours around 0. Names that a neighbour shows already are left out."""
+    titles = [str(title) for title in arrays["panel_titles"]]
+    panels = [arrays[f"panel_{index}"] for index in range(len(titles))]
+    rows, columns = ([[_plain(name) for name in arrays[f"{side}_{index}"]] for index in range(len(titles))] for side in ("rows", "columns"))
+    across = 3 if len(titles) == 3 else min(2, len(titles))
+    show_rows = [index % across == 0 or rows[index] != rows[index - 1] for index in range(len(titles))]
+    show_columns = [index + across >= len(titles) or columns[index] != columns[index + across] for index in range(len(titles))]
+    widths = [max(0.42 * panel.shape[1], 0.07 * len(title)) + 0.075 * shown * max(map(len, names)) + 0.8
+              for panel, names, title, shown in zip(panels, rows, titles, show_rows)]
+    heights = [0.3 * panel.shape[0] + 0.075 * shown * max(map(len, names)) + 0.5 for panel, names, shown in zip(panels, columns, show_columns)]
+    heights = [max(heights[start:start + across]) for start in range(0, len(titles), across)]
+    figure = _titled_figure(arrays, max(8.0, sum(widths[:across])), 0.5 + sum(heights))
+    ratios = [max(0.42 * panel.shape[1], 0.07 * len(title)) for panel, title in zip(panels, titles)][:across]
+    grid = figure.subplots(len(heights), across, squeeze=False, width_ratios=ratios).ravel()
+    diverging = bool(arrays["diverging"])
+    highest = max((np.abs(panel[~np.isnan(panel)]).max(initial=0) for panel in panels), default=0) or 1
+    for index, (panel, values) in enumerate(zip(grid, panels)):
+        image = panel.imshow(values, cmap="PuOr" if diverging else "cividis", vmin=-highest if diverging else 0, vmax=highest, aspect="auto")
+        panel.set_yticks(range(values.shape[0]), rows[index] if show_rows[index] else [""] * values.shape[0], fontsize=7)
+        panel.set_xticks(range(values.shape[1]), columns[index] if show_columns[index] else [""] * values.shape[1], fontsize=7, rotation=90)
+        panel.set_title(titles[index], fontsize=9)
+        panel.set_facecolor("#EEEEEE")  # where there is no value
+        for row, column in np.ndindex(values.shape):
+            red, green, blue, _ = image.cmap(image.norm(values[row, column]))
+            dark = not np.isnan(values[row, column]) and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            panel.text(column, row, str(arrays[f"texts_{index}"][row][column]), ha="center", va="center", fontsize=6, color="white" if dark else "black")
+        if index % across == across - 1 or index == len(titles) - 1:
+            figure.colorbar(image, ax=panel, fraction=0.08, pad=0.02).ax.tick_params(labelsize=7)
+    for panel in grid[len(titles):]:
+        panel.set_visible(False)
+    return figure
+
+
+def draw_pies_per_class(arrays: dict) -> Figure:
+    """PIEs of several sets per true class, stacked: `counts` (G + 1, C), unique to each of `sets` (G,), then in two sets or more;
+    `class_names` (C,)."""
+    names, sets = [_plain(name) for name in arrays["class_names"]], [str(one) for one in arrays["sets"]]
+    counts = arrays["counts"]
+    figure = _titled_figure(arrays, max(8.0, 0.6 * len(names) + 3), 4.4)
+    panel = figure.subplots()
+    colours = [CLASS_COLOURS[index % 10] for index in range(len(sets))] + ["#BBBBBB"]
+    hatches = ["", "///", "...", "xxx"]
+    bottom = np.zeros(len(names))
+    for index, (row, colour) in enumerate(zip(counts, colours)):
+        label = f"only {sets[index]}" if index < len(sets) else "in two sets or more"
+        panel.bar(range(len(names)), row, bottom=bottom, color=colour, edgecolor="white", linewidth=0.4, hatch=hatches[index // 10 % 4],
+                  label=f"{label} ({int(row.sum())})")
+        bottom += row
+    long = max(map(len, names)) > 6
+    panel.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
+    panel.yaxis.get_major_locator().set_params(integer=True)
+    _labels(panel, "true class", "PIEs (images)", "each image once")
+    panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

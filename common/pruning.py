@@ -8,6 +8,7 @@ its name in CRITERIA here and, with a word on it, in common/methods.py.
 """
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Callable, Iterable
 
@@ -34,6 +35,11 @@ def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {f"{prefix}.{name}" if prefix else name: parameter
             for prefix, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
             for name, parameter in module.named_parameters(recurse=False)}
+
+
+def layer_name(parameter: str) -> str:
+    """The name of a prunable parameter that supervised and contrastive networks share: `block1.layer.0.conv1.weight`, `fc.bias`."""
+    return re.sub(r"^(base|encoder|classification_head)\.", "", parameter)
 
 
 # Criteria

@@ -15,10 +15,11 @@ from common.checkpoints import load_classifier, write_atomically
 from common.cli import UserError, logger
 from common.models import Classifier
 from common.populations import Member, Population
+from common.pruning import layer_name, masks_of
 from common.study import Study
 from common.training import evaluation_batch, latents, prepare
 
-FORMAT = 1  # of the stored arrays: another number means that they are computed anew
+FORMAT = 2  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
 
@@ -60,7 +61,8 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
     """Predictions and Q-Scores of a network on the test images, computed once and reused while its checkpoint is unchanged.
 
     Returns:
-        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N, D).
+        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N, D); and the network's mask:
+        layers (L,) names, layer_shapes (L, 4) padded with ones, mask_bits, the packed bits of all layers one after the other, 1 kept.
     """
     stem, made = _stored_for(study, member)
     path = study.method_folder / "evaluations" / f"{stem}.npz"
@@ -70,11 +72,19 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
     network = load_member(study, member)
     latent = latents(network.latent, study.data.test_images, study.data, study.flags.batch_size)
     arrays = {"predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
-              **metrics.q_scores(latent.cpu().numpy()), "zero_latents": int((latent == 0).all(1).sum())}
+              **metrics.q_scores(latent.cpu().numpy()), "zero_latents": int((latent == 0).all(1).sum()), **_mask_arrays(network)}
     if with_latent:
         arrays["latent"] = latent.cpu().numpy()
     write_arrays(path, arrays, made)
     return arrays
+
+
+def _mask_arrays(network: Classifier) -> dict[str, np.ndarray]:
+    """The mask of a network; its layers have the same names in supervised and contrastive networks: `block1.layer.0.conv1.weight`."""
+    masks = {name: mask.cpu().numpy().astype(bool) for name, mask in masks_of(network).items()}
+    return {"layers": np.array([layer_name(name) for name in masks]),
+            "layer_shapes": np.array([(*mask.shape, 1, 1, 1)[:4] for mask in masks.values()]),
+            "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))}
 
 
 @torch.no_grad()
@@ -182,22 +192,29 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
         if row["status"] == "present" or old.get("status") != "present":
             table[key(row)] = merged[-1]
     ordered = sorted(table.values(), key=lambda row: (row["learning_method"], methods.order(row["pruning_method"]), float(row["sparsity"])))
-    columns = list(dict.fromkeys([*KEY_COLUMNS, *(name for row in ordered for name in row)]))
+    write_rows(table_path(results_folder), ordered)
+    return merged
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Writes a CSV, atomically: the key columns, then every other in the order of its first appearance."""
+    columns = list(dict.fromkeys([*KEY_COLUMNS, *(name for row in rows for name in row)]))
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(ordered)
-    write_atomically(table_path(results_folder), write)
-    return merged
+            writer.writerows([{name: _show(value) for name, value in row.items()} for row in rows])
+    write_atomically(path, write)
 
 
 def _show(value) -> str:
     if value is None:
         return ""
     if isinstance(value, (float, np.floating)):
-        return "" if np.isnan(value) else repr(round(float(value), 6))
+        if np.isnan(value):
+            return ""
+        return repr(round(float(value), 6)) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"  # p-values may be small
     return str(value)
 
 
