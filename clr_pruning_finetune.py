@@ -39,23 +39,30 @@ def payloads(network) -> tuple[dict, ...]:
     return {"model": cpu_state(network.encoder)}, {"head": cpu_state(network.classification_head)}
 
 
-def new_model(study, weights):
-    """An encoder with projection head; with the weights in that file, of its initialisation or of a later epoch, where one is given."""
-    from common import checkpoints, models
+def new_model(study, weights, key: tuple):
+    """An encoder with projection head: with the weights in that file, of its initialisation or of a later epoch; without one, newly
+    initialised from `key`."""
+    from common import checkpoints, models, training
 
     shape = study.architecture
+    training.seed_weights(*key)
     model = models.ContrastiveEncoder(shape.depth, shape.widen_factor, shape.dropout, shape.projection_head)
     if weights is not None:
         checkpoints.load_epoch(model, weights, shape, len(study.data.class_names))
     return model
 
 
-def initial_network(study, seed: int, weights):
-    """The classifier before its training: the encoder in that file, and the head, whose initialisation its seed gives."""
+def head_key(seed: int, weights, key: tuple) -> tuple:
+    """What the classifier head's initialisation depends on: as in the dense training, or on the new initialisation's key."""
+    return (seed, "head") if weights is not None else (*key, "head")
+
+
+def initial_network(study, seed: int, weights, key: tuple):
+    """The classifier before its training: the encoder in that file or a new one, and the head, whose initialisation its key gives."""
     from common import models, training
 
-    encoder = new_model(study, weights).encoder
-    return models.ContrastiveClassifier(encoder, training.new_head(encoder, study.data, (seed, "head")))
+    encoder = new_model(study, weights, key).encoder
+    return models.ContrastiveClassifier(encoder, training.new_head(encoder, study.data, head_key(seed, weights, key)))
 
 
 def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch: int, seed: int, description: str) -> tuple:
@@ -65,12 +72,10 @@ def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch
     def own(part: str) -> dict:
         return {name.removeprefix(f"{part}."): mask for name, mask in masks.items() if name.startswith(f"{part}.")}
 
-    training.seed_weights(*key)
-    model = training.prepare(new_model(study, weights), study.device)
+    model = training.prepare(new_model(study, weights, key), study.device)
     history = training.train_contrastive(model, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), own("encoder"))
-    head_key = (seed, "head") if weights is not None else (*key, "head")
-    head, head_history = training.train_head(model.encoder, study.data, settings["head_epochs"], settings["batch_size_head"], head_key,
-                                             f"{description} head", own("classification_head"))
+    head, head_history = training.train_head(model.encoder, study.data, settings["head_epochs"], settings["batch_size_head"],
+                                             head_key(seed, weights, key), f"{description} head", own("classification_head"))
     network = models.ContrastiveClassifier(model.encoder, head)
     return network, [({"model": checkpoints.cpu_state(model)}, history), ({"head": checkpoints.cpu_state(head)}, head_history)]
 

@@ -56,14 +56,19 @@ run() {
 demo() {
   local started=$SECONDS script
   local data="--dataset digits"
-  local three="$data --models_number 3 --pruning_percentages 0.5,0.9,0.95,0.99"
-  run sup_training.py $data --index_end 2 --epochs 12 --batch_size 64 --learning_rate 0.1
-  run clr_training.py $data --index_end 2 --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20
+  local three="$data --models_number 3" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99" gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
+  local supervised="sup_training.py $data --index_end 2 --epochs 12 --batch_size 64 --learning_rate 0.1"
+  run $supervised
+  run $supervised --pruning 0.95 --schedule early --begin_epoch 0.15 --end_epoch 3
+  run $supervised --pruning 0.95 --schedule late --begin_epoch 3 --end_epoch 5.8
+  run clr_training.py $data --index_end 2 --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --pruning_percentages 0.0
   for script in sup clr; do
-    run ${script}_pruning_finetune.py $three --epochs 8
-    run ${script}_pie_kmodels_detection.py $three --plot_q_score --plot_umap
-    run ${script}_prediction_depth.py $three --prediction_depth_models 3 --pruning_methods global
+    run ${script}_pruning_finetune.py $three $one_shot --epochs 8
+    run ${script}_pie_kmodels_detection.py $three $one_shot --plot_q_score --plot_umap
+    run ${script}_prediction_depth.py $three $one_shot --prediction_depth_models 3 --pruning_methods global
   done
+  run sup_pie_kmodels_detection.py $three $gradual --plot_q_score --plot_umap
+  run sup_prediction_depth.py $three $gradual --prediction_depth_models 3
   run figures/make_figures.py --results pies/digits
   echo
   echo "demo finished in $((SECONDS - started)) s"
@@ -81,15 +86,19 @@ paper() {
     shift
   done
   case $device in '' | *[!0-9]*) die "--cuda_device $device is not a device id" ;; esac
-  local sparsities="--pruning_percentages 0.3,0.5,0.7,0.9,0.95" commands=()
+  local sparsities="--pruning_percentages 0.3,0.5,0.7,0.9,0.95" all="--cuda_device $device --index_start 0 --index_end 29" sparsity
+  local methods="--pruning_methods global,GMP,later_GMP" commands=()
+  commands+=("clr_training.py $all" "clr_training.py $all --schedule early --pruning_percentages 0.3,0.5,0.7,0.9" "sup_training.py $all")
+  for sparsity in 0.3 0.5 0.7 0.9; do
+    commands+=("sup_training.py $all --pruning $sparsity" "sup_training.py $all --pruning $sparsity --schedule late")
+  done
   for script in clr sup; do
-    commands+=("${script}_training.py --cuda_device $device --index_start 0 --index_end 29"
-      "${script}_pruning_finetune.py --cuda_device $device --models_number 30 $sparsities"
-      "${script}_pie_kmodels_detection.py --cuda_device $device --models_number 30 $sparsities --plot_q_score --plot_umap"
-      "${script}_prediction_depth.py --cuda_device $device --models_number 30 $sparsities --pruning_methods global")
+    commands+=("${script}_pruning_finetune.py --cuda_device $device --models_number 30 $sparsities"
+      "${script}_pie_kmodels_detection.py --cuda_device $device --models_number 30 $sparsities $methods --plot_q_score --plot_umap"
+      "${script}_prediction_depth.py --cuda_device $device --models_number 30 $sparsities $methods")
   done
   commands+=("figures/make_figures.py --results pies/cifar10")
-  echo "the published study on CIFAR-10, dense and one-shot networks:"
+  echo "the published study on CIFAR-10, dense, gradually pruned and one-shot networks:"
   printf "  $python %s\n" "${commands[@]}"
   "$python" benchmarks/study_hours.py --cuda_device "$device"
   [ -z "$dry_run" ] || return 0

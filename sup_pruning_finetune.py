@@ -38,14 +38,15 @@ def payloads(network) -> tuple[dict, ...]:
     return (cpu_state(network),)
 
 
-def initial_network(study, seed: int, weights):
-    """The network with the weights in that file, of its initialisation or of a later epoch."""
-    from common import checkpoints, models
+def initial_network(study, seed: int, weights, key: tuple):
+    """The network with the weights in that file, of its initialisation or of a later epoch; without one, newly initialised from `key`."""
+    from common import checkpoints, models, training
 
-    classes = len(study.data.class_names)
-    network = models.SupervisedNetwork(study.architecture.depth, study.architecture.widen_factor, study.architecture.dropout, classes)
+    shape, classes = study.architecture, len(study.data.class_names)
+    training.seed_weights(*key)
+    network = models.SupervisedNetwork(shape.depth, shape.widen_factor, shape.dropout, classes)
     if weights is not None:
-        checkpoints.load_epoch(network, weights, study.architecture, classes)
+        checkpoints.load_epoch(network, weights, shape, classes)
     return network
 
 
@@ -53,8 +54,7 @@ def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch
     """Trains a network as the dense one was, from kept weights or a new initialisation, with fixed masks."""
     from common import training
 
-    training.seed_weights(*key)
-    network = training.prepare(initial_network(study, seed, weights), study.device)
+    network = training.prepare(initial_network(study, seed, weights, key), study.device)
     history = training.train_supervised(network, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), masks)
     return network, [(payload, history) for payload in payloads(network)]
 

@@ -29,14 +29,14 @@ class Twin:
 
     parts: names of the files of one network, as in CheckpointName.
     payloads: classifier -> what goes into each of these files after finetuning.
-    initial: (study, seed, file of the kept initialisation) -> the classifier before its training.
+    initial: (study, seed, file of the kept initialisation or None for a new one, key of a new one) -> the classifier before its training.
     retrain: (study, settings of the dense training, file of kept weights or None for new ones, key of new ones, masks of the
         classifier, first epoch, seed, description) -> the classifier trained again with fixed masks, and the payload and history of each file.
     """
 
     parts: tuple[str, ...]
     payloads: Callable[[Classifier], tuple[dict, ...]]
-    initial: Callable[[Study, int, Path], Classifier]
+    initial: Callable[[Study, int, Path | None, tuple], Classifier]
     retrain: Callable[[Study, dict, Path | None, tuple, Masks, int, int, str], tuple[Classifier, list[Payload]]]
 
 
@@ -238,7 +238,9 @@ def _masks(study: Study, twin: Twin, method: PruningMethod, step: Step, network:
     """The step's masks: of what the network still has, the lowest by the criterion are pruned."""
     initial = None
     if uses(method.criterion, "initial_weight"):
-        first = prepare(twin.initial(study, seed, kept[0]), study.device)
+        # A reinitialised network has left the dense one's initialisation behind.
+        renewed = method.after == "reinit" and step.iteration > 1
+        first = prepare(twin.initial(study, seed, None if renewed else kept[0], (seed, "reinit", step.iteration - 1)), study.device)
         initial = {name: weight.detach() for name, weight in prunable_parameters(first).items()}
     key = (seed, "pruning", step.iteration)
     scores = score_weights(prunable_parameters(network), method.criterion,

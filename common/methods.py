@@ -92,6 +92,8 @@ def parse_method(name: str) -> PruningMethod | None:
     after = match["after"] or ("rewind" if match["rate"] else "")
     method = PruningMethod(schedule, criterion, match["scope"] or default_scope(schedule, criterion), float(match["rate"] or 0), after,
                            int(match["rewind_epoch"] or 0))
+    if is_filter_criterion(criterion) and method.scope != "layer":
+        return None
     return method if str(method) == name else None
 
 

@@ -158,14 +158,9 @@ def _is_related(population: Population, dense: Population) -> bool:
 def _members(study: Study, folders: tuple[Path, Path], pruning_method: str, sparsity: float) -> list[Member]:
     """All networks of this kind with a wanted id; an encoder with every head that was trained on it."""
     def find(folder: Path, part: str) -> list[tuple[Path, CheckpointName]]:
-        found: dict[CheckpointName, Path] = {}
-        for path in sorted(folder.glob("*.pt")) if folder.is_dir() else []:
-            name = parse_name(path.name)
-            if name and name.id < study.flags.models_number and \
-                    name == study.name(part, pruning_method, sparsity, name.epochs, name.batch_size, name.id):
-                if name not in found or path.name == str(name):  # a published dense `_later` file counts where the plain one is absent
-                    found[name] = path
-        return [(path, name) for name, path in found.items()]
+        named = ((path, parse_name(path.name)) for path in (sorted(folder.glob("*.pt")) if folder.is_dir() else []))
+        return [(path, name) for path, name in named if name and name.id < study.flags.models_number
+                and name == study.name(part, pruning_method, sparsity, name.epochs, name.batch_size, name.id)]
 
     def member(*files: tuple[Path, CheckpointName]) -> Member:
         paths = tuple(path for path, _ in files)
@@ -187,7 +182,18 @@ def _members(study: Study, folders: tuple[Path, Path], pruning_method: str, spar
         members = [member(encoder, head) for encoder in find(folders[0], "encoder") for head in heads
                    if (encoder[1].id, encoder[1].batch_size) == (head[1].id, head[1].batch_size)
                    and (not parse_method(pruning_method).finetuned or encoder[1].epochs == head[1].epochs)]
-    return [candidate for candidate in members if fits(candidate)]
+    # A published dense network may carry the tag `_later` in one or both of its names: a plain one comes first, then one tagged in both.
+    best: dict[tuple[CheckpointName, ...], Member] = {}
+    for candidate in filter(fits, members):
+        if candidate.names not in best or _tagged(candidate) < _tagged(best[candidate.names]):
+            best[candidate.names] = candidate
+    return list(best.values())
+
+
+def _tagged(member: Member) -> int:
+    """0: all files have the names that are given here; 1: all are tagged otherwise; 2: some are."""
+    tagged = {path.name != str(name) for path, name in zip(member.paths, member.names)}
+    return 2 if len(tagged) > 1 else int(True in tagged)
 
 
 def _group(study: Study, pruning_method: str, sparsity: float, members: list[Member]) -> list[Population]:

@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SPARSITIES = [0.3, 0.5, 0.7, 0.9, 0.95]
+SCRIPTS = ("clr_training", "sup_training", "clr_pruning_finetune", "sup_pruning_finetune", "clr_pie_kmodels_detection",
+           "sup_pie_kmodels_detection", "clr_prediction_depth", "sup_prediction_depth")
 
 
 @pytest.fixture
@@ -80,24 +82,34 @@ def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
     assert printed == asked(project)[1:]
     runs = scripts(printed)
     assert [name for name, _ in runs] == [
-        "sup_training", "clr_training", "sup_pruning_finetune", "sup_pie_kmodels_detection", "sup_prediction_depth",
-        "clr_pruning_finetune", "clr_pie_kmodels_detection", "clr_prediction_depth"]
+        "sup_training", "sup_training", "sup_training", "clr_training", "sup_pruning_finetune", "sup_pie_kmodels_detection", "sup_prediction_depth",
+        "clr_pruning_finetune", "clr_pie_kmodels_detection", "clr_prediction_depth", "sup_pie_kmodels_detection", "sup_prediction_depth"]
     for name, flags in runs:
         assert flags.dataset == "digits"
         assert (flags.index_end + 1 if "training" in name else flags.models_number) == 3
-        if "training" not in name:
-            assert flags.pruning_percentages == [0.5, 0.9, 0.95, 0.99]
+    assert [(flags.pruning, flags.schedule) for name, flags in runs if name == "sup_training"] == [(0.0, "early"), (0.95, "early"), (0.95, "late")]
+    assert [flags.pruning_percentages for name, flags in runs if name != "sup_training"] == [[0.0]] + 6 * [[0.5, 0.9, 0.95, 0.99]] + 2 * [[0.95]]
+    assert [flags.pruning_methods for _, flags in runs[-2:]] == 2 * [["GMP", "later_GMP"]]
 
 
 def test_paper_prints_and_runs_the_published_study(project):
     done = setup(project, "paper", "--cuda_device", "3", CUDA_MISSING="0")
     assert done.returncode == 0, done.stderr
     runs = scripts(asked(project)[1:])
-    assert len(runs) == 8 and all(flags.cuda_device == 3 and flags.dataset == "cifar10" for _, flags in runs)
-    flags = dict(runs)
-    assert (flags["clr_training"].index_start, flags["clr_training"].index_end) == (0, 29)
-    assert (flags["sup_training"].index_start, flags["sup_training"].index_end) == (0, 29)
-    assert all(flags[name].models_number == 30 and flags[name].pruning_percentages == SPARSITIES for name in flags if "training" not in name)
+    assert all(flags.cuda_device == 3 and flags.dataset == "cifar10" for _, flags in runs)
+    trained = set()
+    for name, flags in runs:
+        if "training" in name:
+            assert (flags.index_start, flags.index_end) == (0, 29)
+            sparsities = flags.pruning_percentages if name == "clr_training" else [flags.pruning]
+            trained |= {(name, flags.schedule if sparsity else "dense", sparsity) for sparsity in sparsities}
+        else:
+            assert flags.models_number == 30 and flags.pruning_percentages == SPARSITIES
+        if "pie" in name or "depth" in name:
+            assert flags.pruning_methods == ["global", "GMP", "later_GMP"]
+    assert trained == {(name, *kind) for name in ("clr_training", "sup_training") for kind in (
+        ("dense", 0.0), *((schedule, sparsity) for schedule in ("early", "late") for sparsity in (0.3, 0.5, 0.7, 0.9)))}
+    assert {name for name, _ in runs} == set(SCRIPTS)
     assert any(command.startswith("benchmarks/study_hours.py") for command in asked(project))
     listed = [line.strip().removeprefix(".venv/bin/python ") for line in done.stdout.splitlines() if line.startswith("  .venv")]
     assert listed == [command for command in asked(project)[1:] if not command.startswith("benchmarks")]
@@ -111,7 +123,7 @@ def test_paper_dry_run_only_prints_and_estimates(project):
 def test_paper_without_cuda_asks_for_yes(project):
     done = setup(project, "paper")
     assert done.returncode == 2 and "--yes" in done.stderr and len(asked(project)) == 2
-    assert setup(project, "paper", "--yes").returncode == 0 and len(scripts(asked(project)[2:])) == 8
+    assert setup(project, "paper", "--yes").returncode == 0 and {name for name, _ in scripts(asked(project)[2:])} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("words", [["demos"], ["demo", "fast"], ["paper", "--fast"], ["paper", "--cuda_device"], ["paper", "--cuda_device", "x"]])

@@ -1,0 +1,804 @@
+"""Pruning through the command lines: while training, by every criterion and scope, iteratively, and the weights kept for it."""
+
+import csv
+import json
+import shlex
+import shutil
+
+import pytest
+import torch
+
+from common import checkpoints, methods, models, training
+from common.checkpoints import Architecture
+from common.data import load_dataset
+from common.methods import CRITERIA, PruningMethod
+from common.pruning import apply_masks
+from conftest import GOLDEN
+from test_scripts import DENSE, SMALL, main, remedy, write_few_digits
+
+SUPERVISED = [*SMALL, "--epochs", 2, "--batch_size", 16, "--learning_rate", 0.05]
+CONTRASTIVE = [*SUPERVISED, "--head_epochs", 2, "--batch_size_head", 16]
+GRADUAL = ["--schedule", "early", "--begin_epoch", 0, "--end_epoch", 1]
+GRADUAL_HEAD = ["--begin_epoch_head", 0, "--end_epoch_head", 1]
+FINETUNED = [*SMALL, "--models_number", 1, "--epochs", 1, "--batch_size", 16, "--pruning_percentages", 0.5]
+ITERATIVE = [*SMALL, "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 3, "--rate", 0.5]
+COMPARED = [*SMALL, "--pruning_percentages", 0.5]
+TRAININGS = {"sup": ("sup_training", SUPERVISED, "--pruning", GRADUAL),
+             "clr": ("clr_training", CONTRASTIVE, "--pruning_percentages", [*GRADUAL, *GRADUAL_HEAD])}
+FOLDER_FLAG = {"sup": "--save_path", "clr": "--encoder_save_path"}
+METHODS = ("sup", "clr")
+EVERY = [(criterion, scope) for criterion in CRITERIA for scope in (["layer"] if criterion.startswith("filter_") else methods.SCOPES)]
+SELECTED = [("snip", "global"), ("snip_batches", "layer"), ("magnitude_increase", "global"), ("filter_l2", "layer"), ("random", "layer")]
+AFTER = [("rewind", ["--rewind_epoch", 0], "rewind0"), ("rewind", ["--rewind_epoch", 1], "rewind1"), ("reinit", [], "reinit"),
+         ("finetune", ["--epochs", 1, "--batch_size", 16], "finetune")]
+
+
+def dense_training(method, *extra):
+    """The words that train dense networks."""
+    script, settings, _, _ = TRAININGS[method]
+    return [script, *settings, *(DENSE if method == "clr" else []), "--index_end", 0, *extra]
+
+
+def gradual_training(method, sparsity, *extra):
+    """The words that train networks which are pruned meanwhile."""
+    script, settings, flag, schedule = TRAININGS[method]
+    return [script, *settings, flag, sparsity, *schedule, "--index_end", 0, *extra]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with a few digits and nothing else; and one with dense networks too, and their weights after 0 epochs and 1."""
+    bare, dense = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("prepared") / "dense"
+    write_few_digits(bare / "few digits")
+    shutil.copytree(bare, dense)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(dense)
+        for method in METHODS:
+            assert main(*dense_training(method, "--index_end", 1, "--save_epochs", "0,1")) == 0
+    return bare, dense
+
+
+@pytest.fixture
+def digits(prepared, tmp_path, monkeypatch):
+    """A working folder with nothing but a few digits."""
+    return copied(prepared[0], tmp_path / "work", monkeypatch)
+
+
+@pytest.fixture
+def work(prepared, tmp_path, monkeypatch):
+    """A working folder with dense networks and their kept weights."""
+    return copied(prepared[1], tmp_path / "work", monkeypatch)
+
+
+def copied(source, target, monkeypatch):
+    shutil.copytree(source, target)
+    monkeypatch.chdir(target)
+    return target
+
+
+def folder(work):
+    return work / "models/few digits"
+
+
+def bytes_of(work, pattern="*"):
+    """Every file but the logs."""
+    return {path: path.read_bytes() for path in work.rglob(pattern) if path.is_file() and "logs" not in path.parts}
+
+
+def weights(*paths):
+    """The tensors that pruning counts, by name, of one network's files; a projection head's are not among them."""
+    found = {}
+    for path in paths:
+        payload = torch.load(path, weights_only=True)
+        state = payload.get("model", payload.get("head", payload))
+        found |= {name.removeprefix("encoder."): tensor for name, tensor in state.items()
+                  if tensor.ndim == 4 or name.rsplit("fc.")[-1] in ("weight", "bias") and "fc." in name}
+    return found
+
+
+def zeros(tensors):
+    return {name: int((tensor == 0).sum()) for name, tensor in tensors.items()}
+
+
+def tensors_of(path):
+    payload = torch.load(path, weights_only=True)
+    return payload.get("model", payload.get("head", payload))
+
+
+def same(one, other):
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def record_of(path):
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+def check_counts(tensors, sparsity, criterion, scope):
+    """Exactly the asked number is zero, where the criterion and the scope say."""
+    found = zeros(tensors)
+    if criterion.startswith("filter_"):
+        for name, tensor in tensors.items():
+            gone = (tensor.flatten(1) == 0).all(1).sum() if tensor.ndim == 4 else 0
+            assert gone == (round(sparsity * len(tensor)) if tensor.ndim == 4 else 0), name
+            assert found[name] == gone * (tensor[0].numel() if tensor.ndim == 4 else 0), name
+    elif scope == "layer":
+        assert found == {name: round(sparsity * tensor.numel()) for name, tensor in tensors.items()}
+    else:
+        assert sum(found.values()) == round(sparsity * sum(tensor.numel() for tensor in tensors.values()))
+        assert found != {name: round(sparsity * tensor.numel()) for name, tensor in tensors.items()}
+
+
+def files_of(work, method, name, sparsity):
+    """The files of network 0 by its pruning method and sparsity, encoder first."""
+    found = [path for path in sorted(folder(work).glob("*_id0.pt"))
+             if (facts := checkpoints.parse_name(path.name)) and (facts.pruning_method, facts.sparsity) == (name, sparsity)
+             and (facts.learning_method == "supervised") == (method == "sup")]
+    assert len(found) == {"sup": 1, "clr": 2}[method], f"{method} {name} {sparsity}"
+    return found
+
+
+def refused(work, capsys, script, *flags):
+    """The one line with which a command is refused; it has written nothing."""
+    before = bytes_of(work)
+    capsys.readouterr()
+    try:
+        status = main(script, *flags)
+    except SystemExit as stop:  # a flag that the parser refuses
+        status = stop.code
+    message = capsys.readouterr().err
+    assert status == 2 and message.count("\n") == 1 and message.endswith("\n"), message
+    assert bytes_of(work) == before
+    return message
+
+
+def follow(work, capsys, *command):
+    """Runs the commands that a refused one asks for until it works; how many it took."""
+    for taken in range(4):
+        before = bytes_of(work)
+        capsys.readouterr()
+        if main(*command) == 0:
+            return taken
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1 and bytes_of(work) == before
+        script, words = remedy(message) if "train them: " in message else kept_remedy(message)
+        assert main(script, *words) == 0, message
+    raise AssertionError(f"{command} goes on to be refused: {message}")
+
+
+def follow_both(work, capsys, *command):
+    """The scripts that the comparison asks for, when what these ask for in turn is run too."""
+    asked = []
+    while len(asked) < 4:
+        capsys.readouterr()
+        if main(*command) == 0:
+            return asked
+        script, words = remedy(capsys.readouterr().err)
+        asked.append(script)
+        follow(work, capsys, script, *words)
+    return asked
+
+
+def kept_remedy(message):
+    """The command by which an error says that weights are kept."""
+    script, *words = shlex.split(message.split("keep them: python ")[1])
+    return script.removesuffix(".py"), words
+
+
+def rows_of(work, status="present"):
+    with open(work / "pies/few digits/results.csv", newline="") as file:
+        return {(row["learning_method"], row["pruning_method"]) for row in csv.DictReader(file) if row["status"] == status}
+
+
+# Pruning while training
+
+
+@pytest.mark.parametrize("schedule, tag", [("early", ""), ("late", "_later")])
+def test_a_supervised_network_pruned_while_training_has_the_published_name_the_asked_zeros_and_its_settings(digits, schedule, tag):
+    assert main(*gradual_training("sup", 0.5, "--schedule", schedule, "--begin_epoch", 0.5, "--end_epoch", 1.5)) == 0
+    [path] = folder(digits).glob("*.pt")
+    assert path.name == f"wideResNet-1{tag}_0.5pruning_2epochs_10depth_0.0dropout_id0.pt"
+    check_counts(weights(path), 0.5, "magnitude", "layer")
+    assert len(weights(path)) == 11  # 9 convolutions, the classifier's weight and bias
+    record = record_of(path)
+    expected = {"schedule": schedule, "criterion": "magnitude", "scope": "layer", "sparsity": 0.5, "begin_step": 3, "end_step": 7, "frequency": 1}
+    assert {key: record["configuration"][key] for key in expected} == expected
+    # Steps 3 and 4 are in the first epoch of 4; the last, 7, in the second.
+    assert record["history"][0]["sparsity"] == pytest.approx(0.5 * (1 - (1 - 1 / 4) ** 3), abs=1e-4)
+    assert record["history"][1]["sparsity"] == record["sparsity"]["total"] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule, tag", [("early", ""), ("late", "_later")])
+def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_which_have_no_tag(digits, schedule, tag):
+    assert main(*gradual_training("clr", "0.0,0.5", "--schedule", schedule, "--begin_epoch", 0.5, "--end_epoch", 1.5, "--frequency", 3)) == 0
+    names = {(part, sparsity): f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning{tag if sparsity else ''}_16batch_0.5temperature_2epochs_id0"
+             for part in ("encoder", "head") for sparsity in (0.0, 0.5)}
+    assert {path.name for path in folder(digits).iterdir()} == {name + ending for name in names.values() for ending in (".pt", ".json")}
+    paths = {key: folder(digits) / f"{name}.pt" for key, name in names.items()}
+    for part, count in (("encoder", 9), ("head", 2)):
+        assert len(weights(paths[part, 0.5])) == count
+        check_counts(weights(paths[part, 0.5]), 0.5, "magnitude", "layer")
+        assert set(zeros(weights(paths[part, 0.0])).values()) == {0}
+    projection = {name: tensor for name, tensor in tensors_of(paths["encoder", 0.5]).items() if name.startswith("head.")}
+    assert len(projection) == 4 and all((tensor != 0).all() for tensor in projection.values())
+    encoder, head = record_of(paths["encoder", 0.5]), record_of(paths["head", 0.5])
+    shared = {"schedule": schedule, "criterion": "magnitude", "scope": "layer", "begin_step": 3, "end_step": 7, "frequency": 3}
+    of_head = {"begin_step_head": 1, "end_step_head": 5, "frequency_head": 1}
+    assert {key: encoder["configuration"].get(key) for key in (*shared, *of_head)} == shared | dict.fromkeys(of_head)
+    assert {key: head["configuration"].get(key) for key in (*shared, *of_head)} == shared | of_head
+    for record in (encoder, head):
+        assert record["history"][-1]["sparsity"] == pytest.approx(0.5, abs=3e-3)  # 2 of the head's 3 biases
+    assert not {"schedule", "criterion", "begin_step"} & set(record_of(paths["encoder", 0.0])["configuration"])
+    assert "sparsity" not in record_of(paths["encoder", 0.0])["history"][-1]
+
+
+def test_a_dense_supervised_network_has_no_tag_under_any_schedule_and_is_the_same_one(digits):
+    for schedule in ("early", "late"):
+        assert main(*dense_training("sup", "--schedule", schedule, "--save_path", schedule)) == 0
+    [one], [other] = (list((digits / schedule).glob("*.pt")) for schedule in ("early", "late"))
+    assert one.name == other.name == "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt" and one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_and_epochs_say_the_same_schedule(digits, method):
+    script, settings, flag, _ = TRAININGS[method]
+    head = ["--begin_step_head", 1, "--end_step_head", 5, "--frequency_head", 1] if method == "clr" else []
+    command = [script, *settings, flag, 0.5, "--index_end", 0, "--schedule", "early", FOLDER_FLAG[method]]
+    assert main(*command, "steps", "--begin_step", 1, "--end_step", 5, "--frequency", 1, *head) == 0
+    assert main(*gradual_training(method, 0.5, FOLDER_FLAG[method], "epochs")) == 0
+    steps, epochs = ({path.name: path.read_bytes() for path in (digits / name).glob("*.pt")} for name in ("steps", "epochs"))
+    assert len(steps) == {"sup": 1, "clr": 2}[method] and steps == epochs
+    assert main(*gradual_training(method, 0.5, "--end_epoch", 0.5, FOLDER_FLAG[method], "sooner")) == 0
+    assert {path.name: path.read_bytes() for path in (digits / "sooner").glob("*.pt")} != epochs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_finished_gradual_training_is_skipped_and_another_schedule_never_replaces_it(digits, capsys, method):
+    command = gradual_training(method, 0.5)
+    assert main(*command) == 0
+    before = bytes_of(digits)
+    assert main(*command) == 0
+    assert bytes_of(digits) == before
+    message = refused(digits, capsys, *command, "--end_epoch", 1.5)
+    assert "end_step 5, not 7" in message and FOLDER_FLAG[method] in message
+
+
+# Every criterion and scope
+
+
+@pytest.fixture(scope="module")
+def everything(prepared, tmp_path_factory):
+    """Networks of all criteria and scopes side by side, once one-shot and once pruned while training; the exit statuses."""
+    place = tmp_path_factory.mktemp("everything") / "work"
+    shutil.copytree(prepared[1], place)
+    statuses = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for method, chosen in (("sup", EVERY), ("clr", SELECTED)):
+            for criterion, scope in chosen:
+                words = ["--criterion", criterion, "--scope", scope]
+                statuses[method, "one-shot", criterion, scope] = main(f"{method}_pruning_finetune", *FINETUNED, *words)
+                statuses[method, "early", criterion, scope] = main(*gradual_training(method, 0.5, *words))
+    return place, statuses
+
+
+def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
+    place, statuses = everything
+    assert len(statuses) == 2 * (16 + len(SELECTED)) and set(statuses.values()) == {0}
+    names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
+    assert len({str(name) for name in names}) == len(names) == 32
+    pruned = [path for path in folder(place).glob("*.pt") if (name := checkpoints.parse_name(path.name)) and name.sparsity]
+    assert len(pruned) == 32 + 2 * 2 * len(SELECTED)
+
+
+@pytest.mark.parametrize("schedule", ["one-shot", "early"])
+@pytest.mark.parametrize("criterion, scope", EVERY)
+def test_supervised_networks_have_exactly_the_asked_zeros_by_every_criterion_and_scope(everything, schedule, criterion, scope):
+    [path] = files_of(everything[0], "sup", str(PruningMethod(schedule, criterion, scope)), 0.5)
+    check_counts(weights(path), 0.5, criterion, scope)
+    configuration = record_of(path)["configuration"]
+    assert (configuration["criterion"], configuration["scope"]) == (criterion, scope)
+
+
+@pytest.mark.parametrize("criterion, scope", SELECTED)
+def test_contrastive_networks_have_exactly_the_asked_zeros(everything, criterion, scope):
+    encoder, head = files_of(everything[0], "clr", str(PruningMethod("one-shot", criterion, scope)), 0.5)
+    check_counts(weights(encoder, head), 0.5, criterion, scope)  # over encoder and head together
+    encoder, head = files_of(everything[0], "clr", str(PruningMethod("early", criterion, scope)), 0.5)
+    check_counts(weights(encoder), 0.5, criterion, scope)
+    if criterion.startswith("filter_") or scope == "layer":
+        check_counts(weights(head), 0.5, criterion, scope)
+    else:
+        assert sum(zeros(weights(head)).values()) == round(0.5 * 195)
+
+
+@pytest.mark.parametrize("method, chosen", [("sup", EVERY), ("clr", SELECTED)])
+def test_every_criterion_and_scope_prunes_other_weights(everything, method, chosen):
+    masks = set()
+    for schedule in ("one-shot", "early"):
+        for criterion, scope in chosen:
+            tensors = weights(*files_of(everything[0], method, str(PruningMethod(schedule, criterion, scope)), 0.5))
+            masks.add(torch.cat([(tensor == 0).flatten() for tensor in tensors.values()]).numpy().tobytes())
+    assert len(masks) == 2 * len(chosen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_magnitude_increase_prunes_what_has_grown_least_since_the_kept_initialisation(everything, method):
+    place, _ = everything
+    dense = files_of(place, method, "dense", 0.0)
+    initial = weights(dense[0].with_name(f"{dense[0].stem}_epoch0.pt"))
+    if method == "clr":
+        training.seed_weights(0, "head", "weights")
+        initial |= models.ClassificationHead(64, 3).state_dict()
+    trained = weights(*dense)
+    growth = torch.cat([(trained[name].abs() - initial[name].abs()).flatten() for name in trained])
+    pruned = weights(*files_of(place, method, "global_magnitude_increase", 0.5))
+    gone = torch.cat([(pruned[name] == 0).flatten() for name in trained])
+    assert growth[gone].max() <= growth[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
+
+
+@pytest.mark.parametrize("method, chosen, learning", [("sup", EVERY, "supervised"), ("clr", SELECTED, "SupCon")])
+def test_the_comparison_finds_networks_of_every_name(everything, monkeypatch, method, chosen, learning):
+    monkeypatch.chdir(everything[0])
+    names = [str(PruningMethod(schedule, criterion, scope)) for schedule in ("one-shot", "early") for criterion, scope in chosen]
+    assert main(f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1, "--pruning_methods", ",".join(names)) == 0
+    assert {name for who, name in rows_of(everything[0]) if who == learning} == {"dense", *names}
+
+
+# Iterative pruning
+
+
+def iterate(method, after, more):
+    return [f"{method}_pruning_finetune", *ITERATIVE, "--after", after, *more]
+
+
+@pytest.fixture(scope="module")
+def iterated(prepared, tmp_path_factory):
+    """Three iterations of every kind side by side."""
+    place = tmp_path_factory.mktemp("iterated") / "work"
+    shutil.copytree(prepared[1], place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for method in METHODS:
+            for after, more, _ in AFTER:
+                assert main(*iterate(method, after, more)) == 0
+    return place
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("after, more, tag", AFTER)
+def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(iterated, method, after, more, tag):
+    before = torch.zeros(())
+    for iteration, sparsity in enumerate((0.5, 0.75, 0.875), 1):
+        paths = files_of(iterated, method, f"global_iterative0.5_{tag}", sparsity)
+        tensors = weights(*paths)
+        check_counts(tensors, sparsity, "magnitude", "global")
+        gone = torch.cat([(tensor == 0).flatten() for tensor in tensors.values()])
+        assert bool((gone | ~before.bool()).all()), "what was pruned stays pruned"
+        before = gone
+        record = record_of(paths[-1])
+        assert record["configuration"]["iteration"] == iteration and record["configuration"]["after"] == after
+        assert (record.get("previous_sha256") is None) == (iteration == 1)
+        name = checkpoints.parse_name(paths[-1].name)
+        assert name.epochs == (1 if after == "finetune" else 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_dense_one_was(iterated, monkeypatch, method, epoch):
+    monkeypatch.chdir(iterated)
+    dense = files_of(iterated, method, "dense", 0.0)
+    trained = weights(*dense)
+    order = torch.cat([tensor.abs().flatten() for tensor in trained.values()]).sort(stable=True).indices
+    kept = torch.ones(len(order))
+    kept[order[:round(0.5 * len(order))]] = 0
+    masks = {name: mask.reshape(trained[name].shape) for name, mask in zip(trained, kept.split([tensor.numel() for tensor in trained.values()]))}
+    settings, data = record_of(dense[-1])["configuration"], load_dataset("folder", "few digits")
+    found = files_of(iterated, method, f"global_iterative0.5_rewind{epoch}", 0.5)
+    state = torch.load(dense[0].with_name(f"{dense[0].stem}_epoch{epoch}.pt"), weights_only=True)["model"]
+    if method == "sup":
+        network = models.SupervisedNetwork(10, 1, 0.0, 3)
+        network.load_state_dict(state)
+        training.train_supervised(training.prepare(network, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), masks)
+        assert same(network.state_dict(), tensors_of(found[0]))
+    else:
+        model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        model.load_state_dict(state)
+        own = {name: mask for name, mask in masks.items() if not name.startswith("fc.")}
+        training.train_contrastive(training.prepare(model, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), own)
+        of_head = {name: mask for name, mask in masks.items() if name.startswith("fc.")}
+        head, _ = training.train_head(model.encoder, data, 2, 16, (0, "head"), "slow", of_head)
+        assert same(model.state_dict(), tensors_of(found[0])) and same(head.state_dict(), tensors_of(found[1]))
+
+
+def test_reinitialised_networks_start_anew_in_every_iteration(iterated):
+    """One epoch moves a weight little: those of rewound networks stay near the dense initialisation, reinitialised ones do not."""
+    initial = tensors_of(next(folder(iterated).glob("wideResNet-1_0.0pruning*_id0_epoch0.pt")))["base.conv1.weight"]
+    likeness = {}
+    for tag in ("rewind0", "reinit"):
+        found = [tensors_of(*files_of(iterated, "sup", f"global_iterative0.5_{tag}", sparsity))["base.conv1.weight"] for sparsity in (0.5, 0.75)]
+        both = (found[0] != 0) & (found[1] != 0)
+        likeness[tag] = [float(torch.corrcoef(torch.stack([one[both], other[both]]))[0, 1])
+                         for one, other in ((found[0], initial), (found[1], initial), tuple(found))]
+    assert min(likeness["rewind0"]) > 0.9 and max(map(abs, likeness["reinit"])) < 0.5, likeness
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("after, more, tag", AFTER)
+def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the_last_is_missing(
+        iterated, tmp_path, monkeypatch, capsys, method, after, more, tag):
+    place = copied(iterated, tmp_path / "work", monkeypatch)
+    before, command = bytes_of(place), iterate(method, after, more)
+    assert main(*command) == 0
+    assert capsys.readouterr().out.count("finished before") == 3 and bytes_of(place) == before
+    networks = bytes_of(place, "*.pt")
+    for path in files_of(place, method, f"global_iterative0.5_{tag}", 0.875):
+        path.unlink()
+    assert main(*command) == 0
+    assert bytes_of(place, "*.pt") == networks
+    middle = files_of(place, method, f"global_iterative0.5_{tag}", 0.75)
+    middle[-1].unlink()
+    message = refused(place, capsys, *command)
+    assert files_of(place, method, f"global_iterative0.5_{tag}", 0.875)[-1].name in message and "iteration 2" in message
+    for path in files_of(place, method, f"global_iterative0.5_{tag}", 0.875):  # as the message says
+        path.unlink()
+    assert main(*command) == 0
+    assert bytes_of(place, "*.pt") == networks
+
+
+def test_an_iteration_that_comes_from_another_one_than_is_there_now_is_refused(work, capsys):
+    command = iterate("sup", "rewind", [])
+    assert main(*command) == 0
+    [first], [second] = (files_of(work, "sup", "global_iterative0.5_rewind0", sparsity) for sparsity in (0.5, 0.75))
+    state = torch.load(first, weights_only=True)
+    state["base.bn1.weight"] += 1
+    torch.save(state, first)
+    record = record_of(first)
+    first.with_suffix(".json").write_text(json.dumps({**record, "checkpoint_sha256": checkpoints.file_sha256(first)}))
+    assert second.name in refused(work, capsys, *command)
+
+
+@pytest.mark.parametrize("criterion, scope", [("random", "global"), ("filter_random", "layer"), ("snip", "layer")])
+@pytest.mark.parametrize("method", METHODS)
+def test_iterations_by_other_criteria_and_scopes_have_the_asked_counts_too(work, method, criterion, scope):
+    assert main(*iterate(method, "rewind", ["--criterion", criterion, "--scope", scope])) == 0
+    gone = []
+    for sparsity in (0.5, 0.75, 0.875):
+        name = str(PruningMethod("iterative", criterion, scope, 0.5, "rewind"))
+        tensors = weights(*files_of(work, method, name, sparsity))
+        check_counts(tensors, sparsity, criterion, scope)
+        gone.append(torch.cat([(tensor == 0).flatten() for tensor in tensors.values()]))
+    assert (gone[1] | ~gone[0]).all() and (gone[2] | ~gone[1]).all()
+
+
+def test_magnitude_increase_after_reinitialisation_looks_at_the_initialisation_that_the_network_was_trained_from(work):
+    assert main(*iterate("sup", "reinit", ["--criterion", "magnitude_increase"])) == 0
+    name = "global_magnitude_increase_iterative0.5_reinit"
+    first, second = (weights(*files_of(work, "sup", name, sparsity)) for sparsity in (0.5, 0.75))
+    training.seed_weights(0, "reinit", 1)
+    initial = models.SupervisedNetwork(10, 1, 0.0, 3).state_dict()
+    growth = torch.cat([(first[key].abs() - initial[key].abs()).flatten() for key in first])
+    kept_before, kept_after = (torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second))
+    assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
+
+
+# Kept weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
+    dense = files_of(work, method, "dense", 0.0)[0]
+    first, second = (dense.with_name(f"{dense.stem}_epoch{epoch}.pt") for epoch in (0, 1))
+    if method == "sup":
+        training.seed_weights(0, "supervised", "weights")
+        fresh, architecture = models.SupervisedNetwork(10, 1, 0.0, 3), Architecture(10, 1)
+    else:
+        training.seed_weights(0, "contrastive", "weights")
+        fresh, architecture = models.ContrastiveEncoder(10, 1, 0.0, "mlp"), Architecture(10, 1)
+    assert same(tensors_of(first), fresh.state_dict())
+    checkpoints.load_epoch(fresh, second, architecture, 3)
+    assert not same(tensors_of(second), tensors_of(first)) and not same(tensors_of(second), tensors_of(dense))
+    assert same(tensors_of(second), fresh.state_dict())
+    # Its learning rate does not depend on how long the training will be: a training of one epoch ends there.
+    assert main(*dense_training(method, "--epochs", 1, FOLDER_FLAG[method], "short")) == 0
+    [short] = [path for path in (work / "short").glob("*.pt") if "_head_" not in path.name]
+    assert same(tensors_of(second), tensors_of(short))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_where_the_model_is_finished_only_the_epochs_are_trained_and_are_the_same(work, method, capsys):
+    kept = bytes_of(work, "*_id0_epoch*.pt")
+    kept = {path: tensors_of(path) for path in kept if (path.name[0] == "w") == (method == "sup")}
+    assert len(kept) == 2
+    for path in kept:
+        path.unlink()
+        path.with_suffix(".json").unlink()
+    before = bytes_of(work)
+    capsys.readouterr()
+    assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
+    assert "epoch 2/2" not in (work / "logs/few digits" / f"{TRAININGS[method][0]}.log").read_text().rsplit("on few digits", 1)[1]
+    assert "finished before" in capsys.readouterr().out
+    assert {path: content for path, content in bytes_of(work).items() if path in before} == before
+    assert len(bytes_of(work)) == len(before) + 4 and all(same(tensors_of(path), tensors) for path, tensors in kept.items())
+    after = bytes_of(work)
+    assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
+    assert bytes_of(work) == after
+
+
+def test_the_head_alone_is_made_again_though_weights_are_kept_at_the_same_time(work):
+    before = bytes_of(work, "*.pt")
+    for path in [*folder(work).glob("*_head_*_id0.pt"), *folder(work).glob("*_encoder_*_id0_epoch1.pt")]:
+        path.unlink()
+    assert main(*dense_training("clr", "--save_epochs", "1")) == 0
+    assert bytes_of(work, "*.pt") == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("asked", [["--pruning_schedule", "iterative", "--iterations", 1, "--rewind_epoch", 1],
+                                   ["--pruning_schedule", "iterative", "--iterations", 1, "--rewind_epoch", 1, "--criterion", "magnitude_increase"],
+                                   ["--epochs", 1, "--pruning_percentages", 0.5, "--criterion", "magnitude_increase"]])
+def test_weights_that_were_not_kept_are_named_with_the_command_that_keeps_them(digits, capsys, method, asked):
+    assert main(*dense_training(method, "--index_end", 1)) == 0
+    command = [f"{method}_pruning_finetune", *SMALL, "--models_number", 2, *asked]
+    script, words = kept_remedy(refused(digits, capsys, *command))
+    before = bytes_of(digits)
+    assert main(script, *words) == 0
+    assert {path: content for path, content in bytes_of(digits).items() if path in before} == before
+    assert main(*command) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("whose", ["another seed", "other settings", "elsewhere"])
+def test_kept_weights_of_another_training_are_refused(work, capsys, method, whose):
+    dense = files_of(work, method, "dense", 0.0)[0]
+    kept = dense.with_name(f"{dense.stem}_epoch0.pt")
+    if whose == "another seed":
+        source = kept.with_name(kept.name.replace("_id0", "_id1"))
+    elif whose == "other settings":
+        assert main(*dense_training(method, "--learning_rate", 0.01, "--save_epochs", 0, FOLDER_FLAG[method], "other")) == 0
+        source = work / "other" / kept.name
+    else:
+        source = kept
+        kept.with_suffix(".json").unlink()
+    if source != kept:
+        for ending in (".pt", ".json"):
+            shutil.copy(source.with_suffix(ending), kept.with_suffix(ending))
+    for words in (iterate(method, "rewind", []), [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "magnitude_increase"]):
+        message = refused(work, capsys, *words)
+        assert kept.name in message and "does not belong to the training" in message
+    if whose == "other settings":
+        assert "learning_rate 0.01, not 0.05" in refused(work, capsys, *dense_training(method, "--save_epochs", 0))
+    # What the message says to do helps.
+    kept.unlink()
+    kept.with_suffix(".json").unlink(missing_ok=True)
+    assert main(*dense_training(method, "--save_epochs", 0)) == 0
+    assert main(*iterate(method, "rewind", [])) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
+    assert "--save_epochs 2" in refused(digits, capsys, *dense_training(method, "--save_epochs", "0,2"))
+    assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("method, words, expected", [
+    (method, *case) for method in METHODS for case in [
+        (["--iterations", 2], "--iterations belongs to --pruning_schedule iterative"),
+        (["--rate", 0.5], "--rate belongs to --pruning_schedule iterative"),
+        (["--after", "rewind"], "--after belongs to --pruning_schedule iterative"),
+        (["--rewind_epoch", 0], "--rewind_epoch belongs to --pruning_schedule iterative"),
+        (["--pruning_schedule", "iterative", "--pruning_percentages", 0.5], "--pruning_percentages belongs to one-shot"),
+        (["--pruning_schedule", "iterative", "--epochs", 1], "--epochs belongs to --after finetune"),
+        (["--pruning_schedule", "iterative", "--batch_size=16"], "--batch_size belongs to --after finetune"),
+        (["--pruning_schedule", "iterative", "--after", "reinit", "--epochs", 1], "--epochs belongs to --after finetune"),
+        (["--pruning_schedule", "iterative", "--after", "reinit", "--rewind_epoch", 1], "--rewind_epoch belongs to --after rewind"),
+        (["--pruning_schedule", "iterative", "--after", "finetune", "--rewind_epoch", 1], "--rewind_epoch belongs to --after rewind"),
+        (["--criterion", "filter_l2", "--scope", "global"], "--scope global"),
+        (["--pruning_schedule", "iterative", "--criterion", "filter_random", "--scope", "global"], "--scope global"),
+        (["--pruning_schedule", "iterative", "--rate", 0.9, "--iterations", 5], "--iterations 5 at --rate 0.9"),
+        (["--pruning_schedule", "iterative", "--rewind_epoch", 2], "--rewind_epoch 2: the dense networks were trained for 2 epochs"),
+        (["--pruning_schedule", "iterative", "--rate", 1], "--rate")]])
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(work, capsys, method, words, expected):
+    assert expected in refused(work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words)
+
+
+def test_as_many_iterations_as_file_names_tell_apart_are_taken(work):
+    assert main("sup_pruning_finetune", *SMALL, "--models_number", 1, "--pruning_schedule", "iterative", "--rate", 0.9, "--iterations", 4) == 0
+    tensors = weights(*files_of(work, "sup", "global_iterative0.9_rewind0", 0.9999))
+    check_counts(tensors, 0.9999, "magnitude", "global")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("words", [["--pruning_schedule", "iterative"], ["--pruning_schedule", "iterative", "--after", "reinit"],
+                                   ["--criterion", "magnitude_increase"]])
+def test_networks_of_which_nothing_is_known_are_not_trained_again(work, capsys, method, words):
+    for path in folder(work).glob("*.json"):
+        path.unlink()
+    message = refused(work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words)
+    assert "made elsewhere" in message and ("--criterion" if "--criterion" in words else "--after finetune") in message
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_of_which_nothing_is_known_are_pruned_iteratively_with_finetuning(work, method):
+    for path in folder(work).glob("*.json"):
+        path.unlink()
+    assert main(*iterate(method, "finetune", ["--epochs", 1])) == 0
+    tensors = weights(*files_of(work, method, "global_iterative0.5_finetune", 0.875))
+    check_counts(tensors, 0.875, "magnitude", "global")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schedule", ["early", "late"])
+@pytest.mark.parametrize("epochs", [1, 7])
+def test_a_schedule_that_does_not_fit_is_refused_with_one_that_does(digits, capsys, method, schedule, epochs):
+    script, settings, flag, _ = TRAININGS[method]
+    command = [script, *settings, "--epochs", epochs, flag, 0.5, "--index_end", 0, "--schedule", schedule]
+    for suffix in ([""] if method == "sup" else ["", "_head"]):  # the head's schedule is refused when the encoder's fits
+        message = refused(digits, capsys, *command)
+        words = message.split("give ")[1].split(", say")[0].split()
+        assert words[::2] == [f"--begin_epoch{suffix}", f"--end_epoch{suffix}"], message
+        command += words
+    assert main(*command) == 0
+    encoder = next(path for path in folder(digits).glob("*.pt") if "_head_" not in path.name)
+    check_counts(weights(encoder), 0.5, "magnitude", "layer")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("words, expected", [
+    (["--begin_step", 5, "--end_step", 4], "never fires"), (["--begin_step", 0, "--end_step", 0], "never fires"),
+    (["--begin_epoch", 0, "--end_epoch", 2], "ends at step 9, its training at step 8"),
+    (["--begin_step", 1, "--begin_epoch", 0], "--begin_step and --begin_epoch say the same"),
+    (["--begin_epoch", 0, "--end_epoch", 1, "--criterion", "filter_l1", "--scope", "global"], "--scope global")])
+def test_a_schedule_that_cannot_be_is_refused(digits, capsys, method, words, expected):
+    script, settings, flag, _ = TRAININGS[method]
+    head = [] if method == "sup" else GRADUAL_HEAD
+    assert expected in refused(digits, capsys, script, *settings, flag, 0.5, "--index_end", 0, *head, *words)
+
+
+@pytest.mark.parametrize("script", ["sup_pie_kmodels_detection", "clr_prediction_depth"])
+@pytest.mark.parametrize("name", ["snip", "global_magnitude", "GMP_layer", "global_filter_l1", "global_iterative0.2", "dense", "global_iterative_rewind0"])
+def test_a_name_that_is_no_pruning_method_is_refused(work, capsys, script, name):
+    message = refused(work, capsys, script, *COMPARED, "--models_number", 1, "--pruning_methods", name)
+    assert "--pruning_methods" in message and repr(name) in message
+
+
+# Populations
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_pruned_while_training_are_chosen_by_the_settings_of_the_dense_ones(work, capsys, method):
+    assert main(*gradual_training(method, 0.5)) == 0
+    # A contrastive head's name does not hold the encoder's epochs: heads of other epochs keep these apart.
+    assert main(*gradual_training(method, 0.5, "--epochs", 3, *(["--head_epochs", 3] if method == "clr" else []))) == 0
+    compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1, "--pruning_methods", "GMP"]
+    capsys.readouterr()
+    assert main(*compare) == 0
+    shown = capsys.readouterr().out
+    assert "GMP 0.5 (epochs 2, " in shown and "GMP 0.5 (epochs 3, " not in shown and "note: " not in shown
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_pruned_while_training_of_other_settings_are_taken_with_a_note(work, capsys, method):
+    assert main(*gradual_training(method, 0.5, "--learning_rate", 0.02)) == 0
+    compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1, "--pruning_methods", "GMP"]
+    assert main(*compare) == 0
+    story = (work / "logs/few digits" / f"{method}_pie_kmodels_detection.log").read_text()
+    [note] = [line for line in story.splitlines() if "note: " in line]
+    assert note.endswith("learning_rate 0.02, not 0.05")
+    assert main(*gradual_training(method, 0.5, "--learning_rate", 0.02, "--epochs", 3, *(["--head_epochs", 3] if method == "clr" else []))) == 0
+    assert "several populations fit" in refused(work, capsys, *compare)
+
+
+@pytest.mark.parametrize("method, made, name", [
+    *((method, lambda method=method: gradual_training(method, 0.5, "--criterion", "snip", "--scope", "global", "--schedule", "late"),
+       "later_GMP_global_snip") for method in METHODS),
+    *((method, lambda method=method: gradual_training(method, 0.5), "GMP") for method in METHODS),
+    *((method, lambda method=method: [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip"], "global_snip") for method in METHODS),
+    *((method, lambda method=method: [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "random", "--scope", "layer"], "layer_random")
+      for method in METHODS),
+    *((method, lambda method=method: iterate(method, "rewind", ["--rewind_epoch", 1]), "global_iterative0.5_rewind1") for method in METHODS),
+    *((method, lambda method=method: iterate(method, "finetune", ["--epochs", 1, "--batch_size", 16, "--criterion", "filter_l2"]),
+       "filter_l2_iterative0.5_finetune") for method in METHODS)], ids=lambda value: value if isinstance(value, str) else "")
+def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work, capsys, method, made, name):
+    assert main(*made()) == 0
+    before = bytes_of(work, "*.pt")
+    compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--pruning_methods", name, "--models_number"]
+    assert main(*compare, 1) == 0
+    assert "ids 1 are missing; train them: " in refused(work, capsys, *compare, 2)
+    assert follow(work, capsys, *compare, 2) == 1
+    assert follow(work, capsys, *compare, 1) == 0
+    assert {path: content for path, content in bytes_of(work, "*.pt").items() if path in before} == before
+    learning = {"sup": "supervised", "clr": "SupCon"}[method]
+    assert rows_of(work) >= {(learning, "dense"), (learning, name)}
+
+
+def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for_step_by_step(work, capsys):
+    assert main(*iterate("sup", "rewind", [])) == 0
+    command = ["sup_pie_kmodels_detection", *COMPARED, "--pruning_methods", "global_iterative0.5_rewind0", "--models_number", 3]
+    script, words = remedy(refused(work, capsys, *command))
+    assert script == "sup_training" and main(script, *words) == 0
+    script, words = remedy(refused(work, capsys, *command))
+    assert script == "sup_pruning_finetune"
+    assert follow(work, capsys, script, *words) == 1  # the weights of the new network were not kept
+    assert follow(work, capsys, *command) == 0
+
+
+def test_the_commands_hold_what_the_network_and_its_folders_are(digits, capsys):
+    shared = [*SMALL, "--projection_head", "linear", "--temperature", 0.1, "--encoder_save_path", "encoders", "--head_save_path", "heads"]
+    training_words = [*CONTRASTIVE, *DENSE, *shared, "--method", "SimCLR", "--lars", "--cosine_annealing"]
+    assert main("clr_training", *training_words, "--index_end", 1) == 0
+    pruning = ["clr_pruning_finetune", *ITERATIVE, *shared, "--clr_method", "SimCLR", "--criterion", "snip", "--rewind_epoch", 1]
+    script, words = kept_remedy(refused(digits, capsys, *pruning))
+    assert main(script, *words) == 0
+    assert main(*pruning) == 0
+    compare = ["clr_pie_kmodels_detection", *COMPARED, *shared, "--clr_method", "SimCLR",
+               "--pruning_methods", "global_snip_iterative0.5_rewind1", "--models_number"]
+    assert follow_both(digits, capsys, *compare, 2) == ["clr_pruning_finetune"]
+    assert main(*compare, 2) == 0
+    assert not list(digits.glob("models/**/*.pt"))
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The published dense pair under the name that the published script gives it with a late schedule."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "models/digits"
+    place.mkdir(parents=True)
+    for path in GOLDEN.glob("WideResNet-10-2_*.pt"):
+        shutil.copy(path, place / path.name.replace("0.0pruning_", "0.0pruning_later_"))
+    assert len(list(place.iterdir())) == 2
+    return place
+
+
+PUBLISHED = ["clr_pruning_finetune", "--dataset", "digits", "--model_depth", 10, "--models_number", 1, "--epochs", 1, "--pruning_percentages", 0.9]
+
+
+def dense_of_published(place):
+    return record_of(next(place.glob("*_head_*_global_*.pt")))["dense_sha256"]
+
+
+def test_a_published_dense_network_with_the_late_tag_is_read_where_the_plain_one_is_absent(published, capsys):
+    expected = [checkpoints.file_sha256(next(published.glob(f"*_{part}_*_later_*"))) for part in ("encoder", "head")]
+    assert main(*PUBLISHED) == 0
+    assert dense_of_published(published) == expected and "made elsewhere" in capsys.readouterr().out
+
+
+def test_the_plain_dense_network_wins_over_one_with_the_late_tag(published):
+    plain = {}
+    for part in ("encoder", "head"):
+        tagged = next(published.glob(f"*_{part}_*_later_*"))
+        payload = torch.load(tagged, weights_only=True)
+        next(iter(payload.values()))["fc.bias" if part == "head" else "encoder.bn1.bias"] += 0.1
+        plain[part] = tagged.with_name(tagged.name.replace("_later_", "_"))
+        torch.save(payload, plain[part])
+    assert main(*PUBLISHED) == 0
+    assert dense_of_published(published) == [checkpoints.file_sha256(plain[part]) for part in ("encoder", "head")]
+
+
+@pytest.mark.parametrize("alone", ["encoder", "head"])
+def test_an_encoder_and_a_head_of_other_tags_are_no_pair(published, alone):
+    """Half of a plain pair beside a whole tagged one: either the tagged pair is taken, or nothing; never one half of each."""
+    tagged = [next(published.glob(f"*_{part}_*_later_*")) for part in ("encoder", "head")]
+    half = tagged[["encoder", "head"].index(alone)]
+    payload = torch.load(half, weights_only=True)
+    next(iter(payload.values()))["fc.bias" if alone == "head" else "encoder.bn1.bias"] += 0.1
+    torch.save(payload, half.with_name(half.name.replace("_later_", "_")))
+    if main(*PUBLISHED) == 0:
+        assert dense_of_published(published) == list(map(checkpoints.file_sha256, tagged))
+
+
+# Debug
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys, method):
+    before = bytes_of(work)
+    assert main(*gradual_training(method, 0.5, "--debug", "--save_epochs", "0,1")) == 0
+    assert "GMP 0.5 id 0" in capsys.readouterr().out
+    for after, more, tag in AFTER:
+        assert main(*iterate(method, after, more), "--debug") == 0
+        assert f"{tag} 0.875 id 0: sparsity 0.875" in capsys.readouterr().out
+    assert main(f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip", "--debug") == 0
+    assert bytes_of(work) == before
