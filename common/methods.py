@@ -77,7 +77,7 @@ class PruningMethod:
 
 _NAME = re.compile(r"(?:(?P<gradual>GMP|later_GMP)(?:_|$))?(?:(?P<scope>global|layer)(?:_|$))?"
                    rf"(?:(?P<criterion>{'|'.join(sorted(CRITERIA, key=len, reverse=True))})(?:_|$))?"
-                   r"(?:iterative(?P<rate>0\.\d+)_(?:rewind(?P<rewind_epoch>\d+)|(?P<after>reinit|finetune)))?")
+                   r"(?:iterative(?P<rate>0\.\d*[1-9]\d*)_(?:rewind(?P<rewind_epoch>\d+)|(?P<after>reinit|finetune)))?")
 
 
 def parse_method(name: str) -> PruningMethod | None:

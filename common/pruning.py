@@ -127,7 +127,7 @@ def score_weights(parameters: dict[str, nn.Parameter], criterion: str, losses: C
     """
     gradients = sum_gradients(parameters, losses()) if uses(criterion, "gradient") else {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(stream_seed(*key, "criterion"))
+        torch.default_generator.manual_seed(stream_seed(*key, "criterion"))  # torch.manual_seed would seed CUDA's generators too
         scores = {}
         for name, weight in parameters.items():
             known = {"weight": weight, "gradient": gradients.get(name), "initial_weight": (initial or {}).get(name)}
@@ -147,7 +147,11 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
         name -> float mask of the score's shape, 1 kept and 0 pruned. Exactly the asked number is 0: among equal scores
         the earlier (by the order of the tensors, then by position) is pruned first.
     """
-    return _lowest_masks(scores, round(sparsity * sum(score.numel() for score in scores.values())))
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    kept = torch.ones(flat.shape, device=flat.device)
+    kept[flat.sort(stable=True).indices[:round(sparsity * flat.numel())]] = 0
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
 
 
 def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
@@ -159,27 +163,22 @@ def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     """Masks that prune the round(sparsity * filters) lowest filters of each convolution whole; linear layers are kept whole.
 
     Args:
-        scores: name -> score of every weight; those of a filter (the first dimension) are all equal.
+        scores: name -> score of every weight; that of a filter (the first dimension) is its weights' highest.
     """
-    def count(score: Tensor) -> int:
-        return round(sparsity * len(score)) * score[0].numel() if score.ndim == 4 else 0
-
-    return {name: _lowest_masks({name: score}, count(score))[name] for name, score in scores.items()}
-
-
-def _lowest_masks(scores: dict[str, Tensor], count: int) -> Masks:
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    kept = torch.ones(flat.shape, device=flat.device)
-    kept[flat.sort(stable=True).indices[:count]] = 0
-    parts = kept.split([score.numel() for score in scores.values()])
-    return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
+    masks = {name: torch.ones(score.shape, device=score.device) for name, score in scores.items()}
+    for name, score in scores.items():
+        if score.ndim == 4:
+            order = score.flatten(1).amax(1).sort(stable=True).indices
+            masks[name][order[:round(sparsity * len(score))]] = 0
+    return masks
 
 
 def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion: str, masks: Masks) -> Masks:
     """Masks of that sparsity by scope; what `masks` has pruned already stays pruned, whatever its score."""
     scores = {name: score.masked_fill(masks[name] == 0, -torch.inf) if name in masks else score for name, score in scores.items()}
     if is_filter_criterion(criterion):
-        return filter_masks(scores, sparsity)
+        found = filter_masks(scores, sparsity)
+        return {name: mask * masks[name] if mask.ndim != 4 and name in masks else mask for name, mask in found.items()}
     return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
 
 

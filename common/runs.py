@@ -63,14 +63,16 @@ def gradual_pruning(flags: argparse.Namespace, sparsity: float, kind: str, epoch
 
     def step_of(step: int | None, epoch: float | None, otherwise: int) -> int:
         """The step before which so many epochs are done."""
-        return round(epoch * an_epoch) + 1 if epoch is not None else otherwise if step is None else step
+        return round(min(epoch, 2 ** 31) * an_epoch) + 1 if epoch is not None else otherwise if step is None else step
 
     begin, end = step_of(begin_step, begin_epoch, default[0]), step_of(end_step, end_epoch, default[1])
     if frequency is None:
         by_epochs = begin_epoch is not None or end_epoch is not None
         frequency = max(1, math.ceil((end - begin) / methods.INTERVALS)) if by_epochs else default[2]
-    shares = [step / methods.PUBLISHED_STEPS[kind] for step in default[:2]]
-    remedy = f"give --begin_epoch{suffix} {shares[0] * epochs:.2g} --end_epoch{suffix} {shares[1] * epochs:.2g}"
+    # The published places in the training; the last step of all is the latest that fits.
+    fitting = [min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / an_epoch) for step in default[:2]]
+    words = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
+    remedy = f"give --begin_epoch{suffix} {words[0]} --end_epoch{suffix} {words[1]}"
     what = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
     if begin > end or end < 1:
         raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}, say")

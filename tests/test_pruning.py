@@ -1,6 +1,7 @@
 """Masks against torch.nn.utils.prune, hand counts and golden masks; pruned weights that stay zero."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from common.models import ClassificationHead, ContrastiveClassifier, ContrastiveEncoder, SupervisedNetwork
-from common.pruning import apply_masks, global_masks, layer_masks, magnitude, measure_sparsity, prunable_parameters
+from common.pruning import (apply_masks, global_masks, layer_masks, magnitude, mask_gradients, masks_of, measure_sparsity, prunable_parameters,
+                            weight_movement)
 from conftest import GOLDEN_NETWORKS
 
 
@@ -265,6 +267,52 @@ def test_no_masks_change_nothing():
     before = copy.deepcopy(network.state_dict())
     apply_masks(network, {})
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_masking_gradients_zeroes_those_of_pruned_weights_and_leaves_weights_and_others_alone():
+    layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+    before = copy.deepcopy(layers.state_dict())
+    layers[0].weight.grad, layers[0].bias.grad = torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([7.0, 8])
+    layers[1].weight.grad = torch.tensor([[9.0, 10], [11, 12]])
+    mask_gradients(layers, {})
+    assert layers[0].bias.grad.tolist() == [7, 8]
+    mask_gradients(layers, {"0.weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]]), "0.bias": torch.tensor([0.0, 1])})
+    assert layers[0].weight.grad.tolist() == [[1, 0, 3], [0, 5, 0]] and layers[0].bias.grad.tolist() == [0, 8]
+    assert layers[1].weight.grad.tolist() == [[9, 10], [11, 12]]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items())
+
+
+# What masks and weights say of a network
+
+
+def test_the_masks_of_a_network_keep_what_is_not_zero():
+    layers = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1, bias=False))
+    layers[0].weight.data = torch.tensor([[0.5, 0, -1e-30], [0, -2, 3]])
+    layers[0].bias.data = torch.tensor([0.0, -4])
+    layers[2].weight.data = torch.tensor([[-0.0, 1]])
+    masks = masks_of(layers)
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "0.weight": [[1, 0, 1], [0, 1, 1]], "0.bias": [0, 1], "2.weight": [[0, 1]]}
+    assert all(mask.dtype == torch.float32 and not mask.requires_grad for mask in masks.values())
+
+
+@pytest.mark.parametrize("scope", [global_masks, layer_masks])
+def test_the_masks_of_a_pruned_network_are_those_that_pruned_it(scope):
+    network = random_network(5)
+    masks = scope(scores_of(network), 0.8)
+    apply_masks(network, masks)
+    found = masks_of(network)
+    assert list(found) == list(masks) and all(torch.equal(found[name], mask) for name, mask in masks.items())
+
+
+def test_weight_movement_is_that_of_kept_weights_relative_to_their_size():
+    before = {"a": torch.tensor([0.03, 0.04, 1]), "b": torch.tensor([[1.0, 2], [2, 0]]), "nothing kept": torch.ones(2), "zero": torch.zeros(2)}
+    after = {"a": torch.tensor([0.03, 0.05, 0]), "b": torch.tensor([[1.0, 2], [2, 0]]), "nothing kept": torch.zeros(2), "zero": torch.ones(2)}
+    after = {name: nn.Parameter(weight) for name, weight in after.items()}
+    masks = {"a": torch.tensor([1.0, 1, 0]), "b": torch.ones(2, 2), "nothing kept": torch.zeros(2), "zero": torch.ones(2)}
+    assert weight_movement(before, after, masks) == {"a": pytest.approx(1 / 5, rel=1e-5), "b": 0.0}
+    after["b"] = torch.tensor([[-1.0, 2], [2, 1]])  # moved by 2 and by 1
+    assert weight_movement(before, after, masks)["b"] == pytest.approx(math.sqrt(5) / 3)
 
 
 # Counting
