@@ -481,6 +481,19 @@ def test_magnitude_increase_after_reinitialisation_looks_at_the_initialisation_t
     assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
 
 
+def test_a_reinitialised_contrastive_network_has_a_new_encoder_and_a_new_head_and_grows_from_them(work):
+    assert main(*iterate("clr", "reinit", ["--criterion", "magnitude_increase"])) == 0
+    name = "global_magnitude_increase_iterative0.5_reinit"
+    first, second = (weights(*files_of(work, "clr", name, sparsity)) for sparsity in (0.5, 0.75))
+    training.seed_weights(0, "reinit", 1)
+    encoder = models.ContrastiveEncoder(10, 1, 0.0, "mlp").encoder
+    training.seed_weights(0, "reinit", 1, "head", "weights")
+    initial = {**dict(encoder.named_parameters()), **dict(models.ClassificationHead(encoder.latent_size, 3).named_parameters())}
+    growth = torch.cat([(first[key].abs() - initial[key].detach().abs()).flatten() for key in first])
+    kept_before, kept_after = (torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second))
+    assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
+
+
 # Kept weights
 
 

@@ -169,6 +169,17 @@ def test_contrastive_training_gets_below_chance(method):
     assert loss < chance - 0.5
 
 
+def test_lars_sees_no_gradient_of_a_pruned_weight(monkeypatch):
+    data, model = few(train=32), training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
+    parameters = prunable_parameters(model.encoder)
+    masks = global_masks({name: magnitude(weight) for name, weight in parameters.items()}, 0.5)
+    seen = []
+    monkeypatch.setattr(training, "lars_", lambda *_: seen.append({name: weight.grad.clone() for name, weight in parameters.items()}))
+    training.contrastive_epoch(model, data, contrastive_settings("SupCon", 32, lars=True), sgd(model, 0.1), [0.1], masks, (0, "contrastive", 0), bar())
+    assert all((gradient[masks[name] == 0] == 0).all() for name, gradient in seen[0].items())
+    assert any((gradient[masks[name] == 1] != 0).any() for name, gradient in seen[0].items())
+
+
 def test_lars_and_warmup_run_through_an_epoch():
     data = few(train=64)
     model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
