@@ -93,10 +93,13 @@ def compare_pies(combinations: list[Combination]) -> Comparison:
                                  "jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")},
                              "unique_among_all": overlap["unique"][i], "chance_unique_among_all": overlap["chance_unique"][i]})
     own = [f"{label} ({size})" for label, size in zip(labels, overlap["size"])]
-    unique = np.stack([overlap["unique"], overlap["chance_unique"]], 1)
+    apart = np.where(np.eye(len(labels), dtype=bool), np.nan, 1)  # a set is no pair with itself
     figures = {"pie_overlap": heat_maps(
-        title(combinations, "overlap of PIE sets, their sizes in brackets"), [overlap["jaccard"], overlap["chance_jaccard"], unique],
-        ["Jaccard similarity", "by chance, sets of these sizes", "share of PIEs in no other set"], [own] * 3, [labels, labels, ["measured", "by chance"]])}
+        title(combinations, "Jaccard similarity of PIE sets, their sizes in brackets"), [apart * overlap["jaccard"], apart * overlap["chance_jaccard"]],
+        ["measured", "by chance, sets of these sizes"], [own] * 2, [labels] * 2),
+        "pies_unique": heat_maps(
+            title(combinations, "share of PIEs that are in no other set, sizes of the sets in brackets"),
+            [np.stack([overlap["unique"], overlap["chance_unique"]], 1)], [""], [own], [["measured", "by chance"]])}
     for sparsity in sorted({combination.key[2] for combination in combinations}):
         chosen = [index for index, combination in enumerate(combinations) if combination.key[2] == sparsity]
         if len(chosen) > 1:
@@ -117,7 +120,7 @@ def compare_recalls(combinations: list[Combination]) -> Comparison:
              "recall": combination.arrays["recall"][:, c].mean(), "dense_recall": combination.arrays["dense_recall"][:, c].mean(),
              **{key: test[key][c] for key in ("difference", "welch_p", "paired_p", "paired_p_holm")}, "paired_models": int(test["paired_models"])}
             for combination, test in zip(combinations, tests) for c, name in enumerate(names)]
-    marks = [[f"{100 * value:+.1f}" + "*" * bool(p < SIGNIFICANT) for value, p in zip(test["difference"], test["paired_p_holm"])] for test in tests]
+    marks = [[f"{round(100 * value, 1) + 0.0:+.1f}" + "*" * bool(p < SIGNIFICANT) for value, p in zip(test["difference"], test["paired_p_holm"])] for test in tests]
     return rows, {"class_recall": heat_maps(
         title(combinations, "recall of each class relative to the mean accuracy, pruned minus dense"), [100 * np.stack([test["difference"] for test in tests])],
         [f"percentage points; * paired test, Holm-corrected p < {SIGNIFICANT:g}"], [[combination.label for combination in combinations]], [names],

@@ -239,14 +239,14 @@ def draw_pies_per_class(arrays: dict) -> Figure:
     `class_names` (C,)."""
     names, sets = [_plain(name) for name in arrays["class_names"]], [str(one) for one in arrays["sets"]]
     counts = arrays["counts"]
-    figure = _titled_figure(arrays, max(8.0, 0.6 * len(names) + 3), 4.4)
+    figure = _titled_figure(arrays, max(8.0, 0.6 * len(names) + 3), max(4.4, 0.17 * len(sets) + 1.4))
     panel = figure.subplots()
     colours = [CLASS_COLOURS[index % 10] for index in range(len(sets))] + ["#BBBBBB"]
     hatches = ["", "///", "...", "xxx"]
     bottom = np.zeros(len(names))
     for index, (row, colour) in enumerate(zip(counts, colours)):
         label = f"only {sets[index]}" if index < len(sets) else "in two sets or more"
-        panel.bar(range(len(names)), row, bottom=bottom, color=colour, edgecolor="white", linewidth=0.4, hatch=hatches[index // 10 % 4],
+        panel.bar(range(len(names)), row, bottom=bottom, color=colour, edgecolor="white", linewidth=0.4, hatch=hatches[index // 10 % 4] if index < len(sets) else "",
                   label=f"{label} ({int(row.sum())})")
         bottom += row
     long = max(map(len, names)) > 6

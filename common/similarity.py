@@ -70,9 +70,12 @@ def mask_similarity(masks: np.ndarray, layer_sizes: list[int], groups: np.ndarra
     alike = seeds[:, None] == seeds[None]
 
     def mean(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        number = member.T @ pairs @ member
-        total = np.stack([member.T @ np.where(pairs, layer, 0) @ member for layer in np.moveaxis(similarity, -1, 0)], -1)
-        return total / np.where(number > 0, number, np.nan)[..., None], number
+        means = []
+        for layer in np.moveaxis(similarity, -1, 0):
+            defined = pairs & ~np.isnan(layer)  # pairs that both keep nothing of a layer say nothing about it
+            count = member.T @ defined @ member
+            means.append(member.T @ np.where(defined, layer, 0) @ member / np.where(count > 0, count, np.nan))
+        return np.stack(means, -1), member.T @ pairs @ member
 
     same, same_pairs = mean(alike & ~np.eye(len(masks), dtype=bool))
     different, different_pairs = mean(~alike)

@@ -52,11 +52,12 @@ def compare(folder: Path) -> list[Path]:
     """Writes the comparisons across learning and pruning methods; returns the paths of their tables."""
     from common import across, plots, results
 
+    comparisons = across.compare_all(folder)
     for old in folder.glob("similarity/*.*"):  # of populations that may have left the table
         if old.suffix in (".csv", ".npz", ".png"):
             old.unlink()
     paths = []
-    for name, (rows, figures) in across.compare_all(folder).items():
+    for name, (rows, figures) in comparisons.items():
         paths.append(folder / "similarity" / f"{name}.csv")
         results.write_rows(paths[-1], rows)
         for figure, arrays in figures.items():
