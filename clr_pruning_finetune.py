@@ -6,7 +6,7 @@
 Reads the dense networks of clr_training.py (and for --after rewind the weights that its --save_epochs kept). Writes
 models/[NAME/]{encoder_name}_encoder_..._global_... and ..._head_..._global_..._id{id}.pt with a JSON beside each that says how it was
 made. Network i comes from dense network i. Finished ones are skipped one by one. Masks are over encoder and classifier head together;
-when a network is trained again, its projection head starts anew too, unpruned.
+when a network is trained again, its projection head is rewound or reinitialised with the encoder, and never pruned.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier on each frozen encoder.
 
-    python clr_training.py --dataset digits --epochs 50 --batch_size 128 --learning_rate 0.02 --cosine_annealing --index_end 2 --pruning_percentages 0.0
+    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --index_end 2 --pruning_percentages 0.0
 
 Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own. Reads the data set. Writes
 models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON beside each that says how it was made, and the story
@@ -55,6 +55,7 @@ def main(argv=None) -> None:
 
     ids = runs.model_ids(flags)
     for study in open_studies("clr_training", flags, writes_models=True):
+        runs.refuse_pruning_flags(flags, "--pruning_percentages", flags.pruning_percentages)
         files = [files_of(study, sparsity, model_id) for sparsity in flags.pruning_percentages for model_id in ids]
         missing = [missing_parts(study, *pair) for pair in files]  # refuses what is in the way before the first step
         for pair, parts in zip(files, missing):
@@ -73,7 +74,7 @@ def files_of(study, sparsity: float, model_id: int) -> list[tuple]:
     if sparsity:
         method = runs.asked_method(flags, flags.schedule)
         pruning = runs.gradual_pruning(flags, sparsity, "contrastive", flags.epochs, flags.batch_size, images)
-        head_pruning = runs.gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
+        head_pruning = runs.head_pruning(flags, sparsity, images)
         configuration |= runs.gradual_configuration(method, pruning)
         head_configuration |= runs.gradual_configuration(method, pruning, head_pruning)
     encoder = study.name("encoder", str(method), sparsity, flags.epochs, flags.batch_size, model_id)

@@ -1,7 +1,7 @@
 """Trains supervised WideResNets with cross-entropy, one for each seed, dense or pruned while they train.
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
-    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 --pruning 0.95 --begin_epoch 1 --end_epoch 4
+    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
 
 Reads the data set. Writes models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with
 a JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
@@ -41,6 +41,7 @@ def main(argv=None) -> None:
 
     ids = runs.model_ids(flags)
     for study in open_studies("sup_training", flags, writes_models=True):
+        runs.refuse_pruning_flags(flags, "--pruning", [flags.pruning])
         pruning = None
         if flags.pruning:
             pruning = runs.gradual_pruning(flags, flags.pruning, "supervised", flags.epochs, flags.batch_size, len(study.data.train_images))

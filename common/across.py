@@ -70,6 +70,16 @@ def compare_all(results_folder: Path) -> dict[str, Comparison]:
     return comparisons
 
 
+def left_out(results_folder: Path) -> list[str]:
+    """The pruned populations of the table, and those whose masks, of which not everything is stored, with what to do."""
+    combinations = read_combinations(results_folder)
+    stored = {combination.key for combination in combinations}
+    rows = [(row["learning_method"], row["pruning_method"], float(row["sparsity"])) for row in results.read_table(results_folder)
+            if row["status"] == "present" and row["pruning_method"] != "dense"]
+    return [*("{} {} {:g}: run its PIE script, without --not_serialize_plots".format(*key) for key in rows if key not in stored),
+            *(f"masks of {one.label}: run its PIE script again" for one in combinations if read_masks(one) is None)]
+
+
 def title(combinations: list[Combination], what: str) -> str:
     """Data set, what is shown, and of how many models."""
     models = sorted({len(combination.arrays["ids"]) for combination in combinations})
@@ -80,34 +90,36 @@ def title(combinations: list[Combination], what: str) -> str:
 
 
 def compare_pies(combinations: list[Combination]) -> Comparison:
-    """PIE sets of all pairs of combinations, and PIEs per class, common and unique, at every sparsity."""
+    """PIE sets of all pairs of combinations; at every sparsity of several, PIEs that only one of them has, in total and per class."""
     is_pie = np.stack([combination.arrays["is_pie"].astype(bool) for combination in combinations])
     overlap = similarity.pie_overlap(is_pie)
     labels = [combination.label for combination in combinations]
-    rows = []
-    for i, one in enumerate(combinations):
-        for j, other in enumerate(combinations):
-            if i != j:
-                rows.append({**one.facts, **{f"other_{key}": value for key, value in other.facts.items()}, "pies": overlap["size"][i],
-                             "other_pies": overlap["size"][j], **{key: overlap[key][i, j] for key in (
-                                 "jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")},
-                             "unique_among_all": overlap["unique"][i], "chance_unique_among_all": overlap["chance_unique"][i]})
     own = [f"{label} ({size})" for label, size in zip(labels, overlap["size"])]
     apart = np.where(np.eye(len(labels), dtype=bool), np.nan, 1)  # a set is no pair with itself
     figures = {"pie_overlap": heat_maps(
         title(combinations, "Jaccard similarity of PIE sets, their sizes in brackets"), [apart * overlap["jaccard"], apart * overlap["chance_jaccard"]],
-        ["measured", "by chance, sets of these sizes"], [own] * 2, [labels] * 2),
-        "pies_unique": heat_maps(
-            title(combinations, "share of PIEs that are in no other set, sizes of the sets in brackets"),
-            [np.stack([overlap["unique"], overlap["chance_unique"]], 1)], [""], [own], [["measured", "by chance"]])}
+        ["measured", "by chance, sets of these sizes"], [own] * 2, [labels] * 2)}
+    # Sets of other sparsities of the same method would hide what is unique to the method.
+    unique = np.full((len(combinations), 2), np.nan)
     for sparsity in sorted({combination.key[2] for combination in combinations}):
         chosen = [index for index, combination in enumerate(combinations) if combination.key[2] == sparsity]
         if len(chosen) > 1:
+            among = similarity.pie_overlap(is_pie[chosen])
+            unique[chosen] = np.stack([among["unique"], among["chance_unique"]], 1)
             arrays = combinations[0].arrays
             figures[f"pies_per_class_{sparsity}sparsity"] = {
                 "figure": "pies_per_class", "class_names": arrays["class_names"], "sets": [" ".join(combinations[index].key[:2]) for index in chosen],
                 "title": title([combinations[index] for index in chosen], f"PIEs per class, sparsity {100 * sparsity:g} %"),
                 "counts": similarity.common_and_unique_pies(is_pie[chosen], arrays["labels"], len(arrays["class_names"]))}
+    compared = [index for index in range(len(combinations)) if not np.isnan(unique[index]).all()]
+    if compared:
+        figures["pies_unique"] = heat_maps(
+            title([combinations[index] for index in compared], "share of PIEs that no other set of the same sparsity has, sizes of the sets in brackets"),
+            [unique[compared]], [""], [[own[index] for index in compared]], [["measured", "by chance"]])
+    rows = [{**one.facts, **{f"other_{key}": value for key, value in other.facts.items()}, "pies": overlap["size"][i], "other_pies": overlap["size"][j],
+             **{key: overlap[key][i, j] for key in ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")},
+             "unique_at_sparsity": unique[i, 0], "chance_unique_at_sparsity": unique[i, 1]}
+            for i, one in enumerate(combinations) for j, other in enumerate(combinations) if i != j]
     return rows, figures
 
 
@@ -128,9 +140,12 @@ def compare_recalls(combinations: list[Combination]) -> Comparison:
 
 
 def read_masks(combination: Combination) -> dict | None:
-    """The masks of a combination's networks: masks (K, n) bool, ids (K,), layers, layer_shapes; None where they are not stored."""
+    """The masks of a combination's networks: masks (K, n) bool, ids (K,), layers, layer_shapes; None where those of its checkpoints are
+    not stored."""
     stored = [results.read_arrays(combination.folder / "evaluations" / f"{stem}.npz") for stem in combination.arrays["evaluations"]]
-    if any(one is None or "mask_bits" not in one for one in stored):
+    expected = json.loads(str(combination.arrays["made"]))["checkpoints"]  # files of other folders may have the same names
+    if any(one is None or "mask_bits" not in one or "+".join(json.loads(str(one["made"]))["checkpoints"]) != checksum
+           for one, checksum in zip(stored, expected)):
         return None
     total = int(stored[0]["layer_shapes"].prod(1).sum())
     return {"masks": np.stack([np.unpackbits(one["mask_bits"], count=total).astype(bool) for one in stored]), "ids": combination.arrays["ids"],

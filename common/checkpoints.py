@@ -166,7 +166,8 @@ def write_json(path: Path, content: dict) -> None:
 def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
     """Writes a checkpoint and its record, which gets the checkpoint's SHA-256."""
     def write(temporary: Path) -> None:
-        torch.save(payload, temporary)
+        with temporary.open("wb") as file:  # given a path, torch writes the file's name into it: equal weights, other bytes
+            torch.save(payload, file)
         write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
     write_atomically(path, write)
 

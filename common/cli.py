@@ -209,7 +209,7 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
     group.add_argument(f"--begin_step{suffix}", type=natural_number, default=None, help=f"step of the first pruning of the {what}, None: {words[0]}")
     group.add_argument(f"--end_step{suffix}", type=natural_number, default=None, help=f"step of the last pruning of the {what}, None: {words[1]}")
     group.add_argument(f"--frequency{suffix}", type=positive_integer, default=None,
-                       help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given {methods.INTERVALS} intervals")
+                       help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that there are at most {methods.INTERVALS} intervals")
     group.add_argument(f"--begin_epoch{suffix}", type=natural_float, default=None,
                        help=f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done")
     group.add_argument(f"--end_epoch{suffix}", type=natural_float, default=None, help=f"in place of --end_step{suffix}, as --begin_epoch{suffix}")

@@ -7,7 +7,7 @@ import numpy as np
 from common import metrics, results
 from common.cli import UserError, logger
 from common.methods import describe
-from common.populations import Population, find_population
+from common.populations import Population, find_population, known_sparsities
 from common.pruning import layer_name
 from common.similarity import class_recalls
 from common.study import Study
@@ -32,7 +32,9 @@ def _pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, 
         for sparsity in study.flags.pruning_percentages:
             population = find_population(study, pruning_method, sparsity, dense)
             if population is None:
-                logger.info("absent: no %s models, %s, sparsity %s", study.learning_method, describe(pruning_method), sparsity)
+                others = ", ".join(map(str, known_sparsities(study, pruning_method)))
+                logger.info("absent: no %s models, %s, sparsity %s%s", study.learning_method, describe(pruning_method), sparsity,
+                            f"; there are {others}" if others else "")
             yield pruning_method, sparsity, population
 
 

@@ -79,9 +79,11 @@ def finetune_population(study: Study, twin: Twin) -> None:
             accuracies.setdefault(step.sparsity, []).append(pair)
     for sparsity, pairs in accuracies.items():
         before, after = np.mean(pairs, 0)
-        logger.info("%s %s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% trained on",
+        logger.info("%s %s sparsity %s: %d networks trained now, mean test accuracy %.2f %% as pruned, %.2f %% at the end",
                     study.learning_method, method, sparsity, len(pairs), 100 * before, 100 * after)
-    logger.info("compare them with --pruning_methods %s --pruning_percentages %s", method, ",".join(str(s) for _, s in _sparsities(flags)))
+    if not flags.debug:
+        sparsities = ",".join(str(sparsity) for _, sparsity in _sparsities(flags))
+        logger.info("compare them with --pruning_methods %s --pruning_percentages %s", method, sparsities)
 
 
 def asked_pruning(flags: argparse.Namespace) -> PruningMethod:
@@ -244,5 +246,5 @@ def _masks(study: Study, twin: Twin, method: PruningMethod, step: Step, network:
         initial = {name: weight.detach() for name, weight in prunable_parameters(first).items()}
     key = (seed, "pruning", step.iteration)
     scores = score_weights(prunable_parameters(network), method.criterion,
-                           lambda: classification_losses(network, study.data, study.flags.batch_size, key), initial, key)
+                           lambda: classification_losses(network, study.data, step.configuration["batch_size"], key), initial, key)
     return next_masks(scores, step.sparsity, method.scope, method.criterion, masks_of(network) if step.iteration > 1 else {})

@@ -142,6 +142,12 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     return population
 
 
+def known_sparsities(study: Study, pruning_method: str) -> list[float]:
+    """The sparsities at which there are models of a learning and pruning method, whatever their architecture."""
+    names = (parse_name(path.name) for path in (study.folder.glob("*.pt") if study.folder.is_dir() else []))
+    return sorted({name.sparsity for name in names if name and (name.learning_method, name.pruning_method) == (study.learning_method, pruning_method)})
+
+
 def _is_related(population: Population, dense: Population) -> bool:
     """Whether pruned networks come from these dense ones; gradually pruned ones: whether they were trained with the same settings.
 

@@ -13,7 +13,7 @@ from common import checkpoints, methods, results
 from common.checkpoints import CheckpointName
 from common.cli import UserError, logger
 from common.methods import PruningMethod
-from common.pruning import GradualPruning
+from common.pruning import GradualPruning, layer_name
 from common.study import Study
 
 
@@ -42,6 +42,23 @@ def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> Pruni
     if methods.is_filter_criterion(flags.criterion) and scope != "layer":
         raise UserError(f"--scope {scope}: norms of filters of different layers cannot be compared; leave it out with --criterion {flags.criterion}")
     return PruningMethod(schedule, flags.criterion, scope, **iterative)
+
+
+def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> None:
+    """Flags of gradual pruning have no effect where all networks are dense: steps and --schedule are noted, the others refused.
+
+    Raises:
+        UserError: one that is refused.
+    """
+    if any(sparsities):
+        return
+    given = sorted(name for name in flags.given if name in ("criterion", "scope", "schedule") or name.startswith(
+        ("begin_epoch", "end_epoch", "begin_step", "end_step", "frequency")))
+    ours = [name for name in given if name in ("criterion", "scope") or "epoch" in name]
+    if ours:
+        raise UserError(f"--{ours[0]}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out")
+    for name in given:
+        logger.info("--%s has no effect: nothing is pruned", name)
 
 
 def gradual_pruning(flags: argparse.Namespace, sparsity: float, kind: str, epochs: int, batch_size: int, images: int) -> GradualPruning:
@@ -82,6 +99,20 @@ def gradual_pruning(flags: argparse.Namespace, sparsity: float, kind: str, epoch
     return GradualPruning(sparsity, begin, end, frequency, flags.criterion, asked_method(flags, flags.schedule).scope)
 
 
+def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> GradualPruning | None:
+    """The schedule of the contrastive classifier head; None where whole filters are pruned, of which it has none.
+
+    Raises:
+        UserError: as `gradual_pruning`; a flag of the head's schedule where whole filters are pruned.
+    """
+    if not methods.is_filter_criterion(flags.criterion):
+        return gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
+    given = [name for name in ("begin_step_head", "end_step_head", "frequency_head", "begin_epoch_head", "end_epoch_head") if name in flags.given]
+    if given:
+        raise UserError(f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion {flags.criterion}; leave it out")
+    return None
+
+
 def gradual_configuration(method: PruningMethod, pruning: GradualPruning, head_pruning: GradualPruning | None = None) -> dict:
     """What the configuration of a network that is pruned while it trains says of it."""
     configuration = {"pruning_method": str(method), "sparsity": pruning.sparsity, "schedule": method.schedule, "criterion": method.criterion,
@@ -94,8 +125,10 @@ def gradual_configuration(method: PruningMethod, pruning: GradualPruning, head_p
 
 def missing_epochs(study: Study, path: Path, configuration: dict) -> list[int]:
     """Those of --save_epochs whose weights are not kept yet. --debug saves nothing, and reads nothing."""
-    if study.flags.debug:
+    if study.flags.debug or not study.flags.save_epochs:
         return []
+    if path.exists() and checkpoints.read_record(path) is None:
+        raise UserError(f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the flag out, or give another folder")
     return [epoch for epoch in study.flags.save_epochs if not checkpoints.is_finished(
         checkpoints.epoch_path(path, epoch), configuration, study.data, study.folder_flag, epoch=epoch)]
 
@@ -138,7 +171,7 @@ def save_model(study: Study, name: CheckpointName, path: Path, payload: dict, co
 
 def log_emptied(what: str, sparsity_per_tensor: dict[str, float]) -> None:
     """Names the layers of which nothing is left."""
-    emptied = [name for name, share in sparsity_per_tensor.items() if share == 1.0]
+    emptied = [layer_name(name) for name, share in sparsity_per_tensor.items() if share == 1.0]
     if emptied:
         logger.info("%s: nothing left in %s", what, ", ".join(emptied))
 

@@ -225,16 +225,19 @@ def compare_recalls(dense: np.ndarray, dense_accuracy: np.ndarray, dense_ids: np
     """Whether pruning changes the recall of a class more or less than the accuracy over all classes (Hooker et al. 2019).
 
     A recall counts relative to its population's mean accuracy. Welch's test takes the populations as independent, as Hooker et al. do;
-    the paired test compares models of the same seed, because one-shot networks share seeds with the dense ones, corrected by Holm.
+    the paired test compares models of the same seed (relative to the means of these models), because one-shot networks share seeds with
+    the dense ones; Holm's correction is for the number of classes.
 
     Args:
         dense, pruned: (K, C), (K', C) recalls; ..._accuracy: (K,), (K',); ..._ids: seeds.
     Returns:
         difference (C,): mean relative recall, pruned minus dense; welch_p, paired_p, paired_p_holm (C,); paired_models ().
     """
-    dense, pruned = dense - dense_accuracy.mean(), pruned - pruned_accuracy.mean()
     shared = np.intersect1d(dense_ids, pruned_ids)
     rows = [np.array([np.flatnonzero(ids == one)[0] for one in shared], int) for ids in (dense_ids, pruned_ids)]
-    paired_p = paired_test(pruned[rows[1]], dense[rows[0]])
+    pairs = [recall[chosen] - (accuracy[chosen].mean() if len(chosen) else 0) for recall, accuracy, chosen in (
+        (dense, dense_accuracy, rows[0]), (pruned, pruned_accuracy, rows[1]))]
+    paired_p = paired_test(pairs[1], pairs[0])
+    dense, pruned = dense - dense_accuracy.mean(), pruned - pruned_accuracy.mean()
     return {"difference": pruned.mean(0) - dense.mean(0), "welch_p": welch_test(pruned, dense), "paired_p": paired_p,
             "paired_p_holm": holm(paired_p), "paired_models": np.array(len(shared))}

@@ -53,6 +53,8 @@ def compare(folder: Path) -> list[Path]:
     from common import across, plots, results
 
     comparisons = across.compare_all(folder)
+    for words in across.left_out(folder):
+        print(f"not compared: {words}")
     for old in folder.glob("similarity/*.*"):  # of populations that may have left the table
         if old.suffix in (".csv", ".npz", ".png"):
             old.unlink()

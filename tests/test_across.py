@@ -65,17 +65,18 @@ def write_combination(folder, key, layers=LAYERS, ids=tuple(range(MODELS)), with
     row = {"learning_method": learning, "pruning_method": pruning, "sparsity": sparsity, "status": "present", "architecture": architecture,
            "population": identity or "of {} {} {}".format(*key), "dense_population": f"dense {learning}"}
     opened = SimpleNamespace(data=SimpleNamespace(title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())))
-    made = {"checkpoints": [str(path) for path in pruned.members], "dense_checkpoints": [], "data": data}
+    checksums = [f"sum of {member.paths[0].stem}" for member in pruned.members]
+    made = {"checkpoints": checksums, "dense_checkpoints": [], "data": data}
     results.write_arrays(folder / learning / "pies_distribution" / f"{architecture}_{pruning}_{sparsity}sparsity_{len(ids)}models.npz", {
         "figure": "pies_distribution", "title": "a title", "class_names": np.array(CLASS_NAMES), "images": IMAGES, "is_pie": is_pie,
         "labels": labels_of_images(), "pies_per_class": np.bincount(labels_of_images()[is_pie], minlength=len(CLASS_NAMES)),
         **comparison.facts_for_comparisons(opened, pruned, dense, row, predictions, dense_predictions)}, made)
-    for member, mask in zip(pruned.members, masks):
+    for member, mask, checksum in zip(pruned.members, masks, checksums):
         arrays = {"predictions": np.zeros(IMAGES)}
         if with_masks:
             arrays |= {"layers": np.array(list(layers)), "layer_shapes": np.array([(*shape, 1, 1, 1)[:4] for shape in layers.values()]),
                        "mask_bits": np.packbits(np.concatenate([layer.ravel() for layer in mask.values()]))}
-        results.write_arrays(folder / learning / "evaluations" / f"{member.paths[0].stem}.npz", arrays, {"data": data})
+        results.write_arrays(folder / learning / "evaluations" / f"{member.paths[0].stem}.npz", arrays, {"checkpoints": checksum.split("+"), "data": data})
     movements = [member.record.get("movement") for member in pruned.members]
     return SimpleNamespace(row=row, key=key, masks=masks, predictions=predictions, dense_predictions=dense_predictions, ids=list(ids),
                            pies={index for index in range(IMAGES) if is_pie[index]}, movements=movements)
@@ -180,25 +181,29 @@ def test_overlaps_of_pies_equal_those_of_python_sets(folder):
     assert [(key_of(row), key_of(row, "other_")) for row in rows] == [pair for pair in itertools.product(SMALL, repeat=2) if pair[0] != pair[1]]
     for row in rows:
         one, other = written[key_of(row)].pies, written[key_of(row, "other_")].pies
-        rest = set().union(*(each.pies for key, each in written.items() if key != key_of(row)))
+        same_sparsity = [each.pies for key, each in written.items() if key != key_of(row) and key[2] == key_of(row)[2]]
+        rest = set().union(*same_sparsity)
         assert (row["pies"], row["other_pies"]) == (len(one), len(other)) and len(one) > 0
         assert row["jaccard"] == pytest.approx(len(one & other) / len(one | other))
         assert row["chance_jaccard"] == pytest.approx(similarity.expected_jaccard(len(one), len(other), IMAGES))
         assert row["unique_pair"] == pytest.approx(len(one - other) / len(one))
         assert row["chance_unique_pair"] == pytest.approx(1 - len(other) / IMAGES)
-        assert row["unique_among_all"] == pytest.approx(len(one - rest) / len(one))
-        chance = math.prod(1 - len(each.pies) / IMAGES for key, each in written.items() if key != key_of(row))
-        assert row["chance_unique_among_all"] == pytest.approx(chance)
+        assert row["unique_at_sparsity"] == pytest.approx(len(one - rest) / len(one) if same_sparsity else math.nan, nan_ok=True)
+        chance = math.prod(1 - len(pies) / IMAGES for pies in same_sparsity) if same_sparsity else math.nan
+        assert row["chance_unique_at_sparsity"] == pytest.approx(chance, nan_ok=True)
     by_pair = {(key_of(row), key_of(row, "other_")): row for row in rows}
     (measured, chance), (unique,) = panels_of(figures["pie_overlap"]), panels_of(figures["pies_unique"])
     for (i, one), (j, other) in itertools.product(enumerate(SMALL), repeat=2):
         row = by_pair.get((one, other), {"jaccard": math.nan, "chance_jaccard": math.nan})  # a set is no pair with itself
         assert [measured[i, j], chance[i, j]] == pytest.approx([row["jaccard"], row["chance_jaccard"]], nan_ok=True)
-    for i, one in enumerate(SMALL):
+    compared = [one for one in SMALL if sum(key[2] == one[2] for key in SMALL) > 1]
+    assert 1 < len(compared) < len(SMALL) and len(unique) == len(compared)
+    for i, one in enumerate(compared):
         row = next(row for row in rows if key_of(row) == one)
-        assert unique[i].tolist() == pytest.approx([row["unique_among_all"], row["chance_unique_among_all"]])
+        assert unique[i].tolist() == pytest.approx([row["unique_at_sparsity"], row["chance_unique_at_sparsity"]])
     sizes = [f"{label(key)} ({len(written[key].pies)})" for key in SMALL]
-    assert [list(figures["pie_overlap"][f"rows_{index}"]) for index in range(2)] == [sizes] * 2 == [list(figures["pies_unique"]["rows_0"])] * 2
+    assert [list(figures["pie_overlap"][f"rows_{index}"]) for index in range(2)] == [sizes] * 2
+    assert list(figures["pies_unique"]["rows_0"]) == [size for key, size in zip(SMALL, sizes) if key in compared]
     assert [list(figures["pie_overlap"][f"columns_{index}"]) for index in range(2)] == [[label(key) for key in SMALL]] * 2
     assert list(figures["pies_unique"]["columns_0"]) == ["measured", "by chance"]
     assert figures["pie_overlap"]["texts_0"][0][1] == f"{measured[0, 1]:.2f}"
@@ -225,11 +230,11 @@ def test_empty_pie_sets_can_be_compared_and_drawn(folder):
     for key, images in ((SMALL[0], []), (SMALL[3], []), (SMALL[4], None)):
         results.update_table(folder, [write_combination(folder, key, images=images).row])
     rows, figures = across.compare_all(folder)["pie_overlap"]
-    assert math.isnan(rows[0]["jaccard"]) and math.isnan(rows[0]["unique_among_all"]) and rows[1]["jaccard"] == 0 and rows[0]["pies"] == 0
+    assert math.isnan(rows[0]["jaccard"]) and math.isnan(rows[0]["unique_at_sparsity"]) and rows[1]["jaccard"] == 0 and rows[0]["pies"] == 0
     assert figures["pie_overlap"]["texts_0"][0][:2] == ["", ""]
     assert make_figures("--results", folder) == 0
     stored = next(csv.DictReader((folder / "similarity/pie_overlap.csv").open()))
-    assert stored["jaccard"] == stored["unique_among_all"] == "" and stored["pies"] == "0"
+    assert stored["jaccard"] == stored["unique_at_sparsity"] == "" and stored["pies"] == "0"
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")
@@ -403,6 +408,25 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
     for path in folder.glob("*/evaluations/*.npz"):
         path.unlink()
     assert set(across.compare_all(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
+
+
+def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys):
+    write_folder(folder)
+    path = folder / "supervised/evaluations/supervised_global_0.9_id1.npz"
+    stored = {name: value for name, value in results.read_arrays(path).items() if name != "made"}
+    results.write_arrays(path, stored, {"checkpoints": ["of another folder"], "data": "data"})
+    assert ("supervised", "global", 0.9) not in {key_of(row) for row in across.compare_all(folder)["mask_structure"][0]}
+    assert make_figures("--results", folder) == 0
+    assert "not compared: masks of supervised global 0.9: run its PIE script again" in capsys.readouterr().out
+
+
+def test_combinations_without_stored_arrays_are_named(folder, capsys):
+    write_folder(folder)
+    [path] = (folder / "supervised/pies_distribution").glob("*_global_0.9sparsity_*.npz")
+    path.unlink()
+    assert make_figures("--results", folder) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not compared")]
+    assert said == ["not compared: supervised global 0.9: run its PIE script, without --not_serialize_plots"]
 
 
 def test_evaluations_without_masks_drop_the_comparisons_of_masks_alone(folder):

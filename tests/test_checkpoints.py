@@ -116,7 +116,7 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def full_disk(payload, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
@@ -208,3 +208,11 @@ def test_a_bare_encoder_and_one_with_its_projection_head_load_alike(tmp_path):
     shutil.copy(dense, copied)
     one, other = checkpoints.encoder_state(bare), checkpoints.encoder_state(copied)
     assert list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name_or_the_process(tmp_path, monkeypatch):
+    payload = {"weight": torch.arange(6.0)}
+    checkpoints.save_checkpoint(tmp_path / "one.pt", payload, {})
+    monkeypatch.setattr(checkpoints.os, "getpid", lambda: 12345)
+    checkpoints.save_checkpoint(tmp_path / "other name.pt", payload, {})
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other name.pt").read_bytes()

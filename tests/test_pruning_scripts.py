@@ -12,9 +12,8 @@ from common import checkpoints, methods, models, training
 from common.checkpoints import Architecture
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
-from common.pruning import apply_masks
-from conftest import GOLDEN
-from test_scripts import DENSE, SMALL, main, remedy, write_few_digits
+from conftest import GOLDEN, write_few_digits
+from test_scripts import DENSE, SMALL, main, remedy
 
 SUPERVISED = [*SMALL, "--epochs", 2, "--batch_size", 16, "--learning_rate", 0.05]
 CONTRASTIVE = [*SUPERVISED, "--head_epochs", 2, "--batch_size_head", 16]
@@ -42,6 +41,8 @@ def dense_training(method, *extra):
 def gradual_training(method, sparsity, *extra):
     """The words that train networks which are pruned meanwhile."""
     script, settings, flag, schedule = TRAININGS[method]
+    if any(str(word).startswith("filter_") for word in extra):  # a classifier head has no filters, and so no schedule
+        schedule = GRADUAL
     return [script, *settings, flag, sparsity, *schedule, "--index_end", 0, *extra]
 
 
@@ -815,3 +816,60 @@ def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys, met
         assert f"{tag} 0.875 id 0: sparsity 0.875" in capsys.readouterr().out
     assert main(f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip", "--debug") == 0
     assert bytes_of(work) == before
+
+
+# Flags that would lie
+
+
+@pytest.mark.parametrize("script, flags", [
+    ("sup_training", ["--criterion", "snip"]), ("sup_training", ["--begin_epoch", 0]), ("sup_training", ["--pruning", 0, "--end_epoch", 1]),
+    ("clr_training", [*DENSE, "--scope", "global"]), ("clr_training", [*DENSE, "--end_epoch_head", 1])])
+def test_our_pruning_flags_are_refused_where_nothing_is_pruned(digits_on_disk, capsys, script, flags):
+    assert main(script, *SMALL, "--index_end", 0, "--epochs", 1, *flags) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "nothing is pruned" in shown and not list(digits_on_disk.rglob("*.pt"))
+
+
+def test_published_steps_are_noted_where_nothing_is_pruned(digits_on_disk, capsys):
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--begin_step", 1000, "--frequency", 500, "--debug") == 0
+    said = capsys.readouterr().out
+    assert "--begin_step has no effect: nothing is pruned" in said and "--frequency has no effect" in said
+
+
+def test_whole_filters_need_no_schedule_of_the_head_and_take_none(digits_on_disk, capsys):
+    flags = [*SMALL, "--index_end", 0, "--epochs", 1, "--head_epochs", 1, "--pruning_percentages", 0.5, "--begin_epoch", 0, "--end_epoch", 0, "--criterion", "filter_l1"]
+    assert main("clr_training", *flags, "--begin_epoch_head", 0) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "--begin_epoch_head: the classifier head has no filters" in shown
+    assert main("clr_training", *flags) == 0
+    [path] = digits_on_disk.rglob("*_head_*.json")
+    record = json.loads(path.read_text())
+    assert not any(key.endswith("_head") and "step" in key for key in record["configuration"]) and "sparsity" not in record["history"][-1]
+
+
+def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, capsys):
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2) == 0
+    [record] = digits_on_disk.rglob("*.json")
+    record.unlink()
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2, "--save_epochs", 0) == 2
+    assert "was made elsewhere" in capsys.readouterr().err and len(list(digits_on_disk.rglob("*.pt"))) == 1
+
+
+def test_absent_sparsities_name_those_that_are_there(digits_on_disk, capsys):
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
+    assert main("sup_pruning_finetune", *SMALL, "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 2, "--rate", 0.3, "--after", "finetune",
+                "--epochs", 1) == 0
+    assert main("sup_pie_kmodels_detection", *SMALL, "--models_number", 1, "--pruning_methods", "global_iterative0.3_finetune", "--pruning_percentages", 0.5) == 0
+    assert "sparsity 0.5; there are 0.3, 0.51" in capsys.readouterr().out
+
+
+def test_a_network_trained_again_has_the_same_bytes_so_that_what_comes_from_it_still_fits(digits_on_disk):
+    flags = [*SMALL, "--index_end", 0, "--epochs", 1]
+    assert main("sup_training", *flags) == 0
+    finetune = ["sup_pruning_finetune", *SMALL, "--models_number", 1, "--epochs", 1, "--pruning_percentages", 0.5]
+    assert main(*finetune) == 0
+    [path] = digits_on_disk.rglob("wideResNet-1_0.0pruning*.pt")
+    before = path.read_bytes()
+    path.unlink()
+    assert main("sup_training", *flags) == 0 and path.read_bytes() == before
+    assert main(*finetune) == 0

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from conftest import GOLDEN
+from conftest import GOLDEN, write_few_digits
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("clr_training", "sup_training", "clr_pruning_finetune", "sup_pruning_finetune", "clr_pie_kmodels_detection",
@@ -32,19 +31,6 @@ def run(script, *flags, cwd, check=True):
     if check:
         assert done.returncode == 0, f"{script} {flags}\n{done.stdout}\n{done.stderr}"
     return done
-
-
-def write_few_digits(folder):
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for label in range(3):
-        images = digits.images[digits.target == label]
-        for part, chosen in (("train", images[:20]), ("test", images[20:32])):
-            (folder / part / f"digit {label}").mkdir(parents=True)
-            for index, image in enumerate(chosen):
-                pixels = np.round(image * (255 / 16)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / part / f"digit {label}" / f"{index:02d}.png")
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +192,6 @@ def main(script, *flags):
     """A script inside the test process."""
     sys.path.insert(0, str(ROOT / "figures"))
     return importlib.import_module(script).main([str(flag) for flag in flags])
-
-
-@pytest.fixture
-def digits_on_disk(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_few_digits(tmp_path / "few digits")
-    return tmp_path
 
 
 def test_debug_is_verbose_and_saves_no_model(digits_on_disk, capsys):

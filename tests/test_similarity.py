@@ -446,7 +446,10 @@ def slow_comparison(dense, dense_accuracy, dense_ids, pruned, pruned_accuracy, p
     for c in range(dense.shape[1]):
         before = {i: recall - dense_mean for i, recall in zip(dense_ids.tolist(), dense[:, c].tolist())}
         after = {i: recall - pruned_mean for i, recall in zip(pruned_ids.tolist(), pruned[:, c].tolist())}
-        pairs = [(after[i], before[i]) for i in after if i in before]
+        shared = [i for i in pruned_ids.tolist() if i in dense_ids.tolist()]
+        means = [sum(accuracy.tolist()[ids.tolist().index(i)] for i in shared) / max(len(shared), 1) for accuracy, ids in (
+            (pruned_accuracy, pruned_ids), (dense_accuracy, dense_ids))]
+        pairs = [(pruned[pruned_ids.tolist().index(i), c] - means[0], dense[dense_ids.tolist().index(i), c] - means[1]) for i in shared]
         difference = sum(after.values()) / len(after) - sum(before.values()) / len(before)
         welch = scipy.stats.ttest_ind([*after.values()], [*before.values()], equal_var=False).pvalue
         paired = scipy.stats.ttest_rel(*zip(*pairs)).pvalue if len(pairs) > 1 else math.nan
