@@ -82,8 +82,8 @@ def detect_pies(study: Study) -> list[dict]:
 def facts_for_comparisons(study: Study, pruned: Population, dense: Population, row: dict, predictions: np.ndarray,
                           dense_predictions: np.ndarray) -> dict:
     """What comparisons across learning and pruning methods (common/across.py) need of a pruned population beside its PIEs."""
-    facts = {key: row[key] for key in ("learning_method", "pruning_method", "sparsity", "population", "architecture")}
-    facts |= {"data_title": study.data.title, "evaluations": [member.paths[0].stem for member in pruned.members]}
+    facts = {key: row[key] for key in ("learning_method", "pruning_method", "sparsity", "population")}
+    facts |= {"architecture": str(study.architecture), "data_title": study.data.title, "evaluations": [member.paths[0].stem for member in pruned.members]}
     classes, labels = len(study.data.class_names), study.data.test_labels.cpu().numpy()
     for prefix, population, predicted in (("", pruned, predictions), ("dense_", dense, dense_predictions)):
         facts |= {f"{prefix}ids": [member.id for member in population.members], f"{prefix}recall": class_recalls(predicted, labels, classes),

@@ -64,7 +64,7 @@ def write_combination(folder, key, layers=LAYERS, ids=tuple(range(MODELS)), with
     is_pie = np.random.default_rng([*seed_of(key), 1]).random(IMAGES) < 0.1 + 0.3 * sparsity if images is None else np.isin(np.arange(IMAGES), images)
     row = {"learning_method": learning, "pruning_method": pruning, "sparsity": sparsity, "status": "present", "architecture": architecture,
            "population": identity or "of {} {} {}".format(*key), "dense_population": f"dense {learning}"}
-    opened = SimpleNamespace(data=SimpleNamespace(title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())))
+    opened = SimpleNamespace(architecture=architecture, data=SimpleNamespace(title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())))
     checksums = [f"sum of {member.paths[0].stem}" for member in pruned.members]
     made = {"checkpoints": checksums, "dense_checkpoints": [], "data": data}
     results.write_arrays(folder / learning / "pies_distribution" / f"{architecture}_{pruning}_{sparsity}sparsity_{len(ids)}models.npz", {
