@@ -237,7 +237,7 @@ def test_another_folder_is_read_by_flag(work):
 
 def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False, dropout=0.0):
     for model_id in ids:
-        torch.manual_seed(model_id)
+        torch.manual_seed(100 * encoder_epochs + model_id)
         model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
         head = models.ClassificationHead(64, 10)
         shared = dict(learning_method="SupCon", pruning_method="dense", sparsity=0.0, id=model_id, encoder_name="WideResNet-10-1",
