@@ -51,15 +51,15 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     from common import runs
+    from common.sharing import share
     from common.study import open_studies
 
     ids = runs.model_ids(flags)
     for study in open_studies("clr_training", flags, writes_models=True):
         runs.refuse_pruning_flags(flags, "--pruning_percentages", flags.pruning_percentages)
         files = [files_of(study, sparsity, model_id) for sparsity in flags.pruning_percentages for model_id in ids]
-        missing = [missing_parts(study, *pair) for pair in files]  # refuses what is in the way before the first step
-        for pair, parts in zip(files, missing):
-            train(study, *pair, *parts)
+        _ = [missing_parts(study, *pair) for pair in files]  # refuses what is in the way before the first step
+        share(study, [(head[1], lambda pair=(encoder, head): train(study, *pair, *missing_parts(study, *pair))) for encoder, head in files])
 
 
 def files_of(study, sparsity: float, model_id: int) -> list[tuple]:

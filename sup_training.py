@@ -37,6 +37,7 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     from common import runs
+    from common.sharing import share
     from common.study import open_studies
 
     ids = runs.model_ids(flags)
@@ -46,9 +47,10 @@ def main(argv=None) -> None:
         if flags.pruning:
             pruning = runs.gradual_pruning(flags, flags.pruning, "supervised", flags.epochs, flags.batch_size, len(study.data.train_images))
         # Refuses what is in the way before the first step; --debug saves nothing, so that nothing is in its way.
-        missing = {model_id: missing_parts(study, model_id, pruning) for model_id in ids}
         for model_id in ids:
-            train(study, model_id, pruning, *missing[model_id])
+            missing_parts(study, model_id, pruning)
+        share(study, [(file_of(study, model_id, pruning)[1], lambda model_id=model_id: train(
+            study, model_id, pruning, *missing_parts(study, model_id, pruning))) for model_id in ids])
 
 
 def file_of(study, model_id: int, pruning) -> tuple:

@@ -17,6 +17,7 @@ from common import methods
 if TYPE_CHECKING:
     import torch
 
+WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
 logger = logging.getLogger("study")
 
@@ -37,9 +38,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; `given` of the result holds the names of the flags that stood on the command line."""
+        """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the flags among them."""
         flags = super().parse_args(args, namespace)
-        words = {word.split("=")[0] for word in (sys.argv[1:] if args is None else args)}
+        flags.argv = list(sys.argv[1:] if args is None else args)
+        words = {word.split("=")[0] for word in flags.argv}
         flags.given = {action.dest for action in self._actions if words & set(action.option_strings)}
         return flags
 
@@ -164,7 +166,9 @@ def add_common_flags(parser: Parser) -> None:
     group.add_argument("--widen_factor", type=positive_integer, default=2, help="width of the WideResNet")
     group.add_argument("--dropout", type=fraction, default=0.0, help="dropout rate inside the blocks")
     group.add_argument("--workers", type=natural_number, default=0,
-                       help="accepted for compatibility: the images live on the device, no loader works beside it")
+                       help="models that are worked on at once, each in a process of its own; 0: one after another in this process")
+    group.add_argument("--threads", type=positive_integer, default=None,
+                       help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits")
     add_boolean(group, "--debug", False, "verbose; saves no model")
     group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
     group.add_argument("--total_seed", type=positive_integer, default=1,
@@ -366,6 +370,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
+    if WORKER in os.environ:  # what another worker has finished is no news; the process that started them says it once
+        console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
     story = logging.FileHandler(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(console)

@@ -9,6 +9,7 @@ from common.cli import UserError, logger
 from common.methods import describe
 from common.populations import Population, find_population, known_sparsities
 from common.pruning import layer_name
+from common.sharing import Job, share
 from common.similarity import class_recalls
 from common.study import Study
 
@@ -43,6 +44,8 @@ def detect_pies(study: Study) -> list[dict]:
     flags, data = study.flags, study.data
     classes, labels = len(data.class_names), data.test_labels.cpu().numpy()
     dense, all_pruned = find_populations(study)
+    populations = (dense, *(pruned for _, _, pruned in all_pruned if pruned))
+    share(study, [evaluation for population in populations for evaluation in evaluations(study, population)])
     dense_predictions, dense_quality = evaluate_population(study, dense)
     dense_labels, dense_ties = metrics.modal_labels(dense_predictions, classes)
     if flags.plot_umap:
@@ -99,6 +102,9 @@ def facts_for_comparisons(study: Study, pruned: Population, dense: Population, r
 def compare_depths(study: Study) -> list[dict]:
     """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows."""
     dense, all_pruned = find_populations(study)
+    populations = (dense, *(pruned for _, _, pruned in all_pruned if pruned))
+    share(study, [evaluation for population in populations for evaluation in evaluations(study, population)])
+    share(study, [probe for population in populations for probe in probes(study, population, dense)])
     dense_predictions, _ = evaluate_population(study, dense)
     dense_depths, places = population_depths(study, dense, first_ids(study, dense))
     report_never_agreeing(dense, dense_depths, places)
@@ -146,6 +152,20 @@ def evaluate_population(study: Study, population: Population) -> tuple[np.ndarra
         logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
     quality = {part: metrics.mean_over_defined(np.stack([evaluation[part] for evaluation in evaluations])) for part in PARTS}
     return np.stack([evaluation["predictions"] for evaluation in evaluations]), {**quality, "zero_latents": zero_latents}
+
+
+def evaluations(study: Study, population: Population) -> list[Job]:
+    """The evaluation of each network, to be shared."""
+    latent_ids = umap_ids(study, population)
+    return [(results.evaluation_path(study, member), lambda member=member: results.evaluate(study, member, member.id in latent_ids))
+            for member in population.members]
+
+
+def probes(study: Study, population: Population, dense: Population) -> list[Job]:
+    """The probing of the networks that prediction depth is averaged over, to be shared."""
+    ids = first_ids(study, population, dense)
+    return [(results.probe_path(study, member), lambda member=member: results.probe(study, member))
+            for member in population.members if member.id in ids]
 
 
 def umap_ids(study: Study, population: Population) -> list[int]:

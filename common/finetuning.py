@@ -4,7 +4,7 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from common.populations import Member, Population, find_population, settings_of,
 from common.pruning import (Masks, apply_masks, masks_of, measure_sparsity, next_masks, prunable_parameters, score_weights, uses,
                             weight_movement)
 from common.runs import asked_method, log_emptied
+from common.sharing import share
 from common.study import Study
 from common.training import FINETUNING_LEARNING_RATE, classification_losses, evaluate_test_set, finetune, prepare
 
@@ -67,23 +68,36 @@ def finetune_population(study: Study, twin: Twin) -> None:
     if method.schedule == "iterative":
         _check_chains(study, steps, finished)
     accuracies: dict[float, list[tuple[float, float]]] = {}
-    for member in dense.members:
-        network = None
-        for step, step_finished in zip(steps[member.id], finished[member.id]):
-            if step_finished:
-                logger.info("finished before: %s", step.paths[-1])
-                continue
-            if network is None or step.iteration == 0:
-                network = _previous(study, steps[member.id], step, member)
-            network, pair = _prune(study, twin, method, member, steps[member.id], step, network, kept[member.id])
+
+    def work(member: Member) -> None:
+        for step, pair in _prune_member(study, twin, method, member, steps[member.id], kept[member.id]):
             accuracies.setdefault(step.sparsity, []).append(pair)
+
+    share(study, [(steps[member.id][-1].paths[-1], lambda member=member: work(member)) for member in dense.members])
     for sparsity, pairs in accuracies.items():
         before, after = np.mean(pairs, 0)
-        logger.info("%s %s sparsity %s: %d networks trained now, mean test accuracy %.2f %% as pruned, %.2f %% at the end",
+        logger.info("%s %s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% at the end",
                     study.learning_method, method, sparsity, len(pairs), 100 * before, 100 * after)
     if not flags.debug:
         sparsities = ",".join(str(sparsity) for _, sparsity in _sparsities(flags))
         logger.info("compare them with --pruning_methods %s --pruning_percentages %s", method, sparsities)
+
+
+def _prune_member(study: Study, twin: Twin, method: PruningMethod, member: Member, steps: list[Step],
+                  kept: dict[int, Path]) -> Iterator[tuple[Step, tuple[float, float]]]:
+    """Does the steps of one network that are not finished; of all of them the test accuracies as pruned and at the end."""
+    network = None
+    for step in steps:
+        if _is_finished(study, member, step):
+            logger.info("finished before: %s", step.paths[-1])
+            record = checkpoints.read_record(step.paths[-1])
+            if record is not None:
+                yield step, (record["accuracy_as_pruned"], record["accuracy_finetuned"])
+            continue
+        if network is None or step.iteration == 0:
+            network = _previous(study, steps, step, member)
+        network, pair = _prune(study, twin, method, member, steps, step, network, kept)
+        yield step, pair
 
 
 def asked_pruning(flags: argparse.Namespace) -> PruningMethod:

@@ -51,9 +51,19 @@ def load_member(study: Study, member: Member) -> Classifier:
     return prepare(network, study.device).eval()
 
 
-def _stored_for(study: Study, member: Member) -> tuple[str, dict]:
-    """The file stem of what is stored for a member, and what it depends on."""
-    return member.paths[0].stem, {"checkpoints": list(member.checksums), "data": study.data.checksum}
+def evaluation_path(study: Study, member: Member) -> Path:
+    """Where `evaluate` stores what it finds."""
+    return study.method_folder / "evaluations" / f"{member.paths[0].stem}.npz"
+
+
+def probe_path(study: Study, member: Member) -> Path:
+    """Where `probe` stores what it finds."""
+    return study.method_folder / "prediction_depth" / "votes" / f"{member.paths[0].stem}.npz"
+
+
+def _made_from(study: Study, member: Member) -> dict:
+    """What is stored for a member depends on its checkpoints and the data."""
+    return {"checkpoints": list(member.checksums), "data": study.data.checksum}
 
 
 @torch.no_grad()
@@ -64,8 +74,7 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
         predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N, D); and the network's mask:
         layers (L,) names, layer_shapes (L, 4) padded with ones, mask_bits, the packed bits of all layers one after the other, 1 kept.
     """
-    stem, made = _stored_for(study, member)
-    path = study.method_folder / "evaluations" / f"{stem}.npz"
+    path, made = evaluation_path(study, member), _made_from(study, member)
     stored = read_arrays(path, made)
     if stored is not None and ("latent" in stored or not with_latent):
         return stored
@@ -96,9 +105,7 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
     Returns:
         knn (P, N), predictions (N,), places (P,) their names.
     """
-    stem, made = _stored_for(study, member)
-    made = {**made, "neighbours": metrics.NEIGHBOURS}
-    path = study.method_folder / "prediction_depth" / "votes" / f"{stem}.npz"
+    path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": metrics.NEIGHBOURS}
     stored = read_arrays(path, made)
     if stored is not None:
         return stored

@@ -1,6 +1,7 @@
 """What the flags of one script call mean: data, device, architecture, seeds and folders."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -17,6 +18,7 @@ from common.data import ImageDataset, dataset_name, load_dataset
 class Study:
     """One script call under one total seed. `flags` holds the parsed flags."""
 
+    script: str
     flags: argparse.Namespace
     learning_method: str
     architecture: Architecture
@@ -93,7 +95,10 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     cli.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info("%s on %s", script, name)
     cli.set_determinism(flags.cuda_deterministic)
-    device = cli.select_device(flags.cuda_device)
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
+    # Under torchrun each process has a device of its own.
+    device = cli.select_device(flags.cuda_device if "cuda_device" in flags.given else int(os.environ.get("LOCAL_RANK", flags.cuda_device)))
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
     if getattr(flags, "num_classes", 10) not in (10, len(data.class_names)):  # 10, the published default, leaves it to the data
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {len(data.class_names)} classes")
@@ -111,6 +116,6 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         if writes_models and not flags.debug:
             check_writable(folder)
             check_writable(head_folder)
-        yield Study(flags, flags.learning_method, architecture,
+        yield Study(script, flags, flags.learning_method, architecture,
                     "wideResNet" if supervised else full_encoder_name(flags.encoder_name, architecture), data, device, total_seed,
                     folder, head_folder, default_folder, study_folder("logs", name, total_seed), seeded(Path("pies") / name))

@@ -1,0 +1,115 @@
+"""Sharing of work: a process claims a model by an operating-system lock on a file beside it, which a crash releases.
+
+`--workers N`, several shells, several machines on one file system, a Slurm array and torchrun are the same thing: processes that claim,
+check what is finished, and do the rest. Results do not depend on who does what.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+from tqdm import tqdm
+
+from common.cli import WORKER, UserError, logger
+from common.study import Study
+
+Job = tuple[Path, Callable[[], None]]  # the file that is there when the job is done, and what does it unless it is done
+SCRIPTS = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.2
+
+
+@contextmanager
+def claim(path: Path, wait: bool) -> Iterator[bool]:
+    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left alone.
+
+    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that is gone, and tries again.
+    """
+    lock_path = path.with_name(f".{path.name}.lock")
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock_path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if not _is_the_same(lock.fileno(), lock_path):
+                continue
+            try:
+                yield True
+            finally:
+                lock_path.unlink(missing_ok=True)
+            return
+
+
+def _is_the_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun and `--workers` say it; (0, 1) alone."""
+    return int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def share(study: Study, jobs: list[Job]) -> None:
+    """Does all jobs, together with whoever else works on them; returns when all are done.
+
+    Raises:
+        UserError: a worker stopped.
+    """
+    flags = study.flags
+    if flags.debug:  # saves nothing that could be shared
+        for _, work in jobs:
+            work()
+        return
+    if flags.workers and jobs:
+        _run_workers(study, jobs)
+    rank, world = rank_and_world()
+    first = rank * len(jobs) // world
+    busy = []
+    for job in jobs[first:] + jobs[:first]:
+        with claim(job[0], wait=False) as held:
+            job[1]() if held else busy.append(job)
+    for path, work in busy if WORKER not in os.environ else ():  # workers leave it to the process that waits for them all
+        with claim(path, wait=True):
+            work()
+
+
+def _run_workers(study: Study, jobs: list[Job]) -> None:
+    """Runs this script's command in --workers processes and waits for them."""
+    flags = study.flags
+    count = min(flags.workers, len(jobs))
+    threads = flags.threads or max(1, torch.get_num_threads() // count)
+    rank, world = rank_and_world()
+    command = [sys.executable, str(SCRIPTS / f"{study.script}.py"), *flags.argv, "--workers", "0", "--threads", str(threads)]
+    logger.info("%d workers of %d threads", count, threads)
+    said = [tempfile.TemporaryFile("w+") for _ in range(count)]
+    workers = [subprocess.Popen(command, stderr=stderr, env={
+        **os.environ, WORKER: str(index), "RANK": str(rank * count + index), "WORLD_SIZE": str(world * count), "OMP_NUM_THREADS": str(threads)})
+        for index, stderr in enumerate(said)]
+    try:
+        with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
+            while any(worker.poll() is None for worker in workers):
+                bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
+                time.sleep(POLL_SECONDS)
+    finally:
+        for worker in workers:
+            worker.terminate()  # of what is still running after an interruption
+            worker.wait()
+    flags.workers = 0  # all studies of the command have been worked on
+    for index, worker in enumerate(workers):
+        if worker.returncode != 0:
+            said[index].seek(0)
+            words = said[index].read().strip().splitlines()
+            raise UserError(f"worker {index} of {count} ended with status {worker.returncode} ({words[-1] if words else 'without a word'}); finished models "
+                            "are kept, mend the cause and give the same command")

@@ -1,0 +1,183 @@
+"""Work shared among processes: claims, --workers, several shells and ranks; the results are those of one process, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from common import sharing
+from conftest import write_few_digits
+from test_scripts import DENSE, ROOT, SMALL, main
+
+FLAGS = {
+    "sup_training": [*SMALL, "--index_end", 2, "--epochs", 2, "--batch_size", 32],
+    "clr_training": [*SMALL, *DENSE, "--index_end", 2, "--epochs", 1, "--batch_size", 32, "--head_epochs", 1],
+    "sup_pruning_finetune": [*SMALL, "--models_number", 3, "--epochs", 1, "--pruning_percentages", "0.5,0.9"],
+    "sup_pie_kmodels_detection": [*SMALL, "--models_number", 3, "--pruning_percentages", "0.5,0.9", "--plot_q_score"],
+    "sup_prediction_depth": [*SMALL, "--models_number", 3, "--pruning_methods", "global", "--pruning_percentages", 0.5, "--prediction_depth_models", 2]}
+STAGES = list(FLAGS)
+
+
+def start(script, *flags, cwd, **environment):
+    return subprocess.Popen([sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment})
+
+
+def finish(*processes):
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return [out for out, _ in said]
+
+
+def contents(work):
+    """What the processes left, but for times and commands: bytes of models, records without their run, arrays, the table."""
+    found = {}
+    for path in sorted(work.rglob("*")):
+        name = path.relative_to(work).as_posix()
+        if path.suffix in (".pt", ".csv"):
+            found[name] = path.read_bytes()
+        elif path.suffix == ".json":
+            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "run"}
+        elif path.suffix == ".npz" and name.startswith("pies"):
+            with np.load(path) as stored:
+                found[name] = {key: stored[key].tobytes() for key in stored.files}
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """All stages by one process with one thread."""
+    work = tmp_path_factory.mktemp("alone")
+    write_few_digits(work / "few digits")
+    for script in STAGES:
+        finish(start(script, *FLAGS[script], "--threads", 1, cwd=work))
+    return contents(work)
+
+
+@pytest.fixture
+def work(tmp_path):
+    write_few_digits(tmp_path / "few digits")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, workers):
+    for script in STAGES:
+        [said] = finish(start(script, *FLAGS[script], "--threads", 1, "--workers", workers, cwd=work))
+        assert f"{min(workers, 3) if 'pie' not in script and 'depth' not in script else workers} workers of 1 threads" in said
+    assert contents(work) == alone
+    assert not list(work.rglob("*.lock")) or {path.name for path in work.rglob("*.lock")} == {".results.lock"}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work, ranks):
+    for script in STAGES[:3]:
+        said = finish(*(start(script, *FLAGS[script], "--threads", 1, cwd=work, RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
+                        for rank in range(ranks)))
+        if script == "sup_training":
+            for model_id in range(3):
+                assert sum(f"supervised id {model_id}: 2 epochs" in out for out in said) == 1, "each is trained once"
+    for script in STAGES[3:]:
+        finish(*(start(script, *FLAGS[script], "--threads", 1, cwd=work) for _ in range(ranks)))
+    assert contents(work) == alone
+
+
+def test_a_model_of_a_killed_process_is_taken_up(work):
+    flags = [*SMALL, "--index_end", 1, "--batch_size", 4, "--threads", 1]
+    first = start("sup_training", *flags, "--epochs", 400, "--save_path", "models", cwd=work)
+    lock = work / "models/.wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
+    while not lock.exists() and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert lock.exists(), "the lock file of a killed process stays, its lock does not"
+    with sharing.claim(lock.with_name(lock.name[1:].removesuffix(".lock")), wait=False) as held:
+        assert held
+    assert not lock.exists()
+
+
+def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
+    path = tmp_path / "model.pt"
+    code = textwrap.dedent(f"""
+        import sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from pathlib import Path
+        from common.sharing import claim
+        with claim(Path({str(path)!r}), wait=False) as held:
+            print(held, flush=True)
+            sys.stdin.read()
+    """)
+    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout.readline() == "True\n"
+    with sharing.claim(path, wait=False) as held:
+        assert not held
+    assert (tmp_path / ".model.pt.lock").exists(), "who was refused leaves the owner's lock alone"
+    owner.kill()
+    owner.wait()
+    with sharing.claim(path, wait=True) as held:
+        assert held
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_waited_for_a_lock_file_that_is_gone_claims_the_new_one(tmp_path, monkeypatch):
+    """The owner removes its lock file: two processes must never hold locks on an old and a new file of one name."""
+    path, seen = tmp_path / "model.pt", []
+    flock = sharing.fcntl.flock
+
+    def remove_first(lock, operation):
+        flock(lock, operation)
+        if not seen:
+            (tmp_path / ".model.pt.lock").unlink()
+        seen.append(os.fstat(lock.fileno()).st_ino)
+    monkeypatch.setattr(sharing.fcntl, "flock", remove_first)
+    with sharing.claim(path, wait=True) as held:
+        assert held and len(seen) == 2
+        assert (tmp_path / ".model.pt.lock").stat().st_ino == seen[1]
+
+
+def test_an_error_releases_the_claim(tmp_path):
+    with pytest.raises(ValueError):
+        with sharing.claim(tmp_path / "model.pt", wait=False):
+            raise ValueError
+    with sharing.claim(tmp_path / "model.pt", wait=False) as held:
+        assert held
+
+
+def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--threads", 1]
+    assert main("sup_training", *flags, "--index_end", 0) == 0
+    capsys.readouterr()
+    assert main("sup_training", *flags, "--index_start", 1, "--index_end", 2, "--learning_rate", 1e30, "--workers", 2) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "worker 0 of 2 ended with status 2" in shown and "diverged" in shown
+    assert len(list(work.rglob("*.pt"))) == 1
+
+
+def test_what_is_in_the_way_is_refused_before_any_worker_starts(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    flags = [*SMALL, "--index_end", 1, "--epochs", 1, "--batch_size", 32]
+    assert main("sup_training", *flags) == 0
+    capsys.readouterr()
+    assert main("sup_training", *flags, "--learning_rate", 0.01, "--workers", 2) == 2
+    shown = capsys.readouterr()
+    assert "made with other settings" in shown.err and shown.err.count("\n") == 1 and "workers" not in shown.out
+
+
+def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work):
+    from common import cli, study
+    from sup_training import build_parser
+
+    monkeypatch.chdir(work)
+    chosen = []
+    monkeypatch.setattr(cli, "select_device", lambda device: chosen.append(device) or study.torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for flags in ([], ["--cuda_device", "1"]):
+        next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))
+    assert chosen == [3, 1]
