@@ -18,6 +18,7 @@ JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors from 1 - x
 HUE = 0.1  # turns of the colour circle, either way
 GREYSCALE_PROBABILITY = 0.2
 PADDING_SHARE = 4 / 32  # the published padding of 4 belongs to images of 32 pixels
+CHUNK_PIXELS = 256 * 32 * 32  # views of so many pixels are computed at once on a CPU: they stay in its cache, the numbers are the same
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as torchvision has it
 
 
@@ -125,6 +126,12 @@ def padding(side: int) -> int:
 
 def contrastive_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
     """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W)."""
+    chunk = len(images) if images.device.type != "cpu" else max(1, CHUNK_PIXELS // images[0, 0].numel())
+    return torch.cat([_contrastive_views(part, {name: values[start:start + chunk] for name, values in parameters.items()}, mean, std)
+                      for start, part in zip(range(0, len(images), chunk), images.split(chunk))])
+
+
+def _contrastive_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
     views = resized_crop(images.float() / 255, parameters["box"], parameters["flip"])
     for slot in range(3):
         views = blend(views, parameters["kind"][:, slot], parameters["factor"][:, slot])
@@ -198,7 +205,7 @@ def blend(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     kind = kind[:, None, None, None]
     other = torch.where(kind == 2, grey, torch.where(kind == 1, grey.mean((2, 3), keepdim=True), 0.0))
     factor = factor[:, None, None, None]
-    return (factor * images + (1 - factor) * other).clamp(0, 1)
+    return (factor * images).add_((1 - factor) * other).clamp_(0, 1)
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -217,4 +224,4 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 def normalise(images: Tensor, mean: tuple, std: tuple) -> Tensor:
     """(images - mean) / std per channel."""
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
-    return (images - mean) / std
+    return (images - mean).div_(std)

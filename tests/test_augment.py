@@ -416,3 +416,14 @@ def test_torchs_global_generator_is_neither_used_nor_moved():
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
     assert all(torch.equal(one, other) for one, other in zip(first, draw_everything((7,)), strict=True))
+
+
+@pytest.mark.parametrize("count, side", [(1, 8), (37, 8), (40, 32)])
+def test_views_do_not_depend_on_the_chunks_they_are_computed_in(monkeypatch, count, side):
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    parameters = augment.draw_contrastive(count, side, side, True, generator)
+    whole = augment.contrastive_views(images, parameters, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    for chunk in (1, 7):
+        monkeypatch.setattr(augment, "CHUNK_PIXELS", chunk * side * side)
+        assert torch.equal(augment.contrastive_views(images, parameters, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), whole)
