@@ -40,12 +40,13 @@ def _pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, 
 
 
 def detect_pies(study: Study) -> list[dict]:
-    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one; returns the table's rows."""
+    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one; returns the table's rows, none in a worker."""
     flags, data = study.flags, study.data
     classes, labels = len(data.class_names), data.test_labels.cpu().numpy()
     dense, all_pruned = find_populations(study)
     populations = (dense, *(pruned for _, _, pruned in all_pruned if pruned))
-    share(study, [evaluation for population in populations for evaluation in evaluations(study, population)])
+    if not share(study, [job for population in populations for job in evaluations(study, population)]):
+        return []
     dense_predictions, dense_quality = evaluate_population(study, dense)
     dense_labels, dense_ties = metrics.modal_labels(dense_predictions, classes)
     if flags.plot_umap:
@@ -100,11 +101,11 @@ def facts_for_comparisons(study: Study, pruned: Population, dense: Population, r
 
 
 def compare_depths(study: Study) -> list[dict]:
-    """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows."""
+    """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows, none in a worker."""
     dense, all_pruned = find_populations(study)
     populations = (dense, *(pruned for _, _, pruned in all_pruned if pruned))
-    share(study, [evaluation for population in populations for evaluation in evaluations(study, population)])
-    share(study, [probe for population in populations for probe in probes(study, population, dense)])
+    if not share(study, [job for population in populations for job in evaluations(study, population) + probes(study, population, dense)]):
+        return []
     dense_predictions, _ = evaluate_population(study, dense)
     dense_depths, places = population_depths(study, dense, first_ids(study, dense))
     report_never_agreeing(dense, dense_depths, places)
@@ -282,6 +283,8 @@ def mean_or_none(values: np.ndarray) -> float | None:
 
 
 def report(study: Study, rows: list[dict]) -> None:
-    """Writes the rows into the data set's table and prints them."""
+    """Writes the rows into the data set's table and prints them; a worker has none."""
+    if not rows:
+        return
     rows = results.update_table(study.results_folder, rows)
     logger.info("%s\nall columns: %s", results.format_table(rows), results.table_path(study.results_folder))

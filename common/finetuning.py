@@ -73,7 +73,8 @@ def finetune_population(study: Study, twin: Twin) -> None:
         for step, pair in _prune_member(study, twin, method, member, steps[member.id], kept[member.id]):
             accuracies.setdefault(step.sparsity, []).append(pair)
 
-    share(study, [(steps[member.id][-1].paths[-1], lambda member=member: work(member)) for member in dense.members])
+    if not share(study, [(steps[member.id][-1].paths[-1], lambda member=member: work(member)) for member in dense.members]):
+        return
     for sparsity, pairs in accuracies.items():
         before, after = np.mean(pairs, 0)
         logger.info("%s %s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% at the end",

@@ -61,8 +61,10 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
 
 
-def share(study: Study, jobs: list[Job]) -> None:
-    """Does all jobs, together with whoever else works on them; returns when all are done.
+def share(study: Study, jobs: list[Job]) -> bool:
+    """Does all jobs, together with whoever else works on them, and returns True when all are done.
+
+    A worker returns False when nothing is left that it could begin: what follows is done once, by the process that started it.
 
     Raises:
         UserError: a worker stopped.
@@ -71,7 +73,7 @@ def share(study: Study, jobs: list[Job]) -> None:
     if flags.debug:  # saves nothing that could be shared
         for _, work in jobs:
             work()
-        return
+        return True
     if flags.workers and jobs:
         _run_workers(study, jobs)
     rank, world = rank_and_world()
@@ -80,9 +82,12 @@ def share(study: Study, jobs: list[Job]) -> None:
     for job in jobs[first:] + jobs[:first]:
         with claim(job[0], wait=False) as held:
             job[1]() if held else busy.append(job)
-    for path, work in busy if WORKER not in os.environ else ():  # workers leave it to the process that waits for them all
+    if WORKER in os.environ:
+        return False
+    for path, work in busy:
         with claim(path, wait=True):
             work()
+    return True
 
 
 def _run_workers(study: Study, jobs: list[Job]) -> None:
