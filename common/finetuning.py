@@ -93,7 +93,7 @@ def _prune_member(study: Study, twin: Twin, method: PruningMethod, member: Membe
             logger.info("finished before: %s", step.paths[-1])
             record = checkpoints.read_record(step.paths[-1])
             if record is not None:
-                yield step, (record["accuracy_as_pruned"], record["accuracy_finetuned"])
+                yield step, (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
             continue
         if network is None or step.iteration == 0:
             network = _previous(study, steps, step, member)
@@ -232,14 +232,14 @@ def _prune(study: Study, twin: Twin, method: PruningMethod, member: Member, chai
     else:
         weights, first = (kept[method.rewind_epoch], method.rewind_epoch) if method.after == "rewind" else (None, 0)
         network, trained = twin.retrain(study, member.record["configuration"], weights, (seed, "reinit", step.iteration), masks, first, seed, description)
-    accuracy = evaluate_test_set(network, data)["test_accuracy"]
+    accuracy = trained[-1][1][-1]["test_accuracy"]
     achieved = measure_sparsity(network)
     log_emptied(description, achieved["per_tensor"])
     logger.info("%s: sparsity %.6f (%.6f without biases), test accuracy %.2f %% as pruned, %.2f %% %s", description, achieved["total"],
                 achieved["weights_only"], 100 * as_pruned, 100 * accuracy, "finetuned" if method.finetuned else "trained again")
     if flags.debug:
         return network, (as_pruned, accuracy)
-    more = {"dense_sha256": list(member.checksums), "accuracy_as_pruned": as_pruned, "accuracy_finetuned": accuracy,
+    more = {"dense_sha256": list(member.checksums), "accuracy_as_pruned": as_pruned,
             "movement": weight_movement(before, prunable_parameters(network), masks)}
     if step.iteration > 1:
         more["previous_sha256"] = _checksums(chain[step.iteration - 2])

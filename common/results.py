@@ -1,7 +1,6 @@
 """What is computed once and kept: arrays (.npz) with what made them, evaluations of networks, and the table of a data set."""
 
 import csv
-import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -16,6 +15,7 @@ from common.cli import UserError, logger
 from common.models import Classifier
 from common.populations import Member, Population
 from common.pruning import layer_name, masks_of
+from common.sharing import claim
 from common.study import Study
 from common.training import evaluation_batch, latents, prepare
 
@@ -176,9 +176,7 @@ def update_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]
     otherwise the old row is forgotten. Rows of the learning method that were compared with other dense networks (`dense_population`)
     leave the table, so that it never mixes two. A combination that is absent in these folders does not replace its numbers.
     """
-    results_folder.mkdir(parents=True, exist_ok=True)
-    with (results_folder / ".results.lock").open("w") as lock:  # scripts of both methods may run at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with claim(table_path(results_folder), wait=True):  # scripts of both methods may run at once
         return _merge_into_table(results_folder, rows)
 
 
