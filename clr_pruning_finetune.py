@@ -72,7 +72,7 @@ def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch
     def own(part: str) -> dict:
         return {name.removeprefix(f"{part}."): mask for name, mask in masks.items() if name.startswith(f"{part}.")}
 
-    model = training.prepare(new_model(study, weights, key), study.device)
+    model = training.into_buffers(new_model(study, weights, key), study.device)
     history = training.train_contrastive(model, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), own("encoder"))
     head, head_history = training.train_head(model.encoder, study.data, settings["head_epochs"], settings["batch_size_head"],
                                              head_key(seed, weights, key), f"{description} head", own("classification_head"))

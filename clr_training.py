@@ -109,7 +109,7 @@ def train(study, encoder: tuple, head: tuple, encoder_missing: bool, head_missin
     if not encoder_missing:
         cli.logger.info("finished before: %s", path if head_missing else head_path)
     training.seed_weights(seed, "contrastive", "weights")
-    model = training.prepare(models.ContrastiveEncoder(flags.model_depth, flags.widen_factor, flags.dropout, flags.projection_head), study.device)
+    model = training.into_buffers(models.ContrastiveEncoder(flags.model_depth, flags.widen_factor, flags.dropout, flags.projection_head), study.device)
     history = train_encoder(study, model, encoder, flags.epochs if encoder_missing else max(missing_epochs, default=0), missing_epochs, what)
     if encoder_missing:
         runs.log_run(f"{what} encoder", history, started)

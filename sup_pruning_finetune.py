@@ -54,7 +54,7 @@ def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch
     """Trains a network as the dense one was, from kept weights or a new initialisation, with fixed masks."""
     from common import training
 
-    network = training.prepare(initial_network(study, seed, weights, key), study.device)
+    network = training.into_buffers(initial_network(study, seed, weights, key), study.device)
     history = training.train_supervised(network, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), masks)
     return network, [(payload, history) for payload in payloads(network)]
 

@@ -91,8 +91,8 @@ def train(study, model_id: int, pruning, model_missing: bool, missing_epochs: li
             return
     started, what = time.time(), runs.describe_run(name)
     training.seed_weights(seed, "supervised", "weights")
-    network = training.prepare(models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
-                               study.device)
+    network = training.into_buffers(models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
+                                    study.device)
     history = training.train_supervised(network, data, configuration, seed, what, range(flags.epochs if model_missing else max(missing_epochs)),
                                         pruning=pruning, at_epoch=runs.epoch_saver(study, path, name, configuration, network, missing_epochs))
     if not model_missing:

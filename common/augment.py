@@ -15,10 +15,11 @@ CROP_RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 JITTER_PROBABILITY = 0.8
 JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors from 1 - x to 1 + x
-HUE = 0.1  # turns of the colour circle, either way
+HUE = 0.1  # turns of the colour circle, either way; `shift_hue_` knows a third at most
 GREYSCALE_PROBABILITY = 0.2
 PADDING_SHARE = 4 / 32  # the published padding of 4 belongs to images of 32 pixels
 CHUNK_PIXELS = 256 * 32 * 32  # views of so many pixels are computed at once on a CPU: they stay in its cache, the numbers are the same
+BRIGHTNESS, CONTRAST, SATURATION = range(3)  # kinds of blends
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as torchvision has it
 
 
@@ -81,7 +82,7 @@ def draw_contrastive(count: int, height: int, width: int, horizontal_flip: bool,
 
     Returns:
         box (count, 4); flip (count,) bool; kind (count, 6) and factor (count, 6): the blends of the slots before
-        (0 to 2) and after (3 to 5) the hue shift, kind 0 brightness, 1 contrast, 2 saturation, factor 1 where the slot
+        (0 to 2) and after (3 to 5) the hue shift, kind BRIGHTNESS, CONTRAST or SATURATION, factor 1 where the slot
         does nothing; hue (count,) in turns; grey (count,) bool.
     """
     box = crop_boxes(count, height, width, generator)
@@ -125,44 +126,48 @@ def padding(side: int) -> int:
 
 
 def contrastive_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
-    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W)."""
+    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels last in memory."""
     chunk = len(images) if images.device.type != "cpu" else max(1, CHUNK_PIXELS // images[0, 0].numel())
-    return torch.cat([_contrastive_views(part, {name: values[start:start + chunk] for name, values in parameters.items()}, mean, std)
-                      for start, part in zip(range(0, len(images), chunk), images.split(chunk))])
+    views = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    for start in range(0, len(images), chunk):
+        rows = slice(start, start + chunk)
+        part = _jittered_crops(images[rows], {name: values[rows] for name, values in parameters.items()})
+        views[rows] = normalise_(part, mean, std)
+    return views
 
 
-def _contrastive_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
-    views = resized_crop(images.float() / 255, parameters["box"], parameters["flip"])
+def _jittered_crops(images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    kind, factor = parameters["kind"].unbind(1), parameters["factor"].unbind(1)
+    views = resized_crop(images.float().div_(255), parameters["box"], parameters["flip"])
     for slot in range(3):
-        views = blend(views, parameters["kind"][:, slot], parameters["factor"][:, slot])
-    views = shift_hue(views, parameters["hue"])
+        views = blend_(views, kind[slot], factor[slot])
+    views = shift_hue_(views, parameters["hue"])
     for slot in range(3, 6):
-        views = blend(views, parameters["kind"][:, slot], parameters["factor"][:, slot])
-    views = torch.where(parameters["grey"][:, None, None, None], greyscale(views).expand_as(views), views)
-    return normalise(views, mean, std)
+        views = blend_(views, kind[slot], factor[slot])
+    # Greyscale is saturation by the factor 0.
+    return blend_(views, torch.full_like(kind[0], SATURATION), 1 - parameters["grey"].float())
 
 
 def supervised_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
-    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W)."""
-    height, width = images.shape[-2:]
+    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels last in memory."""
+    (count, channels, height, width), device = images.shape, images.device
     pad_rows, pad_columns = padding(height), padding(width)
     padded = torch.nn.functional.pad(images, (pad_columns, pad_columns, pad_rows, pad_rows))
-    rows = _crop_indices(height, parameters["offset"][:, 0], parameters["vertical"])
-    columns = _crop_indices(width, parameters["offset"][:, 1], parameters["horizontal"])
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    views = padded[batch, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
-    return normalise(views.permute(0, 3, 1, 2).float() / 255, mean, std)
+    # Every row of a view is a run of W bytes of the padded image, or of its mirror image: copied whole, not pixel by pixel.
+    source = torch.stack([padded, padded.flip(-1)])
+    runs = source.flatten().unfold(0, width, 1)
+    mirrored, (top, left) = parameters["horizontal"].long(), parameters["offset"].unbind(1)
+    steps = torch.arange(height, device=device)
+    row = top[:, None] + torch.where(parameters["vertical"][:, None], height - 1 - steps, steps)  # (B, H)
+    column = torch.where(parameters["horizontal"], 2 * pad_columns - left, left)
+    plane = ((mirrored * count + torch.arange(count, device=device))[:, None] * channels + torch.arange(channels, device=device))  # (B, 3)
+    start = (plane[:, :, None] * padded.shape[2] + row[:, None]) * padded.shape[3] + column[:, None, None]  # (B, 3, H)
+    return evaluation_images(runs.index_select(0, start.flatten()).view_as(images), mean, std)
 
 
 def evaluation_images(images: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """uint8 (B, 3, H, W) -> normalised float32, without any augmentation."""
-    return normalise(images.float() / 255, mean, std)
-
-
-def _crop_indices(size: int, offset: Tensor, flip: Tensor) -> Tensor:
-    """(B, size) indices into the padded axis, reversed where `flip`."""
-    steps = torch.arange(size, device=offset.device)
-    return offset[:, None] + torch.where(flip[:, None], size - 1 - steps, steps)
+    """uint8 (B, 3, H, W) -> normalised float32, channels last in memory, without any augmentation."""
+    return normalise_(images.float().div_(255), mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     rows = _tent_weights(height, box[:, 0], box[:, 2], torch.zeros_like(flip))
     columns = _tent_weights(width, box[:, 1], box[:, 3], flip)
-    return rows[:, None] @ images @ columns[:, None].transpose(-1, -2)
+    return ((rows[:, None] @ images).flatten(1, 2) @ columns.transpose(-1, -2)).view_as(images)
 
 
 def _tent_weights(size: int, start: Tensor, length: Tensor, flip: Tensor) -> Tensor:
@@ -191,37 +196,44 @@ def _tent_weights(size: int, start: Tensor, length: Tensor, flip: Tensor) -> Ten
 
 def greyscale(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> luma (B, 1, H, W)."""
-    red, green, blue = images.unbind(1)
-    return (GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue).unsqueeze(1)
+    red, green, blue = images.split(1, 1)
+    return (GREY_WEIGHTS[0] * red).add_(GREY_WEIGHTS[1] * green).add_(GREY_WEIGHTS[2] * blue)
 
 
-def blend(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Brightness (kind 0), contrast (1) or saturation (2) of each image, clamped to [0, 1].
+def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Brightness, contrast or saturation (`kind`, (B,)) of each image by `factor` (B,), clamped to [0, 1], in place.
 
     All three mix the image with another one, factor f for the image and 1 - f for: black; the mean of the greyscale
     image; the greyscale image.
     """
+    kind, factor = (values[:, None, None, None] for values in (kind, factor))
     grey = greyscale(images)
-    kind = kind[:, None, None, None]
-    other = torch.where(kind == 2, grey, torch.where(kind == 1, grey.mean((2, 3), keepdim=True), 0.0))
-    factor = factor[:, None, None, None]
-    return (factor * images).add_((1 - factor) * other).clamp_(0, 1)
+    of_mean, of_grey = (torch.where(kind == which, 1 - factor, 0.0) for which in (CONTRAST, SATURATION))
+    other = of_mean * grey.mean((2, 3), keepdim=True) + of_grey * grey
+    return images.mul_(factor).add_(other).clamp_(0, 1)
 
 
-def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns the hue of each image (B, 3, H, W) by `turns` (B,) of the colour circle, through HSV."""
+def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
+    """Turns the hue of each image (B, 3, H, W) by `turns` (B,) of the colour circle, -1/3 to 1/3, through HSV, in place."""
     red, green, blue = images.unbind(1)
-    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    hue = torch.where(value == red, (green - blue) / divisor,
-                      torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor))
-    hue = hue + 6 * turns[:, None, None]
-    # Channel c of HSV with sector hue h is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n_c + h) mod 6, n = 5, 3, 1.
-    k = (torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None] + hue[:, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    divisor = chroma.clamp_min(1e-30)  # of greys, whose hue is 0
+    hue = torch.where(value == red, (green - blue).div_(divisor),
+                      torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4)))
+    hue.add_(6 * turns[:, None, None])  # in sectors, from -3 to 7
+    # Channel c of HSV with sector hue h is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n_c + h) mod 6, n = 5, 3, 1. Here k is
+    # n_c + h, from -2 to 12: the second trapezoid is the first one, 6 further on, so that no remainder is taken.
+    for channel, first in zip((red, green, blue), (5, 3, 1)):
+        k = hue + first
+        share = torch.maximum(torch.minimum(k, 4 - k), torch.minimum(k - 6, 10 - k)).clamp_(0, 1)
+        channel.copy_(value - share.mul_(chroma))
+    return images
 
 
-def normalise(images: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """(images - mean) / std per channel."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
-    return (images - mean).div_(std)
+def normalise_(images: Tensor, mean: tuple, std: tuple) -> Tensor:
+    """(images - mean) / std per channel, in place."""
+    # Numbers, not tensors: on a GPU a tensor made here would be copied there in every step.
+    for channel, channel_mean, channel_std in zip(images.unbind(1), mean, std):
+        channel.sub_(channel_mean).div_(channel_std)
+    return images

@@ -19,7 +19,7 @@ from common.pruning import (Masks, apply_masks, masks_of, measure_sparsity, next
 from common.runs import asked_method, log_emptied
 from common.sharing import share
 from common.study import Study
-from common.training import FINETUNING_LEARNING_RATE, classification_losses, evaluate_test_set, finetune, prepare
+from common.training import FINETUNING_LEARNING_RATE, classification_losses, evaluate_test_set, finetune, into_buffers, prepare
 
 Payload = tuple[dict, list[dict]]  # what goes into one file of a network, and its history
 
@@ -209,11 +209,11 @@ def _checksums(step: Step) -> list[str]:
 def _previous(study: Study, chain: list[Step], step: Step, member: Member) -> Classifier:
     """What a step prunes: the dense network, or the network of the iteration before."""
     if step.iteration <= 1:
-        return prepare(results.load_member(study, member), study.device)
+        return into_buffers(results.load_member(study, member), study.device)
     before = chain[step.iteration - 2]
     record = checkpoints.read_record(before.paths[-1])
-    return prepare(checkpoints.load_classifier(list(before.paths), record, before.names[-1], study.architecture, len(study.data.class_names)),
-                   study.device)
+    return into_buffers(checkpoints.load_classifier(list(before.paths), record, before.names[-1], study.architecture, len(study.data.class_names)),
+                        study.device)
 
 
 def _prune(study: Study, twin: Twin, method: PruningMethod, member: Member, chain: list[Step], step: Step, network: Classifier,

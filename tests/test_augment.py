@@ -124,7 +124,7 @@ def test_each_image_of_a_batch_has_its_own_box_and_flip():
 def test_brightness_contrast_and_saturation_equal_torchvisions(height, width, kind):
     factors = [0.0, 0.3, 0.6, 0.85, 1.0, 1.2, 1.4, 3.0]
     images = random_images(len(factors), height, width, kind)
-    views = augment.blend(images, torch.full((len(factors),), kind), torch.tensor(factors))
+    views = augment.blend_(images.clone(), torch.full((len(factors),), kind), torch.tensor(factors))
     for image, factor, view in zip(images, factors, views):
         assert_near(view, BLENDS[kind](image, factor))
 
@@ -132,19 +132,19 @@ def test_brightness_contrast_and_saturation_equal_torchvisions(height, width, ki
 def test_each_image_of_a_batch_has_its_own_blend_and_factor():
     images = random_images(6, 8, 8)
     kinds, factors = [2, 0, 1, 1, 0, 2], [0.6, 1.4, 0.7, 1.3, 0.9, 1.1]
-    views = augment.blend(images, torch.tensor(kinds), torch.tensor(factors))
+    views = augment.blend_(images.clone(), torch.tensor(kinds), torch.tensor(factors))
     for image, kind, factor, view in zip(images, kinds, factors, views):
         assert_near(view, BLENDS[kind](image, factor))
 
 
-TURNS = [-0.5, -0.37, -0.1, -0.02, 0.0, 1e-4, 0.05, 0.1, 1 / 3, 0.5]
+TURNS = [-1 / 3, -0.28, -0.1, -0.02, 0.0, 1e-4, 0.05, 0.1, 0.2, 1 / 3]
 
 
 @pytest.mark.parametrize("height, width", SIZES)
 def test_a_hue_shift_equals_torchvisions(height, width):
     images = random_images(len(TURNS), height, width)
     images[:, :, 0] = images[:, :1, 0]  # a grey row
-    views = augment.shift_hue(images, torch.tensor(TURNS))
+    views = augment.shift_hue_(images.clone(), torch.tensor(TURNS))
     for image, turn, view in zip(images, TURNS, views):
         assert_near(view, V.adjust_hue(image, turn))
 
@@ -154,14 +154,14 @@ def test_a_hue_shift_of_greys_pure_colours_and_ties_equals_torchvisions(turn):
     # All 64 colours with channels from 4 levels: greys, black and white, pure colours, two equal channels on top or below.
     colours = torch.tensor(list(itertools.product([0.0, 0.25, 0.6, 1.0], repeat=3)))
     image = colours.T.reshape(3, 8, 8)
-    assert_near(augment.shift_hue(image[None], torch.tensor([turn]))[0], V.adjust_hue(image, turn))
+    assert_near(augment.shift_hue_(image[None].clone(), torch.tensor([turn]))[0], V.adjust_hue(image, turn))
 
 
 def test_a_third_of_a_turn_makes_red_green_and_leaves_grey_alone():
     red, green, blue = torch.eye(3)
     grey = torch.full((3,), 0.3)
     image = torch.stack([red, green, blue, grey], 1)[None, :, None]
-    turned = augment.shift_hue(image, torch.tensor([1 / 3]))
+    turned = augment.shift_hue_(image.clone(), torch.tensor([1 / 3]))
     assert_near(turned, torch.stack([green, blue, red, grey], 1)[None, :, None], 1e-6)
     assert torch.equal(turned[..., 3], image[..., 3])
 
@@ -176,7 +176,7 @@ def test_greyscale_equals_torchvisions(height, width):
 @pytest.mark.parametrize("height, width", SIZES)
 def test_normalisation_equals_torchvisions(height, width):
     images = random_images(5, height, width)
-    for image, view in zip(images, augment.normalise(images, MEAN, STD)):
+    for image, view in zip(images, augment.normalise_(images.clone(), MEAN, STD)):
         assert_near(view, V.normalize(image, MEAN, STD))
 
 
@@ -320,6 +320,7 @@ def test_each_blend_has_its_own_strength(monkeypatch):
 
 def test_hue_shifts_are_uniform_up_to_a_tenth_of_a_turn(drawn):
     assert_uniform(drawn["hue"][drawn["hue"] != 0].double(), -0.1 - 1e-6, 0.1 + 1e-6)
+    assert augment.HUE <= 1 / 3  # as far as shift_hue_ goes
 
 
 def test_all_24_orders_of_the_four_operations_are_equally_likely(drawn):
@@ -427,3 +428,21 @@ def test_views_do_not_depend_on_the_chunks_they_are_computed_in(monkeypatch, cou
     for chunk in (1, 7):
         monkeypatch.setattr(augment, "CHUNK_PIXELS", chunk * side * side)
         assert torch.equal(augment.contrastive_views(images, parameters, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), whole)
+
+
+@pytest.mark.parametrize("draw, compute", [(lambda count, side, generator: augment.draw_contrastive(count, side, side, True, generator), augment.contrastive_views),
+                                           (lambda count, side, generator: augment.draw_supervised(count, side, side, True, True, generator), augment.supervised_views)])
+def test_views_are_one_graph_without_waiting_and_the_same_numbers_when_traced(draw, compute):
+    images, parameters = random_bytes(40, 8, 8), draw(40, 8, augment.stream("traced"))
+    traced = torch.compile(compute, backend="aot_eager", fullgraph=True, dynamic=False)  # fails where a number is read back
+    assert torch.equal(traced(images, parameters, MEAN, STD), compute(images, parameters, MEAN, STD))
+
+
+def test_views_are_channels_last_in_memory_and_leave_the_images_alone():
+    images = random_bytes(40, 8, 12)
+    before = images.clone()
+    for views in (augment.contrastive_views(images, augment.draw_contrastive(40, 8, 12, True, augment.stream("layout")), MEAN, STD),
+                  augment.supervised_views(images, augment.draw_supervised(40, 8, 12, True, True, augment.stream("layout")), MEAN, STD),
+                  augment.evaluation_images(images, MEAN, STD)):
+        assert views.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(images, before)

@@ -233,3 +233,94 @@ def test_an_epoch_on_cuda_agrees_with_the_cpu():
         return training.classification_epoch(net, data, 32, sgd(net, 0.01), {}, (0, "supervised", 0), bar())["loss"]
 
     assert loss(torch.device("cuda")) == pytest.approx(loss(CPU), rel=1e-2)
+
+
+def train_briefly(module, data, masks, name):
+    settings = {"batch_size": 16, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "shuffle": True}
+    training.train_supervised(module, data, settings, name, "few", range(2), masks)
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def test_every_seed_trains_in_the_same_memory_and_ends_as_in_memory_of_its_own():
+    data = few()
+    masks = global_masks({name: magnitude(weight.detach()) for name, weight in prunable_parameters(network(0)).items()}, 0.9)
+    own = [train_briefly(network(seed), data, masks if seed == 0 else {}, seed) for seed in (0, 1)]
+    addresses, shared = [], []
+    for seed in (0, 1):
+        buffers = training.into_buffers(network(seed), CPU)
+        assert all(weight.grad is None for weight in buffers.parameters())
+        shared.append(train_briefly(buffers, data, masks if seed == 0 else {}, seed))
+        addresses.append([tensor.data_ptr() for tensor in buffers.state_dict().values()])
+    assert addresses[0] == addresses[1]
+    for one, other in zip(own, shared):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not all(torch.equal(shared[0][name], shared[1][name]) for name in shared[0])
+
+
+def test_networks_of_other_shapes_have_buffers_of_their_own():
+    buffers = [training.into_buffers(module, CPU) for module in (
+        models.SupervisedNetwork(10, 1, 0.0, 10), models.SupervisedNetwork(10, 1, 0.5, 10), models.SupervisedNetwork(10, 1, 0.0, 7),
+        models.SupervisedNetwork(16, 1, 0.0, 10), models.WideResNet(10, 1), models.ContrastiveEncoder(10, 1, 0.0, "mlp"))]
+    assert len({id(module) for module in buffers}) == len(buffers)
+
+
+class Compiled:
+    """A backend that counts what it is given to compile."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+        return graph
+
+
+def test_a_step_compiled_for_one_seed_serves_the_next():
+    torch._dynamo.reset()
+    backend, outputs = Compiled(), []
+    images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    step = torch.compile(training.into_buffers(network(0), CPU).eval(), backend=backend, fullgraph=True, dynamic=False)
+    for seed in (0, 1, 2):
+        training.into_buffers(network(seed), CPU)
+        with torch.no_grad():
+            outputs.append(step(images))
+            assert torch.equal(outputs[-1], network(seed).eval()(images))
+    assert backend.graphs == 1 and not torch.equal(outputs[0], outputs[1])
+
+
+class Waits(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts operations that would wait for a GPU: numbers read back, and results whose size depends on data."""
+
+    waiting = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal", "aten::unique")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.count += operation.name().split(".")[0].startswith(self.waiting)
+        return operation(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("lars", [False, True])
+def test_no_step_waits_for_the_device(monkeypatch, lars):
+    """The losses and counts of an epoch are read once, however many steps it has."""
+    read = []
+    for name in ("tolist", "numpy", "cpu"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, *rest, original=original: (read.append(tensor), original(tensor, *rest))[1])
+
+    settings = {"learning_method": "SupCon", "batch_size": 8, "temperature": 0.5, "base_temperature": 0.07, "lars": lars, "weight_decay": 1e-4}
+    supervised, contrastive = network(), training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
+    masks = {id(module): global_masks({name: magnitude(weight.detach()) for name, weight in prunable_parameters(module).items()}, 0.5)
+             for module in (supervised, contrastive.encoder)}
+    epochs = (lambda data: training.classification_epoch(supervised, data, 8, sgd(supervised), masks[id(supervised)], (0, "waits", 0), bar()),
+              lambda data: training.contrastive_epoch(contrastive, data, settings, sgd(contrastive), [0.1] * 10, masks[id(contrastive.encoder)],
+                                                      (0, "waits", 0), bar()))
+    for epoch in epochs:
+        for images in (16, 64):
+            data = few(images)
+            read.clear()
+            with Waits() as counted:
+                epoch(data)
+            assert counted.count + len(read) == 1
