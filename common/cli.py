@@ -268,7 +268,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
     """Flags of the scripts that compare populations of dense and pruned networks."""
     group = parser.add_argument_group("populations to compare")
     group.add_argument("--models_number", type=positive_integer, default=30, help="K: model ids 0 to K-1")
-    group.add_argument("--batch_size", type=positive_integer, default=1024, help="images in an evaluation batch")
+    group.add_argument("--batch_size", type=positive_integer, default=1024, help="images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same")
     group.add_argument("--pruning_methods", type=pruning_method_list, default=pruning_methods,
                        help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
                             "GMP_global, global_iterative0.2_rewind0, ...")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 30
-CHUNK_BYTES = 256 * 2 ** 20  # distances held at once by the k-NN
+CHUNK_BYTES, DEVICE_CHUNK_BYTES = 16 * 2 ** 20, 256 * 2 ** 20  # distances held at once by the k-NN, on a CPU (its cache) and elsewhere
 
 
 def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def knn_labels(train: Tensor, train_labels: Tensor, test: Tensor, num_classes: i
     centre = train.float().mean(0)  # |x|^2 - 2 x y cancels less around the origin
     train, test = train.float() - centre, test.float() - centre
     squares = (train * train).sum(1)
-    chunk = max(1, CHUNK_BYTES // (4 * len(train)))
+    chunk = max(1, (CHUNK_BYTES if train.device.type == "cpu" else DEVICE_CHUNK_BYTES) // (4 * len(train)))
     labels = []
     for part in test.split(chunk):
         distances = torch.addmm(squares, part, train.T, alpha=-2)  # + |y|^2, the same for all x

@@ -17,7 +17,7 @@ from common.populations import Member, Population
 from common.pruning import layer_name, masks_of
 from common.sharing import claim
 from common.study import Study
-from common.training import evaluation_batch, latents, prepare
+from common.training import evaluation_batch, evaluation_batches, outputs, prepare
 
 FORMAT = 2  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once
@@ -79,7 +79,7 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
     if stored is not None and ("latent" in stored or not with_latent):
         return stored
     network = load_member(study, member)
-    latent = latents(network.latent, study.data.test_images, study.data, study.flags.batch_size)
+    latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
     arrays = {"predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
               **metrics.q_scores(latent.cpu().numpy()), "zero_latents": int((latent == 0).all(1).sum()), **_mask_arrays(network)}
     if with_latent:
@@ -119,9 +119,9 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
         train = _representations(study, network, study.data.train_images, places)
         test = _representations(study, network, study.data.test_images, places)
         labels += [metrics.knn_labels(x, study.data.train_labels, y, len(study.data.class_names)) for x, y in zip(train, test)]
-    logits = [network(evaluation_batch(images, study.data)) for images in study.data.test_images.split(study.flags.batch_size)]
+    logits = outputs(network, study.data.test_images, study.data, study.flags.batch_size)
     arrays = {"knn": torch.stack(labels).cpu().numpy().astype(np.int16),
-              "predictions": torch.cat(logits).argmax(1).cpu().numpy().astype(np.int16), "places": np.array(list(one))}
+              "predictions": logits.argmax(1).cpu().numpy().astype(np.int16), "places": np.array(list(one))}
     write_arrays(path, arrays, made)
     return arrays
 
@@ -140,11 +140,14 @@ def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
 
 
 def _representations(study: Study, network: Classifier, images: Tensor, places: list[str]) -> list[Tensor]:
-    parts = []
-    for batch in images.split(study.flags.batch_size):
-        hidden = network.representations(evaluation_batch(batch, study.data))
-        parts.append([hidden[place] for place in places])
-    return [torch.cat(place) for place in zip(*parts)]
+    found, done = [], 0
+    for batch in evaluation_batches(images, study.data, study.flags.batch_size):
+        hidden = network.representations(batch)
+        found = found or [hidden[place].new_empty(len(images), hidden[place].shape[1]) for place in places]
+        for place, rows in zip(places, found):
+            rows[done:done + len(batch)] = hidden[place]
+        done += len(batch)
+    return found
 
 
 def table_path(results_folder: Path) -> Path:

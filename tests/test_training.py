@@ -198,7 +198,7 @@ def test_the_head_learns_on_a_frozen_encoder_in_eval_mode():
     head, history = training.train_head(encoder, data, 5, 32, (0, "head"), "")
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert len(history) == 5 and history[-1]["loss"] < history[0]["loss"] and history[-1]["loss"] < math.log(10)
-    latents = training.latents(encoder, data.test_images, data)
+    latents = training.outputs(encoder, data.test_images, data)
     assert history[-1]["test_accuracy"] == pytest.approx((head(latents).argmax(1) == data.test_labels).float().mean().item())
     again, _ = training.train_head(encoder, data, 5, 32, (0, "head"), "")
     assert torch.equal(head.fc.weight, again.fc.weight)
