@@ -1,171 +1,211 @@
-"""Measures views, training steps, masked finetuning and k-NN against what a user would take instead, in one run, interleaved.
+"""Measures the engine against what a user would take instead: each in one run, interleaved with its peers, every one in a process of its own.
 
-    python benchmarks/against_peers.py --rounds 5
-    python benchmarks/against_peers.py --rounds 5 --output benchmarks/against_peers_cpu.json
+    python benchmarks/against_peers.py --output benchmarks/against_peers_cpu.json
 
 Peers: torchvision's transforms in a DataLoader as the published scripts use them (PIL, no loader processes), a plain eager training loop
-fed by it, torch.nn.utils.prune's hooks, and scikit-learn's KNeighborsClassifier. Random images of CIFAR-10's size: no data set is needed.
-Prints medians over the rounds and, with --output, writes them as JSON.
+fed by it, torch.nn.utils.prune's hooks, networks evaluated anew for every comparison, and scikit-learn's KNeighborsClassifier. Random
+images of CIFAR-10's size: no data set is needed. Four networks at once and the population are measured through the scripts, in a
+temporary folder. Prints medians over the rounds; --output writes all times as JSON.
 """
 
+import os
+import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from measure import ROOT, Contestant, add_flags, in_turn, random_data, save, start
 
-from common import cli  # noqa: E402
+from common import cli
 
 VIEW_IMAGES, STEP_IMAGES, CONTRASTIVE_BATCH, SUPERVISED_BATCH = 512, 512, 256, 128
-KNN_TRAIN, KNN_TEST, KNN_WIDTH = 10_000, 1_000, 128
+VIEW_PASSES = 8  # over the images in one call
+KEY, RATE = (0, "benchmark", 0), 0.01
+SEEDS, SEED_EPOCHS, WORKERS = 4, 2, 2
+MODELS, SPARSITIES, POPULATION_TEST = 3, (0.3, 0.5, 0.7, 0.9), 300
+PROBE_TRAIN, PROBE_TEST, PROBE_SIDE = 20_000, 1_000, 8
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--cuda_device", type=cli.natural_number, default=0, help="CUDA device id; without CUDA the CPU is measured")
-    parser.add_argument("--rounds", type=cli.positive_integer, default=5, help="how often each is measured, in turn with its peer")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file, None: print only")
+    add_flags(parser)
     return parser
 
 
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    import platform
-    import statistics
+    device, machine = start(flags.cuda_device)
+    rows: dict = {}
+    print(f"{'what':<64}{'here':>10}{'peer':>10}{'ratio':>8}{'MB':>8}{'peer':>8}   medians of {flags.rounds}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder) / "random", STEP_IMAGES, POPULATION_TEST)
+        for what, count, contestants in contests(Path(folder)):
+            results = in_turn(contestants, flags.rounds, device)
+            rates = {who: count / result.median for who, result in results.items()}
+            ours, *peers = results
+            rows[what] = {"count": count, "rates": rates, "ratios": {peer: rates[ours] / rates[peer] for peer in peers},
+                          "megabytes": {who: result.megabytes for who, result in results.items()},
+                          "seconds": {who: result.seconds for who, result in results.items()}}
+            for peer in peers:
+                print(f"{what:<64}{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x{results[ours].megabytes:>8.0f}"
+                      f"{results[peer].megabytes:>8.0f}   {ours} : {peer}", flush=True)
+    save(flags.output, machine, rounds=flags.rounds, results=rows)
 
+
+def contests(folder: Path):
+    """(what is counted, how much of it, who -> contestant, the first ours) of every comparison; `folder` holds random images."""
+    torchvision, plain = "torchvision in a DataLoader", "plain loop fed by torchvision"
+    for kind, count in (("contrastive", 2 * VIEW_IMAGES), ("supervised", VIEW_IMAGES)):
+        yield f"{kind} views/s", VIEW_PASSES * count, {"here": Contestant(our_views, (kind,)), torchvision: Contestant(peer_views, (kind,), True)}
+    yield f"SupCon training, batch {CONTRASTIVE_BATCH} x 2 views, images/s", STEP_IMAGES, {
+        "here": Contestant(our_contrastive_epoch), plain: Contestant(peer_contrastive_epoch, (1,), True)}
+    yield f"cross-entropy training, batch {SUPERVISED_BATCH}, images/s", STEP_IMAGES, {
+        "here": Contestant(our_classification_epoch), plain: Contestant(peer_classification_epoch, (), True)}
+    yield f"finetuning at 90 %, batch {SUPERVISED_BATCH}, images/s", STEP_IMAGES, {
+        "here": Contestant(finetuning_epoch), "the same with torch.nn.utils.prune": Contestant(finetuning_epoch, (True,))}
+    yield f"{SEEDS} SupCon networks, clr_training.py, images/s", SEEDS * SEED_EPOCHS * STEP_IMAGES, {
+        f"--workers {WORKERS}": Contestant(seeds, (folder, WORKERS)), "--workers 0": Contestant(seeds, (folder, 0)),
+        plain: Contestant(peer_contrastive_epoch, (SEEDS * SEED_EPOCHS,), True)}
+    yield f"{MODELS} x (dense + {len(SPARSITIES)} sparsities), {POPULATION_TEST} test images, networks/s", MODELS * (1 + len(SPARSITIES)), {
+        "each network once": Contestant(population, (folder,)), "once a comparison": Contestant(peer_population, (folder, 1), True),
+        "once a comparison and figure (PIEs, Q-Score, UMAP)": Contestant(peer_population, (folder, 3), True)}
+    yield f"prediction depth, {PROBE_TRAIN:,} training images of 8x8, test images/s", PROBE_TEST, {
+        "here": Contestant(our_depth), "scikit-learn on stored representations": Contestant(peer_depth, (), True)}
+
+
+def sgd(model, nesterov: bool = False):
     import torch
 
-    cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
-    cli.logger.setLevel(cli.logging.INFO)
-    device = cli.select_device(flags.cuda_device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    machine = {"device": f"{device.type}: {name}", "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    rows = {}
-    print(f"{'what':<44}{'ours':>14}{'peer':>14}{'ratio':>9}   medians of {flags.rounds}, images/s")
-    for what, (count, ours, peer) in measurements(device).items():
-        seconds = {"ours": [], "peer": []}
-        for work in (ours, peer):
-            work()  # caches and lazy imports
-        for _ in range(flags.rounds):
-            for who, work in (("ours", ours), ("peer", peer)):
-                started = time.perf_counter()
-                work()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds[who].append(time.perf_counter() - started)
-        rates = {who: count / statistics.median(times) for who, times in seconds.items()}
-        rows[what] = {**rates, "ratio": rates["ours"] / rates["peer"], "images": count, "seconds": seconds}
-        print(f"{what:<44}{rates['ours']:>14,.0f}{rates['peer']:>14,.0f}{rates['ours'] / rates['peer']:>8.1f}x", flush=True)
-    if flags.output is not None:
-        from common.checkpoints import write_json
-
-        write_json(flags.output, {"machine": machine, "rounds": flags.rounds, "results": rows})
+    return torch.optim.SGD(model.parameters(), RATE, momentum=0.9, nesterov=nesterov)
 
 
-def measurements(device) -> dict:
-    """what -> (images, our work, the peer's work on the same number of images)."""
-    import copy
+def step(loss, optimizer) -> None:
+    """One plain training step."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
+
+def our_views(device, kind: str):
+    """An epoch's views, parameters drawn anew, in the batches of the training."""
     import torch
+
+    from common import augment
+
+    data, generator = random_data(VIEW_IMAGES, 1, 32, device), torch.Generator().manual_seed(0)
+
+    def contrastive() -> None:
+        drawn = {name: values.to(device) for name, values in augment.draw_contrastive(2 * VIEW_IMAGES, 32, 32, True, generator).items()}
+        for rows in torch.arange(2 * VIEW_IMAGES, device=device).split(2 * CONTRASTIVE_BATCH):
+            augment.contrastive_views(data.train_images.index_select(0, rows % VIEW_IMAGES), {name: values[rows] for name, values in drawn.items()},
+                                      data.mean, data.std)
+
+    def supervised() -> None:
+        drawn = {name: values.to(device) for name, values in augment.draw_supervised(VIEW_IMAGES, 32, 32, True, True, generator).items()}
+        for rows in torch.arange(VIEW_IMAGES, device=device).split(SUPERVISED_BATCH):
+            augment.supervised_views(data.train_images.index_select(0, rows), {name: values[rows] for name, values in drawn.items()}, data.mean, data.std)
+
+    one_pass = contrastive if kind == "contrastive" else supervised
+    return lambda: [one_pass() for _ in range(VIEW_PASSES)]
+
+
+def peer_views(device, kind: str):
+    loader = peer_loader(random_data(VIEW_IMAGES, 1, 32, device), kind)
+
+    def views() -> None:
+        for _ in range(VIEW_PASSES):
+            for _ in loader:
+                pass
+    return views
+
+
+def our_contrastive_epoch(device):
+    """A SupCon epoch over STEP_IMAGES images, views included."""
+    from common import models, training
+
+    data, model = random_data(STEP_IMAGES, 1, 32, device), training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
+    settings = {"learning_method": "SupCon", "batch_size": CONTRASTIVE_BATCH, "temperature": 0.5, "base_temperature": 0.07, "lars": False}
+    optimizer, bar = sgd(model), training.progress_bar(0, "")
+    return lambda: training.contrastive_epoch(model, data, settings, optimizer, [RATE] * STEP_IMAGES, {}, KEY, bar)
+
+
+def peer_contrastive_epoch(device, epochs: int):
+    """So many epochs of a plain SupCon loop."""
+    import torch
+
+    from common import models
+    from common.losses import contrastive_loss
+
+    model, loader = models.ContrastiveEncoder(16, 2, 0.0, "mlp").to(device), peer_loader(random_data(STEP_IMAGES, 1, 32, device), "contrastive")
+    optimizer = sgd(model)
+
+    def train() -> None:
+        for _ in range(epochs):
+            for views, targets in loader:
+                features = model(torch.cat(views).to(device)).unflatten(0, (2, -1)).transpose(0, 1)
+                step(contrastive_loss(features, targets.to(device), 0.5, 0.07), optimizer)
+    return train
+
+
+def our_classification_epoch(device):
+    from common import models, training
+
+    data, network = random_data(STEP_IMAGES, 1, 32, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    optimizer, bar = sgd(network), training.progress_bar(0, "")
+    return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {}, KEY, bar)
+
+
+def peer_classification_epoch(device):
     import torch.nn.functional as F
-    from sklearn.neighbors import KNeighborsClassifier
+
+    from common import models
+
+    network, loader = models.SupervisedNetwork(16, 2, 0.0, 10).to(device), peer_loader(random_data(STEP_IMAGES, 1, 32, device), "supervised")
+    optimizer = sgd(network)
+
+    def epoch() -> None:
+        for views, targets in loader:
+            step(F.cross_entropy(network(views.to(device)), targets.to(device)), optimizer)
+    return epoch
+
+
+def finetuning_epoch(device, hooked: bool = False):
+    """An epoch at 90 % sparsity, with masks after every step or with the hooks of torch.nn.utils.prune; all else is the same."""
     from torch.nn.utils import prune
 
-    from common import augment, metrics, models, training
-    from common.data import CIFAR10_MEAN, CIFAR10_STD, ImageDataset
-    from common.losses import contrastive_loss
+    from common import models, training
     from common.pruning import global_masks, magnitude, prunable_parameters
 
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (VIEW_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 10, (VIEW_IMAGES,), generator=generator)
-    data = ImageDataset("random", "random", images, labels, images[:100], labels[:100], tuple("0123456789"), CIFAR10_MEAN, CIFAR10_STD, True, True).to(device)
-    loaders = {kind: peer_loader(images, labels, kind) for kind in ("contrastive", "supervised")}
-    bar, settings = training.progress_bar(0, ""), {"learning_method": "SupCon", "batch_size": CONTRASTIVE_BATCH, "temperature": 0.5,
-                                                   "base_temperature": 0.07, "lars": False}
-
-    def our_contrastive_views() -> None:
-        drawn = {name: values.to(device) for name, values in augment.draw_contrastive(2 * VIEW_IMAGES, 32, 32, True, generator).items()}
-        for rows in torch.arange(2 * VIEW_IMAGES).split(2 * CONTRASTIVE_BATCH):
-            augment.contrastive_views(data.train_images[rows % VIEW_IMAGES], {name: values[rows] for name, values in drawn.items()}, data.mean, data.std)
-
-    def our_supervised_views() -> None:
-        drawn = {name: values.to(device) for name, values in augment.draw_supervised(VIEW_IMAGES, 32, 32, True, True, generator).items()}
-        for rows in torch.arange(VIEW_IMAGES).split(SUPERVISED_BATCH):
-            augment.supervised_views(data.train_images[rows], {name: values[rows] for name, values in drawn.items()}, data.mean, data.std)
-
-    def peer_views(kind: str) -> None:
-        for _ in loaders[kind]:
-            pass
-
-    encoder, peer_encoder = training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device), models.ContrastiveEncoder(16, 2, 0.0, "mlp").to(device)
-    network, peer_network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device), models.SupervisedNetwork(16, 2, 0.0, 10).to(device)
-    rates = [0.01] * (STEP_IMAGES // CONTRASTIVE_BATCH)
-
-    def sgd(model, nesterov: bool = False):
-        return torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=nesterov)
-
-    optimizers = {id(model): sgd(model) for model in (encoder, peer_encoder, network, peer_network)}
-
-    def peer_contrastive_steps() -> None:
-        peer_encoder.train()
-        for views, targets in loaders["contrastive"]:
-            features = peer_encoder(torch.cat(views).to(device)).unflatten(0, (2, -1)).transpose(0, 1)
-            step(contrastive_loss(features, targets.to(device), 0.5, 0.07), optimizers[id(peer_encoder)])
-
-    def peer_classification_steps(model, optimizer, batches) -> None:
-        model.train()
-        for views, targets in batches:
-            step(F.cross_entropy(model(views.to(device)), targets.to(device)), optimizer)
-
-    def step(loss, optimizer) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    masked, hooked = training.prepare(copy.deepcopy(network), device), training.prepare(copy.deepcopy(network), device)
-    masks = global_masks({name: magnitude(weight.detach()) for name, weight in prunable_parameters(masked).items()}, 0.9)
-    for name, mask in masks.items():
-        prune.custom_from_mask(hooked.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], mask)
-    masked_optimizer, hooked_optimizer = sgd(masked, True), sgd(hooked, True)
-
-    train, test = torch.randn(KNN_TRAIN, KNN_WIDTH, generator=generator), torch.randn(KNN_TEST, KNN_WIDTH, generator=generator)
-    classes = torch.randint(0, 10, (KNN_TRAIN,), generator=generator)
-    on_device = train.to(device), classes.to(device), test.to(device)
-    key = (0, "benchmark", 0)
-    return {
-        "contrastive views": (2 * VIEW_IMAGES, our_contrastive_views, lambda: peer_views("contrastive")),
-        "supervised views": (VIEW_IMAGES, our_supervised_views, lambda: peer_views("supervised")),
-        f"SupCon training with views, batch {CONTRASTIVE_BATCH}": (
-            STEP_IMAGES, lambda: training.contrastive_epoch(encoder, data, settings, optimizers[id(encoder)], rates, {}, key, bar), peer_contrastive_steps),
-        f"cross-entropy training with views, batch {SUPERVISED_BATCH}": (
-            STEP_IMAGES, lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizers[id(network)], {}, key, bar),
-            lambda: peer_classification_steps(peer_network, optimizers[id(peer_network)], loaders["supervised"])),
-        "finetuning at 90 %, masks against prune hooks": (
-            STEP_IMAGES, lambda: training.classification_epoch(masked, data, SUPERVISED_BATCH, masked_optimizer, masks, key, bar),
-            lambda: training.classification_epoch(hooked, data, SUPERVISED_BATCH, hooked_optimizer, {}, key, bar)),
-        f"k-NN labels, {KNN_TRAIN:,} x {KNN_WIDTH} training points": (
-            KNN_TEST, lambda: metrics.knn_labels(*on_device, 10).cpu(),
-            lambda: KNeighborsClassifier(metrics.NEIGHBOURS, n_jobs=-1).fit(train.numpy(), classes.numpy()).predict(test.numpy())),
-    }
+    data, network = random_data(STEP_IMAGES, 1, 32, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    masks = global_masks({name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}, 0.9)
+    if hooked:
+        for name, mask in masks.items():
+            prune.custom_from_mask(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], mask)
+    optimizer, bar = sgd(network, True), training.progress_bar(0, "")
+    return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {} if hooked else masks, KEY, bar)
 
 
-def peer_loader(images, labels, kind: str):
-    """torchvision's transforms on PIL images in a DataLoader without loader processes, as published; contrastive: two views of each image."""
+def pictures_of(images) -> list:
+    from torchvision.transforms.functional import to_pil_image
+
+    return [to_pil_image(image) for image in images.cpu()]
+
+
+def peer_loader(data, kind: str):
+    """torchvision's transforms on PIL images in a DataLoader without loader processes, as published; contrastive: two views of each
+    image; evaluation: test images without augmentation."""
     import torch
     from torchvision import transforms
 
-    from common.data import CIFAR10_MEAN, CIFAR10_STD
-
-    last = [transforms.ToTensor(), transforms.Normalize(CIFAR10_MEAN, CIFAR10_STD)]
-    if kind == "contrastive":
-        transform = transforms.Compose([transforms.RandomResizedCrop(32, scale=(0.2, 1.0)), transforms.RandomHorizontalFlip(), transforms.RandomApply(
-            [transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), transforms.RandomGrayscale(p=0.2), *last])
-    else:
-        transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomVerticalFlip(), transforms.RandomHorizontalFlip(), *last])
-    pictures = [(transforms.functional.to_pil_image(image), int(label)) for image, label in zip(images, labels)]
+    last = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
+    transform = transforms.Compose({
+        "contrastive": [transforms.RandomResizedCrop(32, scale=(0.2, 1.0)), transforms.RandomHorizontalFlip(), transforms.RandomApply(
+            [transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), transforms.RandomGrayscale(p=0.2), *last],
+        "supervised": [transforms.RandomCrop(32, padding=4), transforms.RandomVerticalFlip(), transforms.RandomHorizontalFlip(), *last],
+        "evaluation": last}[kind])
+    images, labels = (data.test_images, data.test_labels) if kind == "evaluation" else (data.train_images, data.train_labels)
+    pictures = list(zip(pictures_of(images), labels.tolist()))
 
     class Views(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -175,7 +215,124 @@ def peer_loader(images, labels, kind: str):
             picture, label = pictures[index]
             return ((transform(picture), transform(picture)) if kind == "contrastive" else transform(picture)), label
 
-    return torch.utils.data.DataLoader(Views(), CONTRASTIVE_BATCH if kind == "contrastive" else SUPERVISED_BATCH, shuffle=True)
+    batch = {"contrastive": CONTRASTIVE_BATCH, "supervised": SUPERVISED_BATCH, "evaluation": 1024}[kind]
+    return torch.utils.data.DataLoader(Views(), batch, shuffle=kind != "evaluation")
+
+
+def write_images(folder: Path, train: int, test: int) -> None:
+    """Random images of ten classes, as files for --dataset folder."""
+    import torch
+
+    data = random_data(train, test, 32, torch.device("cpu"))
+    for part, images in (("train", data.train_images), ("test", data.test_images)):
+        for index, picture in enumerate(pictures_of(images)):
+            path = folder / part / str(index % 10) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+
+
+def script(folder: Path, device, name: str, *words) -> None:
+    """Runs one of the scripts in `folder` on its random images."""
+    done = subprocess.run([sys.executable, str(ROOT / f"{name}.py"), "--dataset", "folder", "--data_dir", str(folder / "random"),
+                           "--cuda_device", str(device.index or 0), *map(str, words)], cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise cli.UserError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def seeds(device, folder: Path, workers: int):
+    """Four networks through clr_training.py, the start of the processes, their first step and an epoch of each head included."""
+    def train() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as models:
+            script(folder, device, "clr_training", "--index_end", SEEDS - 1, "--epochs", SEED_EPOCHS, "--batch_size", CONTRASTIVE_BATCH, "--head_epochs", 1,
+                   "--pruning_percentages", "0.0", "--encoder_save_path", models, "--head_save_path", models, "--workers", workers)
+    return train
+
+
+def find(device, folder: Path):
+    """The study in `folder`, its dense and its pruned populations, trained for an epoch where they are not there."""
+    import sup_pie_kmodels_detection
+    from common import comparison
+    from common.study import open_studies
+
+    sparsities = ",".join(map(str, SPARSITIES))
+    if not (folder / "models").exists():
+        script(folder, device, "sup_training", "--index_end", MODELS - 1, "--epochs", 1, "--learning_rate", 0.1)
+        script(folder, device, "sup_pruning_finetune", "--models_number", MODELS, "--epochs", 1, "--pruning_percentages", sparsities)
+    os.chdir(folder)
+    cli.logger.disabled = True  # its story is not the benchmark's
+    words = ["--dataset", "folder", "--data_dir", str(folder / "random"), "--models_number", str(MODELS), "--pruning_percentages", sparsities]
+    study = next(open_studies("sup_pie_kmodels_detection", sup_pie_kmodels_detection.build_parser().parse_args(words)))
+    dense, pruned = comparison.find_populations(study)
+    return study, dense, [one for _, _, one in pruned]
+
+
+def population(device, folder: Path):
+    """Predictions, Q-Scores and masks of all networks, from their checkpoints to the stored arrays."""
+    import shutil
+
+    from common import comparison
+
+    study, dense, pruned = find(device, folder)
+
+    def evaluate() -> None:
+        shutil.rmtree(study.method_folder / "evaluations", ignore_errors=True)
+        for one in (dense, *pruned):
+            comparison.evaluate_population(study, one)
+    return evaluate
+
+
+def peer_population(device, folder: Path, figures: int):
+    """Predictions and latents of dense and pruned networks, loaded and computed anew for every sparsity and so many figures of it."""
+    import torch
+
+    from common import models
+
+    study, dense, pruned = find(device, folder)
+    network, loader = models.SupervisedNetwork(16, 2, 0.0, 10).to(device).eval(), peer_loader(study.data, "evaluation")
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        for one in pruned * figures:
+            for member in (*dense.members, *one.members):
+                network.load_state_dict(torch.load(member.paths[0], weights_only=True))
+                for images, _ in loader:
+                    latent = network.latent(images.to(device))
+                    network.classify(latent).argmax(1).cpu(), latent.cpu()
+    return evaluate
+
+
+def probed(device):
+    from common import models, training
+
+    return random_data(PROBE_TRAIN, PROBE_TEST, PROBE_SIDE, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+
+
+def our_depth(device):
+    """The k-NN labels of one network at its 16 places, the forward passes of the images included."""
+    from common import results
+
+    data, network = probed(device)
+    return lambda: results.knn_at_places(network, data, 1024)
+
+
+def peer_depth(device):
+    import torch
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from common import metrics, training
+
+    data, network = probed(device)
+
+    @torch.no_grad()
+    def representations(images) -> dict:
+        parts = [network.representations(batch) for batch in training.evaluation_batches(images, data)]
+        return {place: torch.cat([part[place] for part in parts]).cpu().numpy() for place in parts[0]}
+
+    def probe() -> None:
+        train, test, labels = representations(data.train_images), representations(data.test_images), data.train_labels.cpu().numpy()
+        for place in train:
+            KNeighborsClassifier(metrics.NEIGHBOURS).fit(train[place], labels).predict(test[place])
+    return probe
 
 
 if __name__ == "__main__":

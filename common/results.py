@@ -12,6 +12,7 @@ from torch import Tensor
 from common import methods, metrics
 from common.checkpoints import load_classifier, write_atomically
 from common.cli import UserError, logger
+from common.data import ImageDataset
 from common.models import Classifier
 from common.populations import Member, Population
 from common.pruning import layer_name, masks_of
@@ -113,17 +114,24 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
         raise UserError(f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {study.data.name} has "
                         f"{len(study.data.train_images)}")
     network = load_member(study, member)
-    one = network.representations(evaluation_batch(study.data.test_images[:1], study.data))
-    labels = []
-    for places in _place_groups({name: place.shape[1] for name, place in one.items()}, len(study.data.train_images)):
-        train = _representations(study, network, study.data.train_images, places)
-        test = _representations(study, network, study.data.test_images, places)
-        labels += [metrics.knn_labels(x, study.data.train_labels, y, len(study.data.class_names)) for x, y in zip(train, test)]
+    knn = knn_at_places(network, study.data, study.flags.batch_size)
     logits = outputs(network, study.data.test_images, study.data, study.flags.batch_size)
-    arrays = {"knn": torch.stack(labels).cpu().numpy().astype(np.int16),
-              "predictions": logits.argmax(1).cpu().numpy().astype(np.int16), "places": np.array(list(one))}
+    arrays = {"knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
+              "predictions": logits.argmax(1).cpu().numpy().astype(np.int16), "places": np.array(list(knn))}
     write_arrays(path, arrays, made)
     return arrays
+
+
+@torch.no_grad()
+def knn_at_places(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
+    """Place -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in `evaluation_batches`."""
+    one = network.representations(evaluation_batch(data.test_images[:1], data))
+    labels = {}
+    for places in _place_groups({name: place.shape[1] for name, place in one.items()}, len(data.train_images)):
+        train, test = (_representations(network, images, data, places, batch_size) for images in (data.train_images, data.test_images))
+        for place in places:
+            labels[place] = metrics.knn_labels(train.pop(place), data.train_labels, test.pop(place), len(data.class_names))
+    return labels
 
 
 def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
@@ -139,13 +147,15 @@ def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
     return groups
 
 
-def _representations(study: Study, network: Classifier, images: Tensor, places: list[str]) -> list[Tensor]:
-    found, done = [], 0
-    for batch in evaluation_batches(images, study.data, study.flags.batch_size):
+def _representations(network: Classifier, images: Tensor, data: ImageDataset, places: list[str], batch_size: int) -> dict[str, Tensor]:
+    found, done = {}, 0
+    for batch in evaluation_batches(images, data, batch_size):
         hidden = network.representations(batch)
-        found = found or [hidden[place].new_empty(len(images), hidden[place].shape[1]) for place in places]
-        for place, rows in zip(places, found):
-            rows[done:done + len(batch)] = hidden[place]
+        for place in places:
+            # In place: parts that are put together at the end would be there twice.
+            if place not in found:
+                found[place] = hidden[place].new_empty(len(images), hidden[place].shape[1])
+            found[place][done:done + len(batch)] = hidden[place]
         done += len(batch)
     return found
 

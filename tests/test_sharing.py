@@ -1,5 +1,6 @@
 """Work shared among processes: claims, --workers, several shells and ranks; the results are those of one process, bit for bit."""
 
+import csv
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from common import sharing
+from common import augment, metrics, results, sharing, training
 from conftest import write_few_digits
 from test_scripts import DENSE, ROOT, SMALL, main
 
@@ -46,7 +48,7 @@ def contents(work):
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "run"}
         elif path.suffix == ".npz" and name.startswith("pies"):
             with np.load(path) as stored:
-                found[name] = {key: stored[key].tobytes() for key in stored.files}
+                found[name] = {key: (stored[key].tobytes(), stored[key].dtype.str, stored[key].shape) for key in stored.files}
     return found
 
 
@@ -64,6 +66,38 @@ def alone(tmp_path_factory):
 def work(tmp_path):
     write_few_digits(tmp_path / "few digits")
     return tmp_path
+
+
+def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
+    """Views, evaluation batches, distances and representations in small pieces: equal models; equal labels, all numbers but for rounding."""
+    monkeypatch.chdir(work)
+    for room, name, value in ((augment, "CHUNK_PIXELS", 7 * 64), (training, "CACHED_PIXELS", 5 * 64), (metrics, "CHUNK_BYTES", 3 * 4 * 60),
+                              (results, "HIDDEN_BYTES", 1)):
+        assert getattr(room, name) > value
+        monkeypatch.setattr(room, name, value)
+    threads = torch.get_num_threads()
+    for script in STAGES:
+        assert main(script, *FLAGS[script], "--threads", 1) == 0
+    torch.set_num_threads(threads)
+    found = contents(work)
+    assert found.keys() == alone.keys()
+    for name, expected in alone.items():
+        if name.endswith(".pt"):
+            assert found[name] == expected, name
+        elif name.endswith(".npz"):
+            for key, values in expected.items():
+                assert found[name][key] == values or np.allclose(array(*found[name][key]), array(*values), rtol=1e-4, atol=1e-6, equal_nan=True), key
+        elif name.endswith(".csv"):
+            for row, expected_row in zip(rows(found[name]), rows(expected), strict=True):
+                assert all(row[key] == value or float(row[key]) == pytest.approx(float(value), rel=1e-4) for key, value in expected_row.items())
+
+
+def array(content, kind, shape):
+    return np.frombuffer(content, kind).reshape(shape)
+
+
+def rows(table):
+    return list(csv.DictReader(table.decode().splitlines()))
 
 
 @pytest.mark.parametrize("workers", [2, 4])

@@ -1,0 +1,202 @@
+"""Measures how time and memory grow with images and models, and how far a training step is from what the machine allows.
+
+    python benchmarks/growth.py --output benchmarks/growth_cpu.json
+
+Random images: no data set is needed. Times are medians over the rounds, sizes in turn; memory is what a process of its own needs at most
+beyond network and images. The limit of a training step: its operations at the best rate of a large matrix product or convolution, or its
+bytes (every operation reads and writes its tensors once) at the rate of a large copy, whichever takes longer.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from measure import Contestant, add_flags, in_turn, random_data, save, start, timed
+
+from common import cli
+
+SIZES = (1, 2, 4)
+EPOCH_IMAGES, MODELS, MODEL_IMAGES, DEPTH_IMAGES, TEST_IMAGES = 256, 1, 256, 5_000, 500
+MODEL_PREDICTIONS, PREDICTED = 30, 10_000
+CONTRASTIVE_BATCH, SUPERVISED_BATCH = 256, 128
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    add_flags(parser)
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    device, machine = start(flags.cuda_device)
+    growth, limits = {}, {}
+    print(f"{'what':<72}{'1x (s)':>9}{'2x':>8}{'4x':>8}{'1x (MB)':>10}{'2x':>8}{'4x':>8}   medians of {flags.rounds}")
+    for what, prepare in KINDS.items():
+        results = in_turn({f"{size}x": Contestant(prepare, (size,)) for size in SIZES}, flags.rounds, device)
+        growth[what] = {size: {"seconds": result.seconds, "megabytes": result.megabytes} for size, result in results.items()}
+        first, *more = results.values()
+        print(f"{what:<72}{first.median:>9.3g}{''.join(f'{one.median / first.median:>7.1f}x' for one in more)}{first.megabytes:>10.0f}"
+              f"{''.join(f'{one.megabytes:>8.0f}' for one in more)}", flush=True)
+    rates = {"matrix product, 2048^3": product_rate(device, flags.rounds), "convolution, 3x3, 128 channels": convolution_rate(device, flags.rounds)}
+    bandwidth = copy_rate(device, flags.rounds)
+    print(", ".join(f"{what} {rate / 1e9:,.0f} GFLOP/s" for what, rate in rates.items()) + f", copy {bandwidth / 1e9:,.1f} GB/s")
+    print(f"{'training step':<72}{'GFLOP':>9}{'GB':>8}{'limit (s)':>11}{'here (s)':>10}{'ratio':>8}")
+    for what, (prepare, batch) in STEPS.items():
+        operations, moved = count(prepare(device, 1, batch))
+        limit = max(operations / max(rates.values()), moved / bandwidth)
+        here = in_turn({what: Contestant(prepare, (1, batch))}, flags.rounds, device)[what].median
+        limits[what] = {"operations": operations, "bytes": moved, "limit_seconds": limit, "seconds": here}
+        print(f"{what:<72}{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}{limit:>11.3f}{here:>10.3f}{here / limit:>7.1f}x", flush=True)
+    save(flags.output, machine, rounds=flags.rounds, growth=growth, rates={**rates, "copy": bandwidth}, limits=limits)
+
+
+def contrastive_epoch(device, size: int, images: int = EPOCH_IMAGES):
+    """A SupCon epoch over `size` x `images` images, views included."""
+    import torch
+
+    from common import models, training
+
+    data, model = random_data(size * images, 1, 32, device), training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
+    settings = {"learning_method": "SupCon", "batch_size": CONTRASTIVE_BATCH, "temperature": 0.5, "base_temperature": 0.07, "lars": False}
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    return lambda: training.contrastive_epoch(model, data, settings, optimizer, [0.01] * 100, {}, (0, "growth", 0), training.progress_bar(0, ""))
+
+
+def classification_epoch(device, size: int, images: int = EPOCH_IMAGES):
+    """A cross-entropy epoch over `size` x `images` images, views included."""
+    import torch
+
+    from common import models, training
+
+    data, network = random_data(size * images, 1, 32, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+    return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {}, (0, "growth", 0), training.progress_bar(0, ""))
+
+
+def trained_models(device, size: int):
+    """`size` networks trained and saved, one after the other, as sup_training.py does."""
+    import torch
+
+    from common import checkpoints, models, training
+
+    data = random_data(MODEL_IMAGES, 100, 32, device)
+    settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "shuffle": True}
+
+    def train() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(MODELS * size):
+                training.seed_weights(seed, "supervised", "weights")
+                network = training.into_buffers(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+                training.train_supervised(network, data, settings, seed, "", range(1))
+                checkpoints.write_atomically(Path(folder) / f"{seed}.pt", lambda path: torch.save(checkpoints.cpu_state(network), path))
+    return train
+
+
+def evaluated_models(device, size: int):
+    """Latents, predictions and Q-Scores of `size` networks, one after the other."""
+    import torch
+
+    from common import metrics, models, training
+
+    data = random_data(1, TEST_IMAGES, 32, device)
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        for _ in range(size):
+            latent = training.outputs(network.latent, data.test_images, data)
+            network.classify(latent).argmax(1).cpu(), metrics.q_scores(latent.cpu().numpy())
+    return evaluate
+
+
+def pies(device, size: int):
+    """The PIEs of `size` x MODEL_PREDICTIONS dense and pruned models each, from their predictions."""
+    import numpy as np
+
+    from common import metrics
+
+    generator = np.random.default_rng(0)
+    dense, pruned = (generator.integers(0, 10, (size * MODEL_PREDICTIONS, PREDICTED)) for _ in range(2))
+    return lambda: metrics.find_pies(dense, pruned, 10)
+
+
+def depth(device, size: int):
+    """k-NN labels at all places of one network for `size` x DEPTH_IMAGES training images of 8x8."""
+    from common import models, results, training
+
+    data = random_data(size * DEPTH_IMAGES, TEST_IMAGES, 8, device)
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    return lambda: results.knn_at_places(network, data, 1024)
+
+
+KINDS = {
+    f"SupCon epoch, {EPOCH_IMAGES} images of 32x32, batch {CONTRASTIVE_BATCH}": contrastive_epoch,
+    f"cross-entropy epoch, {EPOCH_IMAGES} images of 32x32, batch {SUPERVISED_BATCH}": classification_epoch,
+    f"networks trained and saved, {MODELS} on {MODEL_IMAGES} images of 32x32": trained_models,
+    f"networks evaluated, 1 on {TEST_IMAGES} images of 32x32": evaluated_models,
+    f"PIEs, {MODEL_PREDICTIONS} + {MODEL_PREDICTIONS} models, {PREDICTED:,} images, from predictions": pies,
+    f"prediction depth, {DEPTH_IMAGES:,} training and {TEST_IMAGES} test images of 8x8": depth,
+}
+STEPS = {f"SupCon, batch {CONTRASTIVE_BATCH} x 2 views": (contrastive_epoch, CONTRASTIVE_BATCH),
+         f"cross-entropy, batch {SUPERVISED_BATCH}": (classification_epoch, SUPERVISED_BATCH)}
+
+
+def count(work) -> tuple[int, int]:
+    """Floating-point operations of the products and convolutions in `work`, and the bytes of all tensors that its operations read and write."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import FlopCounterMode
+
+    class Bytes(TorchDispatchMode):
+        moved = 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+            result = operation(*arguments, **(keywords or {}))
+            if not operation.is_view and "empty" not in operation.name():
+                tensors = {id(one): one for one in tree_leaves((arguments, keywords, result)) if isinstance(one, torch.Tensor)}
+                Bytes.moved += sum(one.numel() * one.element_size() for one in tensors.values())
+            return result
+
+    with FlopCounterMode(display=False) as operations:
+        work()
+    with Bytes():
+        work()
+    return operations.get_total_flops(), Bytes.moved
+
+
+def _best(work, device, rounds: int) -> float:
+    """Seconds of the fastest of many calls: a rate is a limit."""
+    return min(timed(work, device) for _ in range(10 * rounds))
+
+
+def product_rate(device, rounds: int) -> float:
+    """Operations a second of a large float32 matrix product."""
+    import torch
+
+    one, other = torch.randn(2048, 2048, device=device), torch.randn(2048, 2048, device=device)
+    return 2 * 2048 ** 3 / _best(lambda: one @ other, device, rounds)
+
+
+def convolution_rate(device, rounds: int) -> float:
+    """Operations a second of a 3x3 convolution, 128 to 128 channels, on 128 images of 32x32."""
+    import torch
+
+    images = torch.randn(128, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(128, 128, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+    return 2 * images.numel() * 128 * 9 / _best(lambda: torch.nn.functional.conv2d(images, weight, padding=1), device, rounds)
+
+
+def copy_rate(device, rounds: int) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds."""
+    import torch
+
+    source = torch.ones(2 ** 26, device=device)  # 256 MB
+    target = torch.zeros_like(source)
+    return 2 * 4 * source.numel() / _best(lambda: target.copy_(source), device, rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

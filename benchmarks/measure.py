@@ -1,0 +1,144 @@
+"""What the benchmarks share: the machine in words, random data, contestants that are timed in turn, and the JSON.
+
+Every contestant is a process of its own, so that none profits from what another has set or left in memory.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from common import cli  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """prepare: (device, *arguments) -> the work, a function without arguments; published: without this project's settings of the process."""
+
+    prepare: Callable
+    arguments: tuple = ()
+    published: bool = False
+
+
+def add_flags(parser: cli.Parser) -> None:
+    """--cuda_device, --rounds and --output."""
+    parser.add_argument("--cuda_device", type=cli.natural_number, default=0, help="CUDA device id; without CUDA the CPU is measured")
+    parser.add_argument("--rounds", type=cli.positive_integer, default=5, help="how often each is measured, in turn with the others")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file, None: print only")
+
+
+def start(cuda_device: int):
+    """The device that is measured, said on the terminal, and a description of the machine."""
+    import platform
+
+    import torch
+
+    cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
+    cli.logger.setLevel(cli.logging.INFO)
+    device = cli.select_device(cuda_device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    machine = {"device": f"{device.type}: {name}", "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
+               "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    return device, machine
+
+
+def random_data(train: int, test: int, side: int, device):
+    """A data set of random images (N, 3, side, side) and labels, always the same."""
+    import torch
+
+    from common.data import CIFAR10_MEAN, CIFAR10_STD, ImageDataset
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (train + test, 3, side, side), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (train + test,), generator=generator)
+    return ImageDataset("random", "random", images[:train], labels[:train], images[train:], labels[train:], tuple("0123456789"), CIFAR10_MEAN,
+                        CIFAR10_STD, True, True).to(device)
+
+
+def timed(work: Callable[[], None], device) -> float:
+    """Seconds of one call, the device's work included."""
+    import torch
+
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _memory(what: str) -> int:
+    """Bytes that this process has in memory now (VmRSS) or had at most (VmHWM)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return 1024 * int(line.split()[1])
+
+
+def _contest(contestant: Contestant, device, connection) -> None:
+    """A contestant's process: one call that is not counted (caches, lazy imports), then one for every word, answered with seconds and bytes."""
+    from common.study import keep_freed_memory
+
+    if device.type == "cpu" and not contestant.published:
+        keep_freed_memory()
+    work = contestant.prepare(device, *contestant.arguments)
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, the most is counted anew
+    timed(work, device)
+    connection.send(None)
+    while connection.recv():
+        connection.send((timed(work, device), _memory("VmHWM") - before))
+
+
+@dataclass(frozen=True)
+class Result:
+    """seconds of every round; their median; megabytes that the work needed at most beside what its preparation holds."""
+
+    seconds: list[float]
+    median: float
+    megabytes: float
+
+
+def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str, Result]:
+    """Times the contestants, each in a process of its own, one after the other in every round.
+
+    Raises:
+        UserError: a contestant ended before its time.
+    """
+    context = multiprocessing.get_context("spawn")
+    connections, processes, found = {}, [], {who: [] for who in contestants}
+    try:
+        for who, contestant in contestants.items():
+            connections[who], other = context.Pipe()
+            processes.append(context.Process(target=_contest, args=(contestant, device, other), daemon=True))
+            processes[-1].start()
+            other.close()
+            connections[who].recv()
+        for _ in range(rounds):
+            for who, connection in connections.items():
+                connection.send(True)
+                found[who].append(connection.recv())
+    except EOFError:
+        raise cli.UserError(f"{who}: its process ended, see above") from None
+    finally:
+        for connection in connections.values():
+            with contextlib.suppress(OSError):
+                connection.send(False)
+        for process in processes:
+            process.join()
+    return {who: Result([seconds for seconds, _ in rounds_of], statistics.median(seconds for seconds, _ in rounds_of), rounds_of[-1][1] / 2 ** 20)
+            for who, rounds_of in found.items()}
+
+
+def save(output: Path | None, machine: dict, **content) -> None:
+    """Writes what was measured as JSON, where a file is named."""
+    if output is not None:
+        from common.checkpoints import write_json
+
+        write_json(output, {"machine": machine, **content})
