@@ -79,13 +79,16 @@ def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
     done = setup(project, "demo")
     assert done.returncode == 0, done.stderr
     printed = [line.removeprefix("$ .venv/bin/python ") for line in done.stdout.splitlines() if line.startswith("$ ")]
-    assert printed == asked(project)[1:]
+    assert sorted(printed) == sorted(asked(project)[1:]) and asked(project)[-1].startswith("figures/make_figures.py")
     runs = scripts(printed)
-    assert [name for name, _ in runs] == [
-        "sup_training", "sup_training", "sup_training", "clr_training", "sup_pruning_finetune", "sup_pie_kmodels_detection", "sup_prediction_depth",
-        "clr_pruning_finetune", "clr_pie_kmodels_detection", "clr_prediction_depth", "sup_pie_kmodels_detection", "sup_prediction_depth"]
+    for order in (printed, asked(project)):  # the halves run at once, each in its order
+        assert [name for name, _ in scripts(order) if name.startswith("clr")] == [
+            "clr_training", "clr_pruning_finetune", "clr_pie_kmodels_detection", "clr_prediction_depth"]
+        assert [name for name, _ in scripts(order) if name.startswith("sup")] == [
+            "sup_training", "sup_training", "sup_training", "sup_pruning_finetune", "sup_pie_kmodels_detection", "sup_prediction_depth",
+            "sup_pie_kmodels_detection", "sup_prediction_depth"]
     for name, flags in runs:
-        assert flags.dataset == "digits"
+        assert flags.dataset == "digits" and flags.threads == max(1, (len(os.sched_getaffinity(0)) + 1) // 2)
         assert (flags.index_end + 1 if "training" in name else flags.models_number) == 3
     assert [(flags.pruning, flags.schedule) for name, flags in runs if name == "sup_training"] == [(0.0, "early"), (0.95, "early"), (0.95, "late")]
     assert [flags.pruning_percentages for name, flags in runs if name != "sup_training"] == [[0.0]] + 6 * [[0.5, 0.9, 0.95, 0.99]] + 2 * [[0.95]]
@@ -137,8 +140,12 @@ def test_tests_install_their_tools_and_run_pytest(project):
     assert asked(project)[1].endswith("-r tests/requirements.txt") and asked(project)[2] == "-m pytest -q -rs tests"
 
 
-def test_a_command_that_fails_ends_the_demo(project):
+@pytest.mark.parametrize("failing", ["clr_pruning_finetune.py", "sup_pruning_finetune.py"])
+def test_a_command_that_fails_ends_its_half_of_the_demo_and_then_the_demo(project, failing):
     python = project / ".venv/bin/python"
-    python.write_text(python.read_text().replace("exit 0\n", '[ "$1" = clr_training.py ] && exit 2\nexit 0\n'))
+    python.write_text(python.read_text().replace("exit 0\n", f'[ "$1" = {failing} ] && exit 2\nexit 0\n'))
     done = setup(project, "demo")
-    assert done.returncode == 2 and asked(project)[-1].startswith("clr_training.py")
+    assert done.returncode == 2 and "a command of the demo failed" in done.stderr
+    commands = [command.split()[0] for command in asked(project)]
+    assert [command for command in commands if command.startswith(failing[:3])][-1] == failing
+    assert "figures/make_figures.py" not in commands and len([command for command in commands if not command.startswith(failing[:3])]) > 3
