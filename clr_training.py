@@ -30,7 +30,7 @@ def build_parser() -> cli.Parser:
     group.add_argument("--lr_decay_epochs", default="1500", help=cli.COMPATIBILITY)
     cli.add_boolean(group, "--clipping", False, cli.COMPATIBILITY)
     cli.add_boolean(group, "--shuffle", True, cli.COMPATIBILITY)
-    cli.add_save_epochs(group)
+    cli.add_saving_flags(group)
     group = parser.add_argument_group("training of the classifier head")
     group.add_argument("--head_epochs", type=cli.positive_integer, default=100, help="epochs of the linear classifier")
     group.add_argument("--batch_size_head", type=cli.positive_integer, default=256, help="images in a batch of the linear classifier")
@@ -101,13 +101,12 @@ def train(study, encoder: tuple, head: tuple, encoder_missing: bool, head_missin
     """Trains and saves what is missing of the encoder and the head of one id."""
     import time
 
-    from common import checkpoints, models, runs, training
+    from common import checkpoints, models, resume, runs, training
 
-    flags, data = study.flags, study.data
-    (name, path, configuration, _), (head_name, head_path, head_configuration, head_pruning) = encoder, head
+    flags, data, (name, path, configuration, _), (head_name, head_path, head_configuration, head_pruning) = study.flags, study.data, encoder, head
     seed, started, what = study.model_seed(name.id), time.time(), runs.describe_run(name)
     if not encoder_missing:
-        cli.logger.info("finished before: %s", path if head_missing else head_path)
+        runs.finished_before(*[path] if head_missing else [path, head_path])
     training.seed_weights(seed, "contrastive", "weights")
     model = training.into_buffers(models.ContrastiveEncoder(flags.model_depth, flags.widen_factor, flags.dropout, flags.projection_head), study.device)
     history = train_encoder(study, model, encoder, flags.epochs if encoder_missing else max(missing_epochs, default=0), missing_epochs, what)
@@ -122,7 +121,7 @@ def train(study, encoder: tuple, head: tuple, encoder_missing: bool, head_missin
         return
     started = time.time()
     classifier, head_history = training.train_head(model.encoder, data, flags.head_epochs, flags.batch_size_head, (seed, "head"), f"{what} head",
-                                                   pruning=head_pruning)
+                                                   pruning=head_pruning, progress=resume.progress(study, head_path, head_configuration, seed, "head", [path]))
     runs.log_run(f"{what} head", head_history, started)
     if flags.debug:
         return
@@ -133,7 +132,7 @@ def train(study, encoder: tuple, head: tuple, encoder_missing: bool, head_missin
 
 def train_encoder(study, model, encoder: tuple, epochs: int, missing_epochs: list[int], what: str) -> list[dict]:
     """Trains the encoder with its projection head for so many epochs; returns the history."""
-    from common import runs, training
+    from common import resume, runs, training
 
     flags, (name, path, configuration, pruning) = study.flags, encoder
     seed, keep = study.model_seed(name.id), runs.epoch_saver(study, path, name, configuration, model, missing_epochs)
@@ -143,7 +142,8 @@ def train_encoder(study, model, encoder: tuple, epochs: int, missing_epochs: lis
         if flags.debug_classification_head and done and done % flags.debug_classification_head_epochs == 0:
             _, probe = training.train_head(model.encoder, study.data, 2, flags.batch_size_head, (seed, "debug head", done - 1), f"{what} debug head")
             cli.logger.info("%s epoch %d: a throw-away head reaches test accuracy %.2f %%", what, done, 100 * probe[-1]["test_accuracy"])
-    return training.train_contrastive(model, study.data, configuration, seed, what, range(epochs), pruning=pruning, at_epoch=at_epoch)
+    return training.train_contrastive(model, study.data, configuration, seed, what, range(epochs), pruning=pruning, at_epoch=at_epoch,
+                                      progress=resume.progress(study, path, configuration, seed, "encoder") if epochs == flags.epochs else None)
 
 
 if __name__ == "__main__":

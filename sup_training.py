@@ -23,7 +23,7 @@ def build_parser() -> cli.Parser:
     group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
     group.add_argument("--weight_decay", type=cli.natural_float, default=0.0005, help="weight decay of SGD")
     cli.add_boolean(group, "--shuffle", True, "a new order of the images in every epoch")
-    cli.add_save_epochs(group)
+    cli.add_saving_flags(group)
     group = parser.add_argument_group("pruning while training")
     group.add_argument("--pruning", type=cli.fraction, default=0.0, help="final sparsity, 0: dense")
     cli.add_gradual_pruning_flags(group, "early")
@@ -81,12 +81,12 @@ def train(study, model_id: int, pruning, model_missing: bool, missing_epochs: li
     """Trains and saves what is missing of one id."""
     import time
 
-    from common import checkpoints, models, runs, training
+    from common import checkpoints, models, resume, runs, training
 
     flags, data, seed = study.flags, study.data, study.model_seed(model_id)
     name, path, configuration = file_of(study, model_id, pruning)
     if not model_missing:
-        cli.logger.info("finished before: %s", path)
+        runs.finished_before(path)
         if not missing_epochs:
             return
     started, what = time.time(), runs.describe_run(name)
@@ -94,7 +94,8 @@ def train(study, model_id: int, pruning, model_missing: bool, missing_epochs: li
     network = training.into_buffers(models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
                                     study.device)
     history = training.train_supervised(network, data, configuration, seed, what, range(flags.epochs if model_missing else max(missing_epochs)),
-                                        pruning=pruning, at_epoch=runs.epoch_saver(study, path, name, configuration, network, missing_epochs))
+                                        pruning=pruning, at_epoch=runs.epoch_saver(study, path, name, configuration, network, missing_epochs),
+                                        progress=resume.progress(study, path, configuration, seed, "supervised") if model_missing else None)
     if not model_missing:
         return
     runs.log_run(what, history, started)

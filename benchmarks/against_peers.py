@@ -319,13 +319,13 @@ def peer_depth(device):
     import torch
     from sklearn.neighbors import KNeighborsClassifier
 
-    from common import metrics, training
+    from common import evaluation, metrics
 
     data, network = probed(device)
 
     @torch.no_grad()
     def representations(images) -> dict:
-        parts = [network.representations(batch) for batch in training.evaluation_batches(images, data)]
+        parts = [network.representations(batch) for batch in evaluation.evaluation_batches(images, data)]
         return {place: torch.cat([part[place] for part in parts]).cpu().numpy() for place in parts[0]}
 
     def probe() -> None:

@@ -79,7 +79,7 @@ def trained_models(device, size: int):
     """`size` networks trained and saved, one after the other, as sup_training.py does."""
     import torch
 
-    from common import checkpoints, models, training
+    from common import checkpoints, files, models, training
 
     data = random_data(MODEL_IMAGES, 100, 32, device)
     settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "shuffle": True}
@@ -90,7 +90,7 @@ def trained_models(device, size: int):
                 training.seed_weights(seed, "supervised", "weights")
                 network = training.into_buffers(models.SupervisedNetwork(16, 2, 0.0, 10), device)
                 training.train_supervised(network, data, settings, seed, "", range(1))
-                checkpoints.write_atomically(Path(folder) / f"{seed}.pt", lambda path: torch.save(checkpoints.cpu_state(network), path))
+                files.write_atomically(Path(folder) / f"{seed}.pt", lambda path: torch.save(checkpoints.cpu_state(network), path))
     return train
 
 
@@ -98,7 +98,7 @@ def evaluated_models(device, size: int):
     """Latents, predictions and Q-Scores of `size` networks, one after the other."""
     import torch
 
-    from common import metrics, models, training
+    from common import evaluation, metrics, models, training
 
     data = random_data(1, TEST_IMAGES, 32, device)
     network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
@@ -106,7 +106,7 @@ def evaluated_models(device, size: int):
     @torch.no_grad()
     def evaluate() -> None:
         for _ in range(size):
-            latent = training.outputs(network.latent, data.test_images, data)
+            latent = evaluation.outputs(network.latent, data.test_images, data)
             network.classify(latent).argmax(1).cpu(), metrics.q_scores(latent.cpu().numpy())
     return evaluate
 

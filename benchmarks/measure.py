@@ -16,7 +16,7 @@ from typing import Callable
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import cli  # noqa: E402
+from common import cli, process  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def start(cuda_device: int):
 
     cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
     cli.logger.setLevel(cli.logging.INFO)
-    device = cli.select_device(cuda_device)
+    device = process.select_device(cuda_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     machine = {"device": f"{device.type}: {name}", "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
                "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
@@ -83,7 +83,7 @@ def _memory(what: str) -> int:
 
 def _contest(contestant: Contestant, device, connection) -> None:
     """A contestant's process: one call that is not counted (caches, lazy imports), then one for every word, answered with seconds and bytes."""
-    from common.study import keep_freed_memory
+    from common.process import keep_freed_memory
 
     if device.type == "cpu" and not contestant.published:
         keep_freed_memory()
@@ -130,8 +130,8 @@ def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str
         for connection in connections.values():
             with contextlib.suppress(OSError):
                 connection.send(False)
-        for process in processes:
-            process.join()
+        for one in processes:
+            one.join()
     return {who: Result([seconds for seconds, _ in rounds_of], statistics.median(seconds for seconds, _ in rounds_of), rounds_of[-1][1] / 2 ** 20)
             for who, rounds_of in found.items()}
 
@@ -139,6 +139,6 @@ def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str
 def save(output: Path | None, machine: dict, **content) -> None:
     """Writes what was measured as JSON, where a file is named."""
     if output is not None:
-        from common.checkpoints import write_json
+        from common.files import write_json
 
         write_json(output, {"machine": machine, **content})

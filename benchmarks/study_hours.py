@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import cli  # noqa: E402
+from common import cli, process  # noqa: E402
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
 MODELS, SPARSITIES = 30, 5
@@ -33,7 +33,7 @@ def main(argv=None) -> None:
 
     cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
     cli.logger.setLevel(cli.logging.INFO)
-    device = cli.select_device(flags.cuda_device)
+    device = process.select_device(flags.cuda_device)
     images = IMAGES if device.type == "cuda" else CPU_IMAGES
     seconds = {kind: value * IMAGES / images for kind, value in measure(device, images).items()}
     print(f"measured on {images:,} random 32x32 images{'' if images == IMAGES else f', scaled to {IMAGES:,}'}"

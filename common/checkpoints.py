@@ -24,8 +24,9 @@ from torch import nn
 from common import models
 from common.cli import UserError
 from common.data import ImageDataset
+from common.files import write_atomically, write_json
 from common.methods import parse_method
-from common.pruning import measure_sparsity
+from common.pruning import asked_zeros, layer_name, measure_sparsity, prunable_parameters
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # every other method's tag is its own name, `_global` among them
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
@@ -147,29 +148,46 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_atomically(path: Path, write) -> None:
-    """Calls `write(temporary path)` and renames the result to `path`: there is never half a file under that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_checkpoint(path: Path, payload: dict, record: dict, network: nn.Module, asked: dict | None = None,
+                    together: tuple[Path, ...] = ()) -> None:
+    """Writes a checkpoint and its record, which gets the checkpoint's SHA-256.
 
+    What was written is read again and its zeros are recounted before it gets its name.
 
-def write_json(path: Path, content: dict) -> None:
-    """Writes `content` as indented JSON, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
-
-
-def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
-    """Writes a checkpoint and its record, which gets the checkpoint's SHA-256."""
+    Args:
+        network: whose zeros there must be, tensor by tensor.
+        asked: the configuration (sparsity, scope, criterion) whose number of zeros there must be, None: not known yet, or dense.
+        together: files saved before that were pruned together with this one.
+    Raises:
+        UserError: a zero too many or too few.
+    """
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # given a path, torch writes the file's name into it: equal weights, other bytes
             torch.save(payload, file)
+        _recount(path, [*together, temporary], network, asked)
         write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
     write_atomically(path, write)
+
+
+def _recount(path: Path, files: list[Path], network: nn.Module, asked: dict | None) -> None:
+    saved: dict[str, torch.Tensor] = {}
+    for file in files:
+        payload = read_payload(file)
+        for state in (payload, *(part for part in payload.values() if isinstance(part, dict))):
+            saved |= {layer_name(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    expected = {layer_name(name): weight for name, weight in prunable_parameters(network).items() if layer_name(name) in saved}
+    for layer, weight in expected.items():
+        if not torch.equal(saved[layer] == 0, weight.detach().cpu() == 0):
+            raise UserError(f"{path} was not kept: the zeros of {layer} in the file are not those of the network; look at the disk")
+    if asked is None:
+        return
+    shapes = {layer: saved[layer].shape for layer in expected}
+    for layers, zeros in asked_zeros(shapes, asked["sparsity"], asked["scope"], asked["criterion"]).items():
+        found = sum(int((saved[layer] == 0).sum()) for layer in layers)
+        if found != zeros:
+            where = layers[0] if len(layers) == 1 else f"its {len(layers)} layers"
+            raise UserError(f"{path} was not kept: sparsity {asked['sparsity']} asks for {zeros} zeros in {where}, there are {found}; "
+                            "please report it with the command")
 
 
 def cpu_state(module: nn.Module) -> dict:

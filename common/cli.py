@@ -6,16 +6,14 @@ Only the standard library is imported here, so that `--help` answers at once; to
 import argparse
 import functools
 import logging
-import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import Callable, Sequence
 
 from common import methods
-
-if TYPE_CHECKING:
-    import torch
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
@@ -226,8 +224,22 @@ def _add_criterion_flags(group, default_scope: str) -> None:
                        help=f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always in their layer")
 
 
-def add_save_epochs(group) -> None:
-    """Weights that iterative pruning can rewind to."""
+def interval(text: str) -> tuple[str, float]:
+    """`10` -> ('epochs', 10), `5min` -> ('seconds', 300.0)."""
+    if text.endswith("min"):
+        return "seconds", 60 * positive_float(text.removesuffix("min"))
+    return "epochs", positive_integer(text)
+
+
+def add_save_every(group) -> None:
+    """How often the state of a training is kept."""
+    group.add_argument("--save_every", type=interval, default="5min",
+                       help="keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a signal keeps it too")
+
+
+def add_saving_flags(group) -> None:
+    """What a training keeps on its way."""
+    add_save_every(group)
     group.add_argument("--save_epochs", type=epoch_list, default=[],
                        help="keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and magnitude_increase; "
                             "where the model is finished, only these are trained")
@@ -241,6 +253,7 @@ def add_finetuning_flags(parser: Parser) -> None:
     group.add_argument("--epochs", type=positive_integer, default=30, help="finetuning epochs")
     group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default="0.3,0.5,0.7,0.9",
                        help="one-shot: sparsities, each from the dense models anew")
+    add_save_every(group)
     _add_criterion_flags(group, "None: global")
     group.add_argument("--pruning_schedule", choices=("one-shot", "iterative"), default="one-shot", help="prune once, or again and again")
     group.add_argument("--iterations", type=positive_integer, default=10, help="iterative: how often")
@@ -305,13 +318,35 @@ def add_depth_flags(parser: Parser) -> None:
     add_boolean(group, "--plot_umap", False, COMPATIBILITY)
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM; `signal` is its number."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+
+
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
-    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2."""
+    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a signal one line and 128 + its number.
+
+    However it ends, the states of unfinished trainings are kept.
+    """
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
+        handlers = _raise_on_signals()
         try:
-            main(argv)
+            try:
+                main(argv)
+                return 0
+            except BaseException:
+                for number in handlers:
+                    signal.signal(number, signal.SIG_IGN)  # a second one would cut the states off
+                kept = _keep_states()
+                raise
+        except Interrupted as error:
+            print(f"{script}: interrupted: {kept}finished models are kept; give the same command to go on", file=sys.stderr)
+            return 128 + error.signal
         except UserError as error:
             print(f"{script}: error: {error}", file=sys.stderr)
             return 2
@@ -324,55 +359,24 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
                 raise
             print(f"{script}: error: the device's memory is full; give a smaller --batch_size, or another --cuda_device", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            print(f"{script}: interrupted: finished models are kept, give the same command to go on", file=sys.stderr)
-            return 130
-        return 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return wrapped
 
 
-def select_device(cuda_device: int) -> "torch.device":
-    """The CUDA device of that id, or the CPU where there is no CUDA.
+def _raise_on_signals() -> dict:
+    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main thread."""
+    def stop(number: int, frame) -> None:
+        raise Interrupted(number)
 
-    Raises:
-        UserError: CUDA is there but not a device of this id.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
-        return torch.device("cpu")
-    names = [f"{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
-    if cuda_device >= len(names):
-        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {', '.join(names)}")
-    return torch.device("cuda", cuda_device)
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
-def set_determinism(deterministic: bool) -> None:
-    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
-    import torch
-
-    if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
-    torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic
-
-
-def start_logging(script: str, folder: Path, debug: bool) -> None:
-    """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    console = logging.StreamHandler(sys.stdout)
-    console.setLevel(logging.DEBUG if debug else logging.INFO)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    if WORKER in os.environ:  # what another worker has finished is no news; the process that started them says it once
-        console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
-    story = logging.FileHandler(folder / f"{script}.log")
-    story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.addHandler(console)
-    logger.addHandler(story)
+def _keep_states() -> str:
+    """Writes the states of the trainings that were under way; what the last line says of them."""
+    resume = sys.modules.get("common.resume")  # where nothing has been trained, there is nothing to import
+    kept = resume.save_all() if resume else {}
+    return "".join(f"{path} holds the state after {epochs} epochs, " for path, epochs in kept.items())

@@ -11,15 +11,17 @@ import numpy as np
 from common import checkpoints, results
 from common.checkpoints import CheckpointName
 from common.cli import UserError, logger
+from common.evaluation import evaluate_test_set
 from common.methods import RETRAINED, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.populations import Member, Population, find_population, settings_of, training_command
 from common.pruning import (Masks, apply_masks, masks_of, measure_sparsity, next_masks, prunable_parameters, score_weights, uses,
                             weight_movement)
-from common.runs import asked_method, log_emptied
+from common.resume import Progress, forget, progress
+from common.runs import asked_method, finished_before, log_emptied
 from common.sharing import share
 from common.study import Study
-from common.training import FINETUNING_LEARNING_RATE, classification_losses, evaluate_test_set, finetune, into_buffers, prepare
+from common.training import FINETUNING_LEARNING_RATE, classification_losses, finetune, into_buffers, prepare
 
 Payload = tuple[dict, list[dict]]  # what goes into one file of a network, and its history
 
@@ -32,13 +34,14 @@ class Twin:
     payloads: classifier -> what goes into each of these files after finetuning.
     initial: (study, seed, file of the kept initialisation or None for a new one, key of a new one) -> the classifier before its training.
     retrain: (study, settings of the dense training, file of kept weights or None for new ones, key of new ones, masks of the
-        classifier, first epoch, seed, description) -> the classifier trained again with fixed masks, and the payload and history of each file.
+        classifier, first epoch, seed, description, number of a file -> its Progress) -> the classifier trained again with fixed masks, and the payload
+        and history of each file.
     """
 
     parts: tuple[str, ...]
     payloads: Callable[[Classifier], tuple[dict, ...]]
     initial: Callable[[Study, int, Path | None, tuple], Classifier]
-    retrain: Callable[[Study, dict, Path | None, tuple, Masks, int, int, str], tuple[Classifier, list[Payload]]]
+    retrain: Callable[[Study, dict, Path | None, tuple, Masks, int, int, str, Callable], tuple[Classifier, list[Payload]]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def _prune_member(study: Study, twin: Twin, method: PruningMethod, member: Membe
     network = None
     for step in steps:
         if _is_finished(study, member, step):
-            logger.info("finished before: %s", step.paths[-1])
+            finished_before(*step.paths)
             record = checkpoints.read_record(step.paths[-1])
             if record is not None:
                 yield step, (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
@@ -226,12 +229,18 @@ def _prune(study: Study, twin: Twin, method: PruningMethod, member: Member, chai
     before = {name: weight.detach().clone() for name, weight in prunable_parameters(network).items()}
     apply_masks(network, masks)
     as_pruned = evaluate_test_set(network, data)["test_accuracy"]
+    made_from = [*member.paths, *(chain[step.iteration - 2].paths if step.iteration > 1 else ())]
+
+    def progress_of(part: int) -> Progress | None:
+        return progress(study, step.paths[part], step.configuration, seed, stage, made_from)
+
     if method.finetuned:
-        history = finetune(network, data, masks, flags.epochs, flags.batch_size, (seed, stage), description)
+        history = finetune(network, data, masks, flags.epochs, flags.batch_size, (seed, stage), description, progress_of(-1))
         trained = [(payload, history) for payload in twin.payloads(network)]
     else:
         weights, first = (kept[method.rewind_epoch], method.rewind_epoch) if method.after == "rewind" else (None, 0)
-        network, trained = twin.retrain(study, member.record["configuration"], weights, (seed, "reinit", step.iteration), masks, first, seed, description)
+        network, trained = twin.retrain(study, member.record["configuration"], weights, (seed, "reinit", step.iteration), masks, first, seed, description,
+                                        progress_of)
     accuracy = trained[-1][1][-1]["test_accuracy"]
     achieved = measure_sparsity(network)
     log_emptied(description, achieved["per_tensor"])
@@ -246,8 +255,11 @@ def _prune(study: Study, twin: Twin, method: PruningMethod, member: Member, chai
     run = checkpoints.environment(study.device, started)
     for path, name, (payload, history) in zip(step.paths, step.names, trained):
         record = checkpoints.make_record(name, step.configuration, seed, data, network, history, run, **more)
-        checkpoints.save_checkpoint(path, payload, record)
+        # All files of a network are pruned together: the last one shows the number of zeros.
+        asked = (step.configuration, step.paths[:-1]) if path == step.paths[-1] else ()
+        checkpoints.save_checkpoint(path, payload, record, network, *asked)
         more["encoder_sha256"] = checkpoints.file_sha256(path)
+    forget(*step.paths)
     return network, (as_pruned, accuracy)
 
 

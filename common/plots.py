@@ -11,7 +11,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.checkpoints import write_atomically
+from common.files import write_atomically
 
 matplotlib.use("Agg")
 

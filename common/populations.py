@@ -308,6 +308,7 @@ def training_command(study: Study, pruning_method: str, sparsity: float, missing
 
 def _check(study: Study, population: Population, dense: Population | None) -> None:
     """Refuses models of other data, and pruned models whose dense model has changed since."""
+    _check_independence(population)
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
     for member in population.members:
         record = member.record
@@ -319,3 +320,13 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         if member.id in dense_checksums and record.get("dense_sha256") not in (None, dense_checksums[member.id]):
             raise UserError(f"{member.paths[-1]} was pruned from another dense model {member.id} than the one that is there "
                             "now; delete it to have it finetuned again")
+
+
+def _check_independence(population: Population) -> None:
+    """Refuses a population in which a network is there twice, under two ids."""
+    for what, facts in (("weights", lambda member: member.checksums), ("seed", lambda member: (member.record or {}).get("seed"))):
+        seen: dict = {}
+        for member in population.members:
+            other = seen.setdefault(facts(member), member)
+            if other is not member and facts(member) is not None:
+                raise UserError(f"{member.paths[-1]} has the same {what} as {other.paths[-1]}: they are one network; delete the second and have it trained")

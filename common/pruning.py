@@ -182,6 +182,19 @@ def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion
     return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
 
 
+def asked_zeros(shapes: dict[str, torch.Size], sparsity: float, scope: str, criterion: str) -> dict[tuple[str, ...], int]:
+    """Groups of tensors and the exact number of zeros that pruning leaves in each: all together, each tensor, or each convolution.
+
+    Args:
+        shapes: name -> shape of the prunable tensors that were pruned together.
+    """
+    if is_filter_criterion(criterion):
+        return {(name,): round(sparsity * shape[0]) * shape[1:].numel() for name, shape in shapes.items() if len(shape) == 4}
+    if scope == "layer":
+        return {(name,): round(sparsity * shape.numel()) for name, shape in shapes.items()}
+    return {tuple(shapes): round(sparsity * sum(shape.numel() for shape in shapes.values()))}
+
+
 # Schedules
 
 

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from common import methods, metrics
-from common.checkpoints import load_classifier, write_atomically
+from common.checkpoints import load_classifier
+from common.files import write_atomically
 from common.cli import UserError, logger
 from common.data import ImageDataset
+from common.evaluation import evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
 from common.populations import Member, Population
 from common.pruning import layer_name, masks_of
 from common.sharing import claim
 from common.study import Study
-from common.training import evaluation_batch, evaluation_batches, outputs, prepare
+from common.training import prepare
 
 FORMAT = 2  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once

@@ -9,7 +9,7 @@ from typing import Callable
 import numpy as np
 from torch import nn
 
-from common import checkpoints, methods, results
+from common import checkpoints, methods, results, resume
 from common.checkpoints import CheckpointName
 from common.cli import UserError, logger
 from common.methods import PruningMethod
@@ -136,12 +136,18 @@ def missing_epochs(study: Study, path: Path, configuration: dict) -> list[int]:
 def epoch_saver(study: Study, path: Path, name: CheckpointName, configuration: dict, model: nn.Module, epochs: list[int]) -> Callable[[int], None]:
     """A function of the number of epochs done that keeps the model's weights after `epochs` of them."""
     started = time.time()
+    seen: list[int] = []
 
     def save(done: int) -> None:
+        if not seen and any(epoch < done for epoch in epochs):
+            logger.info("note: the training goes on after %d epochs; give the same command again for the weights after %s", done,
+                        ", ".join(str(epoch) for epoch in epochs if epoch < done))
+        seen.append(done)
         if done in epochs:
             record = checkpoints.make_record(name, configuration, study.model_seed(name.id), study.data, getattr(model, "encoder", model), [],
                                              checkpoints.environment(study.device, started), epoch=done)
-            checkpoints.save_checkpoint(checkpoints.epoch_path(path, done), {"model": checkpoints.cpu_state(model)}, record)
+            checkpoints.save_checkpoint(checkpoints.epoch_path(path, done), {"model": checkpoints.cpu_state(model)}, record,
+                                        getattr(model, "encoder", model))
             logger.info("kept: %s", checkpoints.epoch_path(path, done))
     return save
 
@@ -166,7 +172,14 @@ def save_model(study: Study, name: CheckpointName, path: Path, payload: dict, co
     record = checkpoints.make_record(name, configuration, study.model_seed(name.id), study.data, network, history,
                                      checkpoints.environment(study.device, started), **more)
     log_emptied(describe_run(name), record["sparsity"]["per_tensor"])
-    checkpoints.save_checkpoint(path, payload, record)
+    checkpoints.save_checkpoint(path, payload, record, network, configuration if "scope" in configuration else None)
+    resume.forget(path)
+
+
+def finished_before(*paths: Path) -> None:
+    """Says that a model is there already."""
+    logger.info("finished before: %s", paths[-1])
+    resume.forget(*paths)
 
 
 def log_emptied(what: str, sparsity_per_tensor: dict[str, float]) -> None:

@@ -1,7 +1,6 @@
 """What the flags of one script call mean: data, device, architecture, seeds and folders."""
 
 import argparse
-import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Iterator
 
 import torch
 
-from common import cli
+from common import process
 from common.checkpoints import Architecture, CheckpointName, check_writable, full_encoder_name, study_folder
 from common.cli import UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
@@ -85,22 +84,6 @@ class Study:
         return words + (["--total_seed", str(self.total_seed + 1)] if self.total_seed else [])
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
-
-
-def keep_freed_memory() -> bool:
-    """Has the C library keep the memory of large freed tensors for the next ones; whether it can.
-
-    Left alone it hands every tensor of more than 32 MB back to the system, whose next pages are cleared one by one: a third of a
-    contrastive training step on a CPU. The process keeps what it needed at most. No number depends on it.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False  # another C library
-    return bool(mallopt(M_MMAP_THRESHOLD, 2 ** 30) and mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1))
-
-
 def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
     """The study of each total seed, 0 to --total_seed - 1, with logging started and the data on the device.
 
@@ -109,15 +92,15 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         OSError: `writes_models`, and a folder of the models cannot be written.
     """
     name = dataset_name(flags.dataset, flags.data_dir)
-    cli.start_logging(script, study_folder("logs", name), flags.debug)
+    process.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info("%s on %s", script, name)
-    cli.set_determinism(flags.cuda_deterministic)
+    process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
     # Under torchrun each process has a device of its own.
-    device = cli.select_device(flags.cuda_device if "cuda_device" in flags.given else int(os.environ.get("LOCAL_RANK", flags.cuda_device)))
+    device = process.select_device(flags.cuda_device if "cuda_device" in flags.given else int(os.environ.get("LOCAL_RANK", flags.cuda_device)))
     if device.type == "cpu":
-        keep_freed_memory()
+        process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
     if getattr(flags, "num_classes", 10) not in (10, len(data.class_names)):  # 10, the published default, leaves it to the data
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {len(data.class_names)} classes")

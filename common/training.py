@@ -13,15 +13,16 @@ from tqdm import tqdm
 from common import augment
 from common.cli import UserError, logger
 from common.data import ImageDataset
+from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_size, outputs, test_scores
 from common.losses import chance_contrastive_loss, contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, SupervisedNetwork, WideResNet
 from common.optimization import contrastive_learning_rates, head_optimizer, lars_, set_learning_rate, supervised_learning_rate
 from common.pruning import GradualPruning, Masks, apply_masks, gradual_pruner, mask_gradients, measure_sparsity
+from common.resume import Progress, epochs_left
 
 FINETUNING_LEARNING_RATE = 1e-3
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
-EVALUATION_BATCH, EVALUATION_PIXELS = 1000, 1000 * 32 * 32  # images in a batch without gradients; fewer where they are large
-CACHED_PIXELS = 64 * 32 * 32  # at once on a CPU, whose cache then holds the activations: twice as fast as 1000 images, the same numbers
+
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
@@ -211,7 +212,8 @@ def new_head(encoder: WideResNet, data: ImageDataset, key: tuple) -> Classificat
 
 
 def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size: int, key: tuple, description: str,
-               masks: Masks | None = None, pruning: GradualPruning | None = None) -> tuple[ClassificationHead, list[dict]]:
+               masks: Masks | None = None, pruning: GradualPruning | None = None,
+               progress: Progress | None = None) -> tuple[ClassificationHead, list[dict]]:
     """A linear classifier on the frozen encoder's latent (encoder in eval mode), and its history.
 
     The encoder does not change, so the latents of an epoch's views are computed first, in large batches.
@@ -219,6 +221,7 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
     Args:
         key: what weights, orders and views depend on: (seed, stage).
         masks: of the head, fixed; pruning: a schedule by which it is pruned while it trains.
+        progress: where the state of the training is kept; what is there already is gone on from.
     """
     device = data.train_images.device
     head = into_buffers(new_head(encoder, data, key), device)
@@ -229,7 +232,9 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
     apply_masks(head, masks)
     prune = gradual_pruner(head, masks, pruning, lambda step: (
         F.cross_entropy(head(train_latents[batch]), data.train_labels[batch]) for batch in batches[:GRADIENT_BATCHES]), key)
-    for epoch in range(epochs):
+    parts = {"network": head, "optimizer": optimizer, **{f"scheduler {index}": scheduler for index, scheduler in enumerate(schedulers)}}
+    for epoch in epochs_left(progress, range(epochs), parts, masks, history):
+        bar.n = epoch
         generator = augment.stream(*key, epoch)
         batches = epoch_order(len(data.train_images), batch_size, True, generator, device)
         train_latents = _view_latents(encoder, data, generator)
@@ -248,7 +253,7 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
         loss_sum, correct = totals.tolist()
         history.append({"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"],
                         "loss": _finite(loss_sum / len(data.train_images), (*key, epoch)), "chance_loss": math.log(len(data.class_names)),
-                        "train_accuracy": correct / len(data.train_images), **_test_scores(head(test_latents), data),
+                        "train_accuracy": correct / len(data.train_images), **test_scores(head(test_latents), data),
                         **_sparsity_entry(head, masks)})
         log_epoch(description, epochs, history[-1])
         for scheduler in schedulers:
@@ -258,53 +263,16 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
     return copy.deepcopy(head), history  # the buffers serve the next head
 
 
-def _evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
-    """How many of these images go through a network at once without gradients; `batch_size` at most."""
-    pixels = images[0, 0].numel()
-    if images.device.type == "cpu":
-        return max(1, min(batch_size or EVALUATION_BATCH, CACHED_PIXELS // pixels))
-    return batch_size or max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // pixels))
-
-
 @torch.no_grad()
 def _view_latents(encoder: WideResNet, data: ImageDataset, generator: torch.Generator) -> Tensor:
     parameters = _supervised_parameters(data, generator)
     rows = torch.arange(len(data.train_images), device=data.train_images.device)
-    return torch.cat([encoder(_supervised_batch(data, parameters, batch)) for batch in rows.split(_evaluation_size(data.train_images))])
-
-
-@torch.no_grad()
-def outputs(encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None) -> Tensor:
-    """What `encode` of a network in eval mode, or the network, gives for un-augmented uint8 images (N, 3, H, W): latents (N, D), logits."""
-    return torch.cat([encode(batch) for batch in evaluation_batches(images, data, batch_size)])
-
-
-def evaluation_batch(images: Tensor, data: ImageDataset) -> Tensor:
-    """uint8 images -> network input without augmentation."""
-    return augment.evaluation_images(images, data.mean, data.std)
-
-
-def evaluation_batches(images: Tensor, data: ImageDataset, batch_size: int | None = None) -> Iterator[Tensor]:
-    """The same in batches of `batch_size` images at most."""
-    return (evaluation_batch(batch, data) for batch in images.split(_evaluation_size(images, batch_size)))
-
-
-@torch.no_grad()
-def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, float]:
-    """test_loss and test_accuracy over the whole test set, in eval mode."""
-    network.eval()
-    return _test_scores(outputs(network, data.test_images, data), data)
-
-
-@torch.no_grad()
-def _test_scores(logits: Tensor, data: ImageDataset) -> dict[str, float]:
-    return {"test_loss": F.cross_entropy(logits, data.test_labels).item(),
-            "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item()}
+    return torch.cat([encoder(_supervised_batch(data, parameters, batch)) for batch in rows.split(evaluation_size(data.train_images))])
 
 
 def train_supervised(network: SupervisedNetwork, data: ImageDataset, settings: dict, seed: int, description: str, epochs: range,
                      masks: Masks | None = None, pruning: GradualPruning | None = None,
-                     at_epoch: Callable[[int], None] | None = None) -> list[dict]:
+                     at_epoch: Callable[[int], None] | None = None, progress: Progress | None = None) -> list[dict]:
     """Trains a supervised network in place and returns its history.
 
     Args:
@@ -312,6 +280,7 @@ def train_supervised(network: SupervisedNetwork, data: ImageDataset, settings: d
         epochs: those to train, from the first, at which the network already is.
         masks: fixed; pruning: a schedule by which it is pruned while it trains.
         at_epoch: called with the number of epochs done, at the start and after every epoch.
+        progress: as in `train_head`.
     """
     optimizer = torch.optim.SGD(network.parameters(), settings["learning_rate"], momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     key, history, masks = (seed, "supervised"), [], dict(masks or {})
@@ -319,7 +288,8 @@ def train_supervised(network: SupervisedNetwork, data: ImageDataset, settings: d
     prune = gradual_pruner(network, masks, pruning,
                            lambda step: classification_losses(network, data, settings["batch_size"], (*key, step)), key)
     bar = progress_bar(len(epochs) * math.ceil(len(data.train_images) / settings["batch_size"]), description)
-    for epoch in epochs:
+    for epoch in epochs_left(progress, epochs, {"network": network, "optimizer": optimizer}, masks, history):
+        bar.n = (epoch - epochs.start) * bar.total // len(epochs)
         if at_epoch is not None:
             at_epoch(epoch)
         rate = supervised_learning_rate(settings["learning_rate"], epoch)
@@ -335,7 +305,7 @@ def train_supervised(network: SupervisedNetwork, data: ImageDataset, settings: d
 
 def train_contrastive(model: ContrastiveEncoder, data: ImageDataset, settings: dict, seed: int, description: str, epochs: range,
                       masks: Masks | None = None, pruning: GradualPruning | None = None,
-                      at_epoch: Callable[[int], None] | None = None) -> list[dict]:
+                      at_epoch: Callable[[int], None] | None = None, progress: Progress | None = None) -> list[dict]:
     """Trains an encoder with its projection head in place and returns its history.
 
     Args:
@@ -349,7 +319,8 @@ def train_contrastive(model: ContrastiveEncoder, data: ImageDataset, settings: d
     apply_masks(model.encoder, masks)
     prune = gradual_pruner(model.encoder, masks, pruning, lambda step: contrastive_losses(model, data, settings, (*key, step)), key)
     bar = progress_bar(len(epochs) * math.ceil(images / settings["batch_size"]), description)
-    for epoch in epochs:
+    for epoch in epochs_left(progress, epochs, {"network": model, "optimizer": optimizer}, masks, history):
+        bar.n = (epoch - epochs.start) * bar.total // len(epochs)
         if at_epoch is not None:
             at_epoch(epoch)
         rates = contrastive_learning_rates(settings["learning_rate"], epoch, settings["epochs"], settings["cosine_annealing"],
@@ -376,13 +347,15 @@ def log_epoch(what: str, epochs: int, entry: dict) -> None:
 
 
 def finetune(network: Classifier, data: ImageDataset, masks: Masks, epochs: int, batch_size: int, key: tuple,
-             description: str) -> list[dict]:
-    """Trains the whole pruned network with fixed masks: SGD 1e-3, Nesterov momentum 0.9, no weight decay, cross-entropy."""
+             description: str, progress: Progress | None = None) -> list[dict]:
+    """Trains the whole pruned network with fixed masks: SGD 1e-3, Nesterov momentum 0.9, no weight decay, cross-entropy; progress: as in
+    `train_head`."""
     optimizer = torch.optim.SGD(network.parameters(), FINETUNING_LEARNING_RATE, momentum=0.9, nesterov=True)
     apply_masks(network, masks)
     history = []
     bar = progress_bar(epochs * math.ceil(len(data.train_images) / batch_size), description)
-    for epoch in range(epochs):
+    for epoch in epochs_left(progress, range(epochs), {"network": network, "optimizer": optimizer}, {}, history):
+        bar.n = epoch * bar.total // epochs
         trained = classification_epoch(network, data, batch_size, optimizer, masks, (*key, epoch), bar)
         history.append({"epoch": epoch, "learning_rate": FINETUNING_LEARNING_RATE, **trained, **evaluate_test_set(network, data)})
         log_epoch(description, epochs, history[-1])

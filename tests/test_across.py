@@ -704,7 +704,7 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     network = prune(models.SupervisedNetwork(10, 1, 0.0, 10))
     name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)
     path = view.folder / str(name)
-    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made))
+    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made), network)
     supervised = evaluated_mask(view, [path])
     check_stored_mask(supervised, network)
 
@@ -716,7 +716,7 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
                                   ("head", view.head_folder, {"head": checkpoints.cpu_state(network.classification_head)})):
         name = view.name(part, "global", 0.8, 3, 32, 0)
         paths.append(folder / str(name))
-        checkpoints.save_checkpoint(paths[-1], payload, checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made))
+        checkpoints.save_checkpoint(paths[-1], payload, checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made), network)
     contrastive = evaluated_mask(view, paths)
     check_stored_mask(contrastive, network)
     assert contrastive["layers"].tolist() == supervised["layers"].tolist()

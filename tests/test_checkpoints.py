@@ -91,7 +91,7 @@ def small_checkpoint(folder, sparsity=0.0, model_id=0, **configuration):
     path = folder / str(name)
     run = checkpoints.environment(torch.device("cpu"), 0.0)
     record = checkpoints.make_record(name, {"epochs": 3, **configuration}, model_id, DIGITS, network, [], run)
-    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record)
+    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record, network)
     return path, name, network
 
 
@@ -212,7 +212,7 @@ def test_a_bare_encoder_and_one_with_its_projection_head_load_alike(tmp_path):
 
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name_or_the_process(tmp_path, monkeypatch):
     payload = {"weight": torch.arange(6.0)}
-    checkpoints.save_checkpoint(tmp_path / "one.pt", payload, {})
+    checkpoints.save_checkpoint(tmp_path / "one.pt", payload, {}, torch.nn.Module())
     monkeypatch.setattr(checkpoints.os, "getpid", lambda: 12345)
-    checkpoints.save_checkpoint(tmp_path / "other name.pt", payload, {})
+    checkpoints.save_checkpoint(tmp_path / "other name.pt", payload, {}, torch.nn.Module())
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other name.pt").read_bytes()

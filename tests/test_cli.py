@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from common import cli
+from common import cli, process
 
 SCRIPTS = ("clr_training", "sup_training", "clr_pruning_finetune", "sup_pruning_finetune", "clr_pie_kmodels_detection",
            "sup_pie_kmodels_detection", "clr_prediction_depth", "sup_prediction_depth")
@@ -121,8 +121,8 @@ def test_full_memory_is_one_line_and_other_bugs_are_not_hidden(capsys):
 
 def test_without_cuda_the_cpu_is_used_and_said_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cli.start_logging("some_script", tmp_path, debug=False)
-    assert cli.select_device(3) == torch.device("cpu")
+    process.start_logging("some_script", tmp_path, debug=False)
+    assert process.select_device(3) == torch.device("cpu")
     assert capsys.readouterr().out.count("running on the CPU") == 1
     assert (tmp_path / "some_script.log").read_text().count("running on the CPU") == 1
 
@@ -131,15 +131,15 @@ def test_a_cuda_device_that_does_not_exist_lists_those_that_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
-    assert cli.select_device(1) == torch.device("cuda", 1)
+    assert process.select_device(1) == torch.device("cuda", 1)
     with pytest.raises(cli.UserError, match=r"--cuda_device 2 does not exist; devices: 0 \(card 0\), 1 \(card 1\)"):
-        cli.select_device(2)
+        process.select_device(2)
 
 
 def test_determinism_is_switched_on_and_off(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    cli.set_determinism(False)
+    process.set_determinism(False)
     assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
-    cli.set_determinism(True)
+    process.set_determinism(True)
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

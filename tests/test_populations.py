@@ -29,7 +29,7 @@ def pies(*words, models_number=2, method="sup"):
 
 def save(view, path, name, network, payload, configuration, elsewhere, **more):
     record = checkpoints.make_record(name, configuration, name.id, view.data, network, [], checkpoints.environment(torch.device("cpu"), 0.0), **more)
-    checkpoints.save_checkpoint(path, payload, record)
+    checkpoints.save_checkpoint(path, payload, record, network)
     if elsewhere:
         path.with_suffix(".json").unlink()
     return checkpoints.file_sha256(path)

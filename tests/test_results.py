@@ -108,7 +108,7 @@ def view(tmp_path, monkeypatch):
             torch.nn.init.constant_(network.base.bn1.bias, -100.0)
         name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
         record = checkpoints.make_record(name, {"epochs": 3}, model_id, opened.data, network, [], checkpoints.environment(torch.device("cpu"), 0.0))
-        checkpoints.save_checkpoint(opened.folder / str(name), checkpoints.cpu_state(network), record)
+        checkpoints.save_checkpoint(opened.folder / str(name), checkpoints.cpu_state(network), record, network)
     return opened
 
 

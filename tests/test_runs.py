@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import clr_pruning_finetune
 import clr_training
 import sup_training
-from common import augment, methods, models, runs, training
+from common import augment, evaluation, methods, models, runs, training
 from common.cli import UserError
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, measure_sparsity, prunable_parameters, sum_gradients
@@ -342,7 +342,7 @@ def test_the_losses_are_those_of_unaugmented_images_each_at_most_once():
     order = torch.randperm(70, generator=augment.stream(0, "supervised", 5, "criterion"))
     network.base.bn1.running_mean.add_(0.3)  # shows whether batch norm uses its own statistics
     for found, batch in zip(supervised_losses(network.train(), data), order.split(16), strict=True):
-        logits = copy.deepcopy(network).eval()(training.evaluation_batch(data.train_images[batch], data))
+        logits = copy.deepcopy(network).eval()(evaluation.evaluation_batch(data.train_images[batch], data))
         assert found.item() == pytest.approx(F.cross_entropy(logits, data.train_labels[batch]).item(), rel=1e-6)
 
 

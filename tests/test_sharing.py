@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import augment, metrics, results, sharing, training
+from common import augment, evaluation, metrics, results, sharing
 from conftest import write_few_digits
 from test_scripts import DENSE, ROOT, SMALL, main
 
@@ -71,7 +71,7 @@ def work(tmp_path):
 def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
     """Views, evaluation batches, distances and representations in small pieces: equal models; equal labels, all numbers but for rounding."""
     monkeypatch.chdir(work)
-    for room, name, value in ((augment, "CHUNK_PIXELS", 7 * 64), (training, "CACHED_PIXELS", 5 * 64), (metrics, "CHUNK_BYTES", 3 * 4 * 60),
+    for room, name, value in ((augment, "CHUNK_PIXELS", 7 * 64), (evaluation, "CACHED_PIXELS", 5 * 64), (metrics, "CHUNK_BYTES", 3 * 4 * 60),
                               (results, "HIDDEN_BYTES", 1)):
         assert getattr(room, name) > value
         monkeypatch.setattr(room, name, value)
@@ -207,12 +207,12 @@ def test_what_is_in_the_way_is_refused_before_any_worker_starts(work, monkeypatc
 
 
 def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work):
-    from common import cli, study
+    from common import process, study
     from sup_training import build_parser
 
     monkeypatch.chdir(work)
     chosen = []
-    monkeypatch.setattr(cli, "select_device", lambda device: chosen.append(device) or study.torch.device("cpu"))
+    monkeypatch.setattr(process, "select_device", lambda device: chosen.append(device) or study.torch.device("cpu"))
     monkeypatch.setenv("LOCAL_RANK", "3")
     for flags in ([], ["--cuda_device", "1"]):
         next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))

@@ -11,7 +11,7 @@ PAGE_FAULTS = """
 import resource, sys
 sys.path.insert(0, {root!r})
 import torch
-from common import study
+from common import process, study
 {before}
 started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
@@ -25,7 +25,7 @@ kept = next(study.open_studies("sup_training", sup_training.build_parser().parse
 """
 
 
-@pytest.mark.parametrize("before", ["kept = study.keep_freed_memory()", OPEN.format(flags=SMALL)])
+@pytest.mark.parametrize("before", ["kept = process.keep_freed_memory()", OPEN.format(flags=SMALL)])
 def test_memory_of_large_freed_tensors_is_used_again(digits_on_disk, before):
     code = PAGE_FAULTS.format(root=str(ROOT), before=before)
     done = subprocess.run([sys.executable, "-c", code], cwd=digits_on_disk, env={"CUDA_VISIBLE_DEVICES": "", "PATH": ""}, text=True, capture_output=True)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from common import models, optimization, training
+from common import evaluation, models, optimization, training
 from common.data import load_dataset
 from common.losses import contrastive_loss
 from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
@@ -198,7 +198,7 @@ def test_the_head_learns_on_a_frozen_encoder_in_eval_mode():
     head, history = training.train_head(encoder, data, 5, 32, (0, "head"), "")
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert len(history) == 5 and history[-1]["loss"] < history[0]["loss"] and history[-1]["loss"] < math.log(10)
-    latents = training.outputs(encoder, data.test_images, data)
+    latents = evaluation.outputs(encoder, data.test_images, data)
     assert history[-1]["test_accuracy"] == pytest.approx((head(latents).argmax(1) == data.test_labels).float().mean().item())
     again, _ = training.train_head(encoder, data, 5, 32, (0, "head"), "")
     assert torch.equal(head.fc.weight, again.fc.weight)
@@ -215,14 +215,14 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero(sparsity):
     assert achieved["zeros"] == round(sparsity * achieved["counted"])
     assert all((weight[masks[name] == 0] == 0).all() for name, weight in parameters.items())
     assert [entry["epoch"] for entry in history] == [0, 1]
-    assert history[-1]["test_accuracy"] == pytest.approx(training.evaluate_test_set(net, data)["test_accuracy"])
+    assert history[-1]["test_accuracy"] == pytest.approx(evaluation.evaluate_test_set(net, data)["test_accuracy"])
 
 
 def test_test_metrics_do_not_depend_on_the_batches(monkeypatch):
     data, net = few(test=20), network()
-    whole = training.evaluate_test_set(net, data)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
-    parts = training.evaluate_test_set(net, data)
+    whole = evaluation.evaluate_test_set(net, data)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 7)
+    parts = evaluation.evaluate_test_set(net, data)
     assert parts["test_accuracy"] == whole["test_accuracy"] and parts["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
 
 

@@ -1,0 +1,75 @@
+"""What a call does to its process: the device, determinism, memory, the story in logs/. torch waits until it is needed."""
+
+import ctypes
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.cli import WORKER, UserError, logger
+
+if TYPE_CHECKING:
+    import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
+
+
+def select_device(cuda_device: int) -> "torch.device":
+    """The CUDA device of that id, or the CPU where there is no CUDA.
+
+    Raises:
+        UserError: CUDA is there but not a device of this id.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
+        return torch.device("cpu")
+    names = [f"{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
+    if cuda_device >= len(names):
+        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {', '.join(names)}")
+    return torch.device("cuda", cuda_device)
+
+
+def set_determinism(deterministic: bool) -> None:
+    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
+    import torch
+
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def start_logging(script: str, folder: Path, debug: bool) -> None:
+    """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    console = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.DEBUG if debug else logging.INFO)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    if WORKER in os.environ:  # what another worker has finished is no news; the process that started them says it once
+        console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
+    story = logging.FileHandler(folder / f"{script}.log")
+    story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(console)
+    logger.addHandler(story)
+
+
+def keep_freed_memory() -> bool:
+    """Has the C library keep the memory of large freed tensors for the next ones; whether it can.
+
+    Left alone it hands every tensor of more than 32 MB back to the system, whose next pages are cleared one by one: a third of a
+    contrastive training step on a CPU. The process keeps what it needed at most. No number depends on it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False  # another C library
+    return bool(mallopt(M_MMAP_THRESHOLD, 2 ** 30) and mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1))
