@@ -345,19 +345,19 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
                 kept = _keep_states()
                 raise
         except Interrupted as error:
-            print(f"{script}: interrupted: {kept}finished models are kept; give the same command to go on", file=sys.stderr)
+            print(f"{script}: interrupted: finished models are kept{kept}; give the same command to go on", file=sys.stderr)
             return 128 + error.signal
         except UserError as error:
-            print(f"{script}: error: {error}", file=sys.stderr)
+            print(f"{script}: error: {error}{kept}", file=sys.stderr)
             return 2
         except OSError as error:
             print(f"{script}: error: {error.filename or 'input or output'}: {error.strerror or error}; "
-                  "free space or permissions there, or name another folder", file=sys.stderr)
+                  f"free space or permissions there, or name another folder{kept}", file=sys.stderr)
             return 2
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's; named so as not to import torch here
                 raise
-            print(f"{script}: error: the device's memory is full; give a smaller --batch_size, or another --cuda_device", file=sys.stderr)
+            print(f"{script}: error: the device's memory is full; give a smaller --batch_size, or another --cuda_device{kept}", file=sys.stderr)
             return 2
         finally:
             for number, handler in handlers.items():
@@ -379,4 +379,4 @@ def _keep_states() -> str:
     """Writes the states of the trainings that were under way; what the last line says of them."""
     resume = sys.modules.get("common.resume")  # where nothing has been trained, there is nothing to import
     kept = resume.save_all() if resume else {}
-    return "".join(f"{path} holds the state after {epochs} epochs, " for path, epochs in kept.items())
+    return "".join(f"; {path} holds the state after {epochs} epochs" for path, epochs in kept.items())

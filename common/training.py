@@ -1,4 +1,4 @@
-"""One epoch, one run, evaluation. Losses and counts add up on the device and are read once an epoch."""
+"""One epoch, one run. Losses and counts add up on the device and are read once an epoch."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ from common.resume import Progress, epochs_left
 
 FINETUNING_LEARNING_RATE = 1e-3
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
-
+AT_CHANCE, EPOCHS_AT_CHANCE = 0.005, 5  # a contrastive loss so near to its chance value for so many epochs is warned about
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
@@ -106,7 +106,7 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
     batches = epoch_order(len(data.train_images), batch_size, shuffle, generator, data.train_images.device)
     parameters = _supervised_parameters(data, generator)
     seed_weights(*key, "dropout")
-    totals = torch.zeros(2, device=data.train_images.device)
+    totals, losses = torch.zeros(2, device=data.train_images.device), []
     network.train()
     for step, batch in enumerate(batches, key[-1] * len(batches) + 1):
         if prune is not None:
@@ -120,9 +120,10 @@ def classification_epoch(network: Classifier, data: ImageDataset, batch_size: in
         apply_masks(network, masks)
         with torch.no_grad():
             totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
+        losses.append(loss.detach())
         _advance(bar, loss)
     loss_sum, correct = totals.tolist()
-    return {"loss": _finite(loss_sum / len(data.train_images), key), "chance_loss": math.log(len(data.class_names)),
+    return {"loss": _finite(loss_sum / len(data.train_images), key, losses), "chance_loss": math.log(len(data.class_names)),
             "train_accuracy": correct / len(data.train_images)}
 
 
@@ -156,7 +157,7 @@ def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, settings: d
     drawn = augment.draw_contrastive(2 * len(images), *images.shape[-2:], data.horizontal_flip, generator)
     parameters = {name: values.to(images.device) for name, values in drawn.items()}
     seed_weights(*key, "dropout")
-    total = torch.zeros((), device=images.device)
+    total, losses = torch.zeros((), device=images.device), []
     model.train()
     for step, batch in enumerate(batches):
         if prune is not None:
@@ -173,8 +174,9 @@ def contrastive_epoch(model: ContrastiveEncoder, data: ImageDataset, settings: d
         optimizer.step()
         apply_masks(model.encoder, masks)
         total += loss.detach() * len(batch)
+        losses.append(loss.detach())
         _advance(bar, loss)
-    return {"loss": _finite(total.item() / len(images), key),
+    return {"loss": _finite(total.item() / len(images), key, losses),
             "chance_loss": chance_loss(len(images), settings["batch_size"], settings["temperature"], settings["base_temperature"])}
 
 
@@ -197,12 +199,21 @@ def contrastive_losses(model: ContrastiveEncoder, data: ImageDataset, settings: 
     model.train(was_training)
 
 
-def _finite(loss: float, key: tuple) -> float:
-    """The loss of an epoch, refused where it is not finite: such a network is not saved."""
+def _finite(loss: float, key: tuple, losses: list[Tensor]) -> float:
+    """The loss of an epoch, refused where it is not finite: such a network is not saved. `losses` are those of its steps."""
     if not math.isfinite(loss):
-        raise UserError(f"the loss is {loss} after epoch {key[-1] + 1} of model {key[0]} ({key[1]}): it diverged and was not saved; "
-                        "give a smaller --learning_rate, or look at the dense network")
+        step = next((step for step, one in enumerate(losses, 1) if not torch.isfinite(one)), len(losses))
+        raise UserError(f"the loss is {loss} in epoch {key[-1] + 1}, from its step {step} of {len(losses)} on, of model {key[0]} ({key[1]}): it diverged "
+                        "and was not saved; give a smaller --learning_rate, or look at the dense network")
     return loss
+
+
+def _warn_at_chance(history: list[dict], description: str) -> None:
+    """Says once when a contrastive loss sits at the value that it has where all features are alike."""
+    near = [abs(entry["loss"] - entry["chance_loss"]) < AT_CHANCE * entry["chance_loss"] for entry in history[-EPOCHS_AT_CHANCE - 1:]]
+    if len(near) >= EPOCHS_AT_CHANCE and all(near[-EPOCHS_AT_CHANCE:]) and not (len(near) > EPOCHS_AT_CHANCE and near[0]):
+        logger.info("warning: the loss of %s has been at chance (%.4f) for %d epochs: it learns nothing; look at --learning_rate and --temperature",
+                    description, history[-1]["chance_loss"], EPOCHS_AT_CHANCE)
 
 
 def new_head(encoder: WideResNet, data: ImageDataset, key: tuple) -> ClassificationHead:
@@ -238,7 +249,7 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
         generator = augment.stream(*key, epoch)
         batches = epoch_order(len(data.train_images), batch_size, True, generator, device)
         train_latents = _view_latents(encoder, data, generator)
-        totals = torch.zeros(2, device=device)
+        totals, losses = torch.zeros(2, device=device), []
         for step, batch in enumerate(batches, epoch * len(batches) + 1):
             prune(step)
             labels = data.train_labels[batch]
@@ -250,9 +261,10 @@ def train_head(encoder: WideResNet, data: ImageDataset, epochs: int, batch_size:
             apply_masks(head, masks)
             with torch.no_grad():
                 totals += torch.stack([loss * len(batch), (logits.argmax(1) == labels).sum()])
+            losses.append(loss.detach())
         loss_sum, correct = totals.tolist()
         history.append({"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"],
-                        "loss": _finite(loss_sum / len(data.train_images), (*key, epoch)), "chance_loss": math.log(len(data.class_names)),
+                        "loss": _finite(loss_sum / len(data.train_images), (*key, epoch), losses), "chance_loss": math.log(len(data.class_names)),
                         "train_accuracy": correct / len(data.train_images), **test_scores(head(test_latents), data),
                         **_sparsity_entry(head, masks)})
         log_epoch(description, epochs, history[-1])
@@ -328,6 +340,7 @@ def train_contrastive(model: ContrastiveEncoder, data: ImageDataset, settings: d
         trained = contrastive_epoch(model, data, settings, optimizer, rates, masks, (*key, epoch), bar, prune)
         history.append({"epoch": epoch, "learning_rate": rates[-1], **trained, **_sparsity_entry(model.encoder, masks)})
         log_epoch(description, epochs.stop, history[-1])
+        _warn_at_chance(history, description)
     if at_epoch is not None:
         at_epoch(epochs.stop)
     bar.close()

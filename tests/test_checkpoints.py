@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from common import checkpoints, models
+from common import checkpoints, models, pruning
 from common.checkpoints import Architecture, CheckpointName
 from common.cli import UserError
 from common.data import load_dataset
@@ -216,3 +216,48 @@ def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name_or_the_process(tmp_
     monkeypatch.setattr(checkpoints.os, "getpid", lambda: 12345)
     checkpoints.save_checkpoint(tmp_path / "other name.pt", payload, {}, torch.nn.Module())
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other name.pt").read_bytes()
+
+
+GLOBAL, LAYER, FILTER = ({"scope": scope, "criterion": criterion} for scope, criterion in (("global", "magnitude"), ("layer", "magnitude"), ("layer", "filter_l1")))
+
+
+def pruned_network(asked, sparsity):
+    torch.manual_seed(0)
+    network = models.SupervisedNetwork(10, 1, 0.0, 10)
+    torch.nn.init.normal_(network.base.fc.bias)
+    scores = {name: torch.rand(weight.shape) for name, weight in pruning.prunable_parameters(network).items()}
+    if asked is FILTER:
+        scores = {name: pruning.CRITERIA["filter_l1"](score) for name, score in scores.items()}
+    pruning.apply_masks(network, pruning.next_masks(scores, sparsity, asked["scope"], asked["criterion"], {}))
+    return network
+
+
+@pytest.mark.parametrize("asked", [GLOBAL, LAYER, FILTER], ids=["global", "layer", "filter"])
+@pytest.mark.parametrize("sparsity", [0.3, 0.9, 0.99])
+def test_zeros_are_recounted_from_the_saved_file_before_it_has_its_name(tmp_path, asked, sparsity):
+    network = pruned_network(asked, sparsity)
+    asked = {**asked, "sparsity": sparsity}
+    checkpoints.save_checkpoint(tmp_path / "right.pt", checkpoints.cpu_state(network), {}, network, asked)
+    assert (tmp_path / "right.pt").exists()
+    with torch.no_grad():
+        network.base.block3.layer[0].conv2.weight.view(-1)[(network.base.block3.layer[0].conv2.weight == 0).view(-1).int().argmax()] = 1.0
+    with pytest.raises(UserError, match="zeros in .*, there are"):  # one weight came back
+        checkpoints.save_checkpoint(tmp_path / "wrong.pt", checkpoints.cpu_state(network), {}, network, asked)
+    state = checkpoints.cpu_state(network)
+    state["base.conv1.weight"] = torch.ones_like(state["base.conv1.weight"]) * (state["base.conv1.weight"] == 0)
+    with pytest.raises(UserError, match="zeros of conv1.weight in the file are not those of the network"):
+        checkpoints.save_checkpoint(tmp_path / "wrong.pt", state, {}, network)
+    assert {path.name for path in tmp_path.iterdir()} == {"right.pt", "right.json"}
+
+
+def test_files_that_were_pruned_together_are_counted_together(tmp_path):
+    torch.manual_seed(0)
+    network = models.ContrastiveClassifier(models.WideResNet(10, 1), models.ClassificationHead(64, 10))
+    scores = {name: weight.detach().abs() for name, weight in pruning.prunable_parameters(network).items()}
+    pruning.apply_masks(network, pruning.global_masks(scores, 0.9))
+    encoder, asked = tmp_path / "encoder.pt", {**GLOBAL, "sparsity": 0.9}
+    checkpoints.save_checkpoint(encoder, {"model": checkpoints.cpu_state(network.encoder)}, {}, network)
+    head = {"head": checkpoints.cpu_state(network.classification_head)}
+    checkpoints.save_checkpoint(tmp_path / "head.pt", head, {}, network, asked, (encoder,))
+    with pytest.raises(UserError, match="asks for"):
+        checkpoints.save_checkpoint(tmp_path / "head alone.pt", head, {}, network, asked)

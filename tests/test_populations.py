@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -303,3 +304,25 @@ def test_every_total_seed_has_its_own_folders_and_seeds(work):
 def test_ids_are_shown_as_runs():
     assert populations.show_ids([3, 0, 1, 2, 7, 9, 10]) == "0-3, 7, 9-10"
     assert populations.show_ids([]) == ""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_one_network_under_two_ids_is_no_population(work, elsewhere):
+    view = pies(models_number=3)
+    supervised(view, range(3), elsewhere=elsewhere)
+    first, last = (view.folder / f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{index}.pt" for index in (0, 2))
+    shutil.copy(first, last)
+    if not elsewhere:
+        record = json.loads(first.with_suffix(".json").read_text())
+        last.with_suffix(".json").write_text(json.dumps({**record, "seed": 2}))
+    with pytest.raises(UserError, match="id2.pt has the same weights as .*id0.pt"):
+        populations.find_population(view, "dense", 0.0)
+
+
+def test_two_networks_of_one_seed_are_no_population(work):
+    view = pies()
+    supervised(view, range(2))
+    path = view.folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 0}))
+    with pytest.raises(UserError, match="id1.pt has the same seed as .*id0.pt"):
+        populations.find_population(view, "dense", 0.0)

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from common import checkpoints, cli, resume
+from common import checkpoints, cli, files, resume
 from conftest import write_few_digits
 from test_scripts import DENSE, ROOT, SMALL, main
 from test_sharing import contents
@@ -160,10 +160,11 @@ def test_a_training_that_diverges_keeps_its_last_good_state(tmp_path, monkeypatc
     rates = iter([1.0, 1.0] + [1e30] * 10)
     monkeypatch.setattr("common.training.supervised_learning_rate", lambda initial, epoch: next(rates))
     assert main("sup_training", "--index_end", 0, "--epochs", 6, "--batch_size", 16, *small) == 2
-    assert "diverged" in capsys.readouterr().err
+    said = capsys.readouterr().err
     [state] = tmp_path.rglob("*.state")
+    assert said.count("\n") == 1 and "diverged" in said and "in epoch 3, from its step " in said and f"{state.name} holds the state after 2 epochs" in said
     content = torch.load(state, weights_only=True)
-    assert content["epoch"] >= 2 and all(torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values())
+    assert content["epoch"] == 2 and all(torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values())
 
 
 def test_what_is_finished_needs_no_state(tmp_path, monkeypatch, small):
@@ -211,3 +212,21 @@ def test_a_signal_keeps_the_states_within_seconds(tmp_path, number, workers):
     assert len(states) == max(1, workers)
     assert all(torch.load(state, weights_only=True)["epoch"] >= 3 for state in states)
     assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = os.uname().nodename
+    dead, running, elsewhere = (tmp_path / f".model.pt.{name}.tmp.pt" for name in (f"{host}.{ended.pid}", f"{host}.{os.getppid()}", f"other.{ended.pid}"))
+    for path in (dead, running, elsewhere):
+        path.write_bytes(b"half")
+    files.write_atomically(tmp_path / "model.pt", lambda temporary: temporary.write_bytes(b"whole"))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", running.name, elsewhere.name}
+
+
+def test_a_short_chaos_leaves_what_an_undisturbed_run_leaves(tmp_path):
+    """The long form is a command of its own: python tests/chaos.py --kills 50."""
+    done = subprocess.run([sys.executable, str(ROOT / "tests/chaos.py"), "--kills", "8"], cwd=tmp_path, text=True, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 differences" in done.stdout and "company of 4 over 12 models: 2 kills" in done.stdout

@@ -324,3 +324,20 @@ def test_no_step_waits_for_the_device(monkeypatch, lars):
             with Waits() as counted:
                 epoch(data)
             assert counted.count + len(read) == 1
+
+
+def test_a_contrastive_loss_at_chance_is_warned_about_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(training.logger, "info", lambda words, *facts: said.append(words % facts))
+
+    def warnings(*losses):
+        said.clear()
+        entries = [{"loss": loss, "chance_loss": 39.0} for loss in losses]
+        for length in range(1, len(entries) + 1):
+            training._warn_at_chance(entries[:length], "SupCon id 0")
+        return list(said)
+
+    assert len(warnings(*[39.01] * 12)) == 1
+    [words] = warnings(*[38.9] * 5)
+    assert words.startswith("warning: the loss of SupCon id 0 has been at chance (39.0000) for 5 epochs")
+    assert warnings(39.0, 39.0, 39.0, 39.0, 38.0, 37.0) == [] and warnings(*[30.0] * 9) == []
