@@ -143,6 +143,11 @@ def epoch_path(checkpoint: Path, epoch: int) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}_epoch{epoch}.pt")
 
 
+def state_path(checkpoint: Path) -> Path:
+    """The state of the unfinished training of a checkpoint: a hidden file beside it."""
+    return checkpoint.with_name(f".{checkpoint.name}.state")
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,7 +12,7 @@ from typing import Any, Iterator, Sequence
 
 import torch
 
-from common.checkpoints import describe_differences, file_sha256, read_payload
+from common.checkpoints import describe_differences, file_sha256, read_payload, state_path
 from common.files import write_atomically
 from common.cli import UserError, logger
 from common.pruning import Masks
@@ -33,11 +33,6 @@ class Progress:
 
 _unsaved: dict[Path, dict] = {}  # states after the last epoch that are not on disk yet
 _saved: dict[Path, int] = {}  # epochs of the states on disk of the trainings that are under way
-
-
-def state_path(checkpoint: Path) -> Path:
-    """The state of the training of a checkpoint: a hidden file beside it."""
-    return checkpoint.with_name(f".{checkpoint.name}.state")
 
 
 def progress(study: Study, checkpoint: Path, configuration: dict, seed: int, stage: str, made_from: Sequence[Path] = ()) -> Progress | None:

@@ -72,10 +72,11 @@ def disturbed(work: Path, words: list[str], kills: int, longest: float, chance: 
         process = start(words, work)
         wait_until_at_work(process, work, words[0])
         time.sleep(chance.uniform(0, longest))
-        ended = process.poll() is not None
-        os.killpg(process.pid, signal.SIGKILL)
+        killed = process.poll() is None
+        if killed:
+            os.killpg(process.pid, signal.SIGKILL)
         said += process.communicate()[0]
-        if ended:
+        if not killed:
             break  # the work is done: nothing is left to be killed
         done += 1
     return done, said + finish(start(words, work))
