@@ -77,7 +77,7 @@ class CheckpointName:
                 f"{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt")
 
 
-_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 _TAG = r"(_[A-Za-z][A-Za-z0-9_.]*)?"
 _SUPERVISED = re.compile(rf"wideResNet(?:-(\d+))?{_TAG}_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_id(\d+)\.pt")
 _CONTRASTIVE = re.compile(rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt")

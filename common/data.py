@@ -218,10 +218,14 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"--data_dir: {path} is not a readable image ({error}); remove or replace it") from None
+            mode, pixels = image.mode, np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--data_dir: {path} is not a readable image ({reason}); remove or replace it") from None
+    if mode.startswith(("I", "F")):  # 16 or 32 bits, which Pillow clips to 255: nearly all white
+        raise UserError(f"--data_dir: {path} has more than 8 bits a channel (mode {mode}); convert it to 8 bits")
+    return pixels
