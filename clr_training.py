@@ -15,8 +15,8 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training of the encoder")
-    group.add_argument("--index_start", type=cli.natural_number, default=0, help="first model id, which is its seed")
-    group.add_argument("--index_end", type=cli.natural_number, default=29, help="last model id, inclusive")
+    group.add_argument("--index_start", type=cli.model_id, default=0, help="first model id, which is its seed")
+    group.add_argument("--index_end", type=cli.model_id, default=29, help="last model id, inclusive")
     group.add_argument("--batch_size", type=cli.positive_integer, default=1024, help="images in a batch, each in two views")
     group.add_argument("--epochs", type=cli.positive_integer, default=500, help="training epochs")
     group.add_argument("--learning_rate", type=cli.positive_float, default=0.05, help="learning rate of SGD")

@@ -15,8 +15,8 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training")
-    group.add_argument("--index_start", type=cli.natural_number, default=0, help="first model id, which is its seed")
-    group.add_argument("--index_end", type=cli.natural_number, default=29, help="last model id, inclusive")
+    group.add_argument("--index_start", type=cli.model_id, default=0, help="first model id, which is its seed")
+    group.add_argument("--index_end", type=cli.model_id, default=29, help="last model id, inclusive")
     group.add_argument("--batch_size", type=cli.positive_integer, default=128, help="images in a batch")
     group.add_argument("--epochs", type=cli.positive_integer, default=205, help="training epochs")
     group.add_argument("--learning_rate", type=cli.positive_float, default=1.0, help="x 0.1 at epochs 5, 30, 50, 80")

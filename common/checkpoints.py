@@ -8,23 +8,18 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import re
-import shlex
-import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from common import models
 from common.cli import UserError
 from common.data import ImageDataset
-from common.files import write_atomically, write_json
+from common.files import write_atomically, write_json, write_torch
 from common.methods import parse_method
 from common.pruning import asked_zeros, layer_name, measure_sparsity, prunable_parameters
 
@@ -167,8 +162,7 @@ def save_checkpoint(path: Path, payload: dict, record: dict, network: nn.Module,
         UserError: a zero too many or too few.
     """
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a path, torch writes the file's name into it: equal weights, other bytes
-            torch.save(payload, file)
+        write_torch(temporary, payload)
         _recount(path, [*together, temporary], network, asked)
         write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
     write_atomically(path, write)
@@ -200,15 +194,6 @@ def cpu_state(module: nn.Module) -> dict:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
-def environment(device: torch.device, started: float) -> dict:
-    """What a record says of the run: versions, device, threads, seconds."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": f"{device.type}: {name}",
-            "threads": torch.get_num_threads(), "seconds": round(time.time() - started, 2),
-            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
-
-
 def make_record(name: CheckpointName, configuration: dict, seed: int, data: ImageDataset, network: nn.Module, history: list[dict],
                 run: dict, **more) -> dict:
     """How a checkpoint was made.
@@ -222,6 +207,11 @@ def make_record(name: CheckpointName, configuration: dict, seed: int, data: Imag
             "sparsity": measure_sparsity(network), "history": history, "run": run, **more}
 
 
+def damaged_record(checkpoint: Path) -> UserError:
+    """The error of a record that lacks what every record of its kind has."""
+    return UserError(f"{record_path(checkpoint)} is damaged; delete it and {checkpoint.name} to have them made again")
+
+
 def read_record(checkpoint: Path) -> dict | None:
     """The record of a checkpoint, or None where it has none and so was made elsewhere.
 
@@ -233,10 +223,13 @@ def read_record(checkpoint: Path) -> dict | None:
         return None
     try:
         record = json.loads(path.read_text())
-        sha256 = record["checkpoint_sha256"]
-        record["configuration"], record["data"]["checksum"], record["sparsity"]["zeros"], record["history"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete it and {checkpoint.name} to have them made again") from None
+        sha256, history = record["checkpoint_sha256"], record["history"]
+        kinds = ((record["configuration"], dict), (record["data"]["checksum"], str), (record["sparsity"]["zeros"], int), (history, list),
+                 (record.get("movement", {}), dict), (record.get("seed", 0), int), (record.get("accuracy_as_pruned", 0), (int, float)), *((entry, dict) for entry in history))
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise damaged_record(checkpoint) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them made "
                         "again, or only the JSON if the checkpoint comes from elsewhere")
@@ -255,6 +248,8 @@ def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag
     """
     if not path.exists():
         return False
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a checkpoint should be; move it away")
     record = read_record(path)
     if record is None:
         return True

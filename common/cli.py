@@ -24,6 +24,11 @@ class UserError(Exception):
     """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit status 2."""
 
 
+def one_line(message: object) -> str:
+    """A message whose names of files may hold line breaks."""
+    return " ".join(str(message).splitlines())
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser with one-line errors, no prefix matching, and the default of every flag in `--help`."""
 
@@ -33,7 +38,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        unnamed = message.startswith("unrecognized") or message.endswith("expected one argument")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n")
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the flags among them."""
@@ -87,6 +93,11 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
 infinity = float("inf")
 largest = 2 ** 31 - 1
 positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
+# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves nothing to prune.
+model_id = _number(int, 0, 999_999, False, False, "a whole number from 0 to 999999")
+model_count = _number(int, 1, 1_000_000, False, False, "a whole number from 1 to 1000000")
+iteration_count = _number(int, 1, 1000, False, False, "a whole number from 1 to 1000")
+thread_count = _number(int, 1, 1024, False, False, "a whole number from 1 to 1024")
 natural_number = _number(int, 0, largest, False, False, f"a whole number from 0 to {largest}")
 positive_float = _number(float, 0, infinity, True, False, "a number above 0")
 natural_float = _number(float, 0, infinity, False, False, "a number of 0 or more")
@@ -137,14 +148,16 @@ def epoch_list(text: str) -> list[int]:
 
 def encoder_name(text: str) -> str:
     """The first part of an encoder's file names; depth, width and projection head are added to it where they are not 16, 2, mlp."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) or re.search(r"-\d+-\d+(-linear)?$|-linear$", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name: letters, digits, '_', '.', '-'; depth, width and projection "
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) or re.search(r"-\d+-\d+(-linear)?$|-linear$", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and projection "
                                          "head are appended by the script")
     return text
 
 
 def model_folder(text: str) -> str:
     """A folder; the published scripts took path templates here."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no folder: give its name, or leave the flag out")
     if "{" in text or "}" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is a template: give a folder, file names are made by the script")
     if Path(text).exists() and not Path(text).is_dir():
@@ -165,7 +178,7 @@ def add_common_flags(parser: Parser) -> None:
     group.add_argument("--dropout", type=fraction, default=0.0, help="dropout rate inside the blocks")
     group.add_argument("--workers", type=natural_number, default=0,
                        help="models that are worked on at once, each in a process of its own; 0: one after another in this process")
-    group.add_argument("--threads", type=positive_integer, default=None,
+    group.add_argument("--threads", type=thread_count, default=None,
                        help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits")
     add_boolean(group, "--debug", False, "verbose; saves no model")
     group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
@@ -248,7 +261,7 @@ def add_saving_flags(group) -> None:
 def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot pruning with finetuning."""
     group = parser.add_argument_group("pruning and finetuning")
-    group.add_argument("--models_number", type=positive_integer, default=30, help="model ids 0 to N-1 are pruned")
+    group.add_argument("--models_number", type=model_count, default=30, help="model ids 0 to N-1 are pruned")
     group.add_argument("--batch_size", type=positive_integer, default=128, help="images in a finetuning batch")
     group.add_argument("--epochs", type=positive_integer, default=30, help="finetuning epochs")
     group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default="0.3,0.5,0.7,0.9",
@@ -256,7 +269,7 @@ def add_finetuning_flags(parser: Parser) -> None:
     add_save_every(group)
     _add_criterion_flags(group, "None: global")
     group.add_argument("--pruning_schedule", choices=("one-shot", "iterative"), default="one-shot", help="prune once, or again and again")
-    group.add_argument("--iterations", type=positive_integer, default=10, help="iterative: how often")
+    group.add_argument("--iterations", type=iteration_count, default=10, help="iterative: how often")
     group.add_argument("--rate", type=pruning_rate, default=0.2, help="iterative: the share of what remains that each iteration prunes")
     group.add_argument("--after", choices=methods.AFTER, default="rewind",
                        help="iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as the dense network was; "
@@ -280,7 +293,7 @@ def add_choice_of_dense(group, parser: Parser) -> None:
 def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) -> None:
     """Flags of the scripts that compare populations of dense and pruned networks."""
     group = parser.add_argument_group("populations to compare")
-    group.add_argument("--models_number", type=positive_integer, default=30, help="K: model ids 0 to K-1")
+    group.add_argument("--models_number", type=model_count, default=30, help="K: model ids 0 to K-1")
     group.add_argument("--batch_size", type=positive_integer, default=1024, help="images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same")
     group.add_argument("--pruning_methods", type=pruning_method_list, default=pruning_methods,
                        help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
@@ -348,16 +361,18 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
             print(f"{script}: interrupted: finished models are kept{kept}; give the same command to go on", file=sys.stderr)
             return 128 + error.signal
         except UserError as error:
-            print(f"{script}: error: {error}{kept}", file=sys.stderr)
+            print(f"{script}: error: {one_line(error)}{kept}", file=sys.stderr)
             return 2
         except OSError as error:
-            print(f"{script}: error: {error.filename or 'input or output'}: {error.strerror or error}; "
+            print(f"{script}: error: {one_line(error.filename or 'input or output')}: {one_line(error.strerror or error)}; "
                   f"free space or permissions there, or name another folder{kept}", file=sys.stderr)
             return 2
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's; named so as not to import torch here
+        except (RuntimeError, MemoryError) as error:
+            # torch's own, named so as not to import torch here; on a CPU it says it in words.
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
                 raise
-            print(f"{script}: error: the device's memory is full; give a smaller --batch_size, or another --cuda_device{kept}", file=sys.stderr)
+            print(f"{script}: error: the device's memory is full; give a smaller --batch_size or --widen_factor, or another --cuda_device{kept}",
+                  file=sys.stderr)
             return 2
         finally:
             for number, handler in handlers.items():

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import re
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,8 @@ def dataset_name(dataset: str, data_dir: str) -> str:
     name = Path(data_dir).resolve().name
     if name in ("cifar10", "digits", "") or re.fullmatch(r"seed_\d+", name):
         raise UserError(f"--data_dir {data_dir}: a folder called {name!r} would write over results of other data or seeds; rename it")
+    if not name.isprintable():
+        raise UserError(f"--data_dir: a folder called {name!r} would give models and tables a name that cannot be shown; rename it")
     return name
 
 
@@ -198,7 +201,8 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
         empty = set(range(len(class_names))) - {label for _, label in files}
         if empty and (part == "train" or not files):
             raise UserError(f"--data_dir {root}: no images in {part}/{class_names[min(empty)]}")
-        with ThreadPoolExecutor() as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
             images = list(pool.map(_read_image, (path for path, _ in files)))
         for image, (path, _) in zip(images, files):
             sizes.setdefault(image.shape[:2], path)

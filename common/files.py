@@ -1,10 +1,13 @@
 """Files that are there whole or not at all."""
 
 import glob
+import io
 import json
 import os
 from pathlib import Path
 from typing import Callable
+
+import torch
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -20,6 +23,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # before the name is there, the content is on the disk
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk, say, names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -32,6 +38,16 @@ def _is_running(process: str) -> bool:
     except PermissionError:
         pass  # of somebody else
     return True
+
+
+def write_torch(path: Path, payload: dict) -> None:
+    """torch.save by way of the memory: into a full disk it raises what says nothing of the disk.
+
+    Given a path, it would write the file's name into the file: equal weights, other bytes.
+    """
+    content = io.BytesIO()
+    torch.save(payload, content)
+    path.write_bytes(content.getbuffer())
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -8,7 +8,7 @@ from typing import Callable, Iterator
 
 import numpy as np
 
-from common import checkpoints, results
+from common import checkpoints, process, results
 from common.checkpoints import CheckpointName
 from common.cli import UserError, logger
 from common.evaluation import evaluate_test_set
@@ -96,7 +96,11 @@ def _prune_member(study: Study, twin: Twin, method: PruningMethod, member: Membe
             finished_before(*step.paths)
             record = checkpoints.read_record(step.paths[-1])
             if record is not None:
-                yield step, (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
+                try:
+                    accuracies = record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"]
+                except (KeyError, IndexError):
+                    raise checkpoints.damaged_record(step.paths[-1]) from None
+                yield step, accuracies
             continue
         if network is None or step.iteration == 0:
             network = _previous(study, steps, step, member)
@@ -252,7 +256,7 @@ def _prune(study: Study, twin: Twin, method: PruningMethod, member: Member, chai
             "movement": weight_movement(before, prunable_parameters(network), masks)}
     if step.iteration > 1:
         more["previous_sha256"] = _checksums(chain[step.iteration - 2])
-    run = checkpoints.environment(study.device, started)
+    run = process.environment(study.device, started)
     for path, name, (payload, history) in zip(step.paths, step.names, trained):
         record = checkpoints.make_record(name, step.configuration, seed, data, network, history, run, **more)
         # All files of a network are pruned together: the last one shows the number of zeros.

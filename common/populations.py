@@ -158,7 +158,7 @@ def _is_related(population: Population, dense: Population) -> bool:
         return True
     if gradual:
         return {key: value for key, value in population.configuration.items() if key not in PRUNING_KEYS} == dense.configuration
-    return population.configuration["dense"] == dense.configuration
+    return population.configuration.get("dense") == dense.configuration
 
 
 def _members(study: Study, folders: tuple[Path, Path], pruning_method: str, sparsity: float) -> list[Member]:

@@ -3,7 +3,10 @@
 import ctypes
 import logging
 import os
+import platform
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,16 @@ def set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
+class _Story(logging.FileHandler):
+    """A log that cannot be written ends the run, as a model that cannot be written does."""
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise OSError(error.errno, error.strerror, self.baseFilename) from None
+
+
 def start_logging(script: str, folder: Path, debug: bool) -> None:
     """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout too."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +69,7 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console.setFormatter(logging.Formatter("%(message)s"))
     if WORKER in os.environ:  # what another worker has finished is no news; the process that started them says it once
         console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
-    story = logging.FileHandler(folder / f"{script}.log")
+    story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(console)
     logger.addHandler(story)
@@ -73,3 +86,15 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False  # another C library
     return bool(mallopt(M_MMAP_THRESHOLD, 2 ** 30) and mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1))
+
+
+def environment(device: "torch.device", started: float) -> dict:
+    """What a record says of the run: versions, device, threads, seconds."""
+    import numpy as np
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": f"{device.type}: {name}",
+            "threads": torch.get_num_threads(), "seconds": round(time.time() - started, 2),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}

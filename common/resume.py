@@ -13,7 +13,7 @@ from typing import Any, Iterator, Sequence
 import torch
 
 from common.checkpoints import describe_differences, file_sha256, read_payload, state_path
-from common.files import write_atomically
+from common.files import write_atomically, write_torch
 from common.cli import UserError, logger
 from common.pruning import Masks
 from common.study import Study
@@ -109,11 +109,7 @@ def _restore(progress: Progress, state: dict, parts: dict[str, Any], masks: Mask
 
 def _save(path: Path) -> None:
     state = _unsaved.pop(path)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: write_torch(temporary, state))
     _saved[path] = state["epoch"]
     logger.debug("kept: %s after %d epochs", path, state["epoch"])
 

@@ -9,7 +9,7 @@ from typing import Callable
 import numpy as np
 from torch import nn
 
-from common import checkpoints, methods, results, resume
+from common import checkpoints, methods, process, results, resume
 from common.checkpoints import CheckpointName
 from common.cli import UserError, logger
 from common.methods import PruningMethod
@@ -145,7 +145,7 @@ def epoch_saver(study: Study, path: Path, name: CheckpointName, configuration: d
         seen.append(done)
         if done in epochs:
             record = checkpoints.make_record(name, configuration, study.model_seed(name.id), study.data, getattr(model, "encoder", model), [],
-                                             checkpoints.environment(study.device, started), epoch=done)
+                                             process.environment(study.device, started), epoch=done)
             checkpoints.save_checkpoint(checkpoints.epoch_path(path, done), {"model": checkpoints.cpu_state(model)}, record,
                                         getattr(model, "encoder", model))
             logger.info("kept: %s", checkpoints.epoch_path(path, done))
@@ -170,7 +170,7 @@ def save_model(study: Study, name: CheckpointName, path: Path, payload: dict, co
                started: float, **more) -> None:
     """Saves a finished model with its record; layers of which nothing is left are named."""
     record = checkpoints.make_record(name, configuration, study.model_seed(name.id), study.data, network, history,
-                                     checkpoints.environment(study.device, started), **more)
+                                     process.environment(study.device, started), **more)
     log_emptied(describe_run(name), record["sparsity"]["per_tensor"])
     checkpoints.save_checkpoint(path, payload, record, network, configuration if "scope" in configuration else None)
     resume.forget(path)

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import across, checkpoints, comparison, models, plots, populations, results, similarity, study
+from common import across, checkpoints, comparison, models, plots, populations, results, similarity, process, study
 from common.checkpoints import CheckpointName
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
@@ -699,7 +699,7 @@ def check_stored_mask(stored, network):
 def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_learning_methods(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    made = checkpoints.environment(torch.device("cpu"), 0.0)
+    made = process.environment(torch.device("cpu"), 0.0)
     view = open_study("sup_pie_kmodels_detection")
     network = prune(models.SupervisedNetwork(10, 1, 0.0, 10))
     name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)

@@ -5,11 +5,12 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from common import checkpoints, models, pruning
+from common import checkpoints, models, process, pruning
 from common.checkpoints import Architecture, CheckpointName
 from common.cli import UserError
 from common.data import load_dataset
@@ -89,7 +90,7 @@ def small_checkpoint(folder, sparsity=0.0, model_id=0, **configuration):
         network.base.fc.bias += 1.0
     name = CheckpointName("supervised", "supervised", "dense", sparsity, 3, model_id, widen_factor=1, depth=10)
     path = folder / str(name)
-    run = checkpoints.environment(torch.device("cpu"), 0.0)
+    run = process.environment(torch.device("cpu"), 0.0)
     record = checkpoints.make_record(name, {"epochs": 3, **configuration}, model_id, DIGITS, network, [], run)
     checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record, network)
     return path, name, network
@@ -115,11 +116,12 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     path, _, _ = small_checkpoint(tmp_path)
     before = path.read_bytes()
 
-    def full_disk(payload, file):
-        file.write(b"half")
+    def full_disk(path, content):
+        with path.open("wb") as file:
+            file.write(content[:1000])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError):
         small_checkpoint(tmp_path)
     assert path.read_bytes() == before and len(os.listdir(tmp_path)) == 2

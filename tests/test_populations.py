@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from common import checkpoints, models, populations, study
+from common import checkpoints, models, populations, process, study
 from common.checkpoints import CheckpointName
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
@@ -29,7 +29,7 @@ def pies(*words, models_number=2, method="sup"):
 
 
 def save(view, path, name, network, payload, configuration, elsewhere, **more):
-    record = checkpoints.make_record(name, configuration, name.id, view.data, network, [], checkpoints.environment(torch.device("cpu"), 0.0), **more)
+    record = checkpoints.make_record(name, configuration, name.id, view.data, network, [], process.environment(torch.device("cpu"), 0.0), **more)
     checkpoints.save_checkpoint(path, payload, record, network)
     if elsewhere:
         path.with_suffix(".json").unlink()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import checkpoints, comparison, metrics, models, plots, populations, results, study
+from common import checkpoints, comparison, metrics, models, plots, populations, results, process, study
 from common.checkpoints import CheckpointName
 from common.cli import UserError
 
@@ -107,7 +107,7 @@ def view(tmp_path, monkeypatch):
         if model_id == 1:
             torch.nn.init.constant_(network.base.bn1.bias, -100.0)
         name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
-        record = checkpoints.make_record(name, {"epochs": 3}, model_id, opened.data, network, [], checkpoints.environment(torch.device("cpu"), 0.0))
+        record = checkpoints.make_record(name, {"epochs": 3}, model_id, opened.data, network, [], process.environment(torch.device("cpu"), 0.0))
         checkpoints.save_checkpoint(opened.folder / str(name), checkpoints.cpu_state(network), record, network)
     return opened
 
