@@ -111,7 +111,7 @@ def compare(disturbed_folder: Path, undisturbed_folder: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--kills", type=int, default=50, help="alone, at least; as many as a quarter of them more in company (default: 50)")
+    parser.add_argument("--kills", type=int, default=50, help="alone, as far as the commands last; a quarter of them more in company (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     flags = parser.parse_args()
     from conftest import write_few_digits
