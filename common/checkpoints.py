@@ -225,7 +225,8 @@ def read_record(checkpoint: Path) -> dict | None:
         record = json.loads(path.read_text())
         sha256, history = record["checkpoint_sha256"], record["history"]
         kinds = ((record["configuration"], dict), (record["data"]["checksum"], str), (record["sparsity"]["zeros"], int), (history, list),
-                 (record.get("movement", {}), dict), (record.get("seed", 0), int), (record.get("accuracy_as_pruned", 0), (int, float)), *((entry, dict) for entry in history))
+                 (record.get("movement", {}), dict), (record.get("seed", 0), int), (record.get("accuracy_as_pruned", 0), (int, float)),
+                 *((entry, dict) for entry in history))
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
