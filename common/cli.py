@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -18,6 +19,7 @@ from common import methods
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
 logger = logging.getLogger("study")
+PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 
 
 class UserError(Exception):
@@ -33,9 +35,7 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser with one-line errors, no prefix matching, and the default of every flag in `--help`."""
 
     def __init__(self, docstring: str):
-        super().__init__(
-            description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter,
-        )
+        super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
 
     def error(self, message: str):
         unnamed = message.startswith("unrecognized") or message.endswith("expected one argument")
@@ -90,8 +90,7 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
     return parse
 
 
-infinity = float("inf")
-largest = 2 ** 31 - 1
+infinity, largest = float("inf"), 2 ** 31 - 1
 positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
 # Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves nothing to prune.
 model_id = _number(int, 0, 999_999, False, False, "a whole number from 0 to 999999")
@@ -371,8 +370,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
             # torch's own, named so as not to import torch here; on a CPU it says it in words.
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
                 raise
-            print(f"{script}: error: the device's memory is full; give a smaller --batch_size or --widen_factor, or another --cuda_device{kept}",
-                  file=sys.stderr)
+            print(f"{script}: error: the memory is full; give a smaller --batch_size or --widen_factor, or another --cuda_device{kept}", file=sys.stderr)
             return 2
         finally:
             for number, handler in handlers.items():
@@ -382,8 +380,13 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 def _raise_on_signals() -> dict:
     """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main thread."""
+    asked: list[float] = []
+
     def stop(number: int, frame) -> None:
-        raise Interrupted(number)
+        # A second one on its heels (Ctrl-C reaches workers, and then their parent stops them) must not cut off what the first began.
+        if not asked or time.monotonic() - asked[-1] > PATIENCE_SECONDS:
+            asked.append(time.monotonic())
+            raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():
         return {}

@@ -68,7 +68,10 @@ def stopped_after(monkeypatch, steps, error):
     def count(*arguments, **keywords):
         left[0] -= 1
         if left[0] == 0:
-            raise error
+            if isinstance(error, int):
+                os.kill(os.getpid(), error)
+            else:
+                raise error
         return backward(*arguments, **keywords)
 
     monkeypatch.setattr(torch.Tensor, "backward", count)
@@ -107,6 +110,23 @@ def begun(tmp_path, monkeypatch, small, *more):
         assert main("sup_training", *flags) == 130
     [state] = tmp_path.rglob("*.state")
     return flags, state
+
+
+def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(tmp_path, monkeypatch, small):
+    """It comes just before further signals are ignored: as from a parent that stops its workers after Ctrl-C reached them too."""
+    prepare(tmp_path, monkeypatch, [], small)
+    set_handler = signal.signal
+
+    def second_comes_first(number, handler):
+        if handler is signal.SIG_IGN:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return set_handler(number, handler)
+
+    stopped_after(monkeypatch, 10, signal.SIGINT)
+    monkeypatch.setattr(cli.signal, "signal", second_comes_first)
+    assert main("sup_training", "--index_end", 0, "--epochs", 4, "--batch_size", 16, *small) == 130
+    [state] = tmp_path.rglob("*.state")
+    assert torch.load(state, weights_only=True)["epoch"] == 2
 
 
 def test_the_last_line_says_what_was_kept(tmp_path, monkeypatch, small, capsys):
