@@ -9,7 +9,10 @@ from pathlib import Path
 import matplotlib
 import matplotlib.ticker
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from common.files import write_atomically
 
@@ -19,6 +22,9 @@ matplotlib.use("Agg")
 CLASS_COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000")
 CLASS_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
 REST_COLOUR, PIE_COLOUR, LINE_COLOUR = "#7A9CC6", "#D55E00", "#333333"
+DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", ("#C9D9EA", REST_COLOUR, "#0B2545"))  # a single image is seen on white
+METHOD_COLOURS = {"SupCon": CLASS_COLOURS[0], "supervised": "#CC6677", "SimCLR": "#44AA99"}
+LINE_STYLES = ("-", "--", ":", "-.")
 DPI = 130
 
 
@@ -34,7 +40,8 @@ def draw(arrays: dict) -> Figure:
         ValueError: arrays that are not those of a figure.
     """
     kinds = {"curves": draw_curves, "umap": draw_umap, "q_score": draw_q_score, "prediction_depth": draw_prediction_depth,
-             "pies_distribution": draw_pies_distribution, "heat_maps": draw_heat_maps, "pies_per_class": draw_pies_per_class}
+             "pies_distribution": draw_pies_distribution, "heat_maps": draw_heat_maps, "pies_per_class": draw_pies_per_class,
+             "against_sparsity": draw_against_sparsity, "umap_grid": draw_umap_grid, "noise_floor": draw_noise_floor, "gallery": draw_gallery}
     kind = str(arrays.get("figure"))
     if kind not in kinds:
         raise ValueError("no figure is stored in these arrays")
@@ -42,10 +49,11 @@ def draw(arrays: dict) -> Figure:
 
 
 def _titled_figure(arrays: dict, width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
     letters = int(11 * width)  # of size 10 in a line
     lines = _plain(arrays["title"]).replace(" ", "\xa0").replace("\xa0·\xa0", " · ").split("\n")  # breaks between facts only
-    figure.suptitle("\n".join(part.strip(" ·") for line in lines for part in textwrap.wrap(line, letters)), fontsize=10)
+    lines = [part.strip(" ·") for line in lines for part in textwrap.wrap(line, letters)]
+    figure = Figure(figsize=(width, height + 0.16 * max(0, len(lines) - 2)), layout="constrained")  # a long title takes nothing from the panels
+    figure.suptitle("\n".join(lines), fontsize=10)
     return figure
 
 
@@ -108,10 +116,7 @@ def draw_umap(arrays: dict) -> Figure:
     with_pies = "is_pie" in arrays
     figure, axes = _figure(arrays, 1 + with_pies, 6.6 + 5.2 * with_pies, 5.2)
     size = 14 if len(labels) <= 2000 else 4
-    for label, name in enumerate(class_names):
-        own = coordinates[labels == label]
-        style = dict(s=size, alpha=0.8, linewidths=0, color=CLASS_COLOURS[label % 10], marker=CLASS_MARKERS[(label + label // 10) % 10])
-        axes[0].scatter(*own.T, label=_plain(name), **style)
+    _draw_classes(axes[0], coordinates, labels, class_names, size)
     _labels(axes[0], "UMAP 1", "UMAP 2", "classes by modal label")
     axes[0].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="modal label", title_fontsize=8,
                    ncols=1 + (len(class_names) - 1) // 20, markerscale=1.5 if size > 10 else 3)
@@ -121,67 +126,94 @@ def draw_umap(arrays: dict) -> Figure:
         axes[1].scatter(*coordinates[is_pie].T, s=size + _pie_extra(is_pie), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
         _labels(axes[1], "UMAP 1", "UMAP 2", "PIEs marked")
         axes[1].legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
-    for panel in axes:
-        panel.set_xticks([])
-        panel.set_yticks([])
+        axes[1].set(xticks=[], yticks=[])
     return figure
+
+
+def _draw_classes(panel, coordinates: np.ndarray, labels: np.ndarray, class_names: list[str], size: float) -> None:
+    for label, name in enumerate(class_names):
+        panel.scatter(*coordinates[labels == label].T, s=size, alpha=0.8, linewidths=0, color=CLASS_COLOURS[label % 10],
+                      marker=CLASS_MARKERS[(label + label // 10) % 10], label=_plain(name), rasterized=True)
+    panel.set(xticks=[], yticks=[])
 
 
 def draw_q_score(arrays: dict) -> Figure:
     """Q-Score, Z-score and L1 norm, dense against pruned: `dense_q_score`, `pruned_q_score` (N,) and so on, `is_pie` (N,)."""
     is_pie = arrays["is_pie"].astype(bool)
-    figure, axes = _figure(arrays, 3, 13.2, 5.4)
+    figure, axes = _figure(arrays, 3, 14.0, 5.0)
+    norm = LogNorm(1, 10)  # of all panels; its end follows the fullest cell
     for panel, (quantity, name) in zip(axes, (("q_score", "Q-Score"), ("z_score", "Z-score"), ("l1_norm", "L1 norm"))):
         dense, pruned = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]
-        size = 10 if len(dense) <= 2000 else 3
-        panel.scatter(dense[~is_pie], pruned[~is_pie], s=size, color=REST_COLOUR, alpha=0.6, linewidths=0, label=f"other images ({(~is_pie).sum()})")
-        panel.scatter(dense[is_pie], pruned[is_pie], s=size + _pie_extra(is_pie), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
-        _identity(panel)
-        _labels(panel, f"{name}, dense networks", f"{name}, pruned networks", name)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+        values = np.concatenate([dense, pruned])
+        values = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([0.0, 1.0])
+        margin = 0.03 * np.ptp(values) or max(0.1 * abs(values[0]), 0.1)
+        edges = np.linspace(values.min() - margin, values.max() + margin, 61 if len(dense) > 2000 else 31)
+        _draw_joint(panel, dense, pruned, is_pie, edges, edges[::2], norm, name)
+        _labels(panel, f"{name}, dense networks", f"{name}, pruned networks")
+    _explain_joint(figure, axes, is_pie)
     return figure
+
+
+def draw_prediction_depth(arrays: dict) -> Figure:
+    """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` ()."""
+    dense, pruned, places = arrays["dense_depth"], arrays["pruned_depth"], int(arrays["places"])
+    is_pie = arrays["is_pie"].astype(bool)
+    figure, (panel,) = _figure(arrays, 1, 7.2, 6.6)
+    # Depths are multiples of 1 / models: cells and bars hold a whole number of them, or they would be stripes.
+    steps = np.diff(np.unique(np.concatenate([dense, pruned])))
+    step = min(steps[steps > 1e-4], default=1.0)
+    edges, wider = (-step / 2 + width * np.arange(np.ceil(round((places + step) / width, 6)) + 1)
+                    for width in (step * np.ceil((places / step + 1) / cells) for cells in (60, 30)))
+    _draw_joint(panel, dense, pruned, is_pie, edges, wider, LogNorm(1, 10), "larger triangles: several PIEs at one point")
+    _labels(panel, "prediction depth, dense networks (places)", "prediction depth, pruned networks (places)")
+    _explain_joint(figure, [panel], is_pie)
+    return figure
+
+
+def _draw_joint(panel, dense: np.ndarray, pruned: np.ndarray, is_pie: np.ndarray, edges: np.ndarray, wider: np.ndarray, norm: LogNorm, title: str) -> None:
+    """Dense against pruned: how many of the other images are in each cell between `edges`, the PIEs on them, and at the sides what share
+    of either lies between the edges `wider`. Images without a value are left out, and counted in the title."""
+    defined = np.isfinite(dense) & np.isfinite(pruned)
+    groups = {"other images": defined & ~is_pie, "PIEs": defined & is_pie}
+    counts = np.histogram2d(dense[groups["other images"]], pruned[groups["other images"]], [edges, edges])[0]
+    norm.vmax = max(norm.vmax, counts.max())
+    panel.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap=DENSITY_COLOURS, norm=norm, rasterized=True)
+    points, together = np.unique(np.stack([dense[groups["PIEs"]], pruned[groups["PIEs"]]], 1), axis=0, return_counts=True)
+    size, alpha, width = next(style for most, *style in ((100, 26, 0.9, 0.5), (600, 14, 0.75, 0.3), (np.inf, 8, 0.6, 0.15)) if len(points) <= most)
+    panel.scatter(*points.T, s=size * np.sqrt(together), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=width, alpha=alpha, rasterized=True)
+    limits = edges[0], max(edges[-1], wider[-1])
+    panel.plot(limits, limits, color=LINE_COLOUR, linewidth=1, linestyle="--")
+    panel.set(xlim=limits, ylim=limits, box_aspect=1)  # with equal limits: equal units
+    top = panel.inset_axes([0, 1.03, 1, 0.2], sharex=panel)
+    right = panel.inset_axes([1.03, 0, 0.2, 1], sharey=panel)
+    for axis in (panel.xaxis, panel.yaxis):  # equal limits: the same ticks
+        axis.set_major_locator(matplotlib.ticker.MaxNLocator(8, steps=[1, 2, 5, 10]))
+    for side, values, orientation in ((top, dense, "vertical"), (right, pruned, "horizontal")):
+        for name, chosen in groups.items():
+            if chosen.any():
+                style = dict(color=PIE_COLOUR, linewidth=1.3) if name == "PIEs" else dict(color=REST_COLOUR, fill=True)
+                side.stairs(100 * np.histogram(values[chosen], wider)[0] / chosen.sum(), wider, orientation=orientation, **style)
+        side.tick_params(labelsize=7, labelbottom=side is right, labelleft=side is top)
+        (side.yaxis if side is top else side.xaxis).set_major_locator(matplotlib.ticker.MaxNLocator(2, min_n_ticks=2))
+        side.spines[["top", "right"]].set_visible(False)
+    top.set_ylabel("share (%)", fontsize=7)
+    right.set_xlabel("share (%)", fontsize=7)
+    left_out = f" ({(~defined).sum()} images without a value)" if not defined.all() else ""
+    top.set_title(f"{title}{left_out}", fontsize=9)
+
+
+def _explain_joint(figure: Figure, panels, is_pie: np.ndarray) -> None:
+    bar = figure.colorbar(panels[0].collections[0], ax=panels, shrink=0.6, pad=0.02, aspect=30, format="%g", label="other images in a cell")
+    bar.ax.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    handles = [Patch(color=REST_COLOUR, label=f"other images ({(~is_pie).sum()})"),
+               Line2D([], [], color=PIE_COLOUR, marker="^", markeredgecolor="black", markeredgewidth=0.5, label=f"PIEs ({is_pie.sum()})"),
+               Line2D([], [], color=LINE_COLOUR, linewidth=1, linestyle="--", label="dense = pruned")]
+    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=3)
 
 
 def _pie_extra(is_pie: np.ndarray) -> int:
     """How much larger a PIE's marker is than another image's: few must be found, many must not hide the rest."""
     return 18 if is_pie.sum() <= 100 else 6
-
-
-def _identity(panel) -> None:
-    low = min(panel.get_xlim()[0], panel.get_ylim()[0])
-    high = max(panel.get_xlim()[1], panel.get_ylim()[1])
-    panel.plot([low, high], [low, high], color=LINE_COLOUR, linewidth=1, linestyle="--", label="dense = pruned", zorder=0)
-    panel.set_xlim(low, high)
-    panel.set_ylim(low, high)
-    panel.set_box_aspect(1)  # with equal limits: equal units
-
-
-def draw_prediction_depth(arrays: dict) -> Figure:
-    """Prediction depth, dense against pruned, and its distribution: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` ()."""
-    is_pie = arrays["is_pie"].astype(bool)
-    dense, pruned = arrays["dense_depth"], arrays["pruned_depth"]
-    figure, axes = _figure(arrays, 2, 11.5, 5.0)
-    groups = ((~is_pie, REST_COLOUR, "o", "other images"), (is_pie, PIE_COLOUR, "^", "PIEs"))
-    for chosen, colour, marker, name in groups:
-        # Depths are multiples of 1 / models: images on one point are drawn as one marker whose area grows with their number.
-        points, counts = np.unique(np.stack([dense[chosen], pruned[chosen]], 1), axis=0, return_counts=True)
-        axes[0].scatter(*points.T, s=10 + 8 * np.sqrt(counts), color=colour, marker=marker, alpha=0.75, edgecolors="black", linewidths=0.3,
-                        label=f"{name} ({chosen.sum()})")
-    _identity(axes[0])
-    _labels(axes[0], "prediction depth, dense networks (places)", "prediction depth, pruned networks (places)",
-            "each image; larger markers: several images")
-    bins = np.arange(int(arrays["places"]) + 2) - 0.5
-    for chosen, colour, _, name in groups:
-        for depth, style, kind in ((dense, "--", "dense"), (pruned, "-", "pruned")):
-            if chosen.any():
-                axes[1].hist(depth[chosen], bins, density=True, histtype="step", color=colour, linestyle=style, linewidth=1.5,
-                             label=f"{name}, {kind} networks")
-    _labels(axes[1], "prediction depth (places)", "share of the images", "distribution")
-    axes[0].yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    for panel in axes:
-        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    return figure
 
 
 def draw_pies_distribution(arrays: dict) -> Figure:
@@ -254,4 +286,115 @@ def draw_pies_per_class(arrays: dict) -> Figure:
     panel.yaxis.get_major_locator().set_params(integer=True)
     _labels(panel, "true class", "PIEs (images)", "each image once")
     panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def draw_against_sparsity(arrays: dict) -> Figure:
+    """A number against sparsity: `ylabel`, `panel_title`, `series` and `learning_methods` (S,), and for each series s `sparsity_s`,
+    `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval; perhaps a line at `horizontal` () called `horizontal_name`."""
+    series, methods = ([_plain(name) for name in arrays[key]] for key in ("series", "learning_methods"))
+    within = [name.replace(method, "").strip() for name, method in zip(series, methods)]  # the same marker for both learning methods
+    kinds = list(dict.fromkeys(within))
+    sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
+    columns = 1 + (len(series) - 1) // 26
+    figure, (panel,) = _figure(arrays, 1, max(7.0, 1.1 * len(sparsities) + 3) + 2.6 * columns, max(4.4, 0.19 * min(len(series), 26) + 1.4))
+    interval = False
+    for index, (name, method) in enumerate(zip(series, methods)):
+        order, kind = np.argsort(arrays[f"sparsity_{index}"]), kinds.index(within[index])
+        sparsity, value, low, high = (arrays[f"{part}_{index}"][order].astype(float) for part in ("sparsity", "value", "low", "high"))
+        place = np.searchsorted(sparsities, sparsity) + 0.7 * ((index + 0.5) / len(series) - 0.5)  # so that no interval hides another
+        known, colour = np.isfinite(low) & np.isfinite(high), METHOD_COLOURS.get(method, LINE_COLOUR)
+        panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
+        panel.plot(place, value, color=colour, marker=CLASS_MARKERS[kind % 10], linestyle=LINE_STYLES[(kind + kind // 10) % 4], linewidth=1,
+                   markersize=5, markeredgecolor="white", markeredgewidth=0.4, label=name)
+        interval |= known.any()
+    if "horizontal" in arrays:
+        panel.axhline(float(arrays["horizontal"]), color=LINE_COLOUR, linestyle=":", linewidth=1.2, label=_plain(arrays["horizontal_name"]))
+    for between in np.arange(len(sparsities) - 1) + 0.5:
+        panel.axvline(between, color="#E4E4E4", linewidth=0.8, zorder=0)
+    panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
+    panel.set_xlim(-0.5, len(sparsities) - 0.5)
+    _labels(panel, "sparsity (%), not to scale", _plain(arrays["ylabel"]), _plain(arrays["panel_title"]))
+    panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3, ncols=columns,
+                 title="bars: 95 % intervals" if interval else None, title_fontsize=8)
+    return figure
+
+
+def draw_umap_grid(arrays: dict) -> Figure:
+    """UMAPs in rows and columns: `class_names` (C,), `rows`, `columns` names, and for row r and column c, where there are networks,
+    `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones `is_pie_r_c` (N,)."""
+    class_names, rows, columns = ([_plain(name) for name in arrays[key]] for key in ("class_names", "rows", "columns"))
+    side = 1.7 if len(rows) * len(columns) > 6 else 2.6
+    width = max(7.0, side * len(columns) + 1.4)
+    across = int(np.clip(12 * width // (max(map(len, class_names)) + 6), 1, len(class_names)))
+    figure = _titled_figure(arrays, width, side * len(rows) + 0.18 * -(-len(class_names) // across) + 0.8)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for (row, column), panel in np.ndenumerate(grid):
+        panel.set(xticks=[], yticks=[], box_aspect=1)
+        panel.spines[:].set_color("#BBBBBB")
+        if row == 0:
+            panel.set_title(textwrap.fill(columns[column], int(12 * side)), fontsize=9)
+        if column == 0:
+            panel.set_ylabel(textwrap.fill(rows[row], 16), fontsize=9, rotation=0, ha="right", va="center")
+        if f"coordinates_{row}_{column}" not in arrays:
+            panel.text(0.5, 0.5, "no networks", color="#888888", fontsize=8, ha="center", va="center", transform=panel.transAxes)
+            continue
+        coordinates, labels = arrays[f"coordinates_{row}_{column}"], arrays[f"modal_labels_{row}_{column}"]
+        _draw_classes(panel, coordinates, labels, class_names, side * (2 if len(labels) <= 2000 else 0.4))
+        if f"is_pie_{row}_{column}" in arrays:
+            is_pie = arrays[f"is_pie_{row}_{column}"].astype(bool)
+            panel.scatter(*coordinates[is_pie].T, s=side * (8 if is_pie.sum() <= 300 else 2.5), marker="^", edgecolors="black", rasterized=True,
+                          c=[CLASS_COLOURS[label % 10] for label in labels[is_pie]], linewidths=0.6 if is_pie.sum() <= 300 else 0.3)
+            panel.text(0.97, 0.03, f"{is_pie.sum()} PIEs", fontsize=7, ha="right", va="bottom", transform=panel.transAxes,
+                       bbox=dict(facecolor="white", alpha=0.8, linewidth=0, pad=1))
+    handles = [Line2D([], [], linestyle="", marker=CLASS_MARKERS[(label + label // 10) % 10], color=CLASS_COLOURS[label % 10], markersize=5,
+                                       label=name) for label, name in enumerate(class_names)]
+    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=across, title_fontsize=8,
+                  title="modal label" + "; PIEs are black-edged triangles" * any(key.startswith("is_pie_") for key in arrays))
+    return figure
+
+
+def draw_noise_floor(arrays: dict) -> Figure:
+    """PIEs that chance makes: `panels` (P,) learning methods, and for each panel p `names_p` (G,), the first of them dense networks
+    against dense networks, and `counts_p` (G, S) over S random splits; whiskers from the 2.5th to the 97.5th percentile."""
+    titles = [_plain(name) for name in arrays["panels"]]
+    highest = max(len(arrays[f"names_{index}"]) for index in range(len(titles)))
+    figure, axes = _figure(arrays, len(titles), 5.6 * len(titles), 0.34 * highest + 1.6)
+    for index, (panel, title) in enumerate(zip(axes, titles)):
+        counts = arrays[f"counts_{index}"]
+        low, first, median, third, high = np.percentile(counts, [2.5, 25, 50, 75, 97.5], axis=1)
+        colours = ["#999999"] + [REST_COLOUR] * (len(counts) - 1)
+        jitter = 0.5 * (np.arange(counts.shape[1]) * 0.618034 % 1 - 0.5)  # the golden ratio spreads any number of points
+        panel.axvspan(low[0], high[0], color="#EEEEEE", linewidth=0, zorder=0)
+        for place, (own, colour) in enumerate(zip(counts, colours)):
+            panel.scatter(own, place + jitter, s=7, color=colour, alpha=min(0.6, 40 / len(own)), linewidths=0, rasterized=True)
+        places = np.arange(len(counts))
+        panel.hlines(places, low, high, color=LINE_COLOUR, linewidth=1)
+        panel.barh(places, third - first, 0.56, left=first, color=colours, alpha=0.7, edgecolor=LINE_COLOUR, linewidth=0.8)
+        panel.vlines(median, places - 0.28, places + 0.28, color="black", linewidth=2)
+        label, linear = "PIEs (images)", max(median[0], 1)
+        if counts.max() > 50 * linear:
+            panel.set_xscale("symlog", linthresh=linear)
+            panel.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            label = f"PIEs (images), logarithmic above {linear:g}"
+        panel.set_xlim(left=0)
+        panel.set_yticks(places, [_plain(name) for name in arrays[f"names_{index}"]], fontsize=8)
+        panel.set_ylim(len(counts) - 0.5, -0.5)  # the first on top
+        _labels(panel, label, "", title)
+    return figure
+
+
+def draw_gallery(arrays: dict) -> Figure:
+    """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
+    captions = ["\n".join(textwrap.fill(line, 30) for line in _plain(caption).split("\n")) for caption in arrays["captions"]]
+    across, deep = min(6, len(captions)), -(-len(captions) // 6)
+    figure = _titled_figure(arrays, max(6.0, 1.8 * across), (1.6 + 0.12 * max(caption.count("\n") + 1 for caption in captions)) * deep + 0.5)
+    grid = figure.subplots(deep, across, squeeze=False).ravel()
+    for panel, image, caption in zip(grid, arrays["images"], captions):
+        panel.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+        panel.set_xlabel(caption, fontsize=6.5, labelpad=2)
+    for panel in grid[len(captions):]:
+        panel.set_visible(False)
     return figure
