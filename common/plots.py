@@ -122,8 +122,9 @@ def draw_umap(arrays: dict) -> Figure:
                    ncols=1 + (len(class_names) - 1) // 20, markerscale=1.5 if size > 10 else 3)
     if with_pies:
         is_pie = arrays["is_pie"].astype(bool)
+        larger = 18 if is_pie.sum() <= 100 else 6  # few must be found, many must not hide the rest
         axes[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0, label=f"other images ({(~is_pie).sum()})")
-        axes[1].scatter(*coordinates[is_pie].T, s=size + _pie_extra(is_pie), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
+        axes[1].scatter(*coordinates[is_pie].T, s=size + larger, color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
         _labels(axes[1], "UMAP 1", "UMAP 2", "PIEs marked")
         axes[1].legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
         axes[1].set(xticks=[], yticks=[])
@@ -211,11 +212,6 @@ def _explain_joint(figure: Figure, panels, is_pie: np.ndarray) -> None:
     figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=3)
 
 
-def _pie_extra(is_pie: np.ndarray) -> int:
-    """How much larger a PIE's marker is than another image's: few must be found, many must not hide the rest."""
-    return 18 if is_pie.sum() <= 100 else 6
-
-
 def draw_pies_distribution(arrays: dict) -> Figure:
     """PIEs per true class: `pies_per_class` (C,), `class_names` (C,)."""
     names = [_plain(name) for name in arrays["class_names"]]
@@ -296,8 +292,7 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     within = [name.replace(method, "").strip() for name, method in zip(series, methods)]  # the same marker for both learning methods
     kinds = list(dict.fromkeys(within))
     sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
-    columns = 1 + (len(series) - 1) // 26
-    figure, (panel,) = _figure(arrays, 1, max(7.0, 1.1 * len(sparsities) + 3) + 2.6 * columns, max(4.4, 0.19 * min(len(series), 26) + 1.4))
+    figure, (panel,) = _figure(arrays, 1, max(6.5, 0.08 * len(series) * len(sparsities)) + 0.075 * max(map(len, series)) + 0.6, max(4.2, 0.19 * len(series) + 1.4))
     interval = False
     for index, (name, method) in enumerate(zip(series, methods)):
         order, kind = np.argsort(arrays[f"sparsity_{index}"]), kinds.index(within[index])
@@ -310,12 +305,13 @@ def draw_against_sparsity(arrays: dict) -> Figure:
         interval |= known.any()
     if "horizontal" in arrays:
         panel.axhline(float(arrays["horizontal"]), color=LINE_COLOUR, linestyle=":", linewidth=1.2, label=_plain(arrays["horizontal_name"]))
-    for between in np.arange(len(sparsities) - 1) + 0.5:
-        panel.axvline(between, color="#E4E4E4", linewidth=0.8, zorder=0)
     panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
+    panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
+    panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
+    panel.tick_params(which="minor", length=0)
     panel.set_xlim(-0.5, len(sparsities) - 0.5)
     _labels(panel, "sparsity (%), not to scale", _plain(arrays["ylabel"]), _plain(arrays["panel_title"]))
-    panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3, ncols=columns,
+    panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3,
                  title="bars: 95 % intervals" if interval else None, title_fontsize=8)
     return figure
 
@@ -325,17 +321,19 @@ def draw_umap_grid(arrays: dict) -> Figure:
     `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones `is_pie_r_c` (N,)."""
     class_names, rows, columns = ([_plain(name) for name in arrays[key]] for key in ("class_names", "rows", "columns"))
     side = 1.7 if len(rows) * len(columns) > 6 else 2.6
-    width = max(7.0, side * len(columns) + 1.4)
-    across = int(np.clip(12 * width // (max(map(len, class_names)) + 6), 1, len(class_names)))
-    figure = _titled_figure(arrays, width, side * len(rows) + 0.18 * -(-len(class_names) // across) + 0.8)
+    # Names of methods are broken after underscores.
+    rows, columns = ([textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_") for name in names] for names, letters in ((rows, 20), (columns, int(11 * side))))
+    width = max(7.0, side * len(columns) + 1.8)
+    deep = -(-len(class_names) // max(1, int(width / (0.075 * max(map(len, class_names)) + 0.45))))  # of the legend
+    figure = _titled_figure(arrays, width, side * len(rows) + 0.18 * deep + 0.8)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for (row, column), panel in np.ndenumerate(grid):
         panel.set(xticks=[], yticks=[], box_aspect=1)
         panel.spines[:].set_color("#BBBBBB")
         if row == 0:
-            panel.set_title(textwrap.fill(columns[column], int(12 * side)), fontsize=9)
+            panel.set_title(columns[column], fontsize=9)
         if column == 0:
-            panel.set_ylabel(textwrap.fill(rows[row], 16), fontsize=9, rotation=0, ha="right", va="center")
+            panel.set_ylabel(rows[row], fontsize=9, rotation=0, ha="right", va="center")
         if f"coordinates_{row}_{column}" not in arrays:
             panel.text(0.5, 0.5, "no networks", color="#888888", fontsize=8, ha="center", va="center", transform=panel.transAxes)
             continue
@@ -343,14 +341,15 @@ def draw_umap_grid(arrays: dict) -> Figure:
         _draw_classes(panel, coordinates, labels, class_names, side * (2 if len(labels) <= 2000 else 0.4))
         if f"is_pie_{row}_{column}" in arrays:
             is_pie = arrays[f"is_pie_{row}_{column}"].astype(bool)
-            panel.scatter(*coordinates[is_pie].T, s=side * (8 if is_pie.sum() <= 300 else 2.5), marker="^", edgecolors="black", rasterized=True,
-                          c=[CLASS_COLOURS[label % 10] for label in labels[is_pie]], linewidths=0.6 if is_pie.sum() <= 300 else 0.3)
+            colours = [CLASS_COLOURS[label % 10] for label in labels[is_pie]]
+            panel.scatter(*coordinates[is_pie].T, s=side * np.clip(900 / max(is_pie.sum(), 1), 2, 9), marker="^", c=colours, rasterized=True,
+                          edgecolors=["white" if colour == "#000000" else "black" for colour in colours], linewidths=0.6 if is_pie.sum() <= 150 else 0.3)
             panel.text(0.97, 0.03, f"{is_pie.sum()} PIEs", fontsize=7, ha="right", va="bottom", transform=panel.transAxes,
                        bbox=dict(facecolor="white", alpha=0.8, linewidth=0, pad=1))
     handles = [Line2D([], [], linestyle="", marker=CLASS_MARKERS[(label + label // 10) % 10], color=CLASS_COLOURS[label % 10], markersize=5,
                                        label=name) for label, name in enumerate(class_names)]
-    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=across, title_fontsize=8,
-                  title="modal label" + "; PIEs are black-edged triangles" * any(key.startswith("is_pie_") for key in arrays))
+    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=-(-len(class_names) // deep), title_fontsize=8,
+                  title="modal label" + "; PIEs are triangles with an edge" * any(key.startswith("is_pie_") for key in arrays))
     return figure
 
 
@@ -359,7 +358,7 @@ def draw_noise_floor(arrays: dict) -> Figure:
     against dense networks, and `counts_p` (G, S) over S random splits; whiskers from the 2.5th to the 97.5th percentile."""
     titles = [_plain(name) for name in arrays["panels"]]
     highest = max(len(arrays[f"names_{index}"]) for index in range(len(titles)))
-    figure, axes = _figure(arrays, len(titles), 5.6 * len(titles), 0.34 * highest + 1.6)
+    figure, axes = _figure(arrays, len(titles), max(7.0, 5.6 * len(titles)), 0.34 * highest + 1.6)
     for index, (panel, title) in enumerate(zip(axes, titles)):
         counts = arrays[f"counts_{index}"]
         low, first, median, third, high = np.percentile(counts, [2.5, 25, 50, 75, 97.5], axis=1)
@@ -377,7 +376,7 @@ def draw_noise_floor(arrays: dict) -> Figure:
             panel.set_xscale("symlog", linthresh=linear)
             panel.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
             label = f"PIEs (images), logarithmic above {linear:g}"
-        panel.set_xlim(left=0)
+        panel.set_xlim(left=-0.02 * (linear if panel.get_xscale() == "symlog" else panel.get_xlim()[1]))  # boxes at 0 are seen
         panel.set_yticks(places, [_plain(name) for name in arrays[f"names_{index}"]], fontsize=8)
         panel.set_ylim(len(counts) - 0.5, -0.5)  # the first on top
         _labels(panel, label, "", title)
@@ -388,7 +387,8 @@ def draw_gallery(arrays: dict) -> Figure:
     """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
     captions = ["\n".join(textwrap.fill(line, 30) for line in _plain(caption).split("\n")) for caption in arrays["captions"]]
     across, deep = min(6, len(captions)), -(-len(captions) // 6)
-    figure = _titled_figure(arrays, max(6.0, 1.8 * across), (1.6 + 0.12 * max(caption.count("\n") + 1 for caption in captions)) * deep + 0.5)
+    figure = _titled_figure(arrays, max(6.0, 1.8 * across), (1.95 + 0.12 * max(caption.count("\n") for caption in captions)) * deep + 0.4)
+    figure.set_layout_engine("compressed")  # square images leave no gaps
     grid = figure.subplots(deep, across, squeeze=False).ravel()
     for panel, image, caption in zip(grid, arrays["images"], captions):
         panel.imshow(image.transpose(1, 2, 0), interpolation="nearest")
