@@ -52,7 +52,7 @@ def _titled_figure(arrays: dict, width: float, height: float) -> Figure:
     letters = int(11 * width)  # of size 10 in a line
     lines = _plain(arrays["title"]).replace(" ", "\xa0").replace("\xa0·\xa0", " · ").split("\n")  # breaks between facts only
     lines = [part.strip(" ·") for line in lines for part in textwrap.wrap(line, letters)]
-    figure = Figure(figsize=(width, height + 0.16 * max(0, len(lines) - 2)), layout="constrained")  # a long title takes nothing from the panels
+    figure = Figure(figsize=(width, height + 0.16 * max(0, len(lines) - 1)), layout="constrained")  # a long title takes nothing from the panels
     figure.suptitle("\n".join(lines), fontsize=10)
     return figure
 
@@ -141,7 +141,7 @@ def _draw_classes(panel, coordinates: np.ndarray, labels: np.ndarray, class_name
 def draw_q_score(arrays: dict) -> Figure:
     """Q-Score, Z-score and L1 norm, dense against pruned: `dense_q_score`, `pruned_q_score` (N,) and so on, `is_pie` (N,)."""
     is_pie = arrays["is_pie"].astype(bool)
-    figure, axes = _figure(arrays, 3, 14.0, 5.0)
+    figure, axes = _figure(arrays, 3, 14.0, 5.1)
     norm = LogNorm(1, 10)  # of all panels; its end follows the fullest cell
     for panel, (quantity, name) in zip(axes, (("q_score", "Q-Score"), ("z_score", "Z-score"), ("l1_norm", "L1 norm"))):
         dense, pruned = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]
