@@ -181,7 +181,7 @@ def figure_arrays(kind):
             "pies_per_class": np.array([4, 0, 5]), "images": 60}
 
 
-@pytest.mark.parametrize("kind, panels", [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 2), ("pies_distribution", 1)])
+@pytest.mark.parametrize("kind, panels", [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 1), ("pies_distribution", 1)])
 def test_a_figure_is_drawn_from_its_arrays_with_title_and_labelled_axes(kind, panels, tmp_path):
     figure = plots.draw(figure_arrays(kind))
     assert len(figure.axes) == panels and figure._suptitle.get_text().startswith("digits · SupCon")
