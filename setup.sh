@@ -67,26 +67,26 @@ demo() {
   [ -z "$failed" ] || die "a command of the demo failed, see above; what is finished is kept: ./setup.sh demo goes on"
   run figures/make_figures.py --results pies/digits
   echo
-  echo "demo finished in $((SECONDS - started)) s"
+  echo "demo finished in $((SECONDS - started)) s; open pies/digits/report.html in a browser"
 }
 
 demo_of() {
   local data="--dataset digits --threads $threads"
-  local three="$data --models_number 3" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99" gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
-  local supervised="sup_training.py $data --index_end 2 --epochs 12 --batch_size 64 --learning_rate 0.1"
+  local six="$data --models_number 6" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99" gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
+  local supervised="sup_training.py $data --index_end 5 --epochs 12 --batch_size 64 --learning_rate 0.1"
   if [ "$1" = sup ]; then
     run $supervised
     run $supervised --pruning 0.95 --schedule early --begin_epoch 0.15 --end_epoch 3
     run $supervised --pruning 0.95 --schedule late --begin_epoch 3 --end_epoch 5.8
   else
-    run clr_training.py $data --index_end 2 --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --pruning_percentages 0.0
+    run clr_training.py $data --index_end 5 --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --pruning_percentages 0.0
   fi
-  run "$1"_pruning_finetune.py $three $one_shot --epochs 8
-  run "$1"_pie_kmodels_detection.py $three $one_shot --plot_q_score --plot_umap
-  run "$1"_prediction_depth.py $three $one_shot --prediction_depth_models 3 --pruning_methods global
+  run "$1"_pruning_finetune.py $six $one_shot --epochs 8
+  run "$1"_pie_kmodels_detection.py $six $one_shot --plot_q_score --plot_umap
+  run "$1"_prediction_depth.py $six $one_shot --prediction_depth_models 6 --pruning_methods global
   if [ "$1" = sup ]; then
-    run sup_pie_kmodels_detection.py $three $gradual --plot_q_score --plot_umap
-    run sup_prediction_depth.py $three $gradual --prediction_depth_models 3
+    run sup_pie_kmodels_detection.py $six $gradual --plot_q_score --plot_umap
+    run sup_prediction_depth.py $six $gradual --prediction_depth_models 6
   fi
 }
 

@@ -139,13 +139,24 @@ def compare_recalls(combinations: list[Combination]) -> Comparison:
         texts=[marks], diverging=True)}
 
 
+def read_evaluations(combination: Combination, whose: str = "") -> list[dict] | None:
+    """The stored evaluations of a combination's networks, or with "dense_" of the dense ones; None where not all of them are there as
+    they were when the combination was compared."""
+    arrays, made = combination.arrays, json.loads(str(combination.arrays["made"]))
+    if f"{whose}evaluations" not in arrays:
+        return None
+    stored = [results.read_arrays(combination.folder / "evaluations" / f"{stem}.npz") for stem in arrays[f"{whose}evaluations"]]
+    # Files of other folders may have the same names.
+    if any(one is None or "+".join(json.loads(str(one["made"]))["checkpoints"]) != checksum for one, checksum in zip(stored, made[f"{whose}checkpoints"])):
+        return None
+    return stored
+
+
 def read_masks(combination: Combination) -> dict | None:
     """The masks of a combination's networks: masks (K, n) bool, ids (K,), layers, layer_shapes; None where those of its checkpoints are
     not stored."""
-    stored = [results.read_arrays(combination.folder / "evaluations" / f"{stem}.npz") for stem in combination.arrays["evaluations"]]
-    expected = json.loads(str(combination.arrays["made"]))["checkpoints"]  # files of other folders may have the same names
-    if any(one is None or "mask_bits" not in one or "+".join(json.loads(str(one["made"]))["checkpoints"]) != checksum
-           for one, checksum in zip(stored, expected)):
+    stored = read_evaluations(combination)
+    if stored is None or any("mask_bits" not in one for one in stored):
         return None
     total = int(stored[0]["layer_shapes"].prod(1).sum())
     return {"masks": np.stack([np.unpackbits(one["mask_bits"], count=total).astype(bool) for one in stored]), "ids": combination.arrays["ids"],

@@ -226,6 +226,7 @@ def read_record(checkpoint: Path) -> dict | None:
         sha256, history = record["checkpoint_sha256"], record["history"]
         kinds = ((record["configuration"], dict), (record["data"]["checksum"], str), (record["sparsity"]["zeros"], int), (history, list),
                  (record.get("movement", {}), dict), (record.get("seed", 0), int), (record.get("accuracy_as_pruned", 0), (int, float)),
+                 (record.get("run", {}), dict), (record.get("run", {}).get("seconds", 0), (int, float)),
                  *((entry, dict) for entry in history))
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise TypeError

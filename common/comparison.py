@@ -1,12 +1,13 @@
 """What the clr_ and sup_ twins of the later stages share: loops over pruning methods and sparsities, figures and tables."""
 
+import json
 from typing import Iterator
 
 import numpy as np
 
-from common import metrics, results
+from common import metrics, process, results
 from common.cli import UserError, logger
-from common.methods import describe
+from common.methods import describe, parse_method
 from common.populations import Population, find_population, known_sparsities
 from common.pruning import layer_name
 from common.sharing import Job, share
@@ -16,6 +17,8 @@ from common.study import Study
 UMAP_SEED = 0
 UMAP_IMAGES = 10
 PARTS = ("q_score", "z_score", "l1_norm")
+GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
+FACTS = 2  # of what figures store beside what they show: another number means that they are stored anew
 
 
 def find_populations(study: Study) -> tuple[Population, list[tuple[str, float, Population | None]]]:
@@ -69,11 +72,12 @@ def detect_pies(study: Study) -> list[dict]:
             row |= {f"{part}_{group}": mean_or_none(quality[part][chosen]) for group, chosen in (("pies", is_pie), ("rest", ~is_pie))}
             row |= {f"dense_{part}_{group}": mean_or_none(dense_quality[part][chosen]) for group, chosen in (("pies", is_pie), ("rest", ~is_pie))}
         made = made_from(study, pruned, dense)
-        store_figure(study, "pies_distribution", stem(study, pruned), made, {
+        store_figure(study, "pies_distribution", stem(study, pruned), {**made, "facts": FACTS}, {
             "title": title(study, pruned), "class_names": data.class_names, "images": len(labels), "is_pie": is_pie,
             "modal_labels": modal_labels, "dense_modal_labels": dense_labels, "tied": ties, "dense_tied": dense_ties,
             "pies_per_class": metrics.pies_per_class(is_pie, labels, classes), "labels": labels,
-            **facts_for_comparisons(study, pruned, dense, row, predictions, dense_predictions)})
+            **facts_for_comparisons(study, pruned, dense, row, predictions, dense_predictions),
+            **gallery(study, is_pie, predictions, dense_predictions), "runs": json.dumps(runs(pruned)), "dense_runs": json.dumps(runs(dense))})
         if flags.plot_q_score:
             store_figure(study, "q_score", stem(study, pruned), made, {
                 "title": title(study, pruned), "is_pie": is_pie, **{f"dense_{part}": dense_quality[part] for part in PARTS},
@@ -87,10 +91,11 @@ def facts_for_comparisons(study: Study, pruned: Population, dense: Population, r
                           dense_predictions: np.ndarray) -> dict:
     """What comparisons across learning and pruning methods (common/across.py) need of a pruned population beside its PIEs."""
     facts = {key: row[key] for key in ("learning_method", "pruning_method", "sparsity", "population")}
-    facts |= {"architecture": str(study.architecture), "data_title": study.data.title, "evaluations": [member.paths[0].stem for member in pruned.members]}
+    facts |= {"architecture": str(study.architecture), "data_title": study.data.title}
     classes, labels = len(study.data.class_names), study.data.test_labels.cpu().numpy()
     for prefix, population, predicted in (("", pruned, predictions), ("dense_", dense, dense_predictions)):
-        facts |= {f"{prefix}ids": [member.id for member in population.members], f"{prefix}recall": class_recalls(predicted, labels, classes),
+        facts |= {f"{prefix}ids": [member.id for member in population.members],
+                  f"{prefix}evaluations": [member.paths[0].stem for member in population.members], f"{prefix}recall": class_recalls(predicted, labels, classes),
                   f"{prefix}accuracy": (predicted == labels).mean(1)}
     movements = [(member.record or {}).get("movement") for member in pruned.members]
     if all(movements):
@@ -98,6 +103,33 @@ def facts_for_comparisons(study: Study, pruned: Population, dense: Population, r
         facts |= {"movement_layers": [layer_name(layer) for layer in layers],
                   "movement": np.array([[movement[layer] for layer in layers] for movement in movements])}
     return facts
+
+
+def gallery(study: Study, is_pie: np.ndarray, predictions: np.ndarray, dense_predictions: np.ndarray) -> dict[str, np.ndarray]:
+    """The PIEs themselves, those of the most confident disagreement first: gallery (G,) their places among the test images, and
+    gallery_images (G, 3, H, W) uint8."""
+    confidence = metrics.disagreement(dense_predictions, predictions, len(study.data.class_names))["confidence"]
+    places = np.flatnonzero(is_pie)
+    places = places[np.argsort(-confidence[places], kind="stable")][:GALLERY]
+    return {"gallery": places, "gallery_images": study.data.test_images[places].cpu().numpy()}
+
+
+def runs(population: Population) -> dict:
+    """How the networks of a population came to be, of those that say so: commands, devices, versions, days, seeds, and the seconds of
+    their training together (that of the dense networks that they come from is not in it)."""
+    found = [record for member in population.members for record in member.records if record and record.get("run")]
+    if parse_method(population.pruning_method).finetuned:  # encoder and head at once: both say the seconds of both
+        timed = [member.record for member in population.members if member.record and member.record.get("run")]
+    else:
+        timed = found
+    each = {"commands": [record["run"].get("command") for record in found],
+            "devices": [f"{record['run'].get('device')}, {record['run'].get('threads')} threads" for record in found],
+            "versions": [", ".join(f"{name} {version}" for name, version in record["run"].get("versions", {}).items()) for record in found],
+            "days": sorted(str(record["run"].get("written"))[:10] for record in found)}
+    return {**{name: list(dict.fromkeys(values)) for name, values in each.items()},
+            "seeds": sorted({record["seed"] for record in found if "seed" in record}),
+            "seconds": sum(record["run"].get("seconds", 0) for record in timed), "networks": len(population.members),
+            "made_elsewhere": sum(member.made_elsewhere for member in population.members), "analysis": process.command_line()}
 
 
 def compare_depths(study: Study) -> list[dict]:
@@ -133,9 +165,9 @@ def compare_depths(study: Study) -> list[dict]:
                 row[f"dense_{prefix}_{group}"] = mean_or_none(same_dense_depths[target].mean(0)[chosen])
         definition = {"prediction": "own final prediction", "label": "true label, as published"}[chosen_depth]
         store_figure(study, "prediction_depth", f"{stem(study, pruned)}_{chosen_depth}",
-                     {**made_from(study, pruned, dense), "depth_models": len(depths["label"]), "depth_target": chosen_depth}, {
-            "title": f"{title(study, pruned)}\nk-NN against the {definition}, {len(depths['label'])} of the models", "places": places,
-            "is_pie": is_pie, "dense_depth": same_dense_depths[chosen_depth].mean(0), "pruned_depth": depths[chosen_depth].mean(0),
+                     {**made_from(study, pruned, dense), "depth_models": len(depths["label"]), "depth_target": chosen_depth, "facts": FACTS}, {
+            "title": f"{title(study, pruned)}\nk-NN against the {definition}, {len(depths['label'])} of the models", "places": places, "ids": ids,
+            "runs": json.dumps({"analysis": process.command_line()}), "is_pie": is_pie, "dense_depth": same_dense_depths[chosen_depth].mean(0), "pruned_depth": depths[chosen_depth].mean(0),
             **{f"dense_depth_{target}": values for target, values in same_dense_depths.items()},
             **{f"pruned_depth_{target}": values for target, values in depths.items()}})
     return rows

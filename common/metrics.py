@@ -45,6 +45,25 @@ def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num
     return modal_labels(dense_predictions, num_classes)[0] != modal_labels(pruned_predictions, num_classes)[0]
 
 
+def disagreement(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """How sure two populations are of their modal labels, image by image.
+
+    Args:
+        dense_predictions, pruned_predictions: (K, N) and (K', N).
+    Returns:
+        dense_agreeing, pruned_agreeing (N,): how many models predict their population's modal label; confidence (N,), of an image with
+        modal labels d and p: the mean over both populations of the share of models that predict the own modal label minus the share
+        that predict the other's: 1 where all dense models say d and all pruned ones p, 0 where d = p.
+    """
+    votes = [vote_counts(predictions, num_classes) for predictions in (dense_predictions, pruned_predictions)]
+    labels = [count.argmax(1) for count in votes]  # the first of equal ones, as in `modal_labels`
+    images = np.arange(len(labels[0]))
+    own = [count[images, label] for count, label in zip(votes, labels)]
+    other = [count[images, label] for count, label in zip(votes, labels[::-1])]
+    shares = [(a - b) / len(predictions) for a, b, predictions in zip(own, other, (dense_predictions, pruned_predictions))]
+    return {"dense_agreeing": own[0], "pruned_agreeing": own[1], "confidence": (shares[0] + shares[1]) / 2}
+
+
 def q_scores(latent: np.ndarray) -> dict[str, np.ndarray]:
     """Q-Score (Kalibhat et al. 2022) and its parts, of each latent h scaled to unit L2 norm.
 

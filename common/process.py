@@ -93,8 +93,22 @@ def environment(device: "torch.device", started: float) -> dict:
     import numpy as np
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": f"{device.type}: {name}",
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"command": command_line(), "device": f"{device.type}: {name}",
             "threads": torch.get_num_threads(), "seconds": round(time.time() - started, 2),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def processor() -> str:
+    """The processor's name and its number of cores."""
+    try:
+        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"

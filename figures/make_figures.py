@@ -1,13 +1,16 @@
-"""Compares all learning and pruning methods of a data set, prints its table and the paths of its figures; without models.
+"""The report of a data set: whether the paper's claims hold, with intervals, figures, table and provenance; without models.
 
     python figures/make_figures.py --results pies/digits
     python figures/make_figures.py --results pies/digits --output_dir figures --format pdf
 
 Reads RESULTS/results.csv, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz and RESULTS/METHOD/evaluations/. Writes
-into RESULTS/similarity/ how alike masks and PIEs of the combinations are (CSV, figures and their arrays). With --output_dir draws
-every figure anew from its arrays into that folder, named after data set, learning method and kind.
+RESULTS/report.html, one file that opens in any browser; into RESULTS/report/ its figures, their arrays and the evidence (CSV); into
+RESULTS/similarity/ how alike masks and PIEs of the combinations are. With --output_dir draws every figure anew from its arrays
+into that folder, named after data set, learning method and kind.
 """
 
+import io
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import cli  # noqa: E402
 
 KINDS = ("pies_distribution", "q_score", "umap", "prediction_depth")
+OWN_FOLDERS = ("similarity", "report")  # of what is made here
 
 
 def build_parser() -> cli.Parser:
@@ -34,39 +38,84 @@ def main(argv=None) -> None:
     rows = results.read_table(flags.results)
     if not rows:
         raise cli.UserError(f"--results {flags.results}: no results.csv there; run the pie_kmodels_detection scripts first")
-    tables = compare(flags.results)
-    stored = [path for kind in KINDS for path in sorted(flags.results.glob(f"*/{kind}/*.npz"))] + sorted(flags.results.glob("similarity/*.npz"))
+    tables, comparisons = compare(flags.results)
+    tables.append(make_report(flags.results, comparisons))
+    stored = [path for kind in KINDS for path in sorted(flags.results.glob(f"*/{kind}/*.npz"))] + [
+        path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.npz"))]
     if flags.output_dir is not None:
         for path in stored:
-            draw(path, flags.output_dir / f"{flags.results.name}_{'_'.join(path.relative_to(flags.results).with_suffix('').parts)}.{flags.format}")
+            draw(path, flags.output_dir / f"{figure_name(path, flags.results)}.{flags.format}")
     else:
-        for path in [*sorted(flags.results.glob("*/*/*.png")), *sorted(flags.results.glob("similarity/*.png"))]:
+        for path in [*sorted(flags.results.glob("*/*/*.png")), *(path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.png")))]:
             print(f"figure: {path}")
     for path in tables:
         print(f"table: {path}")
     print(results.format_table(rows))
     print(f"all columns: {results.table_path(flags.results)}")
+    print(f"report: {flags.results / 'report.html'}")
 
 
-def compare(folder: Path) -> list[Path]:
-    """Writes the comparisons across learning and pruning methods; returns the paths of their tables."""
-    from common import across, plots, results
+def figure_name(path: Path, results_folder: Path) -> str:
+    """Data set, learning method or folder, and kind, in a name without blanks."""
+    return re.sub(r"[^\w.-]+", "_", "_".join([results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]))
 
-    comparisons = across.compare_all(folder)
+
+def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:
+    """Writes the comparisons across learning and pruning methods; returns the paths of their tables, and name -> arrays of their figures."""
+    from common import across, results
+
+    found = across.compare_all(folder)
     for words in across.left_out(folder):
         print(f"not compared: {words}")
-    for old in folder.glob("similarity/*.*"):  # of populations that may have left the table
-        if old.suffix in (".csv", ".npz", ".png"):
-            old.unlink()
-    paths = []
-    for name, (rows, figures) in comparisons.items():
+    empty(folder / "similarity")
+    paths, drawn = [], {}
+    for name, (rows, figures) in found.items():
         paths.append(folder / "similarity" / f"{name}.csv")
         results.write_rows(paths[-1], rows)
         for figure, arrays in figures.items():
-            path = folder / "similarity" / f"{figure}.npz"
-            results.write_arrays(path, arrays, {})
-            plots.save_figure(path.with_suffix(".png"), plots.draw(results.read_arrays(path)))
-    return paths
+            store(folder / "similarity" / f"{figure}.npz", arrays)
+            drawn[figure] = arrays
+    return paths, drawn
+
+
+def make_report(folder: Path, comparisons: dict[str, dict]) -> Path:
+    """Writes RESULTS/report.html, its own figures and the evidence; returns the path of the table of the evidence."""
+    from common import files, page, report, results
+
+    found = report.collect(folder)
+    empty(folder / "report")
+    drawn = [(picture, png(picture.arrays) if "made" in picture.arrays else store(folder / "report" / f"{picture.name}.npz", picture.arrays))
+             for picture in found["pictures"]]  # the arrays of a PIE or depth script's figures are stored already
+    drawn += [(picture, (folder / "similarity" / f"{picture.name}.png").read_bytes()) for picture in report.comparison_pictures(comparisons, found["compared"])]
+    results.write_rows(folder / "report" / "evidence.csv", found["evidence"])
+    html = page.write(found, drawn, folder)
+    files.write_atomically(folder / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    return folder / "report" / "evidence.csv"
+
+
+def empty(folder: Path) -> None:
+    """Deletes what an earlier call wrote there: of populations that may have left the table."""
+    for old in folder.glob("*.*"):
+        if old.suffix in (".csv", ".npz", ".png"):
+            old.unlink()
+
+
+def png(arrays: dict) -> bytes:
+    """The picture of stored arrays."""
+    from common import plots
+
+    picture = io.BytesIO()
+    plots.draw(arrays).savefig(picture, format="png", dpi=plots.DPI)
+    return picture.getvalue()
+
+
+def store(path: Path, arrays: dict) -> bytes:
+    """Writes a figure's arrays and, beside them, its picture, which is returned."""
+    from common import plots, results
+
+    results.write_arrays(path, arrays, {})
+    plots.save_figure(path.with_suffix(".png"), plots.draw(results.read_arrays(path)))
+    return path.with_suffix(".png").read_bytes()
 
 
 def draw(path: Path, target: Path) -> None:
