@@ -138,11 +138,11 @@ def pies(one: Compared, seeds: tuple[int, ...], labels: Labels) -> np.ndarray:
     return labels(one.dense, seeds) != labels(one.pruned, seeds)
 
 
-def jackknifed(statistic: np.ndarray, seeds: tuple[int, ...]) -> dict:
-    """value, low, high, models of a statistic (1 + S,) of `pies`."""
+def jackknifed(statistic: np.ndarray, seeds: tuple[int, ...], lowest: float = -math.inf) -> dict:
+    """value, low, high, models of a statistic (1 + S,) of `pies` that cannot be below `lowest`."""
     value, replicates = np.asarray(statistic[0], np.float64), statistic[1:].astype(np.float64)
     low, high = uncertainty.jackknife_interval(value, replicates, len(seeds)) if len(replicates) else (math.nan, math.nan)
-    return {"value": float(value), "low": float(low), "high": float(high), "models": len(seeds)}
+    return {"value": float(value), "low": float(np.maximum(low, lowest)), "high": float(high), "models": len(seeds)}
 
 
 def bootstrapped(values: np.ndarray) -> dict:
@@ -176,7 +176,7 @@ def populations(compared: list[Compared], labels: Labels) -> list[dict]:
     for one in compared:
         truth = one.combination.arrays["labels"]
         rows.append({**one.combination.facts, "networks": len(one.pruned.ids), "accuracy": bootstrapped((one.pruned.predictions == truth).mean(1)),
-                     "pies": jackknifed(pies(one, one.seeds, labels).sum(1), one.seeds),
+                     "pies": jackknifed(pies(one, one.seeds, labels).sum(1), one.seeds, 0),
                      **{measure: pies_minus_others(one, measure) for measure in ("q_score", "depth")}})
     return rows
 

@@ -141,11 +141,11 @@ def figures_section(drawn: list[tuple[report.Picture, bytes]]) -> str:
     parts = ['<h2 id="figures">Figures</h2><p class="soft">On a small screen figures can be scrolled sideways.</p>']
     before = ""
     for picture, png in drawn:
-        width = int.from_bytes(png[16:20], "big")  # in the header of every PNG
+        width = int.from_bytes(png[16:20], "big")  # in the header of every PNG; at 55 % its smallest letters can still be read
         caption = f"<figcaption>{text(picture.caption)}</figcaption>" if picture.caption != before else ""  # once for figures of one kind
         before = picture.caption
         parts.append(f'<figure id="{text(picture.name)}"><h3>{text(picture.heading)}</h3>{caption}<div class="wide"><img alt="{text(picture.heading)}" '
-                     f'style="max-width: {width}px; min-width: min({width}px, 44rem)" src="{png_uri(png)}"></div></figure>')
+                     f'style="max-width: {width}px; min-width: {round(0.55 * width)}px" src="{png_uri(png)}"></div></figure>')
     return "".join(parts)
 
 
