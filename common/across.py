@@ -77,7 +77,7 @@ def left_out(results_folder: Path) -> list[str]:
     rows = [(row["learning_method"], row["pruning_method"], float(row["sparsity"])) for row in results.read_table(results_folder)
             if row["status"] == "present" and row["pruning_method"] != "dense"]
     return [*("{} {} {:g}: run its PIE script, without --not_serialize_plots".format(*key) for key in rows if key not in stored),
-            *(f"masks of {one.label}: run its PIE script again" for one in combinations if read_masks(one) is None)]
+            *(f"masks of {one.label}: run its PIE script again" for one in combinations if read_evaluations(one, ("mask_bits", "layers", "layer_shapes")) is None)]
 
 
 def title(combinations: list[Combination], what: str) -> str:
@@ -139,15 +139,15 @@ def compare_recalls(combinations: list[Combination]) -> Comparison:
         texts=[marks], diverging=True)}
 
 
-def read_evaluations(combination: Combination, whose: str = "") -> list[dict] | None:
-    """The stored evaluations of a combination's networks, or with "dense_" of the dense ones; None where not all of them are there as
-    they were when the combination was compared."""
+def read_evaluations(combination: Combination, only: tuple[str, ...], whose: str = "") -> list[dict] | None:
+    """The arrays of these names in the stored evaluations of a combination's networks, or with "dense_" of the dense ones; None where not
+    all of them are there as they were when the combination was compared."""
     arrays, made = combination.arrays, json.loads(str(combination.arrays["made"]))
     if f"{whose}evaluations" not in arrays:
         return None
-    stored = [results.read_arrays(combination.folder / "evaluations" / f"{stem}.npz") for stem in arrays[f"{whose}evaluations"]]
+    stored = [results.read_arrays(combination.folder / "evaluations" / f"{stem}.npz", only=("made", *only)) for stem in arrays[f"{whose}evaluations"]]
     # Files of other folders may have the same names.
-    if any(one is None or "+".join(json.loads(str(one["made"]))["checkpoints"]) != checksum for one, checksum in zip(stored, made[f"{whose}checkpoints"])):
+    if any(one is None or not {"made", *only} <= set(one) or "+".join(json.loads(str(one["made"]))["checkpoints"]) != checksum for one, checksum in zip(stored, made[f"{whose}checkpoints"])):
         return None
     return stored
 
@@ -155,8 +155,8 @@ def read_evaluations(combination: Combination, whose: str = "") -> list[dict] | 
 def read_masks(combination: Combination) -> dict | None:
     """The masks of a combination's networks: masks (K, n) bool, ids (K,), layers, layer_shapes; None where those of its checkpoints are
     not stored."""
-    stored = read_evaluations(combination)
-    if stored is None or any("mask_bits" not in one for one in stored):
+    stored = read_evaluations(combination, ("mask_bits", "layers", "layer_shapes"))
+    if stored is None:
         return None
     total = int(stored[0]["layer_shapes"].prod(1).sum())
     return {"masks": np.stack([np.unpackbits(one["mask_bits"], count=total).astype(bool) for one in stored]), "ids": combination.arrays["ids"],

@@ -80,7 +80,7 @@ def read_compared(results_folder: Path) -> tuple[list[Compared], list[str]]:
 
 
 def _networks(combination: Combination, whose: str, depths: dict | None) -> Networks | None:
-    stored = across.read_evaluations(combination, whose)
+    stored = across.read_evaluations(combination, ("predictions", "q_score"), whose)
     if stored is None:
         return None
     return Networks(combination.arrays[f"{whose}ids"], np.stack([one["predictions"] for one in stored]), np.stack([one["q_score"] for one in stored]),

@@ -23,12 +23,12 @@ class Picture:
     arrays: dict
 
 
-def collect(results_folder: Path) -> dict:
+def collect(results_folder: Path, left_out: list[str]) -> dict:
     """All that the report says, as numbers and arrays, from the stored arrays of a data set: `compared`, `populations`, `dense`, `evidence`,
-    `floors`, `pictures` and, in words, `missing`."""
+    `floors`, `pictures` and, in words, `missing`; `left_out` of common/across.py."""
     compared, missing = evidence.read_compared(results_folder)
     found = {"compared": compared, "populations": [], "dense": [], "evidence": [], "floors": {}, "pictures": []}
-    missing = [f"{words}." for words in (*across.left_out(results_folder), *missing)]
+    missing = [f"{words}." for words in (*left_out, *missing)]
     absent = [row for row in results.read_table(results_folder) if row["status"] == "absent"]
     missing += ["{learning_method} {pruning_method} {sparsity}: asked for, but there are no such networks.".format(**row) for row in absent]
     if compared:

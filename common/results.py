@@ -33,11 +33,12 @@ def write_arrays(path: Path, arrays: dict, made: dict) -> None:
     write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
 
 
-def read_arrays(path: Path, made: dict | None = None) -> dict | None:
-    """The arrays of an .npz; None where it is absent, unreadable or, with `made` given, made from something else."""
+def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
+    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with `made` given, made from
+    something else."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files if only is None or name in only}
     except FileNotFoundError:
         return None
     except Exception as error:  # a torn or foreign file is one of many errors; it is computed again

@@ -109,11 +109,14 @@ def expected_jaccard(one: int, other: int, total: int) -> float:
     if one + other == 0:
         return math.nan
 
-    def log_choose(n: int, k: int) -> float:
-        return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    log_factorial = np.concatenate([[0], np.cumsum(np.log(np.arange(1, total + 1)))])
 
-    return sum(math.exp(log_choose(one, k) + log_choose(total - one, other - k) - log_choose(total, other)) * k / (one + other - k)
-               for k in range(max(0, one + other - total), min(one, other) + 1))
+    def log_choose(n: int, k: np.ndarray) -> np.ndarray:
+        return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+
+    common = np.arange(max(0, one + other - total), min(one, other) + 1)
+    log_share = log_choose(one, common) + log_choose(total - one, other - common) - log_choose(total, np.array(other))
+    return float((np.exp(log_share) * common / (one + other - common)).sum())
 
 
 def pie_overlap(is_pie: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ become noisier and counts rise, so that its interval can lie beside the count. L
 networks; leaving out two keeps an even number even, with as many ties. For smooth statistics such as means the bootstrap holds.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -65,6 +66,7 @@ def jackknife_interval(value: np.ndarray, replicates: np.ndarray, seeds: int) ->
     return value - half, value + half
 
 
+@functools.cache
 def student_t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """t with P(|T| < t) = confidence for Student's t, by bisection."""
     low, high = 0.0, 1e3

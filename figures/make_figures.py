@@ -33,13 +33,16 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common import results
+    from common import across, results
 
     rows = results.read_table(flags.results)
     if not rows:
         raise cli.UserError(f"--results {flags.results}: no results.csv there; run the pie_kmodels_detection scripts first")
+    left_out = across.left_out(flags.results)
+    for words in left_out:
+        print(f"not compared: {words}")
     tables, comparisons = compare(flags.results)
-    tables.append(make_report(flags.results, comparisons))
+    tables.append(make_report(flags.results, comparisons, left_out))
     stored = [path for kind in KINDS for path in sorted(flags.results.glob(f"*/{kind}/*.npz"))] + [
         path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.npz"))]
     if flags.output_dir is not None:
@@ -57,7 +60,7 @@ def main(argv=None) -> None:
 
 def figure_name(path: Path, results_folder: Path) -> str:
     """Data set, learning method or folder, and kind, in a name without blanks."""
-    return re.sub(r"[^\w.-]+", "_", "_".join([results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]))
+    return re.sub(r"[^\w.-]+_?", "_", "_".join([results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]))
 
 
 def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:
@@ -65,8 +68,6 @@ def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:
     from common import across, results
 
     found = across.compare_all(folder)
-    for words in across.left_out(folder):
-        print(f"not compared: {words}")
     empty(folder / "similarity")
     paths, drawn = [], {}
     for name, (rows, figures) in found.items():
@@ -78,11 +79,11 @@ def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:
     return paths, drawn
 
 
-def make_report(folder: Path, comparisons: dict[str, dict]) -> Path:
+def make_report(folder: Path, comparisons: dict[str, dict], left_out: list[str]) -> Path:
     """Writes RESULTS/report.html, its own figures and the evidence; returns the path of the table of the evidence."""
     from common import files, page, report, results
 
-    found = report.collect(folder)
+    found = report.collect(folder, left_out)
     empty(folder / "report")
     drawn = [(picture, png(picture.arrays) if "made" in picture.arrays else store(folder / "report" / f"{picture.name}.npz", picture.arrays))
              for picture in found["pictures"]]  # the arrays of a PIE or depth script's figures are stored already

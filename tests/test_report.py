@@ -1,0 +1,333 @@
+"""The report: every number on the page is found again, slowly, in the stored arrays; the page needs nothing but itself."""
+
+import base64
+import csv
+import html
+import importlib
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import stored_results
+from common import claims, evidence, page, report, results
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+METHODS, SPARSITIES = ("global", "GMP", "later_GMP"), (0.5, 0.7, 0.9)
+
+
+def make(folder):
+    return importlib.import_module("make_figures").main(["--results", str(folder)])
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of texts, by the heading above them; images, links and all text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tables, self.images, self.words, self.tags, self.heading, self._cell, self._tag = [], [], [], [], "", None, ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "table":
+            self.tables.append((self.heading, []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+        elif tag == "br" and self._cell is not None:
+            self._cell.append("\n")
+        elif tag in ("h1", "h2", "h3", "summary"):
+            self.heading = ""
+        elif tag == "img":
+            self.images.append(dict(attributes))
+        self._tag = tag
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.tables[-1][1][-1].append("".join(self._cell))
+            self._cell = None
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+        elif self._tag in ("h1", "h2", "h3", "span", "summary"):
+            self.heading += data
+
+    def table(self, heading):
+        return next(rows for own, rows in self.tables if heading in own)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "pies" / "A & <b>"
+    stored_results.make_results(folder, models=6, methods=METHODS, sparsities=SPARSITIES, depth_models=6)
+    assert make(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read(folder):
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def networks(folder, learning, pruning, sparsity):
+    """Stored evaluations of a population, by their files' names, in the order of ids."""
+    combination = next(one for one in np_files(folder / learning / "pies_distribution") if (str(one["pruning_method"]), float(one["sparsity"])) == (
+        "global" if pruning == "dense" else pruning, 0.5 if pruning == "dense" else sparsity))
+    stems = combination["dense_evaluations" if pruning == "dense" else "evaluations"]
+    return combination, [dict(np.load(folder / learning / "evaluations" / f"{stem}.npz")) for stem in stems]
+
+
+def np_files(folder):
+    return [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+
+
+def votes(members, image):
+    """(modal label, how many networks predict it); the smallest label of a tie."""
+    counts = Counter(int(one["predictions"][image]) for one in members)
+    return min(counts, key=lambda label: (-counts[label], label)), counts
+
+
+def minus(number, decimals, sign=True):
+    words = f"{number:+.{decimals}f}" if sign else f"{number:.{decimals}f}"
+    return re.sub(r"^[+-](0(\.0+)?)$", r"+\1", words).replace("-", "−")
+
+
+def evidence_rows(folder):
+    with (folder / "report" / "evidence.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Numbers
+
+
+def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives(folder, read):
+    rows = read.table("All populations")
+    assert rows[0][:6] == ["method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs"] and len(rows) == 1 + 2 * (1 + len(METHODS) * len(SPARSITIES))
+    for method, pruning, percent, models, accuracy, pies, _, q_score, depth, origin in rows[1:]:
+        combination, members = networks(folder, method, pruning, float(percent) / 100)
+        labels = combination["labels"]
+        right = np.mean([np.mean([one["predictions"][i] == labels[i] for i in range(len(labels))]) for one in members])
+        assert accuracy.startswith(f"{100 * right:.2f} [") and int(models) == len(members) == 6 and origin == "made here"
+        if pruning == "dense":
+            assert pies == q_score == depth == ""
+            continue
+        dense = networks(folder, method, "dense", 0)[1]
+        is_pie = [votes(dense, i)[0] != votes(members, i)[0] for i in range(len(labels))]
+        assert re.match(rf"{sum(is_pie)} \[\d+, \d+\]$", pies), pies
+        differences = []
+        for one in members:
+            own = [[value for value, pie in zip(one["q_score"], is_pie) if pie == wanted and not math.isnan(value)] for wanted in (True, False)]
+            differences.append(sum(own[0]) / len(own[0]) - sum(own[1]) / len(own[1]))
+        assert q_score.startswith(minus(np.mean(differences), 3) + " [")
+        depths = np.load(next((folder / method / "prediction_depth").glob(f"*{'-1' if method == 'supervised' else '-10-1'}_{pruning}_{float(percent) / 100}sparsity_*.npz")))["pruned_depth_prediction"]
+        assert depth.startswith(minus(np.mean([one[is_pie].mean() - one[~np.array(is_pie)].mean() for one in depths]), 2) + " [")
+
+
+def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(folder, read):
+    """The numbers of evidence.csv are those of common/evidence.py, which tests/test_evidence.py computes slowly."""
+    rows = evidence_rows(folder)
+    found = evidence.all_evidence(evidence.read_compared(folder)[0], evidence.labels_of_sets(4))
+    assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [(str(row["claim"]), row["part"], row["comparison"]) for row in found]
+    for row, other in zip(rows, found):
+        assert [float(row[key] or "nan") for key in ("value", "low", "high")] == pytest.approx([other[key] for key in ("value", "low", "high")], abs=1e-6, nan_ok=True)
+    tables = [(heading, rows) for heading, rows in read.tables if rows[0][:2] == ["of", "difference"]]
+    parts = [part for claim in claims.CLAIMS for part in claim.parts]
+    assert len(tables) == len(parts)
+    seen = 0
+    for (heading, table), part, claim in zip(tables, parts, [claim.number for claim in claims.CLAIMS for _ in claim.parts]):
+        assert heading.startswith(part.name)
+        own = [row for row in found if row["claim"] == claim and row["part"] == part.name]
+        for line in table[1:]:
+            for sparsity, shown in zip(table[0][2:], line[2:]):
+                row = next((row for row in own if (row["group"], row["comparison"], f"{100 * row['sparsity']:g} %") == (line[0], line[1], sparsity)), None)
+                if row is None:
+                    assert shown == ""
+                    continue
+                numbers = [minus(part.scale * row[key], part.decimals) for key in ("value", "low", "high")]
+                assert shown.split("\n")[0].rstrip(" ✓✗") == f"{numbers[0]} [{numbers[1]}, {numbers[2]}]", (shown, row)
+                on_side = row["low"] > 0 if part.side > 0 else row["high"] < 0
+                assert (" ✓" in shown) == on_side and (" ✗" in shown) != on_side
+                seen += 1
+    assert seen == len(found) > 80
+
+
+def test_verdicts_and_their_tallies_are_those_of_the_intervals(folder, read):
+    rows = evidence_rows(folder)
+    lines = read.table("Claims")[1:]
+    assert len(lines) == 4
+    for claim, (statement, verdict, why) in zip(claims.CLAIMS, lines):
+        assert statement == f"{claim.number}. {claim.statement}"
+        every = []
+        for part in claim.parts:
+            own = [(float(row["low"]), float(row["high"])) for row in rows if (row["claim"], row["part"]) == (str(claim.number), part.name)]
+            good = [low > 0 if part.side > 0 else high < 0 for low, high in own]
+            bad = [high < 0 if part.side > 0 else low > 0 for low, high in own]
+            every += good
+            assert f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the other, {len(own) - sum(good) - sum(bad)} unclear" in why.split("\n")
+        assert verdict == ("✓ supported" if all(every) else "✗ not supported")
+
+
+def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(folder):
+    compared, _ = evidence.read_compared(folder)
+    for one in compared:
+        learning, pruning, sparsity = one.combination.key
+        combination, members = networks(folder, learning, pruning, sparsity)
+        dense = networks(folder, learning, "dense", 0)[1]
+        pixels = stored_results.make_data(folder.name, 60, 4, 0).test_images.numpy()
+        expected = []
+        for i, label in enumerate(combination["labels"]):
+            (d, from_dense), (p, from_pruned) = votes(dense, i), votes(members, i)
+            if d != p:
+                confidence = ((from_dense[d] - from_dense[p]) / len(dense) + (from_pruned[p] - from_pruned[d]) / len(members)) / 2
+                names = [stored_results.CLASS_NAMES[k] for k in (label, d, p)]
+                expected.append((-confidence, i, *names, from_dense[d], from_pruned[p]))
+        expected = sorted(expected)[:48]
+        shown = report.gallery(one)
+        assert [(entry["label"], entry["dense"], entry["pruned"], entry["dense_agreeing"], entry["pruned_agreeing"]) for entry in shown] == [row[2:] for row in expected]
+        assert [entry["confidence"] for entry in shown] == pytest.approx([-row[0] for row in expected])
+        for entry, row in zip(shown, expected):
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(entry["png"])).convert("RGB")), pixels[row[1]].transpose(1, 2, 0))
+
+
+def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
+    compared, _ = evidence.read_compared(folder)
+    chosen = [one for one in compared if one.sparsity == 0.9]  # the highest up to 95 %
+    assert report.shown(compared) == chosen and len(chosen) == 6
+    tiles = [image for image in read.images if "style" not in image]
+    assert len(tiles) == sum(min(48, int(one.combination.arrays["is_pie"].sum())) for one in chosen)
+    first = report.gallery(chosen[0])[0]
+    assert base64.b64decode(tiles[0]["src"].split(",")[1]) == first["png"]
+    assert f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)" in read.text
+
+
+def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder):
+    compared, _ = evidence.read_compared(folder)
+    found = evidence.populations(compared, evidence.labels_of_sets(4))
+    for name, scale in (("pies", 1), ("accuracy", 100)):
+        arrays = results.read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
+        drawn = {(str(series), float(x)): values for index, series in enumerate(arrays["series"])
+                 for x, *values in zip(*(arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")))}
+        for row in found:
+            assert drawn[f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]] == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
+        assert len(drawn) == len(found) + (2 if name == "accuracy" else 0)  # and the dense networks
+    floor = results.read_arrays(folder / "report" / "noise_floor.npz")
+    assert [str(name) for name in floor["panels"]] == ["SupCon", "supervised"] and floor["counts_0"].shape == (1 + len(METHODS) * len(SPARSITIES), 100)
+    assert str(floor["names_0"][0]) == "dense against dense"
+    assert np.array_equal(floor["counts_1"][0], list(evidence.noise_floors(compared)["supervised"].values())[0])
+
+
+def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
+    rows = read.table("How it was made")[1:]
+    assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
+    total = 0
+    for method, pruning, _, count, seeds, hours, machine, versions, days in rows:
+        files = 1 if method == "supervised" or pruning == "global" else 2  # one-shot pruning trains encoder and head at once
+        seconds = files * sum(60 + one for one in range(6))
+        total += seconds
+        assert (count, seeds, float(hours)) == ("6", "0-5", pytest.approx(seconds / 3600, rel=5e-3))
+        assert machine == "a processor, 2 cores, 2 threads" and versions == "torch 2.0, python 3.12" and days == "2024-05-01 to 2024-05-06"
+    assert f"{total / 3600:.3g} hours of training together" in read.text
+    for command in ("sup_training.py --pruning 0.9", "clr_training.py --pruning 0.0", "clr_pie_kmodels_detection.py --dataset folder", "sup_prediction_depth.py --dataset folder",
+                    "figures/make_figures.py --results"):
+        assert f"python {command}" in read.text
+
+
+# The page
+
+
+def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folder, read):
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    for tag, attributes in read.tags:
+        assert tag not in ("script", "link", "iframe", "object") or attributes.get("href") == "data:,"
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert not re.search(r"https?:|@import|url\(", source)
+    assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
+    drawn = [image for image in read.images if "style" in image]
+    assert len(drawn) == 2 + 1 + 1 + 2 * 6 + 5 and all(image["alt"] for image in read.images)
+    for image in drawn:
+        picture = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1])))
+        assert f"max-width: {picture.width}px" in image["style"]
+
+
+def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
+    assert "<b>" not in (folder / "report.html").read_text(encoding="utf-8") and "on A & <b>" in read.text and read.text.count("Missing here") == 0
+
+
+def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
+    folder = tmp_path / "pies" / "few"
+    stored_results.make_results(folder, models=3, methods=("global", "GMP"), sparsities=(0.9,), depths=False, umap=False, q_score=False)
+    stored = results.read_table(folder)
+    results.write_rows(results.table_path(folder), [*stored, {**stored[-1], "pruning_method": "later_GMP", "status": "absent", "population": ""}])
+    for path in (folder / "supervised" / "evaluations").glob("wideResNet*_GMP*"):
+        path.unlink()
+    stem = str(next(one for one in np_files(folder / "supervised" / "pies_distribution") if str(one["pruning_method"]) == "GMP")["evaluations"][0])
+    (folder / "supervised" / "evaluations" / f"{stem}.npz").unlink(missing_ok=True)
+    assert make(folder) == 0
+    read = Page((folder / "report.html").read_text(encoding="utf-8"))
+    for words in ("supervised later_GMP 0.9: asked for, but there are no such networks", "everything but its figures of supervised GMP 0.9", "prediction depth of SupCon global 0.9",
+                  "UMAP of SupCon dense: run its PIE script with --plot_umap", "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
+                  "Intervals, noise floor and verdicts of populations of 3 models: they need 6", "masks of supervised GMP 0.9"):
+        assert words in read.text, words
+    assert [verdict for _, verdict, _ in read.table("Claims")[1:]] == ["? not decidable with this many models"] * 4
+    assert "[" not in "".join(cell for row in read.table("All populations") for cell in row) and not (folder / "report" / "noise_floor.npz").exists()
+    (folder / "supervised" / "evaluations" / "x").parent.rename(tmp_path / "away")
+    (folder / "SupCon" / "evaluations").rename(tmp_path / "away too")
+    assert make(folder) == 0 and "No pruned population is stored here" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_figures_of_an_earlier_report_go(folder):
+    (folder / "report" / "old.png").write_bytes(b"")
+    (folder / "report" / "notes.txt").write_text("mine")
+    assert make(folder) == 0
+    assert not (folder / "report" / "old.png").exists() and (folder / "report" / "notes.txt").exists()
+
+
+def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
+    assert page.show({"value": math.nan, "low": math.nan, "high": math.nan}) == "–"
+    assert page.show({"value": 3.0, "low": math.nan, "high": math.nan}) == "3"
+    assert page.show({"value": -0.0004, "low": -0.12, "high": 0.26}, 1, 1, True) == "+0.0 [−0.1, +0.3]"
+    assert page.show({"value": 0.5, "low": 0.25, "high": 0.75}, 100, 1) == "50.0 [25.0, 75.0]"
+
+
+def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path):
+    assert importlib.import_module("make_figures").main(["--results", str(folder), "--output_dir", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"A_b_report_pies_against_sparsity.png", "A_b_report_noise_floor.png", "A_b_report_umap_grid.png"} <= names
+    assert not any(re.search(r"[ &<>]", name) for name in names)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, width):
+    """The report in a frame as wide as a phone or a screen, with every section unfolded; without a network."""
+    source = (folder / "report.html").read_text(encoding="utf-8").replace("<details>", "<details open>")
+    probe = """onload = () => { const d = document.getElementById("frame").contentDocument, outside = e => e.getBoundingClientRect().right > WIDTH + 1 && !e.closest(".wide, .scroll, pre");
+      document.title = JSON.stringify({images: d.images.length, broken: [...d.images].filter(i => !i.complete || !i.naturalWidth).length, width: d.documentElement.scrollWidth,
+        outside: [...d.querySelectorAll("body *")].filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)), requests: performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:")),
+        small: [...d.querySelectorAll("p, li, td, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length}) }""".replace("WIDTH", str(width))
+    (tmp_path / "frame.html").write_text(f'<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0"><iframe id="frame" width="{width}" height="900" style="border: 0" '
+                                         f'srcdoc="{html.escape(source)}"></iframe><script>{probe}</script>', encoding="utf-8")
+    done = subprocess.run([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
+                           "--virtual-time-budget=20000", "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120)
+    seen = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout).group(1)))
+    assert seen["images"] > 20 and seen["broken"] == 0 and seen["outside"] == [] and seen["width"] <= width and seen["requests"] == [] and seen["small"] == 0
