@@ -231,7 +231,7 @@ def uniqueness(compared: list[Compared], labels: Labels) -> Iterator[dict]:
             name = f"{one.learning_method}, {describe(one.combination.key[1])}"
             yield {"claim": 2, "part": "unique PIEs", "group": name, "sparsity": sparsity, "comparison": "share in no other set, minus one half",
                    **jackknifed(unique[index] - 0.5, seeds),
-                   "note": f"{unique[index, 0]:.0%} unique; of random sets of these sizes {chance[index]:.0%}"}
+                   "note": f"{unique[index, 0]:.0%} unique; of random sets of these sizes {chance[index]:.0%}" if sets[index, 0].any() else "no PIEs"}
             yield {"claim": 2, "part": "likeness of halves", "group": name, "sparsity": sparsity,
                    "comparison": "Jaccard of its halves minus Jaccard with others", **jackknifed(within[index] - between[index], seeds)}
 
@@ -247,7 +247,7 @@ def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> tuple[np.ndarray, 
     one_half, other_half = np.zeros((2, len(rows), HALVES_SPLITS, total), bool)
     for s, row in enumerate(rows):
         one_half[s][:, row], other_half[s][:, row] = uncertainty.random_halves(int(row.sum()), HALVES_SPLITS)
-    both = np.stack([one_half, other_half]).reshape(-1, total)
+    both = np.concatenate([one_half.reshape(len(rows) * HALVES_SPLITS, total), other_half.reshape(len(rows) * HALVES_SPLITS, total)])
     found = {}  # dense networks are those of several combinations
     for one in chosen:
         for networks in (one.dense, one.pruned):
