@@ -48,7 +48,8 @@ def contents(work):
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "run"}
         elif path.suffix == ".npz" and name.startswith("pies"):
             with np.load(path) as stored:
-                found[name] = {key: (stored[key].tobytes(), stored[key].dtype.str, stored[key].shape) for key in stored.files}
+                found[name] = {key: (stored[key].tobytes(), stored[key].dtype.str, stored[key].shape) for key in stored.files
+                               if key not in ("runs", "dense_runs")}
     return found
 
 
