@@ -95,7 +95,7 @@ def read_depths(combination: Combination) -> dict | None:
 def stored_figure(combination: Combination, kind: str, keys: set[str]) -> dict | None:
     """The arrays of a figure of that kind about a combination, made from the networks that it was compared with; None where there is none."""
     made = json.loads(str(combination.arrays["made"]))
-    for path in sorted((combination.folder / kind).glob(f"*_{combination.key[1]}_{combination.key[2]}sparsity_*.npz")):
+    for path in sorted((combination.folder / kind).glob(f"*_{combination.key[1]}_{combination.key[2]}sparsity_*.npz"), reverse=True):  # depths by prediction before by label
         arrays = results.read_arrays(path) or {}
         other = json.loads(str(arrays.get("made", "{}")))
         if keys <= set(arrays) and all(other.get(key) == made[key] for key in ("checkpoints", "dense_checkpoints", "data")):

@@ -2,9 +2,12 @@
 
 import base64
 import html
-import json
+import io
 import math
+import shlex
 from pathlib import Path
+
+import numpy as np
 
 from common import claims, evidence, report, results, uncertainty
 from common.evidence import Compared
@@ -48,29 +51,33 @@ def write(found: dict, drawn: list[tuple[report.Picture, bytes]], results_folder
 
 
 def text(words) -> str:
+    """Words as HTML shows them."""
     return html.escape(str(words))
 
 
 def summary(compared: list[Compared]) -> str:
+    """Data, networks, and whose study it is."""
     if not compared:
         return "<p>No pruned population is stored here.</p>"
     arrays = compared[0].combination.arrays
     learning = ", ".join(dict.fromkeys(one.learning_method for one in compared))
     models = sorted({len(one.pruned.ids) for one in compared})
     networks = ", ".join(dict.fromkeys(str(one.combination.arrays["architecture"]) for one in compared))
-    elsewhere = any(run["made_elsewhere"] for one in compared for run in report.stored_runs(one))
+    elsewhere = any(row["made_elsewhere"] for row in report.provenance(compared)[0])
     return (f"<p>{text(arrays['data_title'])}, {len(arrays['labels'])} test images; {text(learning)}; networks {text(networks)}; {' or '.join(map(str, models))} models of each "
             f"kind.{' Some networks were made elsewhere.' if elsewhere else ''} A reproduction of Corti, Entezari, Hooker, Bacciu, Saukh 2022, "
             "<em>Studying the impact of magnitude pruning on contrastive learning methods</em>. Every number is computed from stored arrays; what they do not hold is not shown.</p>")
 
 
 def chip(words: str) -> str:
+    """A verdict in a coloured frame, with a mark for those who do not see colours."""
     kind = {claims.SUPPORTED: "supported", claims.NOT_SUPPORTED: "not-supported"}.get(words, "not-decidable")
     mark = {"supported": "✓", "not-supported": "✗", "not-decidable": "?"}[kind]
     return f'<span class="verdict {kind}">{mark} {text(words)}</span>'
 
 
 def claims_section(rows: list[dict]) -> str:
+    """The table of the claims, and the evidence for each."""
     lines, details = [], []
     for claim in claims.CLAIMS:
         own = [row for row in rows if row["claim"] == claim.number]
@@ -138,6 +145,7 @@ def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -
 
 
 def figures_section(drawn: list[tuple[report.Picture, bytes]]) -> str:
+    """All figures with what to look for."""
     parts = ['<h2 id="figures">Figures</h2><p class="soft">On a small screen figures can be scrolled sideways.</p>']
     before = ""
     for picture, png in drawn:
@@ -150,16 +158,18 @@ def figures_section(drawn: list[tuple[report.Picture, bytes]]) -> str:
 
 
 def png_uri(png: bytes) -> str:
+    """A picture inside the page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def gallery_section(compared: list[Compared]) -> str:
+    """The PIEs of one sparsity of each learning and pruning method."""
     parts = ['<h2 id="gallery">The PIEs themselves</h2><p>The most confident disagreements first: 1 where all dense networks agree on one label and all pruned ones on another. '
              "Look whether you would have known the label.</p>"]
     for index, one in enumerate(report.shown(compared)):
         entries = report.gallery(one)
         total = int(one.combination.arrays["is_pie"].sum())
-        tiles = "".join(f'<figure><img alt="{text(entry["label"])}" src="{png_uri(entry["png"])}"><figcaption>label <strong>{text(entry["label"])}</strong><br>dense '
+        tiles = "".join(f'<figure><img alt="{text(entry["label"])}" src="{png_uri(png_of(entry["image"]))}"><figcaption>label <strong>{text(entry["label"])}</strong><br>dense '
                         f'{text(entry["dense"])} ({entry["dense_agreeing"]} of {len(one.dense.ids)})<br>pruned {text(entry["pruned"])} ({entry["pruned_agreeing"]} of {len(one.pruned.ids)})'
                         f'<br><span class="soft">confidence {entry["confidence"]:.2f}</span></figcaption></figure>' for entry in entries)
         number = f"{len(entries)} of {total} PIEs" if len(entries) < total else f"{total} PIEs" if total else "no PIEs"
@@ -167,7 +177,17 @@ def gallery_section(compared: list[Compared]) -> str:
     return "".join(parts)
 
 
+def png_of(image: np.ndarray) -> bytes:
+    """(3, H, W) uint8 as it is, pixel by pixel."""
+    from matplotlib.image import imsave
+
+    png = io.BytesIO()
+    imsave(png, np.ascontiguousarray(image.transpose(1, 2, 0)), format="png")
+    return png.getvalue()
+
+
 def table_section(found: dict, results_folder: Path) -> str:
+    """One line for each population."""
     columns = ("method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs", "ties", "Q-Score, PIEs − others", "depth, PIEs − others (places)", "origin")
     table = {(row["learning_method"], row["pruning_method"], float(row["sparsity"])): row for row in results.read_table(results_folder)}
     lines = []
@@ -183,33 +203,30 @@ def table_section(found: dict, results_folder: Path) -> str:
 
 
 def made_section(compared: list[Compared], results_folder: Path) -> str:
-    runs = {}  # dense populations are those of several combinations
-    analyses: list[str] = []
-    for one in compared:
-        for key, run in zip((one.dense, one.pruned), report.stored_runs(one)):
-            runs.setdefault(key, ((one.learning_method, *(("dense", "") if key is one.dense else (one.combination.key[1], f"{100 * one.sparsity:g} %"))), run))
-            analyses.append(run["analysis"])
-        depths = evidence.read_depths(one.combination)
-        if depths and "runs" in depths:
-            analyses.append(json.loads(str(depths["runs"]))["analysis"])
-    commands = dict.fromkeys([*(command for _, run in runs.values() for command in run["commands"] if command), *analyses, f"figures/make_figures.py --results {results_folder}"])
-    lines = "".join("<tr>" + "".join(f"<td>{text(value)}</td>" for value in (*names, run["networks"], seeds(run["seeds"]), f"{run['seconds'] / 3600:.3g}", "; ".join(run["devices"]) or "not recorded",
-                                                                           "; ".join(run["versions"]) or "not recorded", " to ".join(dict.fromkeys((run["days"] or ["not recorded"])[::max(1, len(run["days"]) - 1)]))))
-                    + "</tr>" for names, run in runs.values())
-    hours = sum(run["seconds"] for _, run in runs.values()) / 3600
-    head = "".join(f"<th>{column}</th>" for column in ("method", "pruning", "sparsity", "networks", "seeds", "hours", "machine", "versions", "days"))
-    return (f'<h2 id="made">How it was made</h2><p>Commands, in their order:</p><pre>{text(chr(10).join(f"python {command}" for command in commands))}</pre>'
+    """Commands, and for each population networks, seeds, hours of training, machine, versions and days."""
+    rows, commands = report.provenance(compared)
+    lines = ""
+    for row in rows:
+        days = " to ".join(dict.fromkeys((row["days"][0], row["days"][-1]))) if row["days"] else ""
+        cells = (row["learning_method"], row["pruning_method"], f"{100 * row['sparsity']:g}", row["networks"], seeds(row["seeds"]), f"{row['seconds'] / 3600:.3g}",
+                 *(words or "not recorded" for words in ("; ".join(row["devices"]), "; ".join(row["versions"]), days)))
+        lines += f"<tr>{''.join(f'<td>{text(value)}</td>' for value in cells)}</tr>"
+    head = "".join(f"<th>{column}</th>" for column in ("method", "pruning", "sparsity (%)", "networks", "seeds", "hours", "machine", "versions", "days"))
+    listed = "\n".join(f"python {command}" for command in (*commands, f"figures/make_figures.py --results {shlex.quote(str(results_folder))}"))
+    return (f'<h2 id="made">How it was made</h2><p>Commands, training first:</p><pre>{text(listed)}</pre>'
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-            f'<p class="soft">{hours:.3g} hours of training together, added up over processes that may have run at once; evaluation is not in them.</p>')
+            f'<p class="soft">{sum(row["seconds"] for row in rows) / 3600:.3g} hours of training together, added up over processes that may have run at once; evaluation is not in them.</p>')
 
 
 def seeds(found: list[int]) -> str:
+    """[0, 1, 2] as `0-2`."""
     from common.populations import show_ids
 
     return show_ids(found) if found else "not recorded"
 
 
 def reading_section() -> str:
+    """What the intervals are and are not."""
     return (f'<h2 id="reading">How to read the intervals</h2><ul><li>They say how sure a number is over other draws of the seeds, for these test images and this training: not for other data.</li>'
             f"<li>PIE counts, shares and Jaccard similarities: delete-2 jackknife. All but two seeds vote, every pair once; dense and pruned networks of one seed leave together. "
             "A bootstrap would draw some networks twice, which makes modal labels noisier and counts higher than they are.</li>"

@@ -1,6 +1,5 @@
 """What the report of one data set shows: numbers, figures, gallery and provenance, from its stored arrays. common/page.py writes it."""
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +100,12 @@ def shown(compared: list[Compared]) -> list[Compared]:
 
 
 def describe_one(one: Compared) -> str:
+    """A combination in the words of headings."""
     return f"{one.learning_method}, {describe(one.combination.key[1])}, sparsity {100 * one.sparsity:g} %, {len(one.pruned.ids)} models"
 
 
 def file_name(one: Compared) -> str:
+    """A combination in names of figures."""
     return "{}_{}_{}sparsity".format(*one.combination.key)
 
 
@@ -179,20 +180,43 @@ def dense_umap(one: Compared) -> dict | None:
 
 
 def gallery(one: Compared) -> list[dict]:
-    """The stored PIEs: png, label, dense and pruned modal labels, how many networks agree with them, confidence of the disagreement."""
-    from matplotlib.image import imsave
-
+    """The stored PIEs: image (3, H, W) uint8, label, dense and pruned modal labels, how many networks agree with them, confidence of the
+    disagreement."""
     arrays, found = one.combination.arrays, []
     names = [str(name) for name in arrays["class_names"]]
     votes = metrics.disagreement(one.dense.predictions, one.pruned.predictions, one.classes)
     for place, image in zip(arrays.get("gallery", ()), arrays.get("gallery_images", ())):
-        png = io.BytesIO()
-        imsave(png, np.ascontiguousarray(image.transpose(1, 2, 0)), format="png")
-        found.append({"png": png.getvalue(), "label": names[arrays["labels"][place]], "dense": names[arrays["dense_modal_labels"][place]],
+        found.append({"image": image, "label": names[arrays["labels"][place]], "dense": names[arrays["dense_modal_labels"][place]],
                       "pruned": names[arrays["modal_labels"][place]], **{key: votes[key][place] for key in votes}})
     return found
 
 
-def stored_runs(one: Compared) -> list[dict]:
-    """How the dense and the pruned networks of a combination came to be, where that is stored."""
-    return [json.loads(str(one.combination.arrays[key])) for key in ("dense_runs", "runs") if key in one.combination.arrays]
+def gallery_picture(one: Compared) -> Picture | None:
+    """The gallery as one figure, for papers; on the page it is text and images."""
+    entries = gallery(one)
+    if not entries:
+        return None
+    captions = ["label {label}\ndense {dense} ({dense_agreeing} of {})\npruned {pruned} ({pruned_agreeing} of {})".format(len(one.dense.ids), len(one.pruned.ids), **entry)
+                for entry in entries]
+    heading = f"{len(entries)} of {int(one.combination.arrays['is_pie'].sum())} PIEs, the most confident disagreements first"
+    return Picture(f"gallery_{file_name(one)}", heading, "", {
+        "figure": "gallery", "title": f"{one.combination.arrays['title']} · {heading}", "images": np.stack([entry["image"] for entry in entries]), "captions": captions})
+
+
+def provenance(compared: list[Compared]) -> tuple[list[dict], list[str]]:
+    """How every population came to be, the dense ones once, and all commands in their order.
+
+    Returns:
+        rows of learning_method, pruning_method, sparsity, and what `comparison.runs` found; commands.
+    """
+    rows, analyses = {}, []
+    for one in compared:
+        for networks, whose, (pruning_method, sparsity) in ((one.dense, "dense_", ("dense", 0.0)), (one.pruned, "", one.combination.key[1:])):
+            if f"{whose}runs" in one.combination.arrays:
+                run = json.loads(str(one.combination.arrays[f"{whose}runs"]))
+                rows.setdefault(networks, {"learning_method": one.learning_method, "pruning_method": pruning_method, "sparsity": sparsity, **run})
+                analyses.append(run["analysis"])
+        depths = evidence.read_depths(one.combination)
+        analyses += [json.loads(str(depths["runs"]))["analysis"]] if depths and "runs" in depths else []
+    trainings = [command for row in rows.values() for command in row["commands"] if command]
+    return list(rows.values()), list(dict.fromkeys([*trainings, *analyses]))

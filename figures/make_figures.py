@@ -88,6 +88,8 @@ def make_report(folder: Path, comparisons: dict[str, dict], left_out: list[str])
     drawn = [(picture, png(picture.arrays) if "made" in picture.arrays else store(folder / "report" / f"{picture.name}.npz", picture.arrays))
              for picture in found["pictures"]]  # the arrays of a PIE or depth script's figures are stored already
     drawn += [(picture, (folder / "similarity" / f"{picture.name}.png").read_bytes()) for picture in report.comparison_pictures(comparisons, found["compared"])]
+    for picture in filter(None, map(report.gallery_picture, report.shown(found["compared"]))):
+        store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     results.write_rows(folder / "report" / "evidence.csv", found["evidence"])
     html = page.write(found, drawn, folder)
     files.write_atomically(folder / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))

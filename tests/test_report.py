@@ -205,7 +205,12 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
         assert [(entry["label"], entry["dense"], entry["pruned"], entry["dense_agreeing"], entry["pruned_agreeing"]) for entry in shown] == [row[2:] for row in expected]
         assert [entry["confidence"] for entry in shown] == pytest.approx([-row[0] for row in expected])
         for entry, row in zip(shown, expected):
-            assert np.array_equal(np.asarray(Image.open(io.BytesIO(entry["png"])).convert("RGB")), pixels[row[1]].transpose(1, 2, 0))
+            assert np.array_equal(entry["image"], pixels[row[1]])
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(page.png_of(entry["image"]))).convert("RGB")), pixels[row[1]].transpose(1, 2, 0))
+        if shown and sparsity == 0.9:
+            drawn = results.read_arrays(folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz")
+            assert np.array_equal(drawn["images"], [entry["image"] for entry in shown]) and len(drawn["captions"]) == len(shown)
+            assert str(drawn["captions"][0]) == "label {0}\ndense {1} ({3} of 6)\npruned {2} ({4} of 6)".format(*expected[0][2:])
 
 
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
@@ -215,7 +220,7 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
     tiles = [image for image in read.images if "style" not in image]
     assert len(tiles) == sum(min(48, int(one.combination.arrays["is_pie"].sum())) for one in chosen)
     first = report.gallery(chosen[0])[0]
-    assert base64.b64decode(tiles[0]["src"].split(",")[1]) == first["png"]
+    assert base64.b64decode(tiles[0]["src"].split(",")[1]) == page.png_of(first["image"])
     assert f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)" in read.text
 
 
