@@ -218,9 +218,9 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Writes a CSV, atomically: the key columns that there are, then every other in the order of its first appearance."""
+    """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every other in the order of its first appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = [*(name for name in KEY_COLUMNS if name in names), *(name for name in names if name not in KEY_COLUMNS)]
+    columns = [*(name for name in KEY_COLUMNS if name in names or not rows), *(name for name in names if name not in KEY_COLUMNS)]
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:

@@ -66,7 +66,7 @@ def write_combination(folder, key, layers=LAYERS, ids=tuple(range(MODELS)), with
            "population": identity or "of {} {} {}".format(*key), "dense_population": f"dense {learning}"}
     opened = SimpleNamespace(architecture=architecture, data=SimpleNamespace(title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())))
     checksums = [f"sum of {member.paths[0].stem}" for member in pruned.members]
-    made = {"checkpoints": checksums, "dense_checkpoints": [], "data": data}
+    made = {"checkpoints": checksums, "dense_checkpoints": [f"sum of {member.paths[0].stem}" for member in dense.members], "data": data}
     results.write_arrays(folder / learning / "pies_distribution" / f"{architecture}_{pruning}_{sparsity}sparsity_{len(ids)}models.npz", {
         "figure": "pies_distribution", "title": "a title", "class_names": np.array(CLASS_NAMES), "images": IMAGES, "is_pie": is_pie,
         "labels": labels_of_images(), "pies_per_class": np.bincount(labels_of_images()[is_pie], minlength=len(CLASS_NAMES)),
@@ -510,8 +510,8 @@ def test_figures_of_sparsities_that_left_the_table_leave_the_folder(folder):
 def test_all_figures_are_drawn_anew_into_a_folder(folder, tmp_path, capsys):
     write_folder(folder)
     assert make_figures("--results", folder, "--output_dir", tmp_path / "drawn", "--format", "svg") == 0
-    names = {f"few digits_{key[0]}_pies_distribution_WideResNet-10-1_{key[1]}_{key[2]}sparsity_3models.svg" for key in SMALL}
-    names |= {f"few digits_similarity_{name}.svg" for name in (
+    names = {f"few_digits_{key[0]}_pies_distribution_WideResNet-10-1_{key[1]}_{key[2]}sparsity_3models.svg" for key in SMALL}
+    names |= {f"few_digits_similarity_{name}.svg" for name in (
         "pie_overlap", "pies_unique", "pies_per_class_0.5sparsity", "pies_per_class_0.9sparsity", "class_recall", "mask_similarity", "mask_similarity_layers",
         "mask_structure", "weight_movement")}
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == names
