@@ -229,7 +229,8 @@ def reading_section() -> str:
     """What the intervals are and are not."""
     return (f'<h2 id="reading">How to read the intervals</h2><ul><li>They say how sure a number is over other draws of the seeds, for these test images and this training: not for other data.</li>'
             f"<li>PIE counts, shares and Jaccard similarities: delete-2 jackknife. All but two seeds vote, every pair once; dense and pruned networks of one seed leave together. "
-            "A bootstrap would draw some networks twice, which makes modal labels noisier and counts higher than they are.</li>"
+            "A bootstrap would draw some networks twice, which makes modal labels noisier and counts higher than they are. "
+            "These intervals err on the wide side, and more models narrow them only a little: an interval across 0 does not say that there is no difference.</li>"
             f"<li>Means over networks: bootstrap over seeds, {uncertainty.RESAMPLES:,} resamples, percentiles widened for few seeds.</li>"
             f"<li>With fewer than {uncertainty.FEWEST_SEEDS} models there is no interval and no verdict.</li><li>Intervals are not corrected for their number. A claim needs all of its own, "
             "which makes 'supported' harder to reach, not easier.</li></ul>")
