@@ -180,7 +180,7 @@ def _draw_joint(panel, dense: np.ndarray, pruned: np.ndarray, is_pie: np.ndarray
     norm.vmax = max(norm.vmax, counts.max())
     panel.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap=DENSITY_COLOURS, norm=norm, rasterized=True)
     points, together = np.unique(np.stack([dense[groups["PIEs"]], pruned[groups["PIEs"]]], 1), axis=0, return_counts=True)
-    size, alpha, width = next(style for most, *style in ((100, 26, 0.9, 0.5), (600, 14, 0.75, 0.3), (np.inf, 8, 0.6, 0.15)) if len(points) <= most)
+    size, alpha, width = next(style for most, *style in ((100, 26, 0.9, 0.5), (600, 14, 0.75, 0.3), (1500, 8, 0.6, 0.15), (np.inf, 3, 0.5, 0)) if len(points) <= most)
     panel.scatter(*points.T, s=size * np.sqrt(together), color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=width, alpha=alpha, rasterized=True)
     limits = edges[0], max(edges[-1], wider[-1])
     panel.plot(limits, limits, color=LINE_COLOUR, linewidth=1, linestyle="--")
@@ -342,8 +342,8 @@ def draw_umap_grid(arrays: dict) -> Figure:
         if f"is_pie_{row}_{column}" in arrays:
             is_pie = arrays[f"is_pie_{row}_{column}"].astype(bool)
             colours = [CLASS_COLOURS[label % 10] for label in labels[is_pie]]
-            panel.scatter(*coordinates[is_pie].T, s=side * np.clip(900 / max(is_pie.sum(), 1), 2, 9), marker="^", c=colours, rasterized=True,
-                          edgecolors=["white" if colour == "#000000" else "black" for colour in colours], linewidths=0.6 if is_pie.sum() <= 150 else 0.3)
+            panel.scatter(*coordinates[is_pie].T, s=side * np.clip(900 / max(is_pie.sum(), 1), 0.9, 9), marker="^", c=colours, rasterized=True,
+                          edgecolors=["white" if colour == "#000000" else "black" for colour in colours], linewidths=0.6 if is_pie.sum() <= 150 else 0.3 if is_pie.sum() <= 1000 else 0.15)
             panel.text(0.97, 0.03, f"{is_pie.sum()} PIEs", fontsize=7, ha="right", va="bottom", transform=panel.transAxes,
                        bbox=dict(facecolor="white", alpha=0.8, linewidth=0, pad=1))
     handles = [Line2D([], [], linestyle="", marker=CLASS_MARKERS[(label + label // 10) % 10], color=CLASS_COLOURS[label % 10], markersize=5,
