@@ -52,8 +52,7 @@ CLAIMS = (
            Part("Q-Score", -1, "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, seed by seed", BOOTSTRAP, decimals=3),
            Part("prediction depth", +1, "mean prediction depth of networks pruned early minus that of networks pruned late or in one shot, seed by seed", BOOTSTRAP,
                 decimals=2)),
-          ("Gradual pruning is per layer unless --scope global is given, one-shot pruning global unless --scope layer is: networks of the same scope are compared "
-           "where they exist, and it is said where they do not.",
+          ("Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: networks of the same scope are compared where they exist.",
            "One-shot pruned networks are finetuned with cross-entropy after their training, contrastive encoders too; gradually pruned ones are not.",
            "One-shot pruned networks train dense all the time, gradually pruned ones recover with the training's learning rate of that time.")),
     Claim(4, "PIEs have a lower Q-Score and a higher prediction depth than other images.",

@@ -231,7 +231,7 @@ def uniqueness(compared: list[Compared], labels: Labels) -> Iterator[dict]:
             name = f"{one.learning_method}, {describe(one.combination.key[1])}"
             yield {"claim": 2, "part": "unique PIEs", "group": name, "sparsity": sparsity, "comparison": "share in no other set, minus one half",
                    **jackknifed(unique[index] - 0.5, seeds),
-                   "note": f"{unique[index, 0]:.0%} unique; of random sets of these sizes {chance[index]:.0%}" if sets[index, 0].any() else "no PIEs"}
+                   "note": f"{100 * unique[index, 0]:.0f} % unique, by chance {100 * chance[index]:.0f} %" if sets[index, 0].any() else "no PIEs"}
             yield {"claim": 2, "part": "likeness of halves", "group": name, "sparsity": sparsity,
                    "comparison": "Jaccard of its halves minus Jaccard with others", **jackknifed(within[index] - between[index], seeds)}
 

@@ -20,7 +20,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 70rem; font: 16px/1.5 system-ui
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 2px solid var(--line); } h3 { margin: 1.8rem 0 .3rem; }
 p, li, figcaption { max-width: 46rem; } .soft, figcaption { color: var(--soft); }
 figure { margin: 1.5rem 0; } figcaption { margin-bottom: .6rem; } .wide { overflow-x: auto; border: 1px solid var(--line); } .wide img { display: block; width: 100%; }
-table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+table { border-collapse: collapse; font-size: .9rem; } td, th { white-space: nowrap; } .claims td, details td { white-space: normal; } details td.number, .supported, .not-supported { white-space: nowrap; } th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--shade); } td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: 1rem 0; } .verdict { display: inline-block; padding: .1rem .5rem; border: 2px solid; border-radius: .3rem; font-weight: 600; }
 .supported { color: #00583f; background: #e3f4ee; } .not-supported { color: #8a3800; background: #fdeee2; } .not-decidable { color: #4a4f57; background: #eef0f3; }
@@ -44,7 +44,7 @@ def write(found: dict, drawn: list[tuple[report.Picture, bytes]], results_folder
     if found["missing"]:
         parts.append(f'<div class="notice"><strong>Missing here:</strong><ul>{"".join(f"<li>{text(words)}</li>" for words in found["missing"])}</ul></div>')
     if compared:
-        parts += [claims_section(found["evidence"]), figures_section(drawn), gallery_section(compared), table_section(found, results_folder)]
+        parts += [claims_section(found), figures_section(drawn), gallery_section(compared), table_section(found, results_folder)]
     parts += [made_section(compared, results_folder), reading_section()]
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>Report: {text(name)}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n")
@@ -76,15 +76,15 @@ def chip(words: str) -> str:
     return f'<span class="verdict {kind}">{mark} {text(words)}</span>'
 
 
-def claims_section(rows: list[dict]) -> str:
+def claims_section(found: dict) -> str:
     """The table of the claims, and the evidence for each."""
-    lines, details = [], []
+    rows, lines, details = found["evidence"], [], []
     for claim in claims.CLAIMS:
         own = [row for row in rows if row["claim"] == claim.number]
         decided = claims.verdict(own)
         why = [*tally(own), *(claims.why_undecided(claim, own) if decided == claims.NOT_DECIDABLE else [])]
         lines.append(f'<tr><td>{claim.number}. {text(claim.statement)}</td><td>{chip(decided)}</td><td>{"<br>".join(map(text, why))}</td></tr>')
-        details.append(claim_details(claim, own))
+        details.append(claim_details(claim, own, measured_confounds(claim.number, found)))
     return ('<h2 id="claims">Claims</h2><table class="claims"><thead><tr><th>Claim of the paper</th><th>Verdict here</th><th>Evidence</th></tr></thead>'
             f'<tbody>{"".join(lines)}</tbody></table><p class="soft">Supported: the 95 % interval of every difference lies on the claimed side at every stored sparsity from '
             f'{100 * evidence.HIGH_SPARSITY:g} %. Not supported: one does not, which is no proof of the contrary. The rules were fixed before the results.</p>' + "".join(details))
@@ -103,13 +103,25 @@ def tally(rows: list[dict]) -> list[str]:
     return words
 
 
-def claim_details(claim: claims.Claim, rows: list[dict]) -> str:
+def measured_confounds(number: int, found: dict) -> list[str]:
+    """What the stored arrays say of a claim's confounds."""
+    if number == 1:
+        return ["Test accuracy of the dense networks here: " + ", ".join(f"{row['learning_method']} {show(row['accuracy'], 100, 2)} %" for row in found["dense"]) + ".",
+                *(f"Noise floor of {method} here: {np.median(floor['dense against dense']):g} PIEs between halves of the dense networks, in the median."
+                  for method, floor in found["floors"].items())]
+    if number == 3:
+        other = sorted({(row["group"], row["comparison"]) for row in found["evidence"] if row["claim"] == 3 and not row["matched"]})
+        return [f"Here without networks of the same scope: {group}, {comparison}." for group, comparison in other]
+    return []
+
+
+def claim_details(claim: claims.Claim, rows: list[dict], measured: list[str]) -> str:
     """The evidence: one table for each part, a line for each comparison, a column for each sparsity."""
     found = [f"<details><summary>Evidence for claim {claim.number}</summary>"]
     for part in claim.parts:
         own = [row for row in rows if row["part"] == part.name]
         side = "above" if part.side > 0 else "below"
-        found.append(f"<h3>{text(part.name)} {chip(claims.verdict(own))}</h3><p>Claimed to be {side} 0: {text(part.difference)}. Intervals: {part.interval}.</p>")
+        found.append(f"<h3>{text(part.name)} {chip(claims.verdict(own))}</h3><p>Claimed to be {side} 0: {text(part.difference)}. Intervals: {part.interval}. ✓ on the claimed side, ✗ on the other, ○ across 0.</p>")
         if not own:
             continue
         sparsities = sorted({row["sparsity"] for row in own})
@@ -120,15 +132,15 @@ def claim_details(claim: claims.Claim, rows: list[dict]) -> str:
             line = "".join(f'<td class="number">{cell(cells.get((group, comparison, sparsity)), part)}</td>' for sparsity in sparsities)
             body += f"<tr><td>{text(group)}</td><td>{text(comparison)}</td>{line}</tr>"
         found.append(f'<div class="scroll"><table><thead><tr><th>of</th><th>difference</th>{head}</tr></thead><tbody>{body}</tbody></table></div>')
-    found.append(f"<h3>Confounds</h3><ul>{''.join(f'<li>{text(words)}</li>' for words in claim.confounds)}</ul></details>")
+    found.append(f"<h3>Confounds</h3><ul>{''.join(f'<li>{text(words)}</li>' for words in (*claim.confounds, *measured))}</ul></details>")
     return "".join(found)
 
 
 def cell(row: dict | None, part: claims.Part) -> str:
-    """A difference with its interval and, as a mark, on which side of 0 that is."""
+    """A difference with its interval and, as a mark, on which side of 0 that is: the claimed one, the other, neither."""
     if row is None:
         return ""
-    mark = {True: " ✓", False: " ✗", None: ""}[claims.on_side(row)]
+    mark = " ✓" if claims.on_side(row) else " ✗" if claims.against(row) else "" if claims.on_side(row) is None else " ○"
     note = f"<br><span class='soft'>{text(row['note'])}</span>" if row.get("note") else ""
     return f"{show(row, part.scale, part.decimals, signed=True)}{mark}{note}"
 

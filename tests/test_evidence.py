@@ -208,7 +208,7 @@ def test_shares_of_unique_pies_equal_those_of_python_sets(case):
             return share(remembered[key, without] - others, remembered[key, without]) - 0.5
         same(row, jackknifed(alone, ids))
         chance = math.prod(1 - len(other.pies()) / len(one.truth) for name, other in stored.items() if name != key)
-        assert row["note"] == f"{alone(()) + 0.5:.0%} unique; of random sets of these sizes {chance:.0%}"
+        assert row["note"] == f"{100 * (alone(()) + 0.5):.0f} % unique, by chance {100 * chance:.0f} %"
 
 
 def test_likeness_of_halves_equals_a_slow_one(case):

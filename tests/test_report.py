@@ -163,9 +163,10 @@ def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(f
                     assert shown == ""
                     continue
                 numbers = [minus(part.scale * row[key], part.decimals) for key in ("value", "low", "high")]
-                assert shown.split("\n")[0].rstrip(" ✓✗") == f"{numbers[0]} [{numbers[1]}, {numbers[2]}]", (shown, row)
+                assert shown.split("\n")[0].rstrip(" ✓✗○") == f"{numbers[0]} [{numbers[1]}, {numbers[2]}]", (shown, row)
                 on_side = row["low"] > 0 if part.side > 0 else row["high"] < 0
-                assert (" ✓" in shown) == on_side and (" ✗" in shown) != on_side
+                on_other = row["high"] < 0 if part.side > 0 else row["low"] > 0
+                assert [" ✓" in shown, " ✗" in shown, " ○" in shown] == [on_side, on_other, not on_side and not on_other]
                 seen += 1
     assert seen == len(found) > 80
 
@@ -184,6 +185,17 @@ def test_verdicts_and_their_tallies_are_those_of_the_intervals(folder, read):
             every += good
             assert f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the other, {len(own) - sum(good) - sum(bad)} unclear" in why.split("\n")
         assert verdict == ("✓ supported" if all(every) else "✗ not supported")
+
+
+def test_confounds_name_what_was_measured(folder, read):
+    accuracies = {}
+    for learning in ("SupCon", "supervised"):
+        combination, members = networks(folder, learning, "dense", 0)
+        accuracies[learning] = 100 * np.mean([(one["predictions"] == combination["labels"]).mean() for one in members])
+    assert re.search(r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, supervised {:.2f} \[.*?\] %\.".format(*accuracies.values()), read.text)
+    floor = evidence.noise_floors(evidence.read_compared(folder)[0])["SupCon"]["dense against dense"]
+    assert f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves of the dense networks, in the median." in read.text
+    assert "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes differ)." in read.text
 
 
 def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(folder):
