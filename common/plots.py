@@ -122,11 +122,11 @@ def draw_umap(arrays: dict) -> Figure:
                    ncols=1 + (len(class_names) - 1) // 20, markerscale=1.5 if size > 10 else 3)
     if with_pies:
         is_pie = arrays["is_pie"].astype(bool)
-        larger = 18 if is_pie.sum() <= 100 else 6  # few must be found, many must not hide the rest
+        larger, edge = next(style for most, *style in ((100, 18, 0.4), (1500, 6, 0.4), (np.inf, 0, 0)) if is_pie.sum() <= most)  # few must be found, many must not hide the rest
         axes[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0, label=f"other images ({(~is_pie).sum()})")
-        axes[1].scatter(*coordinates[is_pie].T, s=size + larger, color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=0.4, label=f"PIEs ({is_pie.sum()})")
+        axes[1].scatter(*coordinates[is_pie].T, s=size + larger, color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=edge, label=f"PIEs ({is_pie.sum()})")
         _labels(axes[1], "UMAP 1", "UMAP 2", "PIEs marked")
-        axes[1].legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+        axes[1].legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
         axes[1].set(xticks=[], yticks=[])
     return figure
 

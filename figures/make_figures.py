@@ -47,7 +47,7 @@ def main(argv=None) -> None:
         path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.npz"))]
     if flags.output_dir is not None:
         for path in stored:
-            draw(path, flags.output_dir / f"{figure_name(path, flags.results)}.{flags.format}")
+            draw(path, flags.output_dir / f"{figure_name(path, flags.results, rows)}.{flags.format}")
     else:
         for path in [*sorted(flags.results.glob("*/*/*.png")), *(path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.png")))]:
             print(f"figure: {path}")
@@ -58,9 +58,12 @@ def main(argv=None) -> None:
     print(f"report: {flags.results / 'report.html'}")
 
 
-def figure_name(path: Path, results_folder: Path) -> str:
-    """Data set, learning method or folder, and kind, in a name without blanks."""
-    return re.sub(r"[^\w.-]+_?", "_", "_".join([results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]))
+def figure_name(path: Path, results_folder: Path, rows: list[dict[str, str]]) -> str:
+    """Data set, learning method or folder, kind, sparsity and number of models, in a name without blanks."""
+    words = [results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]
+    if path.parent.name in OWN_FOLDERS:  # the names of the scripts' figures say it themselves
+        words.append("-".join(sorted({row["models"] for row in rows if row.get("models")}, key=int)) + "models")
+    return re.sub(r"[^\w.-]+_?", "_", "_".join(words))
 
 
 def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:

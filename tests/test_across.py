@@ -511,7 +511,7 @@ def test_all_figures_are_drawn_anew_into_a_folder(folder, tmp_path, capsys):
     write_folder(folder)
     assert make_figures("--results", folder, "--output_dir", tmp_path / "drawn", "--format", "svg") == 0
     names = {f"few_digits_{key[0]}_pies_distribution_WideResNet-10-1_{key[1]}_{key[2]}sparsity_3models.svg" for key in SMALL}
-    names |= {f"few_digits_similarity_{name}.svg" for name in (
+    names |= {f"few_digits_similarity_{name}_3models.svg" for name in (
         "pie_overlap", "pies_unique", "pies_per_class_0.5sparsity", "pies_per_class_0.9sparsity", "class_recall", "mask_similarity", "mask_similarity_layers",
         "mask_structure", "weight_movement")}
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == names

@@ -329,7 +329,7 @@ def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
 def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path):
     assert importlib.import_module("make_figures").main(["--results", str(folder), "--output_dir", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"A_b_report_pies_against_sparsity.png", "A_b_report_noise_floor.png", "A_b_report_umap_grid.png"} <= names
+    assert {"A_b_report_pies_against_sparsity_6models.png", "A_b_report_noise_floor_6models.png", "A_b_report_umap_grid_6models.png"} <= names
     assert not any(re.search(r"[ &<>]", name) for name in names)
 
 
