@@ -23,6 +23,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
+    """A claim of the paper, the measures that decide it, and what else could make the differences."""
+
     number: int
     statement: str
     parts: tuple[Part, ...]

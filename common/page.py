@@ -20,7 +20,8 @@ body { margin: 0 auto; padding: 1rem; max-width: 70rem; font: 16px/1.5 system-ui
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 2px solid var(--line); } h3 { margin: 1.8rem 0 .3rem; }
 p, li, figcaption { max-width: 46rem; } .soft, figcaption { color: var(--soft); }
 figure { margin: 1.5rem 0; } figcaption { margin-bottom: .6rem; } .wide { overflow-x: auto; border: 1px solid var(--line); } .wide img { display: block; width: 100%; }
-table { border-collapse: collapse; font-size: .9rem; } td, th { white-space: nowrap; } .claims td, details td { white-space: normal; } details td.number, .supported, .not-supported { white-space: nowrap; } th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+table { border-collapse: collapse; font-size: .9rem; } td, th { white-space: nowrap; } .claims td, details td { white-space: normal; } details td.number, .supported, .not-supported { white-space: nowrap; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--shade); } td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: 1rem 0; } .verdict { display: inline-block; padding: .1rem .5rem; border: 2px solid; border-radius: .3rem; font-weight: 600; }
 .supported { color: #00583f; background: #e3f4ee; } .not-supported { color: #8a3800; background: #fdeee2; } .not-decidable { color: #4a4f57; background: #eef0f3; }
@@ -121,7 +122,8 @@ def claim_details(claim: claims.Claim, rows: list[dict], measured: list[str]) ->
     for part in claim.parts:
         own = [row for row in rows if row["part"] == part.name]
         side = "above" if part.side > 0 else "below"
-        found.append(f"<h3>{text(part.name)} {chip(claims.verdict(own))}</h3><p>Claimed to be {side} 0: {text(part.difference)}. Intervals: {part.interval}. ✓ on the claimed side, ✗ on the other, ○ across 0.</p>")
+        found.append(f"<h3>{text(part.name)} {chip(claims.verdict(own))}</h3><p>Claimed to be {side} 0: {text(part.difference)}. "
+                     f"Intervals: {part.interval}. ✓ on the claimed side, ✗ on the other, ○ across 0.</p>")
         if not own:
             continue
         sparsities = sorted({row["sparsity"] for row in own})

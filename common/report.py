@@ -50,10 +50,12 @@ COMPARISONS = {  # figures of common/across.py that the report shows: name up to
                     "or of one sparsity are more alike than others."),
     "pies_unique": ("PIEs that one combination alone has", "The share of a combination's PIEs that no other combination of that sparsity has, beside random sets of these sizes. Far below chance: "
                     "the combinations find the same images hard."),
-    "pies_per_class": ("PIEs per class, common and unique", "Every PIE at this sparsity once, by its true label. Look for classes that suffer more than others, and whether it is the same classes for all methods."),
+    "pies_per_class": ("PIEs per class, common and unique", "Every PIE at this sparsity once, by its true label. "
+                       "Look for classes that suffer more than others, and whether it is the same classes for all methods."),
     "mask_similarity": ("Similarity of masks", "Jaccard similarity of kept weights, of networks of the same seed and of different seeds, beside random masks. Look whether masks of one seed "
                         "agree across methods, and whether different seeds agree beyond chance."),
-    "class_recall": ("Recall per class", "How much more or less than the accuracy over all classes the recall of a class changes with pruning. Stars: significant, corrected for the number of classes.")}
+    "class_recall": ("Recall per class", "How much more or less than the accuracy over all classes the recall of a class changes with pruning. "
+                                        "Stars: significant, corrected for the number of classes.")}
 
 
 def comparison_pictures(comparisons: dict[str, dict], compared: list[Compared]) -> list[Picture]:
