@@ -46,8 +46,9 @@ def main(argv=None) -> None:
     stored = [path for kind in KINDS for path in sorted(flags.results.glob(f"*/{kind}/*.npz"))] + [
         path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.npz"))]
     if flags.output_dir is not None:
+        models = sorted({len(one.arrays["ids"]) for one in across.read_combinations(flags.results)})
         for path in stored:
-            draw(path, flags.output_dir / f"{figure_name(path, flags.results, rows)}.{flags.format}")
+            draw(path, flags.output_dir / f"{figure_name(path, flags.results, models)}.{flags.format}")
     else:
         for path in [*sorted(flags.results.glob("*/*/*.png")), *(path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.png")))]:
             print(f"figure: {path}")
@@ -58,11 +59,11 @@ def main(argv=None) -> None:
     print(f"report: {flags.results / 'report.html'}")
 
 
-def figure_name(path: Path, results_folder: Path, rows: list[dict[str, str]]) -> str:
+def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     """Data set, learning method or folder, kind, sparsity and number of models, in a name without blanks."""
     words = [results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]
     if path.parent.name in OWN_FOLDERS:  # the names of the scripts' figures say it themselves
-        words.append("-".join(sorted({row["models"] for row in rows if row.get("models")}, key=int)) + "models")
+        words.append(f"{'-'.join(map(str, models))}models")
     return re.sub(r"[^\w.-]+_?", "_", "_".join(words))
 
 
