@@ -151,8 +151,10 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
         "WideResNet-10-1_dense_0.0sparsity_2models_2latents"}
     assert {path.stem for path in (folder / "prediction_depth").glob("*.png")} == {f"{stem}_prediction" for stem in stems}
     made = run("figures/make_figures", "--results", folder.parent, "--output_dir", tmp_path, "--format", "svg", cwd=chain[0])
-    pictures = sorted(tmp_path.glob(f"few digits_{method}_*.svg"))
+    pictures = sorted(tmp_path.glob(f"few_digits_{method}_*.svg"))
     assert len(pictures) == 9 and "accuracy" in made.stdout
+    page = (folder.parent / "report.html").read_text()
+    assert page.count("<td><span class=\"verdict not-decidable\">") == 4 and "they need 6" in page and "python clr_training.py" in page  # of 2 models
     assert len(list((chain[0] / "logs/few digits").glob("*_curves.png"))) == 4
 
 
