@@ -138,11 +138,11 @@ def pies(one: Compared, seeds: tuple[int, ...], labels: Labels) -> np.ndarray:
     return labels(one.dense, seeds) != labels(one.pruned, seeds)
 
 
-def jackknifed(statistic: np.ndarray, seeds: tuple[int, ...], lowest: float = -math.inf) -> dict:
-    """value, low, high, models of a statistic (1 + S,) of `pies` that cannot be below `lowest`."""
+def jackknifed(statistic: np.ndarray, seeds: tuple[int, ...], bounds: tuple[float, float] = (-math.inf, math.inf)) -> dict:
+    """value, low, high, models of a statistic (1 + S,) of `pies` that cannot lie outside the bounds."""
     value, replicates = np.asarray(statistic[0], np.float64), statistic[1:].astype(np.float64)
     low, high = uncertainty.jackknife_interval(value, replicates, len(seeds)) if len(replicates) else (math.nan, math.nan)
-    return {"value": float(value), "low": float(np.maximum(low, lowest)), "high": float(high), "models": len(seeds)}
+    return {"value": float(value), "low": float(np.maximum(low, bounds[0])), "high": float(np.minimum(high, bounds[1])), "models": len(seeds)}
 
 
 def bootstrapped(values: np.ndarray) -> dict:
@@ -176,7 +176,7 @@ def populations(compared: list[Compared], labels: Labels) -> list[dict]:
     for one in compared:
         truth = one.combination.arrays["labels"]
         rows.append({**one.combination.facts, "networks": len(one.pruned.ids), "accuracy": bootstrapped((one.pruned.predictions == truth).mean(1)),
-                     "pies": jackknifed(pies(one, one.seeds, labels).sum(1), one.seeds, 0),
+                     "pies": jackknifed(pies(one, one.seeds, labels).sum(1), one.seeds, (0, math.inf)),
                      **{measure: pies_minus_others(one, measure) for measure in ("q_score", "depth")}})
     return rows
 
@@ -230,7 +230,7 @@ def uniqueness(compared: list[Compared], labels: Labels) -> Iterator[dict]:
         for index, one in enumerate(chosen):
             name = f"{one.learning_method}, {describe(one.combination.key[1])}"
             yield {"claim": 2, "part": "unique PIEs", "group": name, "sparsity": sparsity, "comparison": "share in no other set, minus one half",
-                   **jackknifed(unique[index] - 0.5, seeds),
+                   **jackknifed(unique[index] - 0.5, seeds, (-0.5, 0.5)),
                    "note": f"{100 * unique[index, 0]:.0f} % unique, by chance {100 * chance[index]:.0f} %" if sets[index, 0].any() else "no PIEs"}
             yield {"claim": 2, "part": "likeness of halves", "group": name, "sparsity": sparsity,
                    "comparison": "Jaccard of its halves minus Jaccard with others", **jackknifed(within[index] - between[index], seeds)}
