@@ -22,12 +22,12 @@ p, li, figcaption { max-width: 46rem; } .soft, figcaption { color: var(--soft); 
 figure { margin: 1.5rem 0; } figcaption { margin-bottom: .6rem; } .wide { overflow-x: auto; border: 1px solid var(--line); } .wide img { display: block; width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; } td, th { white-space: nowrap; } .claims td, details td { white-space: normal; } details td.number, .supported, .not-supported { white-space: nowrap; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-thead th { background: var(--shade); } td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+thead th { background: var(--shade); white-space: normal; } td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: 1rem 0; } .verdict { display: inline-block; padding: .1rem .5rem; border: 2px solid; border-radius: .3rem; font-weight: 600; }
 .supported { color: #00583f; background: #e3f4ee; } .not-supported { color: #8a3800; background: #fdeee2; } .not-decidable { color: #4a4f57; background: #eef0f3; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; } .gallery figure, .gallery figcaption { margin: 0; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.4rem, 1fr)); gap: .8rem; } .gallery figure, .gallery figcaption { margin: 0; }
 .gallery img { width: 6.5rem; height: 6.5rem; image-rendering: pixelated; border: 1px solid var(--line); } .gallery figcaption { font-size: .8rem; line-height: 1.35; color: var(--ink); }
-summary { cursor: pointer; padding: .3rem 0; font-weight: 600; } pre { overflow-x: auto; padding: .6rem; background: var(--shade); font-size: .85rem; }
+summary { cursor: pointer; padding: .3rem 0; font-weight: 600; } pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem; background: var(--shade); font-size: .85rem; }
 .notice { border-left: 4px solid #b8860b; background: #fdf7e6; padding: .5rem 1rem; }
 @media (max-width: 40rem) { .claims thead { display: none; } .claims tr, .claims td { display: block; border: 0; } .claims tr { border-bottom: 2px solid var(--line); padding: .6rem 0; } }
 """
