@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.uncertainty import FEWEST_SEEDS
 
+HIGH_SPARSITY = 0.7  # from here on the claims are about
 SUPPORTED, NOT_SUPPORTED, NOT_DECIDABLE = "supported", "not supported", "not decidable with this many models"
 
 
@@ -34,7 +35,7 @@ class Claim:
 JACKKNIFE, BOOTSTRAP = "delete-2 jackknife over seeds", "bootstrap over seeds"
 
 # A claim is supported if the 95 % interval of every difference lies on the claimed side, for every pair of populations that is stored, at every
-# sparsity from 0.7; not supported if any interval does not; not decidable if there is a difference without an interval, or none at all.
+# sparsity from HIGH_SPARSITY; not supported if any interval does not; not decidable if there is a difference without an interval, or none at all.
 CLAIMS = (
     Claim(1, "At high sparsity contrastive networks have more PIEs than supervised ones.",
           (Part("PIEs", +1, "number of PIEs of contrastive minus that of supervised networks, same pruning method and sparsity", JACKKNIFE),),
@@ -98,7 +99,7 @@ def why_undecided(claim: Claim, rows: list[dict]) -> list[str]:
     for part in claim.parts:
         own = [row for row in rows if row["part"] == part.name]
         if not own:
-            words.append(f"{part.name}: nothing to compare from sparsity 0.7 on")
+            words.append(f"{part.name}: nothing to compare from sparsity {HIGH_SPARSITY:g} on")
             continue
         few = sorted({row["models"] for row in own if 0 < row["models"] < FEWEST_SEEDS})
         undefined = [row for row in own if on_side(row) is None and row["models"] not in few]

@@ -11,9 +11,9 @@ import numpy as np
 
 from common import across, results, similarity, uncertainty
 from common.across import Combination
+from common.claims import HIGH_SPARSITY
 from common.methods import describe, order, parse_method
 
-HIGH_SPARSITY = 0.7  # from here on the claims are about
 HALVES_SETS, HALVES_SPLITS = 60, 4  # of the leave-two-out sets, and random splits of each, where halves are compared
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import claims, evidence, report, results, uncertainty
+from common import claims, report, results, uncertainty
 from common.evidence import Compared
 from common.methods import order
 
@@ -88,7 +88,7 @@ def claims_section(found: dict) -> str:
         details.append(claim_details(claim, own, measured_confounds(claim.number, found)))
     return ('<h2 id="claims">Claims</h2><table class="claims"><thead><tr><th>Claim of the paper</th><th>Verdict here</th><th>Evidence</th></tr></thead>'
             f'<tbody>{"".join(lines)}</tbody></table><p class="soft">Supported: the 95 % interval of every difference lies on the claimed side at every stored sparsity from '
-            f'{100 * evidence.HIGH_SPARSITY:g} %. Not supported: one does not, which is no proof of the contrary. The rules were fixed before the results.</p>' + "".join(details))
+            f'{100 * claims.HIGH_SPARSITY:g} %. Not supported: one does not, which is no proof of the contrary. The rules were fixed before the results.</p>' + "".join(details))
 
 
 def tally(rows: list[dict]) -> list[str]:
