@@ -62,23 +62,56 @@ def initial_network(study, seed: int, weights, key: tuple):
     from common import models, training
 
     encoder = new_model(study, weights, key).encoder
-    return models.ContrastiveClassifier(encoder, training.new_head(encoder, study.data, head_key(seed, weights, key)))
+    return models.ContrastiveClassifier(
+        encoder, training.new_head(encoder, study.data, head_key(seed, weights, key))
+    )
 
 
-def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch: int, seed: int, description: str, progress_of) -> tuple:
+def retrain(
+    study,
+    settings: dict,
+    weights,
+    key: tuple,
+    masks: dict,
+    first_epoch: int,
+    seed: int,
+    description: str,
+    progress_of,
+) -> tuple:
     """Trains encoder and head as the dense ones were, from kept weights or a new initialisation, with fixed masks."""
     from common import checkpoints, models, training
 
     def own(part: str) -> dict:
-        return {name.removeprefix(f"{part}."): mask for name, mask in masks.items() if name.startswith(f"{part}.")}
+        return {
+            name.removeprefix(f"{part}."): mask for name, mask in masks.items() if name.startswith(f"{part}.")
+        }
 
     model = training.into_buffers(new_model(study, weights, key), study.device)
-    history = training.train_contrastive(model, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), own("encoder"),
-                                         progress=progress_of(0))
-    head, head_history = training.train_head(model.encoder, study.data, settings["head_epochs"], settings["batch_size_head"],
-                                             head_key(seed, weights, key), f"{description} head", own("classification_head"), progress=progress_of(1))
+    history = training.train_contrastive(
+        model,
+        study.data,
+        settings,
+        seed,
+        description,
+        range(first_epoch, settings["epochs"]),
+        own("encoder"),
+        progress=progress_of(0),
+    )
+    head, head_history = training.train_head(
+        model.encoder,
+        study.data,
+        settings["head_epochs"],
+        settings["batch_size_head"],
+        head_key(seed, weights, key),
+        f"{description} head",
+        own("classification_head"),
+        progress=progress_of(1),
+    )
     network = models.ContrastiveClassifier(model.encoder, head)
-    return network, [({"model": checkpoints.cpu_state(model)}, history), ({"head": checkpoints.cpu_state(head)}, head_history)]
+    return network, [
+        ({"model": checkpoints.cpu_state(model)}, history),
+        ({"head": checkpoints.cpu_state(head)}, head_history),
+    ]
 
 
 if __name__ == "__main__":

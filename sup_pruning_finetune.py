@@ -50,13 +50,31 @@ def initial_network(study, seed: int, weights, key: tuple):
     return network
 
 
-def retrain(study, settings: dict, weights, key: tuple, masks: dict, first_epoch: int, seed: int, description: str, progress_of) -> tuple:
+def retrain(
+    study,
+    settings: dict,
+    weights,
+    key: tuple,
+    masks: dict,
+    first_epoch: int,
+    seed: int,
+    description: str,
+    progress_of,
+) -> tuple:
     """Trains a network as the dense one was, from kept weights or a new initialisation, with fixed masks."""
     from common import training
 
     network = training.into_buffers(initial_network(study, seed, weights, key), study.device)
-    history = training.train_supervised(network, study.data, settings, seed, description, range(first_epoch, settings["epochs"]), masks,
-                                        progress=progress_of(0))
+    history = training.train_supervised(
+        network,
+        study.data,
+        settings,
+        seed,
+        description,
+        range(first_epoch, settings["epochs"]),
+        masks,
+        progress=progress_of(0),
+    )
     return network, [(payload, history) for payload in payloads(network)]
 
 

@@ -44,12 +44,19 @@ def main(argv=None) -> None:
             results = in_turn(contestants, flags.rounds, device)
             rates = {who: count / result.median for who, result in results.items()}
             ours, *peers = results
-            rows[what] = {"count": count, "rates": rates, "ratios": {peer: rates[ours] / rates[peer] for peer in peers},
-                          "megabytes": {who: result.megabytes for who, result in results.items()},
-                          "seconds": {who: result.seconds for who, result in results.items()}}
+            rows[what] = {
+                "count": count,
+                "rates": rates,
+                "ratios": {peer: rates[ours] / rates[peer] for peer in peers},
+                "megabytes": {who: result.megabytes for who, result in results.items()},
+                "seconds": {who: result.seconds for who, result in results.items()},
+            }
             for peer in peers:
-                print(f"{what:<64}{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x{results[ours].megabytes:>8.0f}"
-                      f"{results[peer].megabytes:>8.0f}   {ours} : {peer}", flush=True)
+                print(
+                    f"{what:<64}{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x{results[ours].megabytes:>8.0f}"
+                    f"{results[peer].megabytes:>8.0f}   {ours} : {peer}",
+                    flush=True,
+                )
     save(flags.output, machine, rounds=flags.rounds, results=rows)
 
 
@@ -57,21 +64,60 @@ def contests(folder: Path):
     """(what is counted, how much of it, who -> contestant, the first ours) of every comparison; `folder` holds random images."""
     torchvision, plain = "torchvision in a DataLoader", "plain loop fed by torchvision"
     for kind, count in (("contrastive", 2 * VIEW_IMAGES), ("supervised", VIEW_IMAGES)):
-        yield f"{kind} views/s", VIEW_PASSES * count, {"here": Contestant(our_views, (kind,)), torchvision: Contestant(peer_views, (kind,), True)}
-    yield f"SupCon training, batch {CONTRASTIVE_BATCH} x 2 views, images/s", STEP_IMAGES, {
-        "here": Contestant(our_contrastive_epoch), plain: Contestant(peer_contrastive_epoch, (1,), True)}
-    yield f"cross-entropy training, batch {SUPERVISED_BATCH}, images/s", STEP_IMAGES, {
-        "here": Contestant(our_classification_epoch), plain: Contestant(peer_classification_epoch, (), True)}
-    yield f"finetuning at 90 %, batch {SUPERVISED_BATCH}, images/s", STEP_IMAGES, {
-        "here": Contestant(finetuning_epoch), "the same with torch.nn.utils.prune": Contestant(finetuning_epoch, (True,))}
-    yield f"{SEEDS} SupCon networks, clr_training.py, images/s", SEEDS * SEED_EPOCHS * STEP_IMAGES, {
-        f"--workers {WORKERS}": Contestant(seeds, (folder, WORKERS)), "--workers 0": Contestant(seeds, (folder, 0)),
-        plain: Contestant(peer_contrastive_epoch, (SEEDS * SEED_EPOCHS,), True)}
-    yield f"{MODELS} x (dense + {len(SPARSITIES)} sparsities), {POPULATION_TEST} test images, networks/s", MODELS * (1 + len(SPARSITIES)), {
-        "each network once": Contestant(population, (folder,)), "once a comparison": Contestant(peer_population, (folder, 1), True),
-        "once a comparison and figure (PIEs, Q-Score, UMAP)": Contestant(peer_population, (folder, 3), True)}
-    yield f"prediction depth, {PROBE_TRAIN:,} training images of 8x8, test images/s", PROBE_TEST, {
-        "here": Contestant(our_depth), "scikit-learn on stored representations": Contestant(peer_depth, (), True)}
+        yield (
+            f"{kind} views/s",
+            VIEW_PASSES * count,
+            {"here": Contestant(our_views, (kind,)), torchvision: Contestant(peer_views, (kind,), True)},
+        )
+    yield (
+        f"SupCon training, batch {CONTRASTIVE_BATCH} x 2 views, images/s",
+        STEP_IMAGES,
+        {"here": Contestant(our_contrastive_epoch), plain: Contestant(peer_contrastive_epoch, (1,), True)},
+    )
+    yield (
+        f"cross-entropy training, batch {SUPERVISED_BATCH}, images/s",
+        STEP_IMAGES,
+        {
+            "here": Contestant(our_classification_epoch),
+            plain: Contestant(peer_classification_epoch, (), True),
+        },
+    )
+    yield (
+        f"finetuning at 90 %, batch {SUPERVISED_BATCH}, images/s",
+        STEP_IMAGES,
+        {
+            "here": Contestant(finetuning_epoch),
+            "the same with torch.nn.utils.prune": Contestant(finetuning_epoch, (True,)),
+        },
+    )
+    yield (
+        f"{SEEDS} SupCon networks, clr_training.py, images/s",
+        SEEDS * SEED_EPOCHS * STEP_IMAGES,
+        {
+            f"--workers {WORKERS}": Contestant(seeds, (folder, WORKERS)),
+            "--workers 0": Contestant(seeds, (folder, 0)),
+            plain: Contestant(peer_contrastive_epoch, (SEEDS * SEED_EPOCHS,), True),
+        },
+    )
+    yield (
+        f"{MODELS} x (dense + {len(SPARSITIES)} sparsities), {POPULATION_TEST} test images, networks/s",
+        MODELS * (1 + len(SPARSITIES)),
+        {
+            "each network once": Contestant(population, (folder,)),
+            "once a comparison": Contestant(peer_population, (folder, 1), True),
+            "once a comparison and figure (PIEs, Q-Score, UMAP)": Contestant(
+                peer_population, (folder, 3), True
+            ),
+        },
+    )
+    yield (
+        f"prediction depth, {PROBE_TRAIN:,} training images of 8x8, test images/s",
+        PROBE_TEST,
+        {
+            "here": Contestant(our_depth),
+            "scikit-learn on stored representations": Contestant(peer_depth, (), True),
+        },
+    )
 
 
 def sgd(model, nesterov: bool = False):
@@ -96,15 +142,30 @@ def our_views(device, kind: str):
     data, generator = random_data(VIEW_IMAGES, 1, 32, device), torch.Generator().manual_seed(0)
 
     def contrastive() -> None:
-        drawn = {name: values.to(device) for name, values in augment.draw_contrastive(2 * VIEW_IMAGES, 32, 32, True, generator).items()}
+        drawn = {
+            name: values.to(device)
+            for name, values in augment.draw_contrastive(2 * VIEW_IMAGES, 32, 32, True, generator).items()
+        }
         for rows in torch.arange(2 * VIEW_IMAGES, device=device).split(2 * CONTRASTIVE_BATCH):
-            augment.contrastive_views(data.train_images.index_select(0, rows % VIEW_IMAGES), {name: values[rows] for name, values in drawn.items()},
-                                      data.mean, data.std)
+            augment.contrastive_views(
+                data.train_images.index_select(0, rows % VIEW_IMAGES),
+                {name: values[rows] for name, values in drawn.items()},
+                data.mean,
+                data.std,
+            )
 
     def supervised() -> None:
-        drawn = {name: values.to(device) for name, values in augment.draw_supervised(VIEW_IMAGES, 32, 32, True, True, generator).items()}
+        drawn = {
+            name: values.to(device)
+            for name, values in augment.draw_supervised(VIEW_IMAGES, 32, 32, True, True, generator).items()
+        }
         for rows in torch.arange(VIEW_IMAGES, device=device).split(SUPERVISED_BATCH):
-            augment.supervised_views(data.train_images.index_select(0, rows), {name: values[rows] for name, values in drawn.items()}, data.mean, data.std)
+            augment.supervised_views(
+                data.train_images.index_select(0, rows),
+                {name: values[rows] for name, values in drawn.items()},
+                data.mean,
+                data.std,
+            )
 
     one_pass = contrastive if kind == "contrastive" else supervised
     return lambda: [one_pass() for _ in range(VIEW_PASSES)]
@@ -117,6 +178,7 @@ def peer_views(device, kind: str):
         for _ in range(VIEW_PASSES):
             for _ in loader:
                 pass
+
     return views
 
 
@@ -124,10 +186,21 @@ def our_contrastive_epoch(device):
     """A SupCon epoch over STEP_IMAGES images, views included."""
     from common import models, training
 
-    data, model = random_data(STEP_IMAGES, 1, 32, device), training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
-    settings = {"learning_method": "SupCon", "batch_size": CONTRASTIVE_BATCH, "temperature": 0.5, "base_temperature": 0.07, "lars": False}
+    data, model = (
+        random_data(STEP_IMAGES, 1, 32, device),
+        training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device),
+    )
+    settings = {
+        "learning_method": "SupCon",
+        "batch_size": CONTRASTIVE_BATCH,
+        "temperature": 0.5,
+        "base_temperature": 0.07,
+        "lars": False,
+    }
     optimizer, bar = sgd(model), training.progress_bar(0, "")
-    return lambda: training.contrastive_epoch(model, data, settings, optimizer, [RATE] * STEP_IMAGES, {}, KEY, bar)
+    return lambda: training.contrastive_epoch(
+        model, data, settings, optimizer, [RATE] * STEP_IMAGES, {}, KEY, bar
+    )
 
 
 def peer_contrastive_epoch(device, epochs: int):
@@ -137,7 +210,10 @@ def peer_contrastive_epoch(device, epochs: int):
     from common import models
     from common.losses import contrastive_loss
 
-    model, loader = models.ContrastiveEncoder(16, 2, 0.0, "mlp").to(device), peer_loader(random_data(STEP_IMAGES, 1, 32, device), "contrastive")
+    model, loader = (
+        models.ContrastiveEncoder(16, 2, 0.0, "mlp").to(device),
+        peer_loader(random_data(STEP_IMAGES, 1, 32, device), "contrastive"),
+    )
     optimizer = sgd(model)
 
     def train() -> None:
@@ -145,13 +221,17 @@ def peer_contrastive_epoch(device, epochs: int):
             for views, targets in loader:
                 features = model(torch.cat(views).to(device)).unflatten(0, (2, -1)).transpose(0, 1)
                 step(contrastive_loss(features, targets.to(device), 0.5, 0.07), optimizer)
+
     return train
 
 
 def our_classification_epoch(device):
     from common import models, training
 
-    data, network = random_data(STEP_IMAGES, 1, 32, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    data, network = (
+        random_data(STEP_IMAGES, 1, 32, device),
+        training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device),
+    )
     optimizer, bar = sgd(network), training.progress_bar(0, "")
     return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {}, KEY, bar)
 
@@ -161,12 +241,16 @@ def peer_classification_epoch(device):
 
     from common import models
 
-    network, loader = models.SupervisedNetwork(16, 2, 0.0, 10).to(device), peer_loader(random_data(STEP_IMAGES, 1, 32, device), "supervised")
+    network, loader = (
+        models.SupervisedNetwork(16, 2, 0.0, 10).to(device),
+        peer_loader(random_data(STEP_IMAGES, 1, 32, device), "supervised"),
+    )
     optimizer = sgd(network)
 
     def epoch() -> None:
         for views, targets in loader:
             step(F.cross_entropy(network(views.to(device)), targets.to(device)), optimizer)
+
     return epoch
 
 
@@ -177,13 +261,22 @@ def finetuning_epoch(device, hooked: bool = False):
     from common import models, training
     from common.pruning import global_masks, magnitude, prunable_parameters
 
-    data, network = random_data(STEP_IMAGES, 1, 32, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
-    masks = global_masks({name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}, 0.9)
+    data, network = (
+        random_data(STEP_IMAGES, 1, 32, device),
+        training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device),
+    )
+    masks = global_masks(
+        {name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}, 0.9
+    )
     if hooked:
         for name, mask in masks.items():
-            prune.custom_from_mask(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], mask)
+            prune.custom_from_mask(
+                network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], mask
+            )
     optimizer, bar = sgd(network, True), training.progress_bar(0, "")
-    return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {} if hooked else masks, KEY, bar)
+    return lambda: training.classification_epoch(
+        network, data, SUPERVISED_BATCH, optimizer, {} if hooked else masks, KEY, bar
+    )
 
 
 def pictures_of(images) -> list:
@@ -199,12 +292,29 @@ def peer_loader(data, kind: str):
     from torchvision import transforms
 
     last = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
-    transform = transforms.Compose({
-        "contrastive": [transforms.RandomResizedCrop(32, scale=(0.2, 1.0)), transforms.RandomHorizontalFlip(), transforms.RandomApply(
-            [transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), transforms.RandomGrayscale(p=0.2), *last],
-        "supervised": [transforms.RandomCrop(32, padding=4), transforms.RandomVerticalFlip(), transforms.RandomHorizontalFlip(), *last],
-        "evaluation": last}[kind])
-    images, labels = (data.test_images, data.test_labels) if kind == "evaluation" else (data.train_images, data.train_labels)
+    transform = transforms.Compose(
+        {
+            "contrastive": [
+                transforms.RandomResizedCrop(32, scale=(0.2, 1.0)),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                transforms.RandomGrayscale(p=0.2),
+                *last,
+            ],
+            "supervised": [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomVerticalFlip(),
+                transforms.RandomHorizontalFlip(),
+                *last,
+            ],
+            "evaluation": last,
+        }[kind]
+    )
+    images, labels = (
+        (data.test_images, data.test_labels)
+        if kind == "evaluation"
+        else (data.train_images, data.train_labels)
+    )
     pictures = list(zip(pictures_of(images), labels.tolist()))
 
     class Views(torch.utils.data.Dataset):
@@ -213,7 +323,9 @@ def peer_loader(data, kind: str):
 
         def __getitem__(self, index: int):
             picture, label = pictures[index]
-            return ((transform(picture), transform(picture)) if kind == "contrastive" else transform(picture)), label
+            return (
+                (transform(picture), transform(picture)) if kind == "contrastive" else transform(picture)
+            ), label
 
     batch = {"contrastive": CONTRASTIVE_BATCH, "supervised": SUPERVISED_BATCH, "evaluation": 1024}[kind]
     return torch.utils.data.DataLoader(Views(), batch, shuffle=kind != "evaluation")
@@ -233,18 +345,53 @@ def write_images(folder: Path, train: int, test: int) -> None:
 
 def script(folder: Path, device, name: str, *words) -> None:
     """Runs one of the scripts in `folder` on its random images."""
-    done = subprocess.run([sys.executable, str(ROOT / f"{name}.py"), "--dataset", "folder", "--data_dir", str(folder / "random"),
-                           "--cuda_device", str(device.index or 0), *map(str, words)], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / f"{name}.py"),
+            "--dataset",
+            "folder",
+            "--data_dir",
+            str(folder / "random"),
+            "--cuda_device",
+            str(device.index or 0),
+            *map(str, words),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode != 0:
         raise cli.UserError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def seeds(device, folder: Path, workers: int):
     """Four networks through clr_training.py, the start of the processes, their first step and an epoch of each head included."""
+
     def train() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as models:
-            script(folder, device, "clr_training", "--index_end", SEEDS - 1, "--epochs", SEED_EPOCHS, "--batch_size", CONTRASTIVE_BATCH, "--head_epochs", 1,
-                   "--pruning_percentages", "0.0", "--encoder_save_path", models, "--head_save_path", models, "--workers", workers)
+            script(
+                folder,
+                device,
+                "clr_training",
+                "--index_end",
+                SEEDS - 1,
+                "--epochs",
+                SEED_EPOCHS,
+                "--batch_size",
+                CONTRASTIVE_BATCH,
+                "--head_epochs",
+                1,
+                "--pruning_percentages",
+                "0.0",
+                "--encoder_save_path",
+                models,
+                "--head_save_path",
+                models,
+                "--workers",
+                workers,
+            )
+
     return train
 
 
@@ -256,12 +403,35 @@ def find(device, folder: Path):
 
     sparsities = ",".join(map(str, SPARSITIES))
     if not (folder / "models").exists():
-        script(folder, device, "sup_training", "--index_end", MODELS - 1, "--epochs", 1, "--learning_rate", 0.1)
-        script(folder, device, "sup_pruning_finetune", "--models_number", MODELS, "--epochs", 1, "--pruning_percentages", sparsities)
+        script(
+            folder, device, "sup_training", "--index_end", MODELS - 1, "--epochs", 1, "--learning_rate", 0.1
+        )
+        script(
+            folder,
+            device,
+            "sup_pruning_finetune",
+            "--models_number",
+            MODELS,
+            "--epochs",
+            1,
+            "--pruning_percentages",
+            sparsities,
+        )
     os.chdir(folder)
     cli.logger.disabled = True  # its story is not the benchmark's
-    words = ["--dataset", "folder", "--data_dir", str(folder / "random"), "--models_number", str(MODELS), "--pruning_percentages", sparsities]
-    study = next(open_studies("sup_pie_kmodels_detection", sup_pie_kmodels_detection.build_parser().parse_args(words)))
+    words = [
+        "--dataset",
+        "folder",
+        "--data_dir",
+        str(folder / "random"),
+        "--models_number",
+        str(MODELS),
+        "--pruning_percentages",
+        sparsities,
+    ]
+    study = next(
+        open_studies("sup_pie_kmodels_detection", sup_pie_kmodels_detection.build_parser().parse_args(words))
+    )
     dense, pruned = comparison.find_populations(study)
     return study, dense, [one for _, _, one in pruned]
 
@@ -278,6 +448,7 @@ def population(device, folder: Path):
         shutil.rmtree(study.method_folder / "evaluations", ignore_errors=True)
         for one in (dense, *pruned):
             comparison.evaluate_population(study, one)
+
     return evaluate
 
 
@@ -288,7 +459,10 @@ def peer_population(device, folder: Path, figures: int):
     from common import models
 
     study, dense, pruned = find(device, folder)
-    network, loader = models.SupervisedNetwork(16, 2, 0.0, 10).to(device).eval(), peer_loader(study.data, "evaluation")
+    network, loader = (
+        models.SupervisedNetwork(16, 2, 0.0, 10).to(device).eval(),
+        peer_loader(study.data, "evaluation"),
+    )
 
     @torch.no_grad()
     def evaluate() -> None:
@@ -298,13 +472,16 @@ def peer_population(device, folder: Path, figures: int):
                 for images, _ in loader:
                     latent = network.latent(images.to(device))
                     network.classify(latent).argmax(1).cpu(), latent.cpu()
+
     return evaluate
 
 
 def probed(device):
     from common import models, training
 
-    return random_data(PROBE_TRAIN, PROBE_TEST, PROBE_SIDE, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    return random_data(PROBE_TRAIN, PROBE_TEST, PROBE_SIDE, device), training.prepare(
+        models.SupervisedNetwork(16, 2, 0.0, 10), device
+    ).eval()
 
 
 def our_depth(device):
@@ -329,9 +506,14 @@ def peer_depth(device):
         return {place: torch.cat([part[place] for part in parts]).cpu().numpy() for place in parts[0]}
 
     def probe() -> None:
-        train, test, labels = representations(data.train_images), representations(data.test_images), data.train_labels.cpu().numpy()
+        train, test, labels = (
+            representations(data.train_images),
+            representations(data.test_images),
+            data.train_labels.cpu().numpy(),
+        )
         for place in train:
             KNeighborsClassifier(metrics.NEIGHBOURS).fit(train[place], labels).predict(test[place])
+
     return probe
 
 

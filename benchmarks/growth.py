@@ -32,24 +32,48 @@ def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     device, machine = start(flags.cuda_device)
     growth, limits = {}, {}
-    print(f"{'what':<72}{'1x (s)':>9}{'2x':>8}{'4x':>8}{'1x (MB)':>10}{'2x':>8}{'4x':>8}   medians of {flags.rounds}")
+    print(
+        f"{'what':<72}{'1x (s)':>9}{'2x':>8}{'4x':>8}{'1x (MB)':>10}{'2x':>8}{'4x':>8}   medians of {flags.rounds}"
+    )
     for what, prepare in KINDS.items():
         results = in_turn({f"{size}x": Contestant(prepare, (size,)) for size in SIZES}, flags.rounds, device)
-        growth[what] = {size: {"seconds": result.seconds, "megabytes": result.megabytes} for size, result in results.items()}
+        growth[what] = {
+            size: {"seconds": result.seconds, "megabytes": result.megabytes}
+            for size, result in results.items()
+        }
         first, *more = results.values()
-        print(f"{what:<72}{first.median:>9.3g}{''.join(f'{one.median / first.median:>7.1f}x' for one in more)}{first.megabytes:>10.0f}"
-              f"{''.join(f'{one.megabytes:>8.0f}' for one in more)}", flush=True)
-    rates = {"matrix product, 2048^3": product_rate(device, flags.rounds), "convolution, 3x3, 128 channels": convolution_rate(device, flags.rounds)}
+        print(
+            f"{what:<72}{first.median:>9.3g}{''.join(f'{one.median / first.median:>7.1f}x' for one in more)}{first.megabytes:>10.0f}"
+            f"{''.join(f'{one.megabytes:>8.0f}' for one in more)}",
+            flush=True,
+        )
+    rates = {
+        "matrix product, 2048^3": product_rate(device, flags.rounds),
+        "convolution, 3x3, 128 channels": convolution_rate(device, flags.rounds),
+    }
     bandwidth = copy_rate(device, flags.rounds)
-    print(", ".join(f"{what} {rate / 1e9:,.0f} GFLOP/s" for what, rate in rates.items()) + f", copy {bandwidth / 1e9:,.1f} GB/s")
+    print(
+        ", ".join(f"{what} {rate / 1e9:,.0f} GFLOP/s" for what, rate in rates.items())
+        + f", copy {bandwidth / 1e9:,.1f} GB/s"
+    )
     print(f"{'training step':<72}{'GFLOP':>9}{'GB':>8}{'limit (s)':>11}{'here (s)':>10}{'ratio':>8}")
     for what, (prepare, batch) in STEPS.items():
         operations, moved = count(prepare(device, 1, batch))
         limit = max(operations / max(rates.values()), moved / bandwidth)
         here = in_turn({what: Contestant(prepare, (1, batch))}, flags.rounds, device)[what].median
         limits[what] = {"operations": operations, "bytes": moved, "limit_seconds": limit, "seconds": here}
-        print(f"{what:<72}{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}{limit:>11.3f}{here:>10.3f}{here / limit:>7.1f}x", flush=True)
-    save(flags.output, machine, rounds=flags.rounds, growth=growth, rates={**rates, "copy": bandwidth}, limits=limits)
+        print(
+            f"{what:<72}{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}{limit:>11.3f}{here:>10.3f}{here / limit:>7.1f}x",
+            flush=True,
+        )
+    save(
+        flags.output,
+        machine,
+        rounds=flags.rounds,
+        growth=growth,
+        rates={**rates, "copy": bandwidth},
+        limits=limits,
+    )
 
 
 def contrastive_epoch(device, size: int, images: int = EPOCH_IMAGES):
@@ -58,10 +82,21 @@ def contrastive_epoch(device, size: int, images: int = EPOCH_IMAGES):
 
     from common import models, training
 
-    data, model = random_data(size * images, 1, 32, device), training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
-    settings = {"learning_method": "SupCon", "batch_size": CONTRASTIVE_BATCH, "temperature": 0.5, "base_temperature": 0.07, "lars": False}
+    data, model = (
+        random_data(size * images, 1, 32, device),
+        training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device),
+    )
+    settings = {
+        "learning_method": "SupCon",
+        "batch_size": CONTRASTIVE_BATCH,
+        "temperature": 0.5,
+        "base_temperature": 0.07,
+        "lars": False,
+    }
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    return lambda: training.contrastive_epoch(model, data, settings, optimizer, [0.01] * 100, {}, (0, "growth", 0), training.progress_bar(0, ""))
+    return lambda: training.contrastive_epoch(
+        model, data, settings, optimizer, [0.01] * 100, {}, (0, "growth", 0), training.progress_bar(0, "")
+    )
 
 
 def classification_epoch(device, size: int, images: int = EPOCH_IMAGES):
@@ -70,9 +105,14 @@ def classification_epoch(device, size: int, images: int = EPOCH_IMAGES):
 
     from common import models, training
 
-    data, network = random_data(size * images, 1, 32, device), training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    data, network = (
+        random_data(size * images, 1, 32, device),
+        training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device),
+    )
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
-    return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {}, (0, "growth", 0), training.progress_bar(0, ""))
+    return lambda: training.classification_epoch(
+        network, data, SUPERVISED_BATCH, optimizer, {}, (0, "growth", 0), training.progress_bar(0, "")
+    )
 
 
 def trained_models(device, size: int):
@@ -82,7 +122,14 @@ def trained_models(device, size: int):
     from common import checkpoints, files, models, training
 
     data = random_data(MODEL_IMAGES, 100, 32, device)
-    settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "shuffle": True}
+    settings = {
+        "batch_size": SUPERVISED_BATCH,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "shuffle": True,
+        **checkpoints.LATER_SETTINGS,
+    }
 
     def train() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +137,10 @@ def trained_models(device, size: int):
                 training.seed_weights(seed, "supervised", "weights")
                 network = training.into_buffers(models.SupervisedNetwork(16, 2, 0.0, 10), device)
                 training.train_supervised(network, data, settings, seed, "", range(1))
-                files.write_atomically(Path(folder) / f"{seed}.pt", lambda path: torch.save(checkpoints.cpu_state(network), path))
+                files.write_atomically(
+                    Path(folder) / f"{seed}.pt", lambda path: torch.save(checkpoints.cpu_state(network), path)
+                )
+
     return train
 
 
@@ -108,6 +158,7 @@ def evaluated_models(device, size: int):
         for _ in range(size):
             latent = evaluation.outputs(network.latent, data.test_images, data)
             network.classify(latent).argmax(1).cpu(), metrics.q_scores(latent.cpu().numpy())
+
     return evaluate
 
 
@@ -139,8 +190,10 @@ KINDS = {
     f"PIEs, {MODEL_PREDICTIONS} + {MODEL_PREDICTIONS} models, {PREDICTED:,} images, from predictions": pies,
     f"prediction depth, {DEPTH_IMAGES:,} training and {TEST_IMAGES} test images of 8x8": depth,
 }
-STEPS = {f"SupCon, batch {CONTRASTIVE_BATCH} x 2 views": (contrastive_epoch, CONTRASTIVE_BATCH),
-         f"cross-entropy, batch {SUPERVISED_BATCH}": (classification_epoch, SUPERVISED_BATCH)}
+STEPS = {
+    f"SupCon, batch {CONTRASTIVE_BATCH} x 2 views": (contrastive_epoch, CONTRASTIVE_BATCH),
+    f"cross-entropy, batch {SUPERVISED_BATCH}": (classification_epoch, SUPERVISED_BATCH),
+}
 
 
 def count(work) -> tuple[int, int]:
@@ -156,7 +209,11 @@ def count(work) -> tuple[int, int]:
         def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
             result = operation(*arguments, **(keywords or {}))
             if not operation.is_view and "empty" not in operation.name():
-                tensors = {id(one): one for one in tree_leaves((arguments, keywords, result)) if isinstance(one, torch.Tensor)}
+                tensors = {
+                    id(one): one
+                    for one in tree_leaves((arguments, keywords, result))
+                    if isinstance(one, torch.Tensor)
+                }
                 Bytes.moved += sum(one.numel() * one.element_size() for one in tensors.values())
             return result
 
@@ -177,7 +234,7 @@ def product_rate(device, rounds: int) -> float:
     import torch
 
     one, other = torch.randn(2048, 2048, device=device), torch.randn(2048, 2048, device=device)
-    return 2 * 2048 ** 3 / _best(lambda: one @ other, device, rounds)
+    return 2 * 2048**3 / _best(lambda: one @ other, device, rounds)
 
 
 def convolution_rate(device, rounds: int) -> float:
@@ -186,14 +243,20 @@ def convolution_rate(device, rounds: int) -> float:
 
     images = torch.randn(128, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
-    return 2 * images.numel() * 128 * 9 / _best(lambda: torch.nn.functional.conv2d(images, weight, padding=1), device, rounds)
+    return (
+        2
+        * images.numel()
+        * 128
+        * 9
+        / _best(lambda: torch.nn.functional.conv2d(images, weight, padding=1), device, rounds)
+    )
 
 
 def copy_rate(device, rounds: int) -> float:
     """Bytes a second, read and written, of a copy that no cache holds."""
     import torch
 
-    source = torch.ones(2 ** 26, device=device)  # 256 MB
+    source = torch.ones(2**26, device=device)  # 256 MB
     target = torch.zeros_like(source)
     return 2 * 4 * source.numel() / _best(lambda: target.copy_(source), device, rounds)
 

@@ -30,8 +30,18 @@ class Contestant:
 
 def add_flags(parser: cli.Parser) -> None:
     """--cuda_device, --rounds and --output."""
-    parser.add_argument("--cuda_device", type=cli.natural_number, default=0, help="CUDA device id; without CUDA the CPU is measured")
-    parser.add_argument("--rounds", type=cli.positive_integer, default=5, help="how often each is measured, in turn with the others")
+    parser.add_argument(
+        "--cuda_device",
+        type=cli.natural_number,
+        default=0,
+        help="CUDA device id; without CUDA the CPU is measured",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=cli.positive_integer,
+        default=5,
+        help="how often each is measured, in turn with the others",
+    )
     parser.add_argument("--output", type=Path, default=None, help="JSON file, None: print only")
 
 
@@ -44,9 +54,19 @@ def start(cuda_device: int):
     cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
     cli.logger.setLevel(cli.logging.INFO)
     device = process.select_device(cuda_device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    machine = {"device": f"{device.type}: {name}", "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
-               "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    machine = {
+        "device": f"{device.type}: {name}",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     return device, machine
 
@@ -60,8 +80,19 @@ def random_data(train: int, test: int, side: int, device):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (train + test, 3, side, side), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (train + test,), generator=generator)
-    return ImageDataset("random", "random", images[:train], labels[:train], images[train:], labels[train:], tuple("0123456789"), CIFAR10_MEAN,
-                        CIFAR10_STD, True, True).to(device)
+    return ImageDataset(
+        "random",
+        "random",
+        images[:train],
+        labels[:train],
+        images[train:],
+        labels[train:],
+        tuple("0123456789"),
+        CIFAR10_MEAN,
+        CIFAR10_STD,
+        True,
+        True,
+    ).to(device)
 
 
 def timed(work: Callable[[], None], device) -> float:
@@ -132,8 +163,14 @@ def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str
                 connection.send(False)
         for one in processes:
             one.join()
-    return {who: Result([seconds for seconds, _ in rounds_of], statistics.median(seconds for seconds, _ in rounds_of), rounds_of[-1][1] / 2 ** 20)
-            for who, rounds_of in found.items()}
+    return {
+        who: Result(
+            [seconds for seconds, _ in rounds_of],
+            statistics.median(seconds for seconds, _ in rounds_of),
+            rounds_of[-1][1] / 2**20,
+        )
+        for who, rounds_of in found.items()
+    }
 
 
 def save(output: Path | None, machine: dict, **content) -> None:

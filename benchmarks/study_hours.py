@@ -15,14 +15,25 @@ from common import cli, process  # noqa: E402
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
 MODELS, SPARSITIES = 30, 5
-TRAININGS = 1 + 2 * 4  # dense, and early and late gradual pruning to 0.3, 0.5, 0.7, 0.9, whose masks and prunings cost little beside a step
-EPOCHS = {"SupCon, batch 1024": 500 * TRAININGS * MODELS, "head, batch 256": 100 * TRAININGS * MODELS,
-          "cross-entropy, batch 128": 205 * TRAININGS * MODELS, "finetuning, batch 128": 2 * 30 * SPARSITIES * MODELS}
+TRAININGS = (
+    1 + 2 * 4
+)  # dense, and early and late gradual pruning to 0.3, 0.5, 0.7, 0.9, whose masks and prunings cost little beside a step
+EPOCHS = {
+    "SupCon, batch 1024": 500 * TRAININGS * MODELS,
+    "head, batch 256": 100 * TRAININGS * MODELS,
+    "cross-entropy, batch 128": 205 * TRAININGS * MODELS,
+    "finetuning, batch 128": 2 * 30 * SPARSITIES * MODELS,
+}
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--cuda_device", type=cli.natural_number, default=0, help="CUDA device id; without CUDA the CPU is measured")
+    parser.add_argument(
+        "--cuda_device",
+        type=cli.natural_number,
+        default=0,
+        help="CUDA device id; without CUDA the CPU is measured",
+    )
     return parser
 
 
@@ -36,14 +47,20 @@ def main(argv=None) -> None:
     device = process.select_device(flags.cuda_device)
     images = IMAGES if device.type == "cuda" else CPU_IMAGES
     seconds = {kind: value * IMAGES / images for kind, value in measure(device, images).items()}
-    print(f"measured on {images:,} random 32x32 images{'' if images == IMAGES else f', scaled to {IMAGES:,}'}"
-          f" (torch {torch.__version__}):")
+    print(
+        f"measured on {images:,} random 32x32 images{'' if images == IMAGES else f', scaled to {IMAGES:,}'}"
+        f" (torch {torch.__version__}):"
+    )
     hours = 0.0
     for kind, epochs in EPOCHS.items():
         hours += seconds[kind] * epochs / 3600
-        print(f"  {kind:<26} {seconds[kind]:8.2f} s an epoch x {epochs:>6,} epochs = {seconds[kind] * epochs / 3600:9.1f} h")
-    print(f"estimate for {MODELS} networks of each kind, both methods, {TRAININGS} trainings and {SPARSITIES} one-shot sparsities: {hours:.1f} hours "
-          "(evaluation and figures not counted)")
+        print(
+            f"  {kind:<26} {seconds[kind]:8.2f} s an epoch x {epochs:>6,} epochs = {seconds[kind] * epochs / 3600:9.1f} h"
+        )
+    print(
+        f"estimate for {MODELS} networks of each kind, both methods, {TRAININGS} trainings and {SPARSITIES} one-shot sparsities: {hours:.1f} hours "
+        "(evaluation and figures not counted)"
+    )
 
 
 def measure(device, images: int) -> dict[str, float]:
@@ -59,20 +76,46 @@ def measure(device, images: int) -> dict[str, float]:
     labels = torch.randint(0, 10, (images,), generator=generator)
 
     def dataset(size: int) -> ImageDataset:
-        return ImageDataset("random", "random", pixels[:size], labels[:size], pixels[:100], labels[:100], tuple("0123456789"), CIFAR10_MEAN,
-                            CIFAR10_STD, True, True).to(device)
+        return ImageDataset(
+            "random",
+            "random",
+            pixels[:size],
+            labels[:size],
+            pixels[:100],
+            labels[:100],
+            tuple("0123456789"),
+            CIFAR10_MEAN,
+            CIFAR10_STD,
+            True,
+            True,
+        ).to(device)
 
     encoder = training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
     network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
     masks = {name: torch.ones_like(weight) for name, weight in prunable_parameters(network).items()}
-    contrastive, plain = torch.optim.SGD(encoder.parameters(), 0.05), torch.optim.SGD(network.parameters(), 1e-3)
-    settings = {"learning_method": "SupCon", "batch_size": 1024, "temperature": 0.5, "base_temperature": 0.07, "lars": False}
+    contrastive, plain = (
+        torch.optim.SGD(encoder.parameters(), 0.05),
+        torch.optim.SGD(network.parameters(), 1e-3),
+    )
+    settings = {
+        "learning_method": "SupCon",
+        "batch_size": 1024,
+        "temperature": 0.5,
+        "base_temperature": 0.07,
+        "lars": False,
+    }
     bar = training.progress_bar(0, "")
     kinds = {
-        "SupCon, batch 1024": lambda data: training.contrastive_epoch(encoder, data, settings, contrastive, [0.05] * 50, {}, (0,), bar),
+        "SupCon, batch 1024": lambda data: training.contrastive_epoch(
+            encoder, data, settings, contrastive, [0.05] * 50, {}, (0,), bar
+        ),
         "head, batch 256": lambda data: training.train_head(encoder.encoder, data, 1, 256, (0,), ""),
-        "cross-entropy, batch 128": lambda data: training.classification_epoch(network, data, 128, plain, {}, (0,), bar),
-        "finetuning, batch 128": lambda data: training.classification_epoch(network, data, 128, plain, masks, (0,), bar),
+        "cross-entropy, batch 128": lambda data: training.classification_epoch(
+            network, data, 128, plain, {}, (0,), bar
+        ),
+        "finetuning, batch 128": lambda data: training.classification_epoch(
+            network, data, 128, plain, masks, (0,), bar
+        ),
     }
     seconds = {}
     for kind, epoch in kinds.items():

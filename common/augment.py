@@ -18,7 +18,9 @@ JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors from 1 - x
 HUE = 0.1  # turns of the colour circle, either way; `shift_hue_` knows a third at most
 GREYSCALE_PROBABILITY = 0.2
 PADDING_SHARE = 4 / 32  # the published padding of 4 belongs to images of 32 pixels
-CHUNK_PIXELS = 256 * 32 * 32  # views of so many pixels are computed at once on a CPU: they stay in its cache, the numbers are the same
+CHUNK_PIXELS = (
+    256 * 32 * 32
+)  # views of so many pixels are computed at once on a CPU: they stay in its cache, the numbers are the same
 BRIGHTNESS, CONTRAST, SATURATION = range(3)  # kinds of blends
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as torchvision has it
 
@@ -43,7 +45,11 @@ def _uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, hig
 
 def _integers_below(generator: torch.Generator, bound: Tensor) -> Tensor:
     """One whole number per entry, uniform over 0 ... bound - 1."""
-    return (torch.rand(bound.shape, generator=generator, dtype=torch.float64) * bound).long().clamp_max(bound - 1)
+    return (
+        (torch.rand(bound.shape, generator=generator, dtype=torch.float64) * bound)
+        .long()
+        .clamp_max(bound - 1)
+    )
 
 
 def crop_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -53,7 +59,9 @@ def crop_boxes(count: int, height: int, width: int, generator: torch.Generator) 
         (count, 4) int64: top, left, height, width.
     """
     area = height * width * _uniform(generator, (count, CROP_TRIES), *CROP_SCALE).double()
-    ratio = _uniform(generator, (count, CROP_TRIES), *(math.log(bound) for bound in CROP_RATIO)).double().exp()
+    ratio = (
+        _uniform(generator, (count, CROP_TRIES), *(math.log(bound) for bound in CROP_RATIO)).double().exp()
+    )
     widths = (area * ratio).sqrt().round().long()
     heights = (area / ratio).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
@@ -77,7 +85,9 @@ def _fallback_size(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def draw_contrastive(count: int, height: int, width: int, horizontal_flip: bool, generator: torch.Generator) -> dict[str, Tensor]:
+def draw_contrastive(
+    count: int, height: int, width: int, horizontal_flip: bool, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Parameters of `count` contrastive views: crop, flip, colour jitter in random order, greyscale.
 
     Returns:
@@ -97,15 +107,23 @@ def draw_contrastive(count: int, height: int, width: int, horizontal_flip: bool,
     factor = torch.where(jittered[:, None], factor.gather(1, kind), 1.0)
     before = torch.arange(3) < hue_place
     return {
-        "box": box, "flip": flip, "kind": kind.repeat(1, 2),
+        "box": box,
+        "flip": flip,
+        "kind": kind.repeat(1, 2),
         "factor": torch.cat([torch.where(before, factor, 1.0), torch.where(before, 1.0, factor)], 1),
         "hue": torch.where(jittered, hue, 0.0),
         "grey": torch.rand(count, generator=generator) < GREYSCALE_PROBABILITY,
     }
 
 
-def draw_supervised(count: int, height: int, width: int, horizontal_flip: bool, vertical_flip: bool,
-                    generator: torch.Generator) -> dict[str, Tensor]:
+def draw_supervised(
+    count: int,
+    height: int,
+    width: int,
+    horizontal_flip: bool,
+    vertical_flip: bool,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
     """Parameters of `count` views for cross-entropy, head and finetuning: padded crop, vertical and horizontal flip.
 
     Returns:
@@ -113,8 +131,13 @@ def draw_supervised(count: int, height: int, width: int, horizontal_flip: bool, 
     """
     rows, columns = (2 * padding(side) + 1 for side in (height, width))
     return {
-        "offset": torch.stack([torch.randint(0, rows, (count,), generator=generator),
-                               torch.randint(0, columns, (count,), generator=generator)], 1),
+        "offset": torch.stack(
+            [
+                torch.randint(0, rows, (count,), generator=generator),
+                torch.randint(0, columns, (count,), generator=generator),
+            ],
+            1,
+        ),
         "vertical": torch.rand(count, generator=generator) < (0.5 if vertical_flip else 0.0),
         "horizontal": torch.rand(count, generator=generator) < (0.5 if horizontal_flip else 0.0),
     }
@@ -160,8 +183,12 @@ def supervised_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple,
     steps = torch.arange(height, device=device)
     row = top[:, None] + torch.where(parameters["vertical"][:, None], height - 1 - steps, steps)  # (B, H)
     column = torch.where(parameters["horizontal"], 2 * pad_columns - left, left)
-    plane = ((mirrored * count + torch.arange(count, device=device))[:, None] * channels + torch.arange(channels, device=device))  # (B, 3)
-    start = (plane[:, :, None] * padded.shape[2] + row[:, None]) * padded.shape[3] + column[:, None, None]  # (B, 3, H)
+    plane = (mirrored * count + torch.arange(count, device=device))[:, None] * channels + torch.arange(
+        channels, device=device
+    )  # (B, 3)
+    start = (plane[:, :, None] * padded.shape[2] + row[:, None]) * padded.shape[3] + column[
+        :, None, None
+    ]  # (B, 3, H)
     return evaluation_images(runs.index_select(0, start.flatten()).view_as(images), mean, std)
 
 
@@ -219,8 +246,11 @@ def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     divisor = chroma.clamp_min(1e-30)  # of greys, whose hue is 0
-    hue = torch.where(value == red, (green - blue).div_(divisor),
-                      torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4)))
+    hue = torch.where(
+        value == red,
+        (green - blue).div_(divisor),
+        torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4)),
+    )
     hue.add_(6 * turns[:, None, None])  # in sectors, from -3 to 7
     # Channel c of HSV with sector hue h is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n_c + h) mod 6, n = 5, 3, 1. Here k is
     # n_c + h, from -2 to 12: the second trapezoid is the first one, 6 further on, so that no remainder is taken.

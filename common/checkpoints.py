@@ -23,7 +23,13 @@ from common.files import write_atomically, write_json, write_torch
 from common.methods import parse_method
 from common.pruning import asked_zeros, layer_name, measure_sparsity, prunable_parameters
 
-PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # every other method's tag is its own name, `_global` among them
+PUBLISHED_TAGS = {
+    "dense": "",
+    "GMP": "",
+    "later_GMP": "_later",
+}  # every other method's tag is its own name, `_global` among them
+# Of supervised trainings: records from before these flags lack them, and mean the values that could not be changed then.
+LATER_SETTINGS = {"lr_milestones": [5, 30, 50, 80], "lr_gamma": 0.1, "cosine_annealing": False}
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 
 
@@ -66,16 +72,24 @@ class CheckpointName:
         tag = PUBLISHED_TAGS.get(self.pruning_method, f"_{self.pruning_method}")
         if self.part == "supervised":
             width = "" if self.widen_factor == 2 else f"-{self.widen_factor}"
-            return (f"wideResNet{width}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
-                    f"{self.dropout}dropout_id{self.id}.pt")
-        return (f"{self.encoder_name}_{self.part}_{self.learning_method}_{self.sparsity}pruning{tag}_{self.batch_size}batch_"
-                f"{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt")
+            return (
+                f"wideResNet{width}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
+                f"{self.dropout}dropout_id{self.id}.pt"
+            )
+        return (
+            f"{self.encoder_name}_{self.part}_{self.learning_method}_{self.sparsity}pruning{tag}_{self.batch_size}batch_"
+            f"{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt"
+        )
 
 
 _NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 _TAG = r"(_[A-Za-z][A-Za-z0-9_.]*)?"
-_SUPERVISED = re.compile(rf"wideResNet(?:-(\d+))?{_TAG}_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_id(\d+)\.pt")
-_CONTRASTIVE = re.compile(rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt")
+_SUPERVISED = re.compile(
+    rf"wideResNet(?:-(\d+))?{_TAG}_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_id(\d+)\.pt"
+)
+_CONTRASTIVE = re.compile(
+    rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt"
+)
 
 
 def parse_name(name: str) -> CheckpointName | None:
@@ -83,6 +97,7 @@ def parse_name(name: str) -> CheckpointName | None:
 
     The published script tags dense networks `_later` where gradual ones would be: they are dense.
     """
+
     def pruning_method(tag: str | None, sparsity: str) -> str | None:
         if tag in (None, "_later"):
             return "dense" if float(sparsity) == 0 else {None: "GMP", "_later": "later_GMP"}[tag]
@@ -91,12 +106,30 @@ def parse_name(name: str) -> CheckpointName | None:
 
     if match := _SUPERVISED.fullmatch(name):
         width, tag, sparsity, epochs, depth, dropout, id = match.groups()
-        found = CheckpointName("supervised", "supervised", pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
-                               widen_factor=int(width or 2), depth=int(depth), dropout=float(dropout))
+        found = CheckpointName(
+            "supervised",
+            "supervised",
+            pruning_method(tag, sparsity),
+            float(sparsity),
+            int(epochs),
+            int(id),
+            widen_factor=int(width or 2),
+            depth=int(depth),
+            dropout=float(dropout),
+        )
     elif match := _CONTRASTIVE.fullmatch(name):
         encoder_name, part, method, sparsity, tag, batch_size, temperature, epochs, id = match.groups()
-        found = CheckpointName(part, method, pruning_method(tag, sparsity), float(sparsity), int(epochs), int(id),
-                               encoder_name=encoder_name, batch_size=int(batch_size), temperature=float(temperature))
+        found = CheckpointName(
+            part,
+            method,
+            pruning_method(tag, sparsity),
+            float(sparsity),
+            int(epochs),
+            int(id),
+            encoder_name=encoder_name,
+            batch_size=int(batch_size),
+            temperature=float(temperature),
+        )
     else:
         return None
     return found if found.pruning_method else None
@@ -104,7 +137,11 @@ def parse_name(name: str) -> CheckpointName | None:
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`."""
-    suffix = "" if (architecture.depth, architecture.widen_factor) == (16, 2) else f"-{architecture.depth}-{architecture.widen_factor}"
+    suffix = (
+        ""
+        if (architecture.depth, architecture.widen_factor) == (16, 2)
+        else f"-{architecture.depth}-{architecture.widen_factor}"
+    )
     if architecture.projection_head != "mlp":
         suffix += f"-{architecture.projection_head}"
     return encoder_name + suffix
@@ -148,8 +185,14 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def save_checkpoint(path: Path, payload: dict, record: dict, network: nn.Module, asked: dict | None = None,
-                    together: tuple[Path, ...] = ()) -> None:
+def save_checkpoint(
+    path: Path,
+    payload: dict,
+    record: dict,
+    network: nn.Module,
+    asked: dict | None = None,
+    together: tuple[Path, ...] = (),
+) -> None:
     """Writes a checkpoint and its record, which gets the checkpoint's SHA-256.
 
     What was written is read again and its zeros are recounted before it gets its name.
@@ -161,10 +204,12 @@ def save_checkpoint(path: Path, payload: dict, record: dict, network: nn.Module,
     Raises:
         UserError: a zero too many or too few.
     """
+
     def write(temporary: Path) -> None:
         write_torch(temporary, payload)
         _recount(path, [*together, temporary], network, asked)
         write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
+
     write_atomically(path, write)
 
 
@@ -173,11 +218,19 @@ def _recount(path: Path, files: list[Path], network: nn.Module, asked: dict | No
     for file in files:
         payload = read_payload(file)
         for state in (payload, *(part for part in payload.values() if isinstance(part, dict))):
-            saved |= {layer_name(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-    expected = {layer_name(name): weight for name, weight in prunable_parameters(network).items() if layer_name(name) in saved}
+            saved |= {
+                layer_name(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)
+            }
+    expected = {
+        layer_name(name): weight
+        for name, weight in prunable_parameters(network).items()
+        if layer_name(name) in saved
+    }
     for layer, weight in expected.items():
         if not torch.equal(saved[layer] == 0, weight.detach().cpu() == 0):
-            raise UserError(f"{path} was not kept: the zeros of {layer} in the file are not those of the network; look at the disk")
+            raise UserError(
+                f"{path} was not kept: the zeros of {layer} in the file are not those of the network; look at the disk"
+            )
     if asked is None:
         return
     shapes = {layer: saved[layer].shape for layer in expected}
@@ -185,8 +238,10 @@ def _recount(path: Path, files: list[Path], network: nn.Module, asked: dict | No
         found = sum(int((saved[layer] == 0).sum()) for layer in layers)
         if found != zeros:
             where = layers[0] if len(layers) == 1 else f"its {len(layers)} layers"
-            raise UserError(f"{path} was not kept: sparsity {asked['sparsity']} asks for {zeros} zeros in {where}, there are {found}; "
-                            "please report it with the command")
+            raise UserError(
+                f"{path} was not kept: sparsity {asked['sparsity']} asks for {zeros} zeros in {where}, there are {found}; "
+                "please report it with the command"
+            )
 
 
 def cpu_state(module: nn.Module) -> dict:
@@ -194,8 +249,16 @@ def cpu_state(module: nn.Module) -> dict:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
-def make_record(name: CheckpointName, configuration: dict, seed: int, data: ImageDataset, network: nn.Module, history: list[dict],
-                run: dict, **more) -> dict:
+def make_record(
+    name: CheckpointName,
+    configuration: dict,
+    seed: int,
+    data: ImageDataset,
+    network: nn.Module,
+    history: list[dict],
+    run: dict,
+    **more,
+) -> dict:
     """How a checkpoint was made.
 
     Args:
@@ -203,13 +266,24 @@ def make_record(name: CheckpointName, configuration: dict, seed: int, data: Imag
         network: whose sparsity is counted.
         more: entries of this checkpoint alone, such as the dense one it comes from.
     """
-    return {"format": 1, "name": dataclasses.asdict(name), "configuration": configuration, "seed": seed, "data": data.facts(),
-            "sparsity": measure_sparsity(network), "history": history, "run": run, **more}
+    return {
+        "format": 1,
+        "name": dataclasses.asdict(name),
+        "configuration": configuration,
+        "seed": seed,
+        "data": data.facts(),
+        "sparsity": measure_sparsity(network),
+        "history": history,
+        "run": run,
+        **more,
+    }
 
 
 def damaged_record(checkpoint: Path) -> UserError:
     """The error of a record that lacks what every record of its kind has."""
-    return UserError(f"{record_path(checkpoint)} is damaged; delete it and {checkpoint.name} to have them made again")
+    return UserError(
+        f"{record_path(checkpoint)} is damaged; delete it and {checkpoint.name} to have them made again"
+    )
 
 
 def read_record(checkpoint: Path) -> dict | None:
@@ -224,18 +298,37 @@ def read_record(checkpoint: Path) -> dict | None:
     try:
         record = json.loads(path.read_text())
         sha256, history = record["checkpoint_sha256"], record["history"]
-        kinds = ((record["configuration"], dict), (record["data"]["checksum"], str), (record["sparsity"]["zeros"], int), (history, list),
-                 (record.get("movement", {}), dict), (record.get("seed", 0), int), (record.get("accuracy_as_pruned", 0), (int, float)),
-                 (record.get("run", {}), dict), (record.get("run", {}).get("seconds", 0), (int, float)),
-                 *((entry, dict) for entry in history))
+        kinds = (
+            (record["configuration"], dict),
+            (record["data"]["checksum"], str),
+            (record["sparsity"]["zeros"], int),
+            (history, list),
+            (record.get("movement", {}), dict),
+            (record.get("seed", 0), int),
+            (record.get("accuracy_as_pruned", 0), (int, float)),
+            (record.get("run", {}), dict),
+            (record.get("run", {}).get("seconds", 0), (int, float)),
+            *((entry, dict) for entry in history),
+        )
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise damaged_record(checkpoint) from None
     if sha256 != file_sha256(checkpoint):
-        raise UserError(f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them made "
-                        "again, or only the JSON if the checkpoint comes from elsewhere")
-    return record
+        raise UserError(
+            f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them made "
+            "again, or only the JSON if the checkpoint comes from elsewhere"
+        )
+    return {**record, "configuration": with_later_settings(record["configuration"])}
+
+
+def with_later_settings(configuration: dict) -> dict:
+    """A configuration, and the dense one in it, with the settings that records of before their flags lack."""
+    if "shuffle" in configuration:  # of a supervised training
+        configuration = {**LATER_SETTINGS, **configuration}
+    if isinstance(configuration.get("dense"), dict):
+        configuration = {**configuration, "dense": with_later_settings(configuration["dense"])}
+    return configuration
 
 
 def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag: str, **more) -> bool:
@@ -255,13 +348,19 @@ def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag
     record = read_record(path)
     if record is None:
         return True
-    differences = describe_differences({**record["configuration"], "data": record["data"]["checksum"][:12]},
-                                       {**configuration, "data": data.checksum[:12]})
+    differences = describe_differences(
+        {**record["configuration"], "data": record["data"]["checksum"][:12]},
+        {**configuration, "data": data.checksum[:12]},
+    )
     if differences:
-        raise UserError(f"{path} was made with other settings ({differences}); to keep both, give {folder_flag} another folder")
+        raise UserError(
+            f"{path} was made with other settings ({differences}); to keep both, give {folder_flag} another folder"
+        )
     if any(record.get(key) != value for key, value in more.items()):
-        raise UserError(f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it made "
-                        f"again, or to keep both give {folder_flag} another folder")
+        raise UserError(
+            f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it made "
+            f"again, or to keep both give {folder_flag} another folder"
+        )
     return True
 
 
@@ -273,11 +372,14 @@ def refuse_to_replace(paths: list[Path]) -> None:
     """
     for path in paths:
         if path.exists() and not record_path(path).exists():
-            raise UserError(f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away")
+            raise UserError(
+                f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away"
+            )
 
 
 def describe_differences(found: dict, asked: dict) -> str:
     """`key found, not asked` for every key in which two configurations differ; `dense.epochs` is a key of the nested `dense`."""
+
     def flat(configuration: dict, prefix: str = "") -> dict:
         entries = {}
         for key, value in configuration.items():
@@ -285,12 +387,16 @@ def describe_differences(found: dict, asked: dict) -> str:
         return entries
 
     found, asked = flat(found), flat(asked)
-    return ", ".join(f"{key} {found.get(key)}, not {asked.get(key)}"
-                     for key in sorted({*found, *asked}) if found.get(key) != asked.get(key))
+    return ", ".join(
+        f"{key} {found.get(key)}, not {asked.get(key)}"
+        for key in sorted({*found, *asked})
+        if found.get(key) != asked.get(key)
+    )
 
 
-def load_classifier(paths: list[Path], record: dict | None, name: CheckpointName, architecture: Architecture,
-                    num_classes: int) -> models.Classifier:
+def load_classifier(
+    paths: list[Path], record: dict | None, name: CheckpointName, architecture: Architecture, num_classes: int
+) -> models.Classifier:
     """The classifier in a supervised checkpoint, or in an encoder's and its head's, on the CPU in eval mode.
 
     Args:
@@ -300,14 +406,19 @@ def load_classifier(paths: list[Path], record: dict | None, name: CheckpointName
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it should.
     """
     if len(paths) == 1:
-        network = models.SupervisedNetwork(architecture.depth, architecture.widen_factor, architecture.dropout, num_classes)
+        network = models.SupervisedNetwork(
+            architecture.depth, architecture.widen_factor, architecture.dropout, num_classes
+        )
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
     else:
         network = models.ContrastiveClassifier(
             models.WideResNet(architecture.depth, architecture.widen_factor, architecture.dropout),
-            models.ClassificationHead(64 * architecture.widen_factor, num_classes))
+            models.ClassificationHead(64 * architecture.widen_factor, num_classes),
+        )
         load_encoder(network.encoder, paths[0], architecture, num_classes)
-        _load_state(network.classification_head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
+        _load_state(
+            network.classification_head, _entry(paths[1], "head"), paths[1], architecture, num_classes
+        )
     _check_sparsity(network, paths[-1], record, name.sparsity)
     return network.eval()
 
@@ -318,9 +429,13 @@ def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: 
     found = measure_sparsity(network)
     if record is None:
         if abs(found["total"] - asked) > PUBLISHED_SPARSITY_TOLERANCE:
-            raise UserError(f"{path} has {found['total']:.4f} of its weights at zero, but its name says {asked}")
+            raise UserError(
+                f"{path} has {found['total']:.4f} of its weights at zero, but its name says {asked}"
+            )
     elif found["zeros"] != record["sparsity"]["zeros"]:
-        raise UserError(f"{path} has {found['zeros']} weights at zero, but its JSON says {record['sparsity']['zeros']}")
+        raise UserError(
+            f"{path} has {found['zeros']} weights at zero, but its JSON says {record['sparsity']['zeros']}"
+        )
 
 
 def read_payload(path: Path) -> dict:
@@ -332,7 +447,9 @@ def read_payload(path: Path) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for a torn, foreign or forbidden file
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); delete it and train it again") from None
+        raise UserError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); delete it and train it again"
+        ) from None
     if not isinstance(payload, dict):
         raise UserError(f"{path} holds no state_dict")
     return payload
@@ -357,8 +474,14 @@ def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
     if not path.exists():
         return None
     kept = read_record(path)
-    if kept is None or any(kept[key] != record[key] for key in ("configuration", "seed")) or kept["data"]["checksum"] != record["data"]["checksum"]:
-        raise UserError(f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training script with --save_epochs {epoch}")
+    if (
+        kept is None
+        or any(kept[key] != record[key] for key in ("configuration", "seed"))
+        or kept["data"]["checksum"] != record["data"]["checksum"]
+    ):
+        raise UserError(
+            f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training script with --save_epochs {epoch}"
+        )
     return path
 
 
@@ -370,11 +493,15 @@ def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_cl
 def encoder_state(path: Path) -> dict:
     """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a finetuned one."""
     state = _entry(path, "model")
-    prefixed = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    prefixed = {
+        key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")
+    }
     return prefixed or state
 
 
-def load_encoder(encoder: models.WideResNet, path: Path, architecture: Architecture, num_classes: int) -> None:
+def load_encoder(
+    encoder: models.WideResNet, path: Path, architecture: Architecture, num_classes: int
+) -> None:
     """Loads the weights of a dense or finetuned contrastive encoder's checkpoint.
 
     Raises:
@@ -383,9 +510,13 @@ def load_encoder(encoder: models.WideResNet, path: Path, architecture: Architect
     _load_state(encoder, encoder_state(path), path, architecture, num_classes)
 
 
-def _load_state(module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int) -> None:
+def _load_state(
+    module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int
+) -> None:
     try:
         module.load_state_dict(state)
     except (RuntimeError, AttributeError) as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} does not fit {architecture} with {num_classes} classes: {first[:200]}") from None
+        raise UserError(
+            f"{path} does not fit {architecture} with {num_classes} classes: {first[:200]}"
+        ) from None

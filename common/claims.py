@@ -37,32 +37,113 @@ JACKKNIFE, BOOTSTRAP = "delete-2 jackknife over seeds", "bootstrap over seeds"
 # A claim is supported if the 95 % interval of every difference lies on the claimed side, for every pair of populations that is stored, at every
 # sparsity from HIGH_SPARSITY; not supported if any interval does not; not decidable if there is a difference without an interval, or none at all.
 CLAIMS = (
-    Claim(1, "At high sparsity contrastive networks have more PIEs than supervised ones.",
-          (Part("PIEs", +1, "number of PIEs of contrastive minus that of supervised networks, same pruning method and sparsity", JACKKNIFE),),
-          ("Contrastive and supervised networks differ in accuracy, epochs and views too, not in the loss alone.",
-           "One-shot pruned contrastive networks are finetuned with cross-entropy, encoder included: after that they are no longer purely contrastive.",
-           "PIEs also come from the choice of seeds: compare the noise floor.")),
-    Claim(2, "The PIE sets are largely unique to a combination of learning and pruning method.",
-          (Part("unique PIEs", +1, "share of a combination's PIEs that no other combination of the same sparsity has, minus one half", JACKKNIFE, decimals=2),
-           Part("likeness of halves", +1, "Jaccard similarity of the PIE sets of two halves of a combination's seeds, minus that of one half and, with the "
-                                          "other half, other combinations: PIEs that are unique to the draw of seeds are not unique to the method", JACKKNIFE, decimals=2)),
-          ("Small random sets are nearly always unique: the share by chance stands beside the measured one.",
-           "The more combinations are compared, the less can be unique.",
-           "Pruning methods of one learning method share their dense networks, which makes their PIE sets more alike.")),
-    Claim(3, "Representation quality suffers most when pruning starts early.",
-          (Part("accuracy", -1, "test accuracy (percentage points) of networks pruned early minus that of networks pruned late or in one shot, seed by seed", BOOTSTRAP, 100, 2),
-           Part("PIEs", +1, "number of PIEs of networks pruned early minus that of networks pruned late or in one shot", JACKKNIFE),
-           Part("Q-Score", -1, "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, seed by seed", BOOTSTRAP, decimals=3),
-           Part("prediction depth", +1, "mean prediction depth of networks pruned early minus that of networks pruned late or in one shot, seed by seed", BOOTSTRAP,
-                decimals=2)),
-          ("Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: networks of the same scope are compared where they exist.",
-           "One-shot pruned networks are finetuned with cross-entropy after their training, contrastive encoders too; gradually pruned ones are not.",
-           "One-shot pruned networks train dense all the time, gradually pruned ones recover with the training's learning rate of that time.")),
-    Claim(4, "PIEs have a lower Q-Score and a higher prediction depth than other images.",
-          (Part("Q-Score", -1, "mean Q-Score that pruned networks give PIEs minus that of all other images", BOOTSTRAP, decimals=3),
-           Part("prediction depth", +1, "mean prediction depth in pruned networks of PIEs minus that of all other images", BOOTSTRAP, decimals=2)),
-          ("The PIEs are found with the same networks whose Q-Scores and depths are compared.",
-           "PIEs are often images that are hard for dense networks too: a difference need not come from pruning.")))
+    Claim(
+        1,
+        "At high sparsity contrastive networks have more PIEs than supervised ones.",
+        (
+            Part(
+                "PIEs",
+                +1,
+                "number of PIEs of contrastive minus that of supervised networks, same pruning method and sparsity",
+                JACKKNIFE,
+            ),
+        ),
+        (
+            "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the loss alone.",
+            "One-shot pruned contrastive networks are finetuned with cross-entropy, encoder included: after that they are no longer purely contrastive.",
+            "PIEs also come from the choice of seeds: compare the noise floor.",
+        ),
+    ),
+    Claim(
+        2,
+        "The PIE sets are largely unique to a combination of learning and pruning method.",
+        (
+            Part(
+                "unique PIEs",
+                +1,
+                "share of a combination's PIEs that no other combination of the same sparsity has, minus one half",
+                JACKKNIFE,
+                decimals=2,
+            ),
+            Part(
+                "likeness of halves",
+                +1,
+                "Jaccard similarity of the PIE sets of two halves of a combination's seeds, minus that of one half and, with the "
+                "other half, other combinations: PIEs that are unique to the draw of seeds are not unique to the method",
+                JACKKNIFE,
+                decimals=2,
+            ),
+        ),
+        (
+            "Small random sets are nearly always unique: the share by chance stands beside the measured one.",
+            "The more combinations are compared, the less can be unique.",
+            "Pruning methods of one learning method share their dense networks, which makes their PIE sets more alike.",
+        ),
+    ),
+    Claim(
+        3,
+        "Representation quality suffers most when pruning starts early.",
+        (
+            Part(
+                "accuracy",
+                -1,
+                "test accuracy (percentage points) of networks pruned early minus that of networks pruned late or in one shot, seed by seed",
+                BOOTSTRAP,
+                100,
+                2,
+            ),
+            Part(
+                "PIEs",
+                +1,
+                "number of PIEs of networks pruned early minus that of networks pruned late or in one shot",
+                JACKKNIFE,
+            ),
+            Part(
+                "Q-Score",
+                -1,
+                "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, seed by seed",
+                BOOTSTRAP,
+                decimals=3,
+            ),
+            Part(
+                "prediction depth",
+                +1,
+                "mean prediction depth of networks pruned early minus that of networks pruned late or in one shot, seed by seed",
+                BOOTSTRAP,
+                decimals=2,
+            ),
+        ),
+        (
+            "Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: networks of the same scope are compared where they exist.",
+            "One-shot pruned networks are finetuned with cross-entropy after their training, contrastive encoders too; gradually pruned ones are not.",
+            "One-shot pruned networks train dense all the time, gradually pruned ones recover with the training's learning rate of that time.",
+        ),
+    ),
+    Claim(
+        4,
+        "PIEs have a lower Q-Score and a higher prediction depth than other images.",
+        (
+            Part(
+                "Q-Score",
+                -1,
+                "mean Q-Score that pruned networks give PIEs minus that of all other images",
+                BOOTSTRAP,
+                decimals=3,
+            ),
+            Part(
+                "prediction depth",
+                +1,
+                "mean prediction depth in pruned networks of PIEs minus that of all other images",
+                BOOTSTRAP,
+                decimals=2,
+            ),
+        ),
+        (
+            "The PIEs are found with the same networks whose Q-Scores and depths are compared.",
+            "PIEs are often images that are hard for dense networks too: a difference need not come from pruning.",
+        ),
+    ),
+)
 
 
 def verdict(rows: list[dict]) -> str:
@@ -90,7 +171,13 @@ def against(row: dict) -> bool:
 
 def part_of(row: dict) -> Part:
     """The part of a claim that a row of evidence is about."""
-    return next(part for claim in CLAIMS if claim.number == row["claim"] for part in claim.parts if part.name == row["part"])
+    return next(
+        part
+        for claim in CLAIMS
+        if claim.number == row["claim"]
+        for part in claim.parts
+        if part.name == row["part"]
+    )
 
 
 def why_undecided(claim: Claim, rows: list[dict]) -> list[str]:
@@ -104,7 +191,11 @@ def why_undecided(claim: Claim, rows: list[dict]) -> list[str]:
         few = sorted({row["models"] for row in own if 0 < row["models"] < FEWEST_SEEDS})
         undefined = [row for row in own if on_side(row) is None and row["models"] not in few]
         if few:
-            words.append(f"{part.name}: {' or '.join(map(str, few))} models, and intervals need {FEWEST_SEEDS}")
+            words.append(
+                f"{part.name}: {' or '.join(map(str, few))} models, and intervals need {FEWEST_SEEDS}"
+            )
         if undefined:
-            words.append(f"{part.name}: no value for {len(undefined)} of {len(own)} comparisons: no PIEs, or their arrays are not stored")
+            words.append(
+                f"{part.name}: no value for {len(undefined)} of {len(own)} comparisons: no PIEs, or their arrays are not stored"
+            )
     return words

@@ -39,7 +39,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         unnamed = message.startswith("unrecognized") or message.endswith("expected one argument")
-        self.exit(2, f"{self.prog}: error: {one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n")
+        self.exit(
+            2,
+            f"{self.prog}: error: {one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n",
+        )
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the flags among them."""
@@ -59,15 +62,23 @@ class _BooleanAction(argparse.Action):
 
     def __init__(self, option_strings, dest, default=False, help=None):
         name = option_strings[0].removeprefix("--")
-        super().__init__([*option_strings, f"--no-{name}"], dest, nargs="?", default=default, help=help,
-                         metavar="True|False")
+        super().__init__(
+            [*option_strings, f"--no-{name}"],
+            dest,
+            nargs="?",
+            default=default,
+            help=help,
+            metavar="True|False",
+        )
 
     def __call__(self, parser, namespace, value, option_string=None):
         negated = option_string.startswith("--no-")
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if value is not None and (negated or value.lower() not in words):
-            raise argparse.ArgumentError(self, f"{value!r} is neither True nor False" if not negated
-                                         else f"{option_string} takes no value")
+            raise argparse.ArgumentError(
+                self,
+                f"{value!r} is neither True nor False" if not negated else f"{option_string} takes no value",
+            )
         setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
 
 
@@ -87,10 +98,11 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
         if below or above or value != value or value in (float("inf"), float("-inf")):
             raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
         return value
+
     return parse
 
 
-infinity, largest = float("inf"), 2 ** 31 - 1
+infinity, largest = float("inf"), 2**31 - 1
 positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
 # Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves nothing to prune.
 model_id = _number(int, 0, 999_999, False, False, "a whole number from 0 to 999999")
@@ -124,7 +136,9 @@ def model_depth(text: str) -> int:
     """The depth of a WideResNet: 6 n + 4 layers, from 10."""
     depth = positive_integer(text)
     if depth < 10 or depth % 6 != 4:
-        raise argparse.ArgumentTypeError(f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4)")
+        raise argparse.ArgumentTypeError(
+            f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4)"
+        )
     return depth
 
 
@@ -133,8 +147,10 @@ def pruning_method_list(text: str) -> list[str]:
     names = [part.strip().replace(" ", "_") for part in text.split(",")]
     for name in names:
         if name == "dense" or methods.parse_method(name) is None:
-            raise argparse.ArgumentTypeError(f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
-                                             "global_iterative0.2_rewind0, ... as in the names of the models")
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
+                "global_iterative0.2_rewind0, ... as in the names of the models"
+            )
     if len(set(names)) != len(names):
         raise argparse.ArgumentTypeError(f"{text!r} names a pruning method twice")
     return names
@@ -145,11 +161,20 @@ def epoch_list(text: str) -> list[int]:
     return sorted({natural_number(part.strip()) for part in text.split(",")})
 
 
+def milestone_list(text: str) -> list[int]:
+    """`5,30` -> [5, 30]: epochs, counted from 0, at which the learning rate falls."""
+    return sorted({positive_integer(part.strip()) for part in text.split(",")})
+
+
 def encoder_name(text: str) -> str:
     """The first part of an encoder's file names; depth, width and projection head are added to it where they are not 16, 2, mlp."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) or re.search(r"-\d+-\d+(-linear)?$|-linear$", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and projection "
-                                         "head are appended by the script")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) or re.search(
+        r"-\d+-\d+(-linear)?$|-linear$", text
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and projection "
+            "head are appended by the script"
+        )
     return text
 
 
@@ -158,7 +183,9 @@ def model_folder(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("'' is no folder: give its name, or leave the flag out")
     if "{" in text or "}" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is a template: give a folder, file names are made by the script")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a template: give a folder, file names are made by the script"
+        )
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
     return text
@@ -167,73 +194,161 @@ def model_folder(text: str) -> str:
 def add_common_flags(parser: Parser) -> None:
     """Flags of every script: data, network, device, seeds."""
     group = parser.add_argument_group("data, network and device")
-    group.add_argument("--dataset", choices=("cifar10", "digits", "folder"), default="cifar10",
-                       help="cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
-                            "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size")
-    group.add_argument("--data_dir", default="data", help="where CIFAR-10 lies or goes; with --dataset folder, the folder")
-    group.add_argument("--cuda_device", type=natural_number, default=0, help="CUDA device id; without CUDA the CPU is used")
+    group.add_argument(
+        "--dataset",
+        choices=("cifar10", "digits", "folder"),
+        default="cifar10",
+        help="cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
+        "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
+    )
+    group.add_argument(
+        "--data_dir", default="data", help="where CIFAR-10 lies or goes; with --dataset folder, the folder"
+    )
+    group.add_argument(
+        "--cuda_device", type=natural_number, default=0, help="CUDA device id; without CUDA the CPU is used"
+    )
     group.add_argument("--model_depth", type=model_depth, default=16, help="depth of the WideResNet, 6 n + 4")
     group.add_argument("--widen_factor", type=positive_integer, default=2, help="width of the WideResNet")
     group.add_argument("--dropout", type=fraction, default=0.0, help="dropout rate inside the blocks")
-    group.add_argument("--workers", type=natural_number, default=0,
-                       help="models that are worked on at once, each in a process of its own; 0: one after another in this process")
-    group.add_argument("--threads", type=thread_count, default=None,
-                       help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits")
+    group.add_argument(
+        "--workers",
+        type=natural_number,
+        default=0,
+        help="models that are worked on at once, each in a process of its own; 0: one after another in this process",
+    )
+    group.add_argument(
+        "--threads",
+        type=thread_count,
+        default=None,
+        help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits",
+    )
     add_boolean(group, "--debug", False, "verbose; saves no model")
     group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
-    group.add_argument("--total_seed", type=positive_integer, default=1,
-                       help="repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s")
+    group.add_argument(
+        "--total_seed",
+        type=positive_integer,
+        default=1,
+        help="repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
+    )
     add_boolean(group, "--cuda_deterministic", True, "cuDNN deterministic, cuBLAS workspace fixed")
 
 
 def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
     """Flags that name a contrastive network: loss, encoder, projection head, temperature."""
     group = parser.add_argument_group("contrastive network")
-    group.add_argument(method_flag, dest="learning_method", choices=("SupCon", "SimCLR"), default="SupCon",
-                       help="contrastive loss")
-    group.add_argument("--encoder_name", type=encoder_name, default="WideResNet",
-                       help="first part of the file names; depth, width and projection head other than 16, 2, mlp follow it")
-    group.add_argument("--projection_head", choices=("mlp", "linear"), default="mlp", help="network between latent and loss")
-    group.add_argument("--temperature", type=positive_float, default=0.5, help="temperature of the contrastive loss")
-    group.add_argument("--encoder_save_path", type=model_folder, default=None,
-                       help="folder of the encoders, None: models/ (cifar10) or models/NAME/")
-    group.add_argument("--head_save_path", type=model_folder, default=None,
-                       help="folder of the classifier heads, None: that of the encoders")
+    group.add_argument(
+        method_flag,
+        dest="learning_method",
+        choices=("SupCon", "SimCLR"),
+        default="SupCon",
+        help="contrastive loss",
+    )
+    group.add_argument(
+        "--encoder_name",
+        type=encoder_name,
+        default="WideResNet",
+        help="first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
+    )
+    group.add_argument(
+        "--projection_head", choices=("mlp", "linear"), default="mlp", help="network between latent and loss"
+    )
+    group.add_argument(
+        "--temperature", type=positive_float, default=0.5, help="temperature of the contrastive loss"
+    )
+    group.add_argument(
+        "--encoder_save_path",
+        type=model_folder,
+        default=None,
+        help="folder of the encoders, None: models/ (cifar10) or models/NAME/",
+    )
+    group.add_argument(
+        "--head_save_path",
+        type=model_folder,
+        default=None,
+        help="folder of the classifier heads, None: that of the encoders",
+    )
 
 
 def add_supervised_flags(parser: Parser) -> None:
     """Flags that name a supervised network beyond its depth, width and dropout."""
-    parser.add_argument("--save_path", type=model_folder, default=None,
-                        help="folder of the models, None: models/ (cifar10) or models/NAME/")
+    parser.add_argument(
+        "--save_path",
+        type=model_folder,
+        default=None,
+        help="folder of the models, None: models/ (cifar10) or models/NAME/",
+    )
     parser.set_defaults(learning_method="supervised")
 
 
 def add_gradual_pruning_flags(group, default_schedule: str) -> None:
     """When the network is pruned while it trains, and by what."""
-    group.add_argument("--schedule", choices=tuple(methods.GRADUAL), default=default_schedule,
-                       help="the steps below where they are not given, and the file's name (late: _later)")
+    group.add_argument(
+        "--schedule",
+        choices=tuple(methods.GRADUAL),
+        default=default_schedule,
+        help="the steps below where they are not given, and the file's name (late: _later)",
+    )
     _add_criterion_flags(group, "None: layer")
 
 
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
     """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while training."""
     steps = methods.SCHEDULE_STEPS[kind]
-    words = [" or ".join(dict.fromkeys(f"{steps[schedule][index]}" + (f" ({schedule})" if len(set(steps.values())) > 1 else "")
-                                       for schedule in steps)) for index in range(3)]
-    group.add_argument(f"--begin_step{suffix}", type=natural_number, default=None, help=f"step of the first pruning of the {what}, None: {words[0]}")
-    group.add_argument(f"--end_step{suffix}", type=natural_number, default=None, help=f"step of the last pruning of the {what}, None: {words[1]}")
-    group.add_argument(f"--frequency{suffix}", type=positive_integer, default=None,
-                       help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that there are at most {methods.INTERVALS} intervals")
-    group.add_argument(f"--begin_epoch{suffix}", type=natural_float, default=None,
-                       help=f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done")
-    group.add_argument(f"--end_epoch{suffix}", type=natural_float, default=None, help=f"in place of --end_step{suffix}, as --begin_epoch{suffix}")
+    words = [
+        " or ".join(
+            dict.fromkeys(
+                f"{steps[schedule][index]}" + (f" ({schedule})" if len(set(steps.values())) > 1 else "")
+                for schedule in steps
+            )
+        )
+        for index in range(3)
+    ]
+    group.add_argument(
+        f"--begin_step{suffix}",
+        type=natural_number,
+        default=None,
+        help=f"step of the first pruning of the {what}, None: {words[0]}",
+    )
+    group.add_argument(
+        f"--end_step{suffix}",
+        type=natural_number,
+        default=None,
+        help=f"step of the last pruning of the {what}, None: {words[1]}",
+    )
+    group.add_argument(
+        f"--frequency{suffix}",
+        type=positive_integer,
+        default=None,
+        help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that there are at most {methods.INTERVALS} intervals",
+    )
+    group.add_argument(
+        f"--begin_epoch{suffix}",
+        type=natural_float,
+        default=None,
+        help=f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
+    )
+    group.add_argument(
+        f"--end_epoch{suffix}",
+        type=natural_float,
+        default=None,
+        help=f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
+    )
 
 
 def _add_criterion_flags(group, default_scope: str) -> None:
-    group.add_argument("--criterion", choices=tuple(methods.CRITERIA), default="magnitude",
-                       help="what is pruned, the lowest first: " + "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items()))
-    group.add_argument("--scope", choices=methods.SCOPES, default=None,
-                       help=f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always in their layer")
+    group.add_argument(
+        "--criterion",
+        choices=tuple(methods.CRITERIA),
+        default="magnitude",
+        help="what is pruned, the lowest first: "
+        + "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items()),
+    )
+    group.add_argument(
+        "--scope",
+        choices=methods.SCOPES,
+        default=None,
+        help=f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always in their layer",
+    )
 
 
 def interval(text: str) -> tuple[str, float]:
@@ -245,86 +360,173 @@ def interval(text: str) -> tuple[str, float]:
 
 def add_save_every(group) -> None:
     """How often the state of a training is kept."""
-    group.add_argument("--save_every", type=interval, default="5min",
-                       help="keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a signal keeps it too")
+    group.add_argument(
+        "--save_every",
+        type=interval,
+        default="5min",
+        help="keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a signal keeps it too",
+    )
 
 
 def add_saving_flags(group) -> None:
     """What a training keeps on its way."""
     add_save_every(group)
-    group.add_argument("--save_epochs", type=epoch_list, default=[],
-                       help="keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and magnitude_increase; "
-                            "where the model is finished, only these are trained")
+    group.add_argument(
+        "--save_epochs",
+        type=epoch_list,
+        default=[],
+        help="keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and magnitude_increase; "
+        "where the model is finished, only these are trained",
+    )
 
 
 def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot pruning with finetuning."""
     group = parser.add_argument_group("pruning and finetuning")
     group.add_argument("--models_number", type=model_count, default=30, help="model ids 0 to N-1 are pruned")
-    group.add_argument("--batch_size", type=positive_integer, default=128, help="images in a finetuning batch")
+    group.add_argument(
+        "--batch_size", type=positive_integer, default=128, help="images in a finetuning batch"
+    )
     group.add_argument("--epochs", type=positive_integer, default=30, help="finetuning epochs")
-    group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default="0.3,0.5,0.7,0.9",
-                       help="one-shot: sparsities, each from the dense models anew")
+    group.add_argument(
+        "--learning_rate", type=positive_float, default=0.001, help="learning rate of finetuning, constant"
+    )
+    group.add_argument(
+        "--pruning_percentages",
+        type=pruned_sparsity_list,
+        default="0.3,0.5,0.7,0.9",
+        help="one-shot: sparsities, each from the dense models anew",
+    )
     add_save_every(group)
     _add_criterion_flags(group, "None: global")
-    group.add_argument("--pruning_schedule", choices=("one-shot", "iterative"), default="one-shot", help="prune once, or again and again")
+    group.add_argument(
+        "--pruning_schedule",
+        choices=("one-shot", "iterative"),
+        default="one-shot",
+        help="prune once, or again and again",
+    )
     group.add_argument("--iterations", type=iteration_count, default=10, help="iterative: how often")
-    group.add_argument("--rate", type=pruning_rate, default=0.2, help="iterative: the share of what remains that each iteration prunes")
-    group.add_argument("--after", choices=methods.AFTER, default="rewind",
-                       help="iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as the dense network was; "
-                            "a new initialisation and the same training; or finetuning for --epochs from where it is")
-    group.add_argument("--rewind_epoch", type=natural_number, default=0,
-                       help="iterative: rewind to the weights after so many epochs (0: initialisation), which the training script kept (--save_epochs)")
+    group.add_argument(
+        "--rate",
+        type=pruning_rate,
+        default=0.2,
+        help="iterative: the share of what remains that each iteration prunes",
+    )
+    group.add_argument(
+        "--after",
+        choices=methods.AFTER,
+        default="rewind",
+        help="iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as the dense network was; "
+        "a new initialisation and the same training; or finetuning for --epochs from where it is",
+    )
+    group.add_argument(
+        "--rewind_epoch",
+        type=natural_number,
+        default=0,
+        help="iterative: rewind to the weights after so many epochs (0: initialisation), which the training script kept (--save_epochs)",
+    )
     add_choice_of_dense(group, parser)
 
 
 def add_choice_of_dense(group, parser: Parser) -> None:
     """Flags that choose among several populations of dense networks."""
-    group.add_argument("--dense_epochs", type=positive_integer, default=None,
-                       help="take dense networks trained for so many epochs, None: the only ones there are")
-    group.add_argument("--dense_batch_size", type=positive_integer, default=None,
-                       help="take dense networks trained with this batch size, None: the only ones there are")
+    group.add_argument(
+        "--dense_epochs",
+        type=positive_integer,
+        default=None,
+        help="take dense networks trained for so many epochs, None: the only ones there are",
+    )
+    group.add_argument(
+        "--dense_batch_size",
+        type=positive_integer,
+        default=None,
+        help="take dense networks trained with this batch size, None: the only ones there are",
+    )
     if parser.get_default("learning_method") != "supervised":
-        group.add_argument("--dense_head_epochs", type=positive_integer, default=None,
-                           help="take classifier heads trained for so many epochs, None: the only ones there are")
+        group.add_argument(
+            "--dense_head_epochs",
+            type=positive_integer,
+            default=None,
+            help="take classifier heads trained for so many epochs, None: the only ones there are",
+        )
 
 
 def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) -> None:
     """Flags of the scripts that compare populations of dense and pruned networks."""
     group = parser.add_argument_group("populations to compare")
     group.add_argument("--models_number", type=model_count, default=30, help="K: model ids 0 to K-1")
-    group.add_argument("--batch_size", type=positive_integer, default=1024, help="images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same")
-    group.add_argument("--pruning_methods", type=pruning_method_list, default=pruning_methods,
-                       help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
-                            "GMP_global, global_iterative0.2_rewind0, ...")
-    group.add_argument("--pruning_percentages", type=pruned_sparsity_list, default=sparsities,
-                       help="sparsities; one of which no model exists is reported as absent")
+    group.add_argument(
+        "--batch_size",
+        type=positive_integer,
+        default=1024,
+        help="images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
+    )
+    group.add_argument(
+        "--pruning_methods",
+        type=pruning_method_list,
+        default=pruning_methods,
+        help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
+        "GMP_global, global_iterative0.2_rewind0, ...",
+    )
+    group.add_argument(
+        "--pruning_percentages",
+        type=pruned_sparsity_list,
+        default=sparsities,
+        help="sparsities; one of which no model exists is reported as absent",
+    )
     add_choice_of_dense(group, parser)
-    group.add_argument("--finetune_epochs", type=positive_integer, default=None,
-                       help="take pruned networks of so many epochs, None: the only ones there are")
-    group.add_argument("--finetune_batch_size", type=positive_integer, default=None,
-                       help="take pruned networks of this batch size, None: the only ones there are")
-    add_boolean(group, "--allow_missing", False, "go on with the models that exist and divide by their number")
+    group.add_argument(
+        "--finetune_epochs",
+        type=positive_integer,
+        default=None,
+        help="take pruned networks of so many epochs, None: the only ones there are",
+    )
+    group.add_argument(
+        "--finetune_batch_size",
+        type=positive_integer,
+        default=None,
+        help="take pruned networks of this batch size, None: the only ones there are",
+    )
+    add_boolean(
+        group, "--allow_missing", False, "go on with the models that exist and divide by their number"
+    )
 
 
 def add_pie_flags(parser: Parser) -> None:
     """Flags of the scripts that find PIEs."""
     group = parser.add_argument_group("figures")
     add_boolean(group, "--plot_q_score", False, "Q-Score, Z-score and L1 norm, dense against pruned")
-    add_boolean(group, "--plot_umap", False, "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one")
-    group.add_argument("--umap_models", type=positive_integer, default=1,
-                       help="latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)")
+    add_boolean(
+        group,
+        "--plot_umap",
+        False,
+        "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one",
+    )
+    group.add_argument(
+        "--umap_models",
+        type=positive_integer,
+        default=1,
+        help="latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
+    )
     add_boolean(group, "--not_serialize_plots", False, "no .npz beside the plots")
 
 
 def add_depth_flags(parser: Parser) -> None:
     """Flags of the scripts on prediction depth."""
     group = parser.add_argument_group("prediction depth")
-    group.add_argument("--prediction_depth_models", type=positive_integer, default=5,
-                       help="networks that the depth is averaged over, the first of the K")
-    group.add_argument("--depth_target", choices=("prediction", "label"), default="prediction",
-                       help="in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as published); "
-                            "both are computed and stored")
+    group.add_argument(
+        "--prediction_depth_models",
+        type=positive_integer,
+        default=5,
+        help="networks that the depth is averaged over, the first of the K",
+    )
+    group.add_argument(
+        "--depth_target",
+        choices=("prediction", "label"),
+        default="prediction",
+        help="in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as published); "
+        "both are computed and stored",
+    )
     group.add_argument("--figures_number", type=natural_number, default=0, help=COMPATIBILITY)
     group.add_argument("--pies_to_store", type=natural_number, default=1, help=COMPATIBILITY)
     add_boolean(group, "--plot_umap", False, COMPATIBILITY)
@@ -343,6 +545,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
     However it ends, the states of unfinished trainings are kept.
     """
+
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
@@ -357,24 +560,38 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
                 kept = _keep_states()
                 raise
         except Interrupted as error:
-            print(f"{script}: interrupted: finished models are kept{kept}; give the same command to go on", file=sys.stderr)
+            print(
+                f"{script}: interrupted: finished models are kept{kept}; give the same command to go on",
+                file=sys.stderr,
+            )
             return 128 + error.signal
         except UserError as error:
             print(f"{script}: error: {one_line(error)}{kept}", file=sys.stderr)
             return 2
         except OSError as error:
-            print(f"{script}: error: {one_line(error.filename or 'input or output')}: {one_line(error.strerror or error)}; "
-                  f"free space or permissions there, or name another folder{kept}", file=sys.stderr)
+            print(
+                f"{script}: error: {one_line(error.filename or 'input or output')}: {one_line(error.strerror or error)}; "
+                f"free space or permissions there, or name another folder{kept}",
+                file=sys.stderr,
+            )
             return 2
         except (RuntimeError, MemoryError) as error:
             # torch's own, named so as not to import torch here; on a CPU it says it in words.
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+            if (
+                not isinstance(error, MemoryError)
+                and type(error).__name__ != "OutOfMemoryError"
+                and "can't allocate memory" not in str(error)
+            ):
                 raise
-            print(f"{script}: error: the memory is full; give a smaller --batch_size or --widen_factor, or another --cuda_device{kept}", file=sys.stderr)
+            print(
+                f"{script}: error: the memory is full; give a smaller --batch_size or --widen_factor, or another --cuda_device{kept}",
+                file=sys.stderr,
+            )
             return 2
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
     return wrapped
 
 

@@ -10,8 +10,13 @@ from common import augment
 from common.data import ImageDataset
 from common.models import Classifier
 
-EVALUATION_BATCH, EVALUATION_PIXELS = 1000, 1000 * 32 * 32  # images in a batch without gradients; fewer where they are large
-CACHED_PIXELS = 64 * 32 * 32  # at once on a CPU, whose cache then holds the activations: twice as fast as 1000 images, the same numbers
+EVALUATION_BATCH, EVALUATION_PIXELS = (
+    1000,
+    1000 * 32 * 32,
+)  # images in a batch without gradients; fewer where they are large
+CACHED_PIXELS = (
+    64 * 32 * 32
+)  # at once on a CPU, whose cache then holds the activations: twice as fast as 1000 images, the same numbers
 
 
 def evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
@@ -23,7 +28,9 @@ def evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
 
 
 @torch.no_grad()
-def outputs(encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None) -> Tensor:
+def outputs(
+    encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None
+) -> Tensor:
     """What `encode` of a network in eval mode, or the network, gives for un-augmented uint8 images (N, 3, H, W): latents (N, D), logits."""
     return torch.cat([encode(batch) for batch in evaluation_batches(images, data, batch_size)])
 
@@ -47,5 +54,7 @@ def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, floa
 
 @torch.no_grad()
 def test_scores(logits: Tensor, data: ImageDataset) -> dict[str, float]:
-    return {"test_loss": F.cross_entropy(logits, data.test_labels).item(),
-            "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item()}
+    return {
+        "test_loss": F.cross_entropy(logits, data.test_labels).item(),
+        "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item(),
+    }

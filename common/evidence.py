@@ -14,7 +14,10 @@ from common.across import Combination
 from common.claims import HIGH_SPARSITY
 from common.methods import describe, order, parse_method
 
-HALVES_SETS, HALVES_SPLITS = 60, 4  # of the leave-two-out sets, and random splits of each, where halves are compared
+HALVES_SETS, HALVES_SPLITS = (
+    60,
+    4,
+)  # of the leave-two-out sets, and random splits of each, where halves are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +61,29 @@ class Compared:
     def claimed_about(self) -> bool:
         """Whether the paper's claims are about it: pruned by magnitude, in one shot or while training, to a high sparsity."""
         method = parse_method(self.combination.key[1])
-        return self.sparsity >= HIGH_SPARSITY and method.criterion == "magnitude" and method.schedule in ("one-shot", "early", "late")
+        return (
+            self.sparsity >= HIGH_SPARSITY
+            and method.criterion == "magnitude"
+            and method.schedule in ("one-shot", "early", "late")
+        )
 
 
 def read_compared(results_folder: Path) -> tuple[list[Compared], list[str]]:
     """All combinations of the table of which everything is stored, and in words what is missing."""
     found, missing, dense = [], [], {}
     for combination in across.read_combinations(results_folder):
-        key = (combination.folder, *map(str, combination.arrays.get("dense_evaluations", [])))  # one population for all that come from it
+        key = (
+            combination.folder,
+            *map(str, combination.arrays.get("dense_evaluations", [])),
+        )  # one population for all that come from it
         depths = read_depths(combination)
         if key not in dense:
             dense[key] = _networks(combination, "dense_", None)
         pruned = _networks(combination, "", depths)
         if dense[key] is None or pruned is None:
-            missing.append(f"everything but its figures of {combination.label}: the predictions of its networks are not stored; run its PIE script again")
+            missing.append(
+                f"everything but its figures of {combination.label}: the predictions of its networks are not stored; run its PIE script again"
+            )
             continue
         if depths is None:
             missing.append(f"prediction depth of {combination.label}: run its prediction_depth script")
@@ -83,8 +95,16 @@ def _networks(combination: Combination, whose: str, depths: dict | None) -> Netw
     stored = across.read_evaluations(combination, ("predictions", "q_score"), whose)
     if stored is None:
         return None
-    return Networks(combination.arrays[f"{whose}ids"], np.stack([one["predictions"] for one in stored]), np.stack([one["q_score"] for one in stored]),
-                    *((depths["ids"], depths["pruned_depth_prediction"]) if depths else (np.zeros(0, int), np.zeros((0, 0)))))
+    return Networks(
+        combination.arrays[f"{whose}ids"],
+        np.stack([one["predictions"] for one in stored]),
+        np.stack([one["q_score"] for one in stored]),
+        *(
+            (depths["ids"], depths["pruned_depth_prediction"])
+            if depths
+            else (np.zeros(0, int), np.zeros((0, 0)))
+        ),
+    )
 
 
 def read_depths(combination: Combination) -> dict | None:
@@ -95,17 +115,28 @@ def read_depths(combination: Combination) -> dict | None:
 def stored_figure(combination: Combination, kind: str, keys: set[str]) -> dict | None:
     """The arrays of a figure of that kind about a combination, made from the networks that it was compared with; None where there is none."""
     made = json.loads(str(combination.arrays["made"]))
-    for path in sorted((combination.folder / kind).glob(f"*_{combination.key[1]}_{combination.key[2]}sparsity_*.npz"), reverse=True):  # depths by prediction before by label
+    for path in sorted(
+        (combination.folder / kind).glob(f"*_{combination.key[1]}_{combination.key[2]}sparsity_*.npz"),
+        reverse=True,
+    ):  # depths by prediction before by label
         arrays = results.read_arrays(path) or {}
         other = json.loads(str(arrays.get("made", "{}")))
-        if keys <= set(arrays) and all(other.get(key) == made[key] for key in ("checkpoints", "dense_checkpoints", "data")):
+        if keys <= set(arrays) and all(
+            other.get(key) == made[key] for key in ("checkpoints", "dense_checkpoints", "data")
+        ):
             return arrays
     return None
 
 
 def shared(*compared: Compared) -> tuple[int, ...]:
     """The ids that all the populations have, dense and pruned."""
-    return tuple(sorted(set.intersection(*(set(map(int, networks.ids)) for one in compared for networks in (one.dense, one.pruned)))))
+    return tuple(
+        sorted(
+            set.intersection(
+                *(set(map(int, networks.ids)) for one in compared for networks in (one.dense, one.pruned))
+            )
+        )
+    )
 
 
 Labels = Callable[[Networks, tuple[int, ...]], np.ndarray]
@@ -116,9 +147,12 @@ def labels_of_sets(num_classes: int) -> Labels:
 
     Networks of other seeds always vote. With fewer than 6 seeds S = 0. What was asked for once is remembered.
     """
+
     @functools.cache
     def labels(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
-        return uncertainty.modal_labels_of_sets(networks.predictions, sets_of(networks.ids, seeds), num_classes)
+        return uncertainty.modal_labels_of_sets(
+            networks.predictions, sets_of(networks.ids, seeds), num_classes
+        )
 
     return labels
 
@@ -129,7 +163,9 @@ def sets_of(ids: np.ndarray, seeds: tuple[int, ...]) -> np.ndarray:
     if len(seeds) < uncertainty.FEWEST_SEEDS:
         return sets
     kept = uncertainty.leave_two_out(len(seeds))
-    columns = [kept[:, seeds.index(int(one))] if int(one) in seeds else np.ones(len(kept), bool) for one in ids]
+    columns = [
+        kept[:, seeds.index(int(one))] if int(one) in seeds else np.ones(len(kept), bool) for one in ids
+    ]
     return np.concatenate([sets, np.stack(columns, 1)])
 
 
@@ -138,17 +174,33 @@ def pies(one: Compared, seeds: tuple[int, ...], labels: Labels) -> np.ndarray:
     return labels(one.dense, seeds) != labels(one.pruned, seeds)
 
 
-def jackknifed(statistic: np.ndarray, seeds: tuple[int, ...], bounds: tuple[float, float] = (-math.inf, math.inf)) -> dict:
+def jackknifed(
+    statistic: np.ndarray, seeds: tuple[int, ...], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> dict:
     """value, low, high, models of a statistic (1 + S,) of `pies` that cannot lie outside the bounds."""
     value, replicates = np.asarray(statistic[0], np.float64), statistic[1:].astype(np.float64)
-    low, high = uncertainty.jackknife_interval(value, replicates, len(seeds)) if len(replicates) else (math.nan, math.nan)
-    return {"value": float(value), "low": float(np.maximum(low, bounds[0])), "high": float(np.minimum(high, bounds[1])), "models": len(seeds)}
+    low, high = (
+        uncertainty.jackknife_interval(value, replicates, len(seeds))
+        if len(replicates)
+        else (math.nan, math.nan)
+    )
+    return {
+        "value": float(value),
+        "low": float(np.maximum(low, bounds[0])),
+        "high": float(np.minimum(high, bounds[1])),
+        "models": len(seeds),
+    }
 
 
 def bootstrapped(values: np.ndarray) -> dict:
     """value, low, high, models of a mean over networks (K,)."""
     low, high = uncertainty.bootstrap_interval(values)
-    return {"value": float(values.mean()) if len(values) else math.nan, "low": low, "high": high, "models": len(values)}
+    return {
+        "value": float(values.mean()) if len(values) else math.nan,
+        "low": low,
+        "high": high,
+        "models": len(values),
+    }
 
 
 def mean_over(values: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -163,7 +215,11 @@ def per_network(networks: Networks, measure: str, labels: np.ndarray) -> dict[in
     """id -> mean over the test images of accuracy, q_score or depth."""
     if measure == "depth":
         return dict(zip(map(int, networks.depth_ids), networks.depth.mean(1))) if len(networks.depth) else {}
-    means = (networks.predictions == labels).mean(1) if measure == "accuracy" else mean_over(networks.q_score, np.ones(len(labels), bool))
+    means = (
+        (networks.predictions == labels).mean(1)
+        if measure == "accuracy"
+        else mean_over(networks.q_score, np.ones(len(labels), bool))
+    )
     return dict(zip(map(int, networks.ids), means))
 
 
@@ -175,17 +231,33 @@ def populations(compared: list[Compared], labels: Labels) -> list[dict]:
     rows = []
     for one in compared:
         truth = one.combination.arrays["labels"]
-        rows.append({**one.combination.facts, "networks": len(one.pruned.ids), "accuracy": bootstrapped((one.pruned.predictions == truth).mean(1)),
-                     "pies": jackknifed(pies(one, one.seeds, labels).sum(1), one.seeds, (0, math.inf)),
-                     **{measure: pies_minus_others(one, measure) for measure in ("q_score", "depth")}})
+        rows.append(
+            {
+                **one.combination.facts,
+                "networks": len(one.pruned.ids),
+                "accuracy": bootstrapped((one.pruned.predictions == truth).mean(1)),
+                "pies": jackknifed(pies(one, one.seeds, labels).sum(1), one.seeds, (0, math.inf)),
+                **{measure: pies_minus_others(one, measure) for measure in ("q_score", "depth")},
+            }
+        )
     return rows
 
 
 def dense_populations(compared: list[Compared]) -> list[dict]:
     """One row for each dense population: its accuracy with its interval."""
     first = {one.learning_method: one for one in reversed(compared)}
-    return [{"learning_method": method, "pruning_method": "dense", "sparsity": 0.0, "networks": len(first[method].dense.ids),
-             "accuracy": bootstrapped((first[method].dense.predictions == first[method].combination.arrays["labels"]).mean(1))} for method in sorted(first)]
+    return [
+        {
+            "learning_method": method,
+            "pruning_method": "dense",
+            "sparsity": 0.0,
+            "networks": len(first[method].dense.ids),
+            "accuracy": bootstrapped(
+                (first[method].dense.predictions == first[method].combination.arrays["labels"]).mean(1)
+            ),
+        }
+        for method in sorted(first)
+    ]
 
 
 def pies_minus_others(one: Compared, measure: str) -> dict:
@@ -209,8 +281,14 @@ def contrastive_against_supervised(compared: list[Compared], labels: Labels) -> 
             continue
         seeds = shared(one, other)
         difference = pies(one, seeds, labels).sum(1) - pies(other, seeds, labels).sum(1)
-        yield {"claim": 1, "part": "PIEs", "group": describe(one.combination.key[1]), "sparsity": one.sparsity,
-               "comparison": f"{one.learning_method} minus supervised", **jackknifed(difference, seeds)}
+        yield {
+            "claim": 1,
+            "part": "PIEs",
+            "group": describe(one.combination.key[1]),
+            "sparsity": one.sparsity,
+            "comparison": f"{one.learning_method} minus supervised",
+            **jackknifed(difference, seeds),
+        }
 
 
 def uniqueness(compared: list[Compared], labels: Labels) -> Iterator[dict]:
@@ -229,11 +307,25 @@ def uniqueness(compared: list[Compared], labels: Labels) -> Iterator[dict]:
         chance = similarity.pie_overlap(sets[:, 0])["chance_unique"]
         for index, one in enumerate(chosen):
             name = f"{one.learning_method}, {describe(one.combination.key[1])}"
-            yield {"claim": 2, "part": "unique PIEs", "group": name, "sparsity": sparsity, "comparison": "share in no other set, minus one half",
-                   **jackknifed(unique[index] - 0.5, seeds, (-0.5, 0.5)),
-                   "note": f"{100 * unique[index, 0]:.0f} % unique, by chance {100 * chance[index]:.0f} %" if sets[index, 0].any() else "no PIEs"}
-            yield {"claim": 2, "part": "likeness of halves", "group": name, "sparsity": sparsity,
-                   "comparison": "Jaccard of its halves minus Jaccard with others", **jackknifed(within[index] - between[index], seeds)}
+            yield {
+                "claim": 2,
+                "part": "unique PIEs",
+                "group": name,
+                "sparsity": sparsity,
+                "comparison": "share in no other set, minus one half",
+                **jackknifed(unique[index] - 0.5, seeds, (-0.5, 0.5)),
+                "note": f"{100 * unique[index, 0]:.0f} % unique, by chance {100 * chance[index]:.0f} %"
+                if sets[index, 0].any()
+                else "no PIEs",
+            }
+            yield {
+                "claim": 2,
+                "part": "likeness of halves",
+                "group": name,
+                "sparsity": sparsity,
+                "comparison": "Jaccard of its halves minus Jaccard with others",
+                **jackknifed(within[index] - between[index], seeds),
+            }
 
 
 def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -247,17 +339,34 @@ def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> tuple[np.ndarray, 
     one_half, other_half = np.zeros((2, len(rows), HALVES_SPLITS, total), bool)
     for s, row in enumerate(rows):
         one_half[s][:, row], other_half[s][:, row] = uncertainty.random_halves(int(row.sum()), HALVES_SPLITS)
-    both = np.concatenate([one_half.reshape(len(rows) * HALVES_SPLITS, total), other_half.reshape(len(rows) * HALVES_SPLITS, total)])
+    both = np.concatenate(
+        [
+            one_half.reshape(len(rows) * HALVES_SPLITS, total),
+            other_half.reshape(len(rows) * HALVES_SPLITS, total),
+        ]
+    )
     found = {}  # dense networks are those of several combinations
     for one in chosen:
         for networks in (one.dense, one.pruned):
             if networks not in found:
                 places = [list(map(int, networks.ids)).index(seed) for seed in seeds]
-                found[networks] = uncertainty.modal_labels_of_sets(networks.predictions[places], both, one.classes)
-    sets = np.stack([found[one.dense] != found[one.pruned] for one in chosen]).reshape(len(chosen), 2, len(rows) * HALVES_SPLITS, -1)
+                found[networks] = uncertainty.modal_labels_of_sets(
+                    networks.predictions[places], both, one.classes
+                )
+    sets = np.stack([found[one.dense] != found[one.pruned] for one in chosen]).reshape(
+        len(chosen), 2, len(rows) * HALVES_SPLITS, -1
+    )
     groups = len(chosen)
     size = sets.sum(3)
-    alike = np.array([[similarity.jaccard((sets[g, 0] & sets[h, 1]).sum(1), size[g, 0], size[h, 1]) for h in range(groups)] for g in range(groups)])
+    alike = np.array(
+        [
+            [
+                similarity.jaccard((sets[g, 0] & sets[h, 1]).sum(1), size[g, 0], size[h, 1])
+                for h in range(groups)
+            ]
+            for g in range(groups)
+        ]
+    )
     alike = alike.reshape(groups, groups, len(rows), HALVES_SPLITS).mean(3)
     alike = (alike + alike.transpose(1, 0, 2)) / 2  # either half may be the one
     own = np.eye(groups, dtype=bool)
@@ -266,12 +375,28 @@ def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> tuple[np.ndarray, 
 
 def early_against_others(compared: list[Compared], labels: Labels) -> Iterator[dict]:
     """Claim 3: networks pruned early minus those pruned late and minus those pruned in one shot, of the same scope where both exist."""
-    for method, sparsity in sorted({(one.learning_method, one.sparsity) for one in compared if one.claimed_about}):
-        chosen = [one for one in compared if one.claimed_about and (one.learning_method, one.sparsity) == (method, sparsity)]
+    for method, sparsity in sorted(
+        {(one.learning_method, one.sparsity) for one in compared if one.claimed_about}
+    ):
+        chosen = [
+            one
+            for one in compared
+            if one.claimed_about and (one.learning_method, one.sparsity) == (method, sparsity)
+        ]
         for one, other, matched in schedule_pairs(chosen):
-            name = f"early minus {describe(other.combination.key[1])}" + ("" if matched else " (scopes differ)")
+            name = f"early minus {describe(other.combination.key[1])}" + (
+                "" if matched else " (scopes differ)"
+            )
             for part, value in early_minus(one, other, labels):
-                yield {"claim": 3, "part": part, "group": method, "sparsity": sparsity, "comparison": name, "matched": matched, **value}
+                yield {
+                    "claim": 3,
+                    "part": part,
+                    "group": method,
+                    "sparsity": sparsity,
+                    "comparison": name,
+                    "matched": matched,
+                    **value,
+                }
 
 
 def schedule_pairs(chosen: list[Compared]) -> list[tuple[Compared, Compared, bool]]:
@@ -279,8 +404,12 @@ def schedule_pairs(chosen: list[Compared]) -> list[tuple[Compared, Compared, boo
     pairs = []
     parsed = {one: parse_method(one.combination.key[1]) for one in chosen}
     for schedule in ("late", "one-shot"):
-        found = [(one, other, parsed[one].scope == parsed[other].scope) for one in chosen for other in chosen
-                 if parsed[one].schedule == "early" and parsed[other].schedule == schedule]
+        found = [
+            (one, other, parsed[one].scope == parsed[other].scope)
+            for one in chosen
+            for other in chosen
+            if parsed[one].schedule == "early" and parsed[other].schedule == schedule
+        ]
         same = [pair for pair in found if pair[2]]
         pairs += same or found
     return pairs
@@ -302,14 +431,24 @@ def pies_against_others(compared: list[Compared]) -> Iterator[dict]:
     for one in compared:
         for part, measure in (("Q-Score", "q_score"), ("prediction depth", "depth")):
             if one.claimed_about and (measure == "q_score" or len(one.pruned.depth)):
-                yield {"claim": 4, "part": part, "group": one.learning_method, "sparsity": one.sparsity,
-                       "comparison": f"PIEs minus others, {describe(one.combination.key[1])}", **pies_minus_others(one, measure)}
+                yield {
+                    "claim": 4,
+                    "part": part,
+                    "group": one.learning_method,
+                    "sparsity": one.sparsity,
+                    "comparison": f"PIEs minus others, {describe(one.combination.key[1])}",
+                    **pies_minus_others(one, measure),
+                }
 
 
 def all_evidence(compared: list[Compared], labels: Labels) -> list[dict]:
     """The rows of all claims."""
-    return [*contrastive_against_supervised(compared, labels), *uniqueness(compared, labels), *early_against_others(compared, labels),
-            *pies_against_others(compared)]
+    return [
+        *contrastive_against_supervised(compared, labels),
+        *uniqueness(compared, labels),
+        *early_against_others(compared, labels),
+        *pies_against_others(compared),
+    ]
 
 
 # The noise floor
@@ -319,10 +458,20 @@ def noise_floors(compared: list[Compared]) -> dict[str, dict[str, np.ndarray]]:
     """Learning method -> name -> numbers of PIEs over random splits of the seeds: of one half of the dense networks against the other half,
     then against the pruned networks of the other half. Empty where there are fewer than 6 seeds."""
     floors: dict[str, dict[str, np.ndarray]] = {}
-    for one in sorted(compared, key=lambda one: (one.learning_method, order(one.combination.key[1]), one.sparsity)):
+    for one in sorted(
+        compared, key=lambda one: (one.learning_method, order(one.combination.key[1]), one.sparsity)
+    ):
         if len(one.seeds) < uncertainty.FEWEST_SEEDS:
             continue
-        dense, pruned = (networks.predictions[[list(map(int, networks.ids)).index(seed) for seed in one.seeds]] for networks in (one.dense, one.pruned))
-        own = floors.setdefault(one.learning_method, {"dense against dense": uncertainty.split_pies(dense, None, one.classes).sum(1)})
-        own["{} {:g}".format(*one.combination.key[1:])] = uncertainty.split_pies(dense, pruned, one.classes).sum(1)
+        dense, pruned = (
+            networks.predictions[[list(map(int, networks.ids)).index(seed) for seed in one.seeds]]
+            for networks in (one.dense, one.pruned)
+        )
+        own = floors.setdefault(
+            one.learning_method,
+            {"dense against dense": uncertainty.split_pies(dense, None, one.classes).sum(1)},
+        )
+        own["{} {:g}".format(*one.combination.key[1:])] = uncertainty.split_pies(
+            dense, pruned, one.classes
+        ).sum(1)
     return floors

@@ -8,8 +8,13 @@ from torch import Tensor
 NORM_TOLERANCE = 0.02  # bfloat16 features keep 3 significant digits
 
 
-def contrastive_loss(features: Tensor, labels: Tensor | None, temperature: float, base_temperature: float = 0.07,
-                     check_norm: bool = True) -> Tensor:
+def contrastive_loss(
+    features: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    base_temperature: float = 0.07,
+    check_norm: bool = True,
+) -> Tensor:
     """SupCon (Khosla et al. 2020, eq. 2, L_out), or SimCLR's NT-Xent where `labels` is None.
 
     Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same image), and
@@ -27,7 +32,9 @@ def contrastive_loss(features: Tensor, labels: Tensor | None, temperature: float
         ValueError: wrong shapes, or features that are not normalised.
     """
     if features.ndim != 3:
-        raise ValueError(f"features must have the shape (images, views, dimensions), not {tuple(features.shape)}")
+        raise ValueError(
+            f"features must have the shape (images, views, dimensions), not {tuple(features.shape)}"
+        )
     images, views = features.shape[:2]
     if images * views < 2:
         raise ValueError("a contrastive loss needs at least 2 views")

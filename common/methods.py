@@ -14,21 +14,33 @@ import re
 from dataclasses import dataclass
 
 CRITERIA = {  # name -> what the lowest score means; the functions are in common/pruning.py
-    "magnitude": "|w|", "magnitude_increase": "|w| - |initial w|", "snip": "|w x sum of gradients over batches|",
-    "snip_batches": "sum over batches of |w x gradient|", "magnitude_gradient": "|w| x root mean square of the batches' gradients",
-    "random": "by chance", "filter_l1": "whole filters, L1 norm", "filter_l2": "whole filters, L2 norm",
-    "filter_linf": "whole filters, L-infinity norm", "filter_random": "whole filters by chance"}
+    "magnitude": "|w|",
+    "magnitude_increase": "|w| - |initial w|",
+    "snip": "|w x sum of gradients over batches|",
+    "snip_batches": "sum over batches of |w x gradient|",
+    "magnitude_gradient": "|w| x root mean square of the batches' gradients",
+    "random": "by chance",
+    "filter_l1": "whole filters, L1 norm",
+    "filter_l2": "whole filters, L2 norm",
+    "filter_linf": "whole filters, L-infinity norm",
+    "filter_random": "whole filters by chance",
+}
 SCOPES = ("global", "layer")
 AFTER = ("rewind", "reinit", "finetune")
 GRADUAL = {"early": "GMP", "late": "later_GMP"}
 # --schedule: (first step, last step, steps between) of pruning while training, and the steps of the whole published training. Published
 # are the late contrastive, the early supervised and the head's steps; early contrastive and late supervised are ours.
-SCHEDULE_STEPS = {"contrastive": {"early": (62, 2382, 62), "late": (2440, 4760, 62)},
-                  "supervised": {"early": (1000, 20000, 500), "late": (20000, 39000, 500)},
-                  "head": {"early": (500, 10000, 250), "late": (500, 10000, 250)}}
+SCHEDULE_STEPS = {
+    "contrastive": {"early": (62, 2382, 62), "late": (2440, 4760, 62)},
+    "supervised": {"early": (1000, 20000, 500), "late": (20000, 39000, 500)},
+    "head": {"early": (500, 10000, 250), "late": (500, 10000, 250)},
+}
 PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
 INTERVALS = 38  # between the first and the last pruning, in all published schedules
-RETRAINED = ("rewind", "reinit")  # trained as the dense network was; `finetune` and one-shot networks have a short training of their own
+RETRAINED = (
+    "rewind",
+    "reinit",
+)  # trained as the dense network was; `finetune` and one-shot networks have a short training of their own
 
 
 def is_filter_criterion(criterion: str) -> bool:
@@ -71,13 +83,18 @@ class PruningMethod:
         if self.criterion != "magnitude":
             words.append(self.criterion)
         if self.schedule == "iterative":
-            words += [f"iterative{self.rate}", f"rewind{self.rewind_epoch}" if self.after == "rewind" else self.after]
+            words += [
+                f"iterative{self.rate}",
+                f"rewind{self.rewind_epoch}" if self.after == "rewind" else self.after,
+            ]
         return "_".join(words)
 
 
-_NAME = re.compile(r"(?:(?P<gradual>GMP|later_GMP)(?:_|$))?(?:(?P<scope>global|layer)(?:_|$))?"
-                   rf"(?:(?P<criterion>{'|'.join(sorted(CRITERIA, key=len, reverse=True))})(?:_|$))?"
-                   r"(?:iterative(?P<rate>0\.\d*[1-9]\d*)_(?:rewind(?P<rewind_epoch>\d+)|(?P<after>reinit|finetune)))?")
+_NAME = re.compile(
+    r"(?:(?P<gradual>GMP|later_GMP)(?:_|$))?(?:(?P<scope>global|layer)(?:_|$))?"
+    rf"(?:(?P<criterion>{'|'.join(sorted(CRITERIA, key=len, reverse=True))})(?:_|$))?"
+    r"(?:iterative(?P<rate>0\.\d*[1-9]\d*)_(?:rewind(?P<rewind_epoch>\d+)|(?P<after>reinit|finetune)))?"
+)
 
 
 def parse_method(name: str) -> PruningMethod | None:
@@ -87,11 +104,20 @@ def parse_method(name: str) -> PruningMethod | None:
     match = _NAME.fullmatch(name)
     if not match or not name:
         return None
-    schedule = next((word for word, tag in GRADUAL.items() if tag == match["gradual"]), "iterative" if match["rate"] else "one-shot")
+    schedule = next(
+        (word for word, tag in GRADUAL.items() if tag == match["gradual"]),
+        "iterative" if match["rate"] else "one-shot",
+    )
     criterion = match["criterion"] or "magnitude"
     after = match["after"] or ("rewind" if match["rate"] else "")
-    method = PruningMethod(schedule, criterion, match["scope"] or default_scope(schedule, criterion), float(match["rate"] or 0), after,
-                           int(match["rewind_epoch"] or 0))
+    method = PruningMethod(
+        schedule,
+        criterion,
+        match["scope"] or default_scope(schedule, criterion),
+        float(match["rate"] or 0),
+        after,
+        int(match["rewind_epoch"] or 0),
+    )
     if is_filter_criterion(criterion) and method.scope != "layer":
         return None
     return method if str(method) == name else None
@@ -108,7 +134,11 @@ def describe(name: str) -> str:
         return f"{method.schedule} gradual{' global' if method.scope == 'global' else ''} pruning{criterion}"
     if method.schedule == "one-shot":
         return f"one-shot {scope} pruning{criterion}"
-    after = {"rewind": f"rewound to epoch {method.rewind_epoch}", "reinit": "reinitialised", "finetune": "finetuned"}[method.after]
+    after = {
+        "rewind": f"rewound to epoch {method.rewind_epoch}",
+        "reinit": "reinitialised",
+        "finetune": "finetuned",
+    }[method.after]
     return f"iterative {scope} pruning{criterion}, {100 * method.rate:g} % an iteration, {after}"
 
 
@@ -119,4 +149,8 @@ def iteration_sparsity(rate: float, iteration: int) -> float:
 
 def order(name: str) -> tuple:
     """The order of methods in tables and figures: dense, one-shot, early, late, iterative; within these by name."""
-    return ("dense", "one-shot", "early", "late", "iterative").index(parse_method(name).schedule), len(name), name
+    return (
+        ("dense", "one-shot", "early", "late", "iterative").index(parse_method(name).schedule),
+        len(name),
+        name,
+    )

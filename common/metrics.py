@@ -5,7 +5,10 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 30
-CHUNK_BYTES, DEVICE_CHUNK_BYTES = 16 * 2 ** 20, 256 * 2 ** 20  # distances held at once by the k-NN, on a CPU (its cache) and elsewhere
+CHUNK_BYTES, DEVICE_CHUNK_BYTES = (
+    16 * 2**20,
+    256 * 2**20,
+)  # distances held at once by the k-NN, on a CPU (its cache) and elsewhere
 
 
 def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -45,7 +48,9 @@ def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num
     return modal_labels(dense_predictions, num_classes)[0] != modal_labels(pruned_predictions, num_classes)[0]
 
 
-def disagreement(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+def disagreement(
+    dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int
+) -> dict[str, np.ndarray]:
     """How sure two populations are of their modal labels, image by image.
 
     Args:
@@ -60,7 +65,10 @@ def disagreement(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, 
     images = np.arange(len(labels[0]))
     own = [count[images, label] for count, label in zip(votes, labels)]
     other = [count[images, label] for count, label in zip(votes, labels[::-1])]
-    shares = [(a - b) / len(predictions) for a, b, predictions in zip(own, other, (dense_predictions, pruned_predictions))]
+    shares = [
+        (a - b) / len(predictions)
+        for a, b, predictions in zip(own, other, (dense_predictions, pruned_predictions))
+    ]
     return {"dense_agreeing": own[0], "pruned_agreeing": own[1], "confidence": (shares[0] + shares[1]) / 2}
 
 
@@ -93,7 +101,9 @@ def mean_over_defined(values: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def knn_labels(train: Tensor, train_labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBOURS) -> Tensor:
+def knn_labels(
+    train: Tensor, train_labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBOURS
+) -> Tensor:
     """The majority label of the k nearest training points by Euclidean distance; a tied vote goes to the smallest class id.
 
     Exact, in float32, in chunks of test points that bound the memory.
@@ -117,7 +127,9 @@ def knn_labels(train: Tensor, train_labels: Tensor, test: Tensor, num_classes: i
         neighbours = train_labels[distances.topk(k, largest=False).indices]
         votes = torch.zeros(len(part), num_classes, dtype=torch.int32, device=part.device)
         votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=torch.int32))
-        labels.append((votes * num_classes - torch.arange(num_classes, device=part.device)).argmax(1))  # no two are equal
+        labels.append(
+            (votes * num_classes - torch.arange(num_classes, device=part.device)).argmax(1)
+        )  # no two are equal
     return torch.cat(labels)
 
 

@@ -41,8 +41,12 @@ class BlockGroup(nn.Module):
 
     def __init__(self, blocks: int, in_width: int, out_width: int, stride: int, dropout: float):
         super().__init__()
-        self.layer = nn.Sequential(*(BasicBlock(in_width if i == 0 else out_width, out_width, stride if i == 0 else 1, dropout)
-                                     for i in range(blocks)))
+        self.layer = nn.Sequential(
+            *(
+                BasicBlock(in_width if i == 0 else out_width, out_width, stride if i == 0 else 1, dropout)
+                for i in range(blocks)
+            )
+        )
 
 
 class WideResNet(nn.Module):
@@ -51,12 +55,14 @@ class WideResNet(nn.Module):
     With `num_classes` it holds the linear classifier `fc` too, which `forward` does not use.
     """
 
-    def __init__(self, depth: int = 16, widen_factor: int = 2, dropout: float = 0.0, num_classes: int | None = None):
+    def __init__(
+        self, depth: int = 16, widen_factor: int = 2, dropout: float = 0.0, num_classes: int | None = None
+    ):
         super().__init__()
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 6 n + 4 and at least 10, not {depth}")
         blocks = (depth - 4) // 6
-        widths = [STEM_WIDTH] + [STEM_WIDTH * widen_factor * 2 ** group for group in range(3)]
+        widths = [STEM_WIDTH] + [STEM_WIDTH * widen_factor * 2**group for group in range(3)]
         self.latent_size = widths[3]
         self.places = probe_places(depth, widen_factor)
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)

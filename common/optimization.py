@@ -7,7 +7,6 @@ from torch import nn
 
 from common.models import ClassificationHead
 
-SUPERVISED_MILESTONES = (5, 30, 50, 80)  # learning rate x 0.1
 HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 1e-4
 HEAD_LEARNING_RATE = 0.1
 WARMUP_FROM = 0.01
@@ -21,12 +20,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def supervised_learning_rate(initial: float, epoch: int) -> float:
-    """The published steps: x 0.1 at epochs 5, 30, 50, 80 (epochs count from 0)."""
-    return initial * 0.1 ** sum(epoch >= milestone for milestone in SUPERVISED_MILESTONES)
+def supervised_learning_rate(settings: dict, epoch: int) -> float:
+    """The rate of an epoch, counted from 0: times lr_gamma at each of the lr_milestones (published: 0.1 at 5, 30, 50, 80), or with
+    cosine_annealing along `annealed_learning_rate`.
+
+    Args:
+        settings: epochs (of the whole training), learning_rate, lr_milestones, lr_gamma, cosine_annealing.
+    """
+    if settings["cosine_annealing"]:
+        return annealed_learning_rate(settings["learning_rate"], epoch, settings["epochs"], True)
+    return settings["learning_rate"] * settings["lr_gamma"] ** sum(
+        epoch >= milestone for milestone in settings["lr_milestones"]
+    )
 
 
-def contrastive_learning_rate(initial: float, epoch: int, epochs: int, cosine_annealing: bool) -> float:
+def annealed_learning_rate(initial: float, epoch: int, epochs: int, cosine_annealing: bool) -> float:
     """Constant, or per epoch along a cosine from `initial` to `initial` / 1000 (epochs count from 0)."""
     if not cosine_annealing:
         return initial
@@ -34,16 +42,26 @@ def contrastive_learning_rate(initial: float, epoch: int, epochs: int, cosine_an
     return lowest + (initial - lowest) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def contrastive_learning_rates(initial: float, epoch: int, epochs: int, cosine_annealing: bool, warmup_epochs: int, batch_size: int,
-                               images: int) -> list[float]:
+def contrastive_learning_rates(
+    initial: float,
+    epoch: int,
+    epochs: int,
+    cosine_annealing: bool,
+    warmup_epochs: int,
+    batch_size: int,
+    images: int,
+) -> list[float]:
     """The rate of every step of an epoch: that of the epoch, or with a batch above 256, during the warm-up epochs, linear per step from
     0.01 to the rate of the first epoch after them."""
     steps = math.ceil(images / batch_size)
     warmup_epochs = warmup_epochs if batch_size > WARMUP_ABOVE_BATCH else 0
-    rate = contrastive_learning_rate(initial, max(epoch, warmup_epochs), epochs, cosine_annealing)
+    rate = annealed_learning_rate(initial, max(epoch, warmup_epochs), epochs, cosine_annealing)
     if epoch >= warmup_epochs:
         return [rate] * steps
-    return [WARMUP_FROM + (rate - WARMUP_FROM) * (epoch * steps + step) / (warmup_epochs * steps) for step in range(steps)]
+    return [
+        WARMUP_FROM + (rate - WARMUP_FROM) * (epoch * steps + step) / (warmup_epochs * steps)
+        for step in range(steps)
+    ]
 
 
 def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
@@ -64,5 +82,7 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
 def head_optimizer(head: ClassificationHead, epochs: int) -> tuple[torch.optim.Optimizer, list]:
     """SGD 0.1 with momentum 0.9, and the two chained schedulers that are stepped one after the other each epoch."""
     optimizer = torch.optim.SGD(head.parameters(), HEAD_LEARNING_RATE, momentum=0.9)
-    return optimizer, [torch.optim.lr_scheduler.MultiStepLR(optimizer, list(HEAD_MILESTONES), gamma=0.2),
-                       torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-4)]
+    return optimizer, [
+        torch.optim.lr_scheduler.MultiStepLR(optimizer, list(HEAD_MILESTONES), gamma=0.2),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-4),
+    ]

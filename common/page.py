@@ -41,14 +41,28 @@ def write(found: dict, drawn: list[tuple[report.Picture, bytes]], results_folder
     """
     compared = found["compared"]
     name = str(compared[0].combination.arrays["data_title"]) if compared else results_folder.name
-    parts = [f"<h1>Does it hold? Pruning, contrastive and supervised learning on {text(name)}</h1>", summary(compared)]
+    parts = [
+        f"<h1>Does it hold? Pruning, contrastive and supervised learning on {text(name)}</h1>",
+        summary(compared),
+    ]
     if found["missing"]:
-        parts.append(f'<div class="notice"><strong>Missing here:</strong><ul>{"".join(f"<li>{text(words)}</li>" for words in found["missing"])}</ul></div>')
+        parts.append(
+            f'<div class="notice"><strong>Missing here:</strong><ul>{"".join(f"<li>{text(words)}</li>" for words in found["missing"])}</ul></div>'
+        )
     if compared:
-        parts += [claims_section(found), figures_section(drawn), gallery_section(compared), table_section(found, results_folder)]
+        parts += [
+            claims_section(found),
+            figures_section(drawn),
+            gallery_section(compared),
+            table_section(found, results_folder),
+        ]
     parts += [made_section(compared, results_folder), reading_section()]
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>Report: {text(name)}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>Report: {text(name)}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>\n<body>\n'
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
 
 
 def text(words) -> str:
@@ -65,9 +79,11 @@ def summary(compared: list[Compared]) -> str:
     models = sorted({len(one.pruned.ids) for one in compared})
     networks = ", ".join(dict.fromkeys(str(one.combination.arrays["architecture"]) for one in compared))
     elsewhere = any(row["made_elsewhere"] for row in report.provenance(compared)[0])
-    return (f"<p>{text(arrays['data_title'])}, {len(arrays['labels'])} test images; {text(learning)}; networks {text(networks)}; {' or '.join(map(str, models))} models of each "
-            f"kind.{' Some networks were made elsewhere.' if elsewhere else ''} A reproduction of Corti, Entezari, Hooker, Bacciu, Saukh 2022, "
-            "<em>Studying the impact of magnitude pruning on contrastive learning methods</em>. Every number is computed from stored arrays; what they do not hold is not shown.</p>")
+    return (
+        f"<p>{text(arrays['data_title'])}, {len(arrays['labels'])} test images; {text(learning)}; networks {text(networks)}; {' or '.join(map(str, models))} models of each "
+        f"kind.{' Some networks were made elsewhere.' if elsewhere else ''} A reproduction of Corti, Entezari, Hooker, Bacciu, Saukh 2022, "
+        "<em>Studying the impact of magnitude pruning on contrastive learning methods</em>. Every number is computed from stored arrays; what they do not hold is not shown.</p>"
+    )
 
 
 def chip(words: str) -> str:
@@ -84,11 +100,16 @@ def claims_section(found: dict) -> str:
         own = [row for row in rows if row["claim"] == claim.number]
         decided = claims.verdict(own)
         why = [*tally(own), *(claims.why_undecided(claim, own) if decided == claims.NOT_DECIDABLE else [])]
-        lines.append(f'<tr><td>{claim.number}. {text(claim.statement)}</td><td>{chip(decided)}</td><td>{"<br>".join(map(text, why))}</td></tr>')
+        lines.append(
+            f"<tr><td>{claim.number}. {text(claim.statement)}</td><td>{chip(decided)}</td><td>{'<br>'.join(map(text, why))}</td></tr>"
+        )
         details.append(claim_details(claim, own, measured_confounds(claim.number, found)))
-    return ('<h2 id="claims">Claims</h2><table class="claims"><thead><tr><th>Claim of the paper</th><th>Verdict here</th><th>Evidence</th></tr></thead>'
-            f'<tbody>{"".join(lines)}</tbody></table><p class="soft">Supported: the 95 % interval of every difference lies on the claimed side at every stored sparsity from '
-            f'{100 * claims.HIGH_SPARSITY:g} %. Not supported: one does not, which is no proof of the contrary. The rules were fixed before the results.</p>' + "".join(details))
+    return (
+        '<h2 id="claims">Claims</h2><table class="claims"><thead><tr><th>Claim of the paper</th><th>Verdict here</th><th>Evidence</th></tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody></table><p class="soft">Supported: the 95 % interval of every difference lies on the claimed side at every stored sparsity from '
+        f"{100 * claims.HIGH_SPARSITY:g} %. Not supported: one does not, which is no proof of the contrary. The rules were fixed before the results.</p>"
+        + "".join(details)
+    )
 
 
 def tally(rows: list[dict]) -> list[str]:
@@ -99,20 +120,38 @@ def tally(rows: list[dict]) -> list[str]:
         against = sum(claims.against(row) for row in rows if row["part"] == part)
         decided = len(sides) - sides.count(None)
         if decided:
-            words.append(f"{part}: {sides.count(True)} of {len(sides)} differences on the claimed side, {against} on the other, {decided - sides.count(True) - against} unclear"
-                         + (f", {sides.count(None)} without interval" if None in sides else ""))
+            words.append(
+                f"{part}: {sides.count(True)} of {len(sides)} differences on the claimed side, {against} on the other, {decided - sides.count(True) - against} unclear"
+                + (f", {sides.count(None)} without interval" if None in sides else "")
+            )
     return words
 
 
 def measured_confounds(number: int, found: dict) -> list[str]:
     """What the stored arrays say of a claim's confounds."""
     if number == 1:
-        return ["Test accuracy of the dense networks here: " + ", ".join(f"{row['learning_method']} {show(row['accuracy'], 100, 2)} %" for row in found["dense"]) + ".",
-                *(f"Noise floor of {method} here: {np.median(floor['dense against dense']):g} PIEs between halves of the dense networks, in the median."
-                  for method, floor in found["floors"].items())]
+        return [
+            "Test accuracy of the dense networks here: "
+            + ", ".join(
+                f"{row['learning_method']} {show(row['accuracy'], 100, 2)} %" for row in found["dense"]
+            )
+            + ".",
+            *(
+                f"Noise floor of {method} here: {np.median(floor['dense against dense']):g} PIEs between halves of the dense networks, in the median."
+                for method, floor in found["floors"].items()
+            ),
+        ]
     if number == 3:
-        other = sorted({(row["group"], row["comparison"]) for row in found["evidence"] if row["claim"] == 3 and not row["matched"]})
-        return [f"Here without networks of the same scope: {group}, {comparison}." for group, comparison in other]
+        other = sorted(
+            {
+                (row["group"], row["comparison"])
+                for row in found["evidence"]
+                if row["claim"] == 3 and not row["matched"]
+            }
+        )
+        return [
+            f"Here without networks of the same scope: {group}, {comparison}." for group, comparison in other
+        ]
     return []
 
 
@@ -122,8 +161,10 @@ def claim_details(claim: claims.Claim, rows: list[dict], measured: list[str]) ->
     for part in claim.parts:
         own = [row for row in rows if row["part"] == part.name]
         side = "above" if part.side > 0 else "below"
-        found.append(f"<h3>{text(part.name)} {chip(claims.verdict(own))}</h3><p>Claimed to be {side} 0: {text(part.difference)}. "
-                     f"Intervals: {part.interval}. ✓ on the claimed side, ✗ on the other, ○ across 0.</p>")
+        found.append(
+            f"<h3>{text(part.name)} {chip(claims.verdict(own))}</h3><p>Claimed to be {side} 0: {text(part.difference)}. "
+            f"Intervals: {part.interval}. ✓ on the claimed side, ✗ on the other, ○ across 0.</p>"
+        )
         if not own:
             continue
         sparsities = sorted({row["sparsity"] for row in own})
@@ -131,10 +172,17 @@ def claim_details(claim: claims.Claim, rows: list[dict], measured: list[str]) ->
         head = "".join(f"<th>{100 * sparsity:g} %</th>" for sparsity in sparsities)
         body = ""
         for group, comparison in dict.fromkeys((row["group"], row["comparison"]) for row in own):
-            line = "".join(f'<td class="number">{cell(cells.get((group, comparison, sparsity)), part)}</td>' for sparsity in sparsities)
+            line = "".join(
+                f'<td class="number">{cell(cells.get((group, comparison, sparsity)), part)}</td>'
+                for sparsity in sparsities
+            )
             body += f"<tr><td>{text(group)}</td><td>{text(comparison)}</td>{line}</tr>"
-        found.append(f'<div class="scroll"><table><thead><tr><th>of</th><th>difference</th>{head}</tr></thead><tbody>{body}</tbody></table></div>')
-    found.append(f"<h3>Confounds</h3><ul>{''.join(f'<li>{text(words)}</li>' for words in (*claim.confounds, *measured))}</ul></details>")
+        found.append(
+            f'<div class="scroll"><table><thead><tr><th>of</th><th>difference</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
+    found.append(
+        f"<h3>Confounds</h3><ul>{''.join(f'<li>{text(words)}</li>' for words in (*claim.confounds, *measured))}</ul></details>"
+    )
     return "".join(found)
 
 
@@ -142,13 +190,22 @@ def cell(row: dict | None, part: claims.Part) -> str:
     """A difference with its interval and, as a mark, on which side of 0 that is: the claimed one, the other, neither."""
     if row is None:
         return ""
-    mark = " ✓" if claims.on_side(row) else " ✗" if claims.against(row) else "" if claims.on_side(row) is None else " ○"
+    mark = (
+        " ✓"
+        if claims.on_side(row)
+        else " ✗"
+        if claims.against(row)
+        else ""
+        if claims.on_side(row) is None
+        else " ○"
+    )
     note = f"<br><span class='soft'>{text(row['note'])}</span>" if row.get("note") else ""
     return f"{show(row, part.scale, part.decimals, signed=True)}{mark}{note}"
 
 
 def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -> str:
     """`12 [8, 16]`, `12` without an interval, a dash where the value is not defined."""
+
     def number(value: float) -> str:
         return f"{round(scale * value, decimals) + 0.0:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
 
@@ -160,14 +217,22 @@ def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -
 
 def figures_section(drawn: list[tuple[report.Picture, bytes]]) -> str:
     """All figures with what to look for."""
-    parts = ['<h2 id="figures">Figures</h2><p class="soft">On a small screen figures can be scrolled sideways.</p>']
+    parts = [
+        '<h2 id="figures">Figures</h2><p class="soft">On a small screen figures can be scrolled sideways.</p>'
+    ]
     before = ""
     for picture, png in drawn:
-        width = int.from_bytes(png[16:20], "big")  # in the header of every PNG; at 55 % its smallest letters can still be read
-        caption = f"<figcaption>{text(picture.caption)}</figcaption>" if picture.caption != before else ""  # once for figures of one kind
+        width = int.from_bytes(
+            png[16:20], "big"
+        )  # in the header of every PNG; at 55 % its smallest letters can still be read
+        caption = (
+            f"<figcaption>{text(picture.caption)}</figcaption>" if picture.caption != before else ""
+        )  # once for figures of one kind
         before = picture.caption
-        parts.append(f'<figure id="{text(picture.name)}"><h3>{text(picture.heading)}</h3>{caption}<div class="wide"><img alt="{text(picture.heading)}" '
-                     f'style="max-width: {width}px; min-width: {round(0.55 * width)}px" src="{png_uri(png)}"></div></figure>')
+        parts.append(
+            f'<figure id="{text(picture.name)}"><h3>{text(picture.heading)}</h3>{caption}<div class="wide"><img alt="{text(picture.heading)}" '
+            f'style="max-width: {width}px; min-width: {round(0.55 * width)}px" src="{png_uri(png)}"></div></figure>'
+        )
     return "".join(parts)
 
 
@@ -178,16 +243,29 @@ def png_uri(png: bytes) -> str:
 
 def gallery_section(compared: list[Compared]) -> str:
     """The PIEs of one sparsity of each learning and pruning method."""
-    parts = ['<h2 id="gallery">The PIEs themselves</h2><p>The most confident disagreements first: 1 where all dense networks agree on one label and all pruned ones on another. '
-             "Look whether you would have known the label.</p>"]
+    parts = [
+        '<h2 id="gallery">The PIEs themselves</h2><p>The most confident disagreements first: 1 where all dense networks agree on one label and all pruned ones on another. '
+        "Look whether you would have known the label.</p>"
+    ]
     for index, one in enumerate(report.shown(compared)):
         entries = report.gallery(one)
         total = int(one.combination.arrays["is_pie"].sum())
-        tiles = "".join(f'<figure><img alt="{text(entry["label"])}" src="{png_uri(png_of(entry["image"]))}"><figcaption>label <strong>{text(entry["label"])}</strong><br>dense '
-                        f'{text(entry["dense"])} ({entry["dense_agreeing"]} of {len(one.dense.ids)})<br>pruned {text(entry["pruned"])} ({entry["pruned_agreeing"]} of {len(one.pruned.ids)})'
-                        f'<br><span class="soft">confidence {entry["confidence"]:.2f}</span></figcaption></figure>' for entry in entries)
-        number = f"{len(entries)} of {total} PIEs" if len(entries) < total else f"{total} PIEs" if total else "no PIEs"
-        parts.append(f'<details{" open" if index == 0 else ""}><summary>{text(report.describe_one(one))}: {number}</summary><div class="gallery">{tiles}</div></details>')
+        tiles = "".join(
+            f'<figure><img alt="{text(entry["label"])}" src="{png_uri(png_of(entry["image"]))}"><figcaption>label <strong>{text(entry["label"])}</strong><br>dense '
+            f"{text(entry['dense'])} ({entry['dense_agreeing']} of {len(one.dense.ids)})<br>pruned {text(entry['pruned'])} ({entry['pruned_agreeing']} of {len(one.pruned.ids)})"
+            f'<br><span class="soft">confidence {entry["confidence"]:.2f}</span></figcaption></figure>'
+            for entry in entries
+        )
+        number = (
+            f"{len(entries)} of {total} PIEs"
+            if len(entries) < total
+            else f"{total} PIEs"
+            if total
+            else "no PIEs"
+        )
+        parts.append(
+            f'<details{" open" if index == 0 else ""}><summary>{text(report.describe_one(one))}: {number}</summary><div class="gallery">{tiles}</div></details>'
+        )
     return "".join(parts)
 
 
@@ -202,18 +280,49 @@ def png_of(image: np.ndarray) -> bytes:
 
 def table_section(found: dict, results_folder: Path) -> str:
     """One line for each population."""
-    columns = ("method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs", "ties", "Q-Score, PIEs − others", "depth, PIEs − others (places)", "origin")
-    table = {(row["learning_method"], row["pruning_method"], float(row["sparsity"])): row for row in results.read_table(results_folder)}
+    columns = (
+        "method",
+        "pruning",
+        "sparsity (%)",
+        "K",
+        "accuracy (%)",
+        "PIEs",
+        "ties",
+        "Q-Score, PIEs − others",
+        "depth, PIEs − others (places)",
+        "origin",
+    )
+    table = {
+        (row["learning_method"], row["pruning_method"], float(row["sparsity"])): row
+        for row in results.read_table(results_folder)
+    }
     lines = []
-    for row in sorted([*found["dense"], *found["populations"]], key=lambda row: (row["learning_method"], order(row["pruning_method"]), row["sparsity"])):
+    for row in sorted(
+        [*found["dense"], *found["populations"]],
+        key=lambda row: (row["learning_method"], order(row["pruning_method"]), row["sparsity"]),
+    ):
         stored = table.get((row["learning_method"], row["pruning_method"], row["sparsity"]), {})
         cells = [text(row["learning_method"]), text(row["pruning_method"])]
-        numbers = [f"{100 * row['sparsity']:g}", str(row["networks"]), show(row["accuracy"], 100, 2), show(row["pies"]) if "pies" in row else "", text(stored.get("ties_pruned") or ""),
-                   show(row["q_score"], 1, 3, True) if "q_score" in row else "", show(row["depth"], 1, 2, True) if "depth" in row else ""]
-        lines.append("<tr>" + "".join(f"<td>{value}</td>" for value in cells) + "".join(f'<td class="number">{value}</td>' for value in numbers) + f"<td>{text(stored.get('origin', ''))}</td></tr>")
+        numbers = [
+            f"{100 * row['sparsity']:g}",
+            str(row["networks"]),
+            show(row["accuracy"], 100, 2),
+            show(row["pies"]) if "pies" in row else "",
+            text(stored.get("ties_pruned") or ""),
+            show(row["q_score"], 1, 3, True) if "q_score" in row else "",
+            show(row["depth"], 1, 2, True) if "depth" in row else "",
+        ]
+        lines.append(
+            "<tr>"
+            + "".join(f"<td>{value}</td>" for value in cells)
+            + "".join(f'<td class="number">{value}</td>' for value in numbers)
+            + f"<td>{text(stored.get('origin', ''))}</td></tr>"
+        )
     head = "".join(f"<th>{text(column)}</th>" for column in columns)
-    return (f'<h2 id="table">All populations</h2><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-            f'<p class="soft">In brackets 95 % intervals. All columns: {text(results.table_path(results_folder).name)}, beside this report.</p>')
+    return (
+        f'<h2 id="table">All populations</h2><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<p class="soft">In brackets 95 % intervals. All columns: {text(results.table_path(results_folder).name)}, beside this report.</p>'
+    )
 
 
 def made_section(compared: list[Compared], results_folder: Path) -> str:
@@ -222,14 +331,42 @@ def made_section(compared: list[Compared], results_folder: Path) -> str:
     lines = ""
     for row in rows:
         days = " to ".join(dict.fromkeys((row["days"][0], row["days"][-1]))) if row["days"] else ""
-        cells = (row["learning_method"], row["pruning_method"], f"{100 * row['sparsity']:g}", row["networks"], seeds(row["seeds"]), f"{row['seconds'] / 3600:.3g}",
-                 *(words or "not recorded" for words in ("; ".join(row["devices"]), "; ".join(row["versions"]), days)))
+        cells = (
+            row["learning_method"],
+            row["pruning_method"],
+            f"{100 * row['sparsity']:g}",
+            row["networks"],
+            seeds(row["seeds"]),
+            f"{row['seconds'] / 3600:.3g}",
+            *(
+                words or "not recorded"
+                for words in ("; ".join(row["devices"]), "; ".join(row["versions"]), days)
+            ),
+        )
         lines += f"<tr>{''.join(f'<td>{text(value)}</td>' for value in cells)}</tr>"
-    head = "".join(f"<th>{column}</th>" for column in ("method", "pruning", "sparsity (%)", "networks", "seeds", "hours", "machine", "versions", "days"))
-    listed = "\n".join(f"python {command}" for command in (*commands, f"figures/make_figures.py --results {shlex.quote(str(results_folder))}"))
-    return (f'<h2 id="made">How it was made</h2><p>Commands, training first:</p><pre>{text(listed)}</pre>'
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-            f'<p class="soft">{sum(row["seconds"] for row in rows) / 3600:.3g} hours of training together, added up over processes that may have run at once; evaluation is not in them.</p>')
+    head = "".join(
+        f"<th>{column}</th>"
+        for column in (
+            "method",
+            "pruning",
+            "sparsity (%)",
+            "networks",
+            "seeds",
+            "hours",
+            "machine",
+            "versions",
+            "days",
+        )
+    )
+    listed = "\n".join(
+        f"python {command}"
+        for command in (*commands, f"figures/make_figures.py --results {shlex.quote(str(results_folder))}")
+    )
+    return (
+        f'<h2 id="made">How it was made</h2><p>Commands, training first:</p><pre>{text(listed)}</pre>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+        f'<p class="soft">{sum(row["seconds"] for row in rows) / 3600:.3g} hours of training together, added up over processes that may have run at once; evaluation is not in them.</p>'
+    )
 
 
 def seeds(found: list[int]) -> str:
@@ -241,10 +378,12 @@ def seeds(found: list[int]) -> str:
 
 def reading_section() -> str:
     """What the intervals are and are not."""
-    return (f'<h2 id="reading">How to read the intervals</h2><ul><li>They say how sure a number is over other draws of the seeds, for these test images and this training: not for other data.</li>'
-            f"<li>PIE counts, shares and Jaccard similarities: delete-2 jackknife. All but two seeds vote, every pair once; dense and pruned networks of one seed leave together. "
-            "A bootstrap would draw some networks twice, which makes modal labels noisier and counts higher than they are. "
-            "These intervals err on the wide side, and more models narrow them only a little: an interval across 0 does not say that there is no difference.</li>"
-            f"<li>Means over networks: bootstrap over seeds, {uncertainty.RESAMPLES:,} resamples, percentiles widened for few seeds.</li>"
-            f"<li>With fewer than {uncertainty.FEWEST_SEEDS} models there is no interval and no verdict.</li><li>Intervals are not corrected for their number. A claim needs all of its own, "
-            "which makes 'supported' harder to reach, not easier.</li></ul>")
+    return (
+        f'<h2 id="reading">How to read the intervals</h2><ul><li>They say how sure a number is over other draws of the seeds, for these test images and this training: not for other data.</li>'
+        f"<li>PIE counts, shares and Jaccard similarities: delete-2 jackknife. All but two seeds vote, every pair once; dense and pruned networks of one seed leave together. "
+        "A bootstrap would draw some networks twice, which makes modal labels noisier and counts higher than they are. "
+        "These intervals err on the wide side, and more models narrow them only a little: an interval across 0 does not say that there is no difference.</li>"
+        f"<li>Means over networks: bootstrap over seeds, {uncertainty.RESAMPLES:,} resamples, percentiles widened for few seeds.</li>"
+        f"<li>With fewer than {uncertainty.FEWEST_SEEDS} models there is no interval and no verdict.</li><li>Intervals are not corrected for their number. A claim needs all of its own, "
+        "which makes 'supported' harder to reach, not easier.</li></ul>"
+    )

@@ -11,8 +11,14 @@ from common.cli import UserError, logger
 from common.methods import default_scope, iteration_sparsity, parse_method
 from common.study import Study
 
-PRUNING_KEYS = {"pruning_method", "sparsity", "schedule", "criterion", "scope",
-                *(f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency") for suffix in ("", "_head"))}
+PRUNING_KEYS = {
+    "pruning_method",
+    "sparsity",
+    "schedule",
+    "criterion",
+    "scope",
+    *(f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency") for suffix in ("", "_head")),
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ def show_ids(ids: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def find_population(study: Study, pruning_method: str, sparsity: float, dense: Population | None = None) -> Population | None:
+def find_population(
+    study: Study, pruning_method: str, sparsity: float, dense: Population | None = None
+) -> Population | None:
     """The one population of this kind, ids 0 to --models_number - 1.
 
     Dense networks that are not in the folders that flags name are looked for in the default folder too, so that pruned networks can
@@ -108,23 +116,47 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
             folders = defaults
     populations = _group(study, pruning_method, sparsity, members)
     wanted = _choices(flags, pruning_method)
-    fitting = [population for population in populations
-               if all(value in (None, population.facts().get(fact)) for fact, (_, value) in wanted.items())]
+    fitting = [
+        population
+        for population in populations
+        if all(value in (None, population.facts().get(fact)) for fact, (_, value) in wanted.items())
+    ]
     if dense is not None:
         related = [population for population in fitting if _is_related(population, dense)]
         if fitting and not related and parse_method(pruning_method).gradual:
             # Trained on their own: they may be compared with others, but not chosen among by chance.
             related = fitting
-            logger.info("note: %s were trained with other settings than the dense networks: %s", fitting[0], describe_differences(
-                {key: value for key, value in fitting[0].configuration.items() if key not in PRUNING_KEYS}, dense.configuration or {}))
+            logger.info(
+                "note: %s were trained with other settings than the dense networks: %s",
+                fitting[0],
+                describe_differences(
+                    {
+                        key: value
+                        for key, value in fitting[0].configuration.items()
+                        if key not in PRUNING_KEYS
+                    },
+                    dense.configuration or {},
+                ),
+            )
         if fitting and not related:
-            raise UserError(f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
-                            f"{_flag_names(flags, 'dense')}, or finetune into a folder of its own ({study.folder_flag})")
+            raise UserError(
+                f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
+                f"{_flag_names(flags, 'dense')}, or finetune into a folder of its own ({study.folder_flag})"
+            )
         fitting = related
     if len(fitting) > 1:
-        differing = {flag for fact, (flag, _) in wanted.items() if len({population.facts().get(fact) for population in fitting} - {None}) > 1}
-        remedy = ("choose with " + " or ".join(sorted(differing))) if differing else (
-            f"they differ in {_first_difference(fitting)}: move one into a folder of its own and name it ({study.folder_flag})")
+        differing = {
+            flag
+            for fact, (flag, _) in wanted.items()
+            if len({population.facts().get(fact) for population in fitting} - {None}) > 1
+        }
+        remedy = (
+            ("choose with " + " or ".join(sorted(differing)))
+            if differing
+            else (
+                f"they differ in {_first_difference(fitting)}: move one into a folder of its own and name it ({study.folder_flag})"
+            )
+        )
         raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
     if not fitting:
         if pruning_method != "dense" and not populations and not _without_head(study, strangers):
@@ -133,19 +165,36 @@ def find_population(study: Study, pruning_method: str, sparsity: float, dense: P
     population = fitting[0]
     missing = sorted(set(range(flags.models_number)) - {member.id for member in population.members})
     if missing and not getattr(flags, "allow_missing", False):
-        go_on = ", or give a smaller --models_number" + (" or --allow_missing" if hasattr(flags, "allow_missing") else "")
+        go_on = ", or give a smaller --models_number" + (
+            " or --allow_missing" if hasattr(flags, "allow_missing") else ""
+        )
         own_folders = folders == (study.folder, study.head_folder)
-        command = training_command(study, pruning_method, sparsity, missing, settings_of(population, dense), own_folders)
-        raise UserError(f"{population} in {folders[0]}: ids {show_ids(missing)} are missing; train them: {command}{go_on}")
+        command = training_command(
+            study, pruning_method, sparsity, missing, settings_of(population, dense), own_folders
+        )
+        raise UserError(
+            f"{population} in {folders[0]}: ids {show_ids(missing)} are missing; train them: {command}{go_on}"
+        )
     _check(study, population, dense)
-    logger.info("%s %s in %s", "dense networks:" if pruning_method == "dense" else "pruned networks:", population, folders[0])
+    logger.info(
+        "%s %s in %s",
+        "dense networks:" if pruning_method == "dense" else "pruned networks:",
+        population,
+        folders[0],
+    )
     return population
 
 
 def known_sparsities(study: Study, pruning_method: str) -> list[float]:
     """The sparsities at which there are models of a learning and pruning method, whatever their architecture."""
     names = (parse_name(path.name) for path in (study.folder.glob("*.pt") if study.folder.is_dir() else []))
-    return sorted({name.sparsity for name in names if name and (name.learning_method, name.pruning_method) == (study.learning_method, pruning_method)})
+    return sorted(
+        {
+            name.sparsity
+            for name in names
+            if name and (name.learning_method, name.pruning_method) == (study.learning_method, pruning_method)
+        }
+    )
 
 
 def _is_related(population: Population, dense: Population) -> bool:
@@ -157,37 +206,60 @@ def _is_related(population: Population, dense: Population) -> bool:
     if population.made_elsewhere or gradual and dense.made_elsewhere:
         return True
     if gradual:
-        return {key: value for key, value in population.configuration.items() if key not in PRUNING_KEYS} == dense.configuration
+        return {
+            key: value for key, value in population.configuration.items() if key not in PRUNING_KEYS
+        } == dense.configuration
     return population.configuration.get("dense") == dense.configuration
 
 
 def _members(study: Study, folders: tuple[Path, Path], pruning_method: str, sparsity: float) -> list[Member]:
     """All networks of this kind with a wanted id; an encoder with every head that was trained on it."""
+
     def find(folder: Path, part: str) -> list[tuple[Path, CheckpointName]]:
-        named = ((path, parse_name(path.name)) for path in (sorted(folder.glob("*.pt")) if folder.is_dir() else []))
-        return [(path, name) for path, name in named if name and name.id < study.flags.models_number
-                and name == study.name(part, pruning_method, sparsity, name.epochs, name.batch_size, name.id)]
+        named = (
+            (path, parse_name(path.name)) for path in (sorted(folder.glob("*.pt")) if folder.is_dir() else [])
+        )
+        return [
+            (path, name)
+            for path, name in named
+            if name
+            and name.id < study.flags.models_number
+            and name == study.name(part, pruning_method, sparsity, name.epochs, name.batch_size, name.id)
+        ]
 
     def member(*files: tuple[Path, CheckpointName]) -> Member:
         paths = tuple(path for path, _ in files)
-        return Member(paths, tuple(name for _, name in files), tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
+        return Member(
+            paths,
+            tuple(name for _, name in files),
+            tuple(map(read_record, paths)),
+            tuple(map(file_sha256, paths)),
+        )
 
     def fits(candidate: Member) -> bool:
         """Whether the record's architecture (dropout is not in a contrastive name) is the asked one, and a head's encoder this one."""
         if candidate.record is None:
             return True
         architecture = study.architecture_configuration()
-        same = all(candidate.record["configuration"].get(key, value) == value for key, value in architecture.items())
+        same = all(
+            candidate.record["configuration"].get(key, value) == value for key, value in architecture.items()
+        )
         # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
-        return same and (study.supervised or candidate.record.get("encoder_sha256") in (None, candidate.checksums[0]))
+        return same and (
+            study.supervised or candidate.record.get("encoder_sha256") in (None, candidate.checksums[0])
+        )
 
     if study.supervised:
         members = [member(file) for file in find(folders[0], "supervised")]
     else:
         heads = find(folders[1], "head")
-        members = [member(encoder, head) for encoder in find(folders[0], "encoder") for head in heads
-                   if (encoder[1].id, encoder[1].batch_size) == (head[1].id, head[1].batch_size)
-                   and (not parse_method(pruning_method).finetuned or encoder[1].epochs == head[1].epochs)]
+        members = [
+            member(encoder, head)
+            for encoder in find(folders[0], "encoder")
+            for head in heads
+            if (encoder[1].id, encoder[1].batch_size) == (head[1].id, head[1].batch_size)
+            and (not parse_method(pruning_method).finetuned or encoder[1].epochs == head[1].epochs)
+        ]
     # A published dense network may carry the tag `_later` in one or both of its names: a plain one comes first, then one tagged in both.
     best: dict[tuple[CheckpointName, ...], Member] = {}
     for candidate in filter(fits, members):
@@ -205,11 +277,23 @@ def _tagged(member: Member) -> int:
 def _group(study: Study, pruning_method: str, sparsity: float, members: list[Member]) -> list[Population]:
     groups: dict[str, list[Member]] = {}
     for member in members:
-        key = json.dumps([[str(replace(name, id=0)) for name in member.names],
-                          None if member.made_elsewhere else member.record["configuration"]], sort_keys=True)
+        key = json.dumps(
+            [
+                [str(replace(name, id=0)) for name in member.names],
+                None if member.made_elsewhere else member.record["configuration"],
+            ],
+            sort_keys=True,
+        )
         groups.setdefault(key, []).append(member)
-    return [Population(study.learning_method, pruning_method, sparsity, tuple(sorted(group, key=lambda member: member.id)))
-            for group in groups.values()]
+    return [
+        Population(
+            study.learning_method,
+            pruning_method,
+            sparsity,
+            tuple(sorted(group, key=lambda member: member.id)),
+        )
+        for group in groups.values()
+    ]
 
 
 def _choices(flags: argparse.Namespace, pruning_method: str) -> dict[str, tuple[str, int | None]]:
@@ -219,7 +303,11 @@ def _choices(flags: argparse.Namespace, pruning_method: str) -> dict[str, tuple[
         return {}
     stage = "dense" if method.schedule == "dense" else "finetune"
     facts = ("epochs", "batch_size", "head_epochs")
-    return {fact: (f"--{stage}_{fact}", getattr(flags, f"{stage}_{fact}")) for fact in facts if hasattr(flags, f"{stage}_{fact}")}
+    return {
+        fact: (f"--{stage}_{fact}", getattr(flags, f"{stage}_{fact}"))
+        for fact in facts
+        if hasattr(flags, f"{stage}_{fact}")
+    }
 
 
 def _flag_names(flags: argparse.Namespace, stage: str) -> str:
@@ -235,48 +323,91 @@ def _first_difference(populations: list[Population]) -> str:
 def _strangers(study: Study, folder: Path, pruning_method: str, sparsity: float) -> set[CheckpointName]:
     """Names (id 0) of encoders or supervised models of this learning method and sparsity, whatever their architecture or temperature."""
     names = {parse_name(path.name) for path in (folder.glob("*.pt") if folder.is_dir() else [])}
-    return {replace(name, id=0) for name in names if name and name.part != "head" and
-            (name.learning_method, name.pruning_method, name.sparsity) == (study.learning_method, pruning_method, sparsity)}
+    return {
+        replace(name, id=0)
+        for name in names
+        if name
+        and name.part != "head"
+        and (name.learning_method, name.pruning_method, name.sparsity)
+        == (study.learning_method, pruning_method, sparsity)
+    }
 
 
 def _without_head(study: Study, strangers: set[CheckpointName]) -> bool:
     """Whether one of the names is an encoder that would fit, so that only its head can be missing."""
     return not study.supervised and any(
-        name == study.name("encoder", name.pruning_method, name.sparsity, name.epochs, name.batch_size, 0) for name in strangers)
+        name == study.name("encoder", name.pruning_method, name.sparsity, name.epochs, name.batch_size, 0)
+        for name in strangers
+    )
 
 
-def _nothing_fits(study: Study, pruning_method: str, sparsity: float, populations: list[Population], strangers: set[CheckpointName],
-                  wanted: dict[str, tuple[str, int | None]]) -> str:
+def _nothing_fits(
+    study: Study,
+    pruning_method: str,
+    sparsity: float,
+    populations: list[Population],
+    strangers: set[CheckpointName],
+    wanted: dict[str, tuple[str, int | None]],
+) -> str:
     asked = {fact: (flag, value) for fact, (flag, value) in wanted.items() if value is not None}
     message = f"no {study.learning_method} models {pruning_method} {sparsity}"
     message += "".join(f" {flag} {value}" for flag, value in asked.values()) + f" in {study.folder}"
-    others = [str(population) for population in populations] or sorted(str(name).replace("id0", "id*") for name in strangers)
+    others = [str(population) for population in populations] or sorted(
+        str(name).replace("id0", "id*") for name in strangers
+    )
     if others:
         message += f"; there are: {'; '.join(others)}"
     if not populations and _without_head(study, strangers):
         message += f", without classifier heads in {study.head_folder} (--head_save_path)"
-    temperatures = {name.temperature for name in strangers if name.encoder_name == study.encoder_name} - {getattr(study.flags, "temperature", None)}
+    temperatures = {name.temperature for name in strangers if name.encoder_name == study.encoder_name} - {
+        getattr(study.flags, "temperature", None)
+    }
     if not populations and temperatures:
         message += f"; choose with --temperature {' or '.join(map(str, sorted(temperatures)))}"
     settings = {fact: value for fact, (_, value) in asked.items()}
     if parse_method(pruning_method).finetuned:
-        settings |= {flag[2:]: value for flag, value in _choices(study.flags, "dense").values() if value is not None}
+        settings |= {
+            flag[2:]: value for flag, value in _choices(study.flags, "dense").values() if value is not None
+        }
     return f"{message}; train them: " + training_command(
-        study, pruning_method, sparsity, list(range(study.flags.models_number)), settings)
+        study, pruning_method, sparsity, list(range(study.flags.models_number)), settings
+    )
 
 
 def settings_of(population: Population, dense: Population | None) -> dict:
     """The flags of the script that made a population, as far as they are known and the architecture and the method do not say them."""
     method, known = parse_method(population.pruning_method), population.configuration or population.facts()
     if method.schedule in ("one-shot", "iterative"):
-        own = {key: value for key, value in population.facts().items() if method.finetuned and key != "head_epochs"}
+        own = {
+            key: known[key]
+            for key in ("epochs", "batch_size", "learning_rate")
+            if method.finetuned and key in known
+        }
         return own | {f"dense_{fact}": value for fact, value in (dense.facts() if dense else {}).items()}
-    said_elsewhere = {"learning_method", "model_depth", "widen_factor", "dropout", "projection_head", "temperature", "pruning_method", "sparsity",
-                      "schedule", "criterion", "scope"}
+    said_elsewhere = {
+        "learning_method",
+        "model_depth",
+        "widen_factor",
+        "dropout",
+        "projection_head",
+        "temperature",
+        "pruning_method",
+        "sparsity",
+        "schedule",
+        "criterion",
+        "scope",
+    }
     return {key: value for key, value in known.items() if key not in said_elsewhere}
 
 
-def training_command(study: Study, pruning_method: str, sparsity: float, missing: list[int], settings: dict, own_folders: bool = True) -> str:
+def training_command(
+    study: Study,
+    pruning_method: str,
+    sparsity: float,
+    missing: list[int],
+    settings: dict,
+    own_folders: bool = True,
+) -> str:
     """The command that trains missing models; finished ones in between are skipped by it.
 
     Args:
@@ -288,21 +419,45 @@ def training_command(study: Study, pruning_method: str, sparsity: float, missing
         if method.schedule == "one-shot":
             words += ["--pruning_percentages", str(sparsity)]
         else:
-            iterations = next((i for i in range(1, 1000) if iteration_sparsity(method.rate, i) >= sparsity), 1000)
-            words += ["--pruning_schedule", "iterative", "--iterations", str(iterations), "--rate", str(method.rate), "--after", method.after]
+            iterations = next(
+                (i for i in range(1, 1000) if iteration_sparsity(method.rate, i) >= sparsity), 1000
+            )
+            words += [
+                "--pruning_schedule",
+                "iterative",
+                "--iterations",
+                str(iterations),
+                "--rate",
+                str(method.rate),
+                "--after",
+                method.after,
+            ]
             words += ["--rewind_epoch", str(method.rewind_epoch)] if method.after == "rewind" else []
     else:
-        words = ["python", f"{prefix}_training.py", "--index_start", str(min(missing)), "--index_end", str(max(missing))]
-        if method.gradual or not study.supervised:  # the contrastive script trains several sparsities where none is named
+        words = [
+            "python",
+            f"{prefix}_training.py",
+            "--index_start",
+            str(min(missing)),
+            "--index_end",
+            str(max(missing)),
+        ]
+        if (
+            method.gradual or not study.supervised
+        ):  # the contrastive script trains several sparsities where none is named
             words += ["--pruning" if study.supervised else "--pruning_percentages", str(sparsity)]
         words += ["--schedule", method.schedule] if method.gradual else []
     if method.schedule != "dense":
         words += ["--criterion", method.criterion] if method.criterion != "magnitude" else []
-        words += ["--scope", method.scope] if method.scope != default_scope(method.schedule, method.criterion) else []
+        words += (
+            ["--scope", method.scope]
+            if method.scope != default_scope(method.schedule, method.criterion)
+            else []
+        )
     if study.learning_method == "SimCLR":
         words += ["--method" if words[1].endswith("_training.py") else "--clr_method", "SimCLR"]
     for key, value in settings.items():
-        words += [f"--{key}", str(value)]
+        words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return shlex.join(words + study.same_flags(own_folders))
 
 
@@ -315,18 +470,30 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         if member.made_elsewhere:
             continue
         if record["data"]["checksum"] != study.data.checksum:
-            raise UserError(f"{member.paths[-1]} was trained on another version of {study.data.name} than the one in "
-                            f"--data_dir {study.flags.data_dir}; train it again into a folder of its own")
-        if member.id in dense_checksums and record.get("dense_sha256") not in (None, dense_checksums[member.id]):
-            raise UserError(f"{member.paths[-1]} was pruned from another dense model {member.id} than the one that is there "
-                            "now; delete it to have it finetuned again")
+            raise UserError(
+                f"{member.paths[-1]} was trained on another version of {study.data.name} than the one in "
+                f"--data_dir {study.flags.data_dir}; train it again into a folder of its own"
+            )
+        if member.id in dense_checksums and record.get("dense_sha256") not in (
+            None,
+            dense_checksums[member.id],
+        ):
+            raise UserError(
+                f"{member.paths[-1]} was pruned from another dense model {member.id} than the one that is there "
+                "now; delete it to have it finetuned again"
+            )
 
 
 def _check_independence(population: Population) -> None:
     """Refuses a population in which a network is there twice, under two ids."""
-    for what, facts in (("weights", lambda member: member.checksums), ("seed", lambda member: (member.record or {}).get("seed"))):
+    for what, facts in (
+        ("weights", lambda member: member.checksums),
+        ("seed", lambda member: (member.record or {}).get("seed")),
+    ):
         seen: dict = {}
         for member in population.members:
             other = seen.setdefault(facts(member), member)
             if other is not member and facts(member) is not None:
-                raise UserError(f"{member.paths[-1]} has the same {what} as {other.paths[-1]}: they are one network; delete the second and have it trained")
+                raise UserError(
+                    f"{member.paths[-1]} has the same {what} as {other.paths[-1]}: they are one network; delete the second and have it trained"
+                )

@@ -67,7 +67,9 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    if WORKER in os.environ:  # what another worker has finished is no news; the process that started them says it once
+    if (
+        WORKER in os.environ
+    ):  # what another worker has finished is no news; the process that started them says it once
         console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
     story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -85,7 +87,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False  # another C library
-    return bool(mallopt(M_MMAP_THRESHOLD, 2 ** 30) and mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1))
+    return bool(mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def environment(device: "torch.device", started: float) -> dict:
@@ -94,10 +96,18 @@ def environment(device: "torch.device", started: float) -> dict:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {"command": command_line(), "device": f"{device.type}: {name}",
-            "threads": torch.get_num_threads(), "seconds": round(time.time() - started, 2),
-            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
+    return {
+        "command": command_line(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.time() - started, 2),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
 
 
 def command_line() -> str:
@@ -108,7 +118,11 @@ def command_line() -> str:
 def processor() -> str:
     """The processor's name and its number of cores."""
     try:
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
     except OSError:
         names = []
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"

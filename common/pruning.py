@@ -32,9 +32,12 @@ class Gradient:
 
 def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Convolution weights, linear weights and linear biases by name, in the order of the model."""
-    return {f"{prefix}.{name}" if prefix else name: parameter
-            for prefix, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-            for name, parameter in module.named_parameters(recurse=False)}
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+        for name, parameter in module.named_parameters(recurse=False)
+    }
 
 
 def layer_name(parameter: str) -> str:
@@ -81,6 +84,7 @@ def random(weight: Tensor) -> Tensor:
 def _filter_norm(order: float) -> Callable[[Tensor], Tensor]:
     def norm(weight: Tensor) -> Tensor:
         return _of_filters(torch.linalg.vector_norm(weight.reshape(len(weight), -1), order, dim=1), weight)
+
     return norm
 
 
@@ -95,9 +99,17 @@ def _of_filters(scores: Tensor, weight: Tensor) -> Tensor:
 
 
 CRITERIA: dict[str, Callable[..., Tensor]] = {
-    "magnitude": magnitude, "magnitude_increase": magnitude_increase, "snip": snip, "snip_batches": snip_batches,
-    "magnitude_gradient": magnitude_gradient, "random": random, "filter_l1": _filter_norm(1), "filter_l2": _filter_norm(2),
-    "filter_linf": _filter_norm(float("inf")), "filter_random": filter_random}
+    "magnitude": magnitude,
+    "magnitude_increase": magnitude_increase,
+    "snip": snip,
+    "snip_batches": snip_batches,
+    "magnitude_gradient": magnitude_gradient,
+    "random": random,
+    "filter_l1": _filter_norm(1),
+    "filter_l2": _filter_norm(2),
+    "filter_linf": _filter_norm(float("inf")),
+    "filter_random": filter_random,
+}
 
 
 def uses(criterion: str, quantity: str) -> bool:
@@ -107,7 +119,10 @@ def uses(criterion: str, quantity: str) -> bool:
 
 def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor]) -> dict[str, Gradient]:
     """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left alone."""
-    sums = {name: Gradient(*(torch.zeros_like(parameter) for _ in range(3))) for name, parameter in parameters.items()}
+    sums = {
+        name: Gradient(*(torch.zeros_like(parameter) for _ in range(3)))
+        for name, parameter in parameters.items()
+    }
     for loss in losses:
         for gradient, total in zip(torch.autograd.grad(loss, list(parameters.values())), sums.values()):
             total.total.add_(gradient)
@@ -116,8 +131,13 @@ def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor])
     return sums
 
 
-def score_weights(parameters: dict[str, nn.Parameter], criterion: str, losses: Callable[[], Iterable[Tensor]],
-                  initial: dict[str, Tensor] | None, key: tuple) -> dict[str, Tensor]:
+def score_weights(
+    parameters: dict[str, nn.Parameter],
+    criterion: str,
+    losses: Callable[[], Iterable[Tensor]],
+    initial: dict[str, Tensor] | None,
+    key: tuple,
+) -> dict[str, Tensor]:
     """The score of every weight by a criterion; the lowest are pruned.
 
     Args:
@@ -127,11 +147,19 @@ def score_weights(parameters: dict[str, nn.Parameter], criterion: str, losses: C
     """
     gradients = sum_gradients(parameters, losses()) if uses(criterion, "gradient") else {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(stream_seed(*key, "criterion"))  # torch.manual_seed would seed CUDA's generators too
+        torch.default_generator.manual_seed(
+            stream_seed(*key, "criterion")
+        )  # torch.manual_seed would seed CUDA's generators too
         scores = {}
         for name, weight in parameters.items():
-            known = {"weight": weight, "gradient": gradients.get(name), "initial_weight": (initial or {}).get(name)}
-            scores[name] = CRITERIA[criterion](**{word: known[word] for word in inspect.signature(CRITERIA[criterion]).parameters})
+            known = {
+                "weight": weight,
+                "gradient": gradients.get(name),
+                "initial_weight": (initial or {}).get(name),
+            }
+            scores[name] = CRITERIA[criterion](
+                **{word: known[word] for word in inspect.signature(CRITERIA[criterion]).parameters}
+            )
     return scores
 
 
@@ -149,7 +177,7 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     """
     flat = torch.cat([score.flatten() for score in scores.values()])
     kept = torch.ones(flat.shape, device=flat.device)
-    kept[flat.sort(stable=True).indices[:round(sparsity * flat.numel())]] = 0
+    kept[flat.sort(stable=True).indices[: round(sparsity * flat.numel())]] = 0
     parts = kept.split([score.numel() for score in scores.values()])
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
 
@@ -169,27 +197,39 @@ def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     for name, score in scores.items():
         if score.ndim == 4:
             order = score.flatten(1).amax(1).sort(stable=True).indices
-            masks[name][order[:round(sparsity * len(score))]] = 0
+            masks[name][order[: round(sparsity * len(score))]] = 0
     return masks
 
 
 def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion: str, masks: Masks) -> Masks:
     """Masks of that sparsity by scope; what `masks` has pruned already stays pruned, whatever its score."""
-    scores = {name: score.masked_fill(masks[name] == 0, -torch.inf) if name in masks else score for name, score in scores.items()}
+    scores = {
+        name: score.masked_fill(masks[name] == 0, -torch.inf) if name in masks else score
+        for name, score in scores.items()
+    }
     if is_filter_criterion(criterion):
         found = filter_masks(scores, sparsity)
-        return {name: mask * masks[name] if mask.ndim != 4 and name in masks else mask for name, mask in found.items()}
+        return {
+            name: mask * masks[name] if mask.ndim != 4 and name in masks else mask
+            for name, mask in found.items()
+        }
     return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
 
 
-def asked_zeros(shapes: dict[str, torch.Size], sparsity: float, scope: str, criterion: str) -> dict[tuple[str, ...], int]:
+def asked_zeros(
+    shapes: dict[str, torch.Size], sparsity: float, scope: str, criterion: str
+) -> dict[tuple[str, ...], int]:
     """Groups of tensors and the exact number of zeros that pruning leaves in each: all together, each tensor, or each convolution.
 
     Args:
         shapes: name -> shape of the prunable tensors that were pruned together.
     """
     if is_filter_criterion(criterion):
-        return {(name,): round(sparsity * shape[0]) * shape[1:].numel() for name, shape in shapes.items() if len(shape) == 4}
+        return {
+            (name,): round(sparsity * shape[0]) * shape[1:].numel()
+            for name, shape in shapes.items()
+            if len(shape) == 4
+        }
     if scope == "layer":
         return {(name,): round(sparsity * shape.numel()) for name, shape in shapes.items()}
     return {tuple(shapes): round(sparsity * sum(shape.numel() for shape in shapes.values()))}
@@ -216,12 +256,22 @@ class GradualPruning:
         """
         steps = sorted({*range(self.begin_step, self.end_step + 1, self.frequency), self.end_step})
         length = max(1, self.end_step - self.begin_step)
-        return {step: self.sparsity if step == self.end_step else self.sparsity * (1 - (1 - (step - self.begin_step) / length) ** 3)
-                for step in steps if step > 0}
+        return {
+            step: self.sparsity
+            if step == self.end_step
+            else self.sparsity * (1 - (1 - (step - self.begin_step) / length) ** 3)
+            for step in steps
+            if step > 0
+        }
 
 
-def gradual_pruner(module: nn.Module, masks: Masks, pruning: GradualPruning | None, losses: Callable[[int], Iterable[Tensor]],
-                   key: tuple) -> Callable[[int], None]:
+def gradual_pruner(
+    module: nn.Module,
+    masks: Masks,
+    pruning: GradualPruning | None,
+    losses: Callable[[int], Iterable[Tensor]],
+    key: tuple,
+) -> Callable[[int], None]:
     """A function to be called before the forward pass of every step, which prunes where the schedule fires, `masks` in place.
 
     Args:
@@ -232,13 +282,18 @@ def gradual_pruner(module: nn.Module, masks: Masks, pruning: GradualPruning | No
     if pruning is None:
         return lambda step: None
     parameters, sparsities = prunable_parameters(module), pruning.sparsities()
-    initial = {name: weight.detach().clone() for name, weight in parameters.items()} if uses(pruning.criterion, "initial_weight") else None
+    initial = (
+        {name: weight.detach().clone() for name, weight in parameters.items()}
+        if uses(pruning.criterion, "initial_weight")
+        else None
+    )
 
     def prune(step: int) -> None:
         if step in sparsities:
             scores = score_weights(parameters, pruning.criterion, lambda: losses(step), initial, (*key, step))
             masks.update(next_masks(scores, sparsities[step], pruning.scope, pruning.criterion, masks))
             apply_masks(module, masks)
+
     return prune
 
 
@@ -275,7 +330,10 @@ def weight_movement(before: dict[str, Tensor], after: dict[str, Tensor], masks: 
         name -> ratio; tensors of which nothing is kept, or that were all zero, are left out.
     """
     kept = {name: mask.bool() for name, mask in masks.items()}
-    norms = {name: (float((after[name].detach() - before[name])[mask].norm()), float(before[name][mask].norm())) for name, mask in kept.items()}
+    norms = {
+        name: (float((after[name].detach() - before[name])[mask].norm()), float(before[name][mask].norm()))
+        for name, mask in kept.items()
+    }
     return {name: change / size for name, (change, size) in norms.items() if size > 0}
 
 
@@ -293,6 +351,7 @@ def measure_sparsity(model: nn.Module) -> dict:
     return {
         "total": sum(zeros.values()) / counted,
         "weights_only": sum(zeros[name] for name in weights) / sum(tensors[name].numel() for name in weights),
-        "zeros": sum(zeros.values()), "counted": counted,
+        "zeros": sum(zeros.values()),
+        "counted": counted,
         "per_tensor": {name: zeros[name] / tensor.numel() for name, tensor in tensors.items()},
     }

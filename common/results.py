@@ -23,7 +23,7 @@ from common.study import Study
 from common.training import prepare
 
 FORMAT = 2  # of the stored arrays: another number means that they are computed anew
-HIDDEN_BYTES = 2 ** 30  # representations of the training images held at once
+HIDDEN_BYTES = 2**30  # representations of the training images held at once
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
 
 
@@ -51,7 +51,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
 
 def load_member(study: Study, member: Member) -> Classifier:
     """The network of a population's member on the device, in eval mode."""
-    network = load_classifier(list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names))
+    network = load_classifier(
+        list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names)
+    )
     return prepare(network, study.device).eval()
 
 
@@ -84,8 +86,12 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
         return stored
     network = load_member(study, member)
     latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
-    arrays = {"predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
-              **metrics.q_scores(latent.cpu().numpy()), "zero_latents": int((latent == 0).all(1).sum()), **_mask_arrays(network)}
+    arrays = {
+        "predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
+        **metrics.q_scores(latent.cpu().numpy()),
+        "zero_latents": int((latent == 0).all(1).sum()),
+        **_mask_arrays(network),
+    }
     if with_latent:
         arrays["latent"] = latent.cpu().numpy()
     write_arrays(path, arrays, made)
@@ -95,9 +101,11 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
 def _mask_arrays(network: Classifier) -> dict[str, np.ndarray]:
     """The mask of a network; its layers have the same names in supervised and contrastive networks: `block1.layer.0.conv1.weight`."""
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in masks_of(network).items()}
-    return {"layers": np.array([layer_name(name) for name in masks]),
-            "layer_shapes": np.array([(*mask.shape, 1, 1, 1)[:4] for mask in masks.values()]),
-            "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))}
+    return {
+        "layers": np.array([layer_name(name) for name in masks]),
+        "layer_shapes": np.array([(*mask.shape, 1, 1, 1)[:4] for mask in masks.values()]),
+        "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in masks.values()])),
+    }
 
 
 @torch.no_grad()
@@ -114,13 +122,18 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
     if stored is not None:
         return stored
     if len(study.data.train_images) < metrics.NEIGHBOURS:
-        raise UserError(f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {study.data.name} has "
-                        f"{len(study.data.train_images)}")
+        raise UserError(
+            f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {study.data.name} has "
+            f"{len(study.data.train_images)}"
+        )
     network = load_member(study, member)
     knn = knn_at_places(network, study.data, study.flags.batch_size)
     logits = outputs(network, study.data.test_images, study.data, study.flags.batch_size)
-    arrays = {"knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
-              "predictions": logits.argmax(1).cpu().numpy().astype(np.int16), "places": np.array(list(knn))}
+    arrays = {
+        "knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
+        "predictions": logits.argmax(1).cpu().numpy().astype(np.int16),
+        "places": np.array(list(knn)),
+    }
     write_arrays(path, arrays, made)
     return arrays
 
@@ -130,10 +143,17 @@ def knn_at_places(network: Classifier, data: ImageDataset, batch_size: int) -> d
     """Place -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in `evaluation_batches`."""
     one = network.representations(evaluation_batch(data.test_images[:1], data))
     labels = {}
-    for places in _place_groups({name: place.shape[1] for name, place in one.items()}, len(data.train_images)):
-        train, test = (_representations(network, images, data, places, batch_size) for images in (data.train_images, data.test_images))
+    for places in _place_groups(
+        {name: place.shape[1] for name, place in one.items()}, len(data.train_images)
+    ):
+        train, test = (
+            _representations(network, images, data, places, batch_size)
+            for images in (data.train_images, data.test_images)
+        )
         for place in places:
-            labels[place] = metrics.knn_labels(train.pop(place), data.train_labels, test.pop(place), len(data.class_names))
+            labels[place] = metrics.knn_labels(
+                train.pop(place), data.train_labels, test.pop(place), len(data.class_names)
+            )
     return labels
 
 
@@ -150,7 +170,9 @@ def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
     return groups
 
 
-def _representations(network: Classifier, images: Tensor, data: ImageDataset, places: list[str], batch_size: int) -> dict[str, Tensor]:
+def _representations(
+    network: Classifier, images: Tensor, data: ImageDataset, places: list[str], batch_size: int
+) -> dict[str, Tensor]:
     found, done = {}, 0
     for batch in evaluation_batches(images, data, batch_size):
         hidden = network.representations(batch)
@@ -158,7 +180,7 @@ def _representations(network: Classifier, images: Tensor, data: ImageDataset, pl
             # In place: parts that are put together at the end would be there twice.
             if place not in found:
                 found[place] = hidden[place].new_empty(len(images), hidden[place].shape[1])
-            found[place][done:done + len(batch)] = hidden[place]
+            found[place][done : done + len(batch)] = hidden[place]
         done += len(batch)
     return found
 
@@ -181,7 +203,9 @@ def read_table(results_folder: Path) -> list[dict[str, str]]:
             for column in NUMBERS & row.keys():
                 float(row[column] or 0)
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
-        raise UserError(f"{path} is not a table of this study; move it away, it is written anew from the stored arrays") from None
+        raise UserError(
+            f"{path} is not a table of this study; move it away, it is written anew from the stored arrays"
+        ) from None
     return rows
 
 
@@ -203,7 +227,11 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
     rows = [{name: _show(value) for name, value in row.items()} for row in rows]
     dense = {row["learning_method"]: row["dense_population"] for row in rows}
     stored = read_table(results_folder)
-    table = {key(row): row for row in stored if row.get("dense_population") == dense.get(row["learning_method"], row.get("dense_population"))}
+    table = {
+        key(row): row
+        for row in stored
+        if row.get("dense_population") == dense.get(row["learning_method"], row.get("dense_population"))
+    }
     if len(table) < len(stored):
         logger.info("%d rows of other dense networks left the table", len(stored) - len(table))
     merged = []
@@ -212,7 +240,14 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
         merged.append({**(old if old.get("population") == row["population"] else {}), **row})
         if row["status"] == "present" or old.get("status") != "present":
             table[key(row)] = merged[-1]
-    ordered = sorted(table.values(), key=lambda row: (row["learning_method"], methods.order(row["pruning_method"]), float(row["sparsity"])))
+    ordered = sorted(
+        table.values(),
+        key=lambda row: (
+            row["learning_method"],
+            methods.order(row["pruning_method"]),
+            float(row["sparsity"]),
+        ),
+    )
     write_rows(table_path(results_folder), ordered)
     return merged
 
@@ -220,13 +255,17 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
 def write_rows(path: Path, rows: list[dict]) -> None:
     """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every other in the order of its first appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = [*(name for name in KEY_COLUMNS if name in names or not rows), *(name for name in names if name not in KEY_COLUMNS)]
+    columns = [
+        *(name for name in KEY_COLUMNS if name in names or not rows),
+        *(name for name in names if name not in KEY_COLUMNS),
+    ]
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows([{name: _show(value) for name, value in row.items()} for row in rows])
+
     write_atomically(path, write)
 
 
@@ -236,24 +275,41 @@ def _show(value) -> str:
     if isinstance(value, (float, np.floating)):
         if np.isnan(value):
             return ""
-        return repr(round(float(value), 6)) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"  # p-values may be small
+        return (
+            repr(round(float(value), 6)) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"
+        )  # p-values may be small
     return str(value)
 
 
-def population_row(study: Study, population: Population | None, pruning_method: str, sparsity: float, dense: Population) -> dict:
+def population_row(
+    study: Study, population: Population | None, pruning_method: str, sparsity: float, dense: Population
+) -> dict:
     """The columns that say which networks a row is about and which dense ones they are compared with; None is absent."""
+
     def identity(*populations: Population) -> str:
         parts = [FORMAT, study.data.checksum, *(one.checksums for one in populations)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
-    row = {"learning_method": study.learning_method, "pruning_method": pruning_method, "sparsity": sparsity,
-           "dense_population": identity(dense), **{f"dense_{fact}": value for fact, value in dense.facts().items()}}
+    row = {
+        "learning_method": study.learning_method,
+        "pruning_method": pruning_method,
+        "sparsity": sparsity,
+        "dense_population": identity(dense),
+        **{f"dense_{fact}": value for fact, value in dense.facts().items()},
+    }
     if population is None:
         return {**row, "status": "absent", "population": ""}
     origin = "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here"
-    return {**row, "status": "present", "models": len(population.members),
-            "dense_models": len(dense.members), "origin": origin, "architecture": study.architecture_name,
-            **population.facts(), "population": identity(population, dense)}
+    return {
+        **row,
+        "status": "present",
+        "models": len(population.members),
+        "dense_models": len(dense.members),
+        "origin": origin,
+        "architecture": study.architecture_name,
+        **population.facts(),
+        "population": identity(population, dense),
+    }
 
 
 def accuracy_columns(population: Population, predictions: np.ndarray, labels: np.ndarray) -> dict:
@@ -263,16 +319,33 @@ def accuracy_columns(population: Population, predictions: np.ndarray, labels: np
         predictions: (K, N); labels: (N,).
     """
     accuracies = (predictions == labels).mean(1)
-    before = [member.record["accuracy_as_pruned"] for member in population.members if "accuracy_as_pruned" in (member.record or {})]
-    return {"accuracy_mean": accuracies.mean(), "accuracy_std": accuracies.std(ddof=1) if len(accuracies) > 1 else None,
-            "accuracy_before_finetuning_mean": np.mean(before) if before else None}
+    before = [
+        member.record["accuracy_as_pruned"]
+        for member in population.members
+        if "accuracy_as_pruned" in (member.record or {})
+    ]
+    return {
+        "accuracy_mean": accuracies.mean(),
+        "accuracy_std": accuracies.std(ddof=1) if len(accuracies) > 1 else None,
+        "accuracy_before_finetuning_mean": np.mean(before) if before else None,
+    }
 
 
-SHORT_TABLE = (("learning_method", "method", "{}"), ("pruning_method", "pruning", "{}"), ("sparsity", "sparsity", "{}"),
-               ("models", "K", "{}"), ("accuracy_mean", "accuracy", "{:.2%}"), ("accuracy_std", "std", "{:.2%}"),
-               ("pies", "PIEs", "{:.0f}"), ("ties_pruned", "ties", "{:.0f}"), ("q_score_pies", "Q-Score PIEs", "{:.3f}"),
-               ("q_score_rest", "rest", "{:.3f}"), ("depth_pies", "depth PIEs", "{:.2f}"), ("depth_rest", "rest", "{:.2f}"),
-               ("origin", "origin", "{}"))
+SHORT_TABLE = (
+    ("learning_method", "method", "{}"),
+    ("pruning_method", "pruning", "{}"),
+    ("sparsity", "sparsity", "{}"),
+    ("models", "K", "{}"),
+    ("accuracy_mean", "accuracy", "{:.2%}"),
+    ("accuracy_std", "std", "{:.2%}"),
+    ("pies", "PIEs", "{:.0f}"),
+    ("ties_pruned", "ties", "{:.0f}"),
+    ("q_score_pies", "Q-Score PIEs", "{:.3f}"),
+    ("q_score_rest", "rest", "{:.3f}"),
+    ("depth_pies", "depth PIEs", "{:.2f}"),
+    ("depth_rest", "rest", "{:.2f}"),
+    ("origin", "origin", "{}"),
+)
 NUMBERS = {"sparsity"} | {column for column, _, form in SHORT_TABLE if form != "{}"}
 
 
@@ -281,6 +354,7 @@ def format_table(rows: list[dict]) -> str:
 
     Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
     """
+
     def cell(row: dict, column: str, form: str) -> str:
         value = _show(row.get(column))
         if not value:
@@ -294,5 +368,10 @@ def format_table(rows: list[dict]) -> str:
             cells[3] = "absent"
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(SHORT_TABLE))]
-    return "\n".join("  ".join(text.ljust(width) if index < 2 else text.rjust(width) for index, (text, width) in
-                               enumerate(zip(line, widths))).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if index < 2 else text.rjust(width)
+            for index, (text, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )

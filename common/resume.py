@@ -12,7 +12,13 @@ from typing import Any, Iterator, Sequence
 
 import torch
 
-from common.checkpoints import describe_differences, file_sha256, read_payload, state_path
+from common.checkpoints import (
+    describe_differences,
+    file_sha256,
+    read_payload,
+    state_path,
+    with_later_settings,
+)
 from common.files import write_atomically, write_torch
 from common.cli import UserError, logger
 from common.pruning import Masks
@@ -35,7 +41,9 @@ _unsaved: dict[Path, dict] = {}  # states after the last epoch that are not on d
 _saved: dict[Path, int] = {}  # epochs of the states on disk of the trainings that are under way
 
 
-def progress(study: Study, checkpoint: Path, configuration: dict, seed: int, stage: str, made_from: Sequence[Path] = ()) -> Progress | None:
+def progress(
+    study: Study, checkpoint: Path, configuration: dict, seed: int, stage: str, made_from: Sequence[Path] = ()
+) -> Progress | None:
     """The progress of a checkpoint's training; None with --debug, which keeps nothing.
 
     Args:
@@ -43,12 +51,19 @@ def progress(study: Study, checkpoint: Path, configuration: dict, seed: int, sta
     """
     if study.flags.debug:
         return None
-    facts = {"configuration": configuration, "seed": seed, "stage": stage, "data": study.data.checksum[:12],
-             "made_from": " ".join(file_sha256(path)[:12] for path in made_from)}
+    facts = {
+        "configuration": configuration,
+        "seed": seed,
+        "stage": stage,
+        "data": study.data.checksum[:12],
+        "made_from": " ".join(file_sha256(path)[:12] for path in made_from),
+    }
     return Progress(state_path(checkpoint), facts, study.flags.save_every, study.folder_flag)
 
 
-def epochs_left(progress: Progress | None, epochs: range, parts: dict[str, Any], masks: Masks, history: list[dict]) -> Iterator[int]:
+def epochs_left(
+    progress: Progress | None, epochs: range, parts: dict[str, Any], masks: Masks, history: list[dict]
+) -> Iterator[int]:
     """The epochs that are still to be trained, from the first, or after those of a state that was kept; keeps the state between them.
 
     Args:
@@ -71,11 +86,22 @@ def epochs_left(progress: Progress | None, epochs: range, parts: dict[str, Any],
     for epoch in range(first, epochs.stop):
         yield epoch
         # Copies: a signal may come in the middle of the next epoch.
-        _unsaved[progress.path] = copy.deepcopy({
-            "format": FORMAT, "facts": progress.facts, "epoch": epoch + 1, "threads": torch.get_num_threads(),
-            "parts": {name: part.state_dict() for name, part in parts.items()}, "masks": masks, "history": history})
+        _unsaved[progress.path] = copy.deepcopy(
+            {
+                "format": FORMAT,
+                "facts": progress.facts,
+                "epoch": epoch + 1,
+                "threads": torch.get_num_threads(),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+                "masks": masks,
+                "history": history,
+            }
+        )
         unit, every = progress.every
-        if epoch + 1 < epochs.stop and (epoch + 1 - kept if unit == "epochs" else time.monotonic() - kept_at) >= every:
+        if (
+            epoch + 1 < epochs.stop
+            and (epoch + 1 - kept if unit == "epochs" else time.monotonic() - kept_at) >= every
+        ):
             _save(progress.path)
             kept, kept_at = epoch + 1, time.monotonic()
 
@@ -84,19 +110,33 @@ def _read(progress: Progress) -> dict | None:
     if not progress.path.exists():
         return None
     state = read_payload(progress.path)
-    if state.get("format") != FORMAT or not {"facts", "epoch", "threads", "parts", "masks", "history"} <= state.keys():
-        raise UserError(f"{progress.path} is not a state of this version; delete it to begin that training anew")
-    differences = describe_differences(state["facts"], progress.facts)
+    if (
+        state.get("format") != FORMAT
+        or not {"facts", "epoch", "threads", "parts", "masks", "history"} <= state.keys()
+    ):
+        raise UserError(
+            f"{progress.path} is not a state of this version; delete it to begin that training anew"
+        )
+    facts = {**state["facts"], "configuration": with_later_settings(state["facts"].get("configuration", {}))}
+    differences = describe_differences(facts, progress.facts)
     if differences:
-        raise UserError(f"{progress.path} is the state of a training with other settings ({differences}); delete it to begin anew, or to keep both "
-                        f"give {progress.folder_flag} another folder")
+        raise UserError(
+            f"{progress.path} is the state of a training with other settings ({differences}); delete it to begin anew, or to keep both "
+            f"give {progress.folder_flag} another folder"
+        )
     if state["threads"] != torch.get_num_threads():
-        logger.info("note: %s was kept by a run of %d threads, this one has %d: the result differs by rounding", progress.path, state["threads"],
-                    torch.get_num_threads())
+        logger.info(
+            "note: %s was kept by a run of %d threads, this one has %d: the result differs by rounding",
+            progress.path,
+            state["threads"],
+            torch.get_num_threads(),
+        )
     return state
 
 
-def _restore(progress: Progress, state: dict, parts: dict[str, Any], masks: Masks, history: list[dict]) -> None:
+def _restore(
+    progress: Progress, state: dict, parts: dict[str, Any], masks: Masks, history: list[dict]
+) -> None:
     try:
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
@@ -104,7 +144,9 @@ def _restore(progress: Progress, state: dict, parts: dict[str, Any], masks: Mask
         masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
         history[:] = state["history"]
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{progress.path} does not fit the network ({type(error).__name__}); delete it to begin that training anew") from None
+        raise UserError(
+            f"{progress.path} does not fit the network ({type(error).__name__}); delete it to begin that training anew"
+        ) from None
 
 
 def _save(path: Path) -> None:

@@ -20,7 +20,9 @@ from tqdm import tqdm
 from common.cli import WORKER, UserError, logger
 from common.study import Study
 
-Job = tuple[Path, Callable[[], None]]  # the file that is there when the job is done, and what does it unless it is done
+Job = tuple[
+    Path, Callable[[], None]
+]  # the file that is there when the job is done, and what does it unless it is done
 SCRIPTS = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
 
@@ -96,12 +98,31 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     count = min(flags.workers, len(jobs))
     threads = flags.threads or max(1, torch.get_num_threads() // count)
     rank, world = rank_and_world()
-    command = [sys.executable, str(SCRIPTS / f"{study.script}.py"), *flags.argv, "--workers", "0", "--threads", str(threads)]
+    command = [
+        sys.executable,
+        str(SCRIPTS / f"{study.script}.py"),
+        *flags.argv,
+        "--workers",
+        "0",
+        "--threads",
+        str(threads),
+    ]
     logger.info("%d workers of %d threads", count, threads)
     said = [tempfile.TemporaryFile("w+") for _ in range(count)]
-    workers = [subprocess.Popen(command, stderr=stderr, env={
-        **os.environ, WORKER: str(index), "RANK": str(rank * count + index), "WORLD_SIZE": str(world * count), "OMP_NUM_THREADS": str(threads)})
-        for index, stderr in enumerate(said)]
+    workers = [
+        subprocess.Popen(
+            command,
+            stderr=stderr,
+            env={
+                **os.environ,
+                WORKER: str(index),
+                "RANK": str(rank * count + index),
+                "WORLD_SIZE": str(world * count),
+                "OMP_NUM_THREADS": str(threads),
+            },
+        )
+        for index, stderr in enumerate(said)
+    ]
     try:
         with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
             while any(worker.poll() is None for worker in workers):
@@ -116,5 +137,7 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
         if worker.returncode != 0:
             said[index].seek(0)
             words = said[index].read().strip().splitlines()
-            raise UserError(f"worker {index} of {count} ended with status {worker.returncode} ({words[-1] if words else 'without a word'}); finished models "
-                            "are kept, mend the cause and give the same command")
+            raise UserError(
+                f"worker {index} of {count} ended with status {worker.returncode} ({words[-1] if words else 'without a word'}); finished models "
+                "are kept, mend the cause and give the same command"
+            )

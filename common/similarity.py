@@ -22,7 +22,7 @@ def mask_intersections(masks: np.ndarray, layer_sizes: list[int]) -> np.ndarray:
     """
     counts, start = [], 0
     for size in layer_sizes:
-        layer = masks[:, start:start + size].astype(np.float32)  # sums of ones are exact up to 2^24
+        layer = masks[:, start : start + size].astype(np.float32)  # sums of ones are exact up to 2^24
         counts.append((layer @ layer.T).astype(np.float64))
         start += size
     return np.stack(counts, -1)
@@ -56,7 +56,9 @@ class MaskSimilarity:
     different_pairs: np.ndarray
 
 
-def mask_similarity(masks: np.ndarray, layer_sizes: list[int], groups: np.ndarray, seeds: np.ndarray) -> MaskSimilarity:
+def mask_similarity(
+    masks: np.ndarray, layer_sizes: list[int], groups: np.ndarray, seeds: np.ndarray
+) -> MaskSimilarity:
     """Compares all masks of all groups (Paganini & Forde 2020 compare masks by Jaccard similarity).
 
     Args:
@@ -83,8 +85,17 @@ def mask_similarity(masks: np.ndarray, layer_sizes: list[int], groups: np.ndarra
     density = member.T @ kept / member.sum(0)[:, None] / sizes  # (G, L + 1)
     both = density[:, None, :-1] * density[None, :, :-1]
     expected = (sizes[:-1] * both).sum(-1)
-    by_layer = jaccard(expected, (sizes[:-1] * density[:, None, :-1]).sum(-1), (sizes[:-1] * density[None, :, :-1]).sum(-1))
-    return MaskSimilarity(same, different, chance_jaccard(density[:, None], density[None]), by_layer, same_pairs, different_pairs)
+    by_layer = jaccard(
+        expected, (sizes[:-1] * density[:, None, :-1]).sum(-1), (sizes[:-1] * density[None, :, :-1]).sum(-1)
+    )
+    return MaskSimilarity(
+        same,
+        different,
+        chance_jaccard(density[:, None], density[None]),
+        by_layer,
+        same_pairs,
+        different_pairs,
+    )
 
 
 def zero_shares(mask: np.ndarray) -> tuple[float, float]:
@@ -97,7 +108,12 @@ def chance_zero_share(size: int, zeros: int, part: int) -> float:
     C(size - part, zeros - part) / C(size, zeros)."""
     if zeros < part:
         return 0.0
-    return math.exp(sum(math.lgamma(top + 1) - math.lgamma(bottom + 1) for top, bottom in ((size - part, size), (zeros, zeros - part))))
+    return math.exp(
+        sum(
+            math.lgamma(top + 1) - math.lgamma(bottom + 1)
+            for top, bottom in ((size - part, size), (zeros, zeros - part))
+        )
+    )
 
 
 # PIEs
@@ -115,7 +131,9 @@ def expected_jaccard(one: int, other: int, total: int) -> float:
         return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
 
     common = np.arange(max(0, one + other - total), min(one, other) + 1)
-    log_share = log_choose(one, common) + log_choose(total - one, other - common) - log_choose(total, np.array(other))
+    log_share = (
+        log_choose(one, common) + log_choose(total - one, other - common) - log_choose(total, np.array(other))
+    )
     return float((np.exp(log_share) * common / (one + other - common)).sum())
 
 
@@ -133,12 +151,20 @@ def pie_overlap(is_pie: np.ndarray) -> dict[str, np.ndarray]:
     size = common.diagonal()
     share = size / images
     defined = np.where(size > 0, size, np.nan)
-    others = np.array([is_pie[[h for h in range(groups) if h != g]].any(0) for g in range(groups)]).reshape(groups, images)
-    return {"size": size.astype(int), "jaccard": jaccard(common, size[:, None], size[None]),
-            "chance_jaccard": np.array([[expected_jaccard(int(a), int(b), images) for b in size] for a in size]),
-            "unique_pair": 1 - common / defined[:, None], "chance_unique_pair": np.where(size[:, None] > 0, 1 - share[None], np.nan),
-            "unique": (is_pie & ~others).sum(1) / defined,
-            "chance_unique": np.array([np.prod(1 - np.delete(share, g)) if size[g] else np.nan for g in range(groups)])}
+    others = np.array([is_pie[[h for h in range(groups) if h != g]].any(0) for g in range(groups)]).reshape(
+        groups, images
+    )
+    return {
+        "size": size.astype(int),
+        "jaccard": jaccard(common, size[:, None], size[None]),
+        "chance_jaccard": np.array([[expected_jaccard(int(a), int(b), images) for b in size] for a in size]),
+        "unique_pair": 1 - common / defined[:, None],
+        "chance_unique_pair": np.where(size[:, None] > 0, 1 - share[None], np.nan),
+        "unique": (is_pie & ~others).sum(1) / defined,
+        "chance_unique": np.array(
+            [np.prod(1 - np.delete(share, g)) if size[g] else np.nan for g in range(groups)]
+        ),
+    }
 
 
 def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -175,9 +201,15 @@ def student_t_p(t: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     # The integrand's last factor near a = pi / 2 is not smooth where `degrees` is not whole: u^4 in its place is smooth enough.
     u, du = (nodes + 1) / 2, weights / 2
     width = np.arctan2(np.sqrt(degrees), t)  # pi / 2 - a, from the tail's end
-    distance = width[..., None] * u ** 4
-    tail = (np.sin(distance) ** (degrees[..., None] - 1) * 4 * u ** 3 * du).sum(-1) * width
-    whole = np.array([math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) for d in degrees.ravel()]).reshape(degrees.shape) * math.sqrt(math.pi) / 2
+    distance = width[..., None] * u**4
+    tail = (np.sin(distance) ** (degrees[..., None] - 1) * 4 * u**3 * du).sum(-1) * width
+    whole = (
+        np.array([math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) for d in degrees.ravel()]).reshape(
+            degrees.shape
+        )
+        * math.sqrt(math.pi)
+        / 2
+    )
     return np.clip(tail / whole, 0, 1)
 
 
@@ -199,7 +231,7 @@ def welch_test(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     if min(len(one), len(other)) < 2:
         return np.full(one.shape[1], np.nan)
     a, b = one.var(0, ddof=1) / len(one), other.var(0, ddof=1) / len(other)
-    degrees = (a + b) ** 2 / np.maximum(a ** 2 / (len(one) - 1) + b ** 2 / (len(other) - 1), 1e-300)
+    degrees = (a + b) ** 2 / np.maximum(a**2 / (len(one) - 1) + b**2 / (len(other) - 1), 1e-300)
     return _t_test(one.mean(0) - other.mean(0), np.sqrt(a + b), np.maximum(degrees, 1))
 
 
@@ -209,7 +241,11 @@ def paired_test(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     if len(one) < 2:
         return np.full(one.shape[1], np.nan)
     difference = one - other
-    return _t_test(difference.mean(0), difference.std(0, ddof=1) / math.sqrt(len(one)), np.full(one.shape[1], len(one) - 1))
+    return _t_test(
+        difference.mean(0),
+        difference.std(0, ddof=1) / math.sqrt(len(one)),
+        np.full(one.shape[1], len(one) - 1),
+    )
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -223,8 +259,14 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def compare_recalls(dense: np.ndarray, dense_accuracy: np.ndarray, dense_ids: np.ndarray, pruned: np.ndarray, pruned_accuracy: np.ndarray,
-                    pruned_ids: np.ndarray) -> dict[str, np.ndarray]:
+def compare_recalls(
+    dense: np.ndarray,
+    dense_accuracy: np.ndarray,
+    dense_ids: np.ndarray,
+    pruned: np.ndarray,
+    pruned_accuracy: np.ndarray,
+    pruned_ids: np.ndarray,
+) -> dict[str, np.ndarray]:
     """Whether pruning changes the recall of a class more or less than the accuracy over all classes (Hooker et al. 2019).
 
     A recall counts relative to its population's mean accuracy. Welch's test takes the populations as independent, as Hooker et al. do;
@@ -237,10 +279,19 @@ def compare_recalls(dense: np.ndarray, dense_accuracy: np.ndarray, dense_ids: np
         difference (C,): mean relative recall, pruned minus dense; welch_p, paired_p, paired_p_holm (C,); paired_models ().
     """
     shared = np.intersect1d(dense_ids, pruned_ids)
-    rows = [np.array([np.flatnonzero(ids == one)[0] for one in shared], int) for ids in (dense_ids, pruned_ids)]
-    pairs = [recall[chosen] - (accuracy[chosen].mean() if len(chosen) else 0) for recall, accuracy, chosen in (
-        (dense, dense_accuracy, rows[0]), (pruned, pruned_accuracy, rows[1]))]
+    rows = [
+        np.array([np.flatnonzero(ids == one)[0] for one in shared], int) for ids in (dense_ids, pruned_ids)
+    ]
+    pairs = [
+        recall[chosen] - (accuracy[chosen].mean() if len(chosen) else 0)
+        for recall, accuracy, chosen in ((dense, dense_accuracy, rows[0]), (pruned, pruned_accuracy, rows[1]))
+    ]
     paired_p = paired_test(pairs[1], pairs[0])
     dense, pruned = dense - dense_accuracy.mean(), pruned - pruned_accuracy.mean()
-    return {"difference": pruned.mean(0) - dense.mean(0), "welch_p": welch_test(pruned, dense), "paired_p": paired_p,
-            "paired_p_holm": holm(paired_p), "paired_models": np.array(len(shared))}
+    return {
+        "difference": pruned.mean(0) - dense.mean(0),
+        "welch_p": welch_test(pruned, dense),
+        "paired_p": paired_p,
+        "paired_p_holm": holm(paired_p),
+        "paired_models": np.array(len(shared)),
+    }

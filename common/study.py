@@ -51,33 +51,74 @@ class Study:
         """The network in tables, titles and names of figures."""
         if not self.supervised:
             return self.encoder_name
-        return f"{self.architecture}-dropout{self.architecture.dropout}" if self.architecture.dropout else str(self.architecture)
+        return (
+            f"{self.architecture}-dropout{self.architecture.dropout}"
+            if self.architecture.dropout
+            else str(self.architecture)
+        )
 
     def model_seed(self, model_id: int) -> int:
         """The seed of a model: its id, and under total seed s > 0 another one for every (s, id)."""
         return model_id + 1_000_000 * self.total_seed
 
-    def name(self, part: str, pruning_method: str, sparsity: float, epochs: int, batch_size: int, model_id: int) -> CheckpointName:
+    def name(
+        self, part: str, pruning_method: str, sparsity: float, epochs: int, batch_size: int, model_id: int
+    ) -> CheckpointName:
         """The name of a checkpoint of this study."""
         if self.supervised:
-            return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id,
-                                  widen_factor=self.architecture.widen_factor, depth=self.architecture.depth,
-                                  dropout=self.architecture.dropout)
-        return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, encoder_name=self.encoder_name,
-                              batch_size=batch_size, temperature=self.flags.temperature)
+            return CheckpointName(
+                part,
+                self.learning_method,
+                pruning_method,
+                sparsity,
+                epochs,
+                model_id,
+                widen_factor=self.architecture.widen_factor,
+                depth=self.architecture.depth,
+                dropout=self.architecture.dropout,
+            )
+        return CheckpointName(
+            part,
+            self.learning_method,
+            pruning_method,
+            sparsity,
+            epochs,
+            model_id,
+            encoder_name=self.encoder_name,
+            batch_size=batch_size,
+            temperature=self.flags.temperature,
+        )
 
     def architecture_configuration(self) -> dict:
         """What every configuration says of the network."""
-        configuration = {"model_depth": self.architecture.depth, "widen_factor": self.architecture.widen_factor,
-                         "dropout": self.architecture.dropout}
-        return configuration if self.supervised else {**configuration, "projection_head": self.architecture.projection_head}
+        configuration = {
+            "model_depth": self.architecture.depth,
+            "widen_factor": self.architecture.widen_factor,
+            "dropout": self.architecture.dropout,
+        }
+        return (
+            configuration
+            if self.supervised
+            else {**configuration, "projection_head": self.architecture.projection_head}
+        )
 
     def same_flags(self, folders: bool) -> list[str]:
         """The flags with which another script looks at the same data, architecture and, with `folders`, folders, for messages."""
         words = []
-        paths = (("encoder_save_path", None), ("head_save_path", None), ("save_path", None)) if folders else ()
-        for flag, default in (("dataset", "cifar10"), ("data_dir", "data"), ("model_depth", 16), ("widen_factor", 2), ("dropout", 0.0),
-                              ("projection_head", "mlp"), ("temperature", 0.5), ("encoder_name", "WideResNet"), *paths):
+        paths = (
+            (("encoder_save_path", None), ("head_save_path", None), ("save_path", None)) if folders else ()
+        )
+        for flag, default in (
+            ("dataset", "cifar10"),
+            ("data_dir", "data"),
+            ("model_depth", 16),
+            ("widen_factor", 2),
+            ("dropout", 0.0),
+            ("projection_head", "mlp"),
+            ("temperature", 0.5),
+            ("encoder_name", "WideResNet"),
+            *paths,
+        ):
             value = getattr(self.flags, flag, default)
             if value != default:
                 words += [f"--{flag}", str(value)]
@@ -98,17 +139,27 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if flags.threads:
         torch.set_num_threads(flags.threads)
     # Under torchrun each process has a device of its own.
-    device = process.select_device(flags.cuda_device if "cuda_device" in flags.given else int(os.environ.get("LOCAL_RANK", flags.cuda_device)))
+    device = process.select_device(
+        flags.cuda_device
+        if "cuda_device" in flags.given
+        else int(os.environ.get("LOCAL_RANK", flags.cuda_device))
+    )
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
-    if getattr(flags, "num_classes", 10) not in (10, len(data.class_names)):  # 10, the published default, leaves it to the data
+    if getattr(flags, "num_classes", 10) not in (
+        10,
+        len(data.class_names),
+    ):  # 10, the published default, leaves it to the data
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {len(data.class_names)} classes")
-    architecture = Architecture(flags.model_depth, flags.widen_factor, flags.dropout, getattr(flags, "projection_head", "mlp"))
+    architecture = Architecture(
+        flags.model_depth, flags.widen_factor, flags.dropout, getattr(flags, "projection_head", "mlp")
+    )
     supervised = flags.learning_method == "supervised"
     own = flags.save_path if supervised else flags.encoder_save_path
     own_head = None if supervised else flags.head_save_path
     for total_seed in range(flags.total_seed):
+
         def seeded(path: Path) -> Path:
             return path / f"seed_{total_seed}" if total_seed else path
 
@@ -118,6 +169,18 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         if writes_models and not flags.debug:
             check_writable(folder)
             check_writable(head_folder)
-        yield Study(script, flags, flags.learning_method, architecture,
-                    "wideResNet" if supervised else full_encoder_name(flags.encoder_name, architecture), data, device, total_seed,
-                    folder, head_folder, default_folder, study_folder("logs", name, total_seed), seeded(Path("pies") / name))
+        yield Study(
+            script,
+            flags,
+            flags.learning_method,
+            architecture,
+            "wideResNet" if supervised else full_encoder_name(flags.encoder_name, architecture),
+            data,
+            device,
+            total_seed,
+            folder,
+            head_folder,
+            default_folder,
+            study_folder("logs", name, total_seed),
+            seeded(Path("pies") / name),
+        )

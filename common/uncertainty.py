@@ -16,7 +16,7 @@ FEWEST_SEEDS = 6  # with fewer there is no interval
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 SPLITS = 100
-CHUNK = 2 ** 22  # votes held at once
+CHUNK = 2**22  # votes held at once
 
 
 def leave_two_out(seeds: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray, num_classes:
     sets, labels = sets.astype(np.float32), np.empty((len(sets), predictions.shape[1]), np.int16)
     images = max(1, CHUNK // max(1, len(sets)))
     for start in range(0, predictions.shape[1], images):
-        part = predictions[:, start:start + images]
+        part = predictions[:, start : start + images]
         best = np.full((len(sets), part.shape[1]), -1, np.float32)
         for c in range(num_classes):
             chosen = part == c
@@ -46,11 +46,13 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray, num_classes:
             votes = sets @ chosen[:, voted].astype(np.float32)
             # One number that is larger for more votes and, with as many, for the smaller class: whole numbers, exact up to 2^24.
             best[:, voted] = np.maximum(best[:, voted], votes * num_classes + (num_classes - 1 - c))
-        labels[:, start:start + images] = num_classes - 1 - best.astype(np.int64) % num_classes
+        labels[:, start : start + images] = num_classes - 1 - best.astype(np.int64) % num_classes
     return labels
 
 
-def jackknife_interval(value: np.ndarray, replicates: np.ndarray, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+def jackknife_interval(
+    value: np.ndarray, replicates: np.ndarray, seeds: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval of a statistic by the delete-2 jackknife (Shao & Wu 1989): value +- t(K - 1) times the root of
     (K - 2) / (2 S) sum_s (replicate_s - mean)^2, S = K (K - 1) / 2.
 
@@ -72,7 +74,11 @@ def student_t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     low, high = 0.0, 1e3
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if student_t_p(np.array(middle), np.array(degrees)) > 1 - confidence else (low, middle)
+        low, high = (
+            (middle, high)
+            if student_t_p(np.array(middle), np.array(degrees)) > 1 - confidence
+            else (low, middle)
+        )
     return (low + high) / 2
 
 
@@ -100,7 +106,9 @@ def random_halves(seeds: int, splits: int = SPLITS) -> tuple[np.ndarray, np.ndar
     return ranks < seeds // 2, (ranks >= seeds // 2) & (ranks < 2 * (seeds // 2))
 
 
-def split_pies(dense: np.ndarray, pruned: np.ndarray | None, num_classes: int, splits: int = SPLITS) -> np.ndarray:
+def split_pies(
+    dense: np.ndarray, pruned: np.ndarray | None, num_classes: int, splits: int = SPLITS
+) -> np.ndarray:
     """PIEs between one half of the dense networks and the other half of the pruned ones, or of the dense ones: the noise floor.
 
     Args:
@@ -109,4 +117,6 @@ def split_pies(dense: np.ndarray, pruned: np.ndarray | None, num_classes: int, s
         (splits, N) bool.
     """
     one, other = random_halves(len(dense), splits)
-    return modal_labels_of_sets(dense, one, num_classes) != modal_labels_of_sets(dense if pruned is None else pruned, other, num_classes)
+    return modal_labels_of_sets(dense, one, num_classes) != modal_labels_of_sets(
+        dense if pruned is None else pruned, other, num_classes
+    )

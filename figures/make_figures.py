@@ -24,9 +24,18 @@ OWN_FOLDERS = ("similarity", "report")  # of what is made here
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--results", type=Path, default=Path("pies/cifar10"), help="the folder of one data set's results")
-    parser.add_argument("--output_dir", type=Path, default=None, help="draw every figure anew into this folder, None: list them only")
-    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew")
+    parser.add_argument(
+        "--results", type=Path, default=Path("pies/cifar10"), help="the folder of one data set's results"
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=None,
+        help="draw every figure anew into this folder, None: list them only",
+    )
+    parser.add_argument(
+        "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"
+    )
     return parser
 
 
@@ -37,20 +46,26 @@ def main(argv=None) -> None:
 
     rows = results.read_table(flags.results)
     if not rows:
-        raise cli.UserError(f"--results {flags.results}: no results.csv there; run the pie_kmodels_detection scripts first")
+        raise cli.UserError(
+            f"--results {flags.results}: no results.csv there; run the pie_kmodels_detection scripts first"
+        )
     left_out = across.left_out(flags.results)
     for words in left_out:
         print(f"not compared: {words}")
     tables, comparisons = compare(flags.results)
     tables.append(make_report(flags.results, comparisons, left_out))
     stored = [path for kind in KINDS for path in sorted(flags.results.glob(f"*/{kind}/*.npz"))] + [
-        path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.npz"))]
+        path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.npz"))
+    ]
     if flags.output_dir is not None:
         models = sorted({len(one.arrays["ids"]) for one in across.read_combinations(flags.results)})
         for path in stored:
             draw(path, flags.output_dir / f"{figure_name(path, flags.results, models)}.{flags.format}")
     else:
-        for path in [*sorted(flags.results.glob("*/*/*.png")), *(path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.png")))]:
+        for path in [
+            *sorted(flags.results.glob("*/*/*.png")),
+            *(path for folder in OWN_FOLDERS for path in sorted(flags.results.glob(f"{folder}/*.png"))),
+        ]:
             print(f"figure: {path}")
     for path in tables:
         print(f"table: {path}")
@@ -89,14 +104,26 @@ def make_report(folder: Path, comparisons: dict[str, dict], left_out: list[str])
 
     found = report.collect(folder, left_out)
     empty(folder / "report")
-    drawn = [(picture, png(picture.arrays) if "made" in picture.arrays else store(folder / "report" / f"{picture.name}.npz", picture.arrays))
-             for picture in found["pictures"]]  # the arrays of a PIE or depth script's figures are stored already
-    drawn += [(picture, (folder / "similarity" / f"{picture.name}.png").read_bytes()) for picture in report.comparison_pictures(comparisons, found["compared"])]
+    drawn = [
+        (
+            picture,
+            png(picture.arrays)
+            if "made" in picture.arrays
+            else store(folder / "report" / f"{picture.name}.npz", picture.arrays),
+        )
+        for picture in found["pictures"]
+    ]  # the arrays of a PIE or depth script's figures are stored already
+    drawn += [
+        (picture, (folder / "similarity" / f"{picture.name}.png").read_bytes())
+        for picture in report.comparison_pictures(comparisons, found["compared"])
+    ]
     for picture in filter(None, map(report.gallery_picture, report.shown(found["compared"]))):
         store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     results.write_rows(folder / "report" / "evidence.csv", found["evidence"])
     html = page.write(found, drawn, folder)
-    files.write_atomically(folder / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    files.write_atomically(
+        folder / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8")
+    )
     return folder / "report" / "evidence.csv"
 
 
@@ -132,7 +159,9 @@ def draw(path: Path, target: Path) -> None:
     try:
         figure = plots.draw(results.read_arrays(path) or {})
     except (ValueError, KeyError) as error:
-        raise cli.UserError(f"{path} does not hold the arrays of a figure ({error}); delete it and run its script again") from None
+        raise cli.UserError(
+            f"{path} does not hold the arrays of a figure ({error}); delete it and run its script again"
+        ) from None
     plots.save_figure(target, figure)
     print(f"figure: {target}")
 

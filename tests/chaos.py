@@ -21,17 +21,113 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-SMALL = ["--dataset", "folder", "--data_dir", "few digits", "--model_depth", "10", "--widen_factor", "1", "--threads", "1"]
-GRADUAL = ["--pruning_percentages", "0.0,0.8", "--begin_epoch", "1", "--end_epoch", "20", "--begin_epoch_head", "1", "--end_epoch_head", "20"]
+SMALL = [
+    "--dataset",
+    "folder",
+    "--data_dir",
+    "few digits",
+    "--model_depth",
+    "10",
+    "--widen_factor",
+    "1",
+    "--threads",
+    "1",
+]
+GRADUAL = [
+    "--pruning_percentages",
+    "0.0,0.8",
+    "--begin_epoch",
+    "1",
+    "--end_epoch",
+    "20",
+    "--begin_epoch_head",
+    "1",
+    "--end_epoch_head",
+    "20",
+]
 STAGES = [
     ["sup_training", "--index_end", "2", "--epochs", "40", "--batch_size", "16", "--save_epochs", "0"],
-    ["sup_training", "--index_end", "2", "--epochs", "40", "--batch_size", "16", "--pruning", "0.8", "--begin_epoch", "1", "--end_epoch", "20"],
-    ["clr_training", "--index_end", "1", "--epochs", "25", "--batch_size", "32", "--head_epochs", "25", "--batch_size_head", "16", *GRADUAL],
-    ["sup_pruning_finetune", "--models_number", "3", "--pruning_percentages", "0.5,0.9", "--epochs", "20", "--batch_size", "16"],
-    ["clr_pruning_finetune", "--models_number", "2", "--pruning_percentages", "0.9", "--epochs", "30", "--batch_size", "16"],
-    ["sup_pruning_finetune", "--models_number", "1", "--pruning_schedule", "iterative", "--iterations", "3", "--rate", "0.5"],
-    ["sup_pie_kmodels_detection", "--models_number", "3", "--pruning_percentages", "0.5,0.9", "--plot_q_score"],
-    ["sup_prediction_depth", "--models_number", "3", "--pruning_methods", "global", "--pruning_percentages", "0.5", "--prediction_depth_models", "2"],
+    [
+        "sup_training",
+        "--index_end",
+        "2",
+        "--epochs",
+        "40",
+        "--batch_size",
+        "16",
+        "--pruning",
+        "0.8",
+        "--begin_epoch",
+        "1",
+        "--end_epoch",
+        "20",
+    ],
+    [
+        "clr_training",
+        "--index_end",
+        "1",
+        "--epochs",
+        "25",
+        "--batch_size",
+        "32",
+        "--head_epochs",
+        "25",
+        "--batch_size_head",
+        "16",
+        *GRADUAL,
+    ],
+    [
+        "sup_pruning_finetune",
+        "--models_number",
+        "3",
+        "--pruning_percentages",
+        "0.5,0.9",
+        "--epochs",
+        "20",
+        "--batch_size",
+        "16",
+    ],
+    [
+        "clr_pruning_finetune",
+        "--models_number",
+        "2",
+        "--pruning_percentages",
+        "0.9",
+        "--epochs",
+        "30",
+        "--batch_size",
+        "16",
+    ],
+    [
+        "sup_pruning_finetune",
+        "--models_number",
+        "1",
+        "--pruning_schedule",
+        "iterative",
+        "--iterations",
+        "3",
+        "--rate",
+        "0.5",
+    ],
+    [
+        "sup_pie_kmodels_detection",
+        "--models_number",
+        "3",
+        "--pruning_percentages",
+        "0.5,0.9",
+        "--plot_q_score",
+    ],
+    [
+        "sup_prediction_depth",
+        "--models_number",
+        "3",
+        "--pruning_methods",
+        "global",
+        "--pruning_percentages",
+        "0.5",
+        "--prediction_depth_models",
+        "2",
+    ],
 ]
 COMPANY = ["sup_training", "--index_end", "11", "--epochs", "40", "--batch_size", "16"]
 LIMIT_SECONDS = 600  # for one command to come to its end
@@ -41,8 +137,15 @@ def start(words: list[str], work: Path) -> subprocess.Popen:
     script, *flags = words
     if "pie" not in script and "depth" not in script:
         flags += ["--save_every", "1"]
-    return subprocess.Popen([sys.executable, str(ROOT / f"{script}.py"), *SMALL, *flags], cwd=work, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{script}.py"), *SMALL, *flags],
+        cwd=work,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -65,7 +168,9 @@ def wait_until_at_work(process: subprocess.Popen, work: Path, script: str) -> No
         time.sleep(0.01)
 
 
-def disturbed(work: Path, words: list[str], kills: int, longest: float, chance: random.Random) -> tuple[int, str]:
+def disturbed(
+    work: Path, words: list[str], kills: int, longest: float, chance: random.Random
+) -> tuple[int, str]:
     """Kills the command up to so many times, each after up to `longest` seconds at work, then lets it end; kills, and all that was said."""
     done, said = 0, ""
     while done < kills:
@@ -104,21 +209,32 @@ def compare(disturbed_folder: Path, undisturbed_folder: Path) -> list[str]:
     from test_sharing import contents
 
     found, expected = contents(disturbed_folder), contents(undisturbed_folder)
-    differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+    differing = [
+        name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)
+    ]
     left = [path for pattern in ("*.state", "*.lock", "*.tmp*") for path in disturbed_folder.rglob(pattern)]
     return [f"differs: {name}" for name in differing] + [f"left behind: {path.name}" for path in left]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--kills", type=int, default=50, help="alone, as far as the commands last; a quarter of them more in company (default: 50)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=50,
+        help="alone, as far as the commands last; a quarter of them more in company (default: 50)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     flags = parser.parse_args()
     from conftest import write_few_digits
 
     chance, kills, resumed, problems = random.Random(flags.seed), 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed, alone, together, calm = (Path(folder) / name for name in ("undisturbed", "alone", "together", "calm"))
+        undisturbed, alone, together, calm = (
+            Path(folder) / name for name in ("undisturbed", "alone", "together", "calm")
+        )
         for work in (undisturbed, alone, together, calm):
             write_few_digits(work / "few digits")
         for index, words in enumerate(STAGES):
@@ -131,14 +247,19 @@ def main() -> int:
             wanted = -(-(flags.kills - kills) // (len(STAGES) - index))
             done, said = disturbed(alone, words, wanted, longest, chance)
             kills, resumed = kills + done, resumed + said.count("goes on after")
-            print(f"{words[0]}: {done} kills, {said.count('goes on after')} states taken up, {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{words[0]}: {done} kills, {said.count('goes on after')} states taken up, {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
         problems += compare(alone, undisturbed)
         finish(start(COMPANY, calm))
         many = company(together, max(2, flags.kills // 4), chance)
         print(f"company of 4 over 12 models: {many} kills", flush=True)
         problems += compare(together, calm)
     print("\n".join(problems))
-    print(f"{kills} kills alone and {many} in company, {resumed} states taken up, {len(problems)} differences")
+    print(
+        f"{kills} kills alone and {many} in company, {resumed} states taken up, {len(problems)} differences"
+    )
     return int(bool(problems) or kills + many < flags.kills)
 
 

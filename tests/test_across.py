@@ -14,21 +14,59 @@ import scipy.stats
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import across, checkpoints, comparison, models, plots, populations, results, similarity, process, study
+from common import (
+    across,
+    checkpoints,
+    comparison,
+    models,
+    plots,
+    populations,
+    results,
+    similarity,
+    process,
+    study,
+)
 from common.checkpoints import CheckpointName
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
 
 ROOT = Path(__file__).parent.parent
 IMAGES, CLASS_NAMES, MODELS = 90, ("cat", "dog", "ship", "truck"), 3
-LAYERS = {"conv1.weight": (4, 3, 3, 3), "block1.layer.0.conv1.weight": (5, 4, 3, 3), "block1.layer.0.convShortcut.weight": (5, 4, 1, 1),
-          "fc.weight": (4, 5), "fc.bias": (4,)}
-SMALL = [("SupCon", "global", 0.5), ("SupCon", "global", 0.9), ("SupCon", "GMP", 0.5), ("supervised", "global", 0.5), ("supervised", "global", 0.9),
-         ("supervised", "later_GMP", 0.7)]  # in the table's order
-PUBLISHED = [(learning, pruning, sparsity) for learning in ("SupCon", "supervised") for pruning, sparsities in (
-    ("global", (0.3, 0.5, 0.7, 0.9, 0.95)), ("GMP", (0.3, 0.5, 0.7, 0.9)), ("later_GMP", (0.3, 0.5, 0.7, 0.9))) for sparsity in sparsities]
-LONG = [(learning, pruning, sparsity) for learning in ("SupCon", "supervised") for pruning in (
-    "global_magnitude_increase_iterative0.2_rewind0", "GMP_global_magnitude_gradient", "filter_linf_iterative0.2_finetune") for sparsity in (0.5, 0.9024)]
+LAYERS = {
+    "conv1.weight": (4, 3, 3, 3),
+    "block1.layer.0.conv1.weight": (5, 4, 3, 3),
+    "block1.layer.0.convShortcut.weight": (5, 4, 1, 1),
+    "fc.weight": (4, 5),
+    "fc.bias": (4,),
+}
+SMALL = [
+    ("SupCon", "global", 0.5),
+    ("SupCon", "global", 0.9),
+    ("SupCon", "GMP", 0.5),
+    ("supervised", "global", 0.5),
+    ("supervised", "global", 0.9),
+    ("supervised", "later_GMP", 0.7),
+]  # in the table's order
+PUBLISHED = [
+    (learning, pruning, sparsity)
+    for learning in ("SupCon", "supervised")
+    for pruning, sparsities in (
+        ("global", (0.3, 0.5, 0.7, 0.9, 0.95)),
+        ("GMP", (0.3, 0.5, 0.7, 0.9)),
+        ("later_GMP", (0.3, 0.5, 0.7, 0.9)),
+    )
+    for sparsity in sparsities
+]
+LONG = [
+    (learning, pruning, sparsity)
+    for learning in ("SupCon", "supervised")
+    for pruning in (
+        "global_magnitude_increase_iterative0.2_rewind0",
+        "GMP_global_magnitude_gradient",
+        "filter_linf_iterative0.2_finetune",
+    )
+    for sparsity in (0.5, 0.9024)
+]
 
 
 def labels_of_images():
@@ -48,47 +86,126 @@ def population(key, layers, ids, with_movement):
         masks.append({layer: rng.random(shape) >= key[2] for layer, shape in layers.items()})
         masks[-1][next(iter(layers))][rng.integers(4)] = False  # a filter is wholly zero
         masks[-1]["fc.bias"][0] = key[2] < 1  # something is kept of the smallest layer
-        movement = {f"base.{layer}": float(rng.random()) for layer in layers if not (one == ids[0] and layer == "fc.bias" and key[2] == 0.9)}
-        members.append(SimpleNamespace(id=one, record={"movement": movement} if with_movement else {},
-                                       paths=[Path("{}_{}_{}_id{}.pt".format(*key, one))]))
-    predictions = np.where(rng.random((len(ids), IMAGES)) < 0.8 - 0.3 * key[2], labels, rng.integers(0, len(CLASS_NAMES), (len(ids), IMAGES)))
+        movement = {
+            f"base.{layer}": float(rng.random())
+            for layer in layers
+            if not (one == ids[0] and layer == "fc.bias" and key[2] == 0.9)
+        }
+        members.append(
+            SimpleNamespace(
+                id=one,
+                record={"movement": movement} if with_movement else {},
+                paths=[Path("{}_{}_{}_id{}.pt".format(*key, one))],
+            )
+        )
+    predictions = np.where(
+        rng.random((len(ids), IMAGES)) < 0.8 - 0.3 * key[2],
+        labels,
+        rng.integers(0, len(CLASS_NAMES), (len(ids), IMAGES)),
+    )
     return SimpleNamespace(members=members), masks, predictions.astype(np.int16)
 
 
-def write_combination(folder, key, layers=LAYERS, ids=tuple(range(MODELS)), with_masks=True, with_movement=True, data="data", identity=None,
-                      images=None, architecture="WideResNet-10-1"):
+def write_combination(
+    folder,
+    key,
+    layers=LAYERS,
+    ids=tuple(range(MODELS)),
+    with_masks=True,
+    with_movement=True,
+    data="data",
+    identity=None,
+    images=None,
+    architecture="WideResNet-10-1",
+):
     """Stores the arrays of a combination as the PIE scripts do; returns its row of the table, and what it was made of."""
     learning, pruning, sparsity = key
     pruned, masks, predictions = population(key, layers, list(ids), with_movement)
     dense, _, dense_predictions = population((learning, "dense", 0.0), layers, list(range(MODELS)), False)
-    is_pie = np.random.default_rng([*seed_of(key), 1]).random(IMAGES) < 0.1 + 0.3 * sparsity if images is None else np.isin(np.arange(IMAGES), images)
-    row = {"learning_method": learning, "pruning_method": pruning, "sparsity": sparsity, "status": "present", "architecture": architecture,
-           "population": identity or "of {} {} {}".format(*key), "dense_population": f"dense {learning}"}
-    opened = SimpleNamespace(architecture=architecture, data=SimpleNamespace(title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())))
+    is_pie = (
+        np.random.default_rng([*seed_of(key), 1]).random(IMAGES) < 0.1 + 0.3 * sparsity
+        if images is None
+        else np.isin(np.arange(IMAGES), images)
+    )
+    row = {
+        "learning_method": learning,
+        "pruning_method": pruning,
+        "sparsity": sparsity,
+        "status": "present",
+        "architecture": architecture,
+        "population": identity or "of {} {} {}".format(*key),
+        "dense_population": f"dense {learning}",
+    }
+    opened = SimpleNamespace(
+        architecture=architecture,
+        data=SimpleNamespace(
+            title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())
+        ),
+    )
     checksums = [f"sum of {member.paths[0].stem}" for member in pruned.members]
-    made = {"checkpoints": checksums, "dense_checkpoints": [f"sum of {member.paths[0].stem}" for member in dense.members], "data": data}
-    results.write_arrays(folder / learning / "pies_distribution" / f"{architecture}_{pruning}_{sparsity}sparsity_{len(ids)}models.npz", {
-        "figure": "pies_distribution", "title": "a title", "class_names": np.array(CLASS_NAMES), "images": IMAGES, "is_pie": is_pie,
-        "labels": labels_of_images(), "pies_per_class": np.bincount(labels_of_images()[is_pie], minlength=len(CLASS_NAMES)),
-        **comparison.facts_for_comparisons(opened, pruned, dense, row, predictions, dense_predictions)}, made)
+    made = {
+        "checkpoints": checksums,
+        "dense_checkpoints": [f"sum of {member.paths[0].stem}" for member in dense.members],
+        "data": data,
+    }
+    results.write_arrays(
+        folder
+        / learning
+        / "pies_distribution"
+        / f"{architecture}_{pruning}_{sparsity}sparsity_{len(ids)}models.npz",
+        {
+            "figure": "pies_distribution",
+            "title": "a title",
+            "class_names": np.array(CLASS_NAMES),
+            "images": IMAGES,
+            "is_pie": is_pie,
+            "labels": labels_of_images(),
+            "pies_per_class": np.bincount(labels_of_images()[is_pie], minlength=len(CLASS_NAMES)),
+            **comparison.facts_for_comparisons(opened, pruned, dense, row, predictions, dense_predictions),
+        },
+        made,
+    )
     for member, mask, checksum in zip(pruned.members, masks, checksums):
         arrays = {"predictions": np.zeros(IMAGES)}
         if with_masks:
-            arrays |= {"layers": np.array(list(layers)), "layer_shapes": np.array([(*shape, 1, 1, 1)[:4] for shape in layers.values()]),
-                       "mask_bits": np.packbits(np.concatenate([layer.ravel() for layer in mask.values()]))}
-        results.write_arrays(folder / learning / "evaluations" / f"{member.paths[0].stem}.npz", arrays, {"checkpoints": checksum.split("+"), "data": data})
+            arrays |= {
+                "layers": np.array(list(layers)),
+                "layer_shapes": np.array([(*shape, 1, 1, 1)[:4] for shape in layers.values()]),
+                "mask_bits": np.packbits(np.concatenate([layer.ravel() for layer in mask.values()])),
+            }
+        results.write_arrays(
+            folder / learning / "evaluations" / f"{member.paths[0].stem}.npz",
+            arrays,
+            {"checkpoints": checksum.split("+"), "data": data},
+        )
     movements = [member.record.get("movement") for member in pruned.members]
-    return SimpleNamespace(row=row, key=key, masks=masks, predictions=predictions, dense_predictions=dense_predictions, ids=list(ids),
-                           pies={index for index in range(IMAGES) if is_pie[index]}, movements=movements)
+    return SimpleNamespace(
+        row=row,
+        key=key,
+        masks=masks,
+        predictions=predictions,
+        dense_predictions=dense_predictions,
+        ids=list(ids),
+        pies={index for index in range(IMAGES) if is_pie[index]},
+        movements=movements,
+    )
 
 
 def write_folder(folder, keys=SMALL, **more):
     """A folder of results; returns what its combinations were made of, by key."""
     written = {key: write_combination(folder, key, **more) for key in keys}
     for learning in dict.fromkeys(key[0] for key in keys):
-        dense = {"learning_method": learning, "pruning_method": "dense", "sparsity": 0.0, "status": "present", "population": f"dense {learning}",
-                 "dense_population": f"dense {learning}"}
-        results.update_table(folder, [dense, *(one.row for one in written.values() if one.key[0] == learning)])
+        dense = {
+            "learning_method": learning,
+            "pruning_method": "dense",
+            "sparsity": 0.0,
+            "status": "present",
+            "population": f"dense {learning}",
+            "dense_population": f"dense {learning}",
+        }
+        results.update_table(
+            folder, [dense, *(one.row for one in written.values() if one.key[0] == learning)]
+        )
     return written
 
 
@@ -120,7 +237,12 @@ def label(key):
 
 def places(mask, layer=None):
     """The kept weights of a network as a set of (layer, index)."""
-    return {(name, int(index)) for name, values in mask.items() if layer in (None, name) for index in np.flatnonzero(values.ravel())}
+    return {
+        (name, int(index))
+        for name, values in mask.items()
+        if layer in (None, name)
+        for index in np.flatnonzero(values.ravel())
+    }
 
 
 # Reading
@@ -138,7 +260,9 @@ def test_arrays_of_populations_that_are_not_in_the_table_are_ignored(folder):
     write_folder(folder)
     write_combination(folder, ("SupCon", "layer", 0.5))
     write_combination(folder, ("SupCon", "global", 0.5), ids=(0, 1), identity="an earlier population")
-    results.write_arrays(folder / "SupCon/pies_distribution/of an older version.npz", {"is_pie": np.zeros(3)}, {"data": "data"})
+    results.write_arrays(
+        folder / "SupCon/pies_distribution/of an older version.npz", {"is_pie": np.zeros(3)}, {"data": "data"}
+    )
     (folder / "SupCon/pies_distribution/torn.npz").write_bytes(b"torn")
     assert keys_read(folder) == SMALL
     assert all(len(one.arrays["ids"]) == MODELS for one in across.read_combinations(folder))
@@ -148,15 +272,37 @@ def test_rows_without_arrays_are_left_out(folder):
     write_folder(folder)
     [path] = (folder / "SupCon/pies_distribution").glob("*_global_0.9sparsity_*")
     path.unlink()
-    results.update_table(folder, [{"learning_method": "SupCon", "pruning_method": "GMP", "sparsity": 0.7, "status": "absent", "population": "",
-                                   "dense_population": "dense SupCon"}])
+    results.update_table(
+        folder,
+        [
+            {
+                "learning_method": "SupCon",
+                "pruning_method": "GMP",
+                "sparsity": 0.7,
+                "status": "absent",
+                "population": "",
+                "dense_population": "dense SupCon",
+            }
+        ],
+    )
     assert keys_read(folder) == [key for key in SMALL if key != ("SupCon", "global", 0.9)]
 
 
 def test_a_folder_without_combinations_has_no_comparisons(folder):
     assert across.compare_all(folder) == {}
-    results.update_table(folder, [{"learning_method": "SupCon", "pruning_method": "dense", "sparsity": 0.0, "status": "present", "population": "p",
-                                   "dense_population": "p"}])
+    results.update_table(
+        folder,
+        [
+            {
+                "learning_method": "SupCon",
+                "pruning_method": "dense",
+                "sparsity": 0.0,
+                "status": "present",
+                "population": "p",
+                "dense_population": "p",
+            }
+        ],
+    )
     assert across.compare_all(folder) == {}
 
 
@@ -164,8 +310,17 @@ def test_every_comparison_is_made_where_everything_is_stored(folder):
     write_folder(folder)
     found = across.compare_all(folder)
     assert {name: set(figures) for name, (_, figures) in found.items()} == {
-        "pie_overlap": {"pie_overlap", "pies_unique", "pies_per_class_0.5sparsity", "pies_per_class_0.9sparsity"}, "class_recall": {"class_recall"},
-        "mask_similarity": {"mask_similarity", "mask_similarity_layers"}, "mask_structure": {"mask_structure"}, "weight_movement": {"weight_movement"}}
+        "pie_overlap": {
+            "pie_overlap",
+            "pies_unique",
+            "pies_per_class_0.5sparsity",
+            "pies_per_class_0.9sparsity",
+        },
+        "class_recall": {"class_recall"},
+        "mask_similarity": {"mask_similarity", "mask_similarity_layers"},
+        "mask_structure": {"mask_structure"},
+        "weight_movement": {"weight_movement"},
+    }
     for _, figures in found.values():
         for arrays in figures.values():
             assert str(arrays["title"]).startswith("few digits · SupCon, supervised · ")
@@ -178,33 +333,51 @@ def test_every_comparison_is_made_where_everything_is_stored(folder):
 def test_overlaps_of_pies_equal_those_of_python_sets(folder):
     written = write_folder(folder)
     rows, figures = across.compare_all(folder)["pie_overlap"]
-    assert [(key_of(row), key_of(row, "other_")) for row in rows] == [pair for pair in itertools.product(SMALL, repeat=2) if pair[0] != pair[1]]
+    assert [(key_of(row), key_of(row, "other_")) for row in rows] == [
+        pair for pair in itertools.product(SMALL, repeat=2) if pair[0] != pair[1]
+    ]
     for row in rows:
         one, other = written[key_of(row)].pies, written[key_of(row, "other_")].pies
-        same_sparsity = [each.pies for key, each in written.items() if key != key_of(row) and key[2] == key_of(row)[2]]
+        same_sparsity = [
+            each.pies for key, each in written.items() if key != key_of(row) and key[2] == key_of(row)[2]
+        ]
         rest = set().union(*same_sparsity)
         assert (row["pies"], row["other_pies"]) == (len(one), len(other)) and len(one) > 0
         assert row["jaccard"] == pytest.approx(len(one & other) / len(one | other))
-        assert row["chance_jaccard"] == pytest.approx(similarity.expected_jaccard(len(one), len(other), IMAGES))
+        assert row["chance_jaccard"] == pytest.approx(
+            similarity.expected_jaccard(len(one), len(other), IMAGES)
+        )
         assert row["unique_pair"] == pytest.approx(len(one - other) / len(one))
         assert row["chance_unique_pair"] == pytest.approx(1 - len(other) / IMAGES)
-        assert row["unique_at_sparsity"] == pytest.approx(len(one - rest) / len(one) if same_sparsity else math.nan, nan_ok=True)
+        assert row["unique_at_sparsity"] == pytest.approx(
+            len(one - rest) / len(one) if same_sparsity else math.nan, nan_ok=True
+        )
         chance = math.prod(1 - len(pies) / IMAGES for pies in same_sparsity) if same_sparsity else math.nan
         assert row["chance_unique_at_sparsity"] == pytest.approx(chance, nan_ok=True)
     by_pair = {(key_of(row), key_of(row, "other_")): row for row in rows}
     (measured, chance), (unique,) = panels_of(figures["pie_overlap"]), panels_of(figures["pies_unique"])
     for (i, one), (j, other) in itertools.product(enumerate(SMALL), repeat=2):
-        row = by_pair.get((one, other), {"jaccard": math.nan, "chance_jaccard": math.nan})  # a set is no pair with itself
-        assert [measured[i, j], chance[i, j]] == pytest.approx([row["jaccard"], row["chance_jaccard"]], nan_ok=True)
+        row = by_pair.get(
+            (one, other), {"jaccard": math.nan, "chance_jaccard": math.nan}
+        )  # a set is no pair with itself
+        assert [measured[i, j], chance[i, j]] == pytest.approx(
+            [row["jaccard"], row["chance_jaccard"]], nan_ok=True
+        )
     compared = [one for one in SMALL if sum(key[2] == one[2] for key in SMALL) > 1]
     assert 1 < len(compared) < len(SMALL) and len(unique) == len(compared)
     for i, one in enumerate(compared):
         row = next(row for row in rows if key_of(row) == one)
-        assert unique[i].tolist() == pytest.approx([row["unique_at_sparsity"], row["chance_unique_at_sparsity"]])
+        assert unique[i].tolist() == pytest.approx(
+            [row["unique_at_sparsity"], row["chance_unique_at_sparsity"]]
+        )
     sizes = [f"{label(key)} ({len(written[key].pies)})" for key in SMALL]
     assert [list(figures["pie_overlap"][f"rows_{index}"]) for index in range(2)] == [sizes] * 2
-    assert list(figures["pies_unique"]["rows_0"]) == [size for key, size in zip(SMALL, sizes) if key in compared]
-    assert [list(figures["pie_overlap"][f"columns_{index}"]) for index in range(2)] == [[label(key) for key in SMALL]] * 2
+    assert list(figures["pies_unique"]["rows_0"]) == [
+        size for key, size in zip(SMALL, sizes) if key in compared
+    ]
+    assert [list(figures["pie_overlap"][f"columns_{index}"]) for index in range(2)] == [
+        [label(key) for key in SMALL]
+    ] * 2
     assert list(figures["pies_unique"]["columns_0"]) == ["measured", "by chance"]
     assert figures["pie_overlap"]["texts_0"][0][1] == f"{measured[0, 1]:.2f}"
 
@@ -217,11 +390,18 @@ def test_pies_per_class_count_every_pie_of_a_sparsity_once(folder):
     for sparsity in (0.5, 0.9):
         chosen = [key for key in SMALL if key[2] == sparsity]
         arrays = figures[f"pies_per_class_{sparsity}sparsity"]
-        assert list(arrays["sets"]) == [f"{learning} {pruning}" for learning, pruning, _ in chosen] and list(arrays["class_names"]) == list(CLASS_NAMES)
+        assert list(arrays["sets"]) == [f"{learning} {pruning}" for learning, pruning, _ in chosen] and list(
+            arrays["class_names"]
+        ) == list(CLASS_NAMES)
         assert f"sparsity {100 * sparsity:g} %" in arrays["title"]
         owners = {image: [key for key in chosen if image in written[key].pies] for image in range(IMAGES)}
-        expected = [[sum(true[image] == c and keys == [key] for image, keys in owners.items()) for c in range(4)] for key in chosen]
-        expected.append([sum(true[image] == c and len(keys) > 1 for image, keys in owners.items()) for c in range(4)])
+        expected = [
+            [sum(true[image] == c and keys == [key] for image, keys in owners.items()) for c in range(4)]
+            for key in chosen
+        ]
+        expected.append(
+            [sum(true[image] == c and len(keys) > 1 for image, keys in owners.items()) for c in range(4)]
+        )
         assert np.asarray(arrays["counts"]).tolist() == expected
         assert np.sum(arrays["counts"]) == len(set().union(*(written[key].pies for key in chosen)))
 
@@ -230,7 +410,12 @@ def test_empty_pie_sets_can_be_compared_and_drawn(folder):
     for key, images in ((SMALL[0], []), (SMALL[3], []), (SMALL[4], None)):
         results.update_table(folder, [write_combination(folder, key, images=images).row])
     rows, figures = across.compare_all(folder)["pie_overlap"]
-    assert math.isnan(rows[0]["jaccard"]) and math.isnan(rows[0]["unique_at_sparsity"]) and rows[1]["jaccard"] == 0 and rows[0]["pies"] == 0
+    assert (
+        math.isnan(rows[0]["jaccard"])
+        and math.isnan(rows[0]["unique_at_sparsity"])
+        and rows[1]["jaccard"] == 0
+        and rows[0]["pies"] == 0
+    )
     assert figures["pie_overlap"]["texts_0"][0][:2] == ["", ""]
     assert make_figures("--results", folder) == 0
     stored = next(csv.DictReader((folder / "similarity/pie_overlap.csv").open()))
@@ -247,24 +432,38 @@ def test_recalls_equal_slow_counts_and_scipys_tests(folder):
     for row in rows:
         one, c = written[key_of(row)], CLASS_NAMES.index(row["class"])
         recalls, relative = {}, {}
-        for name, ids, predictions in (("pruned", one.ids, one.predictions), ("dense", [0, 1, 2], one.dense_predictions)):
-            recalls[name] = {i: sum(p == c for p, t in zip(model, true) if t == c) / sum(t == c for t in true) for i, model in zip(ids, predictions)}
-            accuracy = sum(sum(p == t for p, t in zip(model, true)) / IMAGES for model in predictions) / len(ids)
+        for name, ids, predictions in (
+            ("pruned", one.ids, one.predictions),
+            ("dense", [0, 1, 2], one.dense_predictions),
+        ):
+            recalls[name] = {
+                i: sum(p == c for p, t in zip(model, true) if t == c) / sum(t == c for t in true)
+                for i, model in zip(ids, predictions)
+            }
+            accuracy = sum(sum(p == t for p, t in zip(model, true)) / IMAGES for model in predictions) / len(
+                ids
+            )
             relative[name] = {i: recall - accuracy for i, recall in recalls[name].items()}
         before, after = [*relative["dense"].values()], [*relative["pruned"].values()]
         assert row["recall"] == pytest.approx(np.mean([*recalls["pruned"].values()]))
         assert row["dense_recall"] == pytest.approx(np.mean([*recalls["dense"].values()]))
         assert row["difference"] == pytest.approx(np.mean(after) - np.mean(before))
         assert row["welch_p"] == pytest.approx(scipy.stats.ttest_ind(after, before, equal_var=False).pvalue)
-        assert row["paired_p"] == pytest.approx(scipy.stats.ttest_rel([relative["pruned"][i] for i in (0, 1, 2)], before).pvalue)
+        assert row["paired_p"] == pytest.approx(
+            scipy.stats.ttest_rel([relative["pruned"][i] for i in (0, 1, 2)], before).pvalue
+        )
         assert (row["models"], row["dense_models"], row["paired_models"]) == (3, 3, 3)
         assert panel[SMALL.index(key_of(row)), c] == pytest.approx(100 * row["difference"])
         text = figures["class_recall"]["texts_0"][SMALL.index(key_of(row))][c]
         assert text == f"{100 * row['difference']:+.1f}" + ("*" if row["paired_p_holm"] < 0.05 else "")
     for key in SMALL:
         own = [row for row in rows if key_of(row) == key]
-        np.testing.assert_allclose([row["paired_p_holm"] for row in own], similarity.holm(np.array([row["paired_p"] for row in own])))
-    assert figures["class_recall"]["diverging"] and list(figures["class_recall"]["rows_0"]) == [label(key) for key in SMALL]
+        np.testing.assert_allclose(
+            [row["paired_p_holm"] for row in own], similarity.holm(np.array([row["paired_p"] for row in own]))
+        )
+    assert figures["class_recall"]["diverging"] and list(figures["class_recall"]["rows_0"]) == [
+        label(key) for key in SMALL
+    ]
     assert list(figures["class_recall"]["columns_0"]) == list(CLASS_NAMES)
 
 
@@ -273,7 +472,9 @@ def test_changes_of_recalls_are_marked_by_the_corrected_paired_test(folder, monk
     rows, _ = across.compare_all(folder)["class_recall"]
     level = float(np.median([row["paired_p_holm"] for row in rows])) - 1e-9
     marked = [row["paired_p_holm"] < level for row in rows]
-    assert any(marked) and any(marked[i] != (row[key] < level) for key in ("welch_p", "paired_p") for i, row in enumerate(rows))
+    assert any(marked) and any(
+        marked[i] != (row[key] < level) for key in ("welch_p", "paired_p") for i, row in enumerate(rows)
+    )
     monkeypatch.setattr(across, "SIGNIFICANT", level)
     texts = across.compare_all(folder)["class_recall"][1]["class_recall"]["texts_0"]
     assert [text.endswith("*") for row in texts for text in row] == marked
@@ -308,33 +509,69 @@ def random_similarity(d, e):
 def test_mask_similarities_equal_loops_over_pairs_of_networks(folder):
     written = write_folder(folder)
     rows, figures = across.compare_all(folder)["mask_similarity"]
-    expected = [(one, other, seeds, layer) for i, one in enumerate(SMALL) for other in SMALL[i:] for seeds in ("same", "different")
-                for layer in (*LAYERS, "total") if one != other or seeds == "different"]
+    expected = [
+        (one, other, seeds, layer)
+        for i, one in enumerate(SMALL)
+        for other in SMALL[i:]
+        for seeds in ("same", "different")
+        for layer in (*LAYERS, "total")
+        if one != other or seeds == "different"
+    ]
     assert [(key_of(row), key_of(row, "other_"), row["seeds"], row["layer"]) for row in rows] == expected
     for row in rows:
-        one, other, layer = written[key_of(row)], written[key_of(row, "other_")], None if row["layer"] == "total" else row["layer"]
+        one, other, layer = (
+            written[key_of(row)],
+            written[key_of(row, "other_")],
+            None if row["layer"] == "total" else row["layer"],
+        )
         mean, pairs = slow_similarity(one, other, row["seeds"] == "same", layer)
-        assert row["jaccard"] == pytest.approx(mean) and row["pairs"] == pairs == (3 if one is other or row["seeds"] == "same" else 6)
-        assert row["chance"] == pytest.approx(random_similarity(layer_density(one, layer), layer_density(other, layer)))
+        assert row["jaccard"] == pytest.approx(mean) and row["pairs"] == pairs == (
+            3 if one is other or row["seeds"] == "same" else 6
+        )
+        assert row["chance"] == pytest.approx(
+            random_similarity(layer_density(one, layer), layer_density(other, layer))
+        )
         if layer is None:
-            both = sum(math.prod(shape) * layer_density(one, name) * layer_density(other, name) for name, shape in LAYERS.items())
+            both = sum(
+                math.prod(shape) * layer_density(one, name) * layer_density(other, name)
+                for name, shape in LAYERS.items()
+            )
             kept = sum(len(places(mask)) for each in (one, other) for mask in each.masks) / MODELS
             assert row["chance_by_layer"] == pytest.approx(both / (kept - both))
         else:
             assert row["chance_by_layer"] is None
     panels = panels_of(figures["mask_similarity"])
-    totals = {(key_of(row), key_of(row, "other_"), row["seeds"]): row for row in rows if row["layer"] == "total"}
+    totals = {
+        (key_of(row), key_of(row, "other_"), row["seeds"]): row for row in rows if row["layer"] == "total"
+    }
     for (i, one), (j, other) in itertools.product(enumerate(SMALL), repeat=2):
         pair = (one, other) if i <= j else (other, one)
-        assert panels[0][i, j] == (pytest.approx(totals[*pair, "same"]["jaccard"]) if i != j else pytest.approx(math.nan, nan_ok=True))
+        assert panels[0][i, j] == (
+            pytest.approx(totals[*pair, "same"]["jaccard"])
+            if i != j
+            else pytest.approx(math.nan, nan_ok=True)
+        )
         different = totals[*pair, "different"]
-        assert [panel[i, j] for panel in panels[1:]] == pytest.approx([different["jaccard"], different["chance"], different["chance_by_layer"]])
+        assert [panel[i, j] for panel in panels[1:]] == pytest.approx(
+            [different["jaccard"], different["chance"], different["chance_by_layer"]]
+        )
     measured, chance = panels_of(figures["mask_similarity_layers"])
     for (i, key), (column, layer) in itertools.product(enumerate(SMALL), enumerate([*LAYERS, "total"])):
         [row] = [row for row in rows if key_of(row) == key_of(row, "other_") == key and row["layer"] == layer]
-        assert measured[i, column] == pytest.approx(row["jaccard"]) and chance[i, column] == pytest.approx(row["chance"])
-    assert list(figures["mask_similarity_layers"]["columns_0"]) == ["conv1", "block1.0.conv1", "block1.0.shortcut", "fc", "fc.bias", "total"]
-    assert [list(figures["mask_similarity"][f"rows_{index}"]) for index in range(4)] == [[label(key) for key in SMALL]] * 4
+        assert measured[i, column] == pytest.approx(row["jaccard"]) and chance[i, column] == pytest.approx(
+            row["chance"]
+        )
+    assert list(figures["mask_similarity_layers"]["columns_0"]) == [
+        "conv1",
+        "block1.0.conv1",
+        "block1.0.shortcut",
+        "fc",
+        "fc.bias",
+        "total",
+    ]
+    assert [list(figures["mask_similarity"][f"rows_{index}"]) for index in range(4)] == [
+        [label(key) for key in SMALL]
+    ] * 4
 
 
 def test_a_layer_that_one_combination_prunes_wholly_is_still_compared_in_the_others(folder):
@@ -343,7 +580,9 @@ def test_a_layer_that_one_combination_prunes_wholly_is_still_compared_in_the_oth
     rows, figures = across.compare_all(folder)["mask_similarity"]
     for row in rows:
         if row["layer"] == "fc.weight":
-            mean, _ = slow_similarity(written[key_of(row)], written[key_of(row, "other_")], row["seeds"] == "same", "fc.weight")
+            mean, _ = slow_similarity(
+                written[key_of(row)], written[key_of(row, "other_")], row["seeds"] == "same", "fc.weight"
+            )
             assert row["jaccard"] == pytest.approx(mean, nan_ok=True)
     assert not np.isnan(panels_of(figures["mask_similarity_layers"])[0][:2]).any()
 
@@ -363,11 +602,21 @@ def test_zero_filters_and_channels_equal_loops(folder):
                 chance = scipy.stats.hypergeom(mask.size, zeros, parts[0].size).pmf(parts[0].size)
                 values.append((sum(not part.any() for part in parts) / len(parts), chance))
         expected = [*np.mean(values[::2], axis=0), *np.mean(values[1::2], axis=0)]
-        found = [row[name] for name in ("filters_zero", "filters_zero_by_chance", "input_channels_zero", "input_channels_zero_by_chance")]
+        found = [
+            row[name]
+            for name in (
+                "filters_zero",
+                "filters_zero_by_chance",
+                "input_channels_zero",
+                "input_channels_zero_by_chance",
+            )
+        ]
         assert found == pytest.approx(expected, rel=1e-6)
         place = SMALL.index(key_of(row)), convolutions.index(row["layer"])
         assert [panel[place] for panel in panels] == pytest.approx([100 * value for value in found])
-        assert row["filters_zero"] >= 0.25 or row["layer"] != "conv1.weight", "a filter of it was made wholly zero"
+        assert row["filters_zero"] >= 0.25 or row["layer"] != "conv1.weight", (
+            "a filter of it was made wholly zero"
+        )
     assert list(figures["mask_structure"]["columns_3"]) == ["conv1", "block1.0.conv1", "block1.0.shortcut"]
     assert figures["mask_structure"]["texts_0"][0][0] == f"{panels[0][0, 0]:.0f}"
 
@@ -376,8 +625,11 @@ def test_movements_are_means_over_the_networks_of_layers_that_all_have(folder):
     written = write_folder(folder)
     rows, figures = across.compare_all(folder)["weight_movement"]
     layers = list(LAYERS)
-    expected = {(key, layer): np.mean([movement[f"base.{layer}"] for movement in written[key].movements])
-                for key, layer in itertools.product(SMALL, layers) if not (key[2] == 0.9 and layer == "fc.bias")}
+    expected = {
+        (key, layer): np.mean([movement[f"base.{layer}"] for movement in written[key].movements])
+        for key, layer in itertools.product(SMALL, layers)
+        if not (key[2] == 0.9 and layer == "fc.bias")
+    }
     assert {(key_of(row), row["layer"]): row["movement"] for row in rows} == pytest.approx(expected)
     [panel] = panels_of(figures["weight_movement"])
     for (i, key), (column, layer) in itertools.product(enumerate(SMALL), enumerate(layers)):
@@ -389,7 +641,10 @@ def test_combinations_without_movement_are_left_out_of_its_table(folder):
     assert "weight_movement" not in across.compare_all(folder)
     results.update_table(folder, [write_combination(folder, SMALL[0]).row])
     rows, figures = across.compare_all(folder)["weight_movement"]
-    assert {key_of(row) for row in rows} == {SMALL[0]} and panels_of(figures["weight_movement"])[0].shape == (1, len(LAYERS))
+    assert {key_of(row) for row in rows} == {SMALL[0]} and panels_of(figures["weight_movement"])[0].shape == (
+        1,
+        len(LAYERS),
+    )
 
 
 # What is not stored, or of another kind
@@ -415,7 +670,9 @@ def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, c
     path = folder / "supervised/evaluations/supervised_global_0.9_id1.npz"
     stored = {name: value for name, value in results.read_arrays(path).items() if name != "made"}
     results.write_arrays(path, stored, {"checkpoints": ["of another folder"], "data": "data"})
-    assert ("supervised", "global", 0.9) not in {key_of(row) for row in across.compare_all(folder)["mask_structure"][0]}
+    assert ("supervised", "global", 0.9) not in {
+        key_of(row) for row in across.compare_all(folder)["mask_structure"][0]
+    }
     assert make_figures("--results", folder) == 0
     assert "not compared: masks of supervised global 0.9: run its PIE script again" in capsys.readouterr().out
 
@@ -449,7 +706,9 @@ def test_masks_of_other_architectures_are_left_out(folder):
 
 def test_results_of_different_data_are_refused_in_one_line(folder, capsys):
     write_folder(folder)
-    results.update_table(folder, [write_combination(folder, ("supervised", "global", 0.5), data="other data").row])
+    results.update_table(
+        folder, [write_combination(folder, ("supervised", "global", 0.5), data="other data").row]
+    )
     with pytest.raises(UserError, match="different versions of the data"):
         across.compare_all(folder)
     assert make_figures("--results", folder) == 2
@@ -486,10 +745,16 @@ def test_tables_hold_the_rows_and_a_second_run_gives_the_same_bytes(folder, caps
             assert list(found) == list(rows[0])
             for column, value in expected.items():
                 value, number = shown(value), isinstance(shown(value), (int, float, np.number))
-                assert (float(found[column]) == pytest.approx(float(value), rel=1e-3, abs=1e-6)) if number else (found[column] == value)
+                assert (
+                    (float(found[column]) == pytest.approx(float(value), rel=1e-3, abs=1e-6))
+                    if number
+                    else (found[column] == value)
+                )
         for figure in figures:
             assert f"figure: {folder / 'similarity' / figure}.png" in said
-            assert (folder / "similarity" / f"{figure}.png").stat().st_size > 5000 and (folder / "similarity" / f"{figure}.npz").exists()
+            assert (folder / "similarity" / f"{figure}.png").stat().st_size > 5000 and (
+                folder / "similarity" / f"{figure}.npz"
+            ).exists()
     before = {path.name: path.read_bytes() for path in (folder / "similarity").glob("*.csv")}
     assert len(before) == 5 and make_figures("--results", folder) == 0
     assert {path.name: path.read_bytes() for path in (folder / "similarity").glob("*.csv")} == before
@@ -503,25 +768,54 @@ def test_figures_of_sparsities_that_left_the_table_leave_the_folder(folder):
     kept = [row for row in results.read_table(folder) if row["sparsity"] != "0.9"]
     results.write_rows(results.table_path(folder), kept)
     assert make_figures("--results", folder) == 0
-    assert not list((folder / "similarity").glob("*_0.9sparsity*")) and (folder / "similarity/pies_per_class_0.5sparsity.npz").exists()
+    assert (
+        not list((folder / "similarity").glob("*_0.9sparsity*"))
+        and (folder / "similarity/pies_per_class_0.5sparsity.npz").exists()
+    )
     assert (folder / "similarity/notes.txt").exists()
 
 
 def test_all_figures_are_drawn_anew_into_a_folder(folder, tmp_path, capsys):
     write_folder(folder)
     assert make_figures("--results", folder, "--output_dir", tmp_path / "drawn", "--format", "svg") == 0
-    names = {f"few_digits_{key[0]}_pies_distribution_WideResNet-10-1_{key[1]}_{key[2]}sparsity_3models.svg" for key in SMALL}
-    names |= {f"few_digits_similarity_{name}_3models.svg" for name in (
-        "pie_overlap", "pies_unique", "pies_per_class_0.5sparsity", "pies_per_class_0.9sparsity", "class_recall", "mask_similarity", "mask_similarity_layers",
-        "mask_structure", "weight_movement")}
+    names = {
+        f"few_digits_{key[0]}_pies_distribution_WideResNet-10-1_{key[1]}_{key[2]}sparsity_3models.svg"
+        for key in SMALL
+    }
+    names |= {
+        f"few_digits_similarity_{name}_3models.svg"
+        for name in (
+            "pie_overlap",
+            "pies_unique",
+            "pies_per_class_0.5sparsity",
+            "pies_per_class_0.9sparsity",
+            "class_recall",
+            "mask_similarity",
+            "mask_similarity_layers",
+            "mask_structure",
+            "weight_movement",
+        )
+    }
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == names
     said = capsys.readouterr().out
     assert all(f"figure: {tmp_path / 'drawn' / name}" in said for name in names)
 
 
 def test_names_of_layers_are_shortened():
-    names = ("block1.layer.0.convShortcut.weight", "block3.layer.1.conv2.weight", "conv1.weight", "fc.weight", "fc.bias")
-    assert [across.short_layer(name) for name in names] == ["block1.0.shortcut", "block3.1.conv2", "conv1", "fc", "fc.bias"]
+    names = (
+        "block1.layer.0.convShortcut.weight",
+        "block3.layer.1.conv2.weight",
+        "conv1.weight",
+        "fc.weight",
+        "fc.bias",
+    )
+    assert [across.short_layer(name) for name in names] == [
+        "block1.0.shortcut",
+        "block3.1.conv2",
+        "conv1",
+        "fc",
+        "fc.bias",
+    ]
 
 
 # Pictures
@@ -529,9 +823,19 @@ def test_names_of_layers_are_shortened():
 
 def wide_layers():
     """The layers of a WideResNet-16-2 by their names, with few weights."""
-    blocks = [f"block{group}.layer.{index}.{name}.weight" for group in (1, 2, 3) for index in (0, 1) for name in ("conv1", "conv2", "convShortcut")
-              if index == 0 or name != "convShortcut"]
-    return {"conv1.weight": (4, 3, 3, 3), **{block: (4, 4, 3, 3) for block in blocks}, "fc.weight": (4, 4), "fc.bias": (4,)}
+    blocks = [
+        f"block{group}.layer.{index}.{name}.weight"
+        for group in (1, 2, 3)
+        for index in (0, 1)
+        for name in ("conv1", "conv2", "convShortcut")
+        if index == 0 or name != "convShortcut"
+    ]
+    return {
+        "conv1.weight": (4, 3, 3, 3),
+        **{block: (4, 4, 3, 3) for block in blocks},
+        "fc.weight": (4, 4),
+        "fc.bias": (4,),
+    }
 
 
 def texts_of(figure):
@@ -539,9 +843,22 @@ def texts_of(figure):
     found = [figure._suptitle]
     for axes in figure.axes:
         if axes.get_visible():
-            found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *(axes.get_legend().get_texts() if axes.get_legend() else [])]
-            for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
-                found += [tick.label1 if tick.label1.get_visible() else tick.label2 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            found += [
+                axes.title,
+                axes.xaxis.label,
+                axes.yaxis.label,
+                *axes.texts,
+                *(axes.get_legend().get_texts() if axes.get_legend() else []),
+            ]
+            for axis, (low, high) in (
+                (axes.xaxis, sorted(axes.get_xlim())),
+                (axes.yaxis, sorted(axes.get_ylim())),
+            ):
+                found += [
+                    tick.label1 if tick.label1.get_visible() else tick.label2
+                    for tick in axis.get_major_ticks()
+                    if low <= tick.get_loc() <= high
+                ]
     return [(text.get_text(), corners(text)) for text in found if text.get_text().strip()]
 
 
@@ -551,16 +868,24 @@ def corners(text):
     text.set_rotation(0)
     level = text.get_window_extent()
     text.set_rotation(angle)
-    along, upward = (np.array([math.cos(turn), math.sin(turn)]) for turn in (math.radians(angle), math.radians(angle + 90)))
+    along, upward = (
+        np.array([math.cos(turn), math.sin(turn)]) for turn in (math.radians(angle), math.radians(angle + 90))
+    )
     centre = np.array([outer.x0 + outer.x1, outer.y0 + outer.y1]) / 2
-    return [centre + a * (level.width / 2 - 0.5) * along + b * (level.height / 2 - 0.5) * upward for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    return [
+        centre + a * (level.width / 2 - 0.5) * along + b * (level.height / 2 - 0.5) * upward
+        for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    ]
 
 
 def overlap(one, other):
     """Whether two turned boxes overlap: no line along one of their sides lies between them."""
     for box in (one, other):
         for side in (box[1] - box[0], box[3] - box[0]):
-            (low, high), (other_low, other_high) = [(min(along), max(along)) for along in ([corner @ side for corner in each] for each in (one, other))]
+            (low, high), (other_low, other_high) = [
+                (min(along), max(along))
+                for along in ([corner @ side for corner in each] for each in (one, other))
+            ]
             if high <= other_low or other_high <= low:
                 return False
     return True
@@ -575,7 +900,12 @@ def check_picture(arrays):
     assert all(part in shown_title for part in str(arrays["title"]).split(" · ")) and shown_title
     left, bottom, right, top = np.array([[*np.min(box, axis=0), *np.max(box, axis=0)] for _, box in texts]).T
     for index, (text, box) in enumerate(texts):
-        assert 0 <= left[index] and 0 <= bottom[index] and right[index] <= figure.bbox.x1 and top[index] <= figure.bbox.y1, f"{text} leaves the picture"
+        assert (
+            0 <= left[index]
+            and 0 <= bottom[index]
+            and right[index] <= figure.bbox.x1
+            and top[index] <= figure.bbox.y1
+        ), f"{text} leaves the picture"
         near = (left < right[index]) & (right > left[index]) & (bottom < top[index]) & (top > bottom[index])
         for other in np.flatnonzero(near):
             assert other == index or not overlap(box, texts[other][1]), (text, texts[other][0])
@@ -584,29 +914,65 @@ def check_picture(arrays):
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")
 def test_texts_that_lie_on_one_another_or_leave_the_picture_are_found():
-    arrays = {"figure": "pies_per_class", "title": "title", "class_names": [f"a long name of class {c}" for c in range(4)], "sets": ["one"],
-              "counts": np.ones((2, 4), dtype=int)}
+    arrays = {
+        "figure": "pies_per_class",
+        "title": "title",
+        "class_names": [f"a long name of class {c}" for c in range(4)],
+        "sets": ["one"],
+        "counts": np.ones((2, 4), dtype=int),
+    }
     check_picture(arrays)
     with pytest.raises(AssertionError, match="leaves the picture"):
         check_picture({**arrays, "sets": ["a name " * 40]})
-    wide = across.heat_maps("title", [np.zeros((2, 12))], ["panel"], [["a", "b"]], [["c"] * 12], texts=[[["short"] * 12, ["a quite long text"] * 12]])
+    wide = across.heat_maps(
+        "title",
+        [np.zeros((2, 12))],
+        ["panel"],
+        [["a", "b"]],
+        [["c"] * 12],
+        texts=[[["short"] * 12, ["a quite long text"] * 12]],
+    )
     with pytest.raises(AssertionError, match="a quite long text"):
         check_picture(wide)
     with pytest.raises(AssertionError, match="a long name"):
-        check_picture({**arrays, "class_names": ["a long name\nof\na\nclass"] * 4 + ["b"] * 20, "counts": np.ones((2, 24), dtype=int)})
+        check_picture(
+            {
+                **arrays,
+                "class_names": ["a long name\nof\na\nclass"] * 4 + ["b"] * 20,
+                "counts": np.ones((2, 24), dtype=int),
+            }
+        )
 
 
-KEYS = {"two": [SMALL[0], SMALL[3]], "ten": [key for key in PUBLISHED if key[1] == "global"], "twenty-six": PUBLISHED, "long names": LONG}
+KEYS = {
+    "two": [SMALL[0], SMALL[3]],
+    "ten": [key for key in PUBLISHED if key[1] == "global"],
+    "twenty-six": PUBLISHED,
+    "long names": LONG,
+}
 
 
 @pytest.fixture(scope="module", params=list(KEYS))
 def figures(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "few digits"
     write_folder(folder, KEYS[request.param], layers=wide_layers())
-    return KEYS[request.param], {name: arrays for _, made in across.compare_all(folder).values() for name, arrays in made.items()}
+    return KEYS[request.param], {
+        name: arrays for _, made in across.compare_all(folder).values() for name, arrays in made.items()
+    }
 
 
-@pytest.mark.parametrize("name", ["pie_overlap", "pies_unique", "class_recall", "mask_similarity", "mask_similarity_layers", "mask_structure", "weight_movement"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pie_overlap",
+        "pies_unique",
+        "class_recall",
+        "mask_similarity",
+        "mask_similarity_layers",
+        "mask_structure",
+        "weight_movement",
+    ],
+)
 def test_a_heat_map_shows_all_names_and_no_text_lies_on_another(figures, name):
     keys, arrays = figures
     texts = check_picture(arrays[name])
@@ -624,20 +990,39 @@ def test_pies_per_class_name_all_sets_and_no_text_lies_on_another(figures):
     for one in found.values():
         texts = check_picture(one)
         assert all(f"only {name} ({np.sum(row)})" in texts for name, row in zip(one["sets"], one["counts"]))
-        assert f"in two sets or more ({np.sum(one['counts'][-1])})" in texts and "true class" in texts and "PIEs (images)" in texts
+        assert (
+            f"in two sets or more ({np.sum(one['counts'][-1])})" in texts
+            and "true class" in texts
+            and "PIEs (images)" in texts
+        )
 
 
 @pytest.mark.parametrize("sets", [2, 10, 26])
 def test_pies_per_class_of_many_sets_and_classes_can_be_read(sets):
     rng = np.random.default_rng(sets)
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    check_picture({"figure": "pies_per_class", "title": "cifar10 · SupCon, supervised · PIEs per class, sparsity 90 % · 30 models of each combination",
-                   "class_names": names, "sets": ["{} {}".format(*key) for key in PUBLISHED[:sets]], "counts": rng.integers(0, 30, (sets + 1, 10))})
+    check_picture(
+        {
+            "figure": "pies_per_class",
+            "title": "cifar10 · SupCon, supervised · PIEs per class, sparsity 90 % · 30 models of each combination",
+            "class_names": names,
+            "sets": ["{} {}".format(*key) for key in PUBLISHED[:sets]],
+            "counts": rng.integers(0, 30, (sets + 1, 10)),
+        }
+    )
 
 
 def test_bars_of_pies_per_class_stand_on_one_another():
     counts = np.array([[1, 0, 3], [2, 5, 0], [4, 4, 4]])
-    figure = plots.draw({"figure": "pies_per_class", "title": "title", "class_names": ["a", "b", "c"], "sets": ["one", "other"], "counts": counts})
+    figure = plots.draw(
+        {
+            "figure": "pies_per_class",
+            "title": "title",
+            "class_names": ["a", "b", "c"],
+            "sets": ["one", "other"],
+            "counts": counts,
+        }
+    )
     bars = [[(bar.get_y(), bar.get_height()) for bar in container] for container in figure.axes[0].containers]
     assert bars == [[(0, 1), (0, 0), (0, 3)], [(1, 2), (0, 5), (3, 0)], [(3, 4), (5, 4), (3, 4)]]
     assert len({container[0].get_facecolor() for container in figure.axes[0].containers}) == 3
@@ -654,11 +1039,25 @@ def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
         for text in axes.texts:
             column, row = (int(value) for value in text.get_position())
             if text.get_text():
-                red, green, blue, _ = axes.images[0].cmap(axes.images[0].norm(axes.images[0].get_array()[row, column]))
-                assert text.get_color() == ("white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black")
-    diverging = across.heat_maps("title", [np.array([[-3.0, 1.0]])], ["one"], [["a"]], [["b", "c"]], texts=[[["-3*", "+1"]]], diverging=True)
+                red, green, blue, _ = axes.images[0].cmap(
+                    axes.images[0].norm(axes.images[0].get_array()[row, column])
+                )
+                assert text.get_color() == (
+                    "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+                )
+    diverging = across.heat_maps(
+        "title",
+        [np.array([[-3.0, 1.0]])],
+        ["one"],
+        [["a"]],
+        [["b", "c"]],
+        texts=[[["-3*", "+1"]]],
+        diverging=True,
+    )
     figure = plots.draw({key: np.asarray(value) for key, value in diverging.items()})
-    assert figure.axes[0].images[0].get_clim() == (-3, 3) and [text.get_text() for text in figure.axes[0].texts] == ["-3*", "+1"]
+    assert figure.axes[0].images[0].get_clim() == (-3, 3) and [
+        text.get_text() for text in figure.axes[0].texts
+    ] == ["-3*", "+1"]
 
 
 # Masks as results.evaluate stores them
@@ -671,8 +1070,18 @@ def open_study(script):
 
 
 def prune(network, sparsity=0.8):
-    torch.nn.init.normal_(prunable_parameters(network)[next(name for name in prunable_parameters(network) if name.endswith("fc.bias"))], std=0.05)
-    apply_masks(network, global_masks({name: magnitude(weight) for name, weight in prunable_parameters(network).items()}, sparsity))
+    torch.nn.init.normal_(
+        prunable_parameters(network)[
+            next(name for name in prunable_parameters(network) if name.endswith("fc.bias"))
+        ],
+        std=0.05,
+    )
+    apply_masks(
+        network,
+        global_masks(
+            {name: magnitude(weight) for name, weight in prunable_parameters(network).items()}, sparsity
+        ),
+    )
     return network
 
 
@@ -691,12 +1100,14 @@ def check_stored_mask(stored, network):
     for layer, shape, (name, weight) in zip(stored["layers"], stored["layer_shapes"], parameters.items()):
         kept = weight.detach().numpy() != 0
         assert name.endswith(f".{layer}") and tuple(shape) == (*kept.shape, 1, 1, 1)[:4]
-        np.testing.assert_array_equal(bits[start:start + kept.size].reshape(kept.shape), kept)
+        np.testing.assert_array_equal(bits[start : start + kept.size].reshape(kept.shape), kept)
         start += kept.size
     assert len(bits) - start < 8 and not bits[start:].any() and 0.79 < 1 - bits[:start].mean() < 0.81
 
 
-def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_learning_methods(tmp_path, monkeypatch):
+def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_learning_methods(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     made = process.environment(torch.device("cpu"), 0.0)
@@ -704,7 +1115,12 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     network = prune(models.SupervisedNetwork(10, 1, 0.0, 10))
     name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)
     path = view.folder / str(name)
-    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made), network)
+    checkpoints.save_checkpoint(
+        path,
+        checkpoints.cpu_state(network),
+        checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made),
+        network,
+    )
     supervised = evaluated_mask(view, [path])
     check_stored_mask(supervised, network)
 
@@ -712,11 +1128,18 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     encoder = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
     network = prune(models.ContrastiveClassifier(encoder.encoder, models.ClassificationHead(64, 10)))
     paths = []
-    for part, folder, payload in (("encoder", view.folder, {"model": checkpoints.cpu_state(encoder)}),
-                                  ("head", view.head_folder, {"head": checkpoints.cpu_state(network.classification_head)})):
+    for part, folder, payload in (
+        ("encoder", view.folder, {"model": checkpoints.cpu_state(encoder)}),
+        ("head", view.head_folder, {"head": checkpoints.cpu_state(network.classification_head)}),
+    ):
         name = view.name(part, "global", 0.8, 3, 32, 0)
         paths.append(folder / str(name))
-        checkpoints.save_checkpoint(paths[-1], payload, checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made), network)
+        checkpoints.save_checkpoint(
+            paths[-1],
+            payload,
+            checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made),
+            network,
+        )
     contrastive = evaluated_mask(view, paths)
     check_stored_mask(contrastive, network)
     assert contrastive["layers"].tolist() == supervised["layers"].tolist()

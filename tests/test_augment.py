@@ -25,7 +25,9 @@ def random_images(count, height, width, seed=0):
 
 
 def random_bytes(count, height, width, seed=0):
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (count, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def assert_near(actual, expected, tolerance=1e-5):
@@ -64,7 +66,9 @@ def jitter_order(parameters, view):
     if hue == 0:
         return []
     slots = list(zip(parameters["kind"][view].tolist(), parameters["factor"][view].tolist()))
-    before, after = ([(kind, factor) for kind, factor in part if factor != 1] for part in (slots[:3], slots[3:]))
+    before, after = (
+        [(kind, factor) for kind, factor in part if factor != 1] for part in (slots[:3], slots[3:])
+    )
     return before + [("hue", hue)] + after
 
 
@@ -81,8 +85,8 @@ def one_supervised_view(image, top, left, vertical, horizontal):
     height, width = image.shape[-2:]
     rows, columns = PADDING[height], PADDING[width]
     padded = torch.zeros(3, height + 2 * rows, width + 2 * columns)
-    padded[:, rows:rows + height, columns:columns + width] = image.float() / 255
-    view = padded[:, top:top + height, left:left + width]
+    padded[:, rows : rows + height, columns : columns + width] = image.float() / 255
+    view = padded[:, top : top + height, left : left + width]
     if vertical:
         view = torch.stack([view[:, row] for row in reversed(range(height))], 1)
     if horizontal:
@@ -101,10 +105,21 @@ def drawn():
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("height, width", SIZES)
 def test_a_resized_crop_equals_torchvisions(height, width, flip):
-    boxes = [(0, 0, height, width),
-             (0, 0, 1, 1), (height - 1, width - 1, 1, 1), (0, width - 1, 1, 1), (height // 2, 3, 1, 1),
-             (0, 0, 1, width), (height - 1, 0, 1, width), (0, 0, height, 1), (0, width - 1, height, 1),
-             (0, 0, 2, 2), (height - 2, width - 2, 2, 2), (1, 1, height - 1, width - 1), (0, 0, height - 1, width - 1)]
+    boxes = [
+        (0, 0, height, width),
+        (0, 0, 1, 1),
+        (height - 1, width - 1, 1, 1),
+        (0, width - 1, 1, 1),
+        (height // 2, 3, 1, 1),
+        (0, 0, 1, width),
+        (height - 1, 0, 1, width),
+        (0, 0, height, 1),
+        (0, width - 1, height, 1),
+        (0, 0, 2, 2),
+        (height - 2, width - 2, 2, 2),
+        (1, 1, height - 1, width - 1),
+        (0, 0, height - 1, width - 1),
+    ]
     boxes = torch.cat([torch.tensor(boxes), augment.crop_boxes(30, height, width, augment.stream("boxes"))])
     images = random_images(len(boxes), height, width)
     views = augment.resized_crop(images, boxes, torch.full((len(boxes),), flip))
@@ -198,24 +213,34 @@ def test_contrastive_views_equal_torchvisions_operations_in_the_drawn_order(heig
     lengths = [len(jitter_order(parameters, view)) for view in range(len(images))]
     assert set(lengths) == {0, 4} and parameters["flip"].any() and parameters["grey"].any()
     for view in range(len(images)):
-        assert_near(views[view], one_contrastive_view(images[view], parameters, view), 1e-4)  # / std is a factor of 5
+        assert_near(
+            views[view], one_contrastive_view(images[view], parameters, view), 1e-4
+        )  # / std is a factor of 5
 
 
 @pytest.mark.parametrize("height, width", SIZES)
 def test_supervised_views_equal_padding_slicing_and_reversing(height, width):
     images = random_bytes(64, height, width)
-    parameters = augment.draw_supervised(len(images), height, width, True, True, augment.stream("views", height))
+    parameters = augment.draw_supervised(
+        len(images), height, width, True, True, augment.stream("views", height)
+    )
     views = augment.supervised_views(images, parameters, MEAN, STD)
     assert views.dtype == torch.float32 and views.shape == images.shape
     for view in range(len(images)):
         top, left = parameters["offset"][view].tolist()
-        expected = one_supervised_view(images[view], top, left, parameters["vertical"][view], parameters["horizontal"][view])
+        expected = one_supervised_view(
+            images[view], top, left, parameters["vertical"][view], parameters["horizontal"][view]
+        )
         assert_near(views[view], expected)
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (8, 24)])
 def test_supervised_views_of_every_offset_and_flip_equal_slicing(height, width):
-    choices = list(itertools.product(range(2 * PADDING[height] + 1), range(2 * PADDING[width] + 1), [False, True], [False, True]))
+    choices = list(
+        itertools.product(
+            range(2 * PADDING[height] + 1), range(2 * PADDING[width] + 1), [False, True], [False, True]
+        )
+    )
     tops, lefts, vertical, horizontal = (torch.tensor(column) for column in zip(*choices))
     images = random_bytes(len(choices), height, width)
     parameters = {"offset": torch.stack([tops, lefts], 1), "vertical": vertical, "horizontal": horizontal}
@@ -235,15 +260,22 @@ def test_the_central_offset_without_flips_is_the_image_itself():
 # What is drawn
 
 
-@pytest.mark.parametrize("height, width", [*SIZES, (16, 48)])  # at 16 x 48 some crops fall back to the central box
+@pytest.mark.parametrize(
+    "height, width", [*SIZES, (16, 48)]
+)  # at 16 x 48 some crops fall back to the central box
 def test_crop_boxes_are_distributed_as_torchvisions(height, width):
     count = 6000
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
     ours = augment.crop_boxes(count, height, width, augment.stream("boxes", height, width)).numpy()
-    for values in (lambda box: box[:, 2] * box[:, 3], lambda box: box[:, 3], lambda box: box[:, 2],
-                   lambda box: box[:, 0], lambda box: box[:, 1]):
+    for values in (
+        lambda box: box[:, 2] * box[:, 3],
+        lambda box: box[:, 3],
+        lambda box: box[:, 2],
+        lambda box: box[:, 0],
+        lambda box: box[:, 1],
+    ):
         assert stats.ks_2samp(values(ours), values(theirs)).pvalue > LEAST_P
 
 
@@ -257,13 +289,15 @@ def test_crop_boxes_lie_within_the_image(height, width):
 def test_crop_area_is_uniform_and_ratio_log_uniform_between_their_bounds():
     side = 3000  # so large that rounding to pixels does not show
     box = augment.crop_boxes(DRAWS, side, side, augment.stream("area")).double()
-    share, log_ratio = box[:, 2] * box[:, 3] / side ** 2, (box[:, 3] / box[:, 2]).log()
+    share, log_ratio = box[:, 2] * box[:, 3] / side**2, (box[:, 3] / box[:, 2]).log()
     assert 0.199 < share.min() < 0.21 and 0.97 < share.max() <= 1
     assert log_ratio.abs().max() < math.log(4 / 3) + 2e-3
     # Boxes of up to 3/4 of the area always fit, so among them nothing was drawn again.
     always_fit = (share > 0.201) & (share < 0.74)
     assert_uniform(share[always_fit], 0.201, 0.74)
-    assert_uniform(log_ratio[always_fit].clamp(math.log(3 / 4), math.log(4 / 3)), math.log(3 / 4), math.log(4 / 3))
+    assert_uniform(
+        log_ratio[always_fit].clamp(math.log(3 / 4), math.log(4 / 3)), math.log(3 / 4), math.log(4 / 3)
+    )
 
 
 def test_crop_positions_reach_both_ends_equally_often():
@@ -275,7 +309,9 @@ def test_crop_positions_reach_both_ends_equally_often():
         assert_equally_likely(of_room_4, range(5))
 
 
-@pytest.mark.parametrize("height, width", [(4, 400), (400, 4), (5, 500), (500, 5), (3, 301), (301, 3), (1, 90), (90, 1)])
+@pytest.mark.parametrize(
+    "height, width", [(4, 400), (400, 4), (5, 500), (500, 5), (3, 301), (301, 3), (1, 90), (90, 1)]
+)
 def test_the_fallback_box_of_extreme_sizes_equals_torchvisions(height, width):
     expected = RandomResizedCrop.get_params(torch.empty(3, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
     assert augment.crop_boxes(20, height, width, augment.stream("fallback")).tolist() == [list(expected)] * 20
@@ -338,7 +374,14 @@ def test_the_parameters_of_a_view_are_independent_of_each_other(drawn):
     for kind in BLENDS:
         chosen = (drawn["kind"] == kind) & (drawn["factor"] != 1)
         factors[jittered, kind] = drawn["factor"][chosen]
-    columns = [drawn["flip"], drawn["grey"], drawn["hue"], *factors.T, *drawn["kind"][:, :2].T, *drawn["box"][:, 2:].T]
+    columns = [
+        drawn["flip"],
+        drawn["grey"],
+        drawn["hue"],
+        *factors.T,
+        *drawn["kind"][:, :2].T,
+        *drawn["box"][:, 2:].T,
+    ]
     table = torch.stack([column[jittered].double() for column in columns])
     correlation = torch.corrcoef(table)
     correlation[6, 7] = correlation[7, 6] = 0  # two places of one permutation
@@ -377,8 +420,10 @@ def test_supervised_views_are_flipped_half_of_the_time_or_never(horizontal, vert
 
 def draw_everything(key):
     generator = augment.stream(*key)
-    return [*augment.draw_contrastive(20, 32, 32, True, generator).values(),
-            *augment.draw_supervised(20, 32, 32, True, True, generator).values()]
+    return [
+        *augment.draw_contrastive(20, 32, 32, True, generator).values(),
+        *augment.draw_supervised(20, 32, 32, True, True, generator).values(),
+    ]
 
 
 def test_the_same_key_gives_the_same_parameters():
@@ -391,16 +436,23 @@ def test_other_keys_give_other_streams():
     keys += [("1", "encoder", 0), (1, "encoder"), (1,), (11,), (1, 1), ()]
     assert len({augment.stream_seed(*key) for key in keys}) == len(keys)
     assert len({torch.rand(4, generator=augment.stream(*key)).numpy().tobytes() for key in keys}) == len(keys)
-    assert all(0 <= augment.stream_seed(*key) < 2 ** 32 for key in keys)
+    assert all(0 <= augment.stream_seed(*key) < 2**32 for key in keys)
 
 
 def test_no_two_epochs_of_the_published_training_share_a_stream():
-    keys = [(seed, stage, epoch) for seed in range(30) for stage, epochs in (("contrastive", 500), ("supervised", 205)) for epoch in range(epochs)]
+    keys = [
+        (seed, stage, epoch)
+        for seed in range(30)
+        for stage, epochs in (("contrastive", 500), ("supervised", 205))
+        for epoch in range(epochs)
+    ]
     assert len({augment.stream_seed(*key) for key in keys}) == len(keys)
 
 
 def test_neighbouring_keys_give_unrelated_streams():
-    first = torch.stack([torch.rand(2, generator=augment.stream(0, "encoder", epoch)) for epoch in range(3000)]).double()
+    first = torch.stack(
+        [torch.rand(2, generator=augment.stream(0, "encoder", epoch)) for epoch in range(3000)]
+    ).double()
     assert_uniform(first[:, 0], 0, 1)
     assert abs(np.corrcoef(first[:-1, 0], first[1:, 0])[0, 1]) < 4.5 / math.sqrt(len(first))
 
@@ -427,22 +479,43 @@ def test_views_do_not_depend_on_the_chunks_they_are_computed_in(monkeypatch, cou
     whole = augment.contrastive_views(images, parameters, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     for chunk in (1, 7):
         monkeypatch.setattr(augment, "CHUNK_PIXELS", chunk * side * side)
-        assert torch.equal(augment.contrastive_views(images, parameters, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), whole)
+        assert torch.equal(
+            augment.contrastive_views(images, parameters, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), whole
+        )
 
 
-@pytest.mark.parametrize("draw, compute", [(lambda count, side, generator: augment.draw_contrastive(count, side, side, True, generator), augment.contrastive_views),
-                                           (lambda count, side, generator: augment.draw_supervised(count, side, side, True, True, generator), augment.supervised_views)])
+@pytest.mark.parametrize(
+    "draw, compute",
+    [
+        (
+            lambda count, side, generator: augment.draw_contrastive(count, side, side, True, generator),
+            augment.contrastive_views,
+        ),
+        (
+            lambda count, side, generator: augment.draw_supervised(count, side, side, True, True, generator),
+            augment.supervised_views,
+        ),
+    ],
+)
 def test_views_are_one_graph_without_waiting_and_the_same_numbers_when_traced(draw, compute):
     images, parameters = random_bytes(40, 8, 8), draw(40, 8, augment.stream("traced"))
-    traced = torch.compile(compute, backend="aot_eager", fullgraph=True, dynamic=False)  # fails where a number is read back
+    traced = torch.compile(
+        compute, backend="aot_eager", fullgraph=True, dynamic=False
+    )  # fails where a number is read back
     assert torch.equal(traced(images, parameters, MEAN, STD), compute(images, parameters, MEAN, STD))
 
 
 def test_views_are_channels_last_in_memory_and_leave_the_images_alone():
     images = random_bytes(40, 8, 12)
     before = images.clone()
-    for views in (augment.contrastive_views(images, augment.draw_contrastive(40, 8, 12, True, augment.stream("layout")), MEAN, STD),
-                  augment.supervised_views(images, augment.draw_supervised(40, 8, 12, True, True, augment.stream("layout")), MEAN, STD),
-                  augment.evaluation_images(images, MEAN, STD)):
+    for views in (
+        augment.contrastive_views(
+            images, augment.draw_contrastive(40, 8, 12, True, augment.stream("layout")), MEAN, STD
+        ),
+        augment.supervised_views(
+            images, augment.draw_supervised(40, 8, 12, True, True, augment.stream("layout")), MEAN, STD
+        ),
+        augment.evaluation_images(images, MEAN, STD),
+    ):
         assert views.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(images, before)

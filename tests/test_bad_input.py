@@ -22,8 +22,18 @@ from test_scripts import DENSE, ROOT, SMALL, main
 
 LIMIT = 20_000  # bytes of a file on the full disk: a log and a record fit, a checkpoint does not
 ONE, TWO = ["--models_number", 1], ["--models_number", 2]
-SUP, CLR, SUP_PRUNE, CLR_PRUNE = "sup_training", "clr_training", "sup_pruning_finetune", "clr_pruning_finetune"
-SUP_PIES, CLR_PIES, SUP_DEPTH, CLR_DEPTH = "sup_pie_kmodels_detection", "clr_pie_kmodels_detection", "sup_prediction_depth", "clr_prediction_depth"
+SUP, CLR, SUP_PRUNE, CLR_PRUNE = (
+    "sup_training",
+    "clr_training",
+    "sup_pruning_finetune",
+    "clr_pruning_finetune",
+)
+SUP_PIES, CLR_PIES, SUP_DEPTH, CLR_DEPTH = (
+    "sup_pie_kmodels_detection",
+    "clr_pie_kmodels_detection",
+    "sup_prediction_depth",
+    "clr_prediction_depth",
+)
 # What made the models of the folder that every row begins with; the same commands find them finished.
 FLAGS = {
     SUP: ["--index_end", 1, "--epochs", 2, "--batch_size", 32],
@@ -35,9 +45,18 @@ FLAGS = {
     SUP_DEPTH: [*TWO, "--pruning_methods", "global", "--pruning_percentages", 0.9],
     CLR_DEPTH: [*TWO, "--pruning_methods", "global", "--pruning_percentages", 0.9],
 }
-SUP_DENSE, SUP_PRUNED = "wideResNet-1_0.0pruning_2epochs_*_id{}.pt", "wideResNet-1_global_0.9pruning_*_id{}.pt"
-ENCODER, HEAD = "WideResNet-10-1_encoder_SupCon_0.0pruning_32batch_*_id{}.pt", "WideResNet-10-1_head_SupCon_0.0pruning_*_id{}.pt"
-PRUNED_ENCODER, PRUNED_HEAD = "WideResNet-10-1_encoder_SupCon_0.9pruning_global_*_id{}.pt", "WideResNet-10-1_head_SupCon_0.9pruning_global_*_id{}.pt"
+SUP_DENSE, SUP_PRUNED = (
+    "wideResNet-1_0.0pruning_2epochs_*_id{}.pt",
+    "wideResNet-1_global_0.9pruning_*_id{}.pt",
+)
+ENCODER, HEAD = (
+    "WideResNet-10-1_encoder_SupCon_0.0pruning_32batch_*_id{}.pt",
+    "WideResNet-10-1_head_SupCon_0.0pruning_*_id{}.pt",
+)
+PRUNED_ENCODER, PRUNED_HEAD = (
+    "WideResNet-10-1_encoder_SupCon_0.9pruning_global_*_id{}.pt",
+    "WideResNet-10-1_head_SupCon_0.9pruning_global_*_id{}.pt",
+)
 DIGIT = "few digits/train/digit 1/03.png"
 
 
@@ -61,18 +80,28 @@ def work(finished, tmp_path, monkeypatch):
 
 
 def files(work):
-    return {path.relative_to(work): path.read_bytes() for path in work.rglob("*") if path.is_file() and "logs" not in path.relative_to(work).parts}
+    return {
+        path.relative_to(work): path.read_bytes()
+        for path in work.rglob("*")
+        if path.is_file() and "logs" not in path.relative_to(work).parts
+    }
 
 
 def check_nothing_is_lost_or_half_written(work, before):
-    assert not [path for path in work.rglob("*") if ".tmp" in path.name or ".writable" in path.name or path.suffix == ".lock"]
+    assert not [
+        path
+        for path in work.rglob("*")
+        if ".tmp" in path.name or ".writable" in path.name or path.suffix == ".lock"
+    ]
     after = files(work)
     assert {name: after.get(name) for name in before} == before
     assert not [name for name in after.keys() - before.keys() if name.suffix in (".state", ".pt", ".json")]
 
 
 def check_the_line(said, told):
-    assert said.count("\n") == 1 and said.endswith("\n") and "error: " in said and "Traceback" not in said, said
+    assert said.count("\n") == 1 and said.endswith("\n") and "error: " in said and "Traceback" not in said, (
+        said
+    )
     assert all(word in said for word in told), said
 
 
@@ -95,13 +124,16 @@ def model(pattern, number=0):
 
 # Ways to spoil the folder: each gives a function without arguments.
 
+
 def edit(pattern, change):
     """Changes the content of a checkpoint and has its JSON describe the changed file."""
+
     def spoil():
         path = model(pattern)
         content = torch.load(path, weights_only=True)
         torch.save(change(content) or content, path)
         sign(path)
+
     return spoil
 
 
@@ -120,6 +152,7 @@ def edit_record(pattern, change, number=0):
         path = model(pattern, number).with_suffix(".json")
         record = json.loads(path.read_text())
         path.write_text(json.dumps(change(record) or record))
+
     return spoil
 
 
@@ -127,21 +160,25 @@ def replace(pattern, content):
     def spoil():
         path = model(pattern)
         path.write_bytes(content(path.read_bytes()) if callable(content) else content)
+
     return spoil
 
 
 def alone(pattern, then):
     """Spoils a checkpoint of which nothing is known: one made elsewhere, with its head."""
+
     def spoil():
         then()
         for name in {pattern, pattern.replace("_encoder_", "_head_")}:
             model(name).with_suffix(".json").unlink()
+
     return spoil
 
 
 def copy_over(source, target):
     def spoil():
         shutil.copy(model(*source), model(*target))
+
     return spoil
 
 
@@ -150,7 +187,9 @@ def both(*ways):
 
 
 def remove(pattern, number=0):
-    return lambda: [path.unlink() for path in (model(pattern, number).with_suffix(".json"), model(pattern, number))]
+    return lambda: [
+        path.unlink() for path in (model(pattern, number).with_suffix(".json"), model(pattern, number))
+    ]
 
 
 def folder_in_place_of_file(name):
@@ -166,7 +205,10 @@ def write(name, content=b"not what should be here"):
 
 
 def file_in_place_of(name):
-    return lambda: (shutil.rmtree(name, ignore_errors=True), Path(name).write_text("a file where a folder should be"))
+    return lambda: (
+        shutil.rmtree(name, ignore_errors=True),
+        Path(name).write_text("a file where a folder should be"),
+    )
 
 
 def delete(name):
@@ -195,12 +237,16 @@ def rename(name, other):
 
 def state(pattern, content):
     """The state of a training whose model is not there yet."""
+
     def spoil():
         path = model(pattern)
         path.with_suffix(".json").unlink()
         path.unlink()
         kept = path.with_name(f".{path.name}.state")
-        kept.mkdir() if content is None else kept.write_bytes(content) if isinstance(content, bytes) else torch.save(content, kept)
+        kept.mkdir() if content is None else kept.write_bytes(content) if isinstance(
+            content, bytes
+        ) else torch.save(content, kept)
+
     return spoil
 
 
@@ -229,10 +275,12 @@ def other_head(content):
 
 def setting(*keys, to):
     """A change of one entry of a JSON."""
+
     def change(record):
         for key in keys[:-1]:
             record = record[key]
         record[keys[-1]] = to
+
     return change
 
 
@@ -241,183 +289,747 @@ def without(*keys):
         for key in keys[:-1]:
             record = record[key]
         del record[keys[-1]]
+
     return change
 
 
 DAMAGED, NO_FIT = ["is damaged; delete it"], ["does not fit WideResNet-10-1 with 3 classes"]
-UNREADABLE, UNREADABLE_STATE = ["not a readable checkpoint", "delete it and train it again"], [".state is not a readable checkpoint", "delete it"]
-UNREADABLE_IMAGE, REWRITE = ["is not a readable image", "remove or replace it"], ["is not a table of this study; move it away"]
+UNREADABLE, UNREADABLE_STATE = (
+    ["not a readable checkpoint", "delete it and train it again"],
+    [".state is not a readable checkpoint", "delete it"],
+)
+UNREADABLE_IMAGE, REWRITE = (
+    ["is not a readable image", "remove or replace it"],
+    ["is not a table of this study; move it away"],
+)
 IN_THE_WAY = ["free space or permissions there, or name another folder"]
 ROWS = [
     # id, how the folder is spoilt, script, flags, what the line tells
     ("type", None, SUP, ["--epochs", "many"], ["--epochs", "'many'", "a whole number from 1"]),
     ("type, float for int", None, CLR, ["--batch_size", "1.5"], ["--batch_size", "a whole number from 1"]),
-    ("type, list", None, SUP_PRUNE, ["--pruning_percentages", "0.5;0.9"], ["--pruning_percentages", "a number from 0 up to"]),
-    ("type, trailing comma", None, SUP_PIES, ["--pruning_percentages", "0.9,"], ["--pruning_percentages", "''", "a number from 0 up to"]),
+    (
+        "type, list",
+        None,
+        SUP_PRUNE,
+        ["--pruning_percentages", "0.5;0.9"],
+        ["--pruning_percentages", "a number from 0 up to"],
+    ),
+    (
+        "type, trailing comma",
+        None,
+        SUP_PIES,
+        ["--pruning_percentages", "0.9,"],
+        ["--pruning_percentages", "''", "a number from 0 up to"],
+    ),
     ("type, boolean", None, CLR_PIES, ["--plot_umap", "perhaps"], ["--plot_umap", "neither True nor False"]),
-    ("type, negated boolean with a value", None, SUP_PIES, ["--no-plot_umap", "True"], ["--no-plot_umap takes no value"]),
+    (
+        "type, negated boolean with a value",
+        None,
+        SUP_PIES,
+        ["--no-plot_umap", "True"],
+        ["--no-plot_umap takes no value"],
+    ),
     ("type, interval", None, SUP, ["--save_every", "5hours"], ["--save_every", "a whole number from 1"]),
-    ("type, epochs to keep", None, CLR, ["--save_epochs", "first"], ["--save_epochs", "a whole number from 0"]),
+    (
+        "type, epochs to keep",
+        None,
+        CLR,
+        ["--save_epochs", "first"],
+        ["--save_epochs", "a whole number from 0"],
+    ),
     ("range, zero epochs", None, CLR_PRUNE, ["--epochs", 0], ["--epochs", "a whole number from 1"]),
     ("range, negative id", None, SUP, ["--index_start", -1], ["--index_start", "a whole number from 0"]),
-    ("range, id of another total seed", None, SUP, ["--index_end", 1_000_000], ["--index_end", "a whole number from 0 to 999999"]),
-    ("range, models", None, SUP_PIES, ["--models_number", 2 ** 31 - 1], ["--models_number", "a whole number from 1 to 1000000"]),
-    ("range, iterations", None, SUP_PRUNE, ["--iterations", 2 ** 31 - 1], ["--iterations", "a whole number from 1 to 1000"]),
-    ("range, threads", None, SUP, ["--threads", 2 ** 31 - 1], ["--threads", "a whole number from 1 to 1024"]),
+    (
+        "range, id of another total seed",
+        None,
+        SUP,
+        ["--index_end", 1_000_000],
+        ["--index_end", "a whole number from 0 to 999999"],
+    ),
+    (
+        "range, models",
+        None,
+        SUP_PIES,
+        ["--models_number", 2**31 - 1],
+        ["--models_number", "a whole number from 1 to 1000000"],
+    ),
+    (
+        "range, iterations",
+        None,
+        SUP_PRUNE,
+        ["--iterations", 2**31 - 1],
+        ["--iterations", "a whole number from 1 to 1000"],
+    ),
+    ("range, threads", None, SUP, ["--threads", 2**31 - 1], ["--threads", "a whole number from 1 to 1024"]),
     ("range, learning rate", None, SUP, ["--learning_rate", "nan"], ["--learning_rate", "a number above 0"]),
     ("range, temperature", None, CLR_DEPTH, ["--temperature", "-0.5"], ["--temperature", "a number above 0"]),
     ("range, dropout", None, SUP_DEPTH, ["--dropout", 1.0], ["--dropout", "not including, 1"]),
-    ("range, percent", None, CLR_DEPTH, ["--pruning_percentages", 90], ["--pruning_percentages", "not including, 1"]),
-    ("range, no dense network to compare", None, CLR_PIES, ["--pruning_percentages", "0.0,0.9"], ["--pruning_percentages", "name sparsities above 0"]),
+    (
+        "range, percent",
+        None,
+        CLR_DEPTH,
+        ["--pruning_percentages", 90],
+        ["--pruning_percentages", "not including, 1"],
+    ),
+    (
+        "range, no dense network to compare",
+        None,
+        CLR_PIES,
+        ["--pruning_percentages", "0.0,0.9"],
+        ["--pruning_percentages", "name sparsities above 0"],
+    ),
     ("range, rate", None, CLR_PRUNE, ["--rate", 1], ["--rate", "a number from 0.01 to 0.99"]),
     ("range, depth", None, SUP, ["--model_depth", 12], ["--model_depth", "6 n + 4"]),
     ("range, seconds", None, SUP, ["--save_every", "0min"], ["--save_every", "a number above 0"]),
-    ("range, longer than a file name", None, CLR, ["--encoder_name", "N" * 150], ["--encoder_name", "up to 100 letters"]),
-    ("range, wider than the memory", None, SUP, ["--widen_factor", 2 ** 31 - 1], ["memory is full", "--widen_factor"]),
+    (
+        "range, longer than a file name",
+        None,
+        CLR,
+        ["--encoder_name", "N" * 150],
+        ["--encoder_name", "up to 100 letters"],
+    ),
+    (
+        "range, wider than the memory",
+        None,
+        SUP,
+        ["--widen_factor", 2**31 - 1],
+        ["memory is full", "--widen_factor"],
+    ),
     ("choice, data set", None, SUP_PIES, ["--dataset", "mnist"], ["--dataset", "choose from"]),
     ("choice, loss", None, CLR, ["--method", "supcon"], ["--method", "SimCLR"]),
     ("choice, criterion", None, SUP_PRUNE, ["--criterion", "size"], ["--criterion", "magnitude"]),
-    ("choice, pruning method", None, SUP_DEPTH, ["--pruning_methods", "globally"], ["--pruning_methods", "'globally'", "later_GMP"]),
+    (
+        "choice, pruning method",
+        None,
+        SUP_DEPTH,
+        ["--pruning_methods", "globally"],
+        ["--pruning_methods", "'globally'", "later_GMP"],
+    ),
     ("choice, depth target", None, CLR_DEPTH, ["--depth_target", "class"], ["--depth_target", "choose from"]),
     ("contradiction, ids", None, SUP, ["--index_start", 3], ["--index_end 1 lies before --index_start 3"]),
-    ("contradiction, warm-up", None, CLR, ["--warmup_epochs", 4], ["--warmup_epochs 4", "fewer than --epochs 1"]),
-    ("contradiction, epochs to keep", None, SUP, ["--save_epochs", "1,2"], ["--save_epochs 2", "below --epochs 2"]),
-    ("contradiction, criterion of a dense training", None, SUP, ["--criterion", "snip"], ["--criterion", "give a sparsity above 0 (--pruning)"]),
-    ("contradiction, schedule after the training", None, SUP, ["--pruning", 0.5], ["ends at step", "give --begin_epoch"]),
-    ("contradiction, schedule that never fires", None, SUP, ["--pruning", 0.5, "--begin_step", 3, "--end_step", 2], ["never fires", "give --begin_epoch"]),
-    ("contradiction, step and epoch", None, CLR, ["--pruning_percentages", 0.5, "--begin_step", 1, "--begin_epoch", 0],
-     ["--begin_step and --begin_epoch say the same"]),
-    ("contradiction, filters of the whole network", None, SUP_PRUNE, ["--criterion", "filter_l1", "--scope", "global"], ["--scope global", "leave it out"]),
-    ("contradiction, one-shot iterations", None, CLR_PRUNE, ["--iterations", 3], ["--iterations belongs to --pruning_schedule iterative"]),
-    ("contradiction, iterative sparsities", None, SUP_PRUNE, ["--pruning_schedule", "iterative"], ["--pruning_percentages belongs to one-shot"]),
-    ("contradiction, classes", None, CLR, ["--num_classes", 7], ["--num_classes 7", "few digits has 3 classes"]),
-    ("contradiction, settings of what is finished", None, SUP, ["--learning_rate", 0.25], ["learning_rate 1.0, not 0.25", "--save_path another folder"]),
-    ("contradiction, finished heads", None, CLR, ["--batch_size_head", 8], ["batch_size_head 256, not 8", "--head_save_path another folder"]),
+    (
+        "contradiction, warm-up",
+        None,
+        CLR,
+        ["--warmup_epochs", 4],
+        ["--warmup_epochs 4", "fewer than --epochs 1"],
+    ),
+    (
+        "contradiction, epochs to keep",
+        None,
+        SUP,
+        ["--save_epochs", "1,2"],
+        ["--save_epochs 2", "below --epochs 2"],
+    ),
+    (
+        "contradiction, criterion of a dense training",
+        None,
+        SUP,
+        ["--criterion", "snip"],
+        ["--criterion", "give a sparsity above 0 (--pruning)"],
+    ),
+    (
+        "contradiction, schedule after the training",
+        None,
+        SUP,
+        ["--pruning", 0.5],
+        ["ends at step", "give --begin_epoch"],
+    ),
+    (
+        "contradiction, schedule that never fires",
+        None,
+        SUP,
+        ["--pruning", 0.5, "--begin_step", 3, "--end_step", 2],
+        ["never fires", "give --begin_epoch"],
+    ),
+    (
+        "contradiction, step and epoch",
+        None,
+        CLR,
+        ["--pruning_percentages", 0.5, "--begin_step", 1, "--begin_epoch", 0],
+        ["--begin_step and --begin_epoch say the same"],
+    ),
+    (
+        "contradiction, filters of the whole network",
+        None,
+        SUP_PRUNE,
+        ["--criterion", "filter_l1", "--scope", "global"],
+        ["--scope global", "leave it out"],
+    ),
+    (
+        "contradiction, one-shot iterations",
+        None,
+        CLR_PRUNE,
+        ["--iterations", 3],
+        ["--iterations belongs to --pruning_schedule iterative"],
+    ),
+    (
+        "contradiction, iterative sparsities",
+        None,
+        SUP_PRUNE,
+        ["--pruning_schedule", "iterative"],
+        ["--pruning_percentages belongs to one-shot"],
+    ),
+    (
+        "contradiction, classes",
+        None,
+        CLR,
+        ["--num_classes", 7],
+        ["--num_classes 7", "few digits has 3 classes"],
+    ),
+    (
+        "contradiction, settings of what is finished",
+        None,
+        SUP,
+        ["--learning_rate", 0.25],
+        ["learning_rate 1.0, not 0.25", "--save_path another folder"],
+    ),
+    (
+        "contradiction, finished heads",
+        None,
+        CLR,
+        ["--batch_size_head", 8],
+        ["batch_size_head 256, not 8", "--head_save_path another folder"],
+    ),
     ("unknown", None, SUP, ["--wieght_decay", 0], ["--wieght_decay", "--help"]),
     ("unknown, with a line break", None, SUP, ["--a\nb"], ["--a b", "--help"]),
     ("unknown, a word", None, CLR_PIES, ["quickly"], ["quickly", "--help"]),
     ("abbreviated", None, SUP_PRUNE, ["--epoch", 1], ["--epoch", "--help"]),
     ("abbreviated, number", None, CLR_DEPTH, ["--models", 2], ["--models", "--help"]),
-    ("without its value", None, SUP_PIES, ["--batch_size"], ["--batch_size", "expected one argument", "--help"]),
+    (
+        "without its value",
+        None,
+        SUP_PIES,
+        ["--batch_size"],
+        ["--batch_size", "expected one argument", "--help"],
+    ),
     ("empty, number", None, SUP, ["--epochs", ""], ["--epochs", "''", "a whole number from 1"]),
     ("empty, list", None, SUP_DEPTH, ["--pruning_methods", ""], ["--pruning_methods", "''", "global"]),
     ("empty, name", None, CLR_DEPTH, ["--encoder_name", ""], ["--encoder_name", "letters"]),
     ("empty, folder", None, SUP, ["--save_path", ""], ["--save_path", "give its name"]),
     ("empty, folder of heads", None, CLR, ["--head_save_path", ""], ["--head_save_path", "give its name"]),
-    ("template for a folder", None, CLR_PIES, ["--encoder_save_path", "models/{}.pt"], ["--encoder_save_path", "give a folder"]),
-    ("models, too many asked", None, SUP_PIES, ["--models_number", 3], ["ids 2 are missing", "python sup_training.py", "--allow_missing"]),
-    ("models, other depth asked", None, CLR_PRUNE, ["--model_depth", 16], ["no SupCon models dense", "python clr_training.py"]),
-    ("models, other epochs asked", None, CLR_PRUNE, ["--dense_epochs", 9], ["--dense_epochs 9", "there are: SupCon dense 0.0 (epochs 1"]),
-    ("models, other temperature asked", None, CLR_PIES, ["--temperature", 0.1], ["choose with --temperature 0.5"]),
-
+    (
+        "template for a folder",
+        None,
+        CLR_PIES,
+        ["--encoder_save_path", "models/{}.pt"],
+        ["--encoder_save_path", "give a folder"],
+    ),
+    (
+        "models, too many asked",
+        None,
+        SUP_PIES,
+        ["--models_number", 3],
+        ["ids 2 are missing", "python sup_training.py", "--allow_missing"],
+    ),
+    (
+        "models, other depth asked",
+        None,
+        CLR_PRUNE,
+        ["--model_depth", 16],
+        ["no SupCon models dense", "python clr_training.py"],
+    ),
+    (
+        "models, other epochs asked",
+        None,
+        CLR_PRUNE,
+        ["--dense_epochs", 9],
+        ["--dense_epochs 9", "there are: SupCon dense 0.0 (epochs 1"],
+    ),
+    (
+        "models, other temperature asked",
+        None,
+        CLR_PIES,
+        ["--temperature", 0.1],
+        ["choose with --temperature 0.5"],
+    ),
     ("data, no folder", None, SUP, ["--data_dir", "nowhere"], ["--data_dir nowhere", "train/CLASS/*"]),
     ("data, a line break in its name", None, SUP, ["--data_dir", "no\nwhere"], ["--data_dir", "rename it"]),
     ("data, a file", None, CLR, ["--data_dir", DIGIT], ["--data_dir", "03.png", "train/CLASS/*"]),
-    ("data, a file for CIFAR-10", None, SUP, ["--dataset", "cifar10", "--data_dir", DIGIT], ["03.png", *IN_THE_WAY]),
-    ("data, name of a built-in set", rename("few digits", "digits"), SUP, ["--data_dir", "digits"], ["--data_dir digits", "rename it"]),
+    (
+        "data, a file for CIFAR-10",
+        None,
+        SUP,
+        ["--dataset", "cifar10", "--data_dir", DIGIT],
+        ["03.png", *IN_THE_WAY],
+    ),
+    (
+        "data, name of a built-in set",
+        rename("few digits", "digits"),
+        SUP,
+        ["--data_dir", "digits"],
+        ["--data_dir digits", "rename it"],
+    ),
     ("data, no train", delete("few digits/train"), SUP, [], ["no folder train/", "train/CLASS/*"]),
     ("data, no test", delete("few digits/test"), CLR_DEPTH, [], ["no folder test/", "test/CLASS/*"]),
-    ("data, one class", both(*[delete(f"few digits/{part}/digit {label}") for part in ("train", "test") for label in (1, 2)]), CLR, [],
-     ["train/ has 1 class folders", "at least 2"]),
+    (
+        "data, one class",
+        both(*[delete(f"few digits/{part}/digit {label}") for part in ("train", "test") for label in (1, 2)]),
+        CLR,
+        [],
+        ["train/ has 1 class folders", "at least 2"],
+    ),
     ("data, empty class", empty("few digits/train/digit 1"), SUP, [], ["no images in train/digit 1"]),
-    ("data, empty test", both(*[empty(f"few digits/test/digit {label}") for label in range(3)]), SUP_PIES, [], ["no images in test/digit 0"]),
-    ("data, test of another class", rename("few digits/test/digit 2", "few digits/test/digit 3"), SUP, [], ["test/ has classes that train/ lacks: digit 3"]),
+    (
+        "data, empty test",
+        both(*[empty(f"few digits/test/digit {label}") for label in range(3)]),
+        SUP_PIES,
+        [],
+        ["no images in test/digit 0"],
+    ),
+    (
+        "data, test of another class",
+        rename("few digits/test/digit 2", "few digits/test/digit 3"),
+        SUP,
+        [],
+        ["test/ has classes that train/ lacks: digit 3"],
+    ),
     ("data, text", write(DIGIT), SUP, [], ["03.png", *UNREADABLE_IMAGE]),
     ("data, empty file", write(DIGIT, b""), CLR, [], ["03.png", *UNREADABLE_IMAGE]),
     ("data, truncated", cut(DIGIT, 60), SUP_PRUNE, [], ["03.png", *UNREADABLE_IMAGE]),
-    ("data, unknown pixels", write(DIGIT, b"DDS " + (124).to_bytes(4, "little") + bytes(120)), SUP, [], ["03.png", *UNREADABLE_IMAGE]),
-    ("data, a folder in a class", lambda: Path("few digits/train/digit 1/more").mkdir(), SUP, [], ["digit 1/more", *UNREADABLE_IMAGE]),
-    ("data, one larger", picture(DIGIT, (9, 8)), CLR_PRUNE, [], ["03.png 9x8", "different sizes", "resize them to one"]),
-    ("data, test larger than train", lambda: [Image.new("L", (16, 16)).save(path) for path in Path("few digits/test").rglob("*.png")], SUP, [],
-     ["8x8", "16x16", "resize them to one"]),
-    ("data, larger than any picture", write(DIGIT, b"P5 30000 30000 255\n"), SUP, [], ["03.png", *UNREADABLE_IMAGE]),
+    (
+        "data, unknown pixels",
+        write(DIGIT, b"DDS " + (124).to_bytes(4, "little") + bytes(120)),
+        SUP,
+        [],
+        ["03.png", *UNREADABLE_IMAGE],
+    ),
+    (
+        "data, a folder in a class",
+        lambda: Path("few digits/train/digit 1/more").mkdir(),
+        SUP,
+        [],
+        ["digit 1/more", *UNREADABLE_IMAGE],
+    ),
+    (
+        "data, one larger",
+        picture(DIGIT, (9, 8)),
+        CLR_PRUNE,
+        [],
+        ["03.png 9x8", "different sizes", "resize them to one"],
+    ),
+    (
+        "data, test larger than train",
+        lambda: [Image.new("L", (16, 16)).save(path) for path in Path("few digits/test").rglob("*.png")],
+        SUP,
+        [],
+        ["8x8", "16x16", "resize them to one"],
+    ),
+    (
+        "data, larger than any picture",
+        write(DIGIT, b"P5 30000 30000 255\n"),
+        SUP,
+        [],
+        ["03.png", *UNREADABLE_IMAGE],
+    ),
     ("data, too small", resize_all(7), CLR, [], ["images of 7x7", "at least 8x8"]),
-    ("data, changed since the training", picture(DIGIT, (8, 8)), SUP, [], ["other settings (data", "--save_path"]),
-    ("data, changed since the pruning", picture(DIGIT, (8, 8)), CLR_PIES, [], ["another version of few digits", "train it again"]),
-
-    ("model, truncated", alone(SUP_DENSE, replace(SUP_DENSE, lambda content: content[:5000])), SUP_PRUNE, [*ONE, "--pruning_percentages", 0.5], UNREADABLE),
-    ("model, truncated beside its JSON", replace(SUP_DENSE, lambda content: content[:5000]), SUP_PRUNE, [], ["describes another file", "delete both"]),
-    ("model, empty", alone(ENCODER, replace(ENCODER, b"")), CLR_DEPTH, [*ONE, "--pruning_percentages", 0.5], UNREADABLE),
-    ("model, text", alone(SUP_DENSE, replace(SUP_DENSE, b"weights")), SUP_DEPTH, [*ONE, "--pruning_percentages", 0.5], UNREADABLE),
-    ("model, list", edit(SUP_DENSE, lambda content: [1, 2]), SUP_PIES, ["--pruning_percentages", 0.5], ["holds no state_dict", "id0.pt"]),
-    ("model, numbers", edit(SUP_DENSE, lambda content: dict.fromkeys(content, 1.0)), SUP_PIES, ["--pruning_percentages", 0.5], NO_FIT),
-    ("model, without entry", edit(HEAD, lambda content: {"classifier": {}}), CLR_PIES, ["--pruning_percentages", 0.5], ["lacks the entry 'head'"]),
-    ("model, code", alone(SUP_DENSE, replace(SUP_DENSE, pickle.dumps(Harmful()))), SUP_PIES, [*ONE, "--pruning_percentages", 0.5], UNREADABLE),
-    ("model, code in a checkpoint", edit(ENCODER, lambda content: {"model": Harmful()}), CLR_PIES, ["--pruning_percentages", 0.5], UNREADABLE),
-    ("model, other depth", edit(SUP_DENSE, lambda content: other_network(depth=16)), SUP_PIES, ["--pruning_percentages", 0.5], NO_FIT),
-    ("model, other width", edit(SUP_DENSE, lambda content: other_network(widen_factor=2)), SUP_DEPTH, ["--pruning_percentages", 0.5], NO_FIT),
-    ("model, other classes", alone(SUP_DENSE, edit(SUP_DENSE, lambda content: other_network(classes=7))), SUP_PIES, [*ONE, "--pruning_percentages", 0.5],
-     NO_FIT),
-    ("model, head of other classes", edit(HEAD, other_head), CLR_DEPTH, ["--pruning_percentages", 0.5], NO_FIT),
-    ("model, same as another", copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)), SUP_PRUNE, [], ["id1.json describes another file"]),
-    ("model, same as another with its JSON", both(copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)), lambda: sign(model(SUP_DENSE, 1))), SUP_PRUNE, [],
-     ["the same weights as", "delete the second"]),
-    ("model, head and encoder of another", both(*[copy_over((part, 0), (part, 1)) for part in (ENCODER, HEAD)], lambda: sign(model(ENCODER, 1)),
-                                                lambda: sign(model(HEAD, 1))), CLR_PIES, [],
-     ["the same weights as", "delete the second"]),
-    ("model, same seed", edit_record(SUP_DENSE, setting("seed", to=0), 1), SUP_PIES, [], ["the same seed as", "delete the second"]),
-    ("model, sparser than its name", alone(SUP_DENSE, edit(SUP_DENSE, zero_all_blocks)), SUP_PIES, [*ONE, "--pruning_percentages", 0.5], ["its name says 0.0"]),
-    ("model, sparser than its JSON", edit(SUP_DENSE, zero_all_blocks), SUP_PIES, ["--pruning_percentages", 0.5], ["its JSON says 0"]),
-    ("model, not finite", edit(SUP_DENSE, not_finite), SUP_PRUNE, ["--save_path", "x"], ["not finite", "train it again"]),
-    ("model, encoder not finite", edit(ENCODER, not_finite), CLR_DEPTH, ["--pruning_percentages", 0.5], ["not finite", "train it again"]),
+    (
+        "data, changed since the training",
+        picture(DIGIT, (8, 8)),
+        SUP,
+        [],
+        ["other settings (data", "--save_path"],
+    ),
+    (
+        "data, changed since the pruning",
+        picture(DIGIT, (8, 8)),
+        CLR_PIES,
+        [],
+        ["another version of few digits", "train it again"],
+    ),
+    (
+        "model, truncated",
+        alone(SUP_DENSE, replace(SUP_DENSE, lambda content: content[:5000])),
+        SUP_PRUNE,
+        [*ONE, "--pruning_percentages", 0.5],
+        UNREADABLE,
+    ),
+    (
+        "model, truncated beside its JSON",
+        replace(SUP_DENSE, lambda content: content[:5000]),
+        SUP_PRUNE,
+        [],
+        ["describes another file", "delete both"],
+    ),
+    (
+        "model, empty",
+        alone(ENCODER, replace(ENCODER, b"")),
+        CLR_DEPTH,
+        [*ONE, "--pruning_percentages", 0.5],
+        UNREADABLE,
+    ),
+    (
+        "model, text",
+        alone(SUP_DENSE, replace(SUP_DENSE, b"weights")),
+        SUP_DEPTH,
+        [*ONE, "--pruning_percentages", 0.5],
+        UNREADABLE,
+    ),
+    (
+        "model, list",
+        edit(SUP_DENSE, lambda content: [1, 2]),
+        SUP_PIES,
+        ["--pruning_percentages", 0.5],
+        ["holds no state_dict", "id0.pt"],
+    ),
+    (
+        "model, numbers",
+        edit(SUP_DENSE, lambda content: dict.fromkeys(content, 1.0)),
+        SUP_PIES,
+        ["--pruning_percentages", 0.5],
+        NO_FIT,
+    ),
+    (
+        "model, without entry",
+        edit(HEAD, lambda content: {"classifier": {}}),
+        CLR_PIES,
+        ["--pruning_percentages", 0.5],
+        ["lacks the entry 'head'"],
+    ),
+    (
+        "model, code",
+        alone(SUP_DENSE, replace(SUP_DENSE, pickle.dumps(Harmful()))),
+        SUP_PIES,
+        [*ONE, "--pruning_percentages", 0.5],
+        UNREADABLE,
+    ),
+    (
+        "model, code in a checkpoint",
+        edit(ENCODER, lambda content: {"model": Harmful()}),
+        CLR_PIES,
+        ["--pruning_percentages", 0.5],
+        UNREADABLE,
+    ),
+    (
+        "model, other depth",
+        edit(SUP_DENSE, lambda content: other_network(depth=16)),
+        SUP_PIES,
+        ["--pruning_percentages", 0.5],
+        NO_FIT,
+    ),
+    (
+        "model, other width",
+        edit(SUP_DENSE, lambda content: other_network(widen_factor=2)),
+        SUP_DEPTH,
+        ["--pruning_percentages", 0.5],
+        NO_FIT,
+    ),
+    (
+        "model, other classes",
+        alone(SUP_DENSE, edit(SUP_DENSE, lambda content: other_network(classes=7))),
+        SUP_PIES,
+        [*ONE, "--pruning_percentages", 0.5],
+        NO_FIT,
+    ),
+    (
+        "model, head of other classes",
+        edit(HEAD, other_head),
+        CLR_DEPTH,
+        ["--pruning_percentages", 0.5],
+        NO_FIT,
+    ),
+    (
+        "model, same as another",
+        copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)),
+        SUP_PRUNE,
+        [],
+        ["id1.json describes another file"],
+    ),
+    (
+        "model, same as another with its JSON",
+        both(copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)), lambda: sign(model(SUP_DENSE, 1))),
+        SUP_PRUNE,
+        [],
+        ["the same weights as", "delete the second"],
+    ),
+    (
+        "model, head and encoder of another",
+        both(
+            *[copy_over((part, 0), (part, 1)) for part in (ENCODER, HEAD)],
+            lambda: sign(model(ENCODER, 1)),
+            lambda: sign(model(HEAD, 1)),
+        ),
+        CLR_PIES,
+        [],
+        ["the same weights as", "delete the second"],
+    ),
+    (
+        "model, same seed",
+        edit_record(SUP_DENSE, setting("seed", to=0), 1),
+        SUP_PIES,
+        [],
+        ["the same seed as", "delete the second"],
+    ),
+    (
+        "model, sparser than its name",
+        alone(SUP_DENSE, edit(SUP_DENSE, zero_all_blocks)),
+        SUP_PIES,
+        [*ONE, "--pruning_percentages", 0.5],
+        ["its name says 0.0"],
+    ),
+    (
+        "model, sparser than its JSON",
+        edit(SUP_DENSE, zero_all_blocks),
+        SUP_PIES,
+        ["--pruning_percentages", 0.5],
+        ["its JSON says 0"],
+    ),
+    (
+        "model, not finite",
+        edit(SUP_DENSE, not_finite),
+        SUP_PRUNE,
+        ["--save_path", "x"],
+        ["not finite", "train it again"],
+    ),
+    (
+        "model, encoder not finite",
+        edit(ENCODER, not_finite),
+        CLR_DEPTH,
+        ["--pruning_percentages", 0.5],
+        ["not finite", "train it again"],
+    ),
     ("model, a folder", folder_in_place_of(SUP_DENSE), SUP_PIES, [], ["id0.pt", "Is a directory"]),
-    ("model, a folder in the way", both(remove(SUP_DENSE), lambda: Path("models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt").mkdir()),
-     SUP, [], ["id0.pt is a folder", "move it away"]),
-    ("model, head missing", both(remove(HEAD), remove(HEAD, 1)), CLR_PIES, [], ["without classifier heads", "--head_save_path", "python clr_training.py"]),
-    ("model, one head missing", remove(HEAD, 1), CLR_PRUNE, [], ["ids 1 are missing", "python clr_training.py"]),
-    ("model, encoder of a head missing", remove(ENCODER), CLR_PRUNE, [], ["ids 0 are missing", "python clr_training.py"]),
-    ("model, one pruned missing", remove(SUP_PRUNED, 1), SUP_PIES, [], ["ids 1 are missing", "python sup_pruning_finetune.py"]),
-    ("model, pruned from another", edit(SUP_DENSE, lambda content: other_network()), SUP_PIES, [],
-     ["was pruned from another dense model 0", "delete it"]),
-
+    (
+        "model, a folder in the way",
+        both(
+            remove(SUP_DENSE),
+            lambda: Path(
+                "models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
+            ).mkdir(),
+        ),
+        SUP,
+        [],
+        ["id0.pt is a folder", "move it away"],
+    ),
+    (
+        "model, head missing",
+        both(remove(HEAD), remove(HEAD, 1)),
+        CLR_PIES,
+        [],
+        ["without classifier heads", "--head_save_path", "python clr_training.py"],
+    ),
+    (
+        "model, one head missing",
+        remove(HEAD, 1),
+        CLR_PRUNE,
+        [],
+        ["ids 1 are missing", "python clr_training.py"],
+    ),
+    (
+        "model, encoder of a head missing",
+        remove(ENCODER),
+        CLR_PRUNE,
+        [],
+        ["ids 0 are missing", "python clr_training.py"],
+    ),
+    (
+        "model, one pruned missing",
+        remove(SUP_PRUNED, 1),
+        SUP_PIES,
+        [],
+        ["ids 1 are missing", "python sup_pruning_finetune.py"],
+    ),
+    (
+        "model, pruned from another",
+        edit(SUP_DENSE, lambda content: other_network()),
+        SUP_PIES,
+        [],
+        ["was pruned from another dense model 0", "delete it"],
+    ),
     ("JSON, torn", lambda: cut(model(SUP_DENSE).with_suffix(".json"), 300)(), SUP_PRUNE, [], DAMAGED),
     ("JSON, empty", lambda: cut(model(HEAD).with_suffix(".json"), 0)(), CLR, [], DAMAGED),
-    ("JSON, not text", lambda: write(model(SUP_DENSE).with_suffix(".json"), b"\xff\xfe\x00")(), SUP, [], DAMAGED),
+    (
+        "JSON, not text",
+        lambda: write(model(SUP_DENSE).with_suffix(".json"), b"\xff\xfe\x00")(),
+        SUP,
+        [],
+        DAMAGED,
+    ),
     ("JSON, a list", edit_record(SUP_DENSE, lambda record: [record]), SUP_PIES, [], DAMAGED),
     ("JSON, a folder", folder_in_place_of(ENCODER, ".json"), CLR_PRUNE, [], ["id0.json", "Is a directory"]),
-    ("JSON, of another file", lambda: shutil.copy(model(SUP_DENSE, 1).with_suffix(".json"), model(SUP_DENSE).with_suffix(".json")), SUP_PIES, [],
-     ["id0.json describes another file", "delete both"]),
+    (
+        "JSON, of another file",
+        lambda: shutil.copy(model(SUP_DENSE, 1).with_suffix(".json"), model(SUP_DENSE).with_suffix(".json")),
+        SUP_PIES,
+        [],
+        ["id0.json describes another file", "delete both"],
+    ),
     ("JSON, no checksum", edit_record(ENCODER, without("checkpoint_sha256")), CLR_DEPTH, [], DAMAGED),
-    ("JSON, no configuration", edit_record(SUP_DENSE, setting("configuration", to=None)), SUP_PIES, [], DAMAGED),
-    ("JSON, words for a configuration", edit_record(SUP_DENSE, setting("configuration", to="as published")), SUP, [], DAMAGED),
-    ("JSON, no checksum of the data", edit_record(SUP_DENSE, setting("data", "checksum", to=None)), SUP, [], DAMAGED),
+    (
+        "JSON, no configuration",
+        edit_record(SUP_DENSE, setting("configuration", to=None)),
+        SUP_PIES,
+        [],
+        DAMAGED,
+    ),
+    (
+        "JSON, words for a configuration",
+        edit_record(SUP_DENSE, setting("configuration", to="as published")),
+        SUP,
+        [],
+        DAMAGED,
+    ),
+    (
+        "JSON, no checksum of the data",
+        edit_record(SUP_DENSE, setting("data", "checksum", to=None)),
+        SUP,
+        [],
+        DAMAGED,
+    ),
     ("JSON, no sparsity", edit_record(SUP_PRUNED, setting("sparsity", to=0.9)), SUP_PRUNE, [], DAMAGED),
     ("JSON, no history", edit_record(SUP_PRUNED, setting("history", to=[])), SUP_PRUNE, [], DAMAGED),
-    ("JSON, history of numbers", edit_record(PRUNED_HEAD, setting("history", to=[1, 2])), CLR_PRUNE, [], DAMAGED),
-    ("JSON, no accuracy as pruned", edit_record(SUP_PRUNED, without("accuracy_as_pruned")), SUP_PRUNE, [], DAMAGED),
-    ("JSON, words for accuracy as pruned", edit_record(SUP_PRUNED, setting("accuracy_as_pruned", to="low")), SUP_PIES, [], DAMAGED),
-    ("JSON, words for movement", edit_record(SUP_PRUNED, setting("movement", to="far")), SUP_PIES, [], DAMAGED),
+    (
+        "JSON, history of numbers",
+        edit_record(PRUNED_HEAD, setting("history", to=[1, 2])),
+        CLR_PRUNE,
+        [],
+        DAMAGED,
+    ),
+    (
+        "JSON, no accuracy as pruned",
+        edit_record(SUP_PRUNED, without("accuracy_as_pruned")),
+        SUP_PRUNE,
+        [],
+        DAMAGED,
+    ),
+    (
+        "JSON, words for accuracy as pruned",
+        edit_record(SUP_PRUNED, setting("accuracy_as_pruned", to="low")),
+        SUP_PIES,
+        [],
+        DAMAGED,
+    ),
+    (
+        "JSON, words for movement",
+        edit_record(SUP_PRUNED, setting("movement", to="far")),
+        SUP_PIES,
+        [],
+        DAMAGED,
+    ),
     ("JSON, list for a seed", edit_record(SUP_DENSE, setting("seed", to=[0])), SUP_PIES, [], DAMAGED),
-    ("JSON, no dense networks", edit_record(SUP_PRUNED, without("configuration", "dense")), SUP_PIES, [],
-     ["ids 0 are missing", "python sup_pruning_finetune.py"]),
-    ("JSON, other epochs than the name", edit_record(SUP_DENSE, setting("configuration", "epochs", to=7)), SUP, [], ["epochs 7, not 2", "--save_path"]),
-    ("JSON, other epochs than the others", edit_record(SUP_DENSE, setting("configuration", "epochs", to=7)), SUP_PIES, [],
-     ["several populations fit", "they differ in epochs"]),
-    ("JSON, other number of zeros", edit_record(HEAD, setting("sparsity", "zeros", to=11)), CLR_PIES, ["--pruning_percentages", 0.5], ["its JSON says 11"]),
-    ("JSON, other data", edit_record(ENCODER, setting("data", "checksum", to="0" * 64)), CLR, [], ["other settings (data 000000000000", "--encoder_save_path"]),
-    ("JSON, other encoder", edit_record(HEAD, setting("encoder_sha256", to="0" * 64)), CLR, [], ["made from another", "delete it"]),
-
+    (
+        "JSON, no dense networks",
+        edit_record(SUP_PRUNED, without("configuration", "dense")),
+        SUP_PIES,
+        [],
+        ["ids 0 are missing", "python sup_pruning_finetune.py"],
+    ),
+    (
+        "JSON, other epochs than the name",
+        edit_record(SUP_DENSE, setting("configuration", "epochs", to=7)),
+        SUP,
+        [],
+        ["epochs 7, not 2", "--save_path"],
+    ),
+    (
+        "JSON, other epochs than the others",
+        edit_record(SUP_DENSE, setting("configuration", "epochs", to=7)),
+        SUP_PIES,
+        [],
+        ["several populations fit", "they differ in epochs"],
+    ),
+    (
+        "JSON, other number of zeros",
+        edit_record(HEAD, setting("sparsity", "zeros", to=11)),
+        CLR_PIES,
+        ["--pruning_percentages", 0.5],
+        ["its JSON says 11"],
+    ),
+    (
+        "JSON, other data",
+        edit_record(ENCODER, setting("data", "checksum", to="0" * 64)),
+        CLR,
+        [],
+        ["other settings (data 000000000000", "--encoder_save_path"],
+    ),
+    (
+        "JSON, other encoder",
+        edit_record(HEAD, setting("encoder_sha256", to="0" * 64)),
+        CLR,
+        [],
+        ["made from another", "delete it"],
+    ),
     ("state, empty", state(SUP_DENSE, b""), SUP, [], UNREADABLE_STATE),
     ("state, text", state(ENCODER, b"epoch 3"), CLR, [], UNREADABLE_STATE),
     ("state, of a pruned network", state(SUP_PRUNED, b"PK\x03\x04 torn"), SUP_PRUNE, [], UNREADABLE_STATE),
-    ("state, of a later version", state(HEAD, {"format": 99}), CLR, [], ["not a state of this version", "delete it"]),
+    (
+        "state, of a later version",
+        state(HEAD, {"format": 99}),
+        CLR,
+        [],
+        ["not a state of this version", "delete it"],
+    ),
     ("state, a folder", state(SUP_DENSE, None), SUP, [], ["id0.pt.state", "delete it"]),
-
     ("folder, logs", file_in_place_of("logs"), SUP, [], ["logs", *IN_THE_WAY]),
-    ("folder, one log", folder_in_place_of_file("logs/few digits/sup_training.log"), SUP, [], ["sup_training.log", *IN_THE_WAY]),
+    (
+        "folder, one log",
+        folder_in_place_of_file("logs/few digits/sup_training.log"),
+        SUP,
+        [],
+        ["sup_training.log", *IN_THE_WAY],
+    ),
     ("folder, models", None, SUP, ["--save_path", DIGIT], ["--save_path", "is a file: give a folder"]),
     ("folder, below a file", None, CLR, ["--encoder_save_path", DIGIT + "/x"], ["03.png/x", *IN_THE_WAY]),
-    ("folder, heads below a file", None, CLR_PRUNE, ["--head_save_path", DIGIT + "/x"], ["03.png/x", *IN_THE_WAY]),
+    (
+        "folder, heads below a file",
+        None,
+        CLR_PRUNE,
+        ["--head_save_path", DIGIT + "/x"],
+        ["03.png/x", *IN_THE_WAY],
+    ),
     ("folder, results", file_in_place_of("pies"), CLR_PIES, [], ["pies/few digits", *IN_THE_WAY]),
-    ("folder, evaluations", file_in_place_of("pies/few digits/supervised"), SUP_DEPTH, [], ["pies/few digits/supervised", *IN_THE_WAY]),
-    ("table, bytes", write("pies/few digits/results.csv", bytes(range(256))), SUP_PIES, [], ["results.csv", *REWRITE]),
-    ("table, other columns", write("pies/few digits/results.csv", b"a,b\n1,2\n"), CLR_PIES, [], ["results.csv", *REWRITE]),
-    ("table, words for numbers", lambda: Path("pies/few digits/results.csv").write_text(
-        Path("pies/few digits/results.csv").read_text().replace(",0.9,", ",most,")), SUP_DEPTH, [], ["results.csv", *REWRITE]),
-    ("table, a folder", folder_in_place_of_file("pies/few digits/results.csv"), SUP_PIES, [], ["results.csv", *IN_THE_WAY]),
+    (
+        "folder, evaluations",
+        file_in_place_of("pies/few digits/supervised"),
+        SUP_DEPTH,
+        [],
+        ["pies/few digits/supervised", *IN_THE_WAY],
+    ),
+    (
+        "table, bytes",
+        write("pies/few digits/results.csv", bytes(range(256))),
+        SUP_PIES,
+        [],
+        ["results.csv", *REWRITE],
+    ),
+    (
+        "table, other columns",
+        write("pies/few digits/results.csv", b"a,b\n1,2\n"),
+        CLR_PIES,
+        [],
+        ["results.csv", *REWRITE],
+    ),
+    (
+        "table, words for numbers",
+        lambda: Path("pies/few digits/results.csv").write_text(
+            Path("pies/few digits/results.csv").read_text().replace(",0.9,", ",most,")
+        ),
+        SUP_DEPTH,
+        [],
+        ["results.csv", *REWRITE],
+    ),
+    (
+        "table, a folder",
+        folder_in_place_of_file("pies/few digits/results.csv"),
+        SUP_PIES,
+        [],
+        ["results.csv", *IN_THE_WAY],
+    ),
 ]
-AS_PROCESSES = ["type", "range, threads", "range, wider than the memory", "unknown, with a line break", "data, text", "data, truncated", "data, unknown pixels",
-                "model, code", "model, truncated", "JSON, torn", "state, text", "table, bytes"]
+AS_PROCESSES = [
+    "type",
+    "range, threads",
+    "range, wider than the memory",
+    "unknown, with a line break",
+    "data, text",
+    "data, truncated",
+    "data, unknown pixels",
+    "model, code",
+    "model, truncated",
+    "JSON, torn",
+    "state, text",
+    "table, bytes",
+]
 
 
 def by_id(rows):
@@ -439,9 +1051,14 @@ def as_process(script, *flags, file_size=None):
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
-    return subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)], text=True, capture_output=True, timeout=60,
-                          preexec_fn=small_disk if file_size is not None else None,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)],
+        text=True,
+        capture_output=True,
+        timeout=60,
+        preexec_fn=small_disk if file_size is not None else None,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.parametrize("spoil, script, flags, told", by_id(row for row in ROWS if row[0] in AS_PROCESSES))
@@ -468,15 +1085,25 @@ def test_the_pickle_with_code_would_do_harm(tmp_path, monkeypatch):
     assert (tmp_path / "harm").is_dir()
 
 
-@pytest.mark.parametrize("script, flags, limit, told", [
-    pytest.param(SUP, ["--save_path", "x"], LIMIT, "_id0.pt", id="model"),
-    pytest.param(SUP, ["--save_path", "x", "--save_every", 1], LIMIT, ".pt.state", id="state"),
-    pytest.param(SUP, ["--save_path", "x", "--workers", 2], LIMIT, "worker 0 of 2 ended with status 2", id="workers"),
-    pytest.param(CLR, ["--encoder_save_path", "x"], LIMIT, "_id0.pt", id="encoder"),
-    pytest.param(SUP_PRUNE, ["--pruning_percentages", 0.5], LIMIT, "_id0.pt", id="pruned"),
-    pytest.param(CLR_PIES, [], 500, ".npz", id="arrays"),
-    pytest.param(SUP_PIES, ["--plot_q_score"], LIMIT, ".png", id="picture"),
-    pytest.param(SUP, [], 0, "sup_training.log", id="log")])
+@pytest.mark.parametrize(
+    "script, flags, limit, told",
+    [
+        pytest.param(SUP, ["--save_path", "x"], LIMIT, "_id0.pt", id="model"),
+        pytest.param(SUP, ["--save_path", "x", "--save_every", 1], LIMIT, ".pt.state", id="state"),
+        pytest.param(
+            SUP,
+            ["--save_path", "x", "--workers", 2],
+            LIMIT,
+            "worker 0 of 2 ended with status 2",
+            id="workers",
+        ),
+        pytest.param(CLR, ["--encoder_save_path", "x"], LIMIT, "_id0.pt", id="encoder"),
+        pytest.param(SUP_PRUNE, ["--pruning_percentages", 0.5], LIMIT, "_id0.pt", id="pruned"),
+        pytest.param(CLR_PIES, [], 500, ".npz", id="arrays"),
+        pytest.param(SUP_PIES, ["--plot_q_score"], LIMIT, ".png", id="picture"),
+        pytest.param(SUP, [], 0, "sup_training.log", id="log"),
+    ],
+)
 def test_a_full_disk_is_one_line_and_what_was_finished_stays(work, script, flags, limit, told):
     before = files(work)
     if limit:
@@ -516,5 +1143,7 @@ def test_torn_evaluations_are_computed_again(work, capsys, content):
     assert said.err == "" and said.out.count("computed again") >= 4
     for path in paths:
         stored = dict(np.load(path))
-        assert stored.keys() == before[path].keys() and all(np.array_equal(stored[name], before[path][name]) for name in stored)
+        assert stored.keys() == before[path].keys() and all(
+            np.array_equal(stored[name], before[path][name]) for name in stored
+        )
     assert list(csv.reader(Path("pies/few digits/results.csv").open())) == rows

@@ -11,14 +11,30 @@ from torch import nn
 from torch.nn.utils import prune
 
 from common import methods, pruning
-from common.pruning import (GradualPruning, apply_masks, filter_masks, global_masks, gradual_pruner, layer_masks, measure_sparsity,
-                            next_masks, prunable_parameters, score_weights, sum_gradients)
+from common.pruning import (
+    GradualPruning,
+    apply_masks,
+    filter_masks,
+    global_masks,
+    gradual_pruner,
+    layer_masks,
+    measure_sparsity,
+    next_masks,
+    prunable_parameters,
+    score_weights,
+    sum_gradients,
+)
 from conftest import GOLDEN
 from test_pruning import prunable_modules, random_network, scores_of, torch_masks
 
 GRADIENT_CRITERIA = ("snip", "snip_batches", "magnitude_gradient")
 FILTER_CRITERIA = ("filter_l1", "filter_l2", "filter_linf", "filter_random")
-WAYS = [(criterion, scope) for criterion in methods.CRITERIA for scope in methods.SCOPES if criterion not in FILTER_CRITERIA or scope == "layer"]
+WAYS = [
+    (criterion, scope)
+    for criterion in methods.CRITERIA
+    for scope in methods.SCOPES
+    if criterion not in FILTER_CRITERIA or scope == "layer"
+]
 
 
 def double_network(seed):
@@ -28,7 +44,10 @@ def double_network(seed):
 
 def some_batches(seed, count=4, size=7):
     generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(size, 3, 6, 6, generator=generator), torch.randint(0, 5, (size,), generator=generator)) for _ in range(count)]
+    return [
+        (torch.randn(size, 3, 6, 6, generator=generator), torch.randint(0, 5, (size,), generator=generator))
+        for _ in range(count)
+    ]
 
 
 def losses_of(network, batches):
@@ -49,11 +68,16 @@ def gradients_by_backward(network, batches):
 
 def initial_weights(network, seed):
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(weight.shape, generator=generator, dtype=weight.dtype) / 5 for name, weight in prunable_parameters(network).items()}
+    return {
+        name: torch.randn(weight.shape, generator=generator, dtype=weight.dtype) / 5
+        for name, weight in prunable_parameters(network).items()
+    }
 
 
 def score(network, criterion, batches=(), initial=None, key=("a key",)):
-    return score_weights(prunable_parameters(network), criterion, lambda: losses_of(network, batches), initial, key)
+    return score_weights(
+        prunable_parameters(network), criterion, lambda: losses_of(network, batches), initial, key
+    )
 
 
 # Criteria
@@ -65,7 +89,9 @@ def test_both_lists_of_criteria_name_the_same_ones():
 
 def test_criteria_use_gradients_and_initial_weights_where_they_say_so():
     assert tuple(name for name in pruning.CRITERIA if pruning.uses(name, "gradient")) == GRADIENT_CRITERIA
-    assert [name for name in pruning.CRITERIA if pruning.uses(name, "initial_weight")] == ["magnitude_increase"]
+    assert [name for name in pruning.CRITERIA if pruning.uses(name, "initial_weight")] == [
+        "magnitude_increase"
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -77,22 +103,36 @@ def test_scores_equal_those_of_loops_over_weights_and_batches(criterion, seed):
         "magnitude": lambda weight, start, of_batches: abs(weight),
         "magnitude_increase": lambda weight, start, of_batches: abs(weight) - abs(start),
         "snip": lambda weight, start, of_batches: abs(weight * sum(of_batches)),
-        "snip_batches": lambda weight, start, of_batches: sum(abs(weight * gradient) for gradient in of_batches),
-        "magnitude_gradient": lambda weight, start, of_batches: abs(weight) * math.sqrt(sum(gradient ** 2 for gradient in of_batches)),
+        "snip_batches": lambda weight, start, of_batches: sum(
+            abs(weight * gradient) for gradient in of_batches
+        ),
+        "magnitude_gradient": lambda weight, start, of_batches: (
+            abs(weight) * math.sqrt(sum(gradient**2 for gradient in of_batches))
+        ),
     }[criterion]
     scores = score(network, criterion, batches, initial)
     assert list(scores) == list(prunable_parameters(network))
     for name, parameter in prunable_parameters(network).items():
-        expected = [slow(weight, start, [of_batch[position] for of_batch in gradients[name]])
-                    for position, (weight, start) in enumerate(zip(parameter.flatten().tolist(), initial[name].flatten().tolist()))]
+        expected = [
+            slow(weight, start, [of_batch[position] for of_batch in gradients[name]])
+            for position, (weight, start) in enumerate(
+                zip(parameter.flatten().tolist(), initial[name].flatten().tolist())
+            )
+        ]
         assert scores[name].shape == parameter.shape and max(map(abs, expected)) > 0
-        torch.testing.assert_close(scores[name].flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(
+            scores[name].flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-14
+        )
 
 
-@pytest.mark.parametrize("criterion, slow_norm", [
-    ("filter_l1", lambda weights: sum(abs(weight) for weight in weights)),
-    ("filter_l2", lambda weights: math.sqrt(sum(weight ** 2 for weight in weights))),
-    ("filter_linf", lambda weights: max(abs(weight) for weight in weights))])
+@pytest.mark.parametrize(
+    "criterion, slow_norm",
+    [
+        ("filter_l1", lambda weights: sum(abs(weight) for weight in weights)),
+        ("filter_l2", lambda weights: math.sqrt(sum(weight**2 for weight in weights))),
+        ("filter_linf", lambda weights: max(abs(weight) for weight in weights)),
+    ],
+)
 def test_filter_scores_are_the_norms_of_whole_filters(criterion, slow_norm):
     network = double_network(5)
     scores = score(network, criterion)
@@ -100,7 +140,9 @@ def test_filter_scores_are_the_norms_of_whole_filters(criterion, slow_norm):
         weight = prunable_parameters(network)[name].detach()
         for filter_weight, filter_score in zip(weight, scores[name]):
             assert (filter_score == filter_score.flatten()[0]).all()
-            assert filter_score.flatten()[0].item() == pytest.approx(slow_norm(filter_weight.flatten().tolist()), rel=1e-12)
+            assert filter_score.flatten()[0].item() == pytest.approx(
+                slow_norm(filter_weight.flatten().tolist()), rel=1e-12
+            )
         order = {"filter_l1": 1, "filter_l2": 2, "filter_linf": float("inf")}[criterion]
         norms = torch.stack([torch.norm(filter_weight, p=order) for filter_weight in weight])
         assert torch.equal(scores[name][:, 0, 0, 0].argsort(), norms.argsort())
@@ -114,7 +156,10 @@ def test_random_scores_depend_on_the_key_alone(criterion):
     torch.manual_seed(2)
     for parameter in network.parameters():
         parameter.data.mul_(-3)
-    again, other = score(network, criterion, key=(0, "pruning", 1)), score(network, criterion, key=(0, "pruning", 2))
+    again, other = (
+        score(network, criterion, key=(0, "pruning", 1)),
+        score(network, criterion, key=(0, "pruning", 2)),
+    )
     for name in first:
         assert torch.equal(first[name], again[name]) and not torch.equal(first[name], other[name])
 
@@ -141,7 +186,9 @@ def test_scores_leave_the_generator_of_the_cuda_device_alone():
 
 def test_random_pruning_takes_the_same_share_of_every_layer():
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(20, 30, 3, bias=False), nn.Linear(100, 60), nn.Linear(60, 100, bias=False))
+    layers = nn.Sequential(
+        nn.Conv2d(20, 30, 3, bias=False), nn.Linear(100, 60), nn.Linear(60, 100, bias=False)
+    )
     nn.init.normal_(layers[0].weight, std=9.0)  # by magnitude, little of this layer would be pruned
     scores = score(layers, "random")
     for values in scores.values():
@@ -149,7 +196,11 @@ def test_random_pruning_takes_the_same_share_of_every_layer():
         assert values.mean() == pytest.approx(0.5, abs=0.03 if values.numel() > 1000 else 0.2)
     for sparsity in (0.2, 0.7):
         masks = global_masks(scores, sparsity)
-        for name in ("0.weight", "1.weight", "2.weight"):  # of 5400 or 6000 weights: 0.03 are four or five standard deviations
+        for name in (
+            "0.weight",
+            "1.weight",
+            "2.weight",
+        ):  # of 5400 or 6000 weights: 0.03 are four or five standard deviations
             assert 1 - masks[name].mean().item() == pytest.approx(sparsity, abs=0.03)
 
 
@@ -164,12 +215,17 @@ def test_gradients_are_summed_over_batches_in_three_ways_and_grad_stays_as_it_wa
     parameters, by_backward = prunable_parameters(network), gradients_by_backward(network, batches)
     network[0].weight.grad = torch.full_like(network[0].weight, 7.0)
     sums = sum_gradients(parameters, losses_of(network, batches))
-    assert (network[0].weight.grad == 7).all() and all(parameter.grad is None for name, parameter in network.named_parameters() if name != "0.weight")
+    assert (network[0].weight.grad == 7).all() and all(
+        parameter.grad is None for name, parameter in network.named_parameters() if name != "0.weight"
+    )
     assert sums.keys() == parameters.keys()
     for name, gradient in sums.items():
         of_batches = torch.tensor(by_backward[name], dtype=torch.float64)
-        for found, expected in ((gradient.total, of_batches.sum(0)), (gradient.absolute, of_batches.abs().sum(0)),
-                                (gradient.squared, of_batches.square().sum(0))):
+        for found, expected in (
+            (gradient.total, of_batches.sum(0)),
+            (gradient.absolute, of_batches.abs().sum(0)),
+            (gradient.squared, of_batches.square().sum(0)),
+        ):
             assert found.shape == parameters[name].shape and not found.requires_grad
             torch.testing.assert_close(found.flatten(), expected, rtol=1e-9, atol=1e-14)
 
@@ -180,7 +236,10 @@ def test_gradients_are_summed_over_batches_in_three_ways_and_grad_stays_as_it_wa
 def counts_by_hand(shapes, sparsity, scope, criterion):
     """{name: number pruned}, or the number in all under the key 'all'."""
     if criterion in FILTER_CRITERIA:
-        return {name: round(sparsity * shape[0]) * math.prod(shape[1:]) if len(shape) == 4 else 0 for name, shape in shapes.items()}
+        return {
+            name: round(sparsity * shape[0]) * math.prod(shape[1:]) if len(shape) == 4 else 0
+            for name, shape in shapes.items()
+        }
     if scope == "layer":
         return {name: round(sparsity * math.prod(shape)) for name, shape in shapes.items()}
     return {"all": round(sparsity * sum(math.prod(shape) for shape in shapes.values()))}
@@ -191,7 +250,12 @@ def assert_counts(masks, sparsity, scope, criterion):
     found = {name: int((mask == 0).sum()) for name, mask in masks.items()}
     assert (found if "all" not in expected else {"all": sum(found.values())}) == expected
     if criterion in FILTER_CRITERIA:
-        assert all(len(filter_mask.unique()) == 1 for mask in masks.values() if mask.ndim == 4 for filter_mask in mask)
+        assert all(
+            len(filter_mask.unique()) == 1
+            for mask in masks.values()
+            if mask.ndim == 4
+            for filter_mask in mask
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -205,7 +269,9 @@ def test_what_is_pruned_stays_pruned_and_counts_are_exact(criterion, scope, seed
         scores = score(network, criterion, batches, initial, key=(seed, sparsity))
         later = next_masks(scores, sparsity, scope, criterion, masks)
         assert_counts(later, sparsity, scope, criterion)
-        assert list(later) == list(scores) and all(((mask == 0) | (mask == 1)).all() for mask in later.values())
+        assert list(later) == list(scores) and all(
+            ((mask == 0) | (mask == 1)).all() for mask in later.values()
+        )
         assert all((later[name][mask == 0] == 0).all() for name, mask in masks.items())
         masks = later
         apply_masks(network, masks)
@@ -215,12 +281,21 @@ def test_what_is_pruned_stays_pruned_and_counts_are_exact(criterion, scope, seed
         apply_masks(network, masks)
 
 
-@pytest.mark.parametrize("scope, criterion, first", [
-    ("global", "magnitude", global_masks), ("layer", "magnitude", layer_masks), ("layer", "filter_l1", filter_masks)])
+@pytest.mark.parametrize(
+    "scope, criterion, first",
+    [
+        ("global", "magnitude", global_masks),
+        ("layer", "magnitude", layer_masks),
+        ("layer", "filter_l1", filter_masks),
+    ],
+)
 def test_what_is_pruned_stays_pruned_even_where_its_score_is_the_highest(scope, criterion, first):
     generator = torch.Generator().manual_seed(0)
     shapes = {"a.weight": (10, 4, 3, 3), "b.weight": (6, 10, 1, 1), "c.weight": (5, 6), "c.bias": (5,)}
-    scores = {name: torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator).expand(shape) for name, shape in shapes.items()}
+    scores = {
+        name: torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator).expand(shape)
+        for name, shape in shapes.items()
+    }
     before = copy.deepcopy(scores)
     masks = first(scores, 0.4)
     highest = {name: values.masked_fill(masks[name] == 0, 1e9) for name, values in scores.items()}
@@ -249,7 +324,9 @@ def test_a_kept_weight_that_is_zero_by_chance_does_not_break_up_its_filter():
     assert [filter_mask.any().item() for filter_mask in masks["weight"]] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("norm, criterion", [(1, "filter_l1"), (2, "filter_l2"), (float("inf"), "filter_linf")])
+@pytest.mark.parametrize(
+    "norm, criterion", [(1, "filter_l1"), (2, "filter_l2"), (float("inf"), "filter_linf")]
+)
 @pytest.mark.parametrize("seed", range(10))
 def test_filter_masks_equal_torchs_ln_structured_once_and_again(seed, norm, criterion):
     network = random_network(seed)
@@ -259,7 +336,10 @@ def test_filter_masks_equal_torchs_ln_structured_once_and_again(seed, norm, crit
         masks = next_masks(score(network, criterion), sparsity, "layer", criterion, masks)
         for prefix, module, name in prunable_modules(theirs):
             if isinstance(module, nn.Conv2d):
-                target, already = round(sparsity * module.out_channels), sum(not mask.any() for mask in before.get(f"{prefix}.weight", ()))
+                target, already = (
+                    round(sparsity * module.out_channels),
+                    sum(not mask.any() for mask in before.get(f"{prefix}.weight", ())),
+                )
                 prune.ln_structured(module, "weight", amount=target - already, n=norm, dim=0)
                 assert torch.equal(masks[f"{prefix}.weight"], module.weight_mask)
             else:
@@ -279,12 +359,23 @@ def test_the_schedule_is_the_published_one_on_its_grid(key):
     ours = GradualPruning(sparsity, begin, end, frequency).sparsities()
     assert list(ours) == sorted({*grid, end}) and grid[-1] <= end < grid[-1] + frequency
     np.testing.assert_allclose([ours[step] for step in grid], published, rtol=0, atol=1e-9)
-    assert ours[end] == sparsity  # the published grid ends before it where the frequency does not divide the length
+    assert (
+        ours[end] == sparsity
+    )  # the published grid ends before it where the frequency does not divide the length
 
 
-@pytest.mark.parametrize("begin, end, frequency, steps", [
-    (1, 9, 4, [1, 5, 9]), (1, 10, 4, [1, 5, 9, 10]), (0, 8, 4, [4, 8]), (0, 9, 4, [4, 8, 9]),
-    (7, 7, 3, [7]), (3, 5, 100, [3, 5]), (4, 6, 1, [4, 5, 6])])
+@pytest.mark.parametrize(
+    "begin, end, frequency, steps",
+    [
+        (1, 9, 4, [1, 5, 9]),
+        (1, 10, 4, [1, 5, 9, 10]),
+        (0, 8, 4, [4, 8]),
+        (0, 9, 4, [4, 8, 9]),
+        (7, 7, 3, [7]),
+        (3, 5, 100, [3, 5]),
+        (4, 6, 1, [4, 5, 6]),
+    ],
+)
 def test_pruning_fires_on_the_grid_and_at_the_end_and_never_at_step_0(begin, end, frequency, steps):
     ours = GradualPruning(0.7, begin, end, frequency).sparsities()
     assert list(ours) == steps and ours[end] == 0.7
@@ -306,7 +397,9 @@ def test_sparsity_rises_from_0_at_the_first_step_to_exactly_the_last(begin, end,
 @pytest.mark.parametrize("criterion, scope", WAYS)
 def test_a_network_pruned_while_it_trains_has_the_asked_number_of_zeros_at_every_firing(criterion, scope):
     network, schedule, masks = random_network(3), GradualPruning(0.85, 2, 12, 4, criterion, scope), {}
-    prune_at = gradual_pruner(network, masks, schedule, lambda step: losses_of(network, some_batches(step, 2)), (0, "a key"))
+    prune_at = gradual_pruner(
+        network, masks, schedule, lambda step: losses_of(network, some_batches(step, 2)), (0, "a key")
+    )
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-3)
     sparsity, shapes = None, {name: weight.shape for name, weight in prunable_parameters(network).items()}
     for step in range(1, 16):
@@ -318,7 +411,9 @@ def test_a_network_pruned_while_it_trains_has_the_asked_number_of_zeros_at_every
         else:
             measured, expected = measure_sparsity(network), counts_by_hand(shapes, sparsity, scope, criterion)
             assert measured["zeros"] == sum(expected.values())
-            assert "all" in expected or measured["per_tensor"] == {name: count / math.prod(shapes[name]) for name, count in expected.items()}
+            assert "all" in expected or measured["per_tensor"] == {
+                name: count / math.prod(shapes[name]) for name, count in expected.items()
+            }
             assert all((masks[name][mask == 0] == 0).all() for name, mask in earlier.items())
         for loss in losses_of(network, some_batches(100 + step, 1)):
             optimizer.zero_grad()
@@ -345,6 +440,7 @@ def test_losses_are_asked_for_at_the_steps_that_prune_and_only_where_the_criteri
         def losses(step):
             asked.append(step)
             return losses_of(network, some_batches(step, 1))
+
         prune_at = gradual_pruner(network, {}, GradualPruning(0.5, 2, 5, 2, criterion), losses, ())
         for step in range(8):
             prune_at(step)
@@ -354,8 +450,12 @@ def test_losses_are_asked_for_at_the_steps_that_prune_and_only_where_the_criteri
 def test_random_pruning_differs_between_keys_and_steps_and_without_a_schedule_nothing_happens():
     masks = {(key, step): {} for key, step in ((0, 1), (1, 1), (0, 2))}
     for (key, step), its_masks in masks.items():
-        gradual_pruner(random_network(0), its_masks, GradualPruning(0.5, step, step, 1, "random"), None, (key,))(step)
-    assert not torch.equal(masks[0, 1]["6.weight"], masks[1, 1]["6.weight"]) and not torch.equal(masks[0, 1]["6.weight"], masks[0, 2]["6.weight"])
+        gradual_pruner(
+            random_network(0), its_masks, GradualPruning(0.5, step, step, 1, "random"), None, (key,)
+        )(step)
+    assert not torch.equal(masks[0, 1]["6.weight"], masks[1, 1]["6.weight"]) and not torch.equal(
+        masks[0, 1]["6.weight"], masks[0, 2]["6.weight"]
+    )
     untouched = {}
     gradual_pruner(random_network(0), untouched, None, None, ())(1)
     assert untouched == {}
@@ -365,33 +465,51 @@ def prune_with_hooks(network, sparsity, scope):
     """One more round of torch's pruning up to a sparsity, by counts."""
     triples = prunable_modules_of_hooked(network)
     for _, module, name in triples:
-        if hasattr(module, f"{name}_orig"):  # torch compares the values of the last forward pass, which are a step old
+        if hasattr(
+            module, f"{name}_orig"
+        ):  # torch compares the values of the last forward pass, which are a step old
             setattr(module, name, getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask"))
     already = {key: int((mask == 0).sum()) for key, mask in torch_masks(network).items()}
     sizes = {key: getattr(module, name).numel() for key, module, name in triples}
     if scope == "global":
         amount = round(sparsity * sum(sizes.values())) - sum(already.values())
-        prune.global_unstructured([(module, name) for _, module, name in triples], prune.L1Unstructured, amount=amount)
+        prune.global_unstructured(
+            [(module, name) for _, module, name in triples], prune.L1Unstructured, amount=amount
+        )
     else:
         for key, module, name in triples:
             prune.l1_unstructured(module, name, amount=round(sparsity * sizes[key]) - already.get(key, 0))
 
 
 def prunable_modules_of_hooked(network):
-    return [(f"{prefix}.{name}", module, name) for prefix, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-            for name in ("weight", "bias") if getattr(module, name, None) is not None]
+    return [
+        (f"{prefix}.{name}", module, name)
+        for prefix, module in network.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+        for name in ("weight", "bias")
+        if getattr(module, name, None) is not None
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scope", methods.SCOPES)
-@pytest.mark.parametrize("options", [
-    {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "weight_decay": 5e-3},
-    {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-3}], ids="+".join)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "weight_decay": 5e-3},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-3},
+    ],
+    ids="+".join,
+)
 def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(options, scope, seed):
     network, masks, schedule = random_network(seed), {}, GradualPruning(0.9, 3, 20, 4, "magnitude", scope)
     theirs = copy.deepcopy(network)
     prune_at, sparsities = gradual_pruner(network, masks, schedule, None, ()), schedule.sparsities()
-    optimizer, their_optimizer = (torch.optim.SGD(model.parameters(), 0.05, **options) for model in (network, theirs))
+    optimizer, their_optimizer = (
+        torch.optim.SGD(model.parameters(), 0.05, **options) for model in (network, theirs)
+    )
     for step in range(1, 26):
         prune_at(step)
         if step in sparsities:
@@ -403,7 +521,11 @@ def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(opti
                 its_optimizer.step()
         apply_masks(network, masks)
         for key, module, name in prunable_modules_of_hooked(theirs):
-            expected = getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask") if masks else getattr(module, name)
+            expected = (
+                getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask")
+                if masks
+                else getattr(module, name)
+            )
             torch.testing.assert_close(prunable_parameters(network)[key], expected, rtol=1e-5, atol=1e-6)
             assert not masks or torch.equal(masks[key], getattr(module, f"{name}_mask"))
     assert measure_sparsity(network)["total"] == pytest.approx(0.9, abs=0.01)
@@ -422,7 +544,9 @@ def test_repeated_magnitude_masks_equal_torchs(scope, seed):
         masks = next_masks(scores_of(network), sparsity, scope, "magnitude", masks)
         apply_masks(network, masks)
         expected = torch_masks(theirs)
-        assert masks.keys() == expected.keys() and all(torch.equal(mask, expected[key]) for key, mask in masks.items())
+        assert masks.keys() == expected.keys() and all(
+            torch.equal(mask, expected[key]) for key, mask in masks.items()
+        )
         with torch.no_grad():  # weights move between the rounds, the pruned ones of torch's hooks too
             for key, module, name in prunable_modules_of_hooked(theirs):
                 noise = torch.randn(masks[key].shape, generator=generator) / 50

@@ -37,7 +37,9 @@ def test_digits_hold_every_image_of_scikit_learn_once():
 
 
 def test_channel_statistics_equal_those_of_the_pixels():
-    images = torch.randint(0, 256, (50, 3, 9, 11), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (50, 3, 9, 11), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     images[:, 2] = 7
     mean, std = channel_statistics(images)
     pixels = images.double() / 255
@@ -68,7 +70,9 @@ def test_a_folder_gives_its_images_in_the_order_of_classes_and_names(tmp_path):
     assert data.horizontal_flip and data.vertical_flip
 
 
-@pytest.mark.parametrize("mode, ending", [("L", "png"), ("RGBA", "png"), ("P", "gif"), ("RGB", "jpg"), ("RGB", "bmp")])
+@pytest.mark.parametrize(
+    "mode, ending", [("L", "png"), ("RGBA", "png"), ("P", "gif"), ("RGB", "jpg"), ("RGB", "bmp")]
+)
 def test_images_of_any_mode_become_rgb(tmp_path, mode, ending):
     data = load_dataset("folder", str(write_folder(tmp_path / "pets", mode=mode, ending=ending)))
     assert data.train_images.shape == (6, 3, 10, 12)
@@ -83,9 +87,13 @@ def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
     image[0, 0, 0] ^= 1
     Image.fromarray(image).save(root / "test/cat/0.png")
     checksums.add(load_dataset("folder", str(root)).checksum)
-    checksums.add(load_dataset("folder", str(write_folder(tmp_path / "c" / "pets", classes=("cat", "eel")))).checksum)
+    checksums.add(
+        load_dataset("folder", str(write_folder(tmp_path / "c" / "pets", classes=("cat", "eel")))).checksum
+    )
     root = write_folder(tmp_path / "d" / "pets")
-    (root / "train/cat/2.png").rename(root / "train/dog/00.png")  # the same pixels in the same order, one label changed
+    (root / "train/cat/2.png").rename(
+        root / "train/dog/00.png"
+    )  # the same pixels in the same order, one label changed
     checksums.add(load_dataset("folder", str(root)).checksum)
     assert len(checksums) == 4
 
@@ -112,10 +120,19 @@ def break_folder(root, how):
         (root / "train/cat/notes.txt").write_text("not an image")
 
 
-@pytest.mark.parametrize("how, words", [
-    ("no train", "no folder train/"), ("one class", "at least 2"), ("empty class", "no images in train/dog"),
-    ("unknown test class", "wolf"), ("mixed sizes", "different sizes"), ("truncated", "1.png is not a readable image"),
-    ("text", "notes.txt is not a readable image"), ("nothing", None)])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("no train", "no folder train/"),
+        ("one class", "at least 2"),
+        ("empty class", "no images in train/dog"),
+        ("unknown test class", "wolf"),
+        ("mixed sizes", "different sizes"),
+        ("truncated", "1.png is not a readable image"),
+        ("text", "notes.txt is not a readable image"),
+        ("nothing", None),
+    ],
+)
 def test_a_broken_folder_is_refused_in_one_line(tmp_path, how, words):
     root = write_folder(tmp_path / "pets")
     break_folder(root, how)
@@ -154,9 +171,14 @@ def make_cifar_archive(folder):
     generator = np.random.default_rng(0)
     checksums = {}
     for name, _ in CIFAR10.train_list + CIFAR10.test_list:
-        content = {"data": generator.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": list(range(10)) * 2}
+        content = {
+            "data": generator.integers(0, 256, (20, 3072), dtype=np.uint8),
+            "labels": list(range(10)) * 2,
+        }
         (base / name).write_bytes(pickle.dumps(content))
-    (base / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}))
+    (base / CIFAR10.meta["filename"]).write_bytes(
+        pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
+    )
     for path in base.iterdir():
         checksums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
     archive = folder / CIFAR10.filename
@@ -171,7 +193,9 @@ def cifar(tmp_path, monkeypatch):
     archive, checksums = make_cifar_archive(tmp_path / "server")
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
     for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(CIFAR10, attribute, [[name, checksums[name]] for name, _ in getattr(CIFAR10, attribute)])
+        monkeypatch.setattr(
+            CIFAR10, attribute, [[name, checksums[name]] for name, _ in getattr(CIFAR10, attribute)]
+        )
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": checksums[CIFAR10.meta["filename"]]})
 
     def no_network(*_, **__):
@@ -184,7 +208,11 @@ def cifar(tmp_path, monkeypatch):
 
 def check_cifar(data):
     assert data.train_images.shape == (100, 3, 32, 32) and data.test_images.shape == (20, 3, 32, 32)
-    assert data.class_names[3] == "class3" and data.mean == (0.4915, 0.4823, 0.4468) and data.std == (0.2047, 0.2435, 0.2616)
+    assert (
+        data.class_names[3] == "class3"
+        and data.mean == (0.4915, 0.4823, 0.4468)
+        and data.std == (0.2047, 0.2435, 0.2616)
+    )
     assert data.horizontal_flip and data.vertical_flip
 
 
@@ -223,7 +251,12 @@ def test_without_network_one_line_says_which_file_goes_where(cifar, tmp_path, da
     with pytest.raises(UserError) as error:
         load_dataset("cifar10", str(root))
     message = str(error.value)
-    assert "\n" not in message and f"{CIFAR10.filename}" in message and str(root) in message and "--dataset digits" in message
+    assert (
+        "\n" not in message
+        and f"{CIFAR10.filename}" in message
+        and str(root) in message
+        and "--dataset digits" in message
+    )
     assert ("is damaged" in message) == damaged
     assert listed(root) == ([CIFAR10.filename] if damaged else [])
 

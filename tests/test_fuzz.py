@@ -25,10 +25,12 @@ from common import augment, data, losses, methods, metrics, pruning, similarity
 from common.checkpoints import CheckpointName, parse_name
 from common.cli import UserError
 
-hypothesis.configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/hypothesis")  # its caches: not into the repository
+hypothesis.configuration.set_hypothesis_home_dir(
+    tempfile.gettempdir() + "/hypothesis"
+)  # its caches: not into the repository
 FUZZ = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
-seeds = st.integers(0, 2 ** 32 - 1)
+seeds = st.integers(0, 2**32 - 1)
 shares = st.one_of(st.sampled_from([0.0, 1e-300, 1e-12, 0.5, 1 - 1e-12, 1.0]), st.floats(0, 1))
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -40,12 +42,39 @@ def same(one, other, tolerance=1e-9):
 # Folders of images
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
-FORMATS = {"png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "jpeg": ("L", "RGB", "CMYK"), "gif": ("1", "L", "P", "RGB", "RGBA"),
-           "bmp": ("1", "L", "P", "RGB", "RGBA"), "tiff": MODES, "webp": ("L", "RGB", "RGBA"), "ppm": ("1", "L", "RGB", "I;16")}
+FORMATS = {
+    "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "jpeg": ("L", "RGB", "CMYK"),
+    "gif": ("1", "L", "P", "RGB", "RGBA"),
+    "bmp": ("1", "L", "P", "RGB", "RGBA"),
+    "tiff": MODES,
+    "webp": ("L", "RGB", "RGBA"),
+    "ppm": ("1", "L", "RGB", "I;16"),
+}
 image_kinds = st.sampled_from([(format, mode) for format, modes in FORMATS.items() for mode in modes])
 file_names = st.one_of(
-    st.sampled_from(["0", "-x", "a b.PNG", "*.png", "[a]", "~", "x" * 200, "日本.jpg", "ü\n.png", "$HOME", "a.txt", ".hidden", "..png", "\udcff.gif"]),
-    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda name: name not in (".", "..")))
+    st.sampled_from(
+        [
+            "0",
+            "-x",
+            "a b.PNG",
+            "*.png",
+            "[a]",
+            "~",
+            "x" * 200,
+            "日本.jpg",
+            "ü\n.png",
+            "$HOME",
+            "a.txt",
+            ".hidden",
+            "..png",
+            "\udcff.gif",
+        ]
+    ),
+    st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20
+    ).filter(lambda name: name not in (".", "..")),
+)
 
 
 def image_bytes(format, mode, width, height, seed, constant):
@@ -80,8 +109,12 @@ def image_folders(draw):
     files = {}
     for part, class_name in itertools.product(("train", "test"), class_names):
         for name in draw(st.lists(file_names, min_size=part == "train", max_size=3, unique=True)):
-            width, height = draw(st.one_of(st.just(size), st.just(size), st.just(size), st.tuples(*[st.integers(1, 20)] * 2)))
-            files[f"{part}/{class_name}/{name}"] = image_bytes(*draw(image_kinds), width, height, draw(seeds), draw(st.booleans()))
+            width, height = draw(
+                st.one_of(st.just(size), st.just(size), st.just(size), st.tuples(*[st.integers(1, 20)] * 2))
+            )
+            files[f"{part}/{class_name}/{name}"] = image_bytes(
+                *draw(image_kinds), width, height, draw(seeds), draw(st.booleans())
+            )
     return files
 
 
@@ -95,8 +128,16 @@ def write_files(root, files):
 
 def check_dataset(dataset):
     assert len(dataset.class_names) >= 2 and len(dataset.checksum) == 64
-    for images, labels in ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels)):
-        assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3 and min(images.shape[2:]) >= 8
+    for images, labels in (
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+    ):
+        assert (
+            images.dtype == torch.uint8
+            and images.ndim == 4
+            and images.shape[1] == 3
+            and min(images.shape[2:]) >= 8
+        )
         assert labels.dtype == torch.int64 and len(labels) == len(images) > 0
         assert 0 <= labels.min() and labels.max() < len(dataset.class_names)
     assert dataset.train_images.shape[1:] == dataset.test_images.shape[1:]
@@ -129,11 +170,29 @@ def test_a_folder_of_images_gives_a_valid_data_set_or_is_refused(files):
 
 
 @FUZZ
-@given(st.lists(st.sampled_from([*itertools.product(["png", "bmp"], ["1", "L", "RGB"]), ("gif", "P"), ("tiff", "RGBA"), ("png", "LA")]),
-                min_size=4, max_size=8), st.integers(8, 20), st.integers(8, 20), st.booleans())
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *itertools.product(["png", "bmp"], ["1", "L", "RGB"]),
+                ("gif", "P"),
+                ("tiff", "RGBA"),
+                ("png", "LA"),
+            ]
+        ),
+        min_size=4,
+        max_size=8,
+    ),
+    st.integers(8, 20),
+    st.integers(8, 20),
+    st.booleans(),
+)
 def test_a_folder_of_readable_images_of_one_size_is_never_refused(kinds, width, height, constant):
-    files = {f"{part}/{'ab'[index % 2]}/{index}": image_bytes(*kind, width, height, index, constant)
-             for part in ("train", "test") for index, kind in enumerate(kinds)}
+    files = {
+        f"{part}/{'ab'[index % 2]}/{index}": image_bytes(*kind, width, height, index, constant)
+        for part in ("train", "test")
+        for index, kind in enumerate(kinds)
+    }
     loaded = load({**files, "train/a/.hidden": b"", "test/.hidden/0": b""})
     check_dataset(loaded)
     order = [*range(0, len(kinds), 2), *range(1, len(kinds), 2)]
@@ -154,13 +213,25 @@ def test_spoilt_bytes_are_read_as_an_image_or_refused(content):
         try:
             image = data._read_image(path)
         except UserError as error:
-            assert ("image is not a readable image" in str(error) or "8 bits" in str(error)) and "\n" not in str(error)
+            assert (
+                "image is not a readable image" in str(error) or "8 bits" in str(error)
+            ) and "\n" not in str(error)
         else:
             assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
 
 
-@pytest.mark.parametrize("error", [SyntaxError("broken PNG file"), RuntimeError("Failed to decode"), NotImplementedError("pixel format"),
-                                     EOFError("no more"), IndexError("list index out of range"), MemoryError(), OSError("truncated\nfile")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        SyntaxError("broken PNG file"),
+        RuntimeError("Failed to decode"),
+        NotImplementedError("pixel format"),
+        EOFError("no more"),
+        IndexError("list index out of range"),
+        MemoryError(),
+        OSError("truncated\nfile"),
+    ],
+)
 def test_whatever_the_decoder_raises_is_one_line_for_the_user(error, tmp_path, monkeypatch):
     def broken(path):
         raise error
@@ -173,13 +244,23 @@ def test_whatever_the_decoder_raises_is_one_line_for_the_user(error, tmp_path, m
 
 @pytest.mark.parametrize("format, mode", [("png", "I;16"), ("tiff", "I;16"), ("tiff", "I"), ("tiff", "F")])
 def test_an_image_of_more_than_8_bits_a_channel_is_refused_not_clipped_to_white(format, mode):
-    files = {f"{part}/{name}/0": image_bytes(format, mode, 9, 8, 0, False) for part in ("train", "test") for name in "ab"}
+    files = {
+        f"{part}/{name}/0": image_bytes(format, mode, 9, 8, 0, False)
+        for part in ("train", "test")
+        for name in "ab"
+    }
     loaded = load(files)
     assert isinstance(loaded, UserError) and "8 bits" in str(loaded)
 
 
 @FUZZ
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.sampled_from([0, 1, 127, 254, 255])))
+@given(
+    hnp.arrays(
+        np.uint8,
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=6),
+        elements=st.sampled_from([0, 1, 127, 254, 255]),
+    )
+)
 def test_channel_statistics_are_those_of_the_pixels_or_1_without_spread(pixels):
     images = torch.from_numpy(np.stack([pixels, np.roll(pixels, 1), np.full_like(pixels, pixels.flat[0])], 1))
     mean, std = data.channel_statistics(images)
@@ -198,13 +279,18 @@ def populations(draw, count=1):
     """(num_classes, predictions ...): `count` populations over the same images."""
     classes, images = draw(st.integers(1, 5)), draw(st.integers(0, 8))
     dtype = draw(st.sampled_from([np.int8, np.uint8, np.int16, np.int32, np.int64]))
-    return classes, *(draw(hnp.arrays(dtype, (draw(st.integers(1, 6)), images), elements=st.integers(0, classes - 1))) for _ in range(count))
+    return classes, *(
+        draw(hnp.arrays(dtype, (draw(st.integers(1, 6)), images), elements=st.integers(0, classes - 1)))
+        for _ in range(count)
+    )
 
 
 def slow_modal(predictions, classes):
     votes = [Counter(column.tolist()) for column in predictions.T]
     labels = [max(range(classes), key=lambda label: (vote[label], -label)) for vote in votes]
-    return labels, [sum(vote[other] == vote[label] for other in range(classes)) > 1 for vote, label in zip(votes, labels)]
+    return labels, [
+        sum(vote[other] == vote[label] for other in range(classes)) > 1 for vote, label in zip(votes, labels)
+    ]
 
 
 @FUZZ
@@ -231,7 +317,9 @@ def test_predictions_outside_the_classes_or_of_a_wrong_shape_are_refused(populat
         with pytest.raises(ValueError, match="shape"):
             metrics.modal_labels(wrong, classes)
     if predictions.size:
-        predictions.flat[draws.draw(st.integers(0, predictions.size - 1))] = beyond if beyond < 0 else classes + beyond
+        predictions.flat[draws.draw(st.integers(0, predictions.size - 1))] = (
+            beyond if beyond < 0 else classes + beyond
+        )
         with pytest.raises(ValueError, match="between 0"):
             metrics.find_pies(predictions, predictions, classes)
 
@@ -241,17 +329,27 @@ def test_predictions_outside_the_classes_or_of_a_wrong_shape_are_refused(populat
 def test_pies_are_where_slow_modal_labels_differ(population, times, seed):
     classes, dense, pruned = population
     is_pie = metrics.find_pies(dense, pruned, classes)
-    assert is_pie.tolist() == [one != other for one, other in zip(slow_modal(dense, classes)[0], slow_modal(pruned, classes)[0])]
+    assert is_pie.tolist() == [
+        one != other for one, other in zip(slow_modal(dense, classes)[0], slow_modal(pruned, classes)[0])
+    ]
     assert (metrics.find_pies(pruned, dense, classes) == is_pie).all()
-    assert (metrics.find_pies(np.tile(dense, (times, 1)), pruned, classes) == is_pie).all(), "every model counted as often changes no vote"
+    assert (metrics.find_pies(np.tile(dense, (times, 1)), pruned, classes) == is_pie).all(), (
+        "every model counted as often changes no vote"
+    )
     assert not metrics.find_pies(dense, dense, classes).any()
     labels = np.random.default_rng(seed).integers(0, classes, len(is_pie))
     counts = metrics.pies_per_class(is_pie, labels, classes)
-    assert counts.tolist() == [sum(1 for pie, label in zip(is_pie, labels) if pie and label == one) for one in range(classes)]
+    assert counts.tolist() == [
+        sum(1 for pie, label in zip(is_pie, labels) if pie and label == one) for one in range(classes)
+    ]
 
 
-latent_values = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, 3e38, -3e38, 1e-45, -1e-40]), st.floats(-100, 100, width=32))
-latents = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7), elements=latent_values)
+latent_values = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, 3e38, -3e38, 1e-45, -1e-40]), st.floats(-100, 100, width=32)
+)
+latents = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7), elements=latent_values
+)
 
 
 @FUZZ
@@ -266,7 +364,9 @@ def test_q_scores_are_defined_where_dimensions_differ_and_keep_their_bounds(late
     dimensions = latent.shape[1]
     l1_norm, z_score = found["l1_norm"][~zero], found["z_score"][~equal]
     assert (l1_norm > 1 - 1e-9).all() and (l1_norm < math.sqrt(dimensions) + 1e-9).all()
-    assert (z_score > 0).all() and (z_score < math.sqrt(dimensions - 1) + 1e-6).all(), "one of n numbers is at most sqrt(n - 1) deviations off"
+    assert (z_score > 0).all() and (z_score < math.sqrt(dimensions - 1) + 1e-6).all(), (
+        "one of n numbers is at most sqrt(n - 1) deviations off"
+    )
     same(found["q_score"], found["z_score"] / found["l1_norm"])
     shuffled = metrics.q_scores(latent[:, np.random.default_rng(seed).permutation(dimensions)])
     scaled = metrics.q_scores(latent.astype(np.float64) * 1024)
@@ -291,8 +391,13 @@ def test_a_latent_that_is_not_finite_has_no_q_score_and_spoils_no_other(latent, 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @FUZZ
-@given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6),
-                  elements=st.one_of(st.sampled_from([math.nan, math.inf, -math.inf, 0.0]), st.floats(-1e6, 1e6))))
+@given(
+    hnp.arrays(
+        np.float64,
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6),
+        elements=st.one_of(st.sampled_from([math.nan, math.inf, -math.inf, 0.0]), st.floats(-1e6, 1e6)),
+    )
+)
 def test_the_mean_over_defined_values_is_that_of_the_others(values):
     found = metrics.mean_over_defined(values)
     for column, mean in zip(values.T, found, strict=True):
@@ -317,16 +422,34 @@ def possible_winners(distances, labels, classes, k):
 
 
 @FUZZ
-@given(st.integers(1, 12), st.integers(0, 6), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 3, 50]), st.sampled_from([0, 10_000]), seeds, st.data())
-def test_knn_labels_win_a_slow_vote_for_any_chunk(train_count, test_count, dimensions, classes, reach, offset, seed, draws):
+@given(
+    st.integers(1, 12),
+    st.integers(0, 6),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 50]),
+    st.sampled_from([0, 10_000]),
+    seeds,
+    st.data(),
+)
+def test_knn_labels_win_a_slow_vote_for_any_chunk(
+    train_count, test_count, dimensions, classes, reach, offset, seed, draws
+):
     k, rng = draws.draw(st.integers(1, train_count)), np.random.default_rng(seed)
-    train, test = (rng.integers(-reach, reach + 1, (count, dimensions)) + offset for count in (train_count, test_count))
+    train, test = (
+        rng.integers(-reach, reach + 1, (count, dimensions)) + offset for count in (train_count, test_count)
+    )
     labels = rng.integers(0, classes, train_count)
-    for chunk in (1, 4 * train_count * 2, 2 ** 24):
+    for chunk in (1, 4 * train_count * 2, 2**24):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(metrics, "CHUNK_BYTES", chunk)
-            found = metrics.knn_labels(torch.tensor(train, dtype=torch.float32), torch.tensor(labels),
-                                       torch.tensor(test, dtype=torch.float32).reshape(test_count, dimensions), classes, k)
+            found = metrics.knn_labels(
+                torch.tensor(train, dtype=torch.float32),
+                torch.tensor(labels),
+                torch.tensor(test, dtype=torch.float32).reshape(test_count, dimensions),
+                classes,
+                k,
+            )
         assert found.shape == (test_count,) and found.dtype == torch.int64
         for point, label in zip(test, found.tolist()):
             assert label in possible_winners(((train - point) ** 2).sum(1), labels, classes, k)
@@ -340,7 +463,9 @@ def test_knn_labels_are_classes_whatever_the_points_and_too_few_are_refused(coun
     points[torch.rand(count, 3, generator=generator) < 0.3] = value
     labels = torch.randint(0, classes, (count,), generator=generator)
     found = metrics.knn_labels(points, labels, points, classes, count)
-    assert (found == torch.bincount(labels, minlength=classes).argmax()).all(), "where all are neighbours, places do not matter"
+    assert (found == torch.bincount(labels, minlength=classes).argmax()).all(), (
+        "where all are neighbours, places do not matter"
+    )
     assert set(metrics.knn_labels(points, labels, points, classes, 1).tolist()) <= set(labels.tolist())
     with pytest.raises(ValueError, match="neighbours"):
         metrics.knn_labels(points, labels, points, classes, count + 1)
@@ -357,25 +482,41 @@ def test_depths_equal_slow_walks_and_differ_only_where_all_places_agree(places, 
         assert depth[image] == next(first for first in range(places + 1) if all(agree[first:]))
         assert label_depth[image] == max([1, *(place + 1 for place in range(places) if not agree[place])])
     assert ((depth == label_depth) | ((depth == 0) & (label_depth == 1))).all()
-    assert (metrics.prediction_depth(np.concatenate([knn, knn]), labels) == np.where(depth > 0, depth + places, 0)).all()
+    assert (
+        metrics.prediction_depth(np.concatenate([knn, knn]), labels) == np.where(depth > 0, depth + places, 0)
+    ).all()
 
 
 # Pruning
 
-score_values = st.one_of(st.sampled_from([0.0, -0.0, 1.0, 2.0, math.inf, math.nan]), st.floats(-5, 5, width=32))
-tensor_shapes = st.one_of(st.tuples(st.integers(1, 8)), st.tuples(*[st.integers(1, 4)] * 2), st.tuples(*[st.integers(1, 3)] * 4))
+score_values = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, 2.0, math.inf, math.nan]), st.floats(-5, 5, width=32)
+)
+tensor_shapes = st.one_of(
+    st.tuples(st.integers(1, 8)), st.tuples(*[st.integers(1, 4)] * 2), st.tuples(*[st.integers(1, 3)] * 4)
+)
 
 
 @st.composite
 def score_dicts(draw, values=score_values):
     shapes = draw(st.lists(tensor_shapes, min_size=1, max_size=4))
-    return {f"layer{index}": torch.from_numpy(draw(hnp.arrays(np.float32, shape, elements=values))) for index, shape in enumerate(shapes)}
+    return {
+        f"layer{index}": torch.from_numpy(draw(hnp.arrays(np.float32, shape, elements=values)))
+        for index, shape in enumerate(shapes)
+    }
 
 
 def slow_mask(scores, sparsity):
     """A list of 0 and 1: the round(sparsity * n) lowest, the earlier first, numbers that are none last."""
-    order = sorted(range(len(scores)), key=lambda index: (math.isnan(scores[index]), 0 if math.isnan(scores[index]) else scores[index], index))
-    pruned = set(order[:round(sparsity * len(scores))])
+    order = sorted(
+        range(len(scores)),
+        key=lambda index: (
+            math.isnan(scores[index]),
+            0 if math.isnan(scores[index]) else scores[index],
+            index,
+        ),
+    )
+    pruned = set(order[: round(sparsity * len(scores))])
     return [0.0 if index in pruned else 1.0 for index in range(len(scores))]
 
 
@@ -388,9 +529,14 @@ def zeros_by_group(masks, groups):
 def test_global_and_layer_masks_equal_a_slow_sort(scores, sparsity):
     flat = slow_mask([value for score in scores.values() for value in score.flatten().tolist()], sparsity)
     by_layer = [kept for score in scores.values() for kept in slow_mask(score.flatten().tolist(), sparsity)]
-    for found, expected in ((pruning.global_masks(scores, sparsity), flat), (pruning.layer_masks(scores, sparsity), by_layer)):
+    for found, expected in (
+        (pruning.global_masks(scores, sparsity), flat),
+        (pruning.layer_masks(scores, sparsity), by_layer),
+    ):
         assert [value for mask in found.values() for value in mask.flatten().tolist()] == expected
-        assert {name: mask.shape for name, mask in found.items()} == {name: score.shape for name, score in scores.items()}
+        assert {name: mask.shape for name, mask in found.items()} == {
+            name: score.shape for name, score in scores.items()
+        }
 
 
 @FUZZ
@@ -399,16 +545,25 @@ def test_filter_masks_prune_the_lowest_filters_whole_and_no_linear_layer(scores,
     for name, mask in pruning.filter_masks(scores, sparsity).items():
         score = scores[name]
         assert mask.shape == score.shape
-        highest = [math.nan if score[row].isnan().any() else score[row].max().item() for row in range(len(score))]
+        highest = [
+            math.nan if score[row].isnan().any() else score[row].max().item() for row in range(len(score))
+        ]
         kept = slow_mask(highest, sparsity) if score.ndim == 4 else [1.0] * len(score)
         for row, expected in enumerate(kept):
             assert (mask[row] == expected).all()
 
 
 @FUZZ
-@given(score_dicts(st.one_of(st.sampled_from([0.0, 1.0, math.inf, math.nan]), st.floats(-5, 5, width=32))), st.lists(shares, min_size=1, max_size=4),
-       st.sampled_from(methods.SCOPES), st.sampled_from(sorted(methods.CRITERIA)), seeds)
-def test_masks_of_growing_sparsity_keep_what_is_pruned_and_have_exactly_the_asked_zeros(scores, sparsities, scope, criterion, seed):
+@given(
+    score_dicts(st.one_of(st.sampled_from([0.0, 1.0, math.inf, math.nan]), st.floats(-5, 5, width=32))),
+    st.lists(shares, min_size=1, max_size=4),
+    st.sampled_from(methods.SCOPES),
+    st.sampled_from(sorted(methods.CRITERIA)),
+    seeds,
+)
+def test_masks_of_growing_sparsity_keep_what_is_pruned_and_have_exactly_the_asked_zeros(
+    scores, sparsities, scope, criterion, seed
+):
     shapes, masks = {name: score.shape for name, score in scores.items()}, {}
     generator = torch.Generator().manual_seed(seed)
     for sparsity in sorted(sparsities):
@@ -419,15 +574,23 @@ def test_masks_of_growing_sparsity_keep_what_is_pruned_and_have_exactly_the_aske
         assert all((masks[name] == 1).all() for name in set(masks) - counted)
         assert all((masks[name] <= mask).all() for name, mask in before.items()), "nothing comes back"
         again = pruning.next_masks(scores, sparsity, scope, criterion, masks)
-        assert all(torch.equal(again[name], mask) for name, mask in masks.items()), "pruning twice to one sparsity prunes once"
-        scores = {name: score[torch.randperm(len(score), generator=generator)] for name, score in scores.items()}
+        assert all(torch.equal(again[name], mask) for name, mask in masks.items()), (
+            "pruning twice to one sparsity prunes once"
+        )
+        scores = {
+            name: score[torch.randperm(len(score), generator=generator)] for name, score in scores.items()
+        }
 
 
 @FUZZ
 @given(st.integers(-30, 200), st.integers(0, 200), st.integers(1, 250), shares)
 def test_gradual_sparsities_never_fall_and_end_at_the_asked_one(begin, length, frequency, sparsity):
     found = pruning.GradualPruning(sparsity, begin, begin + length, frequency).sparsities()
-    steps = {step for step in range(begin, begin + length + 1) if (step - begin) % frequency == 0 or step == begin + length}
+    steps = {
+        step
+        for step in range(begin, begin + length + 1)
+        if (step - begin) % frequency == 0 or step == begin + length
+    }
     assert set(found) == {step for step in steps if step >= 1} and list(found) == sorted(found)
     values = list(found.values())
     assert all(0 <= one <= other for one, other in zip(values, values[1:]))
@@ -436,13 +599,22 @@ def test_gradual_sparsities_never_fall_and_end_at_the_asked_one(begin, length, f
     if length and begin >= 1:
         assert found[begin] == 0
     for step, value in found.items():
-        exact = Fraction(sparsity) * (1 - (1 - Fraction(step - begin, length)) ** 3) if length else Fraction(sparsity)
+        exact = (
+            Fraction(sparsity) * (1 - (1 - Fraction(step - begin, length)) ** 3)
+            if length
+            else Fraction(sparsity)
+        )
         assert value == pytest.approx(float(exact), rel=1e-9, abs=1e-12)
 
 
 def small_network(channels, filters, outputs, generator, zeros):
     """A convolution, batch norm and a linear layer, with that share of zeros of either sign."""
-    network = nn.Sequential(nn.Conv2d(channels, filters, 3, bias=False), nn.BatchNorm2d(filters), nn.Flatten(), nn.Linear(filters, outputs))
+    network = nn.Sequential(
+        nn.Conv2d(channels, filters, 3, bias=False),
+        nn.BatchNorm2d(filters),
+        nn.Flatten(),
+        nn.Linear(filters, outputs),
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -453,40 +625,71 @@ def small_network(channels, filters, outputs, generator, zeros):
 
 @FUZZ
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), shares, shares, seeds)
-def test_measured_sparsity_equals_a_slow_count_before_and_after_pruning(channels, filters, outputs, zeros, sparsity, seed):
+def test_measured_sparsity_equals_a_slow_count_before_and_after_pruning(
+    channels, filters, outputs, zeros, sparsity, seed
+):
     network = small_network(channels, filters, outputs, torch.Generator().manual_seed(seed), zeros)
     network[3].bias.data[0] = math.nan
     for _ in range(2):
         found = pruning.measure_sparsity(network)
-        counts = {name: (sum(value == 0 for value in tensor.flatten().tolist()), tensor.numel())
-                  for name, tensor in network.state_dict().items() if name in ("0.weight", "3.weight", "3.bias")}
+        counts = {
+            name: (sum(value == 0 for value in tensor.flatten().tolist()), tensor.numel())
+            for name, tensor in network.state_dict().items()
+            if name in ("0.weight", "3.weight", "3.bias")
+        }
         assert (found["zeros"], found["counted"]) == tuple(map(sum, zip(*counts.values())))
         assert found["total"] == found["zeros"] / found["counted"]
         assert found["per_tensor"] == {name: count / size for name, (count, size) in counts.items()}
         (a, n), (b, m) = counts["0.weight"], counts["3.weight"]
         assert found["weights_only"] == (a + b) / (n + m)
-        scores = {name: weight.detach().abs() for name, weight in pruning.prunable_parameters(network).items()}
+        scores = {
+            name: weight.detach().abs() for name, weight in pruning.prunable_parameters(network).items()
+        }
         asked, before = round(sparsity * found["counted"]), found["zeros"]
-        pruning.apply_masks(network, pruning.global_masks(scores, min(sparsity, 1 - 1 / found["counted"])))  # NaN is kept: it cannot be masked
+        pruning.apply_masks(
+            network, pruning.global_masks(scores, min(sparsity, 1 - 1 / found["counted"]))
+        )  # NaN is kept: it cannot be masked
         after = pruning.measure_sparsity(network)["zeros"]
-        assert after == max(before, min(asked, found["counted"] - 1)), "zeros are the lowest magnitudes: they are pruned first"
-        assert all(((mask == 0) == (network.state_dict()[name] == 0)).all() for name, mask in pruning.masks_of(network).items())
+        assert after == max(before, min(asked, found["counted"] - 1)), (
+            "zeros are the lowest magnitudes: they are pruned first"
+        )
+        assert all(
+            ((mask == 0) == (network.state_dict()[name] == 0)).all()
+            for name, mask in pruning.masks_of(network).items()
+        )
 
 
 @FUZZ
-@given(score_dicts(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(-5, 5, width=32))), st.sampled_from([0.0, 1e-6, 1.0, 1e6]), shares, seeds)
+@given(
+    score_dicts(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(-5, 5, width=32))),
+    st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
+    shares,
+    seeds,
+)
 def test_weight_movement_is_the_relative_change_of_kept_weights(before, step, density, seed):
     generator = torch.Generator().manual_seed(seed)
     before = {name: torch.where(weight.abs() < 1e-10, 0, weight) for name, weight in before.items()}
-    after = {name: weight + step * torch.randn(weight.shape, generator=generator) for name, weight in before.items()}
-    masks = {name: (torch.rand(weight.shape, generator=generator) < density).float() for name, weight in before.items()}
+    after = {
+        name: weight + step * torch.randn(weight.shape, generator=generator)
+        for name, weight in before.items()
+    }
+    masks = {
+        name: (torch.rand(weight.shape, generator=generator) < density).float()
+        for name, weight in before.items()
+    }
     found = pruning.weight_movement(before, after, masks)
     for name, mask in masks.items():
-        kept = [(a, b) for a, b, one in zip(*(tensors[name].flatten().tolist() for tensors in (before, after, masks))) if one]
+        kept = [
+            (a, b)
+            for a, b, one in zip(*(tensors[name].flatten().tolist() for tensors in (before, after, masks)))
+            if one
+        ]
         size = math.sqrt(sum(a * a for a, _ in kept))
         assert (name in found) == (size > 0)
         if size > 0:
-            assert found[name] == pytest.approx(math.sqrt(sum((b - a) ** 2 for a, b in kept)) / size, rel=1e-4, abs=1e-6)
+            assert found[name] == pytest.approx(
+                math.sqrt(sum((b - a) ** 2 for a, b in kept)) / size, rel=1e-4, abs=1e-6
+            )
     assert all(value == 0 for value in pruning.weight_movement(before, before, masks).values())
 
 
@@ -498,7 +701,9 @@ def slow_loss(features, labels, temperature, base):
     anchors = [(image, view) for view in range(views) for image in range(images)]
     total = 0.0
     for one in anchors:
-        logits = {other: float(features[one] @ features[other]) / temperature for other in anchors if other != one}
+        logits = {
+            other: float(features[one] @ features[other]) / temperature for other in anchors if other != one
+        }
         highest = max(logits.values())
         log_sum = highest + math.log(sum(math.exp(value - highest) for value in logits.values()))
         positives = [other for other in logits if labels[other[0]] == labels[one[0]]]
@@ -509,22 +714,34 @@ def slow_loss(features, labels, temperature, base):
 @st.composite
 def feature_batches(draw):
     """(N, V, D) of unit norm, among them equal and opposite ones, with labels, or None."""
-    images, views, dimensions = draw(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)).filter(lambda shape: shape[0] * shape[1] > 1))
-    features = torch.randn(images, views, dimensions, generator=torch.Generator().manual_seed(draw(seeds)), dtype=torch.float64)
+    images, views, dimensions = draw(
+        st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)).filter(
+            lambda shape: shape[0] * shape[1] > 1
+        )
+    )
+    features = torch.randn(
+        images, views, dimensions, generator=torch.Generator().manual_seed(draw(seeds)), dtype=torch.float64
+    )
     if draw(st.booleans()):
         features = features.sign() * (torch.arange(dimensions) == 0)
-    labels = draw(st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=images, max_size=images).map(torch.tensor)))
+    labels = draw(
+        st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=images, max_size=images).map(torch.tensor))
+    )
     return features / features.norm(dim=-1, keepdim=True), labels
 
 
 @FUZZ
 @given(feature_batches(), st.floats(0.01, 100), st.sampled_from([0.07, 1.0]), seeds)
-def test_the_contrastive_loss_equals_slow_loops_in_any_order_and_its_gradient_is_finite(batch, temperature, base, seed):
+def test_the_contrastive_loss_equals_slow_loops_in_any_order_and_its_gradient_is_finite(
+    batch, temperature, base, seed
+):
     features, labels = batch
     inputs = features.float().requires_grad_()
     loss = losses.contrastive_loss(inputs, labels, temperature, base)
     images, views = features.shape[:2]
-    expected = slow_loss(features, list(range(images)) if labels is None else labels.tolist(), temperature, base)
+    expected = slow_loss(
+        features, list(range(images)) if labels is None else labels.tolist(), temperature, base
+    )
     tolerance = {"rel": 1e-4, "abs": 1e-4 * (1 + temperature) / base}
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, **tolerance)
     assert loss.item() >= -1e-6 * (1 + temperature) / base, "minus the logarithm of a probability"
@@ -532,7 +749,12 @@ def test_the_contrastive_loss_equals_slow_loops_in_any_order_and_its_gradient_is
     assert inputs.grad.isfinite().all()
     generator = torch.Generator().manual_seed(seed)
     image_order, view_order = (torch.randperm(count, generator=generator) for count in (images, views))
-    shuffled = losses.contrastive_loss(features.float()[image_order][:, view_order], None if labels is None else 7 - labels[image_order], temperature, base)
+    shuffled = losses.contrastive_loss(
+        features.float()[image_order][:, view_order],
+        None if labels is None else 7 - labels[image_order],
+        temperature,
+        base,
+    )
     assert shuffled.item() == pytest.approx(expected, **tolerance)
 
 
@@ -554,13 +776,17 @@ def test_features_that_are_not_of_unit_norm_or_shape_are_refused(batch, factor, 
 
 @FUZZ
 @given(st.integers(1, 6), st.integers(1, 4), st.floats(0.01, 100), st.sampled_from([0.07, 1.0]))
-def test_the_chance_loss_is_that_of_equal_features_grows_with_views_and_needs_two(images, views, temperature, base):
+def test_the_chance_loss_is_that_of_equal_features_grows_with_views_and_needs_two(
+    images, views, temperature, base
+):
     if images * views < 2:
         with pytest.raises(ValueError):
             losses.chance_contrastive_loss(images * views, temperature, base)
         return
     chance = losses.chance_contrastive_loss(images * views, temperature, base)
-    alike = losses.contrastive_loss(torch.ones(images, views, 1), torch.zeros(images, dtype=torch.int64), temperature, base)
+    alike = losses.contrastive_loss(
+        torch.ones(images, views, 1), torch.zeros(images, dtype=torch.int64), temperature, base
+    )
     assert chance == pytest.approx(alike.item(), rel=1e-4, abs=1e-4)
     assert 0 <= chance < losses.chance_contrastive_loss(images * views + 1, temperature, base)
 
@@ -585,9 +811,14 @@ def check_pixels(views, images):
 
 
 @FUZZ
-@given(st.integers(1, 20), st.one_of(sides, st.just(500)), st.one_of(sides, st.just(500)), st.booleans(), seeds)
+@given(
+    st.integers(1, 20), st.one_of(sides, st.just(500)), st.one_of(sides, st.just(500)), st.booleans(), seeds
+)
 def test_drawn_contrastive_parameters_keep_their_bounds(count, height, width, horizontal, seed):
-    drawn, again = (augment.draw_contrastive(count, height, width, horizontal, torch.Generator().manual_seed(seed)) for _ in range(2))
+    drawn, again = (
+        augment.draw_contrastive(count, height, width, horizontal, torch.Generator().manual_seed(seed))
+        for _ in range(2)
+    )
     assert all(torch.equal(values, again[name]) and len(values) == count for name, values in drawn.items())
     top, left, box_height, box_width = drawn["box"].unbind(1)
     assert (top >= 0).all() and (box_height >= 1).all() and (top + box_height <= height).all()
@@ -595,14 +826,20 @@ def test_drawn_contrastive_parameters_keep_their_bounds(count, height, width, ho
     assert horizontal or not drawn["flip"].any()
     assert (drawn["hue"].abs() <= 0.1).all()
     kind, factor = drawn["kind"], drawn["factor"]
-    assert torch.equal(kind[:, :3].sort(1).values, torch.arange(3).expand(count, 3)) and torch.equal(kind[:, :3], kind[:, 3:])
+    assert torch.equal(kind[:, :3].sort(1).values, torch.arange(3).expand(count, 3)) and torch.equal(
+        kind[:, :3], kind[:, 3:]
+    )
     assert (factor >= 0.6 - 1e-6).all() and (factor <= 1.4 + 1e-6).all()
-    assert ((factor[:, :3] == 1) | (factor[:, 3:] == 1)).all(), "every blend before the hue shift or after it, not both"
+    assert ((factor[:, :3] == 1) | (factor[:, 3:] == 1)).all(), (
+        "every blend before the hue shift or after it, not both"
+    )
 
 
 @FUZZ
 @given(st.integers(1, 5), sides, sides, st.sampled_from([None, 0, 255]), st.integers(1, 3), seeds)
-def test_contrastive_views_stay_within_the_pixels_and_do_not_depend_on_chunks_or_neighbours(count, height, width, level, chunk, seed):
+def test_contrastive_views_stay_within_the_pixels_and_do_not_depend_on_chunks_or_neighbours(
+    count, height, width, level, chunk, seed
+):
     generator = torch.Generator().manual_seed(seed)
     images = random_images(count, height, width, generator, level)
     drawn, kept = augment.draw_contrastive(count, height, width, True, generator), images.clone()
@@ -615,7 +852,13 @@ def test_contrastive_views_stay_within_the_pixels_and_do_not_depend_on_chunks_or
         patch.setattr(augment, "CHUNK_PIXELS", chunk * height * width)
         same(augment.contrastive_views(images, drawn, MEAN, STD), views, 1e-5)
     order = torch.randperm(count, generator=generator)
-    same(augment.contrastive_views(images[order], {name: values[order] for name, values in drawn.items()}, MEAN, STD), views[order], 1e-5)
+    same(
+        augment.contrastive_views(
+            images[order], {name: values[order] for name, values in drawn.items()}, MEAN, STD
+        ),
+        views[order],
+        1e-5,
+    )
 
 
 @FUZZ
@@ -632,7 +875,7 @@ def test_supervised_views_equal_padding_and_slicing(count, height, width, horizo
     for index in range(count):
         padded = np.pad(images[index].numpy(), ((0, 0), (rows, rows), (columns, columns)))
         top, left = drawn["offset"][index].tolist()
-        expected = padded[:, top:top + height, left:left + width]
+        expected = padded[:, top : top + height, left : left + width]
         expected = expected[:, ::-1] if drawn["vertical"][index] else expected
         expected = expected[:, :, ::-1] if drawn["horizontal"][index] else expected
         whole = augment.evaluation_images(torch.from_numpy(expected.copy())[None], MEAN, STD)[0]
@@ -652,13 +895,31 @@ def pruning_methods(draw):
     if schedule != "iterative":
         return methods.PruningMethod(schedule, criterion, scope)
     after = draw(st.sampled_from(methods.AFTER))
-    return methods.PruningMethod(schedule, criterion, scope, draw(st.floats(0.01, 0.99)), after, draw(st.integers(0, 2 ** 31 - 1)) if after == "rewind" else 0)
+    return methods.PruningMethod(
+        schedule,
+        criterion,
+        scope,
+        draw(st.floats(0.01, 0.99)),
+        after,
+        draw(st.integers(0, 2**31 - 1)) if after == "rewind" else 0,
+    )
 
 
-whole_numbers = st.integers(0, 2 ** 31 - 1)
+whole_numbers = st.integers(0, 2**31 - 1)
 fractions = st.floats(0, 1, exclude_max=True)
-encoder_names = st.one_of(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
-                          st.sampled_from(["a_encoder", "x_head_SupCon_0.3pruning", "wideResNet", "wideResNet_0.3pruning_205epochs", "x.pt", "a_id0.pt"]))
+encoder_names = st.one_of(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
+    st.sampled_from(
+        [
+            "a_encoder",
+            "x_head_SupCon_0.3pruning",
+            "wideResNet",
+            "wideResNet_0.3pruning_205epochs",
+            "x.pt",
+            "a_id0.pt",
+        ]
+    ),
+)
 
 
 @st.composite
@@ -667,10 +928,22 @@ def checkpoint_names(draw):
     sparsity = 0.0 if method.schedule == "dense" else draw(fractions.filter(bool))
     facts = (str(method), sparsity, draw(whole_numbers), draw(whole_numbers))
     if draw(st.booleans()):
-        return CheckpointName("supervised", "supervised", *facts, widen_factor=draw(st.integers(1, 2 ** 31 - 1)), depth=draw(whole_numbers),
-                              dropout=draw(fractions))
-    return CheckpointName(draw(st.sampled_from(["encoder", "head"])), draw(st.sampled_from(["SupCon", "SimCLR"])), *facts, encoder_name=draw(encoder_names),
-                          batch_size=draw(whole_numbers), temperature=draw(st.floats(0, exclude_min=True, allow_infinity=False)))
+        return CheckpointName(
+            "supervised",
+            "supervised",
+            *facts,
+            widen_factor=draw(st.integers(1, 2**31 - 1)),
+            depth=draw(whole_numbers),
+            dropout=draw(fractions),
+        )
+    return CheckpointName(
+        draw(st.sampled_from(["encoder", "head"])),
+        draw(st.sampled_from(["SupCon", "SimCLR"])),
+        *facts,
+        encoder_name=draw(encoder_names),
+        batch_size=draw(whole_numbers),
+        temperature=draw(st.floats(0, exclude_min=True, allow_infinity=False)),
+    )
 
 
 @settings(FUZZ, max_examples=300)
@@ -697,14 +970,22 @@ def test_names_differ_where_any_fact_does(name, other, draws):
 
 
 @settings(FUZZ, max_examples=200)
-@given(checkpoint_names(), st.lists(st.tuples(st.integers(0, 200), st.sampled_from(list("_.-09aG+ \n\0٣") + ["pruning", "_global", ".pt"])), max_size=3),
-       st.integers(0, 5))
+@given(
+    checkpoint_names(),
+    st.lists(
+        st.tuples(
+            st.integers(0, 200), st.sampled_from(list("_.-09aG+ \n\0٣") + ["pruning", "_global", ".pt"])
+        ),
+        max_size=3,
+    ),
+    st.integers(0, 5),
+)
 def test_a_spoilt_name_is_none_or_another_that_is_read_back(name, inserts, cut):
     text = str(name)
     for place, part in inserts:
         place %= len(text)
-        text = text[:place] + part + text[place + 1:]
-    found = parse_name(text[:len(text) - cut])
+        text = text[:place] + part + text[place + 1 :]
+    found = parse_name(text[: len(text) - cut])
     assert found is None or parse_name(str(found)) == found
 
 
@@ -723,8 +1004,17 @@ def test_iterations_prune_more_and_more_but_never_all_of_it_by_more_than_roundin
 def mask_sets(draw):
     sizes = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
     masks = draw(hnp.arrays(bool, (draw(st.integers(1, 5)), sum(sizes))))
-    groups = draw(st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks)).map(lambda raw: np.unique(raw, return_inverse=True)[1]))
-    return masks, sizes, groups, np.array(draw(st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks))))
+    groups = draw(
+        st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks)).map(
+            lambda raw: np.unique(raw, return_inverse=True)[1]
+        )
+    )
+    return (
+        masks,
+        sizes,
+        groups,
+        np.array(draw(st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks)))),
+    )
 
 
 def slow_jaccard(one, other):
@@ -740,10 +1030,19 @@ def test_mask_similarities_equal_slow_pairs_are_symmetric_and_do_not_depend_on_t
     parts = [slice(end - size, end) for end, size in zip(ends, sizes)] + [slice(None)]
     counts = similarity.mask_intersections(masks, sizes)
     for one, other in itertools.product(range(len(masks)), repeat=2):
-        assert counts[one, other].tolist() == [(masks[one, part] & masks[other, part]).sum() for part in parts[:-1]]
+        assert counts[one, other].tolist() == [
+            (masks[one, part] & masks[other, part]).sum() for part in parts[:-1]
+        ]
     for one, other in itertools.product(range(groups.max() + 1), repeat=2):
-        pairs = [(a, b) for a, b in itertools.product(np.flatnonzero(groups == one), np.flatnonzero(groups == other)) if a != b]
-        for alike, means, number in ((True, found.same, found.same_pairs), (False, found.different, found.different_pairs)):
+        pairs = [
+            (a, b)
+            for a, b in itertools.product(np.flatnonzero(groups == one), np.flatnonzero(groups == other))
+            if a != b
+        ]
+        for alike, means, number in (
+            (True, found.same, found.same_pairs),
+            (False, found.different, found.different_pairs),
+        ):
             chosen = [(a, b) for a, b in pairs if (seeds_of[a] == seeds_of[b]) == alike]
             assert number[one, other] == len(chosen)
             for layer, part in enumerate(parts):
@@ -756,7 +1055,9 @@ def test_mask_similarities_equal_slow_pairs_are_symmetric_and_do_not_depend_on_t
         values = getattr(found, field.name)
         same(values, values.swapaxes(0, 1))
         same(getattr(shuffled, field.name), values)
-        assert field.name.endswith("pairs") or (np.isnan(values) | (values >= 0) & (values <= 1 + 1e-12)).all()
+        assert (
+            field.name.endswith("pairs") or (np.isnan(values) | (values >= 0) & (values <= 1 + 1e-12)).all()
+        )
 
 
 @FUZZ
@@ -764,7 +1065,9 @@ def test_mask_similarities_equal_slow_pairs_are_symmetric_and_do_not_depend_on_t
 def test_zero_shares_equal_a_slow_count(mask):
     filters, channels = similarity.zero_shares(mask)
     assert filters == pytest.approx(sum(not one.any() for one in mask) / mask.shape[0])
-    assert channels == pytest.approx(sum(not mask[:, channel].any() for channel in range(mask.shape[1])) / mask.shape[1])
+    assert channels == pytest.approx(
+        sum(not mask[:, channel].any() for channel in range(mask.shape[1])) / mask.shape[1]
+    )
 
 
 @FUZZ
@@ -772,21 +1075,32 @@ def test_zero_shares_equal_a_slow_count(mask):
 def test_chances_equal_exact_fractions(total, draws):
     one, other = (draws.draw(st.integers(0, total)) for _ in range(2))
     part = draws.draw(st.integers(1, total))
-    exact = Fraction(math.comb(total - part, one - part), math.comb(total, one)) if one >= part else Fraction(0)
+    exact = (
+        Fraction(math.comb(total - part, one - part), math.comb(total, one)) if one >= part else Fraction(0)
+    )
     assert similarity.chance_zero_share(total, one, part) == pytest.approx(float(exact), rel=1e-9, abs=1e-300)
     found = similarity.expected_jaccard(one, other, total)
     if one + other == 0:
         assert math.isnan(found)
         return
-    exact = sum(Fraction(math.comb(one, k) * math.comb(total - one, other - k), math.comb(total, other)) * Fraction(k, one + other - k)
-                for k in range(max(0, one + other - total), min(one, other) + 1))
+    exact = sum(
+        Fraction(math.comb(one, k) * math.comb(total - one, other - k), math.comb(total, other))
+        * Fraction(k, one + other - k)
+        for k in range(max(0, one + other - total), min(one, other) + 1)
+    )
     assert found == pytest.approx(float(exact), rel=1e-9, abs=1e-300)
     assert found == pytest.approx(similarity.expected_jaccard(other, one, total), rel=1e-9)
 
 
 @FUZZ
-@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8)), st.integers(1, 4), seeds)
-def test_pie_overlaps_equal_python_sets_and_common_and_unique_pies_count_every_image_once(is_pie, classes, seed):
+@given(
+    hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8)),
+    st.integers(1, 4),
+    seeds,
+)
+def test_pie_overlaps_equal_python_sets_and_common_and_unique_pies_count_every_image_once(
+    is_pie, classes, seed
+):
     groups, images = is_pie.shape
     found = similarity.pie_overlap(is_pie)
     sets = [set(np.flatnonzero(row)) for row in is_pie]
@@ -804,7 +1118,10 @@ def test_pie_overlaps_equal_python_sets_and_common_and_unique_pies_count_every_i
     counts = similarity.common_and_unique_pies(is_pie, labels, classes)
     assert counts.shape == (groups + 1, classes)
     assert counts.sum(0).tolist() == [(is_pie.any(0) & (labels == one)).sum() for one in range(classes)]
-    assert counts[:-1].sum(1).tolist() == [len(one - set().union(*(other for h, other in enumerate(sets) if h != g))) for g, one in enumerate(sets)]
+    assert counts[:-1].sum(1).tolist() == [
+        len(one - set().union(*(other for h, other in enumerate(sets) if h != g)))
+        for g, one in enumerate(sets)
+    ]
 
 
 @FUZZ
@@ -819,8 +1136,16 @@ def test_recalls_equal_a_slow_count(population, seed):
 
 
 @FUZZ
-@given(st.lists(st.tuples(st.one_of(st.sampled_from([0.0, 1e-12, 1e6, math.inf]), st.floats(-50, 50)),
-                          st.one_of(st.sampled_from([1.0, 2.0, 1000.0]), st.floats(1, 500))), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from([0.0, 1e-12, 1e6, math.inf]), st.floats(-50, 50)),
+            st.one_of(st.sampled_from([1.0, 2.0, 1000.0]), st.floats(1, 500)),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_p_values_of_students_t_equal_scipys_at_any_end(pairs):
     t, degrees = (np.array(values) for values in zip(*pairs))
     found = similarity.student_t_p(t, degrees)
@@ -829,7 +1154,11 @@ def test_p_values_of_students_t_equal_scipys_at_any_end(pairs):
     assert np.isnan(similarity.student_t_p(np.array(math.nan), np.array(3.0)))
 
 
-recall_tables = hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.just(3)), elements=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
+recall_tables = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 5), st.just(3)),
+    elements=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -865,7 +1194,9 @@ def test_holms_correction_equals_its_definition_and_does_not_depend_on_the_order
             assert math.isnan(corrected)
         else:
             last = max(rank for rank, other in enumerate(defined) if other <= value)
-            steps = [min(1.0, (len(defined) - rank) * other) for rank, other in enumerate(defined[:last + 1])]
+            steps = [
+                min(1.0, (len(defined) - rank) * other) for rank, other in enumerate(defined[: last + 1])
+            ]
             assert corrected == pytest.approx(max(steps)) and value <= corrected <= 1
     order = np.random.default_rng(seed).permutation(len(p))
     same(similarity.holm(p[order]), found[order])
@@ -874,9 +1205,11 @@ def test_holms_correction_equals_its_definition_and_does_not_depend_on_the_order
 @pytest.mark.filterwarnings("ignore")
 @FUZZ
 @given(recall_tables, recall_tables, st.floats(-0.5, 0.5), seeds)
-def test_compared_recalls_do_not_depend_on_the_order_of_models_or_on_a_common_shift(dense, pruned, shift, seed):
+def test_compared_recalls_do_not_depend_on_the_order_of_models_or_on_a_common_shift(
+    dense, pruned, shift, seed
+):
     rng = np.random.default_rng(seed)
-    ids = [rng.permutation(6)[:len(table)] for table in (dense, pruned)]
+    ids = [rng.permutation(6)[: len(table)] for table in (dense, pruned)]
 
     def compare(dense, dense_ids, pruned, pruned_ids):
         return similarity.compare_recalls(dense, dense.mean(1), dense_ids, pruned, pruned.mean(1), pruned_ids)
@@ -885,6 +1218,9 @@ def test_compared_recalls_do_not_depend_on_the_order_of_models_or_on_a_common_sh
     assert found["paired_models"] == len(set(ids[0]) & set(ids[1]))
     same(found["difference"].sum(), 0)  # relative to the mean over the classes
     orders = [rng.permutation(len(table)) for table in (dense, pruned)]
-    for other in (compare(dense[orders[0]], ids[0][orders[0]], pruned[orders[1]], ids[1][orders[1]]), compare(dense, ids[0], pruned + shift, ids[1])):
+    for other in (
+        compare(dense[orders[0]], ids[0][orders[0]], pruned[orders[1]], ids[1][orders[1]]),
+        compare(dense, ids[0], pruned + shift, ids[1]),
+    ):
         for name in ("difference", "welch_p", "paired_p", "paired_p_holm"):
             same(other[name], found[name], 1e-6)

@@ -14,7 +14,9 @@ LABELS = torch.tensor([0, 2, 1, 0, 0, 3, 1])  # 2 and 3 are seen once
 
 
 def random_features(images, views, size=16, seed=0):
-    values = torch.randn(images, views, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(
+        images, views, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return F.normalize(values, dim=-1)
 
 
@@ -57,7 +59,9 @@ def test_loss_and_gradient_equal_the_double_loop(temperature, views, labels):
 def test_loss_is_scaled_by_temperature_over_base_temperature(base_temperature):
     features = random_features(len(LABELS), 2)
     loss = contrastive_loss(features, LABELS, 0.5, base_temperature)
-    torch.testing.assert_close(loss.double(), slow_loss(features, LABELS, 0.5, base_temperature), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        loss.double(), slow_loss(features, LABELS, 0.5, base_temperature), rtol=1e-5, atol=0
+    )
 
 
 def test_two_images_at_a_right_angle_give_the_loss_by_hand():
@@ -97,7 +101,9 @@ def test_a_class_seen_once_with_one_view_contributes_0_and_no_nan():
     assert features.grad.isfinite().all()
     # The mean is over all three anchors, and the third adds nothing.
     similarity = (features @ features.transpose(1, 2)[..., 0].T).squeeze(1).double() / 0.5
-    with_positives = [-(similarity[i, j] - torch.logsumexp(similarity[i, [j, 2]], 0)) for i, j in ((0, 1), (1, 0))]
+    with_positives = [
+        -(similarity[i, j] - torch.logsumexp(similarity[i, [j, 2]], 0)) for i, j in ((0, 1), (1, 0))
+    ]
     assert loss.item() == pytest.approx(0.5 / 0.07 * sum(with_positives).item() / 3, rel=1e-5)
 
 
@@ -178,4 +184,6 @@ def test_labels_of_a_wrong_shape_are_refused(shape):
 def test_the_chance_value_is_the_loss_of_features_that_are_all_alike(temperature, base_temperature, labels):
     features = random_features(1, 1).expand(len(LABELS), 2, 16)
     loss = contrastive_loss(features, labels, temperature, base_temperature)
-    assert chance_contrastive_loss(2 * len(LABELS), temperature, base_temperature) == pytest.approx(loss.item(), rel=1e-6)
+    assert chance_contrastive_loss(2 * len(LABELS), temperature, base_temperature) == pytest.approx(
+        loss.item(), rel=1e-6
+    )

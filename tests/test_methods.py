@@ -23,8 +23,11 @@ def all_methods():
         if schedule != "iterative":
             found.append(PruningMethod(schedule, criterion, scope))
         else:
-            found += [PruningMethod(schedule, criterion, scope, rate, after, rewind_epoch)
-                      for rate in (0.2, 0.5) for after, rewind_epoch in (("rewind", 0), ("rewind", 2), ("reinit", 0), ("finetune", 0))]
+            found += [
+                PruningMethod(schedule, criterion, scope, rate, after, rewind_epoch)
+                for rate in (0.2, 0.5)
+                for after, rewind_epoch in (("rewind", 0), ("rewind", 2), ("reinit", 0), ("finetune", 0))
+            ]
     return found
 
 
@@ -42,38 +45,85 @@ def test_names_are_unique_and_are_read_back():
     assert [parse_method(name) for name in names] == METHODS
 
 
-@pytest.mark.parametrize("name, method", [
-    ("dense", PruningMethod("dense")),
-    ("global", PruningMethod("one-shot", "magnitude", "global")),
-    ("layer", PruningMethod("one-shot", "magnitude", "layer")),
-    ("global_snip", PruningMethod("one-shot", "snip", "global")),
-    ("layer_snip_batches", PruningMethod("one-shot", "snip_batches", "layer")),
-    ("filter_l2", PruningMethod("one-shot", "filter_l2", "layer")),
-    ("GMP", PruningMethod("early", "magnitude", "layer")),
-    ("later_GMP", PruningMethod("late", "magnitude", "layer")),
-    ("GMP_global_snip", PruningMethod("early", "snip", "global")),
-    ("later_GMP_random", PruningMethod("late", "random", "layer")),
-    ("GMP_filter_linf", PruningMethod("early", "filter_linf", "layer")),
-    ("global_iterative0.2_rewind0", PruningMethod("iterative", "magnitude", "global", 0.2, "rewind", 0)),
-    ("layer_magnitude_increase_iterative0.5_rewind12", PruningMethod("iterative", "magnitude_increase", "layer", 0.5, "rewind", 12)),
-    ("filter_random_iterative0.25_reinit", PruningMethod("iterative", "filter_random", "layer", 0.25, "reinit")),
-    ("global_iterative0.2_finetune", PruningMethod("iterative", "magnitude", "global", 0.2, "finetune"))])
+@pytest.mark.parametrize(
+    "name, method",
+    [
+        ("dense", PruningMethod("dense")),
+        ("global", PruningMethod("one-shot", "magnitude", "global")),
+        ("layer", PruningMethod("one-shot", "magnitude", "layer")),
+        ("global_snip", PruningMethod("one-shot", "snip", "global")),
+        ("layer_snip_batches", PruningMethod("one-shot", "snip_batches", "layer")),
+        ("filter_l2", PruningMethod("one-shot", "filter_l2", "layer")),
+        ("GMP", PruningMethod("early", "magnitude", "layer")),
+        ("later_GMP", PruningMethod("late", "magnitude", "layer")),
+        ("GMP_global_snip", PruningMethod("early", "snip", "global")),
+        ("later_GMP_random", PruningMethod("late", "random", "layer")),
+        ("GMP_filter_linf", PruningMethod("early", "filter_linf", "layer")),
+        ("global_iterative0.2_rewind0", PruningMethod("iterative", "magnitude", "global", 0.2, "rewind", 0)),
+        (
+            "layer_magnitude_increase_iterative0.5_rewind12",
+            PruningMethod("iterative", "magnitude_increase", "layer", 0.5, "rewind", 12),
+        ),
+        (
+            "filter_random_iterative0.25_reinit",
+            PruningMethod("iterative", "filter_random", "layer", 0.25, "reinit"),
+        ),
+        ("global_iterative0.2_finetune", PruningMethod("iterative", "magnitude", "global", 0.2, "finetune")),
+    ],
+)
 def test_names_are_made_of_schedule_scope_and_criterion(name, method):
     assert str(method) == name and parse_method(name) == method
 
 
-@pytest.mark.parametrize("name", [
-    "", "_", "magnitude", "snip", "global_magnitude", "global_", "_global", "Global", "global layer", "global_layer", "global_unknown",
-    "layer_filter_l1", "filter_l3", "gmp", "GMP_", "GMP_layer", "later", "later_", "later_GMP_magnitude", "GMP_dense", "dense_global", "dense_",
-    "global_dense", "iterative0.2_rewind0", "global_iterative", "global_iterative0.2", "global_iterative0.20_rewind0",
-    "global_iterative.2_rewind0", "global_iterative1.2_rewind0", "global_iterative0.2_rewind", "global_iterative0.2_rewind00",
-    "global_iterative0.2_reinit0", "global_iterative0.2_again", "GMP_iterative0.2_rewind0", "GMP_global_iterative0.2_rewind0",
-    "global_iterative0.2_rewind0\n", "snip_global"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "_",
+        "magnitude",
+        "snip",
+        "global_magnitude",
+        "global_",
+        "_global",
+        "Global",
+        "global layer",
+        "global_layer",
+        "global_unknown",
+        "layer_filter_l1",
+        "filter_l3",
+        "gmp",
+        "GMP_",
+        "GMP_layer",
+        "later",
+        "later_",
+        "later_GMP_magnitude",
+        "GMP_dense",
+        "dense_global",
+        "dense_",
+        "global_dense",
+        "iterative0.2_rewind0",
+        "global_iterative",
+        "global_iterative0.2",
+        "global_iterative0.20_rewind0",
+        "global_iterative.2_rewind0",
+        "global_iterative1.2_rewind0",
+        "global_iterative0.2_rewind",
+        "global_iterative0.2_rewind00",
+        "global_iterative0.2_reinit0",
+        "global_iterative0.2_again",
+        "GMP_iterative0.2_rewind0",
+        "GMP_global_iterative0.2_rewind0",
+        "global_iterative0.2_rewind0\n",
+        "snip_global",
+    ],
+)
 def test_nonsense_is_no_method(name):
     assert parse_method(name) is None
 
 
-@pytest.mark.parametrize("name", ["global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"])
+@pytest.mark.parametrize(
+    "name", ["global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"]
+)
 def test_filters_of_different_layers_are_not_compared_by_any_method(name):
     assert parse_method(name) is None
 
@@ -88,9 +138,18 @@ def test_facts_of_methods_follow_from_their_schedules():
         assert method.finetuned == (method.schedule == "one-shot" or method.after == "finetune")
 
 
-@pytest.mark.parametrize("schedule, criterion, scope", [
-    ("one-shot", "magnitude", "global"), ("iterative", "snip", "global"), ("early", "magnitude", "layer"), ("late", "snip", "layer"),
-    ("one-shot", "filter_l1", "layer"), ("iterative", "filter_random", "layer"), ("late", "filter_linf", "layer")])
+@pytest.mark.parametrize(
+    "schedule, criterion, scope",
+    [
+        ("one-shot", "magnitude", "global"),
+        ("iterative", "snip", "global"),
+        ("early", "magnitude", "layer"),
+        ("late", "snip", "layer"),
+        ("one-shot", "filter_l1", "layer"),
+        ("iterative", "filter_random", "layer"),
+        ("late", "filter_linf", "layer"),
+    ],
+)
 def test_default_scopes_are_the_published_ones_and_filters_stay_in_their_layer(schedule, criterion, scope):
     assert methods.default_scope(schedule, criterion) == scope
 
@@ -101,11 +160,35 @@ def test_default_scopes_are_the_published_ones_and_filters_stay_in_their_layer(s
 def file_names(method):
     sparsities = (0.0,) if method.schedule == "dense" else (0.3, 0.488, 0.95, 0.9998)
     for sparsity in sparsities:
-        for part, learning_method in (("encoder", "SupCon"), ("head", "SupCon"), ("encoder", "SimCLR"), ("head", "SimCLR")):
-            yield CheckpointName(part, learning_method, str(method), sparsity, 30, 4, encoder_name="WideResNet-10-1-linear", batch_size=128,
-                                 temperature=0.5)
+        for part, learning_method in (
+            ("encoder", "SupCon"),
+            ("head", "SupCon"),
+            ("encoder", "SimCLR"),
+            ("head", "SimCLR"),
+        ):
+            yield CheckpointName(
+                part,
+                learning_method,
+                str(method),
+                sparsity,
+                30,
+                4,
+                encoder_name="WideResNet-10-1-linear",
+                batch_size=128,
+                temperature=0.5,
+            )
         for widen_factor in (1, 2):
-            yield CheckpointName("supervised", "supervised", str(method), sparsity, 30, 4, widen_factor=widen_factor, depth=10, dropout=0.1)
+            yield CheckpointName(
+                "supervised",
+                "supervised",
+                str(method),
+                sparsity,
+                30,
+                4,
+                widen_factor=widen_factor,
+                depth=10,
+                dropout=0.1,
+            )
 
 
 def test_file_names_of_all_methods_are_unique_and_give_the_facts_back():
@@ -119,25 +202,46 @@ def test_weights_kept_on_the_way_are_no_checkpoints_of_their_own():
         assert all(parse_name(str(name).replace(".pt", "_epoch2.pt")) is None for name in file_names(method))
 
 
-@pytest.mark.parametrize("name, method, sparsity", [
-    ("WideResNet_encoder_SupCon_0.0pruning_later_1024batch_0.5temperature_500epochs_id0.pt", "dense", 0.0),
-    ("WideResNet_head_SimCLR_0.0pruning_later_1024batch_0.5temperature_100epochs_id0.pt", "dense", 0.0),
-    ("WideResNet_head_SupCon_0.0pruning_1024batch_0.5temperature_100epochs_id0.pt", "dense", 0.0),
-    ("WideResNet_head_SupCon_0.9pruning_later_1024batch_0.5temperature_100epochs_id0.pt", "later_GMP", 0.9),
-    ("WideResNet_head_SupCon_0.9pruning_1024batch_0.5temperature_100epochs_id0.pt", "GMP", 0.9),
-    ("WideResNet_encoder_SupCon_0.9pruning_global_128batch_0.5temperature_30epochs_id0.pt", "global", 0.9),
-    ("wideResNet_0.3pruning_205epochs_16depth_0.0dropout_id0.pt", "GMP", 0.3),
-    ("wideResNet_later_0.3pruning_205epochs_16depth_0.0dropout_id0.pt", "later_GMP", 0.3),
-    ("wideResNet_global_0.3pruning_30epochs_16depth_0.0dropout_id0.pt", "global", 0.3)])
+@pytest.mark.parametrize(
+    "name, method, sparsity",
+    [
+        (
+            "WideResNet_encoder_SupCon_0.0pruning_later_1024batch_0.5temperature_500epochs_id0.pt",
+            "dense",
+            0.0,
+        ),
+        ("WideResNet_head_SimCLR_0.0pruning_later_1024batch_0.5temperature_100epochs_id0.pt", "dense", 0.0),
+        ("WideResNet_head_SupCon_0.0pruning_1024batch_0.5temperature_100epochs_id0.pt", "dense", 0.0),
+        (
+            "WideResNet_head_SupCon_0.9pruning_later_1024batch_0.5temperature_100epochs_id0.pt",
+            "later_GMP",
+            0.9,
+        ),
+        ("WideResNet_head_SupCon_0.9pruning_1024batch_0.5temperature_100epochs_id0.pt", "GMP", 0.9),
+        (
+            "WideResNet_encoder_SupCon_0.9pruning_global_128batch_0.5temperature_30epochs_id0.pt",
+            "global",
+            0.9,
+        ),
+        ("wideResNet_0.3pruning_205epochs_16depth_0.0dropout_id0.pt", "GMP", 0.3),
+        ("wideResNet_later_0.3pruning_205epochs_16depth_0.0dropout_id0.pt", "later_GMP", 0.3),
+        ("wideResNet_global_0.3pruning_30epochs_16depth_0.0dropout_id0.pt", "global", 0.3),
+    ],
+)
 def test_published_file_names_are_understood(name, method, sparsity):
     found = parse_name(name)
     assert (found.pruning_method, found.sparsity) == (method, sparsity)
 
 
-@pytest.mark.parametrize("tag", ["_GMP", "_later_GMP", "_dense", "_latest", "_global_layer", "_filter", "_iterative0.2_rewind0"])
+@pytest.mark.parametrize(
+    "tag", ["_GMP", "_later_GMP", "_dense", "_latest", "_global_layer", "_filter", "_iterative0.2_rewind0"]
+)
 def test_files_of_unknown_methods_are_not_taken_for_others(tag):
     assert parse_name(f"wideResNet{tag}_0.3pruning_205epochs_16depth_0.0dropout_id0.pt") is None
-    assert parse_name(f"WideResNet_head_SupCon_0.9pruning{tag}_1024batch_0.5temperature_100epochs_id0.pt") is None
+    assert (
+        parse_name(f"WideResNet_head_SupCon_0.9pruning{tag}_1024batch_0.5temperature_100epochs_id0.pt")
+        is None
+    )
 
 
 # Words and order
@@ -150,28 +254,61 @@ def test_methods_are_described_in_words_of_their_own():
         assert method.schedule in text or method.gradual and "gradual" in text
         assert "None" not in text and "_rewind" not in text and text == text.strip()
         assert method.criterion == "magnitude" or method.criterion in text
-    assert describe("dense") == "dense" and describe("global") == "one-shot global pruning" and describe("later_GMP") == "late gradual pruning"
+    assert (
+        describe("dense") == "dense"
+        and describe("global") == "one-shot global pruning"
+        and describe("later_GMP") == "late gradual pruning"
+    )
     assert describe("GMP_global_snip") == "early gradual global pruning by snip"
-    assert describe("layer_iterative0.2_rewind2") == "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2"
+    assert (
+        describe("layer_iterative0.2_rewind2")
+        == "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2"
+    )
 
 
 def test_tables_begin_with_dense_and_end_with_iterative():
     names = sorted(map(str, reversed(METHODS)), key=order)
     schedules = [parse_method(name).schedule for name in names]
-    assert [schedule for schedule, _ in itertools.groupby(schedules)] == ["dense", "one-shot", "early", "late", "iterative"]
+    assert [schedule for schedule, _ in itertools.groupby(schedules)] == [
+        "dense",
+        "one-shot",
+        "early",
+        "late",
+        "iterative",
+    ]
     assert names == sorted(map(str, METHODS), key=order), "the order does not depend on the one before"
     assert sorted(["later_GMP", "global_snip", "GMP", "layer", "dense", "global"], key=order) == [
-        "dense", "layer", "global", "global_snip", "GMP", "later_GMP"]
+        "dense",
+        "layer",
+        "global",
+        "global_snip",
+        "GMP",
+        "later_GMP",
+    ]
 
 
-@pytest.mark.parametrize("rate, sparsities", [
-    (0.2, [0.2, 0.36, 0.488, 0.5904, 0.6723]), (0.5, [0.5, 0.75, 0.875, 0.9375, 0.9688]), (0.99, [0.99, 0.9999, 1.0])])
+@pytest.mark.parametrize(
+    "rate, sparsities",
+    [
+        (0.2, [0.2, 0.36, 0.488, 0.5904, 0.6723]),
+        (0.5, [0.5, 0.75, 0.875, 0.9375, 0.9688]),
+        (0.99, [0.99, 0.9999, 1.0]),
+    ],
+)
 def test_each_iteration_prunes_its_share_of_what_remains(rate, sparsities):
     assert [iteration_sparsity(rate, iteration) for iteration in range(1, len(sparsities) + 1)] == sparsities
     assert iteration_sparsity(rate, 0) == 0.0
 
 
 def test_names_need_no_torch():
-    done = subprocess.run([sys.executable, "-c", "import common.methods, sys; sys.exit(not {'torch', 'numpy'}.isdisjoint(sys.modules))"],
-                          cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import common.methods, sys; sys.exit(not {'torch', 'numpy'}.isdisjoint(sys.modules))",
+        ],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr

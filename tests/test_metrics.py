@@ -24,7 +24,7 @@ def slow_modal(predictions):
 def slow_q_score(latent):
     """(q, z, l1) of one latent in plain Python floats."""
     values = [float(value) for value in latent]
-    norm = sum(value ** 2 for value in values) ** 0.5
+    norm = sum(value**2 for value in values) ** 0.5
     values = [value / norm for value in values]
     mean = sum(values) / len(values)
     std = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
@@ -60,7 +60,9 @@ def clustered_points(count, size, seed, offset=0.0, classes=10):
 
 
 def knn_labels(train, labels, test, num_classes=10, k=metrics.NEIGHBOURS):
-    return metrics.knn_labels(*(torch.as_tensor(values) for values in (train, labels, test)), num_classes, k).numpy()
+    return metrics.knn_labels(
+        *(torch.as_tensor(values) for values in (train, labels, test)), num_classes, k
+    ).numpy()
 
 
 # PIEs
@@ -152,8 +154,10 @@ def test_q_scores_equal_the_golden_values(name):
 
 
 def test_q_scores_of_a_latent_by_hand():
-    scores = metrics.q_scores(np.array([[0.0, 3, 0, 4]]))  # unit: 0, 0.6, 0, 0.8; mean 0.35, variance 0.25 - 0.35^2
-    z = 0.45 / (0.25 - 0.35 ** 2) ** 0.5
+    scores = metrics.q_scores(
+        np.array([[0.0, 3, 0, 4]])
+    )  # unit: 0, 0.6, 0, 0.8; mean 0.35, variance 0.25 - 0.35^2
+    z = 0.45 / (0.25 - 0.35**2) ** 0.5
     assert scores["l1_norm"][0] == pytest.approx(1.4)
     assert scores["z_score"][0] == pytest.approx(z)
     assert scores["q_score"][0] == pytest.approx(z / 1.4)
@@ -182,13 +186,13 @@ def test_a_latent_of_equal_dimensions_has_an_l1_norm_but_no_z_or_q_score(value):
     for dtype in (np.float32, np.float64):
         scores = metrics.q_scores(np.full((2, 127), value, dtype=dtype))
         assert np.isnan(scores["q_score"]).all() and np.isnan(scores["z_score"]).all()
-        np.testing.assert_allclose(scores["l1_norm"], 127 ** 0.5)
+        np.testing.assert_allclose(scores["l1_norm"], 127**0.5)
 
 
 def test_a_latent_of_nearly_equal_dimensions_is_scored():
     latent = np.ones((1, 16))
     latent[0, 3] += 1e-6
-    assert metrics.q_scores(latent)["z_score"][0] == pytest.approx(15 ** 0.5, rel=1e-6)
+    assert metrics.q_scores(latent)["z_score"][0] == pytest.approx(15**0.5, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("error")
@@ -207,7 +211,11 @@ def test_knn_labels_equal_scikit_learns(size, offset):
     train, labels = clustered_points(1500, size, 1, offset)
     test, _ = clustered_points(400, size, 2, offset)
     # In float64: scikit-learn's own distances in float32 would not do far from the origin.
-    expected = KNeighborsClassifier(n_neighbors=30).fit(train.astype(np.float64), labels).predict(test.astype(np.float64))
+    expected = (
+        KNeighborsClassifier(n_neighbors=30)
+        .fit(train.astype(np.float64), labels)
+        .predict(test.astype(np.float64))
+    )
     np.testing.assert_array_equal(knn_labels(train, labels, test), expected)
     assert len(set(expected.tolist())) == 10
 
@@ -228,7 +236,9 @@ def test_knn_labels_equal_the_golden_ones_at_every_place():
     golden = np.load(GOLDEN / "prediction_depth.npz")
     classes = golden["train_labels"].max() + 1
     for place, expected in enumerate(golden["knn_predictions"]):
-        ours = knn_labels(golden["train"][place], golden["train_labels"], golden["test"][place], classes, golden["k"].item())
+        ours = knn_labels(
+            golden["train"][place], golden["train_labels"], golden["test"][place], classes, golden["k"].item()
+        )
         np.testing.assert_array_equal(ours, expected)
 
 
@@ -243,14 +253,25 @@ def test_knn_labels_do_not_depend_on_the_chunk_size(monkeypatch, rows):
     expected = knn_labels(train, labels, test)
     sizes = []
     addmm = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda *args, **options: sizes.append(len(args[1])) or addmm(*args, **options))
+    monkeypatch.setattr(
+        torch, "addmm", lambda *args, **options: sizes.append(len(args[1])) or addmm(*args, **options)
+    )
     monkeypatch.setattr(metrics, "CHUNK_BYTES", rows * 4 * len(train))
     np.testing.assert_array_equal(knn_labels(train, labels, test), expected)
     assert sum(sizes) == 100 and max(sizes) == min(max(rows, 1), 100)
 
 
-@pytest.mark.parametrize("labels, expected", [
-    ([7, 7, 2, 2], 2), ([2, 2, 7, 7], 2), ([9, 9, 9, 0], 9), ([5, 4, 3, 1], 1), ([9, 0, 0, 9], 0), ([3, 8, 8, 3], 3)])
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([7, 7, 2, 2], 2),
+        ([2, 2, 7, 7], 2),
+        ([9, 9, 9, 0], 9),
+        ([5, 4, 3, 1], 1),
+        ([9, 0, 0, 9], 0),
+        ([3, 8, 8, 3], 3),
+    ],
+)
 def test_a_tied_vote_goes_to_the_smallest_class(labels, expected):
     train = torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0], [90, 0], [91, 0], [92, 0]])
     train_labels = torch.tensor(labels + [6, 6, 6])
@@ -261,7 +282,9 @@ def test_knn_labels_of_half_precision_points_are_those_of_the_same_points_in_flo
     train, labels = clustered_points(300, 16, 1)
     test, _ = clustered_points(100, 16, 2)
     train, test = torch.as_tensor(train).half(), torch.as_tensor(test).half()
-    np.testing.assert_array_equal(knn_labels(train, labels, test), knn_labels(train.float(), labels, test.float()))
+    np.testing.assert_array_equal(
+        knn_labels(train, labels, test), knn_labels(train.float(), labels, test.float())
+    )
 
 
 def test_as_many_training_points_as_neighbours_are_enough_and_fewer_are_refused():
@@ -277,9 +300,21 @@ def test_as_many_training_points_as_neighbours_are_enough_and_fewer_are_refused(
 
 
 # 1: the k-NN of this place agrees, the first place first.
-@pytest.mark.parametrize("agreement, depth, label_depth", [
-    ("1111", 0, 1), ("0111", 1, 1), ("1011", 2, 2), ("0011", 2, 2), ("1101", 3, 3), ("0101", 3, 3), ("1110", 4, 4),
-    ("0000", 4, 4), ("1", 0, 1), ("0", 1, 1)])
+@pytest.mark.parametrize(
+    "agreement, depth, label_depth",
+    [
+        ("1111", 0, 1),
+        ("0111", 1, 1),
+        ("1011", 2, 2),
+        ("0011", 2, 2),
+        ("1101", 3, 3),
+        ("0101", 3, 3),
+        ("1110", 4, 4),
+        ("0000", 4, 4),
+        ("1", 0, 1),
+        ("0", 1, 1),
+    ],
+)
 def test_depths_by_hand(agreement, depth, label_depth):
     knn = np.array([[5] if place == "1" else [2] for place in agreement])
     assert metrics.prediction_depth(knn, np.array([5])).tolist() == [depth]
@@ -291,7 +326,10 @@ def test_depths_equal_slow_loops(places):
     rng = np.random.default_rng(places)
     predictions = rng.integers(0, 10, 400)
     knn = np.where(rng.random((places, 400)) < 0.75, predictions, rng.integers(0, 10, (places, 400)))
-    depth, label_depth = metrics.prediction_depth(knn, predictions), metrics.label_prediction_depth(knn, predictions)
+    depth, label_depth = (
+        metrics.prediction_depth(knn, predictions),
+        metrics.label_prediction_depth(knn, predictions),
+    )
     assert depth.tolist() == slow_depth(knn, predictions)
     assert label_depth.tolist() == slow_label_depth(knn, predictions)
     assert depth.min() == 0 and label_depth.min() == 1 and depth.max() == label_depth.max() == places

@@ -8,13 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.models import (ClassificationHead, ContrastiveClassifier, ContrastiveEncoder, SupervisedNetwork, WideResNet,
-                           probe_places)
+from common.models import (
+    ClassificationHead,
+    ContrastiveClassifier,
+    ContrastiveEncoder,
+    SupervisedNetwork,
+    WideResNet,
+    probe_places,
+)
 from conftest import GOLDEN_NETWORKS
 
 
 def checkpoint(folder, pattern):
-    path, = folder.glob(pattern)
+    (path,) = folder.glob(pattern)
     return torch.load(path, map_location="cpu")
 
 
@@ -39,7 +45,12 @@ def assert_golden_forward(network, golden):
     places = network.representations(images)
     assert len(places) == len(hidden)
     latent = network.latent(images)
-    pairs = [("logits", network(images)), ("latent", latent), ("logits", network.classify(latent)), *zip(hidden, places.values())]
+    pairs = [
+        ("logits", network(images)),
+        ("latent", latent),
+        ("logits", network.classify(latent)),
+        *zip(hidden, places.values()),
+    ]
     for name, actual in pairs:
         np.testing.assert_allclose(actual.numpy(), golden[name], rtol=0, atol=1e-5, err_msg=name)
 
@@ -63,8 +74,10 @@ def slow_forward(network, images):
     state = {name: tensor.double() for name, tensor in network.state_dict().items()}
 
     def norm_relu(x, prefix):
-        mean, var, weight, bias = (state[f"{prefix}.{name}"][:, None, None]
-                                   for name in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            state[f"{prefix}.{name}"][:, None, None]
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
         return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp_min(0)
 
     x = F.conv2d(images.double(), state["conv1.weight"], padding=1)
@@ -75,7 +88,9 @@ def slow_forward(network, images):
             block, stride = f"block{group}.layer.{index}", 2 if group > 1 and index == 0 else 1
             place = f"block{group}.{index}"
             inner = norm_relu(x, f"{block}.bn1")
-            hidden = norm_relu(F.conv2d(inner, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn2")
+            hidden = norm_relu(
+                F.conv2d(inner, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn2"
+            )
             residual = F.conv2d(hidden, state[f"{block}.conv2.weight"], padding=1)
             places |= {f"{place}.relu2": hidden, f"{place}.conv2": residual}
             if f"{block}.convShortcut.weight" in state:
@@ -108,9 +123,11 @@ def test_the_contrastive_encoder_gives_the_golden_projections(folder, depth):
 
 @pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
 def test_parameters_have_the_published_names_shapes_and_order(folder, depth):
-    pairs = [(SupervisedNetwork(depth, 2, 0.0, 10), checkpoint(folder, "wideResNet_*.pt")),
-             (ContrastiveEncoder(depth, 2, 0.0, "mlp"), checkpoint(folder, "WideResNet*_encoder_*.pt")["model"]),
-             (ClassificationHead(128, 10), checkpoint(folder, "WideResNet*_head_*.pt")["head"])]
+    pairs = [
+        (SupervisedNetwork(depth, 2, 0.0, 10), checkpoint(folder, "wideResNet_*.pt")),
+        (ContrastiveEncoder(depth, 2, 0.0, "mlp"), checkpoint(folder, "WideResNet*_encoder_*.pt")["model"]),
+        (ClassificationHead(128, 10), checkpoint(folder, "WideResNet*_head_*.pt")["head"]),
+    ]
     for network, published in pairs:
         shapes = [(name, tuple(tensor.shape)) for name, tensor in network.state_dict().items()]
         assert shapes == [(name, tuple(tensor.shape)) for name, tensor in published.items()]
@@ -119,19 +136,47 @@ def test_parameters_have_the_published_names_shapes_and_order(folder, depth):
 def test_the_probe_places_of_wrn_16_2_are_the_16_published_ones():
     assert probe_places(16, 2) == [
         "conv1",
-        "block1.0.relu2", "block1.0.conv2", "block1.1.relu2", "block1.1.conv2", "block1.1.sum",
-        "block2.0.relu2", "block2.0.conv2", "block2.1.relu2", "block2.1.conv2", "block2.1.sum",
-        "block3.0.relu2", "block3.0.conv2", "block3.1.relu2", "block3.1.conv2", "block3.1.sum"]
+        "block1.0.relu2",
+        "block1.0.conv2",
+        "block1.1.relu2",
+        "block1.1.conv2",
+        "block1.1.sum",
+        "block2.0.relu2",
+        "block2.0.conv2",
+        "block2.1.relu2",
+        "block2.1.conv2",
+        "block2.1.sum",
+        "block3.0.relu2",
+        "block3.0.conv2",
+        "block3.1.relu2",
+        "block3.1.conv2",
+        "block3.1.sum",
+    ]
 
 
 def test_the_probe_places_of_wrn_10_2_are_7():
-    assert probe_places(10, 2) == ["conv1", "block1.0.relu2", "block1.0.conv2", "block2.0.relu2", "block2.0.conv2",
-                                   "block3.0.relu2", "block3.0.conv2"]
+    assert probe_places(10, 2) == [
+        "conv1",
+        "block1.0.relu2",
+        "block1.0.conv2",
+        "block2.0.relu2",
+        "block2.0.conv2",
+        "block3.0.relu2",
+        "block3.0.conv2",
+    ]
 
 
 def test_at_widen_factor_1_the_first_block_keeps_its_width_and_has_a_sum():
-    assert probe_places(10, 1) == ["conv1", "block1.0.relu2", "block1.0.conv2", "block1.0.sum",
-                                   "block2.0.relu2", "block2.0.conv2", "block3.0.relu2", "block3.0.conv2"]
+    assert probe_places(10, 1) == [
+        "conv1",
+        "block1.0.relu2",
+        "block1.0.conv2",
+        "block1.0.sum",
+        "block2.0.relu2",
+        "block2.0.conv2",
+        "block3.0.relu2",
+        "block3.0.conv2",
+    ]
 
 
 @pytest.mark.parametrize("widen_factor", [1, 2, 4])
@@ -193,7 +238,9 @@ def test_parameter_counts_are_the_published_ones():
     # The published figure of the encoder is with its projection head: two linear layers of 128 x 128 + 128.
     assert sum(parameter.numel() for parameter in contrastive.parameters()) == 723_408
     assert sum(parameter.numel() for parameter in contrastive.head.parameters()) == 33_024
-    assert sum(parameter.numel() for parameter in contrastive.encoder.parameters()) == 690_384 == 691_674 - 1290
+    assert (
+        sum(parameter.numel() for parameter in contrastive.encoder.parameters()) == 690_384 == 691_674 - 1290
+    )
 
 
 def test_batch_norm_starts_at_1_and_0_and_the_classifier_bias_at_0():
@@ -216,12 +263,16 @@ def test_convolutions_start_kaiming_normal_by_fan_out():
         assert weight.abs().max() > 2.2 * expected  # normal, not uniform: a uniform one ends at 1.73
 
 
-@pytest.mark.parametrize("make, with_bias", [
-    (lambda: SupervisedNetwork(10, 2, 0.0, 100).base.fc, False),
-    (lambda: ClassificationHead(128, 100).fc, True),
-    (lambda: ContrastiveEncoder(10, 2, 0.0, "mlp").head[0], True),
-    (lambda: ContrastiveEncoder(10, 2, 0.0, "mlp").head[2], True),
-    (lambda: ContrastiveEncoder(10, 2, 0.0, "linear").head, True)])
+@pytest.mark.parametrize(
+    "make, with_bias",
+    [
+        (lambda: SupervisedNetwork(10, 2, 0.0, 100).base.fc, False),
+        (lambda: ClassificationHead(128, 100).fc, True),
+        (lambda: ContrastiveEncoder(10, 2, 0.0, "mlp").head[0], True),
+        (lambda: ContrastiveEncoder(10, 2, 0.0, "mlp").head[2], True),
+        (lambda: ContrastiveEncoder(10, 2, 0.0, "linear").head, True),
+    ],
+)
 def test_linear_layers_start_as_torchs_default(make, with_bias):
     torch.manual_seed(0)
     linear = make()
@@ -245,7 +296,9 @@ def test_the_projection_head_maps_the_latent_to_128_numbers_of_unit_norm(kind, w
             x = x @ state["weight"].T + state["bias"]
         else:
             assert list(state) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-            x = (x @ state["0.weight"].T + state["0.bias"]).clamp_min(0) @ state["2.weight"].T + state["2.bias"]
+            x = (x @ state["0.weight"].T + state["0.bias"]).clamp_min(0) @ state["2.weight"].T + state[
+                "2.bias"
+            ]
         projections = network(images)
     assert projections.shape == (3, 128)
     torch.testing.assert_close(projections, x / x.pow(2).sum(1, keepdim=True).sqrt())
@@ -265,14 +318,18 @@ def test_a_depth_counts_the_convolutions_with_those_of_the_shortcuts(depth):
 def test_dropout_acts_before_the_second_convolution_in_train_mode_only():
     torch.manual_seed(0)
     network = WideResNet(10, 2, dropout=0.3)
-    seen = {(norm, what): [] for norm in (1, 2) for what in ("before", "after")}  # of each block's two batch norms
+    seen = {
+        (norm, what): [] for norm in (1, 2) for what in ("before", "after")
+    }  # of each block's two batch norms
     for group in (network.block1, network.block2, network.block3):
-        block, = group.layer
+        (block,) = group.layer
         for index, norm, convolution in ((1, block.bn1, block.conv1), (2, block.bn2, block.conv2)):
             norm.register_forward_hook(
-                lambda module, inputs, output, index=index: seen[index, "before"].append(F.relu(output)))
+                lambda module, inputs, output, index=index: seen[index, "before"].append(F.relu(output))
+            )
             convolution.register_forward_pre_hook(
-                lambda module, inputs, index=index: seen[index, "after"].append(inputs[0]))
+                lambda module, inputs, index=index: seen[index, "after"].append(inputs[0])
+            )
     images = torch.randn(8, 3, 16, 16)
     network.train()
     network(images)
@@ -283,7 +340,9 @@ def test_dropout_acts_before_the_second_convolution_in_train_mode_only():
         dropped = (after == 0)[before > 0].double().mean().item()
         assert abs(dropped - 0.3) < 0.02
         torch.testing.assert_close(after[after > 0], before[after > 0] / 0.7)
-    without = list(zip(seen[1, "before"], seen[1, "after"])) + list(zip(seen[2, "before"][3:], seen[2, "after"][3:]))
+    without = list(zip(seen[1, "before"], seen[1, "after"])) + list(
+        zip(seen[2, "before"][3:], seen[2, "after"][3:])
+    )
     assert all(torch.equal(before, after) for before, after in without)
 
 

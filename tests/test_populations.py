@@ -20,7 +20,11 @@ def work(tmp_path, monkeypatch):
 
 
 def open_study(script, *words):
-    flags = importlib.import_module(script).build_parser().parse_args(["--dataset", "digits", "--model_depth", "10", "--widen_factor", "1", *words])
+    flags = (
+        importlib.import_module(script)
+        .build_parser()
+        .parse_args(["--dataset", "digits", "--model_depth", "10", "--widen_factor", "1", *words])
+    )
     return next(study.open_studies(script, flags))
 
 
@@ -29,24 +33,65 @@ def pies(*words, models_number=2, method="sup"):
 
 
 def save(view, path, name, network, payload, configuration, elsewhere, **more):
-    record = checkpoints.make_record(name, configuration, name.id, view.data, network, [], process.environment(torch.device("cpu"), 0.0), **more)
+    record = checkpoints.make_record(
+        name,
+        configuration,
+        name.id,
+        view.data,
+        network,
+        [],
+        process.environment(torch.device("cpu"), 0.0),
+        **more,
+    )
     checkpoints.save_checkpoint(path, payload, record, network)
     if elsewhere:
         path.with_suffix(".json").unlink()
     return checkpoints.file_sha256(path)
 
 
-def supervised(view, ids, pruning="dense", sparsity=0.0, epochs=3, dense=None, elsewhere=False, dense_sha256=None, folder=None, **configuration):
+def supervised(
+    view,
+    ids,
+    pruning="dense",
+    sparsity=0.0,
+    epochs=3,
+    dense=None,
+    elsewhere=False,
+    dense_sha256=None,
+    folder=None,
+    **configuration,
+):
     """Writes checkpoints as the scripts do, without training; returns their configuration."""
-    configuration = {"epochs": epochs, "batch_size": 32, **configuration, **({"dense": dense} if pruning != "dense" else {})}
+    configuration = {
+        "epochs": epochs,
+        "batch_size": 32,
+        **configuration,
+        **({"dense": dense} if pruning != "dense" else {}),
+    }
     for model_id in ids:
         torch.manual_seed(model_id)
         network = models.SupervisedNetwork(10, 1, 0.0, 10)
         torch.nn.init.ones_(network.base.fc.bias)
-        apply_masks(network, global_masks({key: magnitude(weight) for key, weight in prunable_parameters(network).items()}, sparsity))
-        name = CheckpointName("supervised", "supervised", pruning, sparsity, epochs, model_id, widen_factor=1, depth=10)
+        apply_masks(
+            network,
+            global_masks(
+                {key: magnitude(weight) for key, weight in prunable_parameters(network).items()}, sparsity
+            ),
+        )
+        name = CheckpointName(
+            "supervised", "supervised", pruning, sparsity, epochs, model_id, widen_factor=1, depth=10
+        )
         more = {} if dense_sha256 is None else {"dense_sha256": [dense_sha256[model_id]]}
-        save(view, (folder or view.folder) / str(name), name, network, checkpoints.cpu_state(network), configuration, elsewhere, **more)
+        save(
+            view,
+            (folder or view.folder) / str(name),
+            name,
+            network,
+            checkpoints.cpu_state(network),
+            configuration,
+            elsewhere,
+            **more,
+        )
     return configuration
 
 
@@ -68,7 +113,9 @@ def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
     view = pies()
     supervised(view, range(2), epochs=3)
     supervised(view, range(2), epochs=5)
-    with pytest.raises(UserError, match=r"several populations fit: .*epochs 3.*epochs 5.*; choose with --dense_epochs$"):
+    with pytest.raises(
+        UserError, match=r"several populations fit: .*epochs 3.*epochs 5.*; choose with --dense_epochs$"
+    ):
         populations.find_population(view, "dense", 0.0)
     assert populations.find_population(pies("--dense_epochs", "5"), "dense", 0.0).facts()["epochs"] == 5
     with pytest.raises(UserError, match=r"--dense_epochs 7 .*there are: .*epochs 3"):
@@ -96,10 +143,15 @@ def test_what_no_flag_chooses_is_named(work):
 def test_missing_ids_are_an_error_unless_allowed(work):
     view = pies(models_number=6)
     supervised(view, [0, 3])
-    with pytest.raises(UserError, match=r"ids 1-2, 4-5 are missing; train them: python sup_training.py --index_start 1 --index_end 5 "
-                                        r"--epochs 3 --batch_size 32 --dataset digits --model_depth 10 --widen_factor 1, or give"):
+    with pytest.raises(
+        UserError,
+        match=r"ids 1-2, 4-5 are missing; train them: python sup_training.py --index_start 1 --index_end 5 "
+        r"--epochs 3 --batch_size 32 --dataset digits --model_depth 10 --widen_factor 1, or give",
+    ):
         populations.find_population(view, "dense", 0.0)
-    assert len(populations.find_population(pies("--allow_missing", models_number=6), "dense", 0.0).members) == 2
+    assert (
+        len(populations.find_population(pies("--allow_missing", models_number=6), "dense", 0.0).members) == 2
+    )
 
 
 def test_a_kind_of_which_no_model_exists_is_absent(work):
@@ -136,7 +188,15 @@ def test_a_dense_model_trained_again_is_noticed(work):
     checksums = {member.id: member.checksums[0] for member in dense.members}
     supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, dense_sha256=checksums)
     populations.find_population(view, "global", 0.5, dense)
-    supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, dense_sha256={0: checksums[1], 1: checksums[0]})
+    supervised(
+        view,
+        range(2),
+        "global",
+        0.5,
+        epochs=2,
+        dense=configuration,
+        dense_sha256={0: checksums[1], 1: checksums[0]},
+    )
     with pytest.raises(UserError, match="from another dense model 0"):
         populations.find_population(view, "global", 0.5, dense)
 
@@ -144,7 +204,9 @@ def test_a_dense_model_trained_again_is_noticed(work):
 def test_other_architectures_are_not_taken_but_named(work):
     view = pies()
     supervised(view, range(2))
-    with pytest.raises(UserError, match=r"there are: wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id\*.pt; train them"):
+    with pytest.raises(
+        UserError, match=r"there are: wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id\*.pt; train them"
+    ):
         populations.find_population(pies("--widen_factor", "2"), "dense", 0.0)
 
 
@@ -153,7 +215,9 @@ def test_encoders_without_heads_are_not_called_absent(work):
     contrastive(view, range(2))
     dense = populations.find_population(view, "dense", 0.0)
     path = next(view.folder.glob("*encoder*id0.pt"))
-    path.with_name("WideResNet-10-1_encoder_SupCon_0.5pruning_global_128batch_0.5temperature_2epochs_id0.pt").write_bytes(path.read_bytes())
+    path.with_name(
+        "WideResNet-10-1_encoder_SupCon_0.5pruning_global_128batch_0.5temperature_2epochs_id0.pt"
+    ).write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="without classifier heads in .*--head_save_path"):
         populations.find_population(view, "global", 0.5, dense)
 
@@ -196,7 +260,9 @@ def test_what_was_asked_for_is_in_the_command(work):
     with pytest.raises(UserError, match="sup_training.py .*--epochs 7 "):
         populations.find_population(pies("--dense_epochs", "7"), "dense", 0.0)
     with pytest.raises(UserError, match="clr_training.py .*--head_epochs 9 .*--data_dir 'two  blanks'"):
-        populations.find_population(pies("--dense_head_epochs", "9", "--data_dir", "two  blanks", method="clr"), "dense", 0.0)
+        populations.find_population(
+            pies("--dense_head_epochs", "9", "--data_dir", "two  blanks", method="clr"), "dense", 0.0
+        )
 
 
 def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_show_it(work):
@@ -236,19 +302,44 @@ def test_another_folder_is_read_by_flag(work):
     assert len(populations.find_population(pies("--save_path", "mine"), "dense", 0.0).members) == 2
 
 
-def contrastive(view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False, dropout=0.0):
+def contrastive(
+    view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False, dropout=0.0
+):
     for model_id in ids:
         torch.manual_seed(100 * encoder_epochs + model_id)
         model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
         head = models.ClassificationHead(64, 10)
-        shared = dict(learning_method="SupCon", pruning_method="dense", sparsity=0.0, id=model_id, encoder_name="WideResNet-10-1",
-                      batch_size=batch_size, temperature=temperature)
+        shared = dict(
+            learning_method="SupCon",
+            pruning_method="dense",
+            sparsity=0.0,
+            id=model_id,
+            encoder_name="WideResNet-10-1",
+            batch_size=batch_size,
+            temperature=temperature,
+        )
         encoder_name = CheckpointName(part="encoder", epochs=encoder_epochs, **shared)
         head_name = CheckpointName(part="head", epochs=head_epochs, **shared)
         configuration = {"epochs": encoder_epochs, "batch_size": batch_size, "dropout": dropout}
-        sha256 = save(view, view.folder / str(encoder_name), encoder_name, model.encoder, {"model": checkpoints.cpu_state(model)}, configuration, elsewhere)
-        save(view, view.head_folder / str(head_name), head_name, models.ContrastiveClassifier(model.encoder, head),
-             {"head": checkpoints.cpu_state(head)}, {**configuration, "head_epochs": head_epochs}, elsewhere, encoder_sha256=sha256)
+        sha256 = save(
+            view,
+            view.folder / str(encoder_name),
+            encoder_name,
+            model.encoder,
+            {"model": checkpoints.cpu_state(model)},
+            configuration,
+            elsewhere,
+        )
+        save(
+            view,
+            view.head_folder / str(head_name),
+            head_name,
+            models.ContrastiveClassifier(model.encoder, head),
+            {"head": checkpoints.cpu_state(head)},
+            {**configuration, "head_epochs": head_epochs},
+            elsewhere,
+            encoder_sha256=sha256,
+        )
 
 
 def test_encoders_and_heads_pair_by_id_batch_and_origin(work):
@@ -282,7 +373,10 @@ def test_temperatures_are_chosen_by_their_flag_and_others_are_named(work):
     contrastive(view, range(2), temperature=0.1)
     with pytest.raises(UserError, match="0.1temperature"):
         populations.find_population(view, "dense", 0.0)
-    assert len(populations.find_population(pies("--temperature", "0.1", method="clr"), "dense", 0.0).members) == 2
+    assert (
+        len(populations.find_population(pies("--temperature", "0.1", method="clr"), "dense", 0.0).members)
+        == 2
+    )
 
 
 def test_the_finetuning_script_names_the_smaller_number_of_models(work):
@@ -293,10 +387,22 @@ def test_the_finetuning_script_names_the_smaller_number_of_models(work):
 
 
 def test_every_total_seed_has_its_own_folders_and_seeds(work):
-    flags = importlib.import_module("sup_training").build_parser().parse_args(["--dataset", "digits", "--total_seed", "3"])
+    flags = (
+        importlib.import_module("sup_training")
+        .build_parser()
+        .parse_args(["--dataset", "digits", "--total_seed", "3"])
+    )
     views = list(study.open_studies("sup_training", flags))
-    assert [str(view.folder) for view in views] == ["models/digits", "models/digits/seed_1", "models/digits/seed_2"]
-    assert [str(view.results_folder) for view in views] == ["pies/digits", "pies/digits/seed_1", "pies/digits/seed_2"]
+    assert [str(view.folder) for view in views] == [
+        "models/digits",
+        "models/digits/seed_1",
+        "models/digits/seed_2",
+    ]
+    assert [str(view.results_folder) for view in views] == [
+        "pies/digits",
+        "pies/digits/seed_1",
+        "pies/digits/seed_2",
+    ]
     assert len({view.model_seed(model_id) for view in views for model_id in range(30)}) == 90
     assert [views[0].model_seed(model_id) for model_id in range(3)] == [0, 1, 2]
 
@@ -310,7 +416,9 @@ def test_ids_are_shown_as_runs():
 def test_one_network_under_two_ids_is_no_population(work, elsewhere):
     view = pies(models_number=3)
     supervised(view, range(3), elsewhere=elsewhere)
-    first, last = (view.folder / f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{index}.pt" for index in (0, 2))
+    first, last = (
+        view.folder / f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{index}.pt" for index in (0, 2)
+    )
     shutil.copy(first, last)
     if not elsewhere:
         record = json.loads(first.with_suffix(".json").read_text())

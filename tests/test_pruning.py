@@ -11,8 +11,17 @@ from torch import nn
 from torch.nn.utils import prune
 
 from common.models import ClassificationHead, ContrastiveClassifier, ContrastiveEncoder, SupervisedNetwork
-from common.pruning import (apply_masks, global_masks, layer_masks, magnitude, mask_gradients, masks_of, measure_sparsity, prunable_parameters,
-                            weight_movement)
+from common.pruning import (
+    apply_masks,
+    global_masks,
+    layer_masks,
+    magnitude,
+    mask_gradients,
+    masks_of,
+    measure_sparsity,
+    prunable_parameters,
+    weight_movement,
+)
 from conftest import GOLDEN_NETWORKS
 
 
@@ -21,9 +30,16 @@ def random_network(seed, with_ties=False):
     torch.manual_seed(seed)
     width, hidden = torch.randint(3, 9, (2,)).tolist()
     network = nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-        nn.Sequential(nn.Conv2d(width, hidden, 3, bias=False), nn.BatchNorm2d(hidden)), nn.ReLU(),
-        nn.Flatten(), nn.Linear(hidden * 16, hidden), nn.ReLU(), nn.Linear(hidden, 5))
+        nn.Conv2d(3, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(width, hidden, 3, bias=False), nn.BatchNorm2d(hidden)),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(hidden * 16, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 5),
+    )
     if with_ties:
         for parameter in network.parameters():
             parameter.data.mul_(20).round_().div_(20)
@@ -32,9 +48,12 @@ def random_network(seed, with_ties=False):
 
 def prunable_modules(network):
     """[(name, module, parameter's name)] listed by hand for torch's pruning."""
-    return [(prefix, module, name) for prefix, module in network.named_modules()
-            for name in ("weight", "bias")
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and getattr(module, name) is not None]
+    return [
+        (prefix, module, name)
+        for prefix, module in network.named_modules()
+        for name in ("weight", "bias")
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and getattr(module, name) is not None
+    ]
 
 
 def scores_of(network):
@@ -42,13 +61,17 @@ def scores_of(network):
 
 
 def torch_masks(network):
-    return {name.removesuffix("_mask"): mask for name, mask in network.named_buffers() if name.endswith("_mask")}
+    return {
+        name.removesuffix("_mask"): mask for name, mask in network.named_buffers() if name.endswith("_mask")
+    }
 
 
 def assert_equal_up_to_ties(ours, theirs, scores):
     """As many pruned, and where the masks differ the score is that of the last pruned one."""
     assert ours.keys() == theirs.keys() == scores.keys()
-    our, their, score = (torch.cat([values[name].flatten() for name in scores]) for values in (ours, theirs, scores))
+    our, their, score = (
+        torch.cat([values[name].flatten() for name in scores]) for values in (ours, theirs, scores)
+    )
     assert (our == 0).sum() == (their == 0).sum()
     differ = score[our != their]
     assert len(differ) == 0 or (differ == score[their == 0].max()).all()
@@ -56,7 +79,7 @@ def assert_equal_up_to_ties(ours, theirs, scores):
 
 def golden_classifier(folder, depth, method):
     def load(pattern):
-        path, = folder.glob(pattern)
+        (path,) = folder.glob(pattern)
         return torch.load(path, map_location="cpu")
 
     if method == "sup":
@@ -97,14 +120,18 @@ def test_layer_masks_equal_torchs_l1_unstructured_tensor_by_tensor(seed, with_ti
         assert_equal_up_to_ties({name: ours[name]}, {name: expected[name]}, {name: score})
 
 
-@pytest.mark.parametrize("method, sparsity", [(method, sparsity) for method in ("sup", "clr") for sparsity in (0.3, 0.9, 0.95)])
+@pytest.mark.parametrize(
+    "method, sparsity", [(method, sparsity) for method in ("sup", "clr") for sparsity in (0.3, 0.9, 0.95)]
+)
 @pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
 def test_global_masks_equal_the_golden_ones(folder, depth, method, sparsity):
     golden = np.load(folder / "pruning_masks_packbits.npz")
     network = golden_classifier(folder, depth, method)
     masks = global_masks(scores_of(network), sparsity)
     prefix = f"{method}_{sparsity}/"
-    assert [f"{prefix}{name}_mask" for name in masks] == [name for name in golden.files if name.startswith(prefix)]
+    assert [f"{prefix}{name}_mask" for name in masks] == [
+        name for name in golden.files if name.startswith(prefix)
+    ]
     for name, mask in masks.items():
         expected = np.unpackbits(golden[f"{prefix}{name}_mask"], count=mask.numel()).reshape(mask.shape)
         np.testing.assert_array_equal(mask.numpy(), expected, err_msg=name)
@@ -181,8 +208,11 @@ def test_magnitude_is_the_absolute_value():
 def test_prunable_are_convolution_weights_linear_weights_and_linear_biases_in_order():
     network = random_network(3)
     expected = [f"{prefix}.{name}" for prefix, _, name in prunable_modules(network)]
-    assert list(prunable_parameters(network)) == expected == [
-        "0.weight", "3.0.weight", "6.weight", "6.bias", "8.weight", "8.bias"]
+    assert (
+        list(prunable_parameters(network))
+        == expected
+        == ["0.weight", "3.0.weight", "6.weight", "6.bias", "8.weight", "8.bias"]
+    )
     parameters = dict(network.named_parameters())
     assert all(parameter is parameters[name] for name, parameter in prunable_parameters(network).items())
 
@@ -209,8 +239,12 @@ def test_the_projection_head_is_not_part_of_a_contrastive_classifier():
 def test_batch_norm_is_left_alone():
     torch.manual_seed(0)
     network = SupervisedNetwork(10, 2, 0.0, 10)
-    norms = {f"{prefix}.{name}": tensor.clone() for prefix, module in network.named_modules()
-             if isinstance(module, nn.BatchNorm2d) for name, tensor in module.state_dict().items()}
+    norms = {
+        f"{prefix}.{name}": tensor.clone()
+        for prefix, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for name, tensor in module.state_dict().items()
+    }
     assert len(norms) == 7 * 5
     masks = global_masks(scores_of(network), 0.99)
     assert masks.keys().isdisjoint(norms)
@@ -223,16 +257,26 @@ def test_batch_norm_is_left_alone():
 
 
 @pytest.mark.parametrize("scope", [global_masks, layer_masks])
-@pytest.mark.parametrize("options", [
-    {}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 5e-3}, {"momentum": 0.9, "nesterov": True},
-    {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-3}], ids=lambda options: "+".join(options) or "plain")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "weight_decay": 5e-3},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-3},
+    ],
+    ids=lambda options: "+".join(options) or "plain",
+)
 def test_masks_after_every_step_equal_torchs_pruning_hooks_step_by_step(options, scope):
     network = random_network(1)
     theirs = copy.deepcopy(network)
     masks = scope(scores_of(network), 0.7)
     for prefix, module, name in prunable_modules(theirs):
         prune.custom_from_mask(module, name, masks[f"{prefix}.{name}"])
-    optimizer, their_optimizer = (torch.optim.SGD(model.parameters(), 0.05, **options) for model in (network, theirs))
+    optimizer, their_optimizer = (
+        torch.optim.SGD(model.parameters(), 0.05, **options) for model in (network, theirs)
+    )
     apply_masks(network, masks)
     for step in range(6):
         images, labels = torch.randn(16, 3, 6, 6), torch.randint(0, 5, (16,))
@@ -241,7 +285,9 @@ def test_masks_after_every_step_equal_torchs_pruning_hooks_step_by_step(options,
             F.cross_entropy(model(images), labels).backward()
             its_optimizer.step()
         parameters = prunable_parameters(network)
-        assert any((parameters[name][mask == 0] != 0).any() for name, mask in masks.items())  # the step moved pruned weights
+        assert any(
+            (parameters[name][mask == 0] != 0).any() for name, mask in masks.items()
+        )  # the step moved pruned weights
         apply_masks(network, masks)
         for prefix, module, name in prunable_modules(theirs):
             ours = parameters[f"{prefix}.{name}"]
@@ -259,7 +305,11 @@ def test_applying_masks_keeps_the_others_and_the_parameter_itself():
     parameter, before = network[0].weight, copy.deepcopy(network.state_dict())
     apply_masks(network, {"0.weight": torch.zeros_like(parameter)})
     assert network[0].weight is parameter and parameter.requires_grad and not parameter.any()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items() if name != "0.weight")
+    assert all(
+        torch.equal(tensor, before[name])
+        for name, tensor in network.state_dict().items()
+        if name != "0.weight"
+    )
 
 
 def test_no_masks_change_nothing():
@@ -272,11 +322,16 @@ def test_no_masks_change_nothing():
 def test_masking_gradients_zeroes_those_of_pruned_weights_and_leaves_weights_and_others_alone():
     layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
     before = copy.deepcopy(layers.state_dict())
-    layers[0].weight.grad, layers[0].bias.grad = torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([7.0, 8])
+    layers[0].weight.grad, layers[0].bias.grad = (
+        torch.tensor([[1.0, 2, 3], [4, 5, 6]]),
+        torch.tensor([7.0, 8]),
+    )
     layers[1].weight.grad = torch.tensor([[9.0, 10], [11, 12]])
     mask_gradients(layers, {})
     assert layers[0].bias.grad.tolist() == [7, 8]
-    mask_gradients(layers, {"0.weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]]), "0.bias": torch.tensor([0.0, 1])})
+    mask_gradients(
+        layers, {"0.weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]]), "0.bias": torch.tensor([0.0, 1])}
+    )
     assert layers[0].weight.grad.tolist() == [[1, 0, 3], [0, 5, 0]] and layers[0].bias.grad.tolist() == [0, 8]
     assert layers[1].weight.grad.tolist() == [[9, 10], [11, 12]]
     assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items())
@@ -292,7 +347,10 @@ def test_the_masks_of_a_network_keep_what_is_not_zero():
     layers[2].weight.data = torch.tensor([[-0.0, 1]])
     masks = masks_of(layers)
     assert {name: mask.tolist() for name, mask in masks.items()} == {
-        "0.weight": [[1, 0, 1], [0, 1, 1]], "0.bias": [0, 1], "2.weight": [[0, 1]]}
+        "0.weight": [[1, 0, 1], [0, 1, 1]],
+        "0.bias": [0, 1],
+        "2.weight": [[0, 1]],
+    }
     assert all(mask.dtype == torch.float32 and not mask.requires_grad for mask in masks.values())
 
 
@@ -306,10 +364,25 @@ def test_the_masks_of_a_pruned_network_are_those_that_pruned_it(scope):
 
 
 def test_weight_movement_is_that_of_kept_weights_relative_to_their_size():
-    before = {"a": torch.tensor([0.03, 0.04, 1]), "b": torch.tensor([[1.0, 2], [2, 0]]), "nothing kept": torch.ones(2), "zero": torch.zeros(2)}
-    after = {"a": torch.tensor([0.03, 0.05, 0]), "b": torch.tensor([[1.0, 2], [2, 0]]), "nothing kept": torch.zeros(2), "zero": torch.ones(2)}
+    before = {
+        "a": torch.tensor([0.03, 0.04, 1]),
+        "b": torch.tensor([[1.0, 2], [2, 0]]),
+        "nothing kept": torch.ones(2),
+        "zero": torch.zeros(2),
+    }
+    after = {
+        "a": torch.tensor([0.03, 0.05, 0]),
+        "b": torch.tensor([[1.0, 2], [2, 0]]),
+        "nothing kept": torch.zeros(2),
+        "zero": torch.ones(2),
+    }
     after = {name: nn.Parameter(weight) for name, weight in after.items()}
-    masks = {"a": torch.tensor([1.0, 1, 0]), "b": torch.ones(2, 2), "nothing kept": torch.zeros(2), "zero": torch.ones(2)}
+    masks = {
+        "a": torch.tensor([1.0, 1, 0]),
+        "b": torch.ones(2, 2),
+        "nothing kept": torch.zeros(2),
+        "zero": torch.ones(2),
+    }
     assert weight_movement(before, after, masks) == {"a": pytest.approx(1 / 5, rel=1e-5), "b": 0.0}
     after["b"] = torch.tensor([[-1.0, 2], [2, 1]])  # moved by 2 and by 1
     assert weight_movement(before, after, masks)["b"] == pytest.approx(math.sqrt(5) / 3)
@@ -331,6 +404,8 @@ def test_measured_sparsity_equals_a_slow_count(sparsity):
     measured = measure_sparsity(network)
     assert measured["zeros"] == sum(zeros.values()) and measured["counted"] == sum(sizes.values())
     assert measured["total"] == sum(zeros.values()) / sum(sizes.values())
-    assert measured["weights_only"] == sum(zeros[name] for name in weights) / sum(sizes[name] for name in weights)
+    assert measured["weights_only"] == sum(zeros[name] for name in weights) / sum(
+        sizes[name] for name in weights
+    )
     assert measured["weights_only"] != measured["total"]
     assert measured["per_tensor"] == {name: zeros[name] / sizes[name] for name in zeros}

@@ -20,16 +20,42 @@ CONTRASTIVE = [*SUPERVISED, "--head_epochs", 2, "--batch_size_head", 16]
 GRADUAL = ["--schedule", "early", "--begin_epoch", 0, "--end_epoch", 1]
 GRADUAL_HEAD = ["--begin_epoch_head", 0, "--end_epoch_head", 1]
 FINETUNED = [*SMALL, "--models_number", 1, "--epochs", 1, "--batch_size", 16, "--pruning_percentages", 0.5]
-ITERATIVE = [*SMALL, "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 3, "--rate", 0.5]
+ITERATIVE = [
+    *SMALL,
+    "--models_number",
+    1,
+    "--pruning_schedule",
+    "iterative",
+    "--iterations",
+    3,
+    "--rate",
+    0.5,
+]
 COMPARED = [*SMALL, "--pruning_percentages", 0.5]
-TRAININGS = {"sup": ("sup_training", SUPERVISED, "--pruning", GRADUAL),
-             "clr": ("clr_training", CONTRASTIVE, "--pruning_percentages", [*GRADUAL, *GRADUAL_HEAD])}
+TRAININGS = {
+    "sup": ("sup_training", SUPERVISED, "--pruning", GRADUAL),
+    "clr": ("clr_training", CONTRASTIVE, "--pruning_percentages", [*GRADUAL, *GRADUAL_HEAD]),
+}
 FOLDER_FLAG = {"sup": "--save_path", "clr": "--encoder_save_path"}
 METHODS = ("sup", "clr")
-EVERY = [(criterion, scope) for criterion in CRITERIA for scope in (["layer"] if criterion.startswith("filter_") else methods.SCOPES)]
-SELECTED = [("snip", "global"), ("snip_batches", "layer"), ("magnitude_increase", "global"), ("filter_l2", "layer"), ("random", "layer")]
-AFTER = [("rewind", ["--rewind_epoch", 0], "rewind0"), ("rewind", ["--rewind_epoch", 1], "rewind1"), ("reinit", [], "reinit"),
-         ("finetune", ["--epochs", 1, "--batch_size", 16], "finetune")]
+EVERY = [
+    (criterion, scope)
+    for criterion in CRITERIA
+    for scope in (["layer"] if criterion.startswith("filter_") else methods.SCOPES)
+]
+SELECTED = [
+    ("snip", "global"),
+    ("snip_batches", "layer"),
+    ("magnitude_increase", "global"),
+    ("filter_l2", "layer"),
+    ("random", "layer"),
+]
+AFTER = [
+    ("rewind", ["--rewind_epoch", 0], "rewind0"),
+    ("rewind", ["--rewind_epoch", 1], "rewind1"),
+    ("reinit", [], "reinit"),
+    ("finetune", ["--epochs", 1, "--batch_size", 16], "finetune"),
+]
 
 
 def dense_training(method, *extra):
@@ -41,7 +67,9 @@ def dense_training(method, *extra):
 def gradual_training(method, sparsity, *extra):
     """The words that train networks which are pruned meanwhile."""
     script, settings, flag, schedule = TRAININGS[method]
-    if any(str(word).startswith("filter_") for word in extra):  # a classifier head has no filters, and so no schedule
+    if any(
+        str(word).startswith("filter_") for word in extra
+    ):  # a classifier head has no filters, and so no schedule
         schedule = GRADUAL
     return [script, *settings, flag, sparsity, *schedule, "--index_end", 0, *extra]
 
@@ -83,7 +111,9 @@ def folder(work):
 
 def bytes_of(work, pattern="*"):
     """Every file but the logs."""
-    return {path: path.read_bytes() for path in work.rglob(pattern) if path.is_file() and "logs" not in path.parts}
+    return {
+        path: path.read_bytes() for path in work.rglob(pattern) if path.is_file() and "logs" not in path.parts
+    }
 
 
 def weights(*paths):
@@ -92,8 +122,11 @@ def weights(*paths):
     for path in paths:
         payload = torch.load(path, weights_only=True)
         state = payload.get("model", payload.get("head", payload))
-        found |= {name.removeprefix("encoder."): tensor for name, tensor in state.items()
-                  if tensor.ndim == 4 or name.rsplit("fc.")[-1] in ("weight", "bias") and "fc." in name}
+        found |= {
+            name.removeprefix("encoder."): tensor
+            for name, tensor in state.items()
+            if tensor.ndim == 4 or name.rsplit("fc.")[-1] in ("weight", "bias") and "fc." in name
+        }
     return found
 
 
@@ -131,9 +164,13 @@ def check_counts(tensors, sparsity, criterion, scope):
 
 def files_of(work, method, name, sparsity):
     """The files of network 0 by its pruning method and sparsity, encoder first."""
-    found = [path for path in sorted(folder(work).glob("*_id0.pt"))
-             if (facts := checkpoints.parse_name(path.name)) and (facts.pruning_method, facts.sparsity) == (name, sparsity)
-             and (facts.learning_method == "supervised") == (method == "sup")]
+    found = [
+        path
+        for path in sorted(folder(work).glob("*_id0.pt"))
+        if (facts := checkpoints.parse_name(path.name))
+        and (facts.pruning_method, facts.sparsity) == (name, sparsity)
+        and (facts.learning_method == "supervised") == (method == "sup")
+    ]
     assert len(found) == {"sup": 1, "clr": 2}[method], f"{method} {name} {sparsity}"
     return found
 
@@ -187,21 +224,38 @@ def kept_remedy(message):
 
 def rows_of(work, status="present"):
     with open(work / "pies/few digits/results.csv", newline="") as file:
-        return {(row["learning_method"], row["pruning_method"]) for row in csv.DictReader(file) if row["status"] == status}
+        return {
+            (row["learning_method"], row["pruning_method"])
+            for row in csv.DictReader(file)
+            if row["status"] == status
+        }
 
 
 # Pruning while training
 
 
 @pytest.mark.parametrize("schedule, tag", [("early", ""), ("late", "_later")])
-def test_a_supervised_network_pruned_while_training_has_the_published_name_the_asked_zeros_and_its_settings(digits, schedule, tag):
-    assert main(*gradual_training("sup", 0.5, "--schedule", schedule, "--begin_epoch", 0.5, "--end_epoch", 1.5)) == 0
+def test_a_supervised_network_pruned_while_training_has_the_published_name_the_asked_zeros_and_its_settings(
+    digits, schedule, tag
+):
+    assert (
+        main(*gradual_training("sup", 0.5, "--schedule", schedule, "--begin_epoch", 0.5, "--end_epoch", 1.5))
+        == 0
+    )
     [path] = folder(digits).glob("*.pt")
     assert path.name == f"wideResNet-1{tag}_0.5pruning_2epochs_10depth_0.0dropout_id0.pt"
     check_counts(weights(path), 0.5, "magnitude", "layer")
     assert len(weights(path)) == 11  # 9 convolutions, the classifier's weight and bias
     record = record_of(path)
-    expected = {"schedule": schedule, "criterion": "magnitude", "scope": "layer", "sparsity": 0.5, "begin_step": 3, "end_step": 7, "frequency": 1}
+    expected = {
+        "schedule": schedule,
+        "criterion": "magnitude",
+        "scope": "layer",
+        "sparsity": 0.5,
+        "begin_step": 3,
+        "end_step": 7,
+        "frequency": 1,
+    }
     assert {key: record["configuration"][key] for key in expected} == expected
     # Steps 3 and 4 are in the first epoch of 4; the last, 7, in the second.
     assert record["history"][0]["sparsity"] == pytest.approx(0.5 * (1 - (1 - 1 / 4) ** 3), abs=1e-4)
@@ -209,26 +263,65 @@ def test_a_supervised_network_pruned_while_training_has_the_published_name_the_a
 
 
 @pytest.mark.parametrize("schedule, tag", [("early", ""), ("late", "_later")])
-def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_which_have_no_tag(digits, schedule, tag):
-    assert main(*gradual_training("clr", "0.0,0.5", "--schedule", schedule, "--begin_epoch", 0.5, "--end_epoch", 1.5, "--frequency", 3)) == 0
-    names = {(part, sparsity): f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning{tag if sparsity else ''}_16batch_0.5temperature_2epochs_id0"
-             for part in ("encoder", "head") for sparsity in (0.0, 0.5)}
-    assert {path.name for path in folder(digits).iterdir()} == {name + ending for name in names.values() for ending in (".pt", ".json")}
+def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_which_have_no_tag(
+    digits, schedule, tag
+):
+    assert (
+        main(
+            *gradual_training(
+                "clr",
+                "0.0,0.5",
+                "--schedule",
+                schedule,
+                "--begin_epoch",
+                0.5,
+                "--end_epoch",
+                1.5,
+                "--frequency",
+                3,
+            )
+        )
+        == 0
+    )
+    names = {
+        (
+            part,
+            sparsity,
+        ): f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning{tag if sparsity else ''}_16batch_0.5temperature_2epochs_id0"
+        for part in ("encoder", "head")
+        for sparsity in (0.0, 0.5)
+    }
+    assert {path.name for path in folder(digits).iterdir()} == {
+        name + ending for name in names.values() for ending in (".pt", ".json")
+    }
     paths = {key: folder(digits) / f"{name}.pt" for key, name in names.items()}
     for part, count in (("encoder", 9), ("head", 2)):
         assert len(weights(paths[part, 0.5])) == count
         check_counts(weights(paths[part, 0.5]), 0.5, "magnitude", "layer")
         assert set(zeros(weights(paths[part, 0.0])).values()) == {0}
-    projection = {name: tensor for name, tensor in tensors_of(paths["encoder", 0.5]).items() if name.startswith("head.")}
+    projection = {
+        name: tensor for name, tensor in tensors_of(paths["encoder", 0.5]).items() if name.startswith("head.")
+    }
     assert len(projection) == 4 and all((tensor != 0).all() for tensor in projection.values())
     encoder, head = record_of(paths["encoder", 0.5]), record_of(paths["head", 0.5])
-    shared = {"schedule": schedule, "criterion": "magnitude", "scope": "layer", "begin_step": 3, "end_step": 7, "frequency": 3}
+    shared = {
+        "schedule": schedule,
+        "criterion": "magnitude",
+        "scope": "layer",
+        "begin_step": 3,
+        "end_step": 7,
+        "frequency": 3,
+    }
     of_head = {"begin_step_head": 1, "end_step_head": 5, "frequency_head": 1}
-    assert {key: encoder["configuration"].get(key) for key in (*shared, *of_head)} == shared | dict.fromkeys(of_head)
+    assert {key: encoder["configuration"].get(key) for key in (*shared, *of_head)} == shared | dict.fromkeys(
+        of_head
+    )
     assert {key: head["configuration"].get(key) for key in (*shared, *of_head)} == shared | of_head
     for record in (encoder, head):
         assert record["history"][-1]["sparsity"] == pytest.approx(0.5, abs=3e-3)  # 2 of the head's 3 biases
-    assert not {"schedule", "criterion", "begin_step"} & set(record_of(paths["encoder", 0.0])["configuration"])
+    assert not {"schedule", "criterion", "begin_step"} & set(
+        record_of(paths["encoder", 0.0])["configuration"]
+    )
     assert "sparsity" not in record_of(paths["encoder", 0.0])["history"][-1]
 
 
@@ -236,7 +329,10 @@ def test_a_dense_supervised_network_has_no_tag_under_any_schedule_and_is_the_sam
     for schedule in ("early", "late"):
         assert main(*dense_training("sup", "--schedule", schedule, "--save_path", schedule)) == 0
     [one], [other] = (list((digits / schedule).glob("*.pt")) for schedule in ("early", "late"))
-    assert one.name == other.name == "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt" and one.read_bytes() == other.read_bytes()
+    assert (
+        one.name == other.name == "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
+        and one.read_bytes() == other.read_bytes()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -246,14 +342,19 @@ def test_steps_and_epochs_say_the_same_schedule(digits, method):
     command = [script, *settings, flag, 0.5, "--index_end", 0, "--schedule", "early", FOLDER_FLAG[method]]
     assert main(*command, "steps", "--begin_step", 1, "--end_step", 5, "--frequency", 1, *head) == 0
     assert main(*gradual_training(method, 0.5, FOLDER_FLAG[method], "epochs")) == 0
-    steps, epochs = ({path.name: path.read_bytes() for path in (digits / name).glob("*.pt")} for name in ("steps", "epochs"))
+    steps, epochs = (
+        {path.name: path.read_bytes() for path in (digits / name).glob("*.pt")}
+        for name in ("steps", "epochs")
+    )
     assert len(steps) == {"sup": 1, "clr": 2}[method] and steps == epochs
     assert main(*gradual_training(method, 0.5, "--end_epoch", 0.5, FOLDER_FLAG[method], "sooner")) == 0
     assert {path.name: path.read_bytes() for path in (digits / "sooner").glob("*.pt")} != epochs
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_finished_gradual_training_is_skipped_and_another_schedule_never_replaces_it(digits, capsys, method):
+def test_a_finished_gradual_training_is_skipped_and_another_schedule_never_replaces_it(
+    digits, capsys, method
+):
     command = gradual_training(method, 0.5)
     assert main(*command) == 0
     before = bytes_of(digits)
@@ -277,7 +378,9 @@ def everything(prepared, tmp_path_factory):
         for method, chosen in (("sup", EVERY), ("clr", SELECTED)):
             for criterion, scope in chosen:
                 words = ["--criterion", criterion, "--scope", scope]
-                statuses[method, "one-shot", criterion, scope] = main(f"{method}_pruning_finetune", *FINETUNED, *words)
+                statuses[method, "one-shot", criterion, scope] = main(
+                    f"{method}_pruning_finetune", *FINETUNED, *words
+                )
                 statuses[method, "early", criterion, scope] = main(*gradual_training(method, 0.5, *words))
     return place, statuses
 
@@ -287,13 +390,19 @@ def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_
     assert len(statuses) == 2 * (16 + len(SELECTED)) and set(statuses.values()) == {0}
     names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
     assert len({str(name) for name in names}) == len(names) == 32
-    pruned = [path for path in folder(place).glob("*.pt") if (name := checkpoints.parse_name(path.name)) and name.sparsity]
+    pruned = [
+        path
+        for path in folder(place).glob("*.pt")
+        if (name := checkpoints.parse_name(path.name)) and name.sparsity
+    ]
     assert len(pruned) == 32 + 2 * 2 * len(SELECTED)
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "early"])
 @pytest.mark.parametrize("criterion, scope", EVERY)
-def test_supervised_networks_have_exactly_the_asked_zeros_by_every_criterion_and_scope(everything, schedule, criterion, scope):
+def test_supervised_networks_have_exactly_the_asked_zeros_by_every_criterion_and_scope(
+    everything, schedule, criterion, scope
+):
     [path] = files_of(everything[0], "sup", str(PruningMethod(schedule, criterion, scope)), 0.5)
     check_counts(weights(path), 0.5, criterion, scope)
     configuration = record_of(path)["configuration"]
@@ -317,7 +426,9 @@ def test_every_criterion_and_scope_prunes_other_weights(everything, method, chos
     masks = set()
     for schedule in ("one-shot", "early"):
         for criterion, scope in chosen:
-            tensors = weights(*files_of(everything[0], method, str(PruningMethod(schedule, criterion, scope)), 0.5))
+            tensors = weights(
+                *files_of(everything[0], method, str(PruningMethod(schedule, criterion, scope)), 0.5)
+            )
             masks.add(torch.cat([(tensor == 0).flatten() for tensor in tensors.values()]).numpy().tobytes())
     assert len(masks) == 2 * len(chosen)
 
@@ -337,11 +448,27 @@ def test_magnitude_increase_prunes_what_has_grown_least_since_the_kept_initialis
     assert growth[gone].max() <= growth[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
 
 
-@pytest.mark.parametrize("method, chosen, learning", [("sup", EVERY, "supervised"), ("clr", SELECTED, "SupCon")])
+@pytest.mark.parametrize(
+    "method, chosen, learning", [("sup", EVERY, "supervised"), ("clr", SELECTED, "SupCon")]
+)
 def test_the_comparison_finds_networks_of_every_name(everything, monkeypatch, method, chosen, learning):
     monkeypatch.chdir(everything[0])
-    names = [str(PruningMethod(schedule, criterion, scope)) for schedule in ("one-shot", "early") for criterion, scope in chosen]
-    assert main(f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1, "--pruning_methods", ",".join(names)) == 0
+    names = [
+        str(PruningMethod(schedule, criterion, scope))
+        for schedule in ("one-shot", "early")
+        for criterion, scope in chosen
+    ]
+    assert (
+        main(
+            f"{method}_pie_kmodels_detection",
+            *COMPARED,
+            "--models_number",
+            1,
+            "--pruning_methods",
+            ",".join(names),
+        )
+        == 0
+    )
     assert {name for who, name in rows_of(everything[0]) if who == learning} == {"dense", *names}
 
 
@@ -367,7 +494,9 @@ def iterated(prepared, tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after, more, tag", AFTER)
-def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(iterated, method, after, more, tag):
+def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(
+    iterated, method, after, more, tag
+):
     before = torch.zeros(())
     for iteration, sparsity in enumerate((0.5, 0.75, 0.875), 1):
         paths = files_of(iterated, method, f"global_iterative0.5_{tag}", sparsity)
@@ -385,48 +514,69 @@ def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(iter
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_dense_one_was(iterated, monkeypatch, method, epoch):
+def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_dense_one_was(
+    iterated, monkeypatch, method, epoch
+):
     monkeypatch.chdir(iterated)
     dense = files_of(iterated, method, "dense", 0.0)
     trained = weights(*dense)
     order = torch.cat([tensor.abs().flatten() for tensor in trained.values()]).sort(stable=True).indices
     kept = torch.ones(len(order))
-    kept[order[:round(0.5 * len(order))]] = 0
-    masks = {name: mask.reshape(trained[name].shape) for name, mask in zip(trained, kept.split([tensor.numel() for tensor in trained.values()]))}
+    kept[order[: round(0.5 * len(order))]] = 0
+    masks = {
+        name: mask.reshape(trained[name].shape)
+        for name, mask in zip(trained, kept.split([tensor.numel() for tensor in trained.values()]))
+    }
     settings, data = record_of(dense[-1])["configuration"], load_dataset("folder", "few digits")
     found = files_of(iterated, method, f"global_iterative0.5_rewind{epoch}", 0.5)
     state = torch.load(dense[0].with_name(f"{dense[0].stem}_epoch{epoch}.pt"), weights_only=True)["model"]
     if method == "sup":
         network = models.SupervisedNetwork(10, 1, 0.0, 3)
         network.load_state_dict(state)
-        training.train_supervised(training.prepare(network, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), masks)
+        training.train_supervised(
+            training.prepare(network, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), masks
+        )
         assert same(network.state_dict(), tensors_of(found[0]))
     else:
         model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
         model.load_state_dict(state)
         own = {name: mask for name, mask in masks.items() if not name.startswith("fc.")}
-        training.train_contrastive(training.prepare(model, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), own)
+        training.train_contrastive(
+            training.prepare(model, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), own
+        )
         of_head = {name: mask for name, mask in masks.items() if name.startswith("fc.")}
         head, _ = training.train_head(model.encoder, data, 2, 16, (0, "head"), "slow", of_head)
-        assert same(model.state_dict(), tensors_of(found[0])) and same(head.state_dict(), tensors_of(found[1]))
+        assert same(model.state_dict(), tensors_of(found[0])) and same(
+            head.state_dict(), tensors_of(found[1])
+        )
 
 
 def test_reinitialised_networks_start_anew_in_every_iteration(iterated):
     """One epoch moves a weight little: those of rewound networks stay near the dense initialisation, reinitialised ones do not."""
-    initial = tensors_of(next(folder(iterated).glob("wideResNet-1_0.0pruning*_id0_epoch0.pt")))["base.conv1.weight"]
+    initial = tensors_of(next(folder(iterated).glob("wideResNet-1_0.0pruning*_id0_epoch0.pt")))[
+        "base.conv1.weight"
+    ]
     likeness = {}
     for tag in ("rewind0", "reinit"):
-        found = [tensors_of(*files_of(iterated, "sup", f"global_iterative0.5_{tag}", sparsity))["base.conv1.weight"] for sparsity in (0.5, 0.75)]
+        found = [
+            tensors_of(*files_of(iterated, "sup", f"global_iterative0.5_{tag}", sparsity))[
+                "base.conv1.weight"
+            ]
+            for sparsity in (0.5, 0.75)
+        ]
         both = (found[0] != 0) & (found[1] != 0)
-        likeness[tag] = [float(torch.corrcoef(torch.stack([one[both], other[both]]))[0, 1])
-                         for one, other in ((found[0], initial), (found[1], initial), tuple(found))]
+        likeness[tag] = [
+            float(torch.corrcoef(torch.stack([one[both], other[both]]))[0, 1])
+            for one, other in ((found[0], initial), (found[1], initial), tuple(found))
+        ]
     assert min(likeness["rewind0"]) > 0.9 and max(map(abs, likeness["reinit"])) < 0.5, likeness
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after, more, tag", AFTER)
 def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the_last_is_missing(
-        iterated, tmp_path, monkeypatch, capsys, method, after, more, tag):
+    iterated, tmp_path, monkeypatch, capsys, method, after, more, tag
+):
     place = copied(iterated, tmp_path / "work", monkeypatch)
     before, command = bytes_of(place), iterate(method, after, more)
     assert main(*command) == 0
@@ -439,7 +589,10 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the
     middle = files_of(place, method, f"global_iterative0.5_{tag}", 0.75)
     middle[-1].unlink()
     message = refused(place, capsys, *command)
-    assert files_of(place, method, f"global_iterative0.5_{tag}", 0.875)[-1].name in message and "iteration 2" in message
+    assert (
+        files_of(place, method, f"global_iterative0.5_{tag}", 0.875)[-1].name in message
+        and "iteration 2" in message
+    )
     for path in files_of(place, method, f"global_iterative0.5_{tag}", 0.875):  # as the message says
         path.unlink()
     assert main(*command) == 0
@@ -449,16 +602,22 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the
 def test_an_iteration_that_comes_from_another_one_than_is_there_now_is_refused(work, capsys):
     command = iterate("sup", "rewind", [])
     assert main(*command) == 0
-    [first], [second] = (files_of(work, "sup", "global_iterative0.5_rewind0", sparsity) for sparsity in (0.5, 0.75))
+    [first], [second] = (
+        files_of(work, "sup", "global_iterative0.5_rewind0", sparsity) for sparsity in (0.5, 0.75)
+    )
     state = torch.load(first, weights_only=True)
     state["base.bn1.weight"] += 1
     torch.save(state, first)
     record = record_of(first)
-    first.with_suffix(".json").write_text(json.dumps({**record, "checkpoint_sha256": checkpoints.file_sha256(first)}))
+    first.with_suffix(".json").write_text(
+        json.dumps({**record, "checkpoint_sha256": checkpoints.file_sha256(first)})
+    )
     assert second.name in refused(work, capsys, *command)
 
 
-@pytest.mark.parametrize("criterion, scope", [("random", "global"), ("filter_random", "layer"), ("snip", "layer")])
+@pytest.mark.parametrize(
+    "criterion, scope", [("random", "global"), ("filter_random", "layer"), ("snip", "layer")]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_iterations_by_other_criteria_and_scopes_have_the_asked_counts_too(work, method, criterion, scope):
     assert main(*iterate(method, "rewind", ["--criterion", criterion, "--scope", scope])) == 0
@@ -471,14 +630,18 @@ def test_iterations_by_other_criteria_and_scopes_have_the_asked_counts_too(work,
     assert (gone[1] | ~gone[0]).all() and (gone[2] | ~gone[1]).all()
 
 
-def test_magnitude_increase_after_reinitialisation_looks_at_the_initialisation_that_the_network_was_trained_from(work):
+def test_magnitude_increase_after_reinitialisation_looks_at_the_initialisation_that_the_network_was_trained_from(
+    work,
+):
     assert main(*iterate("sup", "reinit", ["--criterion", "magnitude_increase"])) == 0
     name = "global_magnitude_increase_iterative0.5_reinit"
     first, second = (weights(*files_of(work, "sup", name, sparsity)) for sparsity in (0.5, 0.75))
     training.seed_weights(0, "reinit", 1)
     initial = models.SupervisedNetwork(10, 1, 0.0, 3).state_dict()
     growth = torch.cat([(first[key].abs() - initial[key].abs()).flatten() for key in first])
-    kept_before, kept_after = (torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second))
+    kept_before, kept_after = (
+        torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second)
+    )
     assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
 
 
@@ -489,9 +652,14 @@ def test_a_reinitialised_contrastive_network_has_a_new_encoder_and_a_new_head_an
     training.seed_weights(0, "reinit", 1)
     encoder = models.ContrastiveEncoder(10, 1, 0.0, "mlp").encoder
     training.seed_weights(0, "reinit", 1, "head", "weights")
-    initial = {**dict(encoder.named_parameters()), **dict(models.ClassificationHead(encoder.latent_size, 3).named_parameters())}
+    initial = {
+        **dict(encoder.named_parameters()),
+        **dict(models.ClassificationHead(encoder.latent_size, 3).named_parameters()),
+    }
     growth = torch.cat([(first[key].abs() - initial[key].detach().abs()).flatten() for key in first])
-    kept_before, kept_after = (torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second))
+    kept_before, kept_after = (
+        torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second)
+    )
     assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
 
 
@@ -529,10 +697,17 @@ def test_where_the_model_is_finished_only_the_epochs_are_trained_and_are_the_sam
     before = bytes_of(work)
     capsys.readouterr()
     assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
-    assert "epoch 2/2" not in (work / "logs/few digits" / f"{TRAININGS[method][0]}.log").read_text().rsplit("on few digits", 1)[1]
+    assert (
+        "epoch 2/2"
+        not in (work / "logs/few digits" / f"{TRAININGS[method][0]}.log")
+        .read_text()
+        .rsplit("on few digits", 1)[1]
+    )
     assert "finished before" in capsys.readouterr().out
     assert {path: content for path, content in bytes_of(work).items() if path in before} == before
-    assert len(bytes_of(work)) == len(before) + 4 and all(same(tensors_of(path), tensors) for path, tensors in kept.items())
+    assert len(bytes_of(work)) == len(before) + 4 and all(
+        same(tensors_of(path), tensors) for path, tensors in kept.items()
+    )
     after = bytes_of(work)
     assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
     assert bytes_of(work) == after
@@ -547,9 +722,23 @@ def test_the_head_alone_is_made_again_though_weights_are_kept_at_the_same_time(w
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("asked", [["--pruning_schedule", "iterative", "--iterations", 1, "--rewind_epoch", 1],
-                                   ["--pruning_schedule", "iterative", "--iterations", 1, "--rewind_epoch", 1, "--criterion", "magnitude_increase"],
-                                   ["--epochs", 1, "--pruning_percentages", 0.5, "--criterion", "magnitude_increase"]])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--pruning_schedule", "iterative", "--iterations", 1, "--rewind_epoch", 1],
+        [
+            "--pruning_schedule",
+            "iterative",
+            "--iterations",
+            1,
+            "--rewind_epoch",
+            1,
+            "--criterion",
+            "magnitude_increase",
+        ],
+        ["--epochs", 1, "--pruning_percentages", 0.5, "--criterion", "magnitude_increase"],
+    ],
+)
 def test_weights_that_were_not_kept_are_named_with_the_command_that_keeps_them(digits, capsys, method, asked):
     assert main(*dense_training(method, "--index_end", 1)) == 0
     command = [f"{method}_pruning_finetune", *SMALL, "--models_number", 2, *asked]
@@ -568,7 +757,14 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
     if whose == "another seed":
         source = kept.with_name(kept.name.replace("_id0", "_id1"))
     elif whose == "other settings":
-        assert main(*dense_training(method, "--learning_rate", 0.01, "--save_epochs", 0, FOLDER_FLAG[method], "other")) == 0
+        assert (
+            main(
+                *dense_training(
+                    method, "--learning_rate", 0.01, "--save_epochs", 0, FOLDER_FLAG[method], "other"
+                )
+            )
+            == 0
+        )
         source = work / "other" / kept.name
     else:
         source = kept
@@ -576,11 +772,16 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
     if source != kept:
         for ending in (".pt", ".json"):
             shutil.copy(source.with_suffix(ending), kept.with_suffix(ending))
-    for words in (iterate(method, "rewind", []), [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "magnitude_increase"]):
+    for words in (
+        iterate(method, "rewind", []),
+        [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "magnitude_increase"],
+    ):
         message = refused(work, capsys, *words)
         assert kept.name in message and "does not belong to the training" in message
     if whose == "other settings":
-        assert "learning_rate 0.01, not 0.05" in refused(work, capsys, *dense_training(method, "--save_epochs", 0))
+        assert "learning_rate 0.01, not 0.05" in refused(
+            work, capsys, *dense_training(method, "--save_epochs", 0)
+        )
     # What the message says to do helps.
     kept.unlink()
     kept.with_suffix(".json").unlink(missing_ok=True)
@@ -597,41 +798,99 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
 # What is refused
 
 
-@pytest.mark.parametrize("method, words, expected", [
-    (method, *case) for method in METHODS for case in [
-        (["--iterations", 2], "--iterations belongs to --pruning_schedule iterative"),
-        (["--rate", 0.5], "--rate belongs to --pruning_schedule iterative"),
-        (["--after", "rewind"], "--after belongs to --pruning_schedule iterative"),
-        (["--rewind_epoch", 0], "--rewind_epoch belongs to --pruning_schedule iterative"),
-        (["--pruning_schedule", "iterative", "--pruning_percentages", 0.5], "--pruning_percentages belongs to one-shot"),
-        (["--pruning_schedule", "iterative", "--epochs", 1], "--epochs belongs to --after finetune"),
-        (["--pruning_schedule", "iterative", "--batch_size=16"], "--batch_size belongs to --after finetune"),
-        (["--pruning_schedule", "iterative", "--after", "reinit", "--epochs", 1], "--epochs belongs to --after finetune"),
-        (["--pruning_schedule", "iterative", "--after", "reinit", "--rewind_epoch", 1], "--rewind_epoch belongs to --after rewind"),
-        (["--pruning_schedule", "iterative", "--after", "finetune", "--rewind_epoch", 1], "--rewind_epoch belongs to --after rewind"),
-        (["--criterion", "filter_l2", "--scope", "global"], "--scope global"),
-        (["--pruning_schedule", "iterative", "--criterion", "filter_random", "--scope", "global"], "--scope global"),
-        (["--pruning_schedule", "iterative", "--rate", 0.9, "--iterations", 5], "--iterations 5 at --rate 0.9"),
-        (["--pruning_schedule", "iterative", "--rewind_epoch", 2], "--rewind_epoch 2: the dense networks were trained for 2 epochs"),
-        (["--pruning_schedule", "iterative", "--rate", 1], "--rate")]])
-def test_what_does_not_fit_together_is_refused_before_anything_is_written(work, capsys, method, words, expected):
-    assert expected in refused(work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words)
+@pytest.mark.parametrize(
+    "method, words, expected",
+    [
+        (method, *case)
+        for method in METHODS
+        for case in [
+            (["--iterations", 2], "--iterations belongs to --pruning_schedule iterative"),
+            (["--rate", 0.5], "--rate belongs to --pruning_schedule iterative"),
+            (["--after", "rewind"], "--after belongs to --pruning_schedule iterative"),
+            (["--rewind_epoch", 0], "--rewind_epoch belongs to --pruning_schedule iterative"),
+            (
+                ["--pruning_schedule", "iterative", "--pruning_percentages", 0.5],
+                "--pruning_percentages belongs to one-shot",
+            ),
+            (["--pruning_schedule", "iterative", "--epochs", 1], "--epochs belongs to --after finetune"),
+            (
+                ["--pruning_schedule", "iterative", "--batch_size=16"],
+                "--batch_size belongs to --after finetune",
+            ),
+            (
+                ["--pruning_schedule", "iterative", "--after", "reinit", "--epochs", 1],
+                "--epochs belongs to --after finetune",
+            ),
+            (
+                ["--pruning_schedule", "iterative", "--after", "reinit", "--rewind_epoch", 1],
+                "--rewind_epoch belongs to --after rewind",
+            ),
+            (
+                ["--pruning_schedule", "iterative", "--after", "finetune", "--rewind_epoch", 1],
+                "--rewind_epoch belongs to --after rewind",
+            ),
+            (["--criterion", "filter_l2", "--scope", "global"], "--scope global"),
+            (
+                ["--pruning_schedule", "iterative", "--criterion", "filter_random", "--scope", "global"],
+                "--scope global",
+            ),
+            (
+                ["--pruning_schedule", "iterative", "--rate", 0.9, "--iterations", 5],
+                "--iterations 5 at --rate 0.9",
+            ),
+            (
+                ["--pruning_schedule", "iterative", "--rewind_epoch", 2],
+                "--rewind_epoch 2: the dense networks were trained for 2 epochs",
+            ),
+            (["--pruning_schedule", "iterative", "--rate", 1], "--rate"),
+        ]
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(
+    work, capsys, method, words, expected
+):
+    assert expected in refused(
+        work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words
+    )
 
 
 def test_as_many_iterations_as_file_names_tell_apart_are_taken(work):
-    assert main("sup_pruning_finetune", *SMALL, "--models_number", 1, "--pruning_schedule", "iterative", "--rate", 0.9, "--iterations", 4) == 0
+    assert (
+        main(
+            "sup_pruning_finetune",
+            *SMALL,
+            "--models_number",
+            1,
+            "--pruning_schedule",
+            "iterative",
+            "--rate",
+            0.9,
+            "--iterations",
+            4,
+        )
+        == 0
+    )
     tensors = weights(*files_of(work, "sup", "global_iterative0.9_rewind0", 0.9999))
     check_counts(tensors, 0.9999, "magnitude", "global")
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("words", [["--pruning_schedule", "iterative"], ["--pruning_schedule", "iterative", "--after", "reinit"],
-                                   ["--criterion", "magnitude_increase"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--pruning_schedule", "iterative"],
+        ["--pruning_schedule", "iterative", "--after", "reinit"],
+        ["--criterion", "magnitude_increase"],
+    ],
+)
 def test_networks_of_which_nothing_is_known_are_not_trained_again(work, capsys, method, words):
     for path in folder(work).glob("*.json"):
         path.unlink()
     message = refused(work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words)
-    assert "made elsewhere" in message and ("--criterion" if "--criterion" in words else "--after finetune") in message
+    assert (
+        "made elsewhere" in message
+        and ("--criterion" if "--criterion" in words else "--after finetune") in message
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -649,7 +908,9 @@ def test_networks_of_which_nothing_is_known_are_pruned_iteratively_with_finetuni
 def test_a_schedule_that_does_not_fit_is_refused_with_one_that_does(digits, capsys, method, schedule, epochs):
     script, settings, flag, _ = TRAININGS[method]
     command = [script, *settings, "--epochs", epochs, flag, 0.5, "--index_end", 0, "--schedule", schedule]
-    for suffix in ([""] if method == "sup" else ["", "_head"]):  # the head's schedule is refused when the encoder's fits
+    for suffix in (
+        [""] if method == "sup" else ["", "_head"]
+    ):  # the head's schedule is refused when the encoder's fits
         message = refused(digits, capsys, *command)
         words = message.split("give ")[1].split(", say")[0].split()
         assert words[::2] == [f"--begin_epoch{suffix}", f"--end_epoch{suffix}"], message
@@ -660,11 +921,19 @@ def test_a_schedule_that_does_not_fit_is_refused_with_one_that_does(digits, caps
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("words, expected", [
-    (["--begin_step", 5, "--end_step", 4], "never fires"), (["--begin_step", 0, "--end_step", 0], "never fires"),
-    (["--begin_epoch", 0, "--end_epoch", 2], "ends at step 9, its training at step 8"),
-    (["--begin_step", 1, "--begin_epoch", 0], "--begin_step and --begin_epoch say the same"),
-    (["--begin_epoch", 0, "--end_epoch", 1, "--criterion", "filter_l1", "--scope", "global"], "--scope global")])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--begin_step", 5, "--end_step", 4], "never fires"),
+        (["--begin_step", 0, "--end_step", 0], "never fires"),
+        (["--begin_epoch", 0, "--end_epoch", 2], "ends at step 9, its training at step 8"),
+        (["--begin_step", 1, "--begin_epoch", 0], "--begin_step and --begin_epoch say the same"),
+        (
+            ["--begin_epoch", 0, "--end_epoch", 1, "--criterion", "filter_l1", "--scope", "global"],
+            "--scope global",
+        ),
+    ],
+)
 def test_a_schedule_that_cannot_be_is_refused(digits, capsys, method, words, expected):
     script, settings, flag, _ = TRAININGS[method]
     head = [] if method == "sup" else GRADUAL_HEAD
@@ -672,7 +941,18 @@ def test_a_schedule_that_cannot_be_is_refused(digits, capsys, method, words, exp
 
 
 @pytest.mark.parametrize("script", ["sup_pie_kmodels_detection", "clr_prediction_depth"])
-@pytest.mark.parametrize("name", ["snip", "global_magnitude", "GMP_layer", "global_filter_l1", "global_iterative0.2", "dense", "global_iterative_rewind0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "snip",
+        "global_magnitude",
+        "GMP_layer",
+        "global_filter_l1",
+        "global_iterative0.2",
+        "dense",
+        "global_iterative_rewind0",
+    ],
+)
 def test_a_name_that_is_no_pruning_method_is_refused(work, capsys, script, name):
     message = refused(work, capsys, script, *COMPARED, "--models_number", 1, "--pruning_methods", name)
     assert "--pruning_methods" in message and repr(name) in message
@@ -685,7 +965,12 @@ def test_a_name_that_is_no_pruning_method_is_refused(work, capsys, script, name)
 def test_networks_pruned_while_training_are_chosen_by_the_settings_of_the_dense_ones(work, capsys, method):
     assert main(*gradual_training(method, 0.5)) == 0
     # A contrastive head's name does not hold the encoder's epochs: heads of other epochs keep these apart.
-    assert main(*gradual_training(method, 0.5, "--epochs", 3, *(["--head_epochs", 3] if method == "clr" else []))) == 0
+    assert (
+        main(
+            *gradual_training(method, 0.5, "--epochs", 3, *(["--head_epochs", 3] if method == "clr" else []))
+        )
+        == 0
+    )
     compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1, "--pruning_methods", "GMP"]
     capsys.readouterr()
     assert main(*compare) == 0
@@ -701,20 +986,81 @@ def test_networks_pruned_while_training_of_other_settings_are_taken_with_a_note(
     story = (work / "logs/few digits" / f"{method}_pie_kmodels_detection.log").read_text()
     [note] = [line for line in story.splitlines() if "note: " in line]
     assert note.endswith("learning_rate 0.02, not 0.05")
-    assert main(*gradual_training(method, 0.5, "--learning_rate", 0.02, "--epochs", 3, *(["--head_epochs", 3] if method == "clr" else []))) == 0
+    assert (
+        main(
+            *gradual_training(
+                method,
+                0.5,
+                "--learning_rate",
+                0.02,
+                "--epochs",
+                3,
+                *(["--head_epochs", 3] if method == "clr" else []),
+            )
+        )
+        == 0
+    )
     assert "several populations fit" in refused(work, capsys, *compare)
 
 
-@pytest.mark.parametrize("method, made, name", [
-    *((method, lambda method=method: gradual_training(method, 0.5, "--criterion", "snip", "--scope", "global", "--schedule", "late"),
-       "later_GMP_global_snip") for method in METHODS),
-    *((method, lambda method=method: gradual_training(method, 0.5), "GMP") for method in METHODS),
-    *((method, lambda method=method: [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip"], "global_snip") for method in METHODS),
-    *((method, lambda method=method: [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "random", "--scope", "layer"], "layer_random")
-      for method in METHODS),
-    *((method, lambda method=method: iterate(method, "rewind", ["--rewind_epoch", 1]), "global_iterative0.5_rewind1") for method in METHODS),
-    *((method, lambda method=method: iterate(method, "finetune", ["--epochs", 1, "--batch_size", 16, "--criterion", "filter_l2"]),
-       "filter_l2_iterative0.5_finetune") for method in METHODS)], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "method, made, name",
+    [
+        *(
+            (
+                method,
+                lambda method=method: gradual_training(
+                    method, 0.5, "--criterion", "snip", "--scope", "global", "--schedule", "late"
+                ),
+                "later_GMP_global_snip",
+            )
+            for method in METHODS
+        ),
+        *((method, lambda method=method: gradual_training(method, 0.5), "GMP") for method in METHODS),
+        *(
+            (
+                method,
+                lambda method=method: [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip"],
+                "global_snip",
+            )
+            for method in METHODS
+        ),
+        *(
+            (
+                method,
+                lambda method=method: [
+                    f"{method}_pruning_finetune",
+                    *FINETUNED,
+                    "--criterion",
+                    "random",
+                    "--scope",
+                    "layer",
+                ],
+                "layer_random",
+            )
+            for method in METHODS
+        ),
+        *(
+            (
+                method,
+                lambda method=method: iterate(method, "rewind", ["--rewind_epoch", 1]),
+                "global_iterative0.5_rewind1",
+            )
+            for method in METHODS
+        ),
+        *(
+            (
+                method,
+                lambda method=method: iterate(
+                    method, "finetune", ["--epochs", 1, "--batch_size", 16, "--criterion", "filter_l2"]
+                ),
+                "filter_l2_iterative0.5_finetune",
+            )
+            for method in METHODS
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work, capsys, method, made, name):
     assert main(*made()) == 0
     before = bytes_of(work, "*.pt")
@@ -730,7 +1076,14 @@ def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work,
 
 def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for_step_by_step(work, capsys):
     assert main(*iterate("sup", "rewind", [])) == 0
-    command = ["sup_pie_kmodels_detection", *COMPARED, "--pruning_methods", "global_iterative0.5_rewind0", "--models_number", 3]
+    command = [
+        "sup_pie_kmodels_detection",
+        *COMPARED,
+        "--pruning_methods",
+        "global_iterative0.5_rewind0",
+        "--models_number",
+        3,
+    ]
     script, words = remedy(refused(work, capsys, *command))
     assert script == "sup_training" and main(script, *words) == 0
     script, words = remedy(refused(work, capsys, *command))
@@ -740,15 +1093,43 @@ def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for_s
 
 
 def test_the_commands_hold_what_the_network_and_its_folders_are(digits, capsys):
-    shared = [*SMALL, "--projection_head", "linear", "--temperature", 0.1, "--encoder_save_path", "encoders", "--head_save_path", "heads"]
+    shared = [
+        *SMALL,
+        "--projection_head",
+        "linear",
+        "--temperature",
+        0.1,
+        "--encoder_save_path",
+        "encoders",
+        "--head_save_path",
+        "heads",
+    ]
     training_words = [*CONTRASTIVE, *DENSE, *shared, "--method", "SimCLR", "--lars", "--cosine_annealing"]
     assert main("clr_training", *training_words, "--index_end", 1) == 0
-    pruning = ["clr_pruning_finetune", *ITERATIVE, *shared, "--clr_method", "SimCLR", "--criterion", "snip", "--rewind_epoch", 1]
+    pruning = [
+        "clr_pruning_finetune",
+        *ITERATIVE,
+        *shared,
+        "--clr_method",
+        "SimCLR",
+        "--criterion",
+        "snip",
+        "--rewind_epoch",
+        1,
+    ]
     script, words = kept_remedy(refused(digits, capsys, *pruning))
     assert main(script, *words) == 0
     assert main(*pruning) == 0
-    compare = ["clr_pie_kmodels_detection", *COMPARED, *shared, "--clr_method", "SimCLR",
-               "--pruning_methods", "global_snip_iterative0.5_rewind1", "--models_number"]
+    compare = [
+        "clr_pie_kmodels_detection",
+        *COMPARED,
+        *shared,
+        "--clr_method",
+        "SimCLR",
+        "--pruning_methods",
+        "global_snip_iterative0.5_rewind1",
+        "--models_number",
+    ]
     assert follow_both(digits, capsys, *compare, 2) == ["clr_pruning_finetune"]
     assert main(*compare, 2) == 0
     assert not list(digits.glob("models/**/*.pt"))
@@ -766,7 +1147,19 @@ def published(tmp_path, monkeypatch):
     return place
 
 
-PUBLISHED = ["clr_pruning_finetune", "--dataset", "digits", "--model_depth", 10, "--models_number", 1, "--epochs", 1, "--pruning_percentages", 0.9]
+PUBLISHED = [
+    "clr_pruning_finetune",
+    "--dataset",
+    "digits",
+    "--model_depth",
+    10,
+    "--models_number",
+    1,
+    "--epochs",
+    1,
+    "--pruning_percentages",
+    0.9,
+]
 
 
 def dense_of_published(place):
@@ -774,7 +1167,9 @@ def dense_of_published(place):
 
 
 def test_a_published_dense_network_with_the_late_tag_is_read_where_the_plain_one_is_absent(published, capsys):
-    expected = [checkpoints.file_sha256(next(published.glob(f"*_{part}_*_later_*"))) for part in ("encoder", "head")]
+    expected = [
+        checkpoints.file_sha256(next(published.glob(f"*_{part}_*_later_*"))) for part in ("encoder", "head")
+    ]
     assert main(*PUBLISHED) == 0
     assert dense_of_published(published) == expected and "made elsewhere" in capsys.readouterr().out
 
@@ -788,7 +1183,9 @@ def test_the_plain_dense_network_wins_over_one_with_the_late_tag(published):
         plain[part] = tagged.with_name(tagged.name.replace("_later_", "_"))
         torch.save(payload, plain[part])
     assert main(*PUBLISHED) == 0
-    assert dense_of_published(published) == [checkpoints.file_sha256(plain[part]) for part in ("encoder", "head")]
+    assert dense_of_published(published) == [
+        checkpoints.file_sha256(plain[part]) for part in ("encoder", "head")
+    ]
 
 
 @pytest.mark.parametrize("alone", ["encoder", "head"])
@@ -821,9 +1218,16 @@ def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys, met
 # Flags that would lie
 
 
-@pytest.mark.parametrize("script, flags", [
-    ("sup_training", ["--criterion", "snip"]), ("sup_training", ["--begin_epoch", 0]), ("sup_training", ["--pruning", 0, "--end_epoch", 1]),
-    ("clr_training", [*DENSE, "--scope", "global"]), ("clr_training", [*DENSE, "--end_epoch_head", 1])])
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("sup_training", ["--criterion", "snip"]),
+        ("sup_training", ["--begin_epoch", 0]),
+        ("sup_training", ["--pruning", 0, "--end_epoch", 1]),
+        ("clr_training", [*DENSE, "--scope", "global"]),
+        ("clr_training", [*DENSE, "--end_epoch_head", 1]),
+    ],
+)
 def test_our_pruning_flags_are_refused_where_nothing_is_pruned(digits_on_disk, capsys, script, flags):
     assert main(script, *SMALL, "--index_end", 0, "--epochs", 1, *flags) == 2
     shown = capsys.readouterr().err
@@ -831,20 +1235,54 @@ def test_our_pruning_flags_are_refused_where_nothing_is_pruned(digits_on_disk, c
 
 
 def test_published_steps_are_noted_where_nothing_is_pruned(digits_on_disk, capsys):
-    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--begin_step", 1000, "--frequency", 500, "--debug") == 0
+    assert (
+        main(
+            "sup_training",
+            *SMALL,
+            "--index_end",
+            0,
+            "--epochs",
+            1,
+            "--begin_step",
+            1000,
+            "--frequency",
+            500,
+            "--debug",
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "--begin_step has no effect: nothing is pruned" in said and "--frequency has no effect" in said
 
 
 def test_whole_filters_need_no_schedule_of_the_head_and_take_none(digits_on_disk, capsys):
-    flags = [*SMALL, "--index_end", 0, "--epochs", 1, "--head_epochs", 1, "--pruning_percentages", 0.5, "--begin_epoch", 0, "--end_epoch", 0, "--criterion", "filter_l1"]
+    flags = [
+        *SMALL,
+        "--index_end",
+        0,
+        "--epochs",
+        1,
+        "--head_epochs",
+        1,
+        "--pruning_percentages",
+        0.5,
+        "--begin_epoch",
+        0,
+        "--end_epoch",
+        0,
+        "--criterion",
+        "filter_l1",
+    ]
     assert main("clr_training", *flags, "--begin_epoch_head", 0) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "--begin_epoch_head: the classifier head has no filters" in shown
     assert main("clr_training", *flags) == 0
     [path] = digits_on_disk.rglob("*_head_*.json")
     record = json.loads(path.read_text())
-    assert not any(key.endswith("_head") and "step" in key for key in record["configuration"]) and "sparsity" not in record["history"][-1]
+    assert (
+        not any(key.endswith("_head") and "step" in key for key in record["configuration"])
+        and "sparsity" not in record["history"][-1]
+    )
 
 
 def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, capsys):
@@ -857,16 +1295,54 @@ def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, cap
 
 def test_absent_sparsities_name_those_that_are_there(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
-    assert main("sup_pruning_finetune", *SMALL, "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 2, "--rate", 0.3, "--after", "finetune",
-                "--epochs", 1) == 0
-    assert main("sup_pie_kmodels_detection", *SMALL, "--models_number", 1, "--pruning_methods", "global_iterative0.3_finetune", "--pruning_percentages", 0.5) == 0
+    assert (
+        main(
+            "sup_pruning_finetune",
+            *SMALL,
+            "--models_number",
+            1,
+            "--pruning_schedule",
+            "iterative",
+            "--iterations",
+            2,
+            "--rate",
+            0.3,
+            "--after",
+            "finetune",
+            "--epochs",
+            1,
+        )
+        == 0
+    )
+    assert (
+        main(
+            "sup_pie_kmodels_detection",
+            *SMALL,
+            "--models_number",
+            1,
+            "--pruning_methods",
+            "global_iterative0.3_finetune",
+            "--pruning_percentages",
+            0.5,
+        )
+        == 0
+    )
     assert "sparsity 0.5; there are 0.3, 0.51" in capsys.readouterr().out
 
 
 def test_a_network_trained_again_has_the_same_bytes_so_that_what_comes_from_it_still_fits(digits_on_disk):
     flags = [*SMALL, "--index_end", 0, "--epochs", 1]
     assert main("sup_training", *flags) == 0
-    finetune = ["sup_pruning_finetune", *SMALL, "--models_number", 1, "--epochs", 1, "--pruning_percentages", 0.5]
+    finetune = [
+        "sup_pruning_finetune",
+        *SMALL,
+        "--models_number",
+        1,
+        "--epochs",
+        1,
+        "--pruning_percentages",
+        0.5,
+    ]
     assert main(*finetune) == 0
     [path] = digits_on_disk.rglob("wideResNet-1_0.0pruning*.pt")
     before = path.read_bytes()

@@ -23,7 +23,12 @@ import stored_results
 from common import claims, evidence, page, report, results
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+BROWSER = next(
+    filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    ),
+    None,
+)
 METHODS, SPARSITIES = ("global", "GMP", "later_GMP"), (0.5, 0.7, 0.9)
 
 
@@ -36,7 +41,15 @@ class Page(HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.tables, self.images, self.words, self.tags, self.heading, self._cell, self._tag = [], [], [], [], "", None, ""
+        self.tables, self.images, self.words, self.tags, self.heading, self._cell, self._tag = (
+            [],
+            [],
+            [],
+            [],
+            "",
+            None,
+            "",
+        )
         self.feed(source)
 
     def handle_starttag(self, tag, attributes):
@@ -90,8 +103,12 @@ def read(folder):
 
 def networks(folder, learning, pruning, sparsity):
     """Stored evaluations of a population, by their files' names, in the order of ids."""
-    combination = next(one for one in np_files(folder / learning / "pies_distribution") if (str(one["pruning_method"]), float(one["sparsity"])) == (
-        "global" if pruning == "dense" else pruning, 0.5 if pruning == "dense" else sparsity))
+    combination = next(
+        one
+        for one in np_files(folder / learning / "pies_distribution")
+        if (str(one["pruning_method"]), float(one["sparsity"]))
+        == ("global" if pruning == "dense" else pruning, 0.5 if pruning == "dense" else sparsity)
+    )
     stems = combination["dense_evaluations" if pruning == "dense" else "evaluations"]
     return combination, [dict(np.load(folder / learning / "evaluations" / f"{stem}.npz")) for stem in stems]
 
@@ -121,12 +138,20 @@ def evidence_rows(folder):
 
 def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives(folder, read):
     rows = read.table("All populations")
-    assert rows[0][:6] == ["method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs"] and len(rows) == 1 + 2 * (1 + len(METHODS) * len(SPARSITIES))
+    assert rows[0][:6] == ["method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs"] and len(
+        rows
+    ) == 1 + 2 * (1 + len(METHODS) * len(SPARSITIES))
     for method, pruning, percent, models, accuracy, pies, _, q_score, depth, origin in rows[1:]:
         combination, members = networks(folder, method, pruning, float(percent) / 100)
         labels = combination["labels"]
-        right = np.mean([np.mean([one["predictions"][i] == labels[i] for i in range(len(labels))]) for one in members])
-        assert accuracy.startswith(f"{100 * right:.2f} [") and int(models) == len(members) == 6 and origin == "made here"
+        right = np.mean(
+            [np.mean([one["predictions"][i] == labels[i] for i in range(len(labels))]) for one in members]
+        )
+        assert (
+            accuracy.startswith(f"{100 * right:.2f} [")
+            and int(models) == len(members) == 6
+            and origin == "made here"
+        )
         if pruning == "dense":
             assert pies == q_score == depth == ""
             continue
@@ -135,38 +160,74 @@ def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives
         assert re.match(rf"{sum(is_pie)} \[\d+, \d+\]$", pies), pies
         differences = []
         for one in members:
-            own = [[value for value, pie in zip(one["q_score"], is_pie) if pie == wanted and not math.isnan(value)] for wanted in (True, False)]
+            own = [
+                [
+                    value
+                    for value, pie in zip(one["q_score"], is_pie)
+                    if pie == wanted and not math.isnan(value)
+                ]
+                for wanted in (True, False)
+            ]
             differences.append(sum(own[0]) / len(own[0]) - sum(own[1]) / len(own[1]))
         assert q_score.startswith(minus(np.mean(differences), 3) + " [")
-        depths = np.load(next((folder / method / "prediction_depth").glob(f"*{'-1' if method == 'supervised' else '-10-1'}_{pruning}_{float(percent) / 100}sparsity_*.npz")))["pruned_depth_prediction"]
-        assert depth.startswith(minus(np.mean([one[is_pie].mean() - one[~np.array(is_pie)].mean() for one in depths]), 2) + " [")
+        depths = np.load(
+            next(
+                (folder / method / "prediction_depth").glob(
+                    f"*{'-1' if method == 'supervised' else '-10-1'}_{pruning}_{float(percent) / 100}sparsity_*.npz"
+                )
+            )
+        )["pruned_depth_prediction"]
+        assert depth.startswith(
+            minus(np.mean([one[is_pie].mean() - one[~np.array(is_pie)].mean() for one in depths]), 2) + " ["
+        )
 
 
 def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(folder, read):
     """The numbers of evidence.csv are those of common/evidence.py, which tests/test_evidence.py computes slowly."""
     rows = evidence_rows(folder)
     found = evidence.all_evidence(evidence.read_compared(folder)[0], evidence.labels_of_sets(4))
-    assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [(str(row["claim"]), row["part"], row["comparison"]) for row in found]
+    assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [
+        (str(row["claim"]), row["part"], row["comparison"]) for row in found
+    ]
     for row, other in zip(rows, found):
-        assert [float(row[key] or "nan") for key in ("value", "low", "high")] == pytest.approx([other[key] for key in ("value", "low", "high")], abs=1e-6, nan_ok=True)
+        assert [float(row[key] or "nan") for key in ("value", "low", "high")] == pytest.approx(
+            [other[key] for key in ("value", "low", "high")], abs=1e-6, nan_ok=True
+        )
     tables = [(heading, rows) for heading, rows in read.tables if rows[0][:2] == ["of", "difference"]]
     parts = [part for claim in claims.CLAIMS for part in claim.parts]
     assert len(tables) == len(parts)
     seen = 0
-    for (heading, table), part, claim in zip(tables, parts, [claim.number for claim in claims.CLAIMS for _ in claim.parts]):
+    for (heading, table), part, claim in zip(
+        tables, parts, [claim.number for claim in claims.CLAIMS for _ in claim.parts]
+    ):
         assert heading.startswith(part.name)
         own = [row for row in found if row["claim"] == claim and row["part"] == part.name]
         for line in table[1:]:
             for sparsity, shown in zip(table[0][2:], line[2:]):
-                row = next((row for row in own if (row["group"], row["comparison"], f"{100 * row['sparsity']:g} %") == (line[0], line[1], sparsity)), None)
+                row = next(
+                    (
+                        row
+                        for row in own
+                        if (row["group"], row["comparison"], f"{100 * row['sparsity']:g} %")
+                        == (line[0], line[1], sparsity)
+                    ),
+                    None,
+                )
                 if row is None:
                     assert shown == ""
                     continue
                 numbers = [minus(part.scale * row[key], part.decimals) for key in ("value", "low", "high")]
-                assert shown.split("\n")[0].rstrip(" ✓✗○") == f"{numbers[0]} [{numbers[1]}, {numbers[2]}]", (shown, row)
+                assert shown.split("\n")[0].rstrip(" ✓✗○") == f"{numbers[0]} [{numbers[1]}, {numbers[2]}]", (
+                    shown,
+                    row,
+                )
                 on_side = row["low"] > 0 if part.side > 0 else row["high"] < 0
                 on_other = row["high"] < 0 if part.side > 0 else row["low"] > 0
-                assert [" ✓" in shown, " ✗" in shown, " ○" in shown] == [on_side, on_other, not on_side and not on_other]
+                assert [" ✓" in shown, " ✗" in shown, " ○" in shown] == [
+                    on_side,
+                    on_other,
+                    not on_side and not on_other,
+                ]
                 seen += 1
     assert seen == len(found) > 80
 
@@ -179,11 +240,18 @@ def test_verdicts_and_their_tallies_are_those_of_the_intervals(folder, read):
         assert statement == f"{claim.number}. {claim.statement}"
         every = []
         for part in claim.parts:
-            own = [(float(row["low"]), float(row["high"])) for row in rows if (row["claim"], row["part"]) == (str(claim.number), part.name)]
+            own = [
+                (float(row["low"]), float(row["high"]))
+                for row in rows
+                if (row["claim"], row["part"]) == (str(claim.number), part.name)
+            ]
             good = [low > 0 if part.side > 0 else high < 0 for low, high in own]
             bad = [high < 0 if part.side > 0 else low > 0 for low, high in own]
             every += good
-            assert f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the other, {len(own) - sum(good) - sum(bad)} unclear" in why.split("\n")
+            assert (
+                f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the other, {len(own) - sum(good) - sum(bad)} unclear"
+                in why.split("\n")
+            )
         assert verdict == ("✓ supported" if all(every) else "✗ not supported")
 
 
@@ -191,11 +259,24 @@ def test_confounds_name_what_was_measured(folder, read):
     accuracies = {}
     for learning in ("SupCon", "supervised"):
         combination, members = networks(folder, learning, "dense", 0)
-        accuracies[learning] = 100 * np.mean([(one["predictions"] == combination["labels"]).mean() for one in members])
-    assert re.search(r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, supervised {:.2f} \[.*?\] %\.".format(*accuracies.values()), read.text)
+        accuracies[learning] = 100 * np.mean(
+            [(one["predictions"] == combination["labels"]).mean() for one in members]
+        )
+    assert re.search(
+        r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, supervised {:.2f} \[.*?\] %\.".format(
+            *accuracies.values()
+        ),
+        read.text,
+    )
     floor = evidence.noise_floors(evidence.read_compared(folder)[0])["SupCon"]["dense against dense"]
-    assert f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves of the dense networks, in the median." in read.text
-    assert "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes differ)." in read.text
+    assert (
+        f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves of the dense networks, in the median."
+        in read.text
+    )
+    assert (
+        "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes differ)."
+        in read.text
+    )
 
 
 def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(folder):
@@ -209,20 +290,41 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
         for i, label in enumerate(combination["labels"]):
             (d, from_dense), (p, from_pruned) = votes(dense, i), votes(members, i)
             if d != p:
-                confidence = ((from_dense[d] - from_dense[p]) / len(dense) + (from_pruned[p] - from_pruned[d]) / len(members)) / 2
+                confidence = (
+                    (from_dense[d] - from_dense[p]) / len(dense)
+                    + (from_pruned[p] - from_pruned[d]) / len(members)
+                ) / 2
                 names = [stored_results.CLASS_NAMES[k] for k in (label, d, p)]
                 expected.append((-confidence, i, *names, from_dense[d], from_pruned[p]))
         expected = sorted(expected)[:48]
         shown = report.gallery(one)
-        assert [(entry["label"], entry["dense"], entry["pruned"], entry["dense_agreeing"], entry["pruned_agreeing"]) for entry in shown] == [row[2:] for row in expected]
+        assert [
+            (
+                entry["label"],
+                entry["dense"],
+                entry["pruned"],
+                entry["dense_agreeing"],
+                entry["pruned_agreeing"],
+            )
+            for entry in shown
+        ] == [row[2:] for row in expected]
         assert [entry["confidence"] for entry in shown] == pytest.approx([-row[0] for row in expected])
         for entry, row in zip(shown, expected):
             assert np.array_equal(entry["image"], pixels[row[1]])
-            assert np.array_equal(np.asarray(Image.open(io.BytesIO(page.png_of(entry["image"]))).convert("RGB")), pixels[row[1]].transpose(1, 2, 0))
+            assert np.array_equal(
+                np.asarray(Image.open(io.BytesIO(page.png_of(entry["image"]))).convert("RGB")),
+                pixels[row[1]].transpose(1, 2, 0),
+            )
         if shown and sparsity == 0.9:
-            drawn = results.read_arrays(folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz")
-            assert np.array_equal(drawn["images"], [entry["image"] for entry in shown]) and len(drawn["captions"]) == len(shown)
-            assert str(drawn["captions"][0]) == "label {0}\ndense {1} ({3} of 6)\npruned {2} ({4} of 6)".format(*expected[0][2:])
+            drawn = results.read_arrays(
+                folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz"
+            )
+            assert np.array_equal(drawn["images"], [entry["image"] for entry in shown]) and len(
+                drawn["captions"]
+            ) == len(shown)
+            assert str(
+                drawn["captions"][0]
+            ) == "label {0}\ndense {1} ({3} of 6)\npruned {2} ({4} of 6)".format(*expected[0][2:])
 
 
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
@@ -233,7 +335,10 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
     assert len(tiles) == sum(min(48, int(one.combination.arrays["is_pie"].sum())) for one in chosen)
     first = report.gallery(chosen[0])[0]
     assert base64.b64decode(tiles[0]["src"].split(",")[1]) == page.png_of(first["image"])
-    assert f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)" in read.text
+    assert (
+        f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)"
+        in read.text
+    )
 
 
 def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder):
@@ -241,15 +346,24 @@ def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder)
     found = evidence.populations(compared, evidence.labels_of_sets(4))
     for name, scale in (("pies", 1), ("accuracy", 100)):
         arrays = results.read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
-        drawn = {(str(series), float(x)): values for index, series in enumerate(arrays["series"])
-                 for x, *values in zip(*(arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")))}
+        drawn = {
+            (str(series), float(x)): values
+            for index, series in enumerate(arrays["series"])
+            for x, *values in zip(*(arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")))
+        }
         for row in found:
-            assert drawn[f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]] == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
+            assert drawn[
+                f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]
+            ] == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
         assert len(drawn) == len(found) + (2 if name == "accuracy" else 0)  # and the dense networks
     floor = results.read_arrays(folder / "report" / "noise_floor.npz")
-    assert [str(name) for name in floor["panels"]] == ["SupCon", "supervised"] and floor["counts_0"].shape == (1 + len(METHODS) * len(SPARSITIES), 100)
+    assert [str(name) for name in floor["panels"]] == ["SupCon", "supervised"] and floor[
+        "counts_0"
+    ].shape == (1 + len(METHODS) * len(SPARSITIES), 100)
     assert str(floor["names_0"][0]) == "dense against dense"
-    assert np.array_equal(floor["counts_1"][0], list(evidence.noise_floors(compared)["supervised"].values())[0])
+    assert np.array_equal(
+        floor["counts_1"][0], list(evidence.noise_floors(compared)["supervised"].values())[0]
+    )
 
 
 def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
@@ -257,14 +371,25 @@ def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
     assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
     total = 0
     for method, pruning, _, count, seeds, hours, machine, versions, days in rows:
-        files = 1 if method == "supervised" or pruning == "global" else 2  # one-shot pruning trains encoder and head at once
+        files = (
+            1 if method == "supervised" or pruning == "global" else 2
+        )  # one-shot pruning trains encoder and head at once
         seconds = files * sum(60 + one for one in range(6))
         total += seconds
         assert (count, seeds, float(hours)) == ("6", "0-5", pytest.approx(seconds / 3600, rel=5e-3))
-        assert machine == "a processor, 2 cores, 2 threads" and versions == "torch 2.0, python 3.12" and days == "2024-05-01 to 2024-05-06"
+        assert (
+            machine == "a processor, 2 cores, 2 threads"
+            and versions == "torch 2.0, python 3.12"
+            and days == "2024-05-01 to 2024-05-06"
+        )
     assert f"{total / 3600:.3g} hours of training together" in read.text
-    for command in ("sup_training.py --pruning 0.9", "clr_training.py --pruning 0.0", "clr_pie_kmodels_detection.py --dataset folder", "sup_prediction_depth.py --dataset folder",
-                    "figures/make_figures.py --results"):
+    for command in (
+        "sup_training.py --pruning 0.9",
+        "clr_training.py --pruning 0.0",
+        "clr_pie_kmodels_detection.py --dataset folder",
+        "sup_prediction_depth.py --dataset folder",
+        "figures/make_figures.py --results",
+    ):
         assert f"python {command}" in read.text
 
 
@@ -287,29 +412,63 @@ def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folde
 
 
 def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
-    assert "<b>" not in (folder / "report.html").read_text(encoding="utf-8") and "on A & <b>" in read.text and read.text.count("Missing here") == 0
+    assert (
+        "<b>" not in (folder / "report.html").read_text(encoding="utf-8")
+        and "on A & <b>" in read.text
+        and read.text.count("Missing here") == 0
+    )
 
 
 def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
     folder = tmp_path / "pies" / "few"
-    stored_results.make_results(folder, models=3, methods=("global", "GMP"), sparsities=(0.9,), depths=False, umap=False, q_score=False)
+    stored_results.make_results(
+        folder,
+        models=3,
+        methods=("global", "GMP"),
+        sparsities=(0.9,),
+        depths=False,
+        umap=False,
+        q_score=False,
+    )
     stored = results.read_table(folder)
-    results.write_rows(results.table_path(folder), [*stored, {**stored[-1], "pruning_method": "later_GMP", "status": "absent", "population": ""}])
+    results.write_rows(
+        results.table_path(folder),
+        [*stored, {**stored[-1], "pruning_method": "later_GMP", "status": "absent", "population": ""}],
+    )
     for path in (folder / "supervised" / "evaluations").glob("wideResNet*_GMP*"):
         path.unlink()
-    stem = str(next(one for one in np_files(folder / "supervised" / "pies_distribution") if str(one["pruning_method"]) == "GMP")["evaluations"][0])
+    stem = str(
+        next(
+            one
+            for one in np_files(folder / "supervised" / "pies_distribution")
+            if str(one["pruning_method"]) == "GMP"
+        )["evaluations"][0]
+    )
     (folder / "supervised" / "evaluations" / f"{stem}.npz").unlink(missing_ok=True)
     assert make(folder) == 0
     read = Page((folder / "report.html").read_text(encoding="utf-8"))
-    for words in ("supervised later_GMP 0.9: asked for, but there are no such networks", "everything but its figures of supervised GMP 0.9", "prediction depth of SupCon global 0.9",
-                  "UMAP of SupCon dense: run its PIE script with --plot_umap", "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
-                  "Intervals, noise floor and verdicts of populations of 3 models: they need 6", "masks of supervised GMP 0.9"):
+    for words in (
+        "supervised later_GMP 0.9: asked for, but there are no such networks",
+        "everything but its figures of supervised GMP 0.9",
+        "prediction depth of SupCon global 0.9",
+        "UMAP of SupCon dense: run its PIE script with --plot_umap",
+        "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
+        "Intervals, noise floor and verdicts of populations of 3 models: they need 6",
+        "masks of supervised GMP 0.9",
+    ):
         assert words in read.text, words
-    assert [verdict for _, verdict, _ in read.table("Claims")[1:]] == ["? not decidable with this many models"] * 4
-    assert "[" not in "".join(cell for row in read.table("All populations") for cell in row) and not (folder / "report" / "noise_floor.npz").exists()
+    assert [verdict for _, verdict, _ in read.table("Claims")[1:]] == [
+        "? not decidable with this many models"
+    ] * 4
+    assert (
+        "[" not in "".join(cell for row in read.table("All populations") for cell in row)
+        and not (folder / "report" / "noise_floor.npz").exists()
+    )
     (folder / "supervised" / "evaluations" / "x").parent.rename(tmp_path / "away")
     (folder / "SupCon" / "evaluations").rename(tmp_path / "away too")
-    assert make(folder) == 0 and "No pruned population is stored here" in (folder / "report.html").read_text(encoding="utf-8")
+    assert make(folder) == 0 and "No pruned population is stored here" in (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_figures_of_an_earlier_report_go(folder):
@@ -327,9 +486,18 @@ def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
 
 
 def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path):
-    assert importlib.import_module("make_figures").main(["--results", str(folder), "--output_dir", str(tmp_path / "out")]) == 0
+    assert (
+        importlib.import_module("make_figures").main(
+            ["--results", str(folder), "--output_dir", str(tmp_path / "out")]
+        )
+        == 0
+    )
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"A_b_report_pies_against_sparsity_6models.png", "A_b_report_noise_floor_6models.png", "A_b_report_umap_grid_6models.png"} <= names
+    assert {
+        "A_b_report_pies_against_sparsity_6models.png",
+        "A_b_report_noise_floor_6models.png",
+        "A_b_report_umap_grid_6models.png",
+    } <= names
     assert not any(re.search(r"[ &<>]", name) for name in names)
 
 
@@ -341,10 +509,37 @@ def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, wi
     probe = """onload = () => { const d = document.getElementById("frame").contentDocument, outside = e => e.getBoundingClientRect().right > WIDTH + 1 && !e.closest(".wide, .scroll, pre");
       document.title = JSON.stringify({images: d.images.length, broken: [...d.images].filter(i => !i.complete || !i.naturalWidth).length, width: d.documentElement.scrollWidth,
         outside: [...d.querySelectorAll("body *")].filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)), requests: performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:")),
-        small: [...d.querySelectorAll("p, li, td, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length}) }""".replace("WIDTH", str(width))
-    (tmp_path / "frame.html").write_text(f'<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0"><iframe id="frame" width="{width}" height="900" style="border: 0" '
-                                         f'srcdoc="{html.escape(source)}"></iframe><script>{probe}</script>', encoding="utf-8")
-    done = subprocess.run([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
-                           "--virtual-time-budget=20000", "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120)
+        small: [...d.querySelectorAll("p, li, td, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length}) }""".replace(
+        "WIDTH", str(width)
+    )
+    (tmp_path / "frame.html").write_text(
+        f'<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0"><iframe id="frame" width="{width}" height="900" style="border: 0" '
+        f'srcdoc="{html.escape(source)}"></iframe><script>{probe}</script>',
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            (tmp_path / "frame.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     seen = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout).group(1)))
-    assert seen["images"] > 20 and seen["broken"] == 0 and seen["outside"] == [] and seen["width"] <= width and seen["requests"] == [] and seen["small"] == 0
+    assert (
+        seen["images"] > 20
+        and seen["broken"] == 0
+        and seen["outside"] == []
+        and seen["width"] <= width
+        and seen["requests"] == []
+        and seen["small"] == 0
+    )

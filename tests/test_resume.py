@@ -18,28 +18,201 @@ from test_sharing import contents
 PRUNED = ["--begin_epoch", "0.6", "--end_epoch", "2.5"]
 # What is trained before, and the training that is stopped.
 STAGES = {
-    "supervised": [[], ["sup_training", "--index_end", 1, "--epochs", 4, "--batch_size", 16, "--dropout", 0.3]],
-    "supervised, early, by gradients and initial weights": [[], ["sup_training", "--index_end", 0, "--epochs", 4, "--batch_size", 16, "--pruning", 0.8, *PRUNED,
-                                                                 "--criterion", "magnitude_increase"]],
-    "supervised, late, random": [[], ["sup_training", "--index_end", 0, "--epochs", 4, "--batch_size", 16, "--pruning", 0.8, *PRUNED, "--schedule", "late",
-                                      "--criterion", "random"]],
-    "contrastive and heads": [[], ["clr_training", *DENSE, "--index_end", 1, "--epochs", 3, "--batch_size", 32, "--head_epochs", 3, "--batch_size_head", 16,
-                                   "--cosine_annealing", "--save_epochs", "0,1"]],
-    "contrastive, gradual": [[], ["clr_training", "--pruning_percentages", 0.8, "--index_end", 0, "--epochs", 4, "--batch_size", 32, "--head_epochs", 4,
-                                  "--batch_size_head", 16, *PRUNED, "--begin_epoch_head", 0.5, "--end_epoch_head", 2.5, "--lars"]],
-    "one-shot": [["sup_training"], ["sup_pruning_finetune", "--models_number", 2, "--pruning_percentages", "0.5,0.9", "--epochs", 3, "--batch_size", 16]],
-    "one-shot, contrastive": [["clr_training"], ["clr_pruning_finetune", "--models_number", 1, "--pruning_percentages", 0.9, "--epochs", 3, "--batch_size", 16]],
-    "rewound": [["sup_training", "--save_epochs", 1], ["sup_pruning_finetune", "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 3, "--rate", 0.5,
-                                                      "--rewind_epoch", 1]],
-    "rewound, contrastive": [["clr_training", "--save_epochs", 0], ["clr_pruning_finetune", "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 2,
-                                                                    "--rate", 0.5]],
-    "reinitialised": [["sup_training"], ["sup_pruning_finetune", "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 2, "--rate", 0.5,
-                                         "--after", "reinit"]],
-    "finetuned again and again": [["clr_training"], ["clr_pruning_finetune", "--models_number", 1, "--pruning_schedule", "iterative", "--iterations", 2, "--rate", 0.5,
-                                                     "--after", "finetune", "--epochs", 2, "--batch_size", 16]],
+    "supervised": [
+        [],
+        ["sup_training", "--index_end", 1, "--epochs", 4, "--batch_size", 16, "--dropout", 0.3],
+    ],
+    "supervised, early, by gradients and initial weights": [
+        [],
+        [
+            "sup_training",
+            "--index_end",
+            0,
+            "--epochs",
+            4,
+            "--batch_size",
+            16,
+            "--pruning",
+            0.8,
+            *PRUNED,
+            "--criterion",
+            "magnitude_increase",
+        ],
+    ],
+    "supervised, late, random": [
+        [],
+        [
+            "sup_training",
+            "--index_end",
+            0,
+            "--epochs",
+            4,
+            "--batch_size",
+            16,
+            "--pruning",
+            0.8,
+            *PRUNED,
+            "--schedule",
+            "late",
+            "--criterion",
+            "random",
+        ],
+    ],
+    "contrastive and heads": [
+        [],
+        [
+            "clr_training",
+            *DENSE,
+            "--index_end",
+            1,
+            "--epochs",
+            3,
+            "--batch_size",
+            32,
+            "--head_epochs",
+            3,
+            "--batch_size_head",
+            16,
+            "--cosine_annealing",
+            "--save_epochs",
+            "0,1",
+        ],
+    ],
+    "contrastive, gradual": [
+        [],
+        [
+            "clr_training",
+            "--pruning_percentages",
+            0.8,
+            "--index_end",
+            0,
+            "--epochs",
+            4,
+            "--batch_size",
+            32,
+            "--head_epochs",
+            4,
+            "--batch_size_head",
+            16,
+            *PRUNED,
+            "--begin_epoch_head",
+            0.5,
+            "--end_epoch_head",
+            2.5,
+            "--lars",
+        ],
+    ],
+    "one-shot": [
+        ["sup_training"],
+        [
+            "sup_pruning_finetune",
+            "--models_number",
+            2,
+            "--pruning_percentages",
+            "0.5,0.9",
+            "--epochs",
+            3,
+            "--batch_size",
+            16,
+        ],
+    ],
+    "one-shot, contrastive": [
+        ["clr_training"],
+        [
+            "clr_pruning_finetune",
+            "--models_number",
+            1,
+            "--pruning_percentages",
+            0.9,
+            "--epochs",
+            3,
+            "--batch_size",
+            16,
+        ],
+    ],
+    "rewound": [
+        ["sup_training", "--save_epochs", 1],
+        [
+            "sup_pruning_finetune",
+            "--models_number",
+            1,
+            "--pruning_schedule",
+            "iterative",
+            "--iterations",
+            3,
+            "--rate",
+            0.5,
+            "--rewind_epoch",
+            1,
+        ],
+    ],
+    "rewound, contrastive": [
+        ["clr_training", "--save_epochs", 0],
+        [
+            "clr_pruning_finetune",
+            "--models_number",
+            1,
+            "--pruning_schedule",
+            "iterative",
+            "--iterations",
+            2,
+            "--rate",
+            0.5,
+        ],
+    ],
+    "reinitialised": [
+        ["sup_training"],
+        [
+            "sup_pruning_finetune",
+            "--models_number",
+            1,
+            "--pruning_schedule",
+            "iterative",
+            "--iterations",
+            2,
+            "--rate",
+            0.5,
+            "--after",
+            "reinit",
+        ],
+    ],
+    "finetuned again and again": [
+        ["clr_training"],
+        [
+            "clr_pruning_finetune",
+            "--models_number",
+            1,
+            "--pruning_schedule",
+            "iterative",
+            "--iterations",
+            2,
+            "--rate",
+            0.5,
+            "--after",
+            "finetune",
+            "--epochs",
+            2,
+            "--batch_size",
+            16,
+        ],
+    ],
 }
-BEFORE = {"sup_training": ["--index_end", 1, "--epochs", 3, "--batch_size", 16],
-          "clr_training": [*DENSE, "--index_end", 0, "--epochs", 2, "--batch_size", 32, "--head_epochs", 2, "--batch_size_head", 16]}
+BEFORE = {
+    "sup_training": ["--index_end", 1, "--epochs", 3, "--batch_size", 16],
+    "clr_training": [
+        *DENSE,
+        "--index_end",
+        0,
+        "--epochs",
+        2,
+        "--batch_size",
+        32,
+        "--head_epochs",
+        2,
+        "--batch_size_head",
+        16,
+    ],
+}
 
 
 @pytest.fixture
@@ -79,7 +252,9 @@ def stopped_after(monkeypatch, steps, error):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("save_every", ["1", "5min"])
-def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys, small, stage, save_every):
+def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
+    tmp_path, monkeypatch, capsys, small, stage, save_every
+):
     before, (script, *flags) = STAGES[stage]
     flags = [*flags, *small, "--save_every", save_every]
     for folder in ("undisturbed", "stopped"):
@@ -132,10 +307,20 @@ def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(tmp_path, monke
 def test_the_last_line_says_what_was_kept(tmp_path, monkeypatch, small, capsys):
     begun(tmp_path, monkeypatch, small)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and ".pt.state holds the state after 2 epochs" in said and "the same command" in said
+    assert (
+        said.count("\n") == 1
+        and ".pt.state holds the state after 2 epochs" in said
+        and "the same command" in said
+    )
 
 
-@pytest.mark.parametrize("flag, told", [(["--learning_rate", 0.2], "learning_rate 1.0, not 0.2"), (["--batch_size", 20], "batch_size 16, not 20")])
+@pytest.mark.parametrize(
+    "flag, told",
+    [
+        (["--learning_rate", 0.2], "learning_rate 1.0, not 0.2"),
+        (["--batch_size", 20], "batch_size 16, not 20"),
+    ],
+)
 def test_a_state_of_other_settings_is_refused(tmp_path, monkeypatch, small, capsys, flag, told):
     flags, state = begun(tmp_path, monkeypatch, small)
     before = state.read_bytes()
@@ -153,9 +338,16 @@ def test_a_state_of_other_images_is_refused(tmp_path, monkeypatch, small, capsys
     assert "other settings (data" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content, told", [
-    (b"", "not a readable checkpoint"), (b"torn", "not a readable checkpoint"), ({}, "not a state of this version"),
-    ({"format": 0}, "not a state of this version"), ({"format": resume.FORMAT}, "not a state")])
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (b"", "not a readable checkpoint"),
+        (b"torn", "not a readable checkpoint"),
+        ({}, "not a state of this version"),
+        ({"format": 0}, "not a state of this version"),
+        ({"format": resume.FORMAT}, "not a state"),
+    ],
+)
 def test_a_torn_or_foreign_state_is_refused_in_one_line(tmp_path, monkeypatch, small, capsys, content, told):
     flags, state = begun(tmp_path, monkeypatch, small)
     state.write_bytes(content) if isinstance(content, bytes) else torch.save(content, state)
@@ -182,9 +374,16 @@ def test_a_training_that_diverges_keeps_its_last_good_state(tmp_path, monkeypatc
     assert main("sup_training", "--index_end", 0, "--epochs", 6, "--batch_size", 16, *small) == 2
     said = capsys.readouterr().err
     [state] = tmp_path.rglob("*.state")
-    assert said.count("\n") == 1 and "diverged" in said and "in epoch 3, from its step " in said and f"{state.name} holds the state after 2 epochs" in said
+    assert (
+        said.count("\n") == 1
+        and "diverged" in said
+        and "in epoch 3, from its step " in said
+        and f"{state.name} holds the state after 2 epochs" in said
+    )
     content = torch.load(state, weights_only=True)
-    assert content["epoch"] == 2 and all(torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values())
+    assert content["epoch"] == 2 and all(
+        torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values()
+    )
 
 
 def test_what_is_finished_needs_no_state(tmp_path, monkeypatch, small):
@@ -203,27 +402,57 @@ def test_debug_keeps_and_takes_no_state(tmp_path, monkeypatch, small):
     assert state.read_bytes() == before and not list(tmp_path.rglob("*.pt"))
 
 
-def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(tmp_path, monkeypatch, small, capsys):
+def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(
+    tmp_path, monkeypatch, small, capsys
+):
     flags, _ = begun(tmp_path, monkeypatch, small)
     for _ in range(2):
         assert main("sup_training", *flags, "--save_epochs", "1,3") == 0
     assert "give the same command again for the weights after 1" in capsys.readouterr().out
     [model] = [path for path in tmp_path.rglob("*id0.pt")]
-    assert {path.name for path in model.parent.glob("*.pt")} == {model.name, *(checkpoints.epoch_path(model, epoch).name for epoch in (1, 3))}
+    assert {path.name for path in model.parent.glob("*.pt")} == {
+        model.name,
+        *(checkpoints.epoch_path(model, epoch).name for epoch in (1, 3)),
+    }
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_the_states_within_seconds(tmp_path, number, workers):
     write_few_digits(tmp_path / "few digits")
-    command = [sys.executable, str(ROOT / "sup_training.py"), *SMALL, "--threads", "1", "--index_end", "1", "--epochs", "5000", "--batch_size", "16", "--workers", str(workers)]
-    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                               env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    command = [
+        sys.executable,
+        str(ROOT / "sup_training.py"),
+        *SMALL,
+        "--threads",
+        "1",
+        "--index_end",
+        "1",
+        "--epochs",
+        "5000",
+        "--batch_size",
+        "16",
+        "--workers",
+        str(workers),
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     log, deadline = tmp_path / "logs/few digits/sup_training.log", time.monotonic() + 60
-    while time.monotonic() < deadline and not (log.exists() and log.read_text().count(" epoch 3/5000") >= max(1, workers)):
+    while time.monotonic() < deadline and not (
+        log.exists() and log.read_text().count(" epoch 3/5000") >= max(1, workers)
+    ):
         time.sleep(0.05)
     asked = time.monotonic()
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # a terminal tells all of its processes
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(
+        number
+    )  # a terminal tells all of its processes
     said = process.communicate(timeout=20)[1]
     assert time.monotonic() - asked < 5
     assert process.returncode == 128 + number, said
@@ -238,7 +467,10 @@ def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     host = os.uname().nodename
-    dead, running, elsewhere = (tmp_path / f".model.pt.{name}.tmp.pt" for name in (f"{host}.{ended.pid}", f"{host}.{os.getppid()}", f"other.{ended.pid}"))
+    dead, running, elsewhere = (
+        tmp_path / f".model.pt.{name}.tmp.pt"
+        for name in (f"{host}.{ended.pid}", f"{host}.{os.getppid()}", f"other.{ended.pid}")
+    )
     for path in (dead, running, elsewhere):
         path.write_bytes(b"half")
     files.write_atomically(tmp_path / "model.pt", lambda temporary: temporary.write_bytes(b"whole"))
@@ -247,6 +479,12 @@ def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
 
 def test_a_short_chaos_leaves_what_an_undisturbed_run_leaves(tmp_path):
     """The long form is a command of its own: python tests/chaos.py --kills 50."""
-    done = subprocess.run([sys.executable, str(ROOT / "tests/chaos.py"), "--kills", "8"], cwd=tmp_path, text=True, capture_output=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/chaos.py"), "--kills", "8"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 differences" in done.stdout and "company of 4 over 12 models: 2 kills" in done.stdout

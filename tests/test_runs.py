@@ -12,19 +12,29 @@ import torch.nn.functional as F
 import clr_pruning_finetune
 import clr_training
 import sup_training
-from common import augment, evaluation, methods, models, runs, training
+from common import augment, checkpoints, evaluation, methods, models, runs, training
 from common.cli import UserError
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, measure_sparsity, prunable_parameters, sum_gradients
 from test_training import CPU, contrastive_settings, few
 
-PARSERS = {"contrastive": clr_training.build_parser(), "supervised": sup_training.build_parser(), "head": clr_training.build_parser()}
-PUBLISHED = {"contrastive": (500, 1024), "supervised": (205, 128), "head": (100, 256)}  # epochs and batch size
+PARSERS = {
+    "contrastive": clr_training.build_parser(),
+    "supervised": sup_training.build_parser(),
+    "head": clr_training.build_parser(),
+}
+PUBLISHED = {
+    "contrastive": (500, 1024),
+    "supervised": (205, 128),
+    "head": (100, 256),
+}  # epochs and batch size
 
 
 def schedule_of(kind, words="", epochs=None, batch_size=None, images=50_000, sparsity=0.9):
     epochs, batch_size = epochs or PUBLISHED[kind][0], batch_size or PUBLISHED[kind][1]
-    return runs.gradual_pruning(PARSERS[kind].parse_args(words.split()), sparsity, kind, epochs, batch_size, images)
+    return runs.gradual_pruning(
+        PARSERS[kind].parse_args(words.split()), sparsity, kind, epochs, batch_size, images
+    )
 
 
 def steps_of(pruning):
@@ -41,15 +51,25 @@ def refusal(kind, words, **more):
 # The schedule that flags ask for
 
 
-@pytest.mark.parametrize("kind, schedule, steps", [
-    ("contrastive", "late", (2440, 4760, 62)), ("contrastive", "early", (62, 2382, 62)), ("supervised", "early", (1000, 20000, 500)),
-    ("supervised", "late", (20000, 39000, 500)), ("head", "early", (500, 10000, 250)), ("head", "late", (500, 10000, 250))])
+@pytest.mark.parametrize(
+    "kind, schedule, steps",
+    [
+        ("contrastive", "late", (2440, 4760, 62)),
+        ("contrastive", "early", (62, 2382, 62)),
+        ("supervised", "early", (1000, 20000, 500)),
+        ("supervised", "late", (20000, 39000, 500)),
+        ("head", "early", (500, 10000, 250)),
+        ("head", "late", (500, 10000, 250)),
+    ],
+)
 def test_steps_without_flags_are_the_published_ones(kind, schedule, steps):
     assert schedule_of(kind, f"--schedule {schedule}") == GradualPruning(0.9, *steps, "magnitude", "layer")
 
 
 def test_contrastive_networks_are_pruned_late_and_supervised_ones_early_as_published():
-    assert steps_of(schedule_of("contrastive")) == (2440, 4760, 62) and steps_of(schedule_of("supervised")) == (1000, 20000, 500)
+    assert steps_of(schedule_of("contrastive")) == (2440, 4760, 62) and steps_of(
+        schedule_of("supervised")
+    ) == (1000, 20000, 500)
 
 
 def test_criterion_scope_and_sparsity_are_those_of_the_flags():
@@ -65,7 +85,9 @@ def test_given_steps_take_the_place_of_the_published_ones_one_by_one(kind):
     assert steps_of(schedule_of(kind, f"--begin_step{suffix} 7")) == (7, end, frequency)
     assert steps_of(schedule_of(kind, f"--end_step{suffix} 9999")) == (begin, 9999, frequency)
     assert steps_of(schedule_of(kind, f"--frequency{suffix} 3")) == (begin, end, 3)
-    assert steps_of(schedule_of(kind, f"--begin_step{suffix} 0 --end_step{suffix} 5 --frequency{suffix} 1")) == (0, 5, 1)
+    assert steps_of(
+        schedule_of(kind, f"--begin_step{suffix} 0 --end_step{suffix} 5 --frequency{suffix} 1")
+    ) == (0, 5, 1)
 
 
 def test_encoder_and_head_have_flags_of_their_own():
@@ -74,16 +96,20 @@ def test_encoder_and_head_have_flags_of_their_own():
     assert steps_of(schedule_of("head", words)) == (197, 393, 20)
 
 
-@pytest.mark.parametrize("kind, words, epochs, batch_size, images, steps", [
-    ("supervised", "--begin_epoch 1 --end_epoch 4", 12, 64, 1437, (24, 93, 2)),  # 23 steps an epoch
-    ("supervised", "--begin_epoch 0 --end_epoch 4", 12, 64, 1437, (1, 93, 3)),
-    ("supervised", "--begin_epoch 1 --end_epoch 4 --frequency 5", 12, 64, 1437, (24, 93, 5)),
-    ("supervised", "--begin_epoch 0.5 --end_epoch 1", 12, 100, 1000, (6, 11, 1)),
-    ("contrastive", "--begin_epoch 2 --end_epoch 2", 12, 100, 1000, (21, 21, 1)),
-    ("head", "--begin_epoch_head 10 --end_epoch_head 48", 50, 256, 50_000, (1961, 9409, 196)),
-    ("contrastive", "--begin_epoch 50", 500, 1024, 50_000, (2451, 4760, 61)),
-    ("contrastive", "--end_epoch 400", 500, 1024, 50_000, (2440, 19601, 452)),
-    ("contrastive", "--begin_epoch 1 --end_step 60", 500, 1024, 50_000, (50, 60, 1))])
+@pytest.mark.parametrize(
+    "kind, words, epochs, batch_size, images, steps",
+    [
+        ("supervised", "--begin_epoch 1 --end_epoch 4", 12, 64, 1437, (24, 93, 2)),  # 23 steps an epoch
+        ("supervised", "--begin_epoch 0 --end_epoch 4", 12, 64, 1437, (1, 93, 3)),
+        ("supervised", "--begin_epoch 1 --end_epoch 4 --frequency 5", 12, 64, 1437, (24, 93, 5)),
+        ("supervised", "--begin_epoch 0.5 --end_epoch 1", 12, 100, 1000, (6, 11, 1)),
+        ("contrastive", "--begin_epoch 2 --end_epoch 2", 12, 100, 1000, (21, 21, 1)),
+        ("head", "--begin_epoch_head 10 --end_epoch_head 48", 50, 256, 50_000, (1961, 9409, 196)),
+        ("contrastive", "--begin_epoch 50", 500, 1024, 50_000, (2451, 4760, 61)),
+        ("contrastive", "--end_epoch 400", 500, 1024, 50_000, (2440, 19601, 452)),
+        ("contrastive", "--begin_epoch 1 --end_step 60", 500, 1024, 50_000, (50, 60, 1)),
+    ],
+)
 def test_epochs_mean_the_step_before_which_so_many_are_done(kind, words, epochs, batch_size, images, steps):
     pruning = schedule_of(kind, words, epochs, batch_size, images)
     assert steps_of(pruning) == steps
@@ -106,25 +132,42 @@ def test_the_last_step_of_the_training_is_the_last_that_can_prune():
 def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fit():
     assert refusal("supervised", "", epochs=12, batch_size=64, images=1437) == (
         "pruning of the network ends at step 20000, its training at step 276 (12 epochs of 23 steps); "
-        "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer")
+        "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer"
+    )
     assert refusal("contrastive", "", epochs=50, batch_size=128, images=1437) == (
         "pruning of the encoder ends at step 4760, its training at step 600 (50 epochs of 12 steps); "
-        "give --begin_epoch 5 --end_epoch 9.7, say, or train for longer")
+        "give --begin_epoch 5 --end_epoch 9.7, say, or train for longer"
+    )
     assert refusal("head", "", epochs=10, batch_size=256, images=1437) == (
         "pruning of the classifier head ends at step 10000, its training at step 60 (10 epochs of 6 steps); "
-        "give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer")
+        "give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer"
+    )
 
 
-@pytest.mark.parametrize("kind, words, told", [
-    ("supervised", "--begin_step 20001",
-     "pruning of the network from step 20001 to step 20000 never fires; give --begin_epoch 2.6 --end_epoch 51, say"),
-    ("supervised", "--begin_epoch 3 --end_epoch 2", "from step 1174 to step 783 never fires"),
-    ("supervised", "--begin_step 0 --end_step 0", "from step 0 to step 0 never fires"),
-    ("head", "--begin_step_head 30 --end_step_head 20",
-     "pruning of the classifier head from step 30 to step 20 never fires; give --begin_epoch_head 2.6"),
-    ("contrastive", "--begin_step 5 --begin_epoch 5", "--begin_step and --begin_epoch say the same: give one of them"),
-    ("contrastive", "--end_step 0 --end_epoch 0", "--end_step and --end_epoch say the same"),
-    ("head", "--end_step_head 5 --end_epoch_head 5", "--end_step_head and --end_epoch_head say the same")])
+@pytest.mark.parametrize(
+    "kind, words, told",
+    [
+        (
+            "supervised",
+            "--begin_step 20001",
+            "pruning of the network from step 20001 to step 20000 never fires; give --begin_epoch 2.6 --end_epoch 51, say",
+        ),
+        ("supervised", "--begin_epoch 3 --end_epoch 2", "from step 1174 to step 783 never fires"),
+        ("supervised", "--begin_step 0 --end_step 0", "from step 0 to step 0 never fires"),
+        (
+            "head",
+            "--begin_step_head 30 --end_step_head 20",
+            "pruning of the classifier head from step 30 to step 20 never fires; give --begin_epoch_head 2.6",
+        ),
+        (
+            "contrastive",
+            "--begin_step 5 --begin_epoch 5",
+            "--begin_step and --begin_epoch say the same: give one of them",
+        ),
+        ("contrastive", "--end_step 0 --end_epoch 0", "--end_step and --end_epoch say the same"),
+        ("head", "--end_step_head 5 --end_epoch_head 5", "--end_step_head and --end_epoch_head say the same"),
+    ],
+)
 def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, told):
     assert told in refusal(kind, words)
 
@@ -132,35 +175,61 @@ def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, t
 @pytest.mark.parametrize("kind, schedule", list(itertools.product(PARSERS, methods.GRADUAL)))
 def test_epochs_that_a_refusal_suggests_are_accepted(kind, schedule):
     suffix = "_head" if kind == "head" else ""
-    for epochs, images, batch_size in itertools.product((1, 2, 3, 4, 7, 12, 50, 205, 1500), (1, 70, 1437, 50_000), (1, 16, 128, 5000)):
-        size, steps = {"epochs": epochs, "images": images, "batch_size": batch_size}, epochs * -(-images // batch_size)
+    for epochs, images, batch_size in itertools.product(
+        (1, 2, 3, 4, 7, 12, 50, 205, 1500), (1, 70, 1437, 50_000), (1, 16, 128, 5000)
+    ):
+        size, steps = (
+            {"epochs": epochs, "images": images, "batch_size": batch_size},
+            epochs * -(-images // batch_size),
+        )
         if steps == 1:
             continue  # below
         for wrong in (f"--end_step{suffix} 2000000000", f"--begin_step{suffix} 9 --end_step{suffix} 8"):
             message = refusal(kind, f"--schedule {schedule} {wrong}", **size)
-            suggested = re.search(rf"give (--begin_epoch{suffix} \S+ --end_epoch{suffix} \S+), say", message)[1]
+            suggested = re.search(rf"give (--begin_epoch{suffix} \S+ --end_epoch{suffix} \S+), say", message)[
+                1
+            ]
             pruning = schedule_of(kind, f"--schedule {schedule} {suggested}", **size)
-            assert 1 <= pruning.begin_step <= pruning.end_step <= steps and max(pruning.sparsities().values()) == 0.9
+            assert (
+                1 <= pruning.begin_step <= pruning.end_step <= steps
+                and max(pruning.sparsities().values()) == 0.9
+            )
 
 
 @pytest.mark.parametrize("kind, schedule", list(itertools.product(PARSERS, methods.GRADUAL)))
 def test_epochs_that_a_refusal_suggests_for_a_training_of_one_step_are_accepted(kind, schedule):
     size = {"epochs": 1, "images": 70, "batch_size": 128}
-    suggested = re.search(r"give (--begin_epoch\S* \S+ --end_epoch\S* \S+), say", refusal(kind, f"--schedule {schedule}", **size))[1]
+    suggested = re.search(
+        r"give (--begin_epoch\S* \S+ --end_epoch\S* \S+), say",
+        refusal(kind, f"--schedule {schedule}", **size),
+    )[1]
     assert schedule_of(kind, f"--schedule {schedule} {suggested}", **size).end_step == 1
 
 
-@pytest.mark.parametrize("words, schedule, name", [
-    ("", "late", "later_GMP"), ("", "one-shot", "global"), ("--criterion snip", "early", "GMP_snip"), ("--criterion snip", "one-shot", "global_snip"),
-    ("--scope global", "early", "GMP_global"), ("--scope layer", "one-shot", "layer"), ("--criterion filter_l2", "early", "GMP_filter_l2"),
-    ("--criterion filter_l2", "one-shot", "filter_l2"), ("--criterion filter_l2 --scope layer", "one-shot", "filter_l2")])
+@pytest.mark.parametrize(
+    "words, schedule, name",
+    [
+        ("", "late", "later_GMP"),
+        ("", "one-shot", "global"),
+        ("--criterion snip", "early", "GMP_snip"),
+        ("--criterion snip", "one-shot", "global_snip"),
+        ("--scope global", "early", "GMP_global"),
+        ("--scope layer", "one-shot", "layer"),
+        ("--criterion filter_l2", "early", "GMP_filter_l2"),
+        ("--criterion filter_l2", "one-shot", "filter_l2"),
+        ("--criterion filter_l2 --scope layer", "one-shot", "filter_l2"),
+    ],
+)
 def test_scopes_are_those_of_the_schedule_where_none_is_given(words, schedule, name):
     assert str(runs.asked_method(PARSERS["contrastive"].parse_args(words.split()), schedule)) == name
 
 
 def test_iterative_methods_have_the_facts_of_their_flags():
     flags = clr_pruning_finetune.build_parser().parse_args(["--criterion", "random"])
-    assert str(runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2)) == "global_random_iterative0.2_rewind2"
+    assert (
+        str(runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2))
+        == "global_random_iterative0.2_rewind2"
+    )
 
 
 @pytest.mark.parametrize("criterion", ["filter_l1", "filter_l2", "filter_linf", "filter_random"])
@@ -175,9 +244,22 @@ def test_filters_compared_over_the_whole_network_are_refused(criterion):
 # Trainings
 
 
-SUPERVISED = {"batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "shuffle": True}
-CONTRASTIVE = {**contrastive_settings("SupCon", 32), "epochs": 3, "learning_rate": 0.05, "momentum": 0.9, "cosine_annealing": False,
-               "warmup_epochs": 0}
+SUPERVISED = {
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "shuffle": True,
+    **checkpoints.LATER_SETTINGS,
+}
+CONTRASTIVE = {
+    **contrastive_settings("SupCon", 32),
+    "epochs": 3,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "cosine_annealing": False,
+    "warmup_epochs": 0,
+}
 
 
 def new_network(dropout=0.0):
@@ -192,12 +274,16 @@ def new_encoder(dropout=0.0):
 
 def train_supervised(pruning, dropout=0.0, **more):
     network = new_network(dropout)
-    return network, training.train_supervised(network, few(), SUPERVISED, 0, "", range(3), pruning=pruning, **more)  # three epochs of three steps
+    return network, training.train_supervised(
+        network, few(), SUPERVISED, 0, "", range(3), pruning=pruning, **more
+    )  # three epochs of three steps
 
 
 def train_contrastive(pruning, dropout=0.0, lars=False, **more):
     model = new_encoder(dropout)
-    return model, training.train_contrastive(model, few(), {**CONTRASTIVE, "lars": lars}, 0, "", range(3), pruning=pruning, **more)
+    return model, training.train_contrastive(
+        model, few(), {**CONTRASTIVE, "lars": lars}, 0, "", range(3), pruning=pruning, **more
+    )
 
 
 def train_head(pruning, **more):
@@ -214,7 +300,9 @@ def pruned_part(kind, network):
 @pytest.mark.parametrize("criterion", ["magnitude", "magnitude_increase", "snip", "random"])
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_each_tensor_ends_with_exactly_its_share_of_zeros(kind, criterion):
-    network, history = TRAININGS[kind](GradualPruning(0.7, 1, 5, 2, criterion))  # steps 1 and 3 of the first epoch, 2 of the second
+    network, history = TRAININGS[kind](
+        GradualPruning(0.7, 1, 5, 2, criterion)
+    )  # steps 1 and 3 of the first epoch, 2 of the second
     for name, weight in prunable_parameters(pruned_part(kind, network)).items():
         assert int((weight == 0).sum()) == round(0.7 * weight.numel()), name
     found = measure_sparsity(pruned_part(kind, network))["total"]
@@ -233,14 +321,28 @@ def test_global_pruning_ends_with_exactly_its_share_of_all_weights(kind):
 def test_the_projection_head_is_never_pruned(lars):
     for criterion, scope in (("magnitude", "layer"), ("snip", "global"), ("filter_l2", "layer")):
         model, _ = train_contrastive(GradualPruning(0.8, 2, 5, 2, criterion, scope), lars=lars)
-        assert all((parameter != 0).all() for name, parameter in model.head.named_parameters() if name.endswith("weight"))
+        assert all(
+            (parameter != 0).all()
+            for name, parameter in model.head.named_parameters()
+            if name.endswith("weight")
+        )
         assert measure_sparsity(model.encoder)["zeros"] > 0
 
 
-@pytest.mark.parametrize("kind, begin, histories", [("supervised", 4, [False, True, True]), ("contrastive", 7, [False, False, True]),
-                                                   ("head", 3, [True, True, True])])
-def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_firing_on(kind, begin, histories):
-    network, history = TRAININGS[kind](GradualPruning(0.5, begin, begin, 1))  # three steps an epoch, counted from 1
+@pytest.mark.parametrize(
+    "kind, begin, histories",
+    [
+        ("supervised", 4, [False, True, True]),
+        ("contrastive", 7, [False, False, True]),
+        ("head", 3, [True, True, True]),
+    ],
+)
+def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_firing_on(
+    kind, begin, histories
+):
+    network, history = TRAININGS[kind](
+        GradualPruning(0.5, begin, begin, 1)
+    )  # three steps an epoch, counted from 1
     assert ["sparsity" in entry for entry in history] == histories
     expected = measure_sparsity(pruned_part(kind, network))["total"]
     assert expected > 0 and all(entry["sparsity"] == expected for entry in history if "sparsity" in entry)
@@ -258,9 +360,21 @@ def test_the_number_of_epochs_done_is_told_at_the_start_and_after_each(kind):
         if not done:
             assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
         done.append(epoch)
-        zeros.append(any((weight == 0).any() for weight in prunable_parameters(pruned_part(kind, network)).values() if weight.ndim > 1))
+        zeros.append(
+            any(
+                (weight == 0).any()
+                for weight in prunable_parameters(pruned_part(kind, network)).values()
+                if weight.ndim > 1
+            )
+        )
+
     train(network, few(), settings, 0, "", range(3), pruning=GradualPruning(0.5, 4, 4, 1), at_epoch=at_epoch)
-    assert done == [0, 1, 2, 3] and zeros == [False, False, True, True]  # step 4 is the first of the second epoch
+    assert done == [0, 1, 2, 3] and zeros == [
+        False,
+        False,
+        True,
+        True,
+    ]  # step 4 is the first of the second epoch
     done.clear()
     before = copy.deepcopy(network.state_dict())
     history = train(network, few(), settings, 0, "", range(2, 3), at_epoch=at_epoch)
@@ -275,7 +389,9 @@ def test_measuring_without_pruning_leaves_the_training_bit_for_bit_as_it_was(kin
     dense, _ = TRAININGS[kind](None, **more)
     measured, _ = TRAININGS[kind](GradualPruning(0.0, 1, 9, 2, criterion), **more)
     assert dense.state_dict().keys() == measured.state_dict().keys()
-    assert all(torch.equal(tensor, measured.state_dict()[name]) for name, tensor in dense.state_dict().items())
+    assert all(
+        torch.equal(tensor, measured.state_dict()[name]) for name, tensor in dense.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("kind", TRAININGS)
@@ -289,10 +405,14 @@ def test_pruning_while_training_is_the_same_again_and_another_for_another_criter
     assert torch.equal(first, weights("snip")) and not torch.equal(first, weights("random"))
 
 
-@pytest.mark.parametrize("kind, losses", [("supervised", "classification_losses"), ("contrastive", "contrastive_losses")])
+@pytest.mark.parametrize(
+    "kind, losses", [("supervised", "classification_losses"), ("contrastive", "contrastive_losses")]
+)
 def test_every_firing_measures_other_batches(kind, losses, monkeypatch):
     keys, original = [], getattr(training, losses)
-    monkeypatch.setattr(training, losses, lambda *arguments: keys.append(arguments[-1]) or original(*arguments))
+    monkeypatch.setattr(
+        training, losses, lambda *arguments: keys.append(arguments[-1]) or original(*arguments)
+    )
     TRAININGS[kind](GradualPruning(0.5, 2, 5, 2, "snip"))
     assert keys == [(0, kind, 2), (0, kind, 4), (0, kind, 5)]
 
@@ -313,16 +433,25 @@ def supervised_losses(network, data, batch_size=16):
 
 
 def encoder_losses(model, data, batch_size=16):
-    return training.contrastive_losses(model, data, contrastive_settings("SupCon", batch_size), (0, "contrastive", 5))
+    return training.contrastive_losses(
+        model, data, contrastive_settings("SupCon", batch_size), (0, "contrastive", 5)
+    )
 
 
 @pytest.mark.parametrize("was_training", [True, False])
-@pytest.mark.parametrize("new, losses", [(new_network, supervised_losses), (new_encoder, encoder_losses)], ids=["supervised", "contrastive"])
+@pytest.mark.parametrize(
+    "new, losses",
+    [(new_network, supervised_losses), (new_encoder, encoder_losses)],
+    ids=["supervised", "contrastive"],
+)
 def test_measuring_gradients_leaves_batch_norm_gradients_and_mode_alone(new, losses, was_training):
     model, data = new(dropout=0.3), few()
     sum(losses(model, data)).backward()
     model.train(was_training)
-    before, gradients = copy.deepcopy(model.state_dict()), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    before, gradients = (
+        copy.deepcopy(model.state_dict()),
+        {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
+    )
     sums = sum_gradients(prunable_parameters(getattr(model, "encoder", model)), losses(model, data))
     assert all(gradient.absolute.max() > 0 for gradient in sums.values())
     assert all(module.training == was_training for module in model.modules())
@@ -330,7 +459,11 @@ def test_measuring_gradients_leaves_batch_norm_gradients_and_mode_alone(new, los
     assert all(torch.equal(parameter.grad, gradients[name]) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize("new, losses", [(new_network, supervised_losses), (new_encoder, encoder_losses)], ids=["supervised", "contrastive"])
+@pytest.mark.parametrize(
+    "new, losses",
+    [(new_network, supervised_losses), (new_encoder, encoder_losses)],
+    ids=["supervised", "contrastive"],
+)
 def test_a_few_batches_are_measured_and_no_more_than_there_are(new, losses):
     assert len(list(losses(new(), few(), 32))) == 3
     assert len(list(losses(new(), few(), 5))) == training.GRADIENT_BATCHES == 10
@@ -343,7 +476,9 @@ def test_the_losses_are_those_of_unaugmented_images_each_at_most_once():
     network.base.bn1.running_mean.add_(0.3)  # shows whether batch norm uses its own statistics
     for found, batch in zip(supervised_losses(network.train(), data), order.split(16), strict=True):
         logits = copy.deepcopy(network).eval()(evaluation.evaluation_batch(data.train_images[batch], data))
-        assert found.item() == pytest.approx(F.cross_entropy(logits, data.train_labels[batch]).item(), rel=1e-6)
+        assert found.item() == pytest.approx(
+            F.cross_entropy(logits, data.train_labels[batch]).item(), rel=1e-6
+        )
 
 
 def test_the_contrastive_losses_are_those_of_two_views_of_each_image():
@@ -352,12 +487,21 @@ def test_the_contrastive_losses_are_those_of_two_views_of_each_image():
     order = torch.randperm(70, generator=generator)
     for found, batch in zip(encoder_losses(model.train(), data), order.split(16), strict=True):
         drawn = augment.draw_contrastive(2 * len(batch), 8, 8, data.horizontal_flip, generator)
-        views = [augment.contrastive_views(data.train_images[batch], {name: values[view * len(batch):(view + 1) * len(batch)]
-                                                                      for name, values in drawn.items()}, data.mean, data.std) for view in range(2)]
+        views = [
+            augment.contrastive_views(
+                data.train_images[batch],
+                {name: values[view * len(batch) : (view + 1) * len(batch)] for name, values in drawn.items()},
+                data.mean,
+                data.std,
+            )
+            for view in range(2)
+        ]
         with torch.no_grad():
             projections = [copy.deepcopy(model).eval()(view) for view in views]
         assert not torch.equal(*views)
-        assert found.item() == pytest.approx(contrastive_loss(torch.stack(projections, 1), data.train_labels[batch], 0.5).item(), rel=1e-4)
+        assert found.item() == pytest.approx(
+            contrastive_loss(torch.stack(projections, 1), data.train_labels[batch], 0.5).item(), rel=1e-4
+        )
 
 
 def test_flags_of_the_training_scripts_give_a_schedule_that_trains():
@@ -365,4 +509,6 @@ def test_flags_of_the_training_scripts_give_a_schedule_that_trains():
     pruning = schedule_of("supervised", words, 3, 32, len(few().train_images))
     assert pruning == GradualPruning(0.9, 4, 7, 1, "snip_batches", "global")
     _, history = train_supervised(dataclasses.replace(pruning, sparsity=0.6))
-    assert "sparsity" not in history[0] and 0 < history[1]["sparsity"] < history[2]["sparsity"] == pytest.approx(0.6, abs=1e-3)
+    assert "sparsity" not in history[0] and 0 < history[1]["sparsity"] < history[2][
+        "sparsity"
+    ] == pytest.approx(0.6, abs=1e-3)

@@ -18,16 +18,32 @@ import torch
 from conftest import GOLDEN, write_few_digits
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("clr_training", "sup_training", "clr_pruning_finetune", "sup_pruning_finetune", "clr_pie_kmodels_detection",
-           "sup_pie_kmodels_detection", "clr_prediction_depth", "sup_prediction_depth")
+SCRIPTS = (
+    "clr_training",
+    "sup_training",
+    "clr_pruning_finetune",
+    "sup_pruning_finetune",
+    "clr_pie_kmodels_detection",
+    "sup_pie_kmodels_detection",
+    "clr_prediction_depth",
+    "sup_prediction_depth",
+)
 SMALL = ["--dataset", "folder", "--data_dir", "few digits", "--model_depth", "10", "--widen_factor", "1"]
-DENSE = ["--pruning_percentages", "0.0"]  # clr_training trains the gradually pruned networks too where it is left out
+DENSE = [
+    "--pruning_percentages",
+    "0.0",
+]  # clr_training trains the gradually pruned networks too where it is left out
 
 
 def run(script, *flags, cwd, check=True):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)], cwd=cwd, env=environment, text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
     if check:
         assert done.returncode == 0, f"{script} {flags}\n{done.stdout}\n{done.stderr}"
     return done
@@ -41,38 +57,88 @@ def chain(tmp_path_factory):
     two = ["--models_number", "2", *SMALL]
     sparsities = ["--pruning_percentages", "0.5,0.9"]
     said = {
-        "sup_training": run("sup_training", *SMALL, "--index_end", "1", "--epochs", "3", "--batch_size", "32",
-                            "--learning_rate", "0.1", cwd=work),
-        "clr_training": run("clr_training", *SMALL, *DENSE, "--index_end", "1", "--epochs", "2", "--batch_size", "32", "--head_epochs", "3",
-                            "--debug_classification_head", "--debug_classification_head_epochs", "1", cwd=work),
+        "sup_training": run(
+            "sup_training",
+            *SMALL,
+            "--index_end",
+            "1",
+            "--epochs",
+            "3",
+            "--batch_size",
+            "32",
+            "--learning_rate",
+            "0.1",
+            cwd=work,
+        ),
+        "clr_training": run(
+            "clr_training",
+            *SMALL,
+            *DENSE,
+            "--index_end",
+            "1",
+            "--epochs",
+            "2",
+            "--batch_size",
+            "32",
+            "--head_epochs",
+            "3",
+            "--debug_classification_head",
+            "--debug_classification_head_epochs",
+            "1",
+            cwd=work,
+        ),
     }
     for method in ("sup", "clr"):
-        said[f"{method}_pruning_finetune"] = run(f"{method}_pruning_finetune", *two, *sparsities, "--epochs", "2", cwd=work)
-        said[f"{method}_pie_kmodels_detection"] = run(f"{method}_pie_kmodels_detection", *two, "--pruning_percentages", "0.5,0.7,0.9",
-                                                      "--plot_umap", "--plot_q_score", "--umap_models", "2", cwd=work)
-        said[f"{method}_prediction_depth"] = run(f"{method}_prediction_depth", *two, *sparsities, "--prediction_depth_models", "2",
-                                                 cwd=work)
+        said[f"{method}_pruning_finetune"] = run(
+            f"{method}_pruning_finetune", *two, *sparsities, "--epochs", "2", cwd=work
+        )
+        said[f"{method}_pie_kmodels_detection"] = run(
+            f"{method}_pie_kmodels_detection",
+            *two,
+            "--pruning_percentages",
+            "0.5,0.7,0.9",
+            "--plot_umap",
+            "--plot_q_score",
+            "--umap_models",
+            "2",
+            cwd=work,
+        )
+        said[f"{method}_prediction_depth"] = run(
+            f"{method}_prediction_depth", *two, *sparsities, "--prediction_depth_models", "2", cwd=work
+        )
     return work, said
 
 
 def table(work):
     with open(work / "pies/few digits/results.csv", newline="") as file:
-        return {(row["learning_method"], row["pruning_method"], float(row["sparsity"])): row for row in csv.DictReader(file)}
+        return {
+            (row["learning_method"], row["pruning_method"], float(row["sparsity"])): row
+            for row in csv.DictReader(file)
+        }
 
 
 def test_models_have_the_published_names_and_a_record(chain):
     models = chain[0] / "models/few digits"
     expected = set()
     for i in range(2):
-        expected |= {f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{i}", f"wideResNet-1_global_0.5pruning_2epochs_10depth_0.0dropout_id{i}",
-                     f"wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout_id{i}",
-                     f"WideResNet-10-1_encoder_SupCon_0.0pruning_32batch_0.5temperature_2epochs_id{i}",
-                     f"WideResNet-10-1_head_SupCon_0.0pruning_32batch_0.5temperature_3epochs_id{i}"}
+        expected |= {
+            f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{i}",
+            f"wideResNet-1_global_0.5pruning_2epochs_10depth_0.0dropout_id{i}",
+            f"wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout_id{i}",
+            f"WideResNet-10-1_encoder_SupCon_0.0pruning_32batch_0.5temperature_2epochs_id{i}",
+            f"WideResNet-10-1_head_SupCon_0.0pruning_32batch_0.5temperature_3epochs_id{i}",
+        }
         for sparsity in (0.5, 0.9):
-            expected |= {f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning_global_128batch_0.5temperature_2epochs_id{i}"
-                         for part in ("encoder", "head")}
-    assert {path.name for path in models.iterdir()} == {name + ending for name in expected for ending in (".pt", ".json")}
-    record = json.loads((models / "wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout_id1.json").read_text())
+            expected |= {
+                f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning_global_128batch_0.5temperature_2epochs_id{i}"
+                for part in ("encoder", "head")
+            }
+    assert {path.name for path in models.iterdir()} == {
+        name + ending for name in expected for ending in (".pt", ".json")
+    }
+    record = json.loads(
+        (models / "wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout_id1.json").read_text()
+    )
     assert record["seed"] == 1
     assert record["configuration"]["dense"]["epochs"] == 3
     assert len(record["history"]) == 2
@@ -93,19 +159,35 @@ def test_checkpoints_have_the_published_formats(chain):
     assert {"encoder.conv1.weight", "head.2.bias"} <= set(dense["model"])
     pruned = load("WideResNet-10-1_encoder_SupCon_0.9pruning_global_128batch_0.5temperature_2epochs_id0")
     assert "conv1.weight" in pruned["model"] and not any(key.startswith("head") for key in pruned["model"])
-    assert set(load("WideResNet-10-1_head_SupCon_0.0pruning_32batch_0.5temperature_3epochs_id0")["head"]) == {"fc.weight", "fc.bias"}
+    assert set(load("WideResNet-10-1_head_SupCon_0.0pruning_32batch_0.5temperature_3epochs_id0")["head"]) == {
+        "fc.weight",
+        "fc.bias",
+    }
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])
 def test_exactly_the_asked_number_of_weights_is_zero_in_the_saved_files(chain, sparsity):
     models = chain[0] / "models/few digits"
     stem = f"_SupCon_{sparsity}pruning_global_128batch_0.5temperature_2epochs_id0.pt"
-    pairs = [[torch.load(models / f"wideResNet-1_global_{sparsity}pruning_2epochs_10depth_0.0dropout_id0.pt", weights_only=True)],
-             [torch.load(models / f"WideResNet-10-1_encoder{stem}", weights_only=True)["model"],
-              torch.load(models / f"WideResNet-10-1_head{stem}", weights_only=True)["head"]]]
+    pairs = [
+        [
+            torch.load(
+                models / f"wideResNet-1_global_{sparsity}pruning_2epochs_10depth_0.0dropout_id0.pt",
+                weights_only=True,
+            )
+        ],
+        [
+            torch.load(models / f"WideResNet-10-1_encoder{stem}", weights_only=True)["model"],
+            torch.load(models / f"WideResNet-10-1_head{stem}", weights_only=True)["head"],
+        ],
+    ]
     for states in pairs:
-        counted = [tensor for state in states for name, tensor in state.items()
-                   if "fc." in name or (("conv" in name) and name.endswith("weight"))]
+        counted = [
+            tensor
+            for state in states
+            for name, tensor in state.items()
+            if "fc." in name or (("conv" in name) and name.endswith("weight"))
+        ]
         n = sum(tensor.numel() for tensor in counted)
         assert sum(int((tensor == 0).sum()) for tensor in counted) == round(sparsity * n)
 
@@ -114,18 +196,25 @@ def test_model_i_comes_from_dense_model_i(chain):
     models = chain[0] / "models/few digits"
     for i in range(2):
         dense = models / f"wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id{i}.pt"
-        record = json.loads((models / f"wideResNet-1_global_0.5pruning_2epochs_10depth_0.0dropout_id{i}.json").read_text())
+        record = json.loads(
+            (models / f"wideResNet-1_global_0.5pruning_2epochs_10depth_0.0dropout_id{i}.json").read_text()
+        )
         assert record["dense_sha256"] == [hashlib.sha256(dense.read_bytes()).hexdigest()]
 
 
 def test_the_table_has_a_row_for_every_combination_and_agrees_with_the_arrays(chain):
     work, _ = chain
     rows = table(work)
-    assert set(rows) == {(learning, pruning, sparsity) for learning in ("SupCon", "supervised") for pruning, sparsity in (
-        ("dense", 0.0), ("global", 0.5), ("global", 0.7), ("global", 0.9))} | {
-        ("supervised", "GMP", s) for s in (0.5, 0.9)} | {("SupCon", m, s) for m in ("GMP", "later_GMP") for s in (0.5, 0.9)}
+    assert set(rows) == {
+        (learning, pruning, sparsity)
+        for learning in ("SupCon", "supervised")
+        for pruning, sparsity in (("dense", 0.0), ("global", 0.5), ("global", 0.7), ("global", 0.9))
+    } | {("supervised", "GMP", s) for s in (0.5, 0.9)} | {
+        ("SupCon", m, s) for m in ("GMP", "later_GMP") for s in (0.5, 0.9)
+    }
     assert {key for key, row in rows.items() if row["status"] == "absent"} == {
-        key for key in rows if key[1].endswith("GMP") or key[2] == 0.7}
+        key for key in rows if key[1].endswith("GMP") or key[2] == 0.7
+    }
     for (learning, pruning, sparsity), row in rows.items():
         if row["status"] == "absent" or pruning == "dense":
             continue
@@ -135,7 +224,9 @@ def test_the_table_has_a_row_for_every_combination_and_agrees_with_the_arrays(ch
         assert int(row["pies"]) == q["is_pie"].sum()
         rest = q["pruned_q_score"][~q["is_pie"]]
         assert float(row["q_score_rest"]) == pytest.approx(np.nanmean(rest), abs=1e-6)
-        depth = np.load(folder / "prediction_depth" / f"{name}_global_{sparsity}sparsity_2models_prediction.npz")
+        depth = np.load(
+            folder / "prediction_depth" / f"{name}_global_{sparsity}sparsity_2models_prediction.npz"
+        )
         assert float(row["depth_rest"]) == pytest.approx(depth["pruned_depth"][~q["is_pie"]].mean(), abs=1e-6)
         assert depth["pruned_depth_label"].shape == (2, 36)
         assert 0 <= float(row["accuracy_mean"]) <= 1 and row["origin"] == "made here"
@@ -144,30 +235,92 @@ def test_the_table_has_a_row_for_every_combination_and_agrees_with_the_arrays(ch
 @pytest.mark.parametrize("method", ["SupCon", "supervised"])
 def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, method, tmp_path):
     folder = chain[0] / "pies/few digits" / method
-    stems = {f"WideResNet-10-1_{kind}" for kind in ("global_0.5sparsity_2models", "global_0.9sparsity_2models")}
+    stems = {
+        f"WideResNet-10-1_{kind}" for kind in ("global_0.5sparsity_2models", "global_0.9sparsity_2models")
+    }
     assert {path.stem for path in (folder / "pies_distribution").glob("*.png")} == stems
     assert {path.stem for path in (folder / "q_score").glob("*.png")} == stems
-    assert {path.stem for path in (folder / "umap").glob("*.png")} == {f"{stem}_2latents" for stem in stems} | {
-        "WideResNet-10-1_dense_0.0sparsity_2models_2latents"}
-    assert {path.stem for path in (folder / "prediction_depth").glob("*.png")} == {f"{stem}_prediction" for stem in stems}
-    made = run("figures/make_figures", "--results", folder.parent, "--output_dir", tmp_path, "--format", "svg", cwd=chain[0])
+    assert {path.stem for path in (folder / "umap").glob("*.png")} == {
+        f"{stem}_2latents" for stem in stems
+    } | {"WideResNet-10-1_dense_0.0sparsity_2models_2latents"}
+    assert {path.stem for path in (folder / "prediction_depth").glob("*.png")} == {
+        f"{stem}_prediction" for stem in stems
+    }
+    made = run(
+        "figures/make_figures",
+        "--results",
+        folder.parent,
+        "--output_dir",
+        tmp_path,
+        "--format",
+        "svg",
+        cwd=chain[0],
+    )
     pictures = sorted(tmp_path.glob(f"few_digits_{method}_*.svg"))
     assert len(pictures) == 9 and "accuracy" in made.stdout
     page = (folder.parent / "report.html").read_text()
-    assert page.count("<td><span class=\"verdict not-decidable\">") == 4 and "they need 6" in page and "python clr_training.py" in page  # of 2 models
+    assert (
+        page.count('<td><span class="verdict not-decidable">') == 4
+        and "they need 6" in page
+        and "python clr_training.py" in page
+    )  # of 2 models
     assert len(list((chain[0] / "logs/few digits").glob("*_curves.png"))) == 4
 
 
 def test_a_second_run_changes_nothing(chain):
     work, _ = chain
-    before = {path: path.read_bytes() for folder in ("models", "pies") for path in (work / folder).rglob("*") if path.is_file()}
-    said = run("clr_training", *SMALL, *DENSE, "--index_end", "1", "--epochs", "2", "--batch_size", "32", "--head_epochs", "3", cwd=work).stdout
+    before = {
+        path: path.read_bytes()
+        for folder in ("models", "pies")
+        for path in (work / folder).rglob("*")
+        if path.is_file()
+    }
+    said = run(
+        "clr_training",
+        *SMALL,
+        *DENSE,
+        "--index_end",
+        "1",
+        "--epochs",
+        "2",
+        "--batch_size",
+        "32",
+        "--head_epochs",
+        "3",
+        cwd=work,
+    ).stdout
     assert said.count("finished before") == 2
-    said = run("sup_pruning_finetune", "--models_number", "2", *SMALL, "--pruning_percentages", "0.5,0.9", "--epochs", "2", cwd=work).stdout
+    said = run(
+        "sup_pruning_finetune",
+        "--models_number",
+        "2",
+        *SMALL,
+        "--pruning_percentages",
+        "0.5,0.9",
+        "--epochs",
+        "2",
+        cwd=work,
+    ).stdout
     assert said.count("finished before") == 4
-    run("clr_pie_kmodels_detection", "--models_number", "2", *SMALL, "--pruning_percentages", "0.5,0.7,0.9", "--plot_umap",
-        "--plot_q_score", "--umap_models", "2", cwd=work)
-    after = {path: path.read_bytes() for folder in ("models", "pies") for path in (work / folder).rglob("*") if path.is_file()}
+    run(
+        "clr_pie_kmodels_detection",
+        "--models_number",
+        "2",
+        *SMALL,
+        "--pruning_percentages",
+        "0.5,0.7,0.9",
+        "--plot_umap",
+        "--plot_q_score",
+        "--umap_models",
+        "2",
+        cwd=work,
+    )
+    after = {
+        path: path.read_bytes()
+        for folder in ("models", "pies")
+        for path in (work / folder).rglob("*")
+        if path.is_file()
+    }
     assert after == before
 
 
@@ -184,9 +337,21 @@ def test_nothing_but_the_result_is_written_to_a_pipe(chain):
 def test_missing_models_are_an_error_with_the_command_that_trains_them(chain):
     done = run("sup_pie_kmodels_detection", "--models_number", "4", *SMALL, cwd=chain[0], check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "ids 2-3 are missing" in done.stderr and "python sup_training.py --index_start 2 --index_end 3" in done.stderr
+    assert (
+        "ids 2-3 are missing" in done.stderr
+        and "python sup_training.py --index_start 2 --index_end 3" in done.stderr
+    )
     assert "--epochs 3 --batch_size 32" in done.stderr and "--allow_missing" in done.stderr
-    done = run("sup_pie_kmodels_detection", "--models_number", "4", "--allow_missing", "--pruning_percentages", "0.9", *SMALL, cwd=chain[0])
+    done = run(
+        "sup_pie_kmodels_detection",
+        "--models_number",
+        "4",
+        "--allow_missing",
+        "--pruning_percentages",
+        "0.9",
+        *SMALL,
+        cwd=chain[0],
+    )
     assert "ids 0-1" in done.stdout
 
 
@@ -199,7 +364,22 @@ def main(script, *flags):
 def test_debug_is_verbose_and_saves_no_model(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2, "--debug") == 0
     assert "supervised id 0 epoch 2/2" in capsys.readouterr().out
-    assert main("clr_training", *SMALL, *DENSE, "--index_end", 0, "--epochs", 1, "--head_epochs", 1, "--debug", "True") == 0
+    assert (
+        main(
+            "clr_training",
+            *SMALL,
+            *DENSE,
+            "--index_end",
+            0,
+            "--epochs",
+            1,
+            "--head_epochs",
+            1,
+            "--debug",
+            "True",
+        )
+        == 0
+    )
     assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
 
 
@@ -216,11 +396,44 @@ def test_debug_runs_beside_finished_models_of_other_settings_and_leaves_them_alo
 
 def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
     # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60 images.
-    assert main("clr_training", *SMALL, *DENSE, "--method", "SimCLR", "--projection_head", "linear", "--lars", "--warmup_epochs", 1, "--cosine_annealing",
-                "--batch_size", 300, "--epochs", 3, "--head_epochs", 2, "--index_start", 4, "--index_end", 4, "--temperature", 0.1) == 0
-    path = digits_on_disk / "models/few digits/WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
+    assert (
+        main(
+            "clr_training",
+            *SMALL,
+            *DENSE,
+            "--method",
+            "SimCLR",
+            "--projection_head",
+            "linear",
+            "--lars",
+            "--warmup_epochs",
+            1,
+            "--cosine_annealing",
+            "--batch_size",
+            300,
+            "--epochs",
+            3,
+            "--head_epochs",
+            2,
+            "--index_start",
+            4,
+            "--index_end",
+            4,
+            "--temperature",
+            0.1,
+        )
+        == 0
+    )
+    path = (
+        digits_on_disk
+        / "models/few digits/WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
+    )
     record = json.loads(path.read_text())
-    assert record["seed"] == 4 and record["configuration"]["lars"] and record["configuration"]["projection_head"] == "linear"
+    assert (
+        record["seed"] == 4
+        and record["configuration"]["lars"]
+        and record["configuration"]["projection_head"] == "linear"
+    )
     rates = [entry["learning_rate"] for entry in record["history"]]
     assert rates[0] == 0.01 and rates[1] > rates[2]
 
@@ -235,7 +448,22 @@ def test_total_seed_repeats_the_script_into_folders_of_its_own(digits_on_disk):
 
 def test_the_same_command_gives_the_same_weights(digits_on_disk):
     for folder in ("one", "other"):
-        assert main("clr_training", *SMALL, *DENSE, "--index_end", 0, "--epochs", 1, "--head_epochs", 1, "--encoder_save_path", folder) == 0
+        assert (
+            main(
+                "clr_training",
+                *SMALL,
+                *DENSE,
+                "--index_end",
+                0,
+                "--epochs",
+                1,
+                "--head_epochs",
+                1,
+                "--encoder_save_path",
+                folder,
+            )
+            == 0
+        )
     for path in (digits_on_disk / "one").glob("*.pt"):
         assert path.read_bytes() == (digits_on_disk / "other" / path.name).read_bytes()
 
@@ -246,7 +474,21 @@ def test_other_settings_never_take_or_replace_a_finished_model(digits_on_disk, c
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--learning_rate", 0.1) == 2
     assert "learning_rate 1.0, not 0.1" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")} == before
-    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--learning_rate", 0.1, "--save_path", "slow") == 0
+    assert (
+        main(
+            "sup_training",
+            *SMALL,
+            "--index_end",
+            0,
+            "--epochs",
+            1,
+            "--learning_rate",
+            0.1,
+            "--save_path",
+            "slow",
+        )
+        == 0
+    )
 
 
 def remedy(message):
@@ -255,29 +497,87 @@ def remedy(message):
     return words[0].removesuffix(".py"), words[1:]
 
 
-@pytest.mark.parametrize("method, flags", [
-    ("sup", ["--epochs", 1, "--learning_rate", 0.1, "--batch_size", 16, "--no-shuffle"]),
-    ("clr", [*DENSE, "--epochs", 1, "--learning_rate", 0.01, "--batch_size", 16, "--cosine_annealing", "--head_epochs", 1, "--batch_size_head", 8])])
-def test_the_command_for_missing_models_gives_models_of_the_same_population(digits_on_disk, capsys, method, flags):
-    finetune = [f"{method}_pruning_finetune", *SMALL, "--models_number", 2, "--epochs", 1, "--pruning_percentages", 0.5]
+@pytest.mark.parametrize(
+    "method, flags",
+    [
+        ("sup", ["--epochs", 1, "--learning_rate", 0.1, "--batch_size", 16, "--no-shuffle"]),
+        (
+            "clr",
+            [
+                *DENSE,
+                "--epochs",
+                1,
+                "--learning_rate",
+                0.01,
+                "--batch_size",
+                16,
+                "--cosine_annealing",
+                "--head_epochs",
+                1,
+                "--batch_size_head",
+                8,
+            ],
+        ),
+    ],
+)
+def test_the_command_for_missing_models_gives_models_of_the_same_population(
+    digits_on_disk, capsys, method, flags
+):
+    finetune = [
+        f"{method}_pruning_finetune",
+        *SMALL,
+        "--models_number",
+        2,
+        "--epochs",
+        1,
+        "--pruning_percentages",
+        0.5,
+    ]
     assert main(f"{method}_training", *SMALL, "--index_end", 0, *flags) == 0
     assert main(*finetune) == 2
     script, words = remedy(capsys.readouterr().err)
     assert main(script, *words) == 0
     assert main(*finetune) == 0
-    assert main(f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 3, "--allow_missing", "--pruning_percentages", 0.5) == 0
-    assert main(f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 3, "--pruning_percentages", 0.5) == 2
+    assert (
+        main(
+            f"{method}_pie_kmodels_detection",
+            *SMALL,
+            "--models_number",
+            3,
+            "--allow_missing",
+            "--pruning_percentages",
+            0.5,
+        )
+        == 0
+    )
+    assert (
+        main(f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 3, "--pruning_percentages", 0.5)
+        == 2
+    )
     script, words = remedy(capsys.readouterr().err)
     assert main(script, *words) == 0
 
 
 @pytest.mark.parametrize("method, folder_flag", [("sup", "--save_path"), ("clr", "--encoder_save_path")])
-def test_two_dense_populations_are_finetuned_and_compared_side_by_side(digits_on_disk, capsys, method, folder_flag):
+def test_two_dense_populations_are_finetuned_and_compared_side_by_side(
+    digits_on_disk, capsys, method, folder_flag
+):
     extra = [*DENSE, "--head_epochs", 1] if method == "clr" else []
     for epochs in (1, 2):
-        chosen = [] if method == "sup" or epochs == 1 else ["--batch_size", 512]  # their heads would share a name otherwise
+        chosen = (
+            [] if method == "sup" or epochs == 1 else ["--batch_size", 512]
+        )  # their heads would share a name otherwise
         assert main(f"{method}_training", *SMALL, "--index_end", 0, "--epochs", epochs, *extra, *chosen) == 0
-    finetune = [f"{method}_pruning_finetune", *SMALL, "--models_number", 1, "--epochs", 1, "--pruning_percentages", 0.5]
+    finetune = [
+        f"{method}_pruning_finetune",
+        *SMALL,
+        "--models_number",
+        1,
+        "--epochs",
+        1,
+        "--pruning_percentages",
+        0.5,
+    ]
     assert main(*finetune, "--dense_epochs", 1) == 0
     assert main(*finetune, "--dense_epochs", 2) == 2
     message = capsys.readouterr().err
@@ -290,8 +590,13 @@ def test_two_dense_populations_are_finetuned_and_compared_side_by_side(digits_on
     assert [row["dense_epochs"] for row in rows] == ["2", "2"], "the table never mixes two populations"
 
 
-@pytest.mark.parametrize("flags", [["sup_training", "--save_path", "few digits/train/digit 0/00.png/x"],
-                                   ["clr_training", "--head_save_path", "few digits/train/digit 0/00.png/x"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["sup_training", "--save_path", "few digits/train/digit 0/00.png/x"],
+        ["clr_training", "--head_save_path", "few digits/train/digit 0/00.png/x"],
+    ],
+)
 def test_a_folder_that_cannot_be_written_is_refused_before_the_training(digits_on_disk, capsys, flags):
     assert main(flags[0], *SMALL, "--index_end", 0, "--epochs", 1, *flags[1:]) == 2
     done = capsys.readouterr()
@@ -313,10 +618,18 @@ def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
     foreign = digits_on_disk / "other" / head.name
     foreign.write_bytes(head.read_bytes() + b" ")
     assert main("clr_training", *flags, "--encoder_save_path", "other") == 2
-    assert "was made elsewhere" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
+    assert (
+        "was made elsewhere" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
+    )
 
 
-@pytest.mark.parametrize("script, flags", [("sup_training", ["--learning_rate", 1e30]), ("clr_training", [*DENSE, "--learning_rate", 1e30, "--head_epochs", 1])])
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("sup_training", ["--learning_rate", 1e30]),
+        ("clr_training", [*DENSE, "--learning_rate", 1e30, "--head_epochs", 1]),
+    ],
+)
 def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, flags):
     assert main(script, *SMALL, "--index_end", 0, "--epochs", 3, "--batch_size", 16, *flags) == 2
     shown = capsys.readouterr().err
@@ -327,7 +640,9 @@ def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, fl
 def test_figures_are_not_drawn_from_foreign_arrays(digits_on_disk, capsys):
     folder = digits_on_disk / "pies/few digits"
     (folder / "SupCon/umap").mkdir(parents=True)
-    (folder / "results.csv").write_text("learning_method,pruning_method,sparsity,status\nSupCon,dense,0.0,present\n")
+    (folder / "results.csv").write_text(
+        "learning_method,pruning_method,sparsity,status\nSupCon,dense,0.0,present\n"
+    )
     for content in (b"torn", None):
         path = folder / "SupCon/umap/one.npz"
         path.write_bytes(content) if content else np.savez(path, x=np.arange(3))
@@ -347,7 +662,9 @@ def test_only_the_head_is_trained_where_the_encoder_is_finished(digits_on_disk, 
     assert encoder.read_bytes() == before and head.read_bytes() == whole
 
 
-def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_table(tmp_path, monkeypatch, capsys):
+def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_table(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "models/digits"
     folder.mkdir(parents=True)
@@ -364,33 +681,99 @@ def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_names_every_published_flag_and_waits_for_no_heavy_import(script):
-    shown = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / f"{script}.py"), "--help"], text=True, capture_output=True)
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / f"{script}.py"), "--help"],
+        text=True,
+        capture_output=True,
+    )
     assert shown.returncode == 0
     for flag in PUBLISHED[script] | COMMON:
         assert f"{flag} " in shown.stdout or f"{flag}\n" in shown.stdout, flag
     # What an answer within half a second depends on; the time itself would measure how busy the machine is.
-    imported = {line.rsplit("|", 1)[1].strip() for line in shown.stderr.splitlines() if line.startswith("import time")}
+    imported = {
+        line.rsplit("|", 1)[1].strip() for line in shown.stderr.splitlines() if line.startswith("import time")
+    }
     assert "common.cli" in imported and not imported & {"torch", "numpy", "umap", "sklearn", "matplotlib"}
 
 
-COMMON = {"--cuda_device", "--model_depth", "--widen_factor", "--dropout", "--workers", "--debug", "--seed", "--total_seed",
-          "--cuda_deterministic"}
+COMMON = {
+    "--cuda_device",
+    "--model_depth",
+    "--widen_factor",
+    "--dropout",
+    "--workers",
+    "--debug",
+    "--seed",
+    "--total_seed",
+    "--cuda_deterministic",
+}
 CONTRASTIVE = {"--clr_method", "--projection_head", "--temperature", "--encoder_name"}
 PIES = {"--models_number", "--batch_size", "--plot_umap", "--plot_q_score", "--not_serialize_plots"}
-DEPTH = {"--models_number", "--prediction_depth_models", "--batch_size", "--pruning_methods", "--pruning_percentages",
-         "--figures_number", "--pies_to_store", "--plot_umap"}
+DEPTH = {
+    "--models_number",
+    "--prediction_depth_models",
+    "--batch_size",
+    "--pruning_methods",
+    "--pruning_percentages",
+    "--figures_number",
+    "--pies_to_store",
+    "--plot_umap",
+}
 FINETUNING = {"--models_number", "--batch_size", "--epochs", "--pruning_percentages"}
 PUBLISHED = {
     "clr_training": {
-        "--method", "--encoder_name", "--projection_head", "--batch_size", "--epochs", "--learning_rate", "--momentum", "--weight_decay",
-        "--temperature", "--base_temperature", "--warmup_epochs", "--cosine_annealing", "--lr_decay_epochs", "--lars", "--clipping",
-        "--shuffle", "--num_classes", "--head_epochs", "--batch_size_head", "--pruning_percentages", "--begin_step", "--end_step",
-        "--frequency", "--begin_step_head", "--end_step_head", "--frequency_head", "--index_start", "--index_end", "--encoder_save_path",
-        "--head_save_path", "--debug_classification_head", "--debug_classification_head_epochs"},
-    "sup_training": {"--pruning", "--batch_size", "--epochs", "--learning_rate", "--momentum", "--weight_decay", "--begin_step",
-                     "--end_step", "--frequency", "--index_start", "--index_end", "--shuffle", "--save_path"},
+        "--method",
+        "--encoder_name",
+        "--projection_head",
+        "--batch_size",
+        "--epochs",
+        "--learning_rate",
+        "--momentum",
+        "--weight_decay",
+        "--temperature",
+        "--base_temperature",
+        "--warmup_epochs",
+        "--cosine_annealing",
+        "--lr_decay_epochs",
+        "--lars",
+        "--clipping",
+        "--shuffle",
+        "--num_classes",
+        "--head_epochs",
+        "--batch_size_head",
+        "--pruning_percentages",
+        "--begin_step",
+        "--end_step",
+        "--frequency",
+        "--begin_step_head",
+        "--end_step_head",
+        "--frequency_head",
+        "--index_start",
+        "--index_end",
+        "--encoder_save_path",
+        "--head_save_path",
+        "--debug_classification_head",
+        "--debug_classification_head_epochs",
+    },
+    "sup_training": {
+        "--pruning",
+        "--batch_size",
+        "--epochs",
+        "--learning_rate",
+        "--momentum",
+        "--weight_decay",
+        "--begin_step",
+        "--end_step",
+        "--frequency",
+        "--index_start",
+        "--index_end",
+        "--shuffle",
+        "--save_path",
+    },
     "clr_pruning_finetune": FINETUNING | CONTRASTIVE | {"--encoder_save_path", "--head_save_path"},
     "sup_pruning_finetune": FINETUNING | {"--save_path"},
-    "clr_pie_kmodels_detection": PIES | CONTRASTIVE, "sup_pie_kmodels_detection": PIES,
-    "clr_prediction_depth": DEPTH | CONTRASTIVE, "sup_prediction_depth": DEPTH,
+    "clr_pie_kmodels_detection": PIES | CONTRASTIVE,
+    "sup_pie_kmodels_detection": PIES,
+    "clr_prediction_depth": DEPTH | CONTRASTIVE,
+    "sup_prediction_depth": DEPTH,
 }

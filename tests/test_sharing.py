@@ -21,14 +21,38 @@ FLAGS = {
     "sup_training": [*SMALL, "--index_end", 2, "--epochs", 2, "--batch_size", 32],
     "clr_training": [*SMALL, *DENSE, "--index_end", 2, "--epochs", 1, "--batch_size", 32, "--head_epochs", 1],
     "sup_pruning_finetune": [*SMALL, "--models_number", 3, "--epochs", 1, "--pruning_percentages", "0.5,0.9"],
-    "sup_pie_kmodels_detection": [*SMALL, "--models_number", 3, "--pruning_percentages", "0.5,0.9", "--plot_q_score"],
-    "sup_prediction_depth": [*SMALL, "--models_number", 3, "--pruning_methods", "global", "--pruning_percentages", 0.5, "--prediction_depth_models", 2]}
+    "sup_pie_kmodels_detection": [
+        *SMALL,
+        "--models_number",
+        3,
+        "--pruning_percentages",
+        "0.5,0.9",
+        "--plot_q_score",
+    ],
+    "sup_prediction_depth": [
+        *SMALL,
+        "--models_number",
+        3,
+        "--pruning_methods",
+        "global",
+        "--pruning_percentages",
+        0.5,
+        "--prediction_depth_models",
+        2,
+    ],
+}
 STAGES = list(FLAGS)
 
 
 def start(script, *flags, cwd, **environment):
-    return subprocess.Popen([sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment})
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+    )
 
 
 def finish(*processes):
@@ -48,8 +72,11 @@ def contents(work):
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "run"}
         elif path.suffix == ".npz" and name.startswith("pies"):
             with np.load(path) as stored:
-                found[name] = {key: (stored[key].tobytes(), stored[key].dtype.str, stored[key].shape) for key in stored.files
-                               if key not in ("runs", "dense_runs")}
+                found[name] = {
+                    key: (stored[key].tobytes(), stored[key].dtype.str, stored[key].shape)
+                    for key in stored.files
+                    if key not in ("runs", "dense_runs")
+                }
     return found
 
 
@@ -72,8 +99,12 @@ def work(tmp_path):
 def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
     """Views, evaluation batches, distances and representations in small pieces: equal models; equal labels, all numbers but for rounding."""
     monkeypatch.chdir(work)
-    for room, name, value in ((augment, "CHUNK_PIXELS", 7 * 64), (evaluation, "CACHED_PIXELS", 5 * 64), (metrics, "CHUNK_BYTES", 3 * 4 * 60),
-                              (results, "HIDDEN_BYTES", 1)):
+    for room, name, value in (
+        (augment, "CHUNK_PIXELS", 7 * 64),
+        (evaluation, "CACHED_PIXELS", 5 * 64),
+        (metrics, "CHUNK_BYTES", 3 * 4 * 60),
+        (results, "HIDDEN_BYTES", 1),
+    ):
         assert getattr(room, name) > value
         monkeypatch.setattr(room, name, value)
     threads = torch.get_num_threads()
@@ -87,10 +118,15 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
             assert found[name] == expected, name
         elif name.endswith(".npz"):
             for key, values in expected.items():
-                assert found[name][key] == values or np.allclose(array(*found[name][key]), array(*values), rtol=1e-4, atol=1e-6, equal_nan=True), key
+                assert found[name][key] == values or np.allclose(
+                    array(*found[name][key]), array(*values), rtol=1e-4, atol=1e-6, equal_nan=True
+                ), key
         elif name.endswith(".csv"):
             for row, expected_row in zip(rows(found[name]), rows(expected), strict=True):
-                assert all(row[key] == value or float(row[key]) == pytest.approx(float(value), rel=1e-4) for key, value in expected_row.items())
+                assert all(
+                    row[key] == value or float(row[key]) == pytest.approx(float(value), rel=1e-4)
+                    for key, value in expected_row.items()
+                )
 
 
 def array(content, kind, shape):
@@ -105,8 +141,13 @@ def rows(table):
 def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, workers):
     for script in STAGES:
         [said] = finish(start(script, *FLAGS[script], "--threads", 1, "--workers", workers, cwd=work))
-        assert f"{min(workers, 3) if 'pie' not in script and 'depth' not in script else workers} workers of 1 threads" in said
-        assert said.count("mean test accuracy") == (2 if "finetune" in script else 0), "what follows the shared work is done once"
+        assert (
+            f"{min(workers, 3) if 'pie' not in script and 'depth' not in script else workers} workers of 1 threads"
+            in said
+        )
+        assert said.count("mean test accuracy") == (2 if "finetune" in script else 0), (
+            "what follows the shared work is done once"
+        )
         assert said.count("all columns:") == (1 if "pie" in script or "depth" in script else 0)
     assert contents(work) == alone
     assert not list(work.rglob("*.lock"))
@@ -115,11 +156,26 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, worker
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work, ranks):
     for script in STAGES[:3]:
-        said = finish(*(start(script, *FLAGS[script], "--threads", 1, cwd=work, RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
-                        for rank in range(ranks)))
+        said = finish(
+            *(
+                start(
+                    script,
+                    *FLAGS[script],
+                    "--threads",
+                    1,
+                    cwd=work,
+                    RANK=str(rank),
+                    WORLD_SIZE=str(ranks),
+                    LOCAL_RANK=str(rank),
+                )
+                for rank in range(ranks)
+            )
+        )
         if script == "sup_training":
             for model_id in range(3):
-                assert sum(f"supervised id {model_id}: 2 epochs" in out for out in said) == 1, "each is trained once"
+                assert sum(f"supervised id {model_id}: 2 epochs" in out for out in said) == 1, (
+                    "each is trained once"
+                )
     for script in STAGES[3:]:
         finish(*(start(script, *FLAGS[script], "--threads", 1, cwd=work) for _ in range(ranks)))
     assert contents(work) == alone
@@ -150,7 +206,9 @@ def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
             print(held, flush=True)
             sys.stdin.read()
     """)
-    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert owner.stdout.readline() == "True\n"
     with sharing.claim(path, wait=False) as held:
         assert not held
@@ -172,6 +230,7 @@ def test_who_waited_for_a_lock_file_that_is_gone_claims_the_new_one(tmp_path, mo
         if not seen:
             (tmp_path / ".model.pt.lock").unlink()
         seen.append(os.fstat(lock.fileno()).st_ino)
+
     monkeypatch.setattr(sharing.fcntl, "flock", remove_first)
     with sharing.claim(path, wait=True) as held:
         assert held and len(seen) == 2
@@ -191,7 +250,21 @@ def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(wo
     flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--threads", 1]
     assert main("sup_training", *flags, "--index_end", 0) == 0
     capsys.readouterr()
-    assert main("sup_training", *flags, "--index_start", 1, "--index_end", 2, "--learning_rate", 1e30, "--workers", 2) == 2
+    assert (
+        main(
+            "sup_training",
+            *flags,
+            "--index_start",
+            1,
+            "--index_end",
+            2,
+            "--learning_rate",
+            1e30,
+            "--workers",
+            2,
+        )
+        == 2
+    )
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "worker 0 of 2 ended with status 2" in shown and "diverged" in shown
     assert len(list(work.rglob("*.pt"))) == 1
@@ -204,7 +277,9 @@ def test_what_is_in_the_way_is_refused_before_any_worker_starts(work, monkeypatc
     capsys.readouterr()
     assert main("sup_training", *flags, "--learning_rate", 0.01, "--workers", 2) == 2
     shown = capsys.readouterr()
-    assert "made with other settings" in shown.err and shown.err.count("\n") == 1 and "workers" not in shown.out
+    assert (
+        "made with other settings" in shown.err and shown.err.count("\n") == 1 and "workers" not in shown.out
+    )
 
 
 def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work):
@@ -213,7 +288,9 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
 
     monkeypatch.chdir(work)
     chosen = []
-    monkeypatch.setattr(process, "select_device", lambda device: chosen.append(device) or study.torch.device("cpu"))
+    monkeypatch.setattr(
+        process, "select_device", lambda device: chosen.append(device) or study.torch.device("cpu")
+    )
     monkeypatch.setenv("LOCAL_RANK", "3")
     for flags in ([], ["--cuda_device", "1"]):
         next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))

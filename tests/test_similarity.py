@@ -45,26 +45,38 @@ def test_intersections_equal_those_of_sets_in_every_layer(sizes):
     assert found.shape == (5, 5, len(sizes)) and found.dtype == np.float64
     for layer, (start, size) in enumerate(zip(np.cumsum([0, *sizes]), sizes)):
         for one, other in itertools.product(range(5), repeat=2):
-            assert found[one, other, layer] == len(kept_of(masks[one], start, start + size) & kept_of(masks[other], start, start + size))
+            assert found[one, other, layer] == len(
+                kept_of(masks[one], start, start + size) & kept_of(masks[other], start, start + size)
+            )
 
 
 def test_intersections_of_large_layers_are_exact():
     masks = np.ones((2, 3_000_001), dtype=bool)
     masks[1, 17] = False
-    assert similarity.mask_intersections(masks, [3_000_000, 1])[..., 0].tolist() == [[3_000_000, 2_999_999], [2_999_999, 2_999_999]]
+    assert similarity.mask_intersections(masks, [3_000_000, 1])[..., 0].tolist() == [
+        [3_000_000, 2_999_999],
+        [2_999_999, 2_999_999],
+    ]
 
 
 def test_jaccard_equals_that_of_sets_and_is_not_defined_for_empty_ones():
     sets = [set(), {1}, {1, 2, 3}, {4}, {2, 3, 4, 5}, set(range(10))]
     for one, other in itertools.product(sets, repeat=2):
-        found = similarity.jaccard(np.array(float(len(one & other))), np.array(float(len(one))), np.array(float(len(other))))
+        found = similarity.jaccard(
+            np.array(float(len(one & other))), np.array(float(len(one))), np.array(float(len(other)))
+        )
         assert found == pytest.approx(slow_jaccard(one, other), nan_ok=True)
 
 
 @pytest.mark.parametrize("one, other", [(0.5, 0.5), (0.05, 0.05), (0.1, 0.7), (1.0, 0.3), (1.0, 1.0)])
 def test_chance_jaccard_is_that_of_large_random_masks(one, other):
     rng = np.random.default_rng(0)
-    simulated = slow_jaccard(*(set(np.flatnonzero(rng.permutation(200_000) < density * 200_000).tolist()) for density in (one, other)))
+    simulated = slow_jaccard(
+        *(
+            set(np.flatnonzero(rng.permutation(200_000) < density * 200_000).tolist())
+            for density in (one, other)
+        )
+    )
     assert similarity.chance_jaccard(np.array(one), np.array(other)) == pytest.approx(simulated, abs=0.004)
     if one == other:
         assert similarity.chance_jaccard(np.array(one), np.array(other)) == pytest.approx(one / (2 - one))
@@ -83,10 +95,27 @@ def slow_mask_similarity(masks, sizes, groups, seeds, one, other):
     for a, b in itertools.product(firsts, seconds):
         if a != b:
             pairs[bool(seeds[a] == seeds[b])].append((a, b))
-    same, different = ([mean_or_nan(defined([slow_jaccard(kept_of(masks[a], *bound), kept_of(masks[b], *bound)) for a, b in pairs[alike]]))
-                        for bound in bounds] for alike in (True, False))
-    density = [[mean_or_nan([len(kept_of(masks[m], *bound)) / (bound[1] - bound[0]) for m in members]) for bound in bounds]
-               for members in (firsts, seconds)]
+    same, different = (
+        [
+            mean_or_nan(
+                defined(
+                    [
+                        slow_jaccard(kept_of(masks[a], *bound), kept_of(masks[b], *bound))
+                        for a, b in pairs[alike]
+                    ]
+                )
+            )
+            for bound in bounds
+        ]
+        for alike in (True, False)
+    )
+    density = [
+        [
+            mean_or_nan([len(kept_of(masks[m], *bound)) / (bound[1] - bound[0]) for m in members])
+            for bound in bounds
+        ]
+        for members in (firsts, seconds)
+    ]
     chance = [d * e / (d + e - d * e) if d + e else math.nan for d, e in zip(*density)]
     both = sum(size * d * e for size, d, e in zip(sizes, *density))
     either = sum(size * (d + e - d * e) for size, d, e in zip(sizes, *density))
@@ -98,27 +127,44 @@ def check_mask_similarity(masks, sizes, groups, seeds):
     found = similarity.mask_similarity(masks, sizes, groups, seeds)
     count = groups.max() + 1
     assert found.same.shape == found.different.shape == found.chance.shape == (count, count, len(sizes) + 1)
-    assert found.chance_by_layer.shape == found.same_pairs.shape == found.different_pairs.shape == (count, count)
+    assert (
+        found.chance_by_layer.shape == found.same_pairs.shape == found.different_pairs.shape == (count, count)
+    )
     for one, other in itertools.product(range(count), repeat=2):
-        same, different, chance, by_layer, same_pairs, different_pairs = slow_mask_similarity(masks, sizes, groups, seeds, one, other)
+        same, different, chance, by_layer, same_pairs, different_pairs = slow_mask_similarity(
+            masks, sizes, groups, seeds, one, other
+        )
         np.testing.assert_allclose(found.same[one, other], same, rtol=1e-12)
         np.testing.assert_allclose(found.different[one, other], different, rtol=1e-12)
         np.testing.assert_allclose(found.chance[one, other], chance, rtol=1e-12)
         assert found.chance_by_layer[one, other] == pytest.approx(by_layer)
-        assert (found.same_pairs[one, other], found.different_pairs[one, other]) == (same_pairs, different_pairs)
+        assert (found.same_pairs[one, other], found.different_pairs[one, other]) == (
+            same_pairs,
+            different_pairs,
+        )
     return found
 
 
 def test_mask_similarities_equal_loops_over_all_pairs_of_networks():
-    found = check_mask_similarity(random_masks(9, 60, seed=0), [30, 20, 10], [0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 1, 2] * 3)
-    assert found.same_pairs.tolist() == [[0, 3, 3], [3, 0, 3], [3, 3, 0]] and (found.different_pairs == 6).all()
+    found = check_mask_similarity(
+        random_masks(9, 60, seed=0), [30, 20, 10], [0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 1, 2] * 3
+    )
+    assert (
+        found.same_pairs.tolist() == [[0, 3, 3], [3, 0, 3], [3, 3, 0]] and (found.different_pairs == 6).all()
+    )
     assert np.isnan(np.einsum("ggl->gl", found.same)).all(), "a network is no pair with itself"
 
 
 def test_mask_similarities_of_groups_of_different_sizes_and_seeds_equal_loops():
-    found = check_mask_similarity(random_masks(7, 50, seed=1), [25, 25], [2, 0, 0, 1, 2, 0, 2], [5, 0, 1, 0, 6, 2, 1])
-    assert found.different_pairs[1, 1] == found.same_pairs[1, 1] == 0 and np.isnan(found.different[1, 1]).all()
-    assert found.same_pairs[1, 2] == 0 and np.isnan(found.same[1, 2]).all() and found.different_pairs[1, 2] == 3
+    found = check_mask_similarity(
+        random_masks(7, 50, seed=1), [25, 25], [2, 0, 0, 1, 2, 0, 2], [5, 0, 1, 0, 6, 2, 1]
+    )
+    assert (
+        found.different_pairs[1, 1] == found.same_pairs[1, 1] == 0 and np.isnan(found.different[1, 1]).all()
+    )
+    assert (
+        found.same_pairs[1, 2] == 0 and np.isnan(found.same[1, 2]).all() and found.different_pairs[1, 2] == 3
+    )
     assert found.same_pairs[0, 2] == 1 and found.different_pairs[0, 2] == 8
 
 
@@ -134,8 +180,14 @@ def test_the_same_seed_twice_in_a_group_is_a_pair_of_the_same_seed():
 
 def test_equal_masks_have_similarity_one_and_disjoint_ones_zero():
     mask = np.arange(20) % 2 == 0
-    found = similarity.mask_similarity(np.stack([mask, mask, ~mask, ~mask]), [12, 8], np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
-    assert (found.different[0, 0] == 1).all() and (found.different[0, 1] == 0).all() and (found.same[0, 1] == 0).all()
+    found = similarity.mask_similarity(
+        np.stack([mask, mask, ~mask, ~mask]), [12, 8], np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    )
+    assert (
+        (found.different[0, 0] == 1).all()
+        and (found.different[0, 1] == 0).all()
+        and (found.same[0, 1] == 0).all()
+    )
 
 
 def test_a_layer_of_which_one_group_keeps_nothing_says_nothing_about_that_group_only():
@@ -158,20 +210,34 @@ def test_pairs_of_networks_that_both_keep_nothing_of_a_layer_do_not_count_in_its
 def test_random_masks_are_as_alike_as_chance_says():
     rng = np.random.default_rng(5)
     sizes, densities = [40_000, 20_000], [(0.05, 0.6), (0.5, 0.3)]
-    masks = np.stack([np.concatenate([rng.random(size) < density for size, density in zip(sizes, densities[m // 2])]) for m in range(4)])
+    masks = np.stack(
+        [
+            np.concatenate([rng.random(size) < density for size, density in zip(sizes, densities[m // 2])])
+            for m in range(4)
+        ]
+    )
     found = similarity.mask_similarity(masks, sizes, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     np.testing.assert_allclose(found.different[..., :2], found.chance[..., :2], atol=0.01)
     np.testing.assert_allclose(found.different[..., 2], found.chance_by_layer, atol=0.01)
-    assert abs(found.different[0, 0, 2] - found.chance[0, 0, 2]) > 0.1, "densities of layers differ, so chance over all layers is another number"
+    assert abs(found.different[0, 0, 2] - found.chance[0, 0, 2]) > 0.1, (
+        "densities of layers differ, so chance over all layers is another number"
+    )
 
 
 def test_shares_of_zero_filters_and_channels_equal_loops():
     rng = np.random.default_rng(0)
     for density in (0.02, 0.1, 0.5):
         mask = rng.random((6, 5, 3, 2)) < density
-        filters = [not any(mask[f, c, y, x] for c in range(5) for y in range(3) for x in range(2)) for f in range(6)]
-        channels = [not any(mask[f, c, y, x] for f in range(6) for y in range(3) for x in range(2)) for c in range(5)]
-        assert similarity.zero_shares(mask) == (pytest.approx(sum(filters) / 6), pytest.approx(sum(channels) / 5))
+        filters = [
+            not any(mask[f, c, y, x] for c in range(5) for y in range(3) for x in range(2)) for f in range(6)
+        ]
+        channels = [
+            not any(mask[f, c, y, x] for f in range(6) for y in range(3) for x in range(2)) for c in range(5)
+        ]
+        assert similarity.zero_shares(mask) == (
+            pytest.approx(sum(filters) / 6),
+            pytest.approx(sum(channels) / 5),
+        )
 
 
 def test_shares_of_zero_filters_and_channels_of_hand_made_masks():
@@ -184,15 +250,27 @@ def test_shares_of_zero_filters_and_channels_of_hand_made_masks():
     assert similarity.zero_shares(np.zeros((4, 2, 3, 3), dtype=bool)) == (1, 1)
 
 
-@pytest.mark.parametrize("size, zeros, part", [(10, 5, 2), (432, 400, 27), (36_864, 35_000, 576), (589_824, 560_333, 1152), (20, 19, 1),
-                                               (20, 20, 5), (12, 4, 4)])
+@pytest.mark.parametrize(
+    "size, zeros, part",
+    [
+        (10, 5, 2),
+        (432, 400, 27),
+        (36_864, 35_000, 576),
+        (589_824, 560_333, 1152),
+        (20, 19, 1),
+        (20, 20, 5),
+        (12, 4, 4),
+    ],
+)
 def test_chance_of_a_zero_part_is_hypergeometric(size, zeros, part):
     expected = scipy.stats.hypergeom(size, zeros, part).pmf(part)
     assert similarity.chance_zero_share(size, zeros, part) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("size, zeros, part, expected", [(20, 4, 5, 0), (20, 0, 1, 0), (20, 20, 5, 1), (20, 20, 20, 1), (20, 19, 20, 0),
-                                                         (20, 7, 1, 0.35)])
+@pytest.mark.parametrize(
+    "size, zeros, part, expected",
+    [(20, 4, 5, 0), (20, 0, 1, 0), (20, 20, 5, 1), (20, 20, 20, 1), (20, 19, 20, 0), (20, 7, 1, 0.35)],
+)
 def test_chance_of_a_zero_part_at_its_ends(size, zeros, part, expected):
     assert similarity.chance_zero_share(size, zeros, part) == pytest.approx(expected)
 
@@ -200,7 +278,9 @@ def test_chance_of_a_zero_part_at_its_ends(size, zeros, part, expected):
 def test_chance_of_zero_filters_is_that_of_shuffled_masks():
     rng = np.random.default_rng(0)
     mask = np.arange(6 * 2 * 2) >= 17
-    simulated = np.mean([similarity.zero_shares(rng.permutation(mask).reshape(6, 2, 2, 1)) for _ in range(4000)], axis=0)
+    simulated = np.mean(
+        [similarity.zero_shares(rng.permutation(mask).reshape(6, 2, 2, 1)) for _ in range(4000)], axis=0
+    )
     assert similarity.chance_zero_share(24, 17, 4) == pytest.approx(simulated[0], abs=0.01)
     assert similarity.chance_zero_share(24, 17, 12) == pytest.approx(simulated[1], abs=0.005)
 
@@ -213,7 +293,9 @@ def test_the_expected_jaccard_is_the_mean_over_all_sets(total):
     for one, other in itertools.product(range(total + 1), repeat=2):
         fixed = set(range(one))
         values = [slow_jaccard(fixed, set(chosen)) for chosen in itertools.combinations(range(total), other)]
-        assert similarity.expected_jaccard(one, other, total) == pytest.approx(sum(values) / len(values), rel=1e-9, nan_ok=True)
+        assert similarity.expected_jaccard(one, other, total) == pytest.approx(
+            sum(values) / len(values), rel=1e-9, nan_ok=True
+        )
 
 
 def test_the_expected_jaccard_at_its_ends():
@@ -224,7 +306,9 @@ def test_the_expected_jaccard_at_its_ends():
 
 
 def test_the_expected_jaccard_of_many_images_is_near_that_of_large_random_sets():
-    assert similarity.expected_jaccard(3000, 500, 10_000) == pytest.approx(float(similarity.chance_jaccard(np.array(0.3), np.array(0.05))), rel=1e-3)
+    assert similarity.expected_jaccard(3000, 500, 10_000) == pytest.approx(
+        float(similarity.chance_jaccard(np.array(0.3), np.array(0.05))), rel=1e-3
+    )
     distribution = scipy.stats.hypergeom(10_000, 3000, 500)
     expected = sum(distribution.pmf(k) * k / (3500 - k) for k in range(501))
     assert similarity.expected_jaccard(3000, 500, 10_000) == pytest.approx(expected, rel=1e-7)
@@ -237,18 +321,28 @@ def check_pie_overlap(is_pie):
     assert found["size"].tolist() == [len(one) for one in sets]
     for i, one in enumerate(sets):
         others = set().union(*(other for j, other in enumerate(sets) if j != i))
-        assert found["unique"][i] == pytest.approx(len(one - others) / len(one) if one else math.nan, nan_ok=True)
+        assert found["unique"][i] == pytest.approx(
+            len(one - others) / len(one) if one else math.nan, nan_ok=True
+        )
         free = math.prod(1 - len(other) / images for j, other in enumerate(sets) if j != i)
         assert found["chance_unique"][i] == pytest.approx(free if one else math.nan, nan_ok=True)
         for j, other in enumerate(sets):
             assert found["jaccard"][i, j] == pytest.approx(slow_jaccard(one, other), nan_ok=True)
-            assert found["chance_jaccard"][i, j] == pytest.approx(similarity.expected_jaccard(len(one), len(other), images), nan_ok=True)
-            assert found["unique_pair"][i, j] == pytest.approx(len(one - other) / len(one) if one else math.nan, nan_ok=True)
-            assert found["chance_unique_pair"][i, j] == pytest.approx(1 - len(other) / images if one else math.nan, nan_ok=True)
+            assert found["chance_jaccard"][i, j] == pytest.approx(
+                similarity.expected_jaccard(len(one), len(other), images), nan_ok=True
+            )
+            assert found["unique_pair"][i, j] == pytest.approx(
+                len(one - other) / len(one) if one else math.nan, nan_ok=True
+            )
+            assert found["chance_unique_pair"][i, j] == pytest.approx(
+                1 - len(other) / images if one else math.nan, nan_ok=True
+            )
     return found
 
 
-@pytest.mark.parametrize("shares", [(0.1, 0.3, 0.5, 0.05), (0.2, 0.2), (0.4,), (0.0, 0.3, 0.0), (1.0, 0.5, 0.0), (0.0,)])
+@pytest.mark.parametrize(
+    "shares", [(0.1, 0.3, 0.5, 0.05), (0.2, 0.2), (0.4,), (0.0, 0.3, 0.0), (1.0, 0.5, 0.0), (0.0,)]
+)
 def test_overlaps_of_pie_sets_equal_those_of_python_sets(shares):
     rng = np.random.default_rng(len(shares))
     check_pie_overlap(np.stack([rng.random(80) < share for share in shares]))
@@ -257,8 +351,16 @@ def test_overlaps_of_pie_sets_equal_those_of_python_sets(shares):
 def test_overlaps_of_hand_made_pie_sets():
     is_pie = np.array([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 0, 0]], dtype=bool)
     found = check_pie_overlap(is_pie)
-    assert found["jaccard"][0, 1] == 0.4 and found["jaccard"][2, 0] == 0.25 and (found["jaccard"].diagonal() == 1).all()
-    assert found["unique"].tolist() == [0.5, pytest.approx(1 / 3), 0] and found["unique_pair"][0, 2] == 0.75 and found["unique_pair"][2, 0] == 0
+    assert (
+        found["jaccard"][0, 1] == 0.4
+        and found["jaccard"][2, 0] == 0.25
+        and (found["jaccard"].diagonal() == 1).all()
+    )
+    assert (
+        found["unique"].tolist() == [0.5, pytest.approx(1 / 3), 0]
+        and found["unique_pair"][0, 2] == 0.75
+        and found["unique_pair"][2, 0] == 0
+    )
     assert found["chance_unique"][0] == pytest.approx(0.5 * 5 / 6)
 
 
@@ -278,7 +380,12 @@ def test_overlaps_by_chance_are_those_of_random_sets():
         unique = len(sets[0] - sets[1] - sets[2]) / 5, len(sets[2] - sets[0] - sets[1]) / 20
         found.append([slow_jaccard(sets[0], sets[1]), len(sets[1] - sets[2]) / 12, *unique])
     chance = similarity.pie_overlap(is_pie)
-    expected = [chance["chance_jaccard"][0, 1], chance["chance_unique_pair"][1, 2], chance["chance_unique"][0], chance["chance_unique"][2]]
+    expected = [
+        chance["chance_jaccard"][0, 1],
+        chance["chance_unique_pair"][1, 2],
+        chance["chance_unique"][0],
+        chance["chance_unique"][2],
+    ]
     np.testing.assert_allclose(np.mean(found, axis=0), expected, atol=0.01)
 
 
@@ -294,7 +401,9 @@ def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(gr
     found = similarity.common_and_unique_pies(is_pie, labels, 7)
     assert found.tolist() == [[count[label] for label in range(7)] for count in counts]
     for label in range(7):
-        assert found[:, label].sum() == len([image for image in range(200) if labels[image] == label and any(is_pie[:, image])])
+        assert found[:, label].sum() == len(
+            [image for image in range(200) if labels[image] == label and any(is_pie[:, image])]
+        )
 
 
 # Recalls
@@ -325,7 +434,9 @@ def test_recalls_of_hand_made_predictions():
     assert found.tolist() == [[1, 1], [0.5, 0]]
 
 
-@pytest.mark.parametrize("degrees", [1, 1.01, 1.37, 1.5, 2, 2.3, 2.999, 3, 3.7, 4, 5.5, 7.2, 10, 17.9, 29, 58, 99.5, 300.3, 1000])
+@pytest.mark.parametrize(
+    "degrees", [1, 1.01, 1.37, 1.5, 2, 2.3, 2.999, 3, 3.7, 4, 5.5, 7.2, 10, 17.9, 29, 58, 99.5, 300.3, 1000]
+)
 def test_p_values_of_students_t_equal_scipys(degrees):
     t = np.concatenate([[0, 1e-6, 1e-3], np.linspace(0.01, 40, 200)])
     expected = 2 * scipy.stats.t.sf(t, degrees)
@@ -342,7 +453,10 @@ def test_p_values_of_students_t_keep_their_shape():
 @pytest.mark.parametrize("rows, other_rows", [(2, 2), (2, 9), (5, 5), (30, 30), (30, 3)])
 def test_welchs_test_equals_scipys(rows, other_rows):
     rng = np.random.default_rng(rows)
-    one, other = rng.normal(0.9, 0.01, (rows, 12)), rng.normal(np.linspace(0.85, 0.95, 12), np.linspace(0.001, 0.05, 12), (other_rows, 12))
+    one, other = (
+        rng.normal(0.9, 0.01, (rows, 12)),
+        rng.normal(np.linspace(0.85, 0.95, 12), np.linspace(0.001, 0.05, 12), (other_rows, 12)),
+    )
     expected = scipy.stats.ttest_ind(one, other, equal_var=False).pvalue
     np.testing.assert_allclose(similarity.welch_test(one, other), expected, rtol=1e-8)
 
@@ -407,7 +521,9 @@ def slow_holm(p):
     known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     corrected = [math.nan] * len(p)
     for rank, (_, index) in enumerate(known):
-        corrected[index] = max(min(1.0, (len(known) - before) * known[before][0]) for before in range(rank + 1))
+        corrected[index] = max(
+            min(1.0, (len(known) - before) * known[before][0]) for before in range(rank + 1)
+        )
     return corrected
 
 
@@ -415,7 +531,9 @@ def test_holms_correction_of_a_hand_computed_example():
     np.testing.assert_allclose(similarity.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(similarity.holm(np.array([0.6, np.nan, 0.5])), [1, np.nan, 1])
     np.testing.assert_allclose(similarity.holm(np.array([0.03])), [0.03])
-    assert np.isnan(similarity.holm(np.array([np.nan, np.nan]))).all() and similarity.holm(np.array([])).shape == (0,)
+    assert np.isnan(similarity.holm(np.array([np.nan, np.nan]))).all() and similarity.holm(
+        np.array([])
+    ).shape == (0,)
 
 
 def test_holms_correction_equals_a_slow_one_is_monotone_and_never_lowers_p():
@@ -442,14 +560,24 @@ def test_holms_correction_bounds_false_alarms_over_all_tests():
 def slow_comparison(dense, dense_accuracy, dense_ids, pruned, pruned_accuracy, pruned_ids):
     """Class by class (difference, welch_p, paired_p): relative recalls in lists, tests by scipy."""
     rows = []
-    dense_mean, pruned_mean = (sum(values) / len(values) for values in (dense_accuracy.tolist(), pruned_accuracy.tolist()))
+    dense_mean, pruned_mean = (
+        sum(values) / len(values) for values in (dense_accuracy.tolist(), pruned_accuracy.tolist())
+    )
     for c in range(dense.shape[1]):
         before = {i: recall - dense_mean for i, recall in zip(dense_ids.tolist(), dense[:, c].tolist())}
         after = {i: recall - pruned_mean for i, recall in zip(pruned_ids.tolist(), pruned[:, c].tolist())}
         shared = [i for i in pruned_ids.tolist() if i in dense_ids.tolist()]
-        means = [sum(accuracy.tolist()[ids.tolist().index(i)] for i in shared) / max(len(shared), 1) for accuracy, ids in (
-            (pruned_accuracy, pruned_ids), (dense_accuracy, dense_ids))]
-        pairs = [(pruned[pruned_ids.tolist().index(i), c] - means[0], dense[dense_ids.tolist().index(i), c] - means[1]) for i in shared]
+        means = [
+            sum(accuracy.tolist()[ids.tolist().index(i)] for i in shared) / max(len(shared), 1)
+            for accuracy, ids in ((pruned_accuracy, pruned_ids), (dense_accuracy, dense_ids))
+        ]
+        pairs = [
+            (
+                pruned[pruned_ids.tolist().index(i), c] - means[0],
+                dense[dense_ids.tolist().index(i), c] - means[1],
+            )
+            for i in shared
+        ]
         difference = sum(after.values()) / len(after) - sum(before.values()) / len(before)
         welch = scipy.stats.ttest_ind([*after.values()], [*before.values()], equal_var=False).pvalue
         paired = scipy.stats.ttest_rel(*zip(*pairs)).pvalue if len(pairs) > 1 else math.nan
@@ -459,12 +587,28 @@ def slow_comparison(dense, dense_accuracy, dense_ids, pruned, pruned_accuracy, p
 
 def recall_arguments(dense_ids, pruned_ids, classes=5, seed=0):
     rng = np.random.default_rng(seed)
-    return [part for ids, shift in ((dense_ids, 0), (pruned_ids, 0.1)) for part in (
-        rng.uniform(0.6, 0.9, (len(ids), classes)) - shift, rng.uniform(0.6, 0.9, len(ids)) - shift, np.array(ids))]
+    return [
+        part
+        for ids, shift in ((dense_ids, 0), (pruned_ids, 0.1))
+        for part in (
+            rng.uniform(0.6, 0.9, (len(ids), classes)) - shift,
+            rng.uniform(0.6, 0.9, len(ids)) - shift,
+            np.array(ids),
+        )
+    ]
 
 
-@pytest.mark.parametrize("dense_ids, pruned_ids, shared", [([0, 1, 2], [0, 1, 2], 3), ([3, 0, 2, 1], [1, 2, 3, 0], 4), ([0, 1, 2, 3, 4], [7, 4, 2], 2),
-                                                           ([5, 9, 1], [1, 5, 2, 9, 0, 8], 3), ([0, 1, 2], [3, 4, 2], 1), ([0, 1], [2, 3, 4], 0)])
+@pytest.mark.parametrize(
+    "dense_ids, pruned_ids, shared",
+    [
+        ([0, 1, 2], [0, 1, 2], 3),
+        ([3, 0, 2, 1], [1, 2, 3, 0], 4),
+        ([0, 1, 2, 3, 4], [7, 4, 2], 2),
+        ([5, 9, 1], [1, 5, 2, 9, 0, 8], 3),
+        ([0, 1, 2], [3, 4, 2], 1),
+        ([0, 1], [2, 3, 4], 0),
+    ],
+)
 def test_comparisons_of_recalls_equal_loops_over_classes_and_shared_ids(dense_ids, pruned_ids, shared):
     arguments = recall_arguments(dense_ids, pruned_ids)
     found = similarity.compare_recalls(*arguments)

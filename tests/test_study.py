@@ -28,7 +28,13 @@ kept = next(study.open_studies("sup_training", sup_training.build_parser().parse
 @pytest.mark.parametrize("before", ["kept = process.keep_freed_memory()", OPEN.format(flags=SMALL)])
 def test_memory_of_large_freed_tensors_is_used_again(digits_on_disk, before):
     code = PAGE_FAULTS.format(root=str(ROOT), before=before)
-    done = subprocess.run([sys.executable, "-c", code], cwd=digits_on_disk, env={"CUDA_VISIBLE_DEVICES": "", "PATH": ""}, text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=digits_on_disk,
+        env={"CUDA_VISIBLE_DEVICES": "", "PATH": ""},
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     kept, faults = done.stdout.split()[-2:]
     if kept == "False":

@@ -18,7 +18,10 @@ def slow_modal(votes):
 
 
 def slow_labels(predictions, sets):
-    return [[slow_modal(predictions[np.flatnonzero(kept), image]) for image in range(predictions.shape[1])] for kept in sets]
+    return [
+        [slow_modal(predictions[np.flatnonzero(kept), image]) for image in range(predictions.shape[1])]
+        for kept in sets
+    ]
 
 
 # Modal labels of many sets
@@ -36,13 +39,20 @@ def test_modal_labels_of_all_leave_two_out_sets_equal_slow_votes(classes):
 def test_a_tie_goes_to_the_smallest_class_in_every_set():
     predictions = np.array([[3, 2, 0], [3, 0, 0], [1, 2, 2], [1, 0, 2]])
     sets = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 0]], bool)
-    assert uncertainty.modal_labels_of_sets(predictions, sets, 4).tolist() == [[1, 0, 0], [3, 2, 0], [1, 0, 2], [1, 2, 0]]
+    assert uncertainty.modal_labels_of_sets(predictions, sets, 4).tolist() == [
+        [1, 0, 0],
+        [3, 2, 0],
+        [1, 0, 2],
+        [1, 2, 0],
+    ]
 
 
-@pytest.mark.parametrize("votes_at_once", [1, 14, 15, 16, 15 * 7 - 1, 15 * 7, 15 * 7 + 1, 15 * 20, 10 ** 6])
+@pytest.mark.parametrize("votes_at_once", [1, 14, 15, 16, 15 * 7 - 1, 15 * 7, 15 * 7 + 1, 15 * 20, 10**6])
 def test_chunks_of_images_do_not_change_the_labels(votes_at_once, monkeypatch):
     predictions, sets = np.random.default_rng(0).integers(0, 3, (6, 20)), uncertainty.leave_two_out(6)
-    monkeypatch.setattr(uncertainty, "CHUNK", votes_at_once)  # 15 sets: 1 to 20 images at once, and more than there are
+    monkeypatch.setattr(
+        uncertainty, "CHUNK", votes_at_once
+    )  # 15 sets: 1 to 20 images at once, and more than there are
     assert uncertainty.modal_labels_of_sets(predictions, sets, 3).tolist() == slow_labels(predictions, sets)
 
 
@@ -59,7 +69,9 @@ def test_modal_labels_of_all_networks_are_those_that_pies_are_found_with():
 def test_every_pair_of_seeds_is_left_out_once(seeds):
     kept = uncertainty.leave_two_out(seeds)
     assert kept.dtype == bool and kept.shape == (seeds * (seeds - 1) // 2, seeds)
-    assert sorted(tuple(np.flatnonzero(~row)) for row in kept) == list(itertools.combinations(range(seeds), 2))
+    assert sorted(tuple(np.flatnonzero(~row)) for row in kept) == list(
+        itertools.combinations(range(seeds), 2)
+    )
 
 
 @pytest.mark.parametrize("seeds", [2, 6, 7, 29, 30])
@@ -72,7 +84,9 @@ def test_halves_are_disjoint_and_of_equal_size_and_the_same_every_time(seeds):
     assert (one == again[0]).all() and (other == again[1]).all()
     assert len({tuple(row) for row in one}) > (1 if seeds == 2 else 10), "splits differ"
     if seeds == 7:
-        assert {int(np.flatnonzero(~row)[0]) for row in one | other} == set(range(7)), "every seed is left out now and then"
+        assert {int(np.flatnonzero(~row)[0]) for row in one | other} == set(range(7)), (
+            "every seed is left out now and then"
+        )
 
 
 @pytest.mark.parametrize("against_dense", [False, True])
@@ -82,8 +96,13 @@ def test_pies_of_splits_equal_a_slow_loop(against_dense):
     found = uncertainty.split_pies(dense, None if against_dense else pruned, 3, splits=12)
     expected = []
     for one, other in zip(*uncertainty.random_halves(9, 12)):
-        halves = [source[[seed for seed in range(9) if half[seed]]] for source, half in ((dense, one), (dense if against_dense else pruned, other))]
-        expected.append([slow_modal(halves[0][:, image]) != slow_modal(halves[1][:, image]) for image in range(40)])
+        halves = [
+            source[[seed for seed in range(9) if half[seed]]]
+            for source, half in ((dense, one), (dense if against_dense else pruned, other))
+        ]
+        expected.append(
+            [slow_modal(halves[0][:, image]) != slow_modal(halves[1][:, image]) for image in range(40)]
+        )
     assert found.dtype == bool and found.tolist() == expected and 0 < found.mean() < 1
 
 
@@ -101,7 +120,9 @@ def test_a_jackknife_interval_equals_its_formula(seeds, t):
     replicates = np.random.default_rng(seeds).normal(20, 5, (seeds * (seeds - 1) // 2, 3))
     low, high = uncertainty.jackknife_interval(np.array([20.0, 0.0, -3.0]), replicates, seeds)
     for column, value in enumerate((20.0, 0.0, -3.0)):
-        assert (low[column], high[column]) == pytest.approx(slow_jackknife(value, replicates[:, column].tolist(), seeds, t), abs=1e-5)
+        assert (low[column], high[column]) == pytest.approx(
+            slow_jackknife(value, replicates[:, column].tolist(), seeds, t), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("seeds", [6, 7, 30])
@@ -110,7 +131,10 @@ def test_for_a_mean_the_jackknife_gives_the_classical_interval(seeds):
     replicates = np.array([values[kept].mean() for kept in uncertainty.leave_two_out(seeds)])
     half = uncertainty.student_t_quantile(seeds - 1) * values.std(ddof=1) / math.sqrt(seeds)
     low, high = uncertainty.jackknife_interval(np.array(values.mean()), replicates, seeds)
-    assert (low, high) == (pytest.approx(values.mean() - half, rel=1e-12), pytest.approx(values.mean() + half, rel=1e-12))
+    assert (low, high) == (
+        pytest.approx(values.mean() - half, rel=1e-12),
+        pytest.approx(values.mean() + half, rel=1e-12),
+    )
 
 
 def test_fewer_than_six_seeds_have_no_interval():
@@ -130,7 +154,10 @@ def test_a_replicate_without_a_value_leaves_its_statistic_without_an_interval():
     assert np.isnan(low).tolist() == np.isnan(high).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("degrees, expected", [(1, 12.706205), (2, 4.302653), (5, 2.570582), (9, 2.262157), (29, 2.045230), (1000, 1.962339)])
+@pytest.mark.parametrize(
+    "degrees, expected",
+    [(1, 12.706205), (2, 4.302653), (5, 2.570582), (9, 2.262157), (29, 2.045230), (1000, 1.962339)],
+)
 def test_quantiles_of_student_are_those_of_tables(degrees, expected):
     assert uncertainty.student_t_quantile(degrees) == pytest.approx(expected, abs=1e-6)
 
@@ -182,7 +209,9 @@ def test_with_thirty_seeds_the_bootstrap_is_close_to_the_interval_of_students_t(
     values = np.random.default_rng(1).normal(3, 2, 30)
     half = uncertainty.student_t_quantile(29) * values.std(ddof=1) / math.sqrt(30)
     low, high = uncertainty.bootstrap_interval(values)
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half) and high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half) and high == pytest.approx(
+        values.mean() + half, abs=0.1 * half
+    )
 
 
 # Why PIEs have no bootstrap
@@ -213,7 +242,14 @@ def make_world(seed):
     dense = rng.normal(0, 1.2, (IMAGES, CLASSES))
     dense[np.arange(IMAGES), rng.integers(0, CLASSES, IMAGES)] += 0.5 + 1.5 * rng.random(IMAGES)
     other = dense + rng.normal(0, 0.7, (IMAGES, CLASSES))
-    return [dense, other, *(one + damage * rng.normal(size=(IMAGES, CLASSES)) for one, damage in ((dense, 1.0), (dense, 1.4), (other, 0.8)))]
+    return [
+        dense,
+        other,
+        *(
+            one + damage * rng.normal(size=(IMAGES, CLASSES))
+            for one, damage in ((dense, 1.0), (dense, 1.4), (other, 0.8))
+        ),
+    ]
 
 
 def draw_networks(world, seeds, rng, bias):
@@ -233,22 +269,42 @@ def statistics(labels):
     dense, other, global_, early, other_global = labels
     one, two, three = dense != global_, dense != early, other != other_global
     size = [pies.sum(1) for pies in (one, two, three)]
-    return {"PIEs": size[0], "other PIEs": size[2], "difference, dense networks shared": size[0] - size[1], "difference, two dense populations": size[0] - size[2],
-            "Jaccard, dense networks shared": similarity.jaccard((one & two).sum(1), size[0], size[1]),
-            "Jaccard, two dense populations": similarity.jaccard((one & three).sum(1), size[0], size[2])}
+    return {
+        "PIEs": size[0],
+        "other PIEs": size[2],
+        "difference, dense networks shared": size[0] - size[1],
+        "difference, two dense populations": size[0] - size[2],
+        "Jaccard, dense networks shared": similarity.jaccard((one & two).sum(1), size[0], size[1]),
+        "Jaccard, two dense populations": similarity.jaccard((one & three).sum(1), size[0], size[2]),
+    }
 
 
 @pytest.mark.parametrize("seeds", [6, 10, 20])
 @pytest.mark.parametrize("bias", [0.0, 0.4, 1.0])
 def test_jackknife_intervals_contain_the_truth_of_networks_drawn_from_a_known_world(seeds, bias):
     world, rng = make_world(round(10 * bias)), np.random.default_rng([seeds, round(10 * bias)])
-    many = [statistics([metrics.vote_counts(one, CLASSES).argmax(1)[None] for one in draw_networks(world, seeds, rng, bias)]) for _ in range(600)]
+    many = [
+        statistics(
+            [
+                metrics.vote_counts(one, CLASSES).argmax(1)[None]
+                for one in draw_networks(world, seeds, rng, bias)
+            ]
+        )
+        for _ in range(600)
+    ]
     truth = {name: np.mean([one[name] for one in many]) for name in many[0]}
-    assert 30 < truth["PIEs"] < 100 and 0.15 < truth["Jaccard, dense networks shared"] < 0.6, "a world of some PIEs, some of them common"
+    assert 30 < truth["PIEs"] < 100 and 0.15 < truth["Jaccard, dense networks shared"] < 0.6, (
+        "a world of some PIEs, some of them common"
+    )
     sets = np.concatenate([np.ones((1, seeds), bool), uncertainty.leave_two_out(seeds)])
     contained = Counter()
     for _ in range(DRAWS):
-        found = statistics([uncertainty.modal_labels_of_sets(one, sets, CLASSES) for one in draw_networks(world, seeds, rng, bias)])
+        found = statistics(
+            [
+                uncertainty.modal_labels_of_sets(one, sets, CLASSES)
+                for one in draw_networks(world, seeds, rng, bias)
+            ]
+        )
         for name, values in found.items():
             low, high = uncertainty.jackknife_interval(values[0], values[1:].astype(float), seeds)
             contained[name] += bool(low <= truth[name] <= high)
