@@ -25,7 +25,7 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.finetuning import Twin, finetune_population
+    from common.store.finetuning import Twin, finetune_population
     from common.study import open_studies
 
     for study in open_studies("clr_pruning_finetune", flags, writes_models=True):
@@ -34,7 +34,7 @@ def main(argv=None) -> None:
 
 def payloads(network) -> tuple[dict, ...]:
     """The two files of one network: the bare encoder without projection head, and the classifier head."""
-    from common.checkpoints import cpu_state
+    from common.store.checkpoints import cpu_state
 
     return {"model": cpu_state(network.encoder)}, {"head": cpu_state(network.classification_head)}
 
@@ -42,7 +42,8 @@ def payloads(network) -> tuple[dict, ...]:
 def new_model(study, weights, key: tuple):
     """An encoder with projection head: with the weights in that file, of its initialisation or of a later epoch; without one, newly
     initialised from `key`."""
-    from common import checkpoints, models, training
+    from common import models, training
+    from common.store import checkpoints
 
     shape = study.architecture
     training.seed_weights(*key)
@@ -79,7 +80,8 @@ def retrain(
     progress_of,
 ) -> tuple:
     """Trains encoder and head as the dense ones were, from kept weights or a new initialisation, with fixed masks."""
-    from common import checkpoints, models, training
+    from common import models, training
+    from common.store import checkpoints
 
     def own(part: str) -> dict:
         return {

@@ -87,8 +87,8 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common import runs
-    from common.sharing import share
+    from common.store import runs
+    from common.store.sharing import share
     from common.study import open_studies
 
     ids = runs.model_ids(flags)
@@ -111,7 +111,7 @@ def main(argv=None) -> None:
 
 def files_of(study, sparsity: float, model_id: int) -> list[tuple]:
     """(name, path, configuration that all models of the population share, pruning while training) of the encoder and of the head."""
-    from common import runs
+    from common.store import runs
 
     flags, images, method, pruning, head_pruning = (
         study.flags,
@@ -158,7 +158,7 @@ def files_of(study, sparsity: float, model_id: int) -> list[tuple]:
 
 def missing_parts(study, encoder: tuple, head: tuple) -> tuple[bool, bool, list[int]]:
     """Whether the encoder, and a head trained on it, are missing, and which of --save_epochs; --debug saves and reads nothing."""
-    from common import checkpoints, runs
+    from common.store import checkpoints, runs
 
     if study.flags.debug:
         return True, True, []
@@ -183,7 +183,8 @@ def train(
     """Trains and saves what is missing of the encoder and the head of one id."""
     import time
 
-    from common import checkpoints, models, resume, runs, training
+    from common import models, training
+    from common.store import checkpoints, resume, runs
 
     flags, data, (name, path, configuration, _), (head_name, head_path, head_configuration, head_pruning) = (
         study.flags,
@@ -259,7 +260,8 @@ def train_encoder(
     study, model, encoder: tuple, epochs: int, missing_epochs: list[int], what: str
 ) -> list[dict]:
     """Trains the encoder with its projection head for so many epochs; returns the history."""
-    from common import resume, runs, training
+    from common import training
+    from common.store import resume, runs
 
     flags, (name, path, configuration, pruning) = study.flags, encoder
     seed, keep = (

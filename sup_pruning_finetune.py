@@ -24,7 +24,7 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.finetuning import Twin, finetune_population
+    from common.store.finetuning import Twin, finetune_population
     from common.study import open_studies
 
     for study in open_studies("sup_pruning_finetune", flags, writes_models=True):
@@ -33,14 +33,15 @@ def main(argv=None) -> None:
 
 def payloads(network) -> tuple[dict, ...]:
     """The one file of a network: its bare state_dict."""
-    from common.checkpoints import cpu_state
+    from common.store.checkpoints import cpu_state
 
     return (cpu_state(network),)
 
 
 def initial_network(study, seed: int, weights, key: tuple):
     """The network with the weights in that file, of its initialisation or of a later epoch; without one, newly initialised from `key`."""
-    from common import checkpoints, models, training
+    from common import models, training
+    from common.store import checkpoints
 
     shape, classes = study.architecture, len(study.data.class_names)
     training.seed_weights(*key)

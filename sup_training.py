@@ -61,8 +61,8 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common import runs
-    from common.sharing import share
+    from common.store import runs
+    from common.store.sharing import share
     from common.study import open_studies
 
     ids = runs.model_ids(flags)
@@ -99,7 +99,7 @@ def main(argv=None) -> None:
 
 def file_of(study, model_id: int, pruning) -> tuple:
     """The name of a model's file, its path, and the configuration that all models of the population share."""
-    from common import runs
+    from common.store import runs
 
     flags = study.flags
     shared = (
@@ -128,7 +128,7 @@ def file_of(study, model_id: int, pruning) -> tuple:
 
 def missing_parts(study, model_id: int, pruning) -> tuple[bool, list[int]]:
     """Whether the model, made with these settings, is missing, and the epochs of --save_epochs that are."""
-    from common import checkpoints, runs
+    from common.store import checkpoints, runs
 
     _, path, configuration = file_of(study, model_id, pruning)
     finished = not study.flags.debug and checkpoints.is_finished(
@@ -141,7 +141,8 @@ def train(study, model_id: int, pruning, model_missing: bool, missing_epochs: li
     """Trains and saves what is missing of one id."""
     import time
 
-    from common import checkpoints, models, resume, runs, training
+    from common import models, training
+    from common.store import checkpoints, resume, runs
 
     flags, data, seed = study.flags, study.data, study.model_seed(model_id)
     name, path, configuration = file_of(study, model_id, pruning)

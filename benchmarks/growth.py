@@ -119,7 +119,8 @@ def trained_models(device, size: int):
     """`size` networks trained and saved, one after the other, as sup_training.py does."""
     import torch
 
-    from common import checkpoints, files, models, training
+    from common import models, training
+    from common.store import checkpoints, files
 
     data = random_data(MODEL_IMAGES, 100, 32, device)
     settings = {
@@ -175,7 +176,8 @@ def pies(device, size: int):
 
 def depth(device, size: int):
     """k-NN labels at all places of one network for `size` x DEPTH_IMAGES training images of 8x8."""
-    from common import models, results, training
+    from common import models, training
+    from common.store import results
 
     data = random_data(size * DEPTH_IMAGES, TEST_IMAGES, 8, device)
     network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()

@@ -176,6 +176,6 @@ def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str
 def save(output: Path | None, machine: dict, **content) -> None:
     """Writes what was measured as JSON, where a file is named."""
     if output is not None:
-        from common.files import write_json
+        from common.store.files import write_json
 
         write_json(output, {"machine": machine, **content})

@@ -612,6 +612,8 @@ def _raise_on_signals() -> dict:
 
 def _keep_states() -> str:
     """Writes the states of the trainings that were under way; what the last line says of them."""
-    resume = sys.modules.get("common.resume")  # where nothing has been trained, there is nothing to import
+    resume = sys.modules.get(
+        "common.store.resume"
+    )  # where nothing has been trained, there is nothing to import
     kept = resume.save_all() if resume else {}
     return "".join(f"; {path} holds the state after {epochs} epochs" for path, epochs in kept.items())

@@ -5,14 +5,15 @@ from typing import Iterator
 
 import numpy as np
 
-from common import metrics, process, results
+from common import metrics, process
 from common.cli import UserError, logger
 from common.methods import describe, parse_method
-from common.populations import Population, find_population, known_sparsities
 from common.pruning import layer_name
-from common.sharing import Job, share
-from common.similarity import class_recalls
+from common.store import results
+from common.store.populations import Population, find_population, known_sparsities
+from common.store.sharing import Job, share
 from common.study import Study
+from figures.report.similarity import class_recalls
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
@@ -141,7 +142,7 @@ def facts_for_comparisons(
     predictions: np.ndarray,
     dense_predictions: np.ndarray,
 ) -> dict:
-    """What comparisons across learning and pruning methods (common/across.py) need of a pruned population beside its PIEs."""
+    """What comparisons across learning and pruning methods (figures/report/across.py) need of a pruned population beside its PIEs."""
     facts = {key: row[key] for key in ("learning_method", "pruning_method", "sparsity", "population")}
     facts |= {"architecture": str(study.architecture), "data_title": study.data.title}
     classes, labels = len(study.data.class_names), study.data.test_labels.cpu().numpy()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from common.files import write_atomically
+from common.store.files import write_atomically
 
 matplotlib.use("Agg")
 

@@ -9,9 +9,15 @@ from typing import Iterator
 import torch
 
 from common import process
-from common.checkpoints import Architecture, CheckpointName, check_writable, full_encoder_name, study_folder
 from common.cli import UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
+from common.store.checkpoints import (
+    Architecture,
+    CheckpointName,
+    check_writable,
+    full_encoder_name,
+    study_folder,
+)
 
 
 @dataclass(frozen=True)

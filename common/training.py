@@ -31,7 +31,7 @@ from common.pruning import (
     mask_gradients,
     measure_sparsity,
 )
-from common.resume import Progress, epochs_left
+from common.store.resume import Progress, epochs_left
 
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
 AT_CHANCE, EPOCHS_AT_CHANCE = (

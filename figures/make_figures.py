@@ -42,7 +42,8 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common import across, results
+    from common.store import results
+    from figures.report import across
 
     rows = results.read_table(flags.results)
     if not rows:
@@ -84,7 +85,8 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
 
 def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:
     """Writes the comparisons across learning and pruning methods; returns the paths of their tables, and name -> arrays of their figures."""
-    from common import across, results
+    from common.store import results
+    from figures.report import across
 
     found = across.compare_all(folder)
     empty(folder / "similarity")
@@ -100,9 +102,10 @@ def compare(folder: Path) -> tuple[list[Path], dict[str, dict]]:
 
 def make_report(folder: Path, comparisons: dict[str, dict], left_out: list[str]) -> Path:
     """Writes RESULTS/report.html, its own figures and the evidence; returns the path of the table of the evidence."""
-    from common import files, page, report, results
+    from common.store import files, results
+    from figures.report import contents, page
 
-    found = report.collect(folder, left_out)
+    found = contents.collect(folder, left_out)
     empty(folder / "report")
     drawn = [
         (
@@ -115,9 +118,9 @@ def make_report(folder: Path, comparisons: dict[str, dict], left_out: list[str])
     ]  # the arrays of a PIE or depth script's figures are stored already
     drawn += [
         (picture, (folder / "similarity" / f"{picture.name}.png").read_bytes())
-        for picture in report.comparison_pictures(comparisons, found["compared"])
+        for picture in contents.comparison_pictures(comparisons, found["compared"])
     ]
-    for picture in filter(None, map(report.gallery_picture, report.shown(found["compared"]))):
+    for picture in filter(None, map(contents.gallery_picture, contents.shown(found["compared"]))):
         store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     results.write_rows(folder / "report" / "evidence.csv", found["evidence"])
     html = page.write(found, drawn, folder)
@@ -145,7 +148,8 @@ def png(arrays: dict) -> bytes:
 
 def store(path: Path, arrays: dict) -> bytes:
     """Writes a figure's arrays and, beside them, its picture, which is returned."""
-    from common import plots, results
+    from common import plots
+    from common.store import results
 
     results.write_arrays(path, arrays, {})
     plots.save_figure(path.with_suffix(".png"), plots.draw(results.read_arrays(path)))
@@ -154,7 +158,8 @@ def store(path: Path, arrays: dict) -> bytes:
 
 def draw(path: Path, target: Path) -> None:
     """Draws a figure from its stored arrays."""
-    from common import plots, results
+    from common import plots
+    from common.store import results
 
     try:
         figure = plots.draw(results.read_arrays(path) or {})

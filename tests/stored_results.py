@@ -9,11 +9,12 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from common import comparison, metrics, plots, process, results
-from common.checkpoints import Architecture, CheckpointName
+from common import comparison, metrics, plots, process
 from common.data import ImageDataset
 from common.methods import parse_method
-from common.populations import Member, Population
+from common.store import results
+from common.store.checkpoints import Architecture, CheckpointName
+from common.store.populations import Member, Population
 from common.study import Study
 
 CLASS_NAMES = ("cat", "dog", "ship", "truck", "frog", "deer", "horse", "bird", "plane", "car")

@@ -14,21 +14,12 @@ import scipy.stats
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import (
-    across,
-    checkpoints,
-    comparison,
-    models,
-    plots,
-    populations,
-    results,
-    similarity,
-    process,
-    study,
-)
-from common.checkpoints import CheckpointName
+from common import comparison, models, plots, process, study
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
+from common.store import checkpoints, populations, results
+from common.store.checkpoints import CheckpointName
+from figures.report import across, similarity
 
 ROOT = Path(__file__).parent.parent
 IMAGES, CLASS_NAMES, MODELS = 90, ("cat", "dog", "ship", "truck"), 3

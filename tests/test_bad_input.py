@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_few_digits
 from PIL import Image
+from test_scripts import DENSE, ROOT, SMALL, main
 
 from common import models
-from common.checkpoints import file_sha256
-from conftest import write_few_digits
-from test_scripts import DENSE, ROOT, SMALL, main
+from common.store.checkpoints import file_sha256
 
 LIMIT = 20_000  # bytes of a file on the full disk: a log and a record fit, a checkpoint does not
 ONE, TWO = ["--models_number", 1], ["--models_number", 2]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import GOLDEN, GOLDEN_NETWORKS
 
-from common import checkpoints, models, process, pruning
-from common.checkpoints import Architecture, CheckpointName
+from common import models, process, pruning
 from common.cli import UserError
 from common.data import load_dataset
-from conftest import GOLDEN, GOLDEN_NETWORKS
+from common.store import checkpoints
+from common.store.checkpoints import Architecture, CheckpointName
 
 DIGITS = load_dataset("digits", "data")
 SMALL = Architecture(10, 1)

@@ -3,9 +3,9 @@
 import math
 
 import pytest
-
-from common import claims, evidence
 from stored_results import make_results
+
+from figures.report import claims, evidence
 
 PARTS = [(claim.number, part.name) for claim in claims.CLAIMS for part in claim.parts]
 SIDES = {

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN
+from test_pruning import prunable_modules, random_network, scores_of, torch_masks
 from torch import nn
 from torch.nn.utils import prune
 
@@ -24,8 +26,6 @@ from common.pruning import (
     score_weights,
     sum_gradients,
 )
-from conftest import GOLDEN
-from test_pruning import prunable_modules, random_network, scores_of, torch_masks
 
 GRADIENT_CRITERIA = ("snip", "snip_batches", "magnitude_gradient")
 FILTER_CRITERIA = ("filter_l1", "filter_l2", "filter_linf", "filter_random")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from common import claims, evidence, results, uncertainty
 from stored_results import PLACES, make_results
+
+from common.store import results
+from figures.report import claims, evidence, uncertainty
 
 METHODS, CLASSES = ("global", "layer", "global_snip", "GMP", "GMP_global", "later_GMP"), 4
 SHIFTED = {

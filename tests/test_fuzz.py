@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from common import augment, data, losses, methods, metrics, pruning, similarity
-from common.checkpoints import CheckpointName, parse_name
+from common import augment, data, losses, methods, metrics, pruning
 from common.cli import UserError
+from common.store.checkpoints import CheckpointName, parse_name
+from figures.report import similarity
 
 hypothesis.configuration.set_hypothesis_home_dir(
     tempfile.gettempdir() + "/hypothesis"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN
 
 from common.losses import chance_contrastive_loss, contrastive_loss
-from conftest import GOLDEN
 
 LABELS = torch.tensor([0, 2, 1, 0, 0, 3, 1])  # 2 and 3 are seen once
 

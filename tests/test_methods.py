@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common import methods
-from common.checkpoints import CheckpointName, parse_name
 from common.methods import PruningMethod, describe, iteration_sparsity, order, parse_method
+from common.store.checkpoints import CheckpointName, parse_name
 
 SCHEDULES = ("one-shot", "early", "late", "iterative")
 

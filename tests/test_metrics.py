@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN
 from sklearn.neighbors import KNeighborsClassifier
 
 from common import metrics
-from conftest import GOLDEN
 
 
 def slow_modal(predictions):

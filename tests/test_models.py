@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN_NETWORKS
 from torch import nn
 
 from common.models import (
@@ -16,7 +17,6 @@ from common.models import (
     WideResNet,
     probe_places,
 )
-from conftest import GOLDEN_NETWORKS
 
 
 def checkpoint(folder, pattern):

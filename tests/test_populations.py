@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 
-from common import checkpoints, models, populations, process, study
-from common.checkpoints import CheckpointName
+from common import models, process, study
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
+from common.store import checkpoints, populations
+from common.store.checkpoints import CheckpointName
 
 
 @pytest.fixture

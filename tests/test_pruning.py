@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN_NETWORKS
 from torch import nn
 from torch.nn.utils import prune
 
@@ -22,7 +23,6 @@ from common.pruning import (
     prunable_parameters,
     weight_movement,
 )
-from conftest import GOLDEN_NETWORKS
 
 
 def random_network(seed, with_ties=False):

@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 import torch
-
-from common import checkpoints, methods, models, training
-from common.checkpoints import Architecture
-from common.data import load_dataset
-from common.methods import CRITERIA, PruningMethod
 from conftest import GOLDEN, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
+
+from common import methods, models, training
+from common.data import load_dataset
+from common.methods import CRITERIA, PruningMethod
+from common.store import checkpoints
+from common.store.checkpoints import Architecture
 
 SUPERVISED = [*SMALL, "--epochs", 2, "--batch_size", 16, "--learning_rate", 0.05]
 CONTRASTIVE = [*SUPERVISED, "--head_epochs", 2, "--batch_size_head", 16]

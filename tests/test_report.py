@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stored_results
 from PIL import Image
 
-import stored_results
-from common import claims, evidence, page, report, results
+from common.store import results
+from figures.report import claims, contents, evidence, page
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
 BROWSER = next(
@@ -183,7 +184,7 @@ def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives
 
 
 def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(folder, read):
-    """The numbers of evidence.csv are those of common/evidence.py, which tests/test_evidence.py computes slowly."""
+    """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py computes slowly."""
     rows = evidence_rows(folder)
     found = evidence.all_evidence(evidence.read_compared(folder)[0], evidence.labels_of_sets(4))
     assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [
@@ -297,7 +298,7 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
                 names = [stored_results.CLASS_NAMES[k] for k in (label, d, p)]
                 expected.append((-confidence, i, *names, from_dense[d], from_pruned[p]))
         expected = sorted(expected)[:48]
-        shown = report.gallery(one)
+        shown = contents.gallery(one)
         assert [
             (
                 entry["label"],
@@ -330,10 +331,10 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
     compared, _ = evidence.read_compared(folder)
     chosen = [one for one in compared if one.sparsity == 0.9]  # the highest up to 95 %
-    assert report.shown(compared) == chosen and len(chosen) == 6
+    assert contents.shown(compared) == chosen and len(chosen) == 6
     tiles = [image for image in read.images if "style" not in image]
     assert len(tiles) == sum(min(48, int(one.combination.arrays["is_pie"].sum())) for one in chosen)
-    first = report.gallery(chosen[0])[0]
+    first = contents.gallery(chosen[0])[0]
     assert base64.b64decode(tiles[0]["src"].split(",")[1]) == page.png_of(first["image"])
     assert (
         f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)"

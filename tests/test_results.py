@@ -11,9 +11,10 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import checkpoints, comparison, metrics, models, plots, populations, results, process, study
-from common.checkpoints import CheckpointName
+from common import comparison, metrics, models, plots, process, study
 from common.cli import UserError
+from common.store import checkpoints, populations, results
+from common.store.checkpoints import CheckpointName
 
 
 def test_arrays_come_back_only_when_made_from_the_same(tmp_path):

@@ -9,11 +9,12 @@ import time
 
 import pytest
 import torch
-
-from common import checkpoints, cli, files, resume
 from conftest import write_few_digits
 from test_scripts import DENSE, ROOT, SMALL, main
 from test_sharing import contents
+
+from common import cli
+from common.store import checkpoints, files, resume
 
 PRUNED = ["--begin_epoch", "0.6", "--end_epoch", "2.5"]
 # What is trained before, and the training that is stopped.

@@ -8,15 +8,16 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from test_training import CPU, contrastive_settings, few
 
 import clr_pruning_finetune
 import clr_training
 import sup_training
-from common import augment, checkpoints, evaluation, methods, models, runs, training
+from common import augment, evaluation, methods, models, training
 from common.cli import UserError
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, measure_sparsity, prunable_parameters, sum_gradients
-from test_training import CPU, contrastive_settings, few
+from common.store import checkpoints, runs
 
 PARSERS = {
     "contrastive": clr_training.build_parser(),

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from conftest import GOLDEN, write_few_digits
 
 ROOT = Path(__file__).parent.parent

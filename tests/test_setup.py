@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common import uncertainty
+from figures.report import uncertainty
 
 ROOT = Path(__file__).parent.parent
 SPARSITIES = [0.3, 0.5, 0.7, 0.9, 0.95]

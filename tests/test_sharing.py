@@ -12,10 +12,11 @@ import time
 import numpy as np
 import pytest
 import torch
-
-from common import augment, evaluation, metrics, results, sharing
 from conftest import write_few_digits
 from test_scripts import DENSE, ROOT, SMALL, main
+
+from common import augment, evaluation, metrics
+from common.store import results, sharing
 
 FLAGS = {
     "sup_training": [*SMALL, "--index_end", 2, "--epochs", 2, "--batch_size", 32],
@@ -201,7 +202,7 @@ def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
         import sys, time
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from common.sharing import claim
+        from common.store.sharing import claim
         with claim(Path({str(path)!r}), wait=False) as held:
             print(held, flush=True)
             sys.stdin.read()

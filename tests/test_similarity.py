@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from common import similarity
+from figures.report import similarity
 
 
 def slow_jaccard(one, other):

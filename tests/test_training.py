@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 
-from common import checkpoints, evaluation, models, optimization, training
+from common import evaluation, models, optimization, training
 from common.data import load_dataset
 from common.losses import contrastive_loss
 from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
+from common.store import checkpoints
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from common import metrics, similarity, uncertainty
 from conftest import GOLDEN
+
+from common import metrics
+from figures.report import similarity, uncertainty
 
 
 def slow_modal(votes):

@@ -1,4 +1,4 @@
-"""What the report of one data set shows: numbers, figures, gallery and provenance, from its stored arrays. common/page.py writes it."""
+"""What the report of one data set shows: numbers, figures, gallery and provenance, from its stored arrays. figures/report/page.py writes it."""
 
 import json
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common import across, evidence, metrics, results, uncertainty
-from common.evidence import Compared
+from common import metrics
 from common.methods import describe, order
+from common.store import results
+from figures.report import across, evidence, uncertainty
+from figures.report.evidence import Compared
 
 SHOWN_SPARSITY = 0.95  # of the figures that would be too many: the highest sparsity up to this one
 
@@ -25,7 +27,7 @@ class Picture:
 
 def collect(results_folder: Path, left_out: list[str]) -> dict:
     """All that the report says, as numbers and arrays, from the stored arrays of a data set: `compared`, `populations`, `dense`, `evidence`,
-    `floors`, `pictures` and, in words, `missing`; `left_out` of common/across.py."""
+    `floors`, `pictures` and, in words, `missing`; `left_out` of figures/report/across.py."""
     compared, missing = evidence.read_compared(results_folder)
     found = {
         "compared": compared,
@@ -64,7 +66,7 @@ def collect(results_folder: Path, left_out: list[str]) -> dict:
 # Figures
 
 
-COMPARISONS = {  # figures of common/across.py that the report shows: name up to "_0.95sparsity" -> heading, caption
+COMPARISONS = {  # figures of figures/report/across.py that the report shows: name up to "_0.95sparsity" -> heading, caption
     "pie_overlap": (
         "Overlap of PIE sets",
         "Jaccard similarity of the PIE sets of all pairs, beside that of random sets of these sizes. Look whether combinations of one learning method (claim 2) "
@@ -94,7 +96,7 @@ COMPARISONS = {  # figures of common/across.py that the report shows: name up to
 
 
 def comparison_pictures(comparisons: dict[str, dict], compared: list[Compared]) -> list[Picture]:
-    """Those of the figures of common/across.py, name -> arrays, that the report shows; per class at one sparsity."""
+    """Those of the figures of figures/report/across.py, name -> arrays, that the report shows; per class at one sparsity."""
     found = []
     sparsity = max((one.sparsity for one in shown(compared)), default=0)
     for name, (heading, caption) in COMPARISONS.items():
@@ -105,7 +107,7 @@ def comparison_pictures(comparisons: dict[str, dict], compared: list[Compared]) 
 
 
 def pictures(compared: list[Compared], found: dict) -> tuple[list[Picture], list[str]]:
-    """The figures that are not among those of common/across.py, and in words those that are missing."""
+    """The figures that are not among those of figures/report/across.py, and in words those that are missing."""
     made, missing = [*against_sparsity(compared, found)], []
     if found["floors"]:
         made.append(noise_floor(compared, found["floors"]))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import results, similarity
 from common.cli import UserError
+from common.store import results
+from figures.report import similarity
 
 SIGNIFICANT = 0.05
 Comparison = tuple[list[dict], dict[str, dict]]  # rows of a table; name -> arrays of a figure

@@ -9,11 +9,12 @@ from typing import Callable
 import numpy as np
 from torch import nn
 
-from common import checkpoints, methods, process, results, resume
-from common.checkpoints import CheckpointName
+from common import methods, process
 from common.cli import UserError, logger
 from common.methods import PruningMethod
 from common.pruning import GradualPruning, layer_name
+from common.store import checkpoints, results, resume
+from common.store.checkpoints import CheckpointName
 from common.study import Study
 
 

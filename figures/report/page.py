@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import claims, report, results, uncertainty
-from common.evidence import Compared
 from common.methods import order
+from common.store import results
+from figures.report import claims, contents, uncertainty
+from figures.report.evidence import Compared
 
 CSS = """
 :root { --ink: #1d2733; --soft: #5c6875; --line: #d8dee5; --paper: #ffffff; --shade: #f5f7f9; }
@@ -33,7 +34,7 @@ summary { cursor: pointer; padding: .3rem 0; font-weight: 600; } pre { white-spa
 """
 
 
-def write(found: dict, drawn: list[tuple[report.Picture, bytes]], results_folder: Path) -> str:
+def write(found: dict, drawn: list[tuple[contents.Picture, bytes]], results_folder: Path) -> str:
     """The HTML. Same arrays, same bytes.
 
     Args:
@@ -78,7 +79,7 @@ def summary(compared: list[Compared]) -> str:
     learning = ", ".join(dict.fromkeys(one.learning_method for one in compared))
     models = sorted({len(one.pruned.ids) for one in compared})
     networks = ", ".join(dict.fromkeys(str(one.combination.arrays["architecture"]) for one in compared))
-    elsewhere = any(row["made_elsewhere"] for row in report.provenance(compared)[0])
+    elsewhere = any(row["made_elsewhere"] for row in contents.provenance(compared)[0])
     return (
         f"<p>{text(arrays['data_title'])}, {len(arrays['labels'])} test images; {text(learning)}; networks {text(networks)}; {' or '.join(map(str, models))} models of each "
         f"kind.{' Some networks were made elsewhere.' if elsewhere else ''} A reproduction of Corti, Entezari, Hooker, Bacciu, Saukh 2022, "
@@ -215,7 +216,7 @@ def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -
     return number(row["value"]) + interval
 
 
-def figures_section(drawn: list[tuple[report.Picture, bytes]]) -> str:
+def figures_section(drawn: list[tuple[contents.Picture, bytes]]) -> str:
     """All figures with what to look for."""
     parts = [
         '<h2 id="figures">Figures</h2><p class="soft">On a small screen figures can be scrolled sideways.</p>'
@@ -247,8 +248,8 @@ def gallery_section(compared: list[Compared]) -> str:
         '<h2 id="gallery">The PIEs themselves</h2><p>The most confident disagreements first: 1 where all dense networks agree on one label and all pruned ones on another. '
         "Look whether you would have known the label.</p>"
     ]
-    for index, one in enumerate(report.shown(compared)):
-        entries = report.gallery(one)
+    for index, one in enumerate(contents.shown(compared)):
+        entries = contents.gallery(one)
         total = int(one.combination.arrays["is_pie"].sum())
         tiles = "".join(
             f'<figure><img alt="{text(entry["label"])}" src="{png_uri(png_of(entry["image"]))}"><figcaption>label <strong>{text(entry["label"])}</strong><br>dense '
@@ -264,7 +265,7 @@ def gallery_section(compared: list[Compared]) -> str:
             else "no PIEs"
         )
         parts.append(
-            f'<details{" open" if index == 0 else ""}><summary>{text(report.describe_one(one))}: {number}</summary><div class="gallery">{tiles}</div></details>'
+            f'<details{" open" if index == 0 else ""}><summary>{text(contents.describe_one(one))}: {number}</summary><div class="gallery">{tiles}</div></details>'
         )
     return "".join(parts)
 
@@ -327,7 +328,7 @@ def table_section(found: dict, results_folder: Path) -> str:
 
 def made_section(compared: list[Compared], results_folder: Path) -> str:
     """Commands, and for each population networks, seeds, hours of training, machine, versions and days."""
-    rows, commands = report.provenance(compared)
+    rows, commands = contents.provenance(compared)
     lines = ""
     for row in rows:
         days = " to ".join(dict.fromkeys((row["days"][0], row["days"][-1]))) if row["days"] else ""
@@ -371,7 +372,7 @@ def made_section(compared: list[Compared], results_folder: Path) -> str:
 
 def seeds(found: list[int]) -> str:
     """[0, 1, 2] as `0-2`."""
-    from common.populations import show_ids
+    from common.store.populations import show_ids
 
     return show_ids(found) if found else "not recorded"
 

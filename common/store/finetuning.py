@@ -8,13 +8,11 @@ from typing import Callable, Iterator
 
 import numpy as np
 
-from common import checkpoints, process, results
-from common.checkpoints import CheckpointName
+from common import process
 from common.cli import UserError, logger
 from common.evaluation import evaluate_test_set
 from common.methods import RETRAINED, PruningMethod, iteration_sparsity
 from common.models import Classifier
-from common.populations import Member, Population, find_population, settings_of, training_command
 from common.pruning import (
     Masks,
     apply_masks,
@@ -26,9 +24,12 @@ from common.pruning import (
     uses,
     weight_movement,
 )
-from common.resume import Progress, forget, progress
-from common.runs import asked_method, finished_before, log_emptied
-from common.sharing import share
+from common.store import checkpoints, results
+from common.store.checkpoints import CheckpointName
+from common.store.populations import Member, Population, find_population, settings_of, training_command
+from common.store.resume import Progress, forget, progress
+from common.store.runs import asked_method, finished_before, log_emptied
+from common.store.sharing import share
 from common.study import Study
 from common.training import classification_losses, finetune, into_buffers, prepare
 

@@ -6,9 +6,15 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.checkpoints import CheckpointName, describe_differences, file_sha256, parse_name, read_record
 from common.cli import UserError, logger
 from common.methods import default_scope, iteration_sparsity, parse_method
+from common.store.checkpoints import (
+    CheckpointName,
+    describe_differences,
+    file_sha256,
+    parse_name,
+    read_record,
+)
 from common.study import Study
 
 PRUNING_KEYS = {

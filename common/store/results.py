@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from common import methods, metrics
-from common.checkpoints import load_classifier
-from common.files import write_atomically
 from common.cli import UserError, logger
 from common.data import ImageDataset
 from common.evaluation import evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
-from common.populations import Member, Population
 from common.pruning import layer_name, masks_of
-from common.sharing import claim
+from common.store.checkpoints import load_classifier
+from common.store.files import write_atomically
+from common.store.populations import Member, Population
+from common.store.sharing import claim
 from common.study import Study
 from common.training import prepare
 

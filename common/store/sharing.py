@@ -23,7 +23,7 @@ from common.study import Study
 Job = tuple[
     Path, Callable[[], None]
 ]  # the file that is there when the job is done, and what does it unless it is done
-SCRIPTS = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
 
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from common.similarity import student_t_p
+from figures.report.similarity import student_t_p
 
 FEWEST_SEEDS = 6  # with fewer there is no interval
 CONFIDENCE = 0.95

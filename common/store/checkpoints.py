@@ -19,9 +19,9 @@ from torch import nn
 from common import models
 from common.cli import UserError
 from common.data import ImageDataset
-from common.files import write_atomically, write_json, write_torch
 from common.methods import parse_method
 from common.pruning import asked_zeros, layer_name, measure_sparsity, prunable_parameters
+from common.store.files import write_atomically, write_json, write_torch
 
 PUBLISHED_TAGS = {
     "dense": "",

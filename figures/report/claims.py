@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from common.uncertainty import FEWEST_SEEDS
+from figures.report.uncertainty import FEWEST_SEEDS
 
 HIGH_SPARSITY = 0.7  # from here on the claims are about
 SUPPORTED, NOT_SUPPORTED, NOT_DECIDABLE = "supported", "not supported", "not decidable with this many models"

@@ -12,16 +12,16 @@ from typing import Any, Iterator, Sequence
 
 import torch
 
-from common.checkpoints import (
+from common.cli import UserError, logger
+from common.pruning import Masks
+from common.store.checkpoints import (
     describe_differences,
     file_sha256,
     read_payload,
     state_path,
     with_later_settings,
 )
-from common.files import write_atomically, write_torch
-from common.cli import UserError, logger
-from common.pruning import Masks
+from common.store.files import write_atomically, write_torch
 from common.study import Study
 
 FORMAT = 1

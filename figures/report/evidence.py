@@ -9,10 +9,11 @@ from typing import Callable, Iterator
 
 import numpy as np
 
-from common import across, results, similarity, uncertainty
-from common.across import Combination
-from common.claims import HIGH_SPARSITY
 from common.methods import describe, order, parse_method
+from common.store import results
+from figures.report import across, similarity, uncertainty
+from figures.report.across import Combination
+from figures.report.claims import HIGH_SPARSITY
 
 HALVES_SETS, HALVES_SPLITS = (
     60,

@@ -1,0 +1,1 @@
+"""Keeps the study's networks and numbers: names, records, states, locks, populations, tables."""
