@@ -1,0 +1,139 @@
+"""A chain of the eight scripts on a few digits: the checksum of every model, of every array of a network, and the table's numbers.
+
+They were taken before the code was laid out anew, and hold on one kind of machine only: elsewhere sums round in other ways.
+To take them again, on purpose: python tests/test_same_numbers.py
+"""
+
+import csv
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PINNED = Path(__file__).parent / "golden" / "chain.json"
+SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1"
+SUPERVISED = f"sup_training {SMALL} --epochs 3 --batch_size 16 --learning_rate 0.1"
+CONTRASTIVE = f"clr_training {SMALL} --epochs 3 --batch_size 20 --head_epochs 3 --batch_size_head 16"
+HEAD_STEPS = "--begin_epoch_head 0.5 --end_epoch_head 2"
+ITERATIVE = "--models_number 2 --pruning_schedule iterative --iterations 2 --rate 0.5"
+COMPARED = "--models_number 2 --pruning_percentages 0.5,0.75,0.9"
+METHODS = "--pruning_methods global,GMP,later_GMP,global_iterative0.5_rewind1"
+COMMANDS = (
+    f"{SUPERVISED} --index_end 1 --dropout 0.1 --save_path dropout",
+    f"{SUPERVISED} --index_end 1 --save_epochs 0,1",
+    f"{SUPERVISED} --index_end 1 --pruning 0.9 --begin_epoch 0.25 --end_epoch 1",
+    f"{SUPERVISED} --index_end 1 --pruning 0.9 --schedule late --criterion snip --scope global "
+    "--begin_epoch 1 --end_epoch 2.5 --save_path snip",
+    f"{SUPERVISED} --index_end 1 --pruning 0.9 --schedule late --begin_epoch 1 --end_epoch 2.5",
+    f"{CONTRASTIVE} --index_end 1 --pruning_percentages 0.0 --save_epochs 0,1 "
+    "--debug_classification_head --debug_classification_head_epochs 2",
+    f"{CONTRASTIVE} --index_end 1 --pruning_percentages 0.9 --begin_epoch 1 --end_epoch 2.5 {HEAD_STEPS}",
+    f"{CONTRASTIVE} --index_end 0 --pruning_percentages 0.9 --criterion snip --begin_epoch 1 --end_epoch 2.5 "
+    f"{HEAD_STEPS} --method SimCLR --lars --cosine_annealing --dropout 0.1 --encoder_save_path lars",
+    *(
+        f"{script}_pruning_finetune {SMALL} {flags}"
+        for script in ("sup", "clr")
+        for flags in (
+            "--models_number 2 --pruning_percentages 0.5,0.9 --epochs 2",
+            f"{ITERATIVE} --after rewind --rewind_epoch 1",
+            f"{ITERATIVE} --after reinit",
+            f"{ITERATIVE} --after finetune --epochs 1 --criterion random",
+        )
+    ),
+    *(
+        f"{script}_{stage} {SMALL} {COMPARED} {METHODS} {flags}"
+        for script in ("sup", "clr")
+        for stage, flags in (
+            ("pie_kmodels_detection", "--plot_q_score --plot_umap --umap_models 2"),
+            ("prediction_depth", "--prediction_depth_models 2"),
+        )
+    ),
+)
+TEXT_COLUMNS = ("learning_method", "pruning_method", "sparsity")
+
+
+def machine() -> dict:
+    """What the last digits of a sum depend on."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {"torch": torch.__version__.split("+")[0], "numpy": np.__version__, "cpu": capability, "model": model[0]}
+
+
+def run_chain(folder: Path) -> None:
+    """Runs all commands in `folder`."""
+    from conftest import write_few_digits
+    from test_scripts import main
+
+    os.chdir(folder)
+    write_few_digits(folder / "few")
+    for command in COMMANDS:
+        script, *flags = command.split()
+        assert main(script, *flags) == 0, command
+
+
+def checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Every model's file, every array that was computed of a network, every number of the table."""
+    sums = {
+        str(path.relative_to(folder)): checksum(path.read_bytes()) for path in sorted(folder.rglob("*.pt"))
+    }
+    for kind in ("evaluations", "votes"):
+        for path in sorted(folder.rglob(f"{kind}/*.npz")):
+            with np.load(path) as arrays:
+                for name in sorted(set(arrays.files) - {"made"}):
+                    array = arrays[name]
+                    content = repr(array.tolist()) if array.dtype.kind == "U" else array.tobytes()
+                    sums[f"{kind}/{path.stem}/{name}"] = checksum(
+                        content.encode() if isinstance(content, str) else content
+                    )
+    with open(next(folder.rglob("results.csv")), newline="") as file:
+        for row in csv.DictReader(file):
+            if row["status"] != "present":
+                continue
+            row_name = "/".join(row[column] for column in TEXT_COLUMNS)
+            sums |= {f"table/{row_name}/{name}": text for name, text in row.items() if is_number(text)}
+    return sums
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch):
+    pinned = json.loads(PINNED.read_text())
+    if pinned["machine"] != machine():
+        pytest.skip(f"the checksums were taken on {pinned['machine']}, this is {machine()}")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        run_chain(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    measured = checksums(tmp_path)
+    differing = {name for name in {*pinned["checksums"], *measured}} - {
+        name for name, text in measured.items() if pinned["checksums"].get(name) == text
+    }
+    assert not differing, sorted(differing)[:20]
+    assert len(measured) > 500
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    with tempfile.TemporaryDirectory() as work:
+        run_chain(Path(work))
+        content = {"machine": machine(), "checksums": checksums(Path(work))}
+    PINNED.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    print(f"{len(content['checksums'])} checksums in {PINNED}")
