@@ -62,120 +62,13 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     from common.store import runs
-    from common.store.sharing import share
     from common.study import open_studies
 
-    ids = runs.model_ids(flags)
+    if flags.cosine_annealing and (steps := sorted(flags.given & {"lr_milestones", "lr_gamma"})):
+        raise cli.UserError(f"--{steps[0]} has no effect with --cosine_annealing; leave one of them out")
     for study in open_studies("sup_training", flags, writes_models=True):
         runs.refuse_pruning_flags(flags, "--pruning", [flags.pruning])
-        if flags.cosine_annealing and (steps := sorted(flags.given & {"lr_milestones", "lr_gamma"})):
-            raise cli.UserError(f"--{steps[0]} has no effect with --cosine_annealing; leave one of them out")
-        pruning = None
-        if flags.pruning:
-            pruning = runs.gradual_pruning(
-                flags,
-                flags.pruning,
-                "supervised",
-                flags.epochs,
-                flags.batch_size,
-                len(study.data.train_images),
-            )
-        # Refuses what is in the way before the first step; --debug saves nothing, so that nothing is in its way.
-        for model_id in ids:
-            missing_parts(study, model_id, pruning)
-        share(
-            study,
-            [
-                (
-                    file_of(study, model_id, pruning)[1],
-                    lambda model_id=model_id: train(
-                        study, model_id, pruning, *missing_parts(study, model_id, pruning)
-                    ),
-                )
-                for model_id in ids
-            ],
-        )
-
-
-def file_of(study, model_id: int, pruning) -> tuple:
-    """The name of a model's file, its path, and the configuration that all models of the population share."""
-    from common.store import runs
-
-    flags = study.flags
-    shared = (
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "lr_milestones",
-        "lr_gamma",
-        "cosine_annealing",
-        "momentum",
-        "weight_decay",
-        "shuffle",
-    )
-    configuration = {
-        "learning_method": "supervised",
-        **study.architecture_configuration(),
-        **{key: getattr(flags, key) for key in shared},
-    }
-    method = "dense"
-    if pruning:
-        asked = runs.asked_method(flags, flags.schedule)
-        method, configuration = str(asked), configuration | runs.gradual_configuration(asked, pruning)
-    name = study.name("supervised", method, flags.pruning, flags.epochs, flags.batch_size, model_id)
-    return name, study.folder / str(name), configuration
-
-
-def missing_parts(study, model_id: int, pruning) -> tuple[bool, list[int]]:
-    """Whether the model, made with these settings, is missing, and the epochs of --save_epochs that are."""
-    from common.store import checkpoints, runs
-
-    _, path, configuration = file_of(study, model_id, pruning)
-    finished = not study.flags.debug and checkpoints.is_finished(
-        path, configuration, study.data, study.folder_flag
-    )
-    return not finished, runs.missing_epochs(study, path, configuration)
-
-
-def train(study, model_id: int, pruning, model_missing: bool, missing_epochs: list[int]) -> None:
-    """Trains and saves what is missing of one id."""
-    import time
-
-    from common import models, training
-    from common.store import checkpoints, resume, runs
-
-    flags, data, seed = study.flags, study.data, study.model_seed(model_id)
-    name, path, configuration = file_of(study, model_id, pruning)
-    if not model_missing:
-        runs.finished_before(path)
-        if not missing_epochs:
-            return
-    started, what = time.time(), runs.describe_run(name)
-    training.seed_weights(seed, "supervised", "weights")
-    network = training.into_buffers(
-        models.SupervisedNetwork(flags.model_depth, flags.widen_factor, flags.dropout, len(data.class_names)),
-        study.device,
-    )
-    history = training.train_supervised(
-        network,
-        data,
-        configuration,
-        seed,
-        what,
-        range(flags.epochs if model_missing else max(missing_epochs)),
-        pruning=pruning,
-        at_epoch=runs.epoch_saver(study, path, name, configuration, network, missing_epochs),
-        progress=resume.progress(study, path, configuration, seed, "supervised") if model_missing else None,
-    )
-    if not model_missing:
-        return
-    runs.log_run(what, history, started)
-    if flags.debug:
-        return
-    runs.save_model(
-        study, name, path, checkpoints.cpu_state(network), configuration, network, history, started
-    )
-    runs.store_curves(study, name, {"supervised": history})
+        runs.train_networks(study, [flags.pruning])
 
 
 if __name__ == "__main__":

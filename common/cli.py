@@ -222,6 +222,12 @@ def add_common_flags(parser: Parser) -> None:
         default=None,
         help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits",
     )
+    add_boolean(
+        group,
+        "--other_code",
+        False,
+        "go on with networks and states that other code of this study made (it is recorded); else they are refused",
+    )
     add_boolean(group, "--debug", False, "verbose; saves no model")
     group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
     group.add_argument(
@@ -543,7 +549,7 @@ class Interrupted(BaseException):
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
     """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a signal one line and 128 + its number.
 
-    However it ends, the states of unfinished trainings are kept.
+    Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
 
     @functools.wraps(main)
@@ -551,48 +557,40 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
         handlers = _raise_on_signals()
         try:
-            try:
-                main(argv)
-                return 0
-            except BaseException:
-                for number in handlers:
-                    signal.signal(number, signal.SIG_IGN)  # a second one would cut the states off
-                kept = _keep_states()
-                raise
+            main(argv)
+            return 0
         except Interrupted as error:
-            print(
-                f"{script}: interrupted: finished models are kept{kept}; give the same command to go on",
-                file=sys.stderr,
-            )
-            return 128 + error.signal
+            status, message = 128 + error.signal, "interrupted: finished models are kept"
+            return _say_and_return(script, status, message, error, "; give the same command to go on")
         except UserError as error:
-            print(f"{script}: error: {one_line(error)}{kept}", file=sys.stderr)
-            return 2
+            return _say_and_return(script, 2, f"error: {one_line(error)}", error)
         except OSError as error:
-            print(
-                f"{script}: error: {one_line(error.filename or 'input or output')}: {one_line(error.strerror or error)}; "
-                f"free space or permissions there, or name another folder{kept}",
-                file=sys.stderr,
-            )
-            return 2
+            where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
+            remedy = "free space or permissions there, or name another folder"
+            return _say_and_return(script, 2, f"error: {where}: {reason}; {remedy}", error)
         except (RuntimeError, MemoryError) as error:
-            # torch's own, named so as not to import torch here; on a CPU it says it in words.
-            if (
-                not isinstance(error, MemoryError)
-                and type(error).__name__ != "OutOfMemoryError"
-                and "can't allocate memory" not in str(error)
-            ):
+            if not _is_out_of_memory(error):
                 raise
-            print(
-                f"{script}: error: the memory is full; give a smaller --batch_size or --widen_factor, or another --cuda_device{kept}",
-                file=sys.stderr,
-            )
-            return 2
+            remedy = "give a smaller --batch_size or --widen_factor, or another --cuda_device"
+            return _say_and_return(script, 2, f"error: the memory is full; {remedy}", error)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     return wrapped
+
+
+def _say_and_return(script: str, status: int, message: str, error: BaseException, end: str = "") -> int:
+    """Prints the one line on stderr, with the notes of the error; gives the exit status."""
+    notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
+    print(f"{script}: {message}{notes}{end}", file=sys.stderr)
+    return status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in words."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
 
 
 def _raise_on_signals() -> dict:
@@ -608,12 +606,3 @@ def _raise_on_signals() -> dict:
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
-def _keep_states() -> str:
-    """Writes the states of the trainings that were under way; what the last line says of them."""
-    resume = sys.modules.get(
-        "common.store.resume"
-    )  # where nothing has been trained, there is nothing to import
-    kept = resume.save_all() if resume else {}
-    return "".join(f"; {path} holds the state after {epochs} epochs" for path, epochs in kept.items())

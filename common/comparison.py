@@ -11,7 +11,7 @@ from common.methods import describe, parse_method
 from common.pruning import layer_name
 from common.store import results
 from common.store.populations import Population, find_population, known_sparsities
-from common.store.sharing import Job, share
+from common.store.runs import Job, share
 from common.study import Study
 from figures.report.similarity import class_recalls
 

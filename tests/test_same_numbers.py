@@ -62,7 +62,12 @@ def machine() -> dict:
     """What the last digits of a sum depend on."""
     capability = torch.backends.cpu.get_cpu_capability()
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {"torch": torch.__version__.split("+")[0], "numpy": np.__version__, "cpu": capability, "model": model[0]}
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "numpy": np.__version__,
+        "cpu": capability,
+        "model": model[0],
+    }
 
 
 def run_chain(folder: Path) -> None:

@@ -1,36 +1,36 @@
 """Every file name of models/, saving and loading; nobody else builds a path there.
 
-A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how it was made.
-The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record are whole.
+A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how it was
+made. The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record are whole. An
+unfinished training keeps its state in a hidden file beside the checkpoint that it becomes.
 """
 
-import dataclasses
+import functools
 import hashlib
+import io
 import json
 import os
 import re
+import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Iterator
 
 import torch
 from torch import nn
 
-from common import models
-from common.cli import UserError
-from common.data import ImageDataset
+from common import augment, losses, models, pruning, training
+from common.cli import UserError, logger
 from common.methods import parse_method
-from common.pruning import asked_zeros, layer_name, measure_sparsity, prunable_parameters
-from common.store.files import write_atomically, write_json, write_torch
+from common.pruning import Masks, measure_sparsity
+from common.store.files import module_digest, write_atomically, write_json
 
-PUBLISHED_TAGS = {
-    "dense": "",
-    "GMP": "",
-    "later_GMP": "_later",
-}  # every other method's tag is its own name, `_global` among them
-# Of supervised trainings: records from before these flags lack them, and mean the values that could not be changed then.
+PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
+# Of supervised trainings: records from before these flags lack them, and mean the values that could not be changed.
 LATER_SETTINGS = {"lr_milestones": [5, 30, 50, 80], "lr_gamma": 0.1, "cosine_annealing": False}
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
+STATE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -185,63 +185,24 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def save_checkpoint(
-    path: Path,
-    payload: dict,
-    record: dict,
-    network: nn.Module,
-    asked: dict | None = None,
-    together: tuple[Path, ...] = (),
-) -> None:
-    """Writes a checkpoint and its record, which gets the checkpoint's SHA-256.
+def write_torch(path: Path, payload: dict) -> None:
+    """torch.save by way of the memory: into a full disk it raises what says nothing of the disk.
 
-    What was written is read again and its zeros are recounted before it gets its name.
-
-    Args:
-        network: whose zeros there must be, tensor by tensor.
-        asked: the configuration (sparsity, scope, criterion) whose number of zeros there must be, None: not known yet, or dense.
-        together: files saved before that were pruned together with this one.
-    Raises:
-        UserError: a zero too many or too few.
+    Given a path, it would write the file's name into the file: equal weights, other bytes.
     """
+    content = io.BytesIO()
+    torch.save(payload, content)
+    path.write_bytes(content.getbuffer())
+
+
+def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
+    """Writes a checkpoint and its record, which gets the checkpoint's SHA-256."""
 
     def write(temporary: Path) -> None:
         write_torch(temporary, payload)
-        _recount(path, [*together, temporary], network, asked)
         write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
 
     write_atomically(path, write)
-
-
-def _recount(path: Path, files: list[Path], network: nn.Module, asked: dict | None) -> None:
-    saved: dict[str, torch.Tensor] = {}
-    for file in files:
-        payload = read_payload(file)
-        for state in (payload, *(part for part in payload.values() if isinstance(part, dict))):
-            saved |= {
-                layer_name(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)
-            }
-    expected = {
-        layer_name(name): weight
-        for name, weight in prunable_parameters(network).items()
-        if layer_name(name) in saved
-    }
-    for layer, weight in expected.items():
-        if not torch.equal(saved[layer] == 0, weight.detach().cpu() == 0):
-            raise UserError(
-                f"{path} was not kept: the zeros of {layer} in the file are not those of the network; look at the disk"
-            )
-    if asked is None:
-        return
-    shapes = {layer: saved[layer].shape for layer in expected}
-    for layers, zeros in asked_zeros(shapes, asked["sparsity"], asked["scope"], asked["criterion"]).items():
-        found = sum(int((saved[layer] == 0).sum()) for layer in layers)
-        if found != zeros:
-            where = layers[0] if len(layers) == 1 else f"its {len(layers)} layers"
-            raise UserError(
-                f"{path} was not kept: sparsity {asked['sparsity']} asks for {zeros} zeros in {where}, there are {found}; "
-                "please report it with the command"
-            )
 
 
 def cpu_state(module: nn.Module) -> dict:
@@ -249,33 +210,48 @@ def cpu_state(module: nn.Module) -> dict:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
+@functools.cache
+def science_code() -> dict[str, str]:
+    """Digests of the modules that a trained network depends on beside its configuration. Comments do not count."""
+    from common import twins  # which builds on this module
+
+    return {
+        module.__name__.removeprefix("common."): module_digest(module)
+        for module in (augment, losses, models, pruning, training, twins)
+    }
+
+
+def differing_code(recorded: dict[str, str] | None) -> list[str]:
+    """The science modules whose code has changed since; none where it was not recorded, which is said once."""
+    if recorded is None:
+        _say_once("note: networks or states from before the code was recorded are taken as they are")
+        return []
+    return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.info(message)
+
+
 def make_record(
-    name: CheckpointName,
-    configuration: dict,
-    seed: int,
-    data: ImageDataset,
-    network: nn.Module,
-    history: list[dict],
-    run: dict,
-    **more,
+    name: CheckpointName, configuration: dict, network: nn.Module, history: list[dict], **facts
 ) -> dict:
     """How a checkpoint was made.
 
     Args:
         configuration: what all models of a population share; two checkpoints of one name must agree in it.
         network: whose sparsity is counted.
-        more: entries of this checkpoint alone, such as the dense one it comes from.
+        facts: entries of this checkpoint alone: seed, data, run, the dense network that it comes from.
     """
     return {
         "format": 1,
-        "name": dataclasses.asdict(name),
+        "name": asdict(name),
         "configuration": configuration,
-        "seed": seed,
-        "data": data.facts(),
         "sparsity": measure_sparsity(network),
         "history": history,
-        "run": run,
-        **more,
+        "code": science_code(),
+        **facts,
     }
 
 
@@ -307,6 +283,7 @@ def read_record(checkpoint: Path) -> dict | None:
             (record.get("seed", 0), int),
             (record.get("accuracy_as_pruned", 0), (int, float)),
             (record.get("run", {}), dict),
+            (record.get("code", {}), dict),
             (record.get("run", {}).get("seconds", 0), (int, float)),
             *((entry, dict) for entry in history),
         )
@@ -329,52 +306,6 @@ def with_later_settings(configuration: dict) -> dict:
     if isinstance(configuration.get("dense"), dict):
         configuration = {**configuration, "dense": with_later_settings(configuration["dense"])}
     return configuration
-
-
-def is_finished(path: Path, configuration: dict, data: ImageDataset, folder_flag: str, **more) -> bool:
-    """Whether this checkpoint is there already, made with this configuration and data.
-
-    A checkpoint without a record was made elsewhere, and is kept.
-
-    Args:
-        more: entries of the record that must agree too.
-    Raises:
-        UserError: one made with other settings is in the way; the message says what differs.
-    """
-    if not path.exists():
-        return False
-    if path.is_dir():
-        raise UserError(f"{path} is a folder where a checkpoint should be; move it away")
-    record = read_record(path)
-    if record is None:
-        return True
-    differences = describe_differences(
-        {**record["configuration"], "data": record["data"]["checksum"][:12]},
-        {**configuration, "data": data.checksum[:12]},
-    )
-    if differences:
-        raise UserError(
-            f"{path} was made with other settings ({differences}); to keep both, give {folder_flag} another folder"
-        )
-    if any(record.get(key) != value for key, value in more.items()):
-        raise UserError(
-            f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it made "
-            f"again, or to keep both give {folder_flag} another folder"
-        )
-    return True
-
-
-def refuse_to_replace(paths: list[Path]) -> None:
-    """Refuses to write over a checkpoint that was made elsewhere: nobody could make it again.
-
-    Raises:
-        UserError: one of the files is there and has no record.
-    """
-    for path in paths:
-        if path.exists() and not record_path(path).exists():
-            raise UserError(
-                f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away"
-            )
 
 
 def describe_differences(found: dict, asked: dict) -> str:
@@ -520,3 +451,129 @@ def _load_state(
         raise UserError(
             f"{path} does not fit {architecture} with {num_classes} classes: {first[:200]}"
         ) from None
+
+
+class TrainingState:
+    """The state of one unfinished training, in a file, and what it must belong to.
+
+    A context: left by an error or a signal it writes the state after the last whole epoch and says so in a note of the
+    error; left in peace, when the checkpoint is saved, it deletes the file. Orders, views, dropout and random criteria
+    depend on (seed, stage, epoch or step) alone, so that a state needs no random generators: a training that was stopped
+    and goes on ends bit for bit as one that was not, on a CPU at the same number of threads.
+
+    Args:
+        facts: configuration, seed, stage, data and origin of the training.
+        every: ('epochs', n) or ('seconds', s) between states that are written.
+        other_code: go on with a state that other code wrote.
+    """
+
+    def __init__(self, path: Path, facts: dict, every: tuple[str, float], folder_flag: str, other_code: bool):
+        self.path, self.facts, self.every = path, facts, every
+        self.folder_flag, self.other_code = folder_flag, other_code
+        self.unsaved: bytes | None = None
+        self.epoch = self.saved_epoch = 0
+
+    def __enter__(self) -> "TrainingState":
+        return self
+
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        if error is None:
+            self.path.unlink(missing_ok=True)
+            return
+        try:
+            self._save()
+        except (OSError, MemoryError):
+            pass  # the disk is full, say: the state before it is still there
+        if self.saved_epoch:
+            error.add_note(f"{self.path} holds the state after {self.saved_epoch} epochs")
+
+    def epochs_left(
+        self, epochs: range, trained: dict[str, Any], masks: Masks, history: list[dict]
+    ) -> Iterator[int]:
+        """The epochs that are still to be trained, from the first, or after those of a state that was kept.
+
+        Args:
+            trained: network and optimizer, anything with state_dict and load_state_dict. With `masks` and `history`
+                they are set, in place, to the state that was kept.
+        Raises:
+            UserError: a state of other settings or code, or one that does not fit.
+        """
+        first = epochs.start
+        if (state := self._read()) is not None:
+            first = self.saved_epoch = state["epoch"]
+            self._restore(state, trained, masks, history)
+            logger.info("goes on after %d of %d epochs: %s", first, epochs.stop, self.path)
+        written, written_at = first, time.monotonic()
+        for epoch in range(first, epochs.stop):
+            yield epoch
+            # A copy, in the main memory: a signal, or an error of the device, may come in the middle of the next epoch.
+            parts = {name: part.state_dict() for name, part in trained.items()}
+            content, self.epoch = io.BytesIO(), epoch + 1
+            facts = {"format": STATE_FORMAT, "facts": self.facts, "code": science_code(), "epoch": epoch + 1}
+            torch.save(
+                {
+                    **facts,
+                    "threads": torch.get_num_threads(),
+                    "parts": parts,
+                    "masks": masks,
+                    "history": history,
+                },
+                content,
+            )
+            self.unsaved = content.getvalue()
+            unit, every = self.every
+            since = epoch + 1 - written if unit == "epochs" else time.monotonic() - written_at
+            if epoch + 1 < epochs.stop and since >= every:
+                self._save()
+                written, written_at = epoch + 1, time.monotonic()
+
+    def _save(self) -> None:
+        if (content := self.unsaved) is None:
+            return
+        write_atomically(self.path, lambda temporary: temporary.write_bytes(content))
+        self.unsaved, self.saved_epoch = None, self.epoch
+        logger.debug("kept: %s after %d epochs", self.path, self.epoch)
+
+    def _read(self) -> dict | None:
+        if not self.path.exists():
+            return None
+        state = read_payload(self.path)
+        expected = {"facts", "epoch", "threads", "parts", "masks", "history"}
+        if state.get("format") != STATE_FORMAT or not expected <= state.keys():
+            raise UserError(
+                f"{self.path} is not a state of this version; delete it to begin that training anew"
+            )
+        facts = {
+            **state["facts"],
+            "configuration": with_later_settings(state["facts"].get("configuration", {})),
+        }
+        remedy = f"delete it to begin anew, or to keep both give {self.folder_flag} another folder"
+        if differences := describe_differences(facts, self.facts):
+            raise UserError(
+                f"{self.path} is the state of a training with other settings ({differences}); {remedy}"
+            )
+        if (modules := differing_code(state.get("code"))) and not self.other_code:
+            raise UserError(
+                f"{self.path} is the state of a training by other code of {', '.join(modules)}; give --other_code to go "
+                f"on with it, {remedy}"
+            )
+        if state["threads"] != torch.get_num_threads():
+            logger.info(
+                "note: %s was kept by a run of %d threads, this one has %d: the result differs by rounding",
+                self.path,
+                state["threads"],
+                torch.get_num_threads(),
+            )
+        return state
+
+    def _restore(self, state: dict, trained: dict[str, Any], masks: Masks, history: list[dict]) -> None:
+        try:
+            for name, part in trained.items():
+                part.load_state_dict(state["parts"][name])
+            device = next(iter(trained["network"].parameters())).device
+            masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
+            history[:] = state["history"]
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path} does not fit the network ({type(error).__name__}); delete it to begin that training anew"
+            ) from None

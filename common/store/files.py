@@ -1,13 +1,21 @@
 """Files that are there whole or not at all."""
 
+import ast
+import fcntl
 import glob
-import io
+import hashlib
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from types import ModuleType
+from typing import Callable, Iterator
 
-import torch
+import numpy as np
+
+from common.cli import logger
+
+FORMAT = 2  # of the stored arrays: another number means that they are computed anew
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -40,16 +48,71 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def write_torch(path: Path, payload: dict) -> None:
-    """torch.save by way of the memory: into a full disk it raises what says nothing of the disk.
-
-    Given a path, it would write the file's name into the file: equal weights, other bytes.
-    """
-    content = io.BytesIO()
-    torch.save(payload, content)
-    path.write_bytes(content.getbuffer())
-
-
 def write_json(path: Path, content: dict) -> None:
     """Writes `content` as indented JSON, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def module_digest(module: ModuleType) -> str:
+    """A digest of a module's code: of its syntax tree without docstrings, so that comments and layout do not count."""
+    tree = ast.parse(Path(module.__file__).read_text())
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def claim(path: Path, wait: bool) -> Iterator[bool]:
+    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left alone.
+
+    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that is gone, and tries again.
+    """
+    lock_path = path.with_name(f".{path.name}.lock")
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock_path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if not _is_the_same(lock.fileno(), lock_path):
+                continue
+            try:
+                yield True
+            finally:
+                lock_path.unlink(missing_ok=True)
+            return
+
+
+def _is_the_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def write_arrays(path: Path, arrays: dict, made: dict) -> None:
+    """Stores arrays in one .npz, atomically, with `made`: what they depend on."""
+    content = {**arrays, "made": json.dumps({"format": FORMAT, **made}, sort_keys=True)}
+    write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
+
+
+def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
+    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with `made` given, made from
+    something else."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files if only is None or name in only}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
+        logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
+        return None
+    if made is not None and str(arrays.get("made")) != json.dumps({"format": FORMAT, **made}, sort_keys=True):
+        return None
+    return arrays

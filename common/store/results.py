@@ -16,37 +16,13 @@ from common.evaluation import evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
 from common.pruning import layer_name, masks_of
 from common.store.checkpoints import load_classifier
-from common.store.files import write_atomically
+from common.store.files import FORMAT, claim, read_arrays, write_arrays, write_atomically
 from common.store.populations import Member, Population
-from common.store.sharing import claim
 from common.study import Study
 from common.training import prepare
 
-FORMAT = 2  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2**30  # representations of the training images held at once
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
-
-
-def write_arrays(path: Path, arrays: dict, made: dict) -> None:
-    """Stores arrays in one .npz, atomically, with `made`: what they depend on."""
-    content = {**arrays, "made": json.dumps({"format": FORMAT, **made}, sort_keys=True)}
-    write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
-
-
-def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
-    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with `made` given, made from
-    something else."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files if only is None or name in only}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
-        logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
-        return None
-    if made is not None and str(arrays.get("made")) != json.dumps({"format": FORMAT, **made}, sort_keys=True):
-        return None
-    return arrays
 
 
 def load_member(study: Study, member: Member) -> Classifier:

@@ -1,21 +1,59 @@
-"""What the two training scripts share: which pruning the flags ask for, weights kept on the way, the story and curves of a run."""
+"""Trainings that a command asks for: which networks, what of them is there, who makes the rest, and how it is kept.
+
+Processes share the work: one claims a network by an operating-system lock on a file beside it, which a crash releases. `--workers N`,
+several shells, several machines on one file system, a Slurm array and torchrun are the same thing: processes that claim, check what is
+finished, and do the rest. Results do not depend on who does what.
+"""
 
 import argparse
+import contextlib
+import functools
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
-from torch import nn
+import torch
+from tqdm import tqdm
 
 from common import methods, process
-from common.cli import UserError, logger
+from common.cli import WORKER, UserError, logger
 from common.methods import PruningMethod
 from common.pruning import GradualPruning, layer_name
-from common.store import checkpoints, results, resume
-from common.store.checkpoints import CheckpointName
+from common.store import checkpoints
+from common.store.checkpoints import CheckpointName, TrainingState
+from common.store.files import claim, write_arrays
 from common.study import Study
+from common.training import Run, fit
+from common.twins import Twin, twin_of
+
+Job = tuple[
+    Path, Callable[[], None]
+]  # the file that is there when the job is done, and what does it unless it is done
+SCRIPTS = Path(__file__).resolve().parent.parent.parent
+POLL_SECONDS = 0.2
+
+
+# What is asked for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One file of a network that a command asks for.
+
+    configuration: what all networks of the population share; pruning: by which it is pruned while it trains.
+    """
+
+    name: CheckpointName
+    path: Path
+    configuration: dict
+    pruning: GradualPruning | None = None
 
 
 def model_ids(flags: argparse.Namespace) -> range:
@@ -24,17 +62,16 @@ def model_ids(flags: argparse.Namespace) -> range:
     Raises:
         UserError: the last comes before the first; epochs that the training does not reach.
     """
-    if flags.index_end < flags.index_start:
+    first, last, epochs = flags.index_start, flags.index_end, flags.epochs
+    if last < first:
+        raise UserError(f"--index_end {last} lies before --index_start {first} (both inclusive)")
+    if flags.save_epochs and max(flags.save_epochs) >= epochs:
         raise UserError(
-            f"--index_end {flags.index_end} lies before --index_start {flags.index_start} (both inclusive)"
+            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights are the model itself"
         )
-    if flags.save_epochs and max(flags.save_epochs) >= flags.epochs:
-        raise UserError(
-            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {flags.epochs}, whose weights are the model itself"
-        )
-    if getattr(flags, "warmup_epochs", 0) >= flags.epochs:
-        raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {flags.epochs}")
-    return range(flags.index_start, flags.index_end + 1)
+    if getattr(flags, "warmup_epochs", 0) >= epochs:
+        raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
+    return range(first, last + 1)
 
 
 def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMethod:
@@ -46,34 +83,34 @@ def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> Pruni
     scope = flags.scope or methods.default_scope(schedule, flags.criterion)
     if methods.is_filter_criterion(flags.criterion) and scope != "layer":
         raise UserError(
-            f"--scope {scope}: norms of filters of different layers cannot be compared; leave it out with --criterion {flags.criterion}"
+            f"--scope {scope}: norms of filters of different layers cannot be compared; leave it out with "
+            f"--criterion {flags.criterion}"
         )
     return PruningMethod(schedule, flags.criterion, scope, **iterative)
 
 
 def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> None:
-    """Flags of gradual pruning have no effect where all networks are dense: steps and --schedule are noted, the others refused.
+    """Flags of gradual pruning have no effect where all networks are dense: those that the published commands give are noted, the
+    others refused.
 
     Raises:
         UserError: one that is refused.
     """
     if any(sparsities):
         return
-    given = sorted(
-        name
-        for name in flags.given
-        if name in ("criterion", "scope", "schedule")
-        or name.startswith(("begin_epoch", "end_epoch", "begin_step", "end_step", "frequency"))
+    refused, noted = (
+        ("criterion", "scope", "begin_epoch", "end_epoch"),
+        ("schedule", "begin_step", "end_step", "frequency"),
     )
-    ours = [name for name in given if name in ("criterion", "scope") or "epoch" in name]
-    if ours:
+    if given := sorted(name for name in flags.given if name.startswith(refused)):
         raise UserError(
-            f"--{ours[0]}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
+            f"--{given[0]}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
         )
-    for name in given:
+    for name in sorted(name for name in flags.given if name.startswith(noted)):
         logger.info("--%s has no effect: nothing is pruned", name)
 
 
+# All six are numbers of one training, from flags that the encoder and its head share.
 def gradual_pruning(
     flags: argparse.Namespace, sparsity: float, kind: str, epochs: int, batch_size: int, images: int
 ) -> GradualPruning:
@@ -82,52 +119,40 @@ def gradual_pruning(
     Args:
         kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
     Raises:
-        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step and an epoch for one thing.
+        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step and an epoch for one
+            thing.
     """
-    suffix = "_head" if kind == "head" else ""
-    begin_step, end_step, frequency, begin_epoch, end_epoch = (
-        getattr(flags, f"{name}{suffix}")
-        for name in ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch")
-    )
-    for name, step, epoch in (("begin", begin_step, begin_epoch), ("end", end_step, end_epoch)):
+    suffix, steps_an_epoch = "_head" if kind == "head" else "", math.ceil(images / batch_size)
+    default_begin, default_end, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
+    steps = []
+    for end, default in (("begin", default_begin), ("end", default_end)):
+        step, epoch = (getattr(flags, f"{end}_{unit}{suffix}") for unit in ("step", "epoch"))
         if step is not None and epoch is not None:
-            raise UserError(
-                f"--{name}_step{suffix} and --{name}_epoch{suffix} say the same: give one of them"
-            )
-    an_epoch = math.ceil(images / batch_size)
-    default = methods.SCHEDULE_STEPS[kind][flags.schedule]
-
-    def step_of(step: int | None, epoch: float | None, otherwise: int) -> int:
-        """The step before which so many epochs are done."""
-        return (
-            round(min(epoch, 2**31) * an_epoch) + 1
-            if epoch is not None
-            else otherwise
-            if step is None
-            else step
-        )
-
-    begin, end = step_of(begin_step, begin_epoch, default[0]), step_of(end_step, end_epoch, default[1])
-    if frequency is None:
-        by_epochs = begin_epoch is not None or end_epoch is not None
-        frequency = max(1, math.ceil((end - begin) / methods.INTERVALS)) if by_epochs else default[2]
+            raise UserError(f"--{end}_step{suffix} and --{end}_epoch{suffix} say the same: give one of them")
+        if epoch is not None:  # the step before which so many epochs are done
+            step = round(min(epoch, 2**31) * steps_an_epoch) + 1
+        steps.append(default if step is None else step)
+    begin, end = steps
+    if any(getattr(flags, f"{name}_epoch{suffix}") is not None for name in ("begin", "end")):
+        frequency = max(1, math.ceil((end - begin) / methods.INTERVALS))
+    frequency = getattr(flags, f"frequency{suffix}") or frequency
     # The published places in the training; the last step of all is the latest that fits.
     fitting = [
-        min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / an_epoch) for step in default[:2]
+        min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / steps_an_epoch)
+        for step in (default_begin, default_end)
     ]
-    words = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
-    remedy = f"give --begin_epoch{suffix} {words[0]} --end_epoch{suffix} {words[1]}"
+    numbers = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
+    remedy = f"give --begin_epoch{suffix} {numbers[0]} --end_epoch{suffix} {numbers[1]}, say"
     what = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
     if begin > end or end < 1:
-        raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}, say")
-    if end > epochs * an_epoch:
+        raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}")
+    if end > epochs * steps_an_epoch:
         raise UserError(
-            f"pruning of the {what} ends at step {end}, its training at step {epochs * an_epoch} ({epochs} epochs of {an_epoch} steps); "
-            f"{remedy}, say, or train for longer"
+            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} ({epochs} epochs of "
+            f"{steps_an_epoch} steps); {remedy}, or train for longer"
         )
-    return GradualPruning(
-        sparsity, begin, end, frequency, flags.criterion, asked_method(flags, flags.schedule).scope
-    )
+    scope = asked_method(flags, flags.schedule).scope
+    return GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
 
 
 def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> GradualPruning | None:
@@ -138,187 +163,371 @@ def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> Gra
     """
     if not methods.is_filter_criterion(flags.criterion):
         return gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
-    given = [
-        name
-        for name in (
-            "begin_step_head",
-            "end_step_head",
-            "frequency_head",
-            "begin_epoch_head",
-            "end_epoch_head",
-        )
-        if name in flags.given
-    ]
-    if given:
+    if given := sorted(flags.given & {f"{name}_head" for name in SCHEDULE_FLAGS}):
         raise UserError(
             f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion {flags.criterion}; leave it out"
         )
     return None
 
 
-def gradual_configuration(
-    method: PruningMethod, pruning: GradualPruning, head_pruning: GradualPruning | None = None
-) -> dict:
-    """What the configuration of a network that is pruned while it trains says of it."""
-    configuration = {
-        "pruning_method": str(method),
-        "sparsity": pruning.sparsity,
-        "schedule": method.schedule,
-        "criterion": method.criterion,
-        "scope": method.scope,
-    }
-    for suffix, one in (("", pruning), ("_head", head_pruning)):
-        if one is not None:
-            configuration |= {
-                f"begin_step{suffix}": one.begin_step,
-                f"end_step{suffix}": one.end_step,
-                f"frequency{suffix}": one.frequency,
-            }
-    return configuration
+SCHEDULE_FLAGS = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch")
 
 
-def missing_epochs(study: Study, path: Path, configuration: dict) -> list[int]:
-    """Those of --save_epochs whose weights are not kept yet. --debug saves nothing, and reads nothing."""
-    if study.flags.debug or not study.flags.save_epochs:
-        return []
-    if path.exists() and checkpoints.read_record(path) is None:
-        raise UserError(
-            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the flag out, or give another folder"
-        )
-    return [
-        epoch
-        for epoch in study.flags.save_epochs
-        if not checkpoints.is_finished(
-            checkpoints.epoch_path(path, epoch), configuration, study.data, study.folder_flag, epoch=epoch
-        )
-    ]
+def training_files(study: Study, sparsity: float, model_id: int) -> tuple[Asked, ...]:
+    """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity above 0."""
+    flags, twin, images = study.flags, twin_of(study), len(study.data.train_images)
+    method, files = PruningMethod("dense"), []
+    configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
+    if sparsity:
+        method = asked_method(flags, flags.schedule)
+        configuration |= {"pruning_method": str(method), "sparsity": sparsity}
+        configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
+    for part, folder in zip(twin.parts, (study.folder, study.head_folder)):
+        is_head, pruning = part == "head", None
+        settings = twin.head_settings if is_head else twin.settings
+        configuration = configuration | {key: getattr(flags, key) for key in settings}
+        epochs = flags.head_epochs if is_head else flags.epochs
+        if sparsity and is_head:
+            pruning = head_pruning(flags, sparsity, images)
+        elif sparsity:
+            kind = "supervised" if study.supervised else "contrastive"
+            pruning = gradual_pruning(flags, sparsity, kind, epochs, flags.batch_size, images)
+        if pruning:
+            suffix = "_head" if is_head else ""
+            steps = {key: getattr(pruning, key) for key in ("begin_step", "end_step", "frequency")}
+            configuration = configuration | {f"{key}{suffix}": step for key, step in steps.items()}
+        name = study.name(part, str(method), sparsity, epochs, flags.batch_size, model_id)
+        files.append(Asked(name, folder / str(name), configuration, pruning))
+    return tuple(files)
 
 
-def epoch_saver(
-    study: Study, path: Path, name: CheckpointName, configuration: dict, model: nn.Module, epochs: list[int]
-) -> Callable[[int], None]:
-    """A function of the number of epochs done that keeps the model's weights after `epochs` of them."""
-    started = time.time()
-    seen: list[int] = []
-
-    def save(done: int) -> None:
-        if not seen and any(epoch < done for epoch in epochs):
-            logger.info(
-                "note: the training goes on after %d epochs; give the same command again for the weights after %s",
-                done,
-                ", ".join(str(epoch) for epoch in epochs if epoch < done),
-            )
-        seen.append(done)
-        if done in epochs:
-            record = checkpoints.make_record(
-                name,
-                configuration,
-                study.model_seed(name.id),
-                study.data,
-                getattr(model, "encoder", model),
-                [],
-                process.environment(study.device, started),
-                epoch=done,
-            )
-            checkpoints.save_checkpoint(
-                checkpoints.epoch_path(path, done),
-                {"model": checkpoints.cpu_state(model)},
-                record,
-                getattr(model, "encoder", model),
-            )
-            logger.info("kept: %s", checkpoints.epoch_path(path, done))
-
-    return save
+# What is there
 
 
-def log_run(what: str, history: list[dict], started: float) -> None:
-    """One line on a finished run: its last epoch and its seconds."""
-    last = history[-1]
-    accuracy = f", test accuracy {100 * last['test_accuracy']:.2f} %" if "test_accuracy" in last else ""
-    sparsity = f", sparsity {last['sparsity']:.6f}" if "sparsity" in last else ""
-    logger.info(
-        "%s: %d epochs, loss %.4f (chance %.4f)%s%s, %.1f s",
-        what,
-        len(history),
-        last["loss"],
-        last["chance_loss"],
-        accuracy,
-        sparsity,
-        time.time() - started,
+def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
+    """Whether this checkpoint is there already, made with this configuration, data and code.
+
+    A checkpoint without a record was made elsewhere, and is kept.
+
+    Args:
+        facts: entries of the record that must agree too.
+    Raises:
+        UserError: one made with other settings or code is in the way; the message says what differs.
+    """
+    if not path.exists():
+        return False
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a checkpoint should be; move it away")
+    record = checkpoints.read_record(path)
+    if record is None:
+        return True
+    keep_both = f"to keep both, give {study.folder_flag} another folder"
+    differences = checkpoints.describe_differences(
+        {**record["configuration"], "data": record["data"]["checksum"][:12]},
+        {**configuration, "data": study.data.checksum[:12]},
     )
+    if differences:
+        raise UserError(f"{path} was made with other settings ({differences}); {keep_both}")
+    modules = checkpoints.differing_code(record.get("code"))
+    if modules and not study.flags.other_code:
+        raise UserError(
+            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or {keep_both}"
+        )
+    if any(record.get(key) != value for key, value in facts.items()):
+        raise UserError(
+            f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it "
+            f"made again, or {keep_both}"
+        )
+    return True
+
+
+def refuse_to_replace(paths: Sequence[Path]) -> None:
+    """Refuses to write over a checkpoint that was made elsewhere: nobody could make it again.
+
+    Raises:
+        UserError: one of the files is there and has no record.
+    """
+    for path in paths:
+        if path.exists() and not checkpoints.record_path(path).exists():
+            raise UserError(
+                f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away"
+            )
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What of a network is still to be trained: which of its files, and the epochs of --save_epochs."""
+
+    files: tuple[bool, ...]
+    epochs: tuple[int, ...]
+
+
+def missing_of(study: Study, files: tuple[Asked, ...]) -> Missing:
+    """What of a network is missing, made with these settings; --debug saves and reads nothing.
+
+    Raises:
+        UserError: something else is in the way.
+    """
+    if study.flags.debug:
+        return Missing((True,) * len(files), ())
+    finished, facts = [], {}
+    for file in files:
+        finished.append(is_finished(study, file.path, file.configuration, **facts))
+        if finished[0] and len(files) > len(
+            finished
+        ):  # the head's record says which encoder it was trained on
+            facts = {"encoder_sha256": checkpoints.file_sha256(file.path)}
+    if finished[-1] and not all(finished):
+        refuse_to_replace([files[-1].path])
+        finished[-1] = False
+    path, epochs = files[0].path, study.flags.save_epochs
+    if epochs and path.exists() and checkpoints.read_record(path) is None:
+        raise UserError(
+            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the flag out, or give another "
+            "folder"
+        )
+    kept = [
+        is_finished(study, checkpoints.epoch_path(path, epoch), files[0].configuration, epoch=epoch)
+        for epoch in epochs
+    ]
+    return Missing(
+        tuple(not one for one in finished), tuple(epoch for epoch, there in zip(epochs, kept) if not there)
+    )
+
+
+def finished_before(*paths: Path) -> None:
+    """Says that a network is there already, and forgets the states of its trainings."""
+    logger.info("finished before: %s", paths[-1])
+    for path in paths:
+        checkpoints.state_path(path).unlink(missing_ok=True)
+
+
+# Training
+
+
+def train_networks(study: Study, sparsities: list[float]) -> None:
+    """Trains the networks of a training script, ids by --index_start and --index_end, and saves them; finished ones are skipped."""
+    asked = [
+        training_files(study, sparsity, model_id)
+        for sparsity in sparsities
+        for model_id in model_ids(study.flags)
+    ]
+    for files in asked:
+        missing_of(study, files)  # refuses what is in the way before the first step
+    share(study, [(files[-1].path, functools.partial(train_network, study, files)) for files in asked])
+
+
+def train_network(study: Study, files: tuple[Asked, ...]) -> None:
+    """Trains and saves what is missing of one network."""
+    missing, paths = missing_of(study, files), [file.path for file in files]
+    there = [path for path, is_missing in zip(paths, missing.files) if not is_missing]
+    if there:
+        finished_before(*there)
+    if len(there) == len(files) and not missing.epochs:
+        return
+    network = twin_of(study)(study, study.model_seed(files[0].name.id))
+    histories = {}
+    for part, file in enumerate(files):
+        if missing.files[part] or part == 0 and missing.epochs:
+            histories[file.name.part] = train_file(study, network, part, files, missing)
+        if not missing.files[part] and any(missing.files[part + 1 :]):
+            network.load(part, file.path)
+            histories[file.name.part] = (checkpoints.read_record(file.path) or {}).get("history", [])
+    if missing.files[-1] and not study.flags.debug:
+        store_curves(study, files[-1].name, histories)
+
+
+def train_file(
+    study: Study, network: Twin, part: int, files: tuple[Asked, ...], missing: Missing
+) -> list[dict]:
+    """Trains one part of a network and saves it, unless only epochs on its way are missing; returns its history."""
+    file, started, seed = files[part], time.time(), network.seed
+    name, configuration, saved = file.name, file.configuration, missing.files[part]
+    description = " ".join([describe_run(name), *([name.part] if len(files) > 1 else [])])
+    epochs = name.epochs if saved else max(missing.epochs)
+    made_from = [earlier.path for earlier in files[:part]]
+    keep = functools.partial(keep_epoch, study, network, file, () if part else missing.epochs)
+
+    def at_epoch(done: int) -> None:
+        keep(done)
+        if part == 0:
+            network.at_epoch(done)
+
+    with (
+        training_state(study, file, seed, name.part, made_from)
+        if saved
+        else contextlib.nullcontext() as state
+    ):
+        run = Run(network.key(part), description, state)
+        history = fit(
+            network.training(part, configuration), run, range(epochs), pruning=file.pruning, at_epoch=at_epoch
+        )
+        if not saved:
+            return history
+        last = history[-1]
+        accuracy = f", test accuracy {100 * last['test_accuracy']:.2f} %" if "test_accuracy" in last else ""
+        sparsity = f", sparsity {last['sparsity']:.6f}" if "sparsity" in last else ""
+        loss = f"loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"
+        seconds = time.time() - started
+        logger.info("%s: %d epochs, %s%s%s, %.1f s", description, epochs, loss, accuracy, sparsity, seconds)
+        if not study.flags.debug:
+            facts = {"encoder_sha256": checkpoints.file_sha256(made_from[0])} if part else {}
+            facts |= {"history": history, "run": process.environment(study.device, started)}
+            save(study, file, network.payload(part), network.counted(part), **facts)
+    return history
+
+
+def training_state(
+    study: Study, file: Asked, seed: int, stage: str, made_from: Sequence[Path]
+) -> contextlib.AbstractContextManager:
+    """The state of a file's training; nothing with --debug, which keeps nothing.
+
+    Args:
+        stage: which training it is; made_from: the checkpoints that it begins with.
+    """
+    if study.flags.debug:
+        return contextlib.nullcontext()
+    facts = {
+        "configuration": file.configuration,
+        "seed": seed,
+        "stage": stage,
+        "data": study.data.checksum[:12],
+        "made_from": " ".join(checkpoints.file_sha256(path)[:12] for path in made_from),
+    }
+    flags = study.flags
+    return TrainingState(
+        checkpoints.state_path(file.path), facts, flags.save_every, study.folder_flag, flags.other_code
+    )
+
+
+def keep_epoch(study: Study, network: Twin, file: Asked, epochs: tuple[int, ...], done: int) -> None:
+    """Keeps the weights after `done` epochs where that is one of `epochs`."""
+    if done not in epochs:
+        return
+    path = checkpoints.epoch_path(file.path, done)
+    run = process.environment(study.device, time.time())
+    payload = {"model": checkpoints.cpu_state(network.kept)}
+    save(study, Asked(file.name, path, file.configuration), payload, network.counted(0), run=run, epoch=done)
+    logger.info("kept: %s", path)
+
+
+def save(study: Study, file: Asked, payload: dict, network: torch.nn.Module, **facts) -> None:
+    """Saves a file of a network with its record; layers of which nothing is left are named.
+
+    Args:
+        facts: what the record says beside name, configuration, seed, data and sparsity.
+    """
+    facts = {"history": [], **facts, "seed": study.model_seed(file.name.id), "data": study.data.facts()}
+    if study.flags.other_code:
+        facts["other_code"] = True
+    record = checkpoints.make_record(file.name, file.configuration, network, **facts)
+    emptied = [
+        layer_name(tensor)
+        for tensor, share in record["sparsity"]["per_tensor"].items()
+        # Encoder and head tell of the same network: each names its own layers.
+        if share == 1.0 and tensor.startswith("classification_head.") == (file.name.part == "head")
+    ]
+    if emptied and "epoch" not in facts:
+        logger.info("%s: nothing left in %s", describe_run(file.name), ", ".join(emptied))
+    checkpoints.save_checkpoint(file.path, payload, record)
 
 
 def describe_run(name: CheckpointName) -> str:
     """A network in the story: `SupCon later_GMP 0.9 id 3`, or `supervised id 3` of a dense one."""
-    return " ".join(
-        [
-            name.learning_method,
-            *([name.pruning_method, str(name.sparsity)] if name.sparsity else []),
-            f"id {name.id}",
-        ]
-    )
+    pruned = [name.pruning_method, str(name.sparsity)] if name.sparsity else []
+    return " ".join([name.learning_method, *pruned, f"id {name.id}"])
 
 
-def save_model(
-    study: Study,
-    name: CheckpointName,
-    path: Path,
-    payload: dict,
-    configuration: dict,
-    network: nn.Module,
-    history: list[dict],
-    started: float,
-    **more,
-) -> None:
-    """Saves a finished model with its record; layers of which nothing is left are named."""
-    record = checkpoints.make_record(
-        name,
-        configuration,
-        study.model_seed(name.id),
-        study.data,
-        network,
-        history,
-        process.environment(study.device, started),
-        **more,
-    )
-    log_emptied(describe_run(name), record["sparsity"]["per_tensor"])
-    checkpoints.save_checkpoint(
-        path, payload, record, network, configuration if "scope" in configuration else None
-    )
-    resume.forget(path)
-
-
-def finished_before(*paths: Path) -> None:
-    """Says that a model is there already."""
-    logger.info("finished before: %s", paths[-1])
-    resume.forget(*paths)
-
-
-def log_emptied(what: str, sparsity_per_tensor: dict[str, float]) -> None:
-    """Names the layers of which nothing is left."""
-    emptied = [layer_name(name) for name, share in sparsity_per_tensor.items() if share == 1.0]
-    if emptied:
-        logger.info("%s: nothing left in %s", what, ", ".join(emptied))
-
-
-def store_curves(study: Study, name: CheckpointName, stages: dict[str, list[dict]]) -> None:
-    """Stores and draws the curves of a run beside its log: stage -> history."""
+def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[dict]]) -> None:
+    """Stores and draws the curves of a run beside its log: part of the network -> history."""
     from common import plots
 
     sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
-    title = (
-        f"{study.data.title} · {study.learning_method} · {methods.describe(name.pruning_method)}{sparsity} · "
-        f"1 model, id {name.id} ({study.architecture})"
-    )
-    stages = {stage: history for stage, history in stages.items() if history}
+    method = f"{study.learning_method} · {methods.describe(name.pruning_method)}{sparsity}"
+    title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
+    stages = {
+        study.learning_method if part == "encoder" else part: history
+        for part, history in histories.items()
+        if history
+    }
     arrays = {"figure": "curves", "title": title, "stages": list(stages)}
     for stage, history in stages.items():
-        keys = dict.fromkeys(
-            key for entry in history for key in entry
-        )  # sparsity is there from the first pruning on
-        arrays |= {f"{stage}_{key}": np.array([entry.get(key, 0.0) for entry in history]) for key in keys}
+        keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
+        arrays |= {f"{stage}_{key}": [entry.get(key, 0.0) for entry in history] for key in keys}
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     stem = str(name).removesuffix(".pt")
     path = study.log_folder / f"{stem}_curves.npz"
-    results.write_arrays(path, arrays, {"model": stem})
+    write_arrays(path, arrays, {"model": stem})
     plots.save_figure(path.with_suffix(".png"), plots.draw(arrays))
+
+
+# Sharing
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun and `--workers` say it; (0, 1) alone."""
+    return int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def share(study: Study, jobs: list[Job]) -> bool:
+    """Does all jobs, together with whoever else works on them, and returns True when all are done.
+
+    A worker returns False when nothing is left that it could begin: what follows is done once, by the process that started it.
+
+    Raises:
+        UserError: a worker stopped.
+    """
+    flags = study.flags
+    if flags.debug:  # saves nothing that could be shared
+        for _, work in jobs:
+            work()
+        return True
+    if flags.workers and jobs:
+        _run_workers(study, jobs)
+    rank, world = rank_and_world()
+    first = rank * len(jobs) // world
+    busy = []
+    for path, work in jobs[first:] + jobs[:first]:
+        with claim(path, wait=False) as held:
+            work() if held else busy.append((path, work))
+    if WORKER in os.environ:
+        return False
+    for path, work in busy:
+        with claim(path, wait=True):
+            work()
+    return True
+
+
+def _run_workers(study: Study, jobs: list[Job]) -> None:
+    """Runs this script's command in --workers processes and waits for them."""
+    flags = study.flags
+    count = min(flags.workers, len(jobs))
+    threads = flags.threads or max(1, torch.get_num_threads() // count)
+    rank, world = rank_and_world()
+    script = str(SCRIPTS / f"{study.script}.py")
+    command = [sys.executable, script, *flags.argv, "--workers", "0", "--threads", str(threads)]
+    logger.info("%d workers of %d threads", count, threads)
+    errors = [tempfile.TemporaryFile("w+") for _ in range(count)]
+    workers = []
+    for index, stderr in enumerate(errors):
+        places = {"RANK": str(rank * count + index), "WORLD_SIZE": str(world * count)}
+        environment = {**os.environ, **places, WORKER: str(index), "OMP_NUM_THREADS": str(threads)}
+        workers.append(subprocess.Popen(command, stderr=stderr, env=environment))
+    try:
+        with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
+            while any(worker.poll() is None for worker in workers):
+                bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
+                time.sleep(POLL_SECONDS)
+    finally:
+        for worker in workers:
+            worker.terminate()  # of what is still running after an interruption
+            worker.wait()
+    flags.workers = 0  # all studies of the command have been worked on
+    for index, worker in enumerate(workers):
+        if worker.returncode != 0:
+            errors[index].seek(0)
+            lines = errors[index].read().strip().splitlines()
+            raise UserError(
+                f"worker {index} of {count} ended with status {worker.returncode} ({lines[-1] if lines else 'without a word'}); "
+                "finished models are kept, mend the cause and give the same command"
+            )

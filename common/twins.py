@@ -1,0 +1,189 @@
+"""The two ways of learning: which files a network has, how it is built and trained, and what its files hold.
+
+`Supervised` and `Contrastive` differ in loss, head and files; whoever trains or prunes networks sees no other difference.
+To add a way of learning, add a class like these here and name it in `twin_of`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from torch import nn
+
+from common import models, training
+from common.cli import logger
+from common.models import Classifier
+from common.pruning import Masks
+from common.store import checkpoints
+from common.study import Study
+from common.training import prepare, seed_weights
+
+DEBUG_HEAD_EPOCHS = 2  # of the throw-away head
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins: with new weights, or with those that an earlier training kept after `epoch` epochs.
+
+    key, head_key: what new weights, and those of a classifier head, depend on.
+    """
+
+    key: tuple
+    head_key: tuple
+    weights: Path | None = None
+    epoch: int = 0
+
+
+class Supervised:
+    """A network in one file, trained with cross-entropy."""
+
+    parts = ("supervised",)
+    settings = (
+        *("epochs", "batch_size", "learning_rate", "lr_milestones", "lr_gamma", "cosine_annealing"),
+        *("momentum", "weight_decay", "shuffle"),
+    )
+    head_settings = ()
+
+    def __init__(self, study: Study, seed: int, start: Start | None = None):
+        shape, self.study, self.seed = study.architecture, study, seed
+        start = start or Start((seed, "supervised", "weights"), ())
+        seed_weights(*start.key)
+        network = models.SupervisedNetwork(
+            shape.depth, shape.widen_factor, shape.dropout, len(study.data.class_names)
+        )
+        if start.weights:
+            checkpoints.load_epoch(network, start.weights, shape, len(study.data.class_names))
+        self.network = self.kept = prepare(network, study.device)
+
+    def key(self, part: int) -> tuple:
+        """What the training of a part depends on beside its configuration."""
+        return self.seed, "supervised"
+
+    def training(self, part: int, settings: dict) -> training.Training:
+        """The training of a part, which is made by it."""
+        return training.CrossEntropy(self.network, self.study.data, settings)
+
+    def part_masks(self, part: int, masks: Masks) -> Masks:
+        """Those of a classifier's masks that are of a part, by their names in it."""
+        return masks
+
+    def payload(self, part: int) -> dict:
+        """What the file of a trained part holds."""
+        return checkpoints.cpu_state(self.network)
+
+    def counted(self, part: int) -> nn.Module:
+        """The network whose sparsity the record of a part tells."""
+        return self.network
+
+    def load(self, part: int, path: Path) -> None:
+        """Needed by parts that are trained on other parts: there are none."""
+
+    def at_epoch(self, done: int) -> None:
+        """Called with the number of epochs done."""
+
+    def classifier(self) -> Classifier:
+        return self.network
+
+    @staticmethod
+    def payloads(classifier: Classifier) -> tuple[dict, ...]:
+        """What the files of a finetuned network hold."""
+        return (checkpoints.cpu_state(classifier),)
+
+
+class Contrastive:
+    """An encoder with its projection head, trained with a contrastive loss, in one file; in another the linear classifier that is
+    trained on the frozen encoder."""
+
+    parts = ("encoder", "head")
+    settings = (
+        *(
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "momentum",
+            "weight_decay",
+            "temperature",
+            "base_temperature",
+        ),
+        *("warmup_epochs", "cosine_annealing", "lars"),
+    )
+    head_settings = ("head_epochs", "batch_size_head")
+
+    def __init__(self, study: Study, seed: int, start: Start | None = None):
+        shape, self.study, self.seed = study.architecture, study, seed
+        self.start = start or Start((seed, "contrastive", "weights"), (seed, "head"))
+        seed_weights(*self.start.key)
+        model = models.ContrastiveEncoder(
+            shape.depth, shape.widen_factor, shape.dropout, shape.projection_head
+        )
+        if self.start.weights:
+            checkpoints.load_epoch(model, self.start.weights, shape, len(study.data.class_names))
+        self.model = self.kept = prepare(model, study.device)
+        self.head = self.new_head(*self.start.head_key)
+
+    def new_head(self, *key) -> models.ClassificationHead:
+        """A linear classifier before its training; its weights depend on `key`."""
+        seed_weights(*key, "weights")
+        head = models.ClassificationHead(self.model.encoder.latent_size, len(self.study.data.class_names))
+        return prepare(head, self.study.device)
+
+    def key(self, part: int) -> tuple:
+        return self.start.head_key if part else (self.seed, "contrastive")
+
+    def training(self, part: int, settings: dict) -> training.Training:
+        data = self.study.data
+        if part == 0:
+            return training.Contrastive(self.model, data, settings)
+        sizes = settings["head_epochs"], settings["batch_size_head"]
+        return training.Head(self.model.encoder, self.head, data, *sizes)
+
+    def part_masks(self, part: int, masks: Masks) -> Masks:
+        prefix = ("encoder.", "classification_head.")[part]
+        return {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
+
+    def payload(self, part: int) -> dict:
+        return {"head" if part else "model": checkpoints.cpu_state(self.head if part else self.model)}
+
+    def counted(self, part: int) -> nn.Module:
+        return self.classifier() if part else self.model.encoder
+
+    def load(self, part: int, path: Path) -> None:
+        classes = len(self.study.data.class_names)
+        checkpoints.load_encoder(self.model.encoder, path, self.study.architecture, classes)
+
+    def at_epoch(self, done: int) -> None:
+        """With --debug_classification_head, trains a throw-away head now and then, and logs its accuracy."""
+        flags = self.study.flags
+        if not (flags.debug_classification_head and done) or done % flags.debug_classification_head_epochs:
+            return
+        key = (self.seed, "debug head", done - 1)
+        head, description = (
+            self.new_head(*key),
+            f"{self.study.learning_method} seed {self.seed} throw-away head",
+        )
+        sizes = DEBUG_HEAD_EPOCHS, flags.batch_size_head
+        head_training = training.Head(self.model.encoder, head, self.study.data, *sizes)
+        history = training.fit(head_training, training.Run(key, description), range(DEBUG_HEAD_EPOCHS))
+        logger.info(
+            "%s after epoch %d: test accuracy %.2f %%", description, done, 100 * history[-1]["test_accuracy"]
+        )
+
+    def classifier(self) -> Classifier:
+        return models.ContrastiveClassifier(self.model.encoder, self.head)
+
+    @staticmethod
+    def payloads(classifier: Classifier) -> tuple[dict, ...]:
+        """The bare encoder without projection head, as published, and the classifier head."""
+        states = (
+            checkpoints.cpu_state(classifier.encoder),
+            checkpoints.cpu_state(classifier.classification_head),
+        )
+        return {"model": states[0]}, {"head": states[1]}
+
+
+Twin = Supervised | Contrastive
+
+
+def twin_of(study: Study) -> Callable[..., Twin]:
+    """The class of the study's networks."""
+    return Supervised if study.supervised else Contrastive
