@@ -20,23 +20,14 @@ from common.pruning import GradualPruning, masks_of, measure_sparsity, prunable_
 from common.store import runs
 from common.training import Run, fit
 
-PARSERS = {
-    "contrastive": clr_training.build_parser(),
-    "supervised": sup_training.build_parser(),
-    "head": clr_training.build_parser(),
-}
-PUBLISHED = {
-    "contrastive": (500, 1024),
-    "supervised": (205, 128),
-    "head": (100, 256),
-}  # epochs and batch size
+CLR, SUP = clr_training.build_parser(), sup_training.build_parser()
+PARSERS = {"contrastive": CLR, "supervised": SUP, "head": CLR}
+PUBLISHED = {"contrastive": (500, 1024), "supervised": (205, 128), "head": (100, 256)}  # epochs, batch size
 
 
 def schedule_of(kind, words="", epochs=None, batch_size=None, images=50_000, sparsity=0.9):
-    epochs, batch_size = epochs or PUBLISHED[kind][0], batch_size or PUBLISHED[kind][1]
-    return runs.gradual_pruning(
-        PARSERS[kind].parse_args(words.split()), sparsity, kind, epochs, batch_size, images
-    )
+    sizes = epochs or PUBLISHED[kind][0], batch_size or PUBLISHED[kind][1], images
+    return runs.gradual_pruning(PARSERS[kind].parse_args(words.split()), sparsity, kind, *sizes)
 
 
 def steps_of(pruning):
@@ -69,9 +60,8 @@ def test_steps_without_flags_are_the_published_ones(kind, schedule, steps):
 
 
 def test_contrastive_networks_are_pruned_late_and_supervised_ones_early_as_published():
-    assert steps_of(schedule_of("contrastive")) == (2440, 4760, 62) and steps_of(
-        schedule_of("supervised")
-    ) == (1000, 20000, 500)
+    assert steps_of(schedule_of("contrastive")) == (2440, 4760, 62)
+    assert steps_of(schedule_of("supervised")) == (1000, 20000, 500)
 
 
 def test_criterion_scope_and_sparsity_are_those_of_the_flags():
@@ -84,16 +74,18 @@ def test_criterion_scope_and_sparsity_are_those_of_the_flags():
 def test_given_steps_take_the_place_of_the_published_ones_one_by_one(kind):
     suffix = "_head" if kind == "head" else ""
     begin, end, frequency = steps_of(schedule_of(kind))
-    assert steps_of(schedule_of(kind, f"--begin_step{suffix} 7")) == (7, end, frequency)
-    assert steps_of(schedule_of(kind, f"--end_step{suffix} 9999")) == (begin, 9999, frequency)
-    assert steps_of(schedule_of(kind, f"--frequency{suffix} 3")) == (begin, end, 3)
-    assert steps_of(
-        schedule_of(kind, f"--begin_step{suffix} 0 --end_step{suffix} 5 --frequency{suffix} 1")
-    ) == (0, 5, 1)
+    for words, steps in (
+        ("--begin_step{0} 7", (7, end, frequency)),
+        ("--end_step{0} 9999", (begin, 9999, frequency)),
+        ("--frequency{0} 3", (begin, end, 3)),
+        ("--begin_step{0} 0 --end_step{0} 5 --frequency{0} 1", (0, 5, 1)),
+    ):
+        assert steps_of(schedule_of(kind, words.format(suffix))) == steps
 
 
 def test_encoder_and_head_have_flags_of_their_own():
-    words = "--begin_step 100 --end_step 200 --frequency 10 --begin_epoch_head 1 --end_epoch_head 2 --frequency_head 20"
+    words = "--begin_step 100 --end_step 200 --frequency 10 --begin_epoch_head 1 --end_epoch_head 2"
+    words += " --frequency_head 20"
     assert steps_of(schedule_of("contrastive", words)) == (100, 200, 10)
     assert steps_of(schedule_of("head", words)) == (197, 393, 20)
 
@@ -124,50 +116,62 @@ def test_38_intervals_lie_between_two_epochs():
     assert list(pruning.sparsities()) == [38 * epoch + 1 for epoch in range(10, 49)]
 
 
-def test_the_last_step_of_the_training_is_the_last_that_can_prune():
-    assert schedule_of("supervised", "--begin_step 1 --end_step 60", 6, 100, 1000).end_step == 60
-    refusal("supervised", "--begin_step 1 --end_step 61", epochs=6, batch_size=100, images=1000)
-    assert schedule_of("supervised", "--begin_epoch 1 --end_epoch 5.9", 6, 100, 1000).end_step == 60
-    refusal("supervised", "--begin_epoch 1 --end_epoch 6", epochs=6, batch_size=100, images=1000)
+@pytest.mark.parametrize(
+    "last, too_late",
+    [("--begin_step 1 --end_step 60", "--begin_step 1 --end_step 61"), ("--end_epoch 5.9", "--end_epoch 6")],
+)
+def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late):
+    size = {"epochs": 6, "batch_size": 100, "images": 1000}
+    assert schedule_of("supervised", f"--begin_step 1 {last}", **size).end_step == 60
+    assert "its training at step 60" in refusal("supervised", f"--begin_step 1 {too_late}", **size)
 
 
-def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fit():
-    assert refusal("supervised", "", epochs=12, batch_size=64, images=1437) == (
-        "pruning of the network ends at step 20000, its training at step 276 (12 epochs of 23 steps); "
-        "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer"
-    )
-    assert refusal("contrastive", "", epochs=50, batch_size=128, images=1437) == (
-        "pruning of the encoder ends at step 4760, its training at step 600 (50 epochs of 12 steps); "
-        "give --begin_epoch 5 --end_epoch 9.7, say, or train for longer"
-    )
-    assert refusal("head", "", epochs=10, batch_size=256, images=1437) == (
-        "pruning of the classifier head ends at step 10000, its training at step 60 (10 epochs of 6 steps); "
-        "give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer"
-    )
+@pytest.mark.parametrize(
+    "kind, epochs, batch_size, told",
+    [
+        (
+            *("supervised", 12, 64),
+            "pruning of the network ends at step 20000, its training at step 276 (12 epochs of 23 steps); "
+            "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer",
+        ),
+        (
+            *("contrastive", 50, 128),
+            "pruning of the encoder ends at step 4760, its training at step 600 (50 epochs of 12 steps); "
+            "give --begin_epoch 5 --end_epoch 9.7, say, or train for longer",
+        ),
+        (
+            *("head", 10, 256),
+            "pruning of the classifier head ends at step 10000, its training at step 60 (10 epochs of 6 "
+            "steps); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer",
+        ),
+    ],
+)
+def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fit(
+    kind, epochs, batch_size, told
+):
+    assert refusal(kind, "", epochs=epochs, batch_size=batch_size, images=1437) == told
+
+
+NEVER = "from step {} to step {} never fires"
+TWICE = "--{0}_step{1} and --{0}_epoch{1} say the same: give one of them"
 
 
 @pytest.mark.parametrize(
     "kind, words, told",
     [
         (
-            "supervised",
-            "--begin_step 20001",
-            "pruning of the network from step 20001 to step 20000 never fires; give --begin_epoch 2.6 --end_epoch 51, say",
+            *("supervised", "--begin_step 20001"),
+            f"network {NEVER.format(20001, 20000)}; give --begin_epoch 2.6 --end_epoch 51, say",
         ),
-        ("supervised", "--begin_epoch 3 --end_epoch 2", "from step 1174 to step 783 never fires"),
-        ("supervised", "--begin_step 0 --end_step 0", "from step 0 to step 0 never fires"),
+        ("supervised", "--begin_epoch 3 --end_epoch 2", NEVER.format(1174, 783)),
+        ("supervised", "--begin_step 0 --end_step 0", NEVER.format(0, 0)),
         (
-            "head",
-            "--begin_step_head 30 --end_step_head 20",
-            "pruning of the classifier head from step 30 to step 20 never fires; give --begin_epoch_head 2.6",
+            *("head", "--begin_step_head 30 --end_step_head 20"),
+            f"classifier head {NEVER.format(30, 20)}; give --begin_epoch_head 2.6",
         ),
-        (
-            "contrastive",
-            "--begin_step 5 --begin_epoch 5",
-            "--begin_step and --begin_epoch say the same: give one of them",
-        ),
-        ("contrastive", "--end_step 0 --end_epoch 0", "--end_step and --end_epoch say the same"),
-        ("head", "--end_step_head 5 --end_epoch_head 5", "--end_step_head and --end_epoch_head say the same"),
+        ("contrastive", "--begin_step 5 --begin_epoch 5", TWICE.format("begin", "")),
+        ("contrastive", "--end_step 0 --end_epoch 0", TWICE.format("end", "")),
+        ("head", "--end_step_head 5 --end_epoch_head 5", TWICE.format("end", "_head")),
     ],
 )
 def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, told):
@@ -177,35 +181,22 @@ def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, t
 @pytest.mark.parametrize("kind, schedule", list(itertools.product(PARSERS, methods.GRADUAL)))
 def test_epochs_that_a_refusal_suggests_are_accepted(kind, schedule):
     suffix = "_head" if kind == "head" else ""
+    epochs_of_all = (1, 2, 3, 4, 7, 12, 50, 205, 1500)
+    wrong_words = (f"--end_step{suffix} 2000000000", f"--begin_step{suffix} 9 --end_step{suffix} 8")
     for epochs, images, batch_size in itertools.product(
-        (1, 2, 3, 4, 7, 12, 50, 205, 1500), (1, 70, 1437, 50_000), (1, 16, 128, 5000)
+        epochs_of_all, (1, 70, 1437, 50_000), (1, 16, 128, 5000)
     ):
-        size, steps = (
-            {"epochs": epochs, "images": images, "batch_size": batch_size},
-            epochs * -(-images // batch_size),
-        )
-        if steps == 1:
-            continue  # below
-        for wrong in (f"--end_step{suffix} 2000000000", f"--begin_step{suffix} 9 --end_step{suffix} 8"):
+        size = {"epochs": epochs, "images": images, "batch_size": batch_size}
+        steps = epochs * -(-images // batch_size)
+        # The published steps fit no training of one step.
+        for wrong in wrong_words if steps > 1 else ("",):
             message = refusal(kind, f"--schedule {schedule} {wrong}", **size)
             suggested = re.search(rf"give (--begin_epoch{suffix} \S+ --end_epoch{suffix} \S+), say", message)[
                 1
             ]
             pruning = schedule_of(kind, f"--schedule {schedule} {suggested}", **size)
-            assert (
-                1 <= pruning.begin_step <= pruning.end_step <= steps
-                and max(pruning.sparsities().values()) == 0.9
-            )
-
-
-@pytest.mark.parametrize("kind, schedule", list(itertools.product(PARSERS, methods.GRADUAL)))
-def test_epochs_that_a_refusal_suggests_for_a_training_of_one_step_are_accepted(kind, schedule):
-    size = {"epochs": 1, "images": 70, "batch_size": 128}
-    suggested = re.search(
-        r"give (--begin_epoch\S* \S+ --end_epoch\S* \S+), say",
-        refusal(kind, f"--schedule {schedule}", **size),
-    )[1]
-    assert schedule_of(kind, f"--schedule {schedule} {suggested}", **size).end_step == 1
+            assert 1 <= pruning.begin_step <= pruning.end_step <= steps
+            assert max(pruning.sparsities().values()) == 0.9
 
 
 @pytest.mark.parametrize(
@@ -228,10 +219,8 @@ def test_scopes_are_those_of_the_schedule_where_none_is_given(words, schedule, n
 
 def test_iterative_methods_have_the_facts_of_their_flags():
     flags = clr_pruning_finetune.build_parser().parse_args(["--criterion", "random"])
-    assert (
-        str(runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2))
-        == "global_random_iterative0.2_rewind2"
-    )
+    method = runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2)
+    assert str(method) == "global_random_iterative0.2_rewind2"
 
 
 @pytest.mark.parametrize("criterion", ["filter_l1", "filter_l2", "filter_linf", "filter_random"])
