@@ -1,4 +1,5 @@
-"""Loaders, names and pure functions under random and extreme input: against slow versions, exact counts, bounds and symmetries."""
+"""Loaders, names and pure functions under random and extreme input: against slow versions, exact counts,
+bounds and symmetries."""
 
 import dataclasses
 import io
@@ -410,7 +411,8 @@ def test_the_mean_over_defined_values_is_that_of_the_others(values):
 
 
 def possible_winners(distances, labels, classes, k):
-    """The classes that may win the vote of the k nearest, where distances nearly equal to the k-th may come in any order."""
+    """The classes that may win the vote of the k nearest, where distances nearly equal to the k-th may come
+    in any order."""
     nearest = np.sort(distances)[k - 1]
     slack = 1e-4 * (1 + nearest)
     certain = np.bincount(labels[distances < nearest - slack], minlength=classes)
