@@ -1,4 +1,4 @@
-"""Kills the scripts at random moments, gives each command again until it ends; compares with undisturbed runs.
+"""Kills scripts at random moments, gives each command again until it ends; compares with undisturbed runs.
 
     python tests/chaos.py --kills 50
     python tests/chaos.py --kills 6 --seed 1

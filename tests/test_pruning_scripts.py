@@ -829,10 +829,7 @@ MADE = {
     "global_snip": (None, "--criterion snip"),
     "layer_random": (None, "--criterion random --scope layer"),
     "global_iterative0.5_rewind1": (iterate, "rewind --rewind_epoch 1"),
-    "filter_l2_iterative0.5_finetune": (
-        iterate,
-        "finetune --epochs 1 --batch_size 16 --criterion filter_l2",
-    ),
+    "filter_l2_iterative0.5_finetune": (iterate, "finetune --epochs 1 --batch_size 16 --criterion filter_l2"),
 }
 
 

@@ -117,8 +117,7 @@ def test_38_intervals_lie_between_two_epochs():
 
 
 @pytest.mark.parametrize(
-    "last, too_late",
-    [("--end_step 60", "--end_step 61"), ("--end_epoch 5.9", "--end_epoch 6")],
+    "last, too_late", [("--end_step 60", "--end_step 61"), ("--end_epoch 5.9", "--end_epoch 6")]
 )
 def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late):
     size = {"epochs": 6, "batch_size": 100, "images": 1000}

@@ -1,4 +1,4 @@
-"""Work shared among processes (claims, --workers, shells, ranks): the results are those of one, bit for bit."""
+"""Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
 import csv
 import json

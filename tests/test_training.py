@@ -348,8 +348,7 @@ def warn_epoch_by_epoch(entries, description):
 
 
 @pytest.mark.parametrize(
-    "losses, warned",
-    [([39.01] * 12, 1), ([38.9] * 5, 1), ([39.0] * 4 + [38.0, 37.0], 0), ([30.0] * 9, 0)],
+    "losses, warned", [([39.01] * 12, 1), ([38.9] * 5, 1), ([39.0] * 4 + [38.0, 37.0], 0), ([30.0] * 9, 0)]
 )
 def test_a_contrastive_loss_at_chance_is_warned_about_once(said, losses, warned):
     warn_epoch_by_epoch([{"loss": loss, "chance_loss": 39.0} for loss in losses], "SupCon id 0")
