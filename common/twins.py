@@ -134,8 +134,7 @@ class Contrastive:
         data = self.study.data
         if part == 0:
             return training.Contrastive(self.model, data, settings)
-        sizes = settings["head_epochs"], settings["batch_size_head"]
-        return training.Head(self.model.encoder, self.head, data, *sizes)
+        return training.Head(self.model.encoder, self.head, data, settings)
 
     def part_masks(self, part: int, masks: Masks) -> Masks:
         prefix = ("encoder.", "classification_head.")[part]
@@ -161,8 +160,8 @@ class Contrastive:
             self.new_head(*key),
             f"{self.study.learning_method} seed {self.seed} throw-away head",
         )
-        sizes = DEBUG_HEAD_EPOCHS, flags.batch_size_head
-        head_training = training.Head(self.model.encoder, head, self.study.data, *sizes)
+        settings = {"head_epochs": DEBUG_HEAD_EPOCHS, "batch_size_head": flags.batch_size_head}
+        head_training = training.Head(self.model.encoder, head, self.study.data, settings)
         history = training.fit(head_training, training.Run(key, description), range(DEBUG_HEAD_EPOCHS))
         logger.info(
             "%s after epoch %d: test accuracy %.2f %%", description, done, 100 * history[-1]["test_accuracy"]
