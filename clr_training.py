@@ -1,10 +1,13 @@
-"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier on each frozen encoder.
+"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier
+on each frozen encoder.
 
-    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --index_end 2 --pruning_percentages 0.0
+    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20
+    --index_end 2 --pruning_percentages 0.0
 
-Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own. Reads the data set. Writes
-models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON beside each that says how it was made, and the story
-and curves into logs/. Finished encoders and heads are skipped.
+Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own.
+Reads the data set. Writes models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON
+beside each that says how it was made, and the story and curves into logs/. Finished encoders and heads are
+skipped.
 """
 
 import sys

@@ -1,10 +1,12 @@
 """Trains supervised WideResNets with cross-entropy, one for each seed, dense or pruned while they train.
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
-    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
+    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
+    --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
 
-Reads the data set. Writes models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with
-a JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
+Reads the data set. Writes
+models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with a
+JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
 """
 
 import sys

@@ -1,6 +1,8 @@
-"""Everything between the shell and the study: flags that scripts share, device, determinism, logging, one-line errors.
+"""Everything between the shell and the study: flags that scripts share, device, determinism, logging,
+one-line errors.
 
-Only the standard library is imported here, so that `--help` answers at once; torch waits until a script begins its work.
+Only the standard library is imported here, so that `--help` answers at once; torch waits until a script
+begins its work.
 """
 
 import argparse
@@ -23,7 +25,8 @@ PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 
 
 class UserError(Exception):
-    """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit status 2."""
+    """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit
+    status 2."""
 
 
 def one_line(message: object) -> str:
@@ -45,7 +48,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the flags among them."""
+        """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the
+        flags among them."""
         flags = super().parse_args(args, namespace)
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}
@@ -104,7 +108,8 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
 
 infinity, largest = float("inf"), 2**31 - 1
 positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
-# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves nothing to prune.
+# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
+# nothing to prune.
 model_id = _number(int, 0, 999_999, False, False, "a whole number from 0 to 999999")
 model_count = _number(int, 1, 1_000_000, False, False, "a whole number from 1 to 1000000")
 iteration_count = _number(int, 1, 1000, False, False, "a whole number from 1 to 1000")
@@ -167,7 +172,8 @@ def milestone_list(text: str) -> list[int]:
 
 
 def encoder_name(text: str) -> str:
-    """The first part of an encoder's file names; depth, width and projection head are added to it where they are not 16, 2, mlp."""
+    """The first part of an encoder's file names; depth, width and projection head are added to it where they
+    are not 16, 2, mlp."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) or re.search(
         r"-\d+-\d+(-linear)?$|-linear$", text
     ):
@@ -298,7 +304,8 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
 
 
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
-    """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while training."""
+    """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
+    training."""
     steps = methods.SCHEDULE_STEPS[kind]
     words = [
         " or ".join(
@@ -547,7 +554,8 @@ class Interrupted(BaseException):
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
-    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a signal one line and 128 + its number.
+    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
+    signal one line and 128 + its number.
 
     Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
@@ -594,11 +602,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _raise_on_signals() -> dict:
-    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main thread."""
+    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main
+    thread."""
     asked: list[float] = []
 
     def stop(number: int, frame) -> None:
-        # A second one on its heels (Ctrl-C reaches workers, and then their parent stops them) must not cut off what the first began.
+        # A second one on its heels (Ctrl-C reaches workers, and then their parent stops them) must not cut
+        # off what the first began.
         if not asked or time.monotonic() - asked[-1] > PATIENCE_SECONDS:
             asked.append(time.monotonic())
             raise Interrupted(number)

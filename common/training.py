@@ -1,7 +1,8 @@
-"""Trains networks: one loop, `fit`, and what differs between trainings: `CrossEntropy`, `Contrastive` and `Head`.
+"""Trains networks: one loop, `fit`, and what differs between trainings: `CrossEntropy`, `Contrastive` and
+`Head`.
 
-To change an optimizer, a learning rate or the loss of a batch, edit the training's class here. Losses and counts add up on the
-device and are read once an epoch.
+To change an optimizer, a learning rate or the loss of a batch, edit the training's class here. Losses and
+counts add up on the device and are read once an epoch.
 """
 
 import math
@@ -38,8 +39,8 @@ HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weig
 WARMUP_FROM, WARMUP_ABOVE_BATCH = 0.01, 256
 LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
-# Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an accuracy within so many
-# standard deviations of guessing.
+# Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an
+# accuracy within so many standard deviations of guessing.
 EPOCHS_AT_CHANCE, LOSS_AT_CHANCE, DEVIATIONS_AT_CHANCE = 5, 0.005, 3
 
 
@@ -53,8 +54,9 @@ def annealed_learning_rate(initial: float, epoch: int, epochs: int) -> float:
 
 
 def supervised_learning_rate(settings: dict, epoch: int) -> float:
-    """The rate of an epoch: times lr_gamma at each of the lr_milestones (published: 0.1 at 5, 30, 50, 80), with cosine_annealing
-    that of `annealed_learning_rate`; constant where the settings name neither, as in finetuning."""
+    """The rate of an epoch: times lr_gamma at each of the lr_milestones (published: 0.1 at 5, 30, 50, 80),
+    with cosine_annealing that of `annealed_learning_rate`; constant where the settings name neither, as in
+    finetuning."""
     if settings.get("cosine_annealing"):
         return annealed_learning_rate(settings["learning_rate"], epoch, settings["epochs"])
     passed = sum(epoch >= milestone for milestone in settings.get("lr_milestones", ()))
@@ -62,8 +64,9 @@ def supervised_learning_rate(settings: dict, epoch: int) -> float:
 
 
 def contrastive_learning_rates(settings: dict, epoch: int, steps: int) -> list[float]:
-    """The rate of every step of an epoch: constant or, with cosine_annealing, annealed by epochs. In the warm-up epochs, with a batch
-    above 256, it rises linearly per step from 0.01 to the rate of the first epoch after them."""
+    """The rate of every step of an epoch: constant or, with cosine_annealing, annealed by epochs. In the
+    warm-up epochs, with a batch above 256, it rises linearly per step from 0.01 to the rate of the first
+    epoch after them."""
 
     def rate_of(epoch: int) -> float:
         initial = settings["learning_rate"]
@@ -83,7 +86,8 @@ def contrastive_learning_rates(settings: dict, epoch: int, steps: int) -> list[f
 
 
 def head_learning_rates(epochs: int) -> list[float]:
-    """The rate of every epoch of the classifier head: two of torch's schedulers, stepped one after the other, as published."""
+    """The rate of every epoch of the classifier head: two of torch's schedulers, stepped one after the other,
+    as published."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], HEAD_OPTIMIZER["learning_rate"])
     schedulers = [
         torch.optim.lr_scheduler.MultiStepLR(optimizer, list(HEAD_MILESTONES), gamma=0.2),
@@ -99,10 +103,11 @@ def head_learning_rates(epochs: int) -> list[float]:
 
 
 def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
-    """Scales gradients in place as LARS does (You et al. 2017), clipped at the learning rate, weight decay inside.
+    """Scales gradients in place as LARS does (You et al. 2017), clipped at the learning rate, weight decay
+    inside.
 
-    To be followed by an SGD step without weight decay. For each tensor w with gradient g:
-        local = 0.02 |w| / (|g| + weight_decay |w| + 1e-8);  g <- (g + weight_decay w) * min(local / learning_rate, 1)
+    To be followed by an SGD step without weight decay. For each tensor w with gradient g: local = 0.02 |w| /
+        (|g| + weight_decay |w| + 1e-8);  g <- (g + weight_decay w) * min(local / learning_rate, 1)
     Tensors whose weight or gradient is all zero keep their gradient.
     """
     for parameter in parameters:
@@ -119,8 +124,8 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
 class Training:
     """What `fit` asks of a training; those below say what differs.
 
-    network: what is trained, in place; pruned: the module in it that masks are of.
-    settings: learning_rate, momentum, weight_decay, and where there are others than the defaults nesterov, lars.
+    network: what is trained, in place; pruned: the module in it that masks are of. settings: learning_rate,
+    momentum, weight_decay, and where there are others than the defaults nesterov, lars.
     """
 
     shuffle = True
@@ -150,7 +155,8 @@ class Training:
         self.drawn = draw_supervised(self.data, generator)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean loss of a batch (B,) of training images, and how many are classified correctly (None: no classifier)."""
+        """The mean loss of a batch (B,) of training images, and how many are classified correctly (None: no
+        classifier)."""
         raise NotImplementedError
 
     def before_step(self, masks: Masks, rate: float) -> None:
@@ -166,9 +172,11 @@ class Training:
 
 
 class CrossEntropy(Training):
-    """Cross-entropy of a classifier on supervised views: supervised training, and finetuning of whole pruned networks.
+    """Cross-entropy of a classifier on supervised views: supervised training, and finetuning of whole pruned
+    networks.
 
-    Settings beside those of `Training`: batch_size, shuffle (True), and what `supervised_learning_rate` knows.
+    Settings beside those of `Training`: batch_size, shuffle (True), and what `supervised_learning_rate`
+    knows.
     """
 
     def __init__(self, network: Classifier, data: ImageDataset, settings: dict):
@@ -191,10 +199,11 @@ class CrossEntropy(Training):
 
 
 class Contrastive(Training):
-    """A contrastive loss of an encoder with its projection head on two views of every image; the encoder alone is pruned.
+    """A contrastive loss of an encoder with its projection head on two views of every image; the encoder
+    alone is pruned.
 
-    Settings beside those of `Training`: learning_method ('SupCon' or 'SimCLR'), epochs (of the whole training), batch_size,
-    temperature, base_temperature, cosine_annealing, warmup_epochs.
+    Settings beside those of `Training`: learning_method ('SupCon' or 'SimCLR'), epochs (of the whole
+    training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
     """
 
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
@@ -246,7 +255,8 @@ class Contrastive(Training):
 
 
 class Head(Training):
-    """Cross-entropy of a linear classifier on a frozen encoder's latent (encoder in eval mode), on supervised views.
+    """Cross-entropy of a linear classifier on a frozen encoder's latent (encoder in eval mode), on supervised
+    views.
 
     The encoder does not change, so the latents of an epoch's views are computed first, in large batches.
     Settings: head_epochs, batch_size_head.
@@ -285,8 +295,8 @@ class Head(Training):
 class Run:
     """Which training this is.
 
-    key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step, and on nothing else.
-    state: where the state of the training is kept, and is gone on from; None: nowhere.
+    key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step,
+    and on nothing else. state: where the state of the training is kept, and is gone on from; None: nowhere.
     """
 
     key: tuple
@@ -306,7 +316,8 @@ def fit(
 
     Args:
         epochs: those to train, from the first, at which the network already is.
-        masks: fixed; pruning: a schedule by which the network is pruned while it trains. Pruned weights are zero after every step.
+        masks: fixed; pruning: a schedule by which the network is pruned while it trains. Pruned weights are
+            zero after every step.
         at_epoch: called with the number of epochs done, at the start and after every epoch.
     Raises:
         UserError: the loss is not finite.
@@ -368,12 +379,14 @@ def fit(
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on `device`, its convolutions in channels-last order: the same numbers, a fifth faster on a CPU."""
+    """The network on `device`, its convolutions in channels-last order: the same numbers, a fifth faster on a
+    CPU."""
     return network.to(device, memory_format=torch.channels_last)
 
 
 def seed_weights(*key) -> None:
-    """Seeds torch's global generators, before the first weight of a network (or the first dropout of an epoch)."""
+    """Seeds torch's global generators, before the first weight of a network (or the first dropout of an
+    epoch)."""
     torch.manual_seed(augment.stream_seed(*key))
 
 
@@ -386,7 +399,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def epoch_order(
     data: ImageDataset, batch_size: int, generator: torch.Generator, shuffle: bool = True
 ) -> list[Tensor]:
-    """Indices of the training images in an epoch's batches; the last is smaller where `batch_size` does not divide their number."""
+    """Indices of the training images in an epoch's batches; the last is smaller where `batch_size` does not
+    divide their number."""
     count = len(data.train_images)
     order = torch.randperm(count, generator=generator) if shuffle else torch.arange(count)
     return list(order.to(data.train_images.device).split(batch_size))
@@ -424,7 +438,8 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 def classification_losses(
     network: Classifier, data: ImageDataset, batch_size: int, key: tuple
 ) -> Iterator[Tensor]:
-    """The cross-entropy of some batches of un-augmented training images, in eval mode, for criteria that look at gradients."""
+    """The cross-entropy of some batches of un-augmented training images, in eval mode, for criteria that look
+    at gradients."""
     batches = epoch_order(data, batch_size, augment.stream(*key, "criterion"))[:GRADIENT_BATCHES]
     with in_eval_mode(network):
         for batch in batches:
@@ -433,7 +448,8 @@ def classification_losses(
 
 
 def advance(bar: tqdm, loss: Tensor) -> None:
-    """One step on; the loss is shown once a second, because reading it waits for the device, and never without a terminal."""
+    """One step on; the loss is shown once a second, because reading it waits for the device, and never
+    without a terminal."""
     if not bar.disable and time.monotonic() - getattr(bar, "loss_shown_at", 0) > 1:
         bar.loss_shown_at = time.monotonic()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -441,7 +457,8 @@ def advance(bar: tqdm, loss: Tensor) -> None:
 
 
 def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, description: str) -> None:
-    """Refuses an epoch whose loss is not finite: such a network is not saved. `losses` are those of its steps."""
+    """Refuses an epoch whose loss is not finite: such a network is not saved. `losses` are those of its
+    steps."""
     if math.isfinite(mean_loss):
         return
     step = next((step for step, loss in enumerate(losses, 1) if not torch.isfinite(loss)), len(losses))
@@ -452,8 +469,9 @@ def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, descri
 
 
 def warn_at_chance(history: list[dict], description: str, data: ImageDataset) -> None:
-    """Says once when a network has learned nothing for some epochs: its accuracy on the training views is that of guessing the largest
-    class, or, without an accuracy, its contrastive loss is that of features which are all alike."""
+    """Says once when a network has learned nothing for some epochs: its accuracy on the training views is
+    that of guessing the largest class, or, without an accuracy, its contrastive loss is that of features
+    which are all alike."""
     last, recent = history[-1], history[-EPOCHS_AT_CHANCE - 1 :]
     if "train_accuracy" in last:
         images = len(data.train_labels)
@@ -480,7 +498,8 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
 
 
 def log_epoch(description: str, epochs: int, entry: dict) -> None:
-    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test images, sparsity."""
+    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test
+    images, sparsity."""
     facts = [
         f"{description} epoch {entry['epoch'] + 1}/{epochs}",
         f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})",

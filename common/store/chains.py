@@ -1,4 +1,5 @@
-"""Pruning of trained networks: once, with finetuning, or again and again, with rewinding, reinitialisation or finetuning in between."""
+"""Pruning of trained networks: once, with finetuning, or again and again, with rewinding, reinitialisation or
+finetuning in between."""
 
 import argparse
 import functools
@@ -51,7 +52,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """All prunings that are asked of one dense network; kept: epoch -> file of the weights that its training kept."""
+    """All prunings that are asked of one dense network; kept: epoch -> file of the weights that its training
+    kept."""
 
     member: Member
     method: PruningMethod
@@ -72,7 +74,8 @@ class Accuracies:
 
 
 def prune_population(study: Study) -> None:
-    """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own id.
+    """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own
+    id.
 
     Finished ones are skipped one by one.
     """
@@ -236,7 +239,8 @@ def is_finished(study: Study, chain: Chain, step: Step) -> bool:
 
 
 def refuse_broken_chain(study: Study, chain: Chain) -> None:
-    """Refuses, before the first training, what is in the way, and iterations that do not come from the one before them that is there."""
+    """Refuses, before the first training, what is in the way, and iterations that do not come from the one
+    before them that is there."""
     finished = [is_finished(study, chain, step) for step in chain.steps]
     for step, step_finished, previous_finished in zip(chain.steps[1:], finished[1:], finished):
         if not step_finished or not step.iteration:

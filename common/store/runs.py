@@ -1,8 +1,10 @@
-"""Trainings that a command asks for: which networks, what of them is there, who makes the rest, and how it is kept.
+"""Trainings that a command asks for: which networks, what of them is there, who makes the rest, and how it is
+kept.
 
-Processes share the work: one claims a network by an operating-system lock on a file beside it, which a crash releases. `--workers N`,
-several shells, several machines on one file system, a Slurm array and torchrun are the same thing: processes that claim, check what is
-finished, and do the rest. Results do not depend on who does what.
+Processes share the work: one claims a network by an operating-system lock on a file beside it, which a crash
+releases. `--workers N`, several shells, several machines on one file system, a Slurm array and torchrun are
+the same thing: processes that claim, check what is finished, and do the rest. Results do not depend on who
+does what.
 """
 
 import argparse
@@ -90,8 +92,8 @@ def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> Pruni
 
 
 def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> None:
-    """Flags of gradual pruning have no effect where all networks are dense: those that the published commands give are noted, the
-    others refused.
+    """Flags of gradual pruning have no effect where all networks are dense: those that the published commands
+    give are noted, the others refused.
 
     Raises:
         UserError: one that is refused.
@@ -114,13 +116,14 @@ def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsiti
 def gradual_pruning(
     flags: argparse.Namespace, sparsity: float, kind: str, epochs: int, batch_size: int, images: int
 ) -> GradualPruning:
-    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does not fit the training.
+    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does
+    not fit the training.
 
     Args:
         kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
     Raises:
-        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step and an epoch for one
-            thing.
+        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step
+            and an epoch for one thing.
     """
     suffix, steps_an_epoch = "_head" if kind == "head" else "", math.ceil(images / batch_size)
     default_begin, default_end, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
@@ -156,7 +159,8 @@ def gradual_pruning(
 
 
 def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> GradualPruning | None:
-    """The schedule of the contrastive classifier head; None where whole filters are pruned, of which it has none.
+    """The schedule of the contrastive classifier head; None where whole filters are pruned, of which it has
+    none.
 
     Raises:
         UserError: as `gradual_pruning`; a flag of the head's schedule where whole filters are pruned.
@@ -174,7 +178,8 @@ SCHEDULE_FLAGS = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epo
 
 
 def training_files(study: Study, sparsity: float, model_id: int) -> tuple[Asked, ...]:
-    """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity above 0."""
+    """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity
+    above 0."""
     flags, twin, images = study.flags, twin_of(study), len(study.data.train_images)
     method, files = PruningMethod("dense"), []
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
@@ -306,7 +311,8 @@ def finished_before(*paths: Path) -> None:
 
 
 def train_networks(study: Study, sparsities: list[float]) -> None:
-    """Trains the networks of a training script, ids by --index_start and --index_end, and saves them; finished ones are skipped."""
+    """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
+    finished ones are skipped."""
     asked = [
         training_files(study, sparsity, model_id)
         for sparsity in sparsities
@@ -340,7 +346,8 @@ def train_network(study: Study, files: tuple[Asked, ...]) -> None:
 def train_file(
     study: Study, network: Twin, part: int, files: tuple[Asked, ...], missing: Missing
 ) -> list[dict]:
-    """Trains one part of a network and saves it, unless only epochs on its way are missing; returns its history."""
+    """Trains one part of a network and saves it, unless only epochs on its way are missing; returns its
+    history."""
     file, started, seed = files[part], time.time(), network.seed
     name, configuration, saved = file.name, file.configuration, missing.files[part]
     description = " ".join([describe_run(name), *([name.part] if len(files) > 1 else [])])
@@ -472,7 +479,8 @@ def rank_and_world() -> tuple[int, int]:
 def share(study: Study, jobs: list[Job]) -> bool:
     """Does all jobs, together with whoever else works on them, and returns True when all are done.
 
-    A worker returns False when nothing is left that it could begin: what follows is done once, by the process that started it.
+    A worker returns False when nothing is left that it could begin: what follows is done once, by the process
+    that started it.
 
     Raises:
         UserError: a worker stopped.
