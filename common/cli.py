@@ -35,7 +35,8 @@ def one_line(message: object) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser with one-line errors, no prefix matching, and the default of every flag in `--help`."""
+    """An argparse parser with one-line errors, no prefix matching, and the default of every flag in
+    `--help`."""
 
     def __init__(self, docstring: str):
         super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
@@ -44,7 +45,8 @@ class Parser(argparse.ArgumentParser):
         unnamed = message.startswith("unrecognized") or message.endswith("expected one argument")
         self.exit(
             2,
-            f"{self.prog}: error: {one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n",
+            f"{self.prog}: error: "
+            f"{one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n",
         )
 
     def parse_args(self, args=None, namespace=None):
@@ -178,8 +180,8 @@ def encoder_name(text: str) -> str:
         r"-\d+-\d+(-linear)?$|-linear$", text
     ):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and projection "
-            "head are appended by the script"
+            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
+            "projection head are appended by the script"
         )
     return text
 
@@ -220,19 +222,26 @@ def add_common_flags(parser: Parser) -> None:
         "--workers",
         type=natural_number,
         default=0,
-        help="models that are worked on at once, each in a process of its own; 0: one after another in this process",
+        help=(
+            "models that are worked on at once, each in a process of its own; 0: one after another in this "
+            "process"
+        ),
     )
     group.add_argument(
         "--threads",
         type=thread_count,
         default=None,
-        help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits",
+        help=(
+            "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
+            "it in the last digits"
+        ),
     )
     add_boolean(
         group,
         "--other_code",
         False,
-        "go on with networks and states that other code of this study made (it is recorded); else they are refused",
+        "go on with networks and states that other code of this study made (it is recorded); else they are "
+        "refused",
     )
     add_boolean(group, "--debug", False, "verbose; saves no model")
     group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
@@ -332,7 +341,10 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
         f"--frequency{suffix}",
         type=positive_integer,
         default=None,
-        help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that there are at most {methods.INTERVALS} intervals",
+        help=(
+            f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that "
+            f"there are at most {methods.INTERVALS} intervals"
+        ),
     )
     group.add_argument(
         f"--begin_epoch{suffix}",
@@ -360,7 +372,10 @@ def _add_criterion_flags(group, default_scope: str) -> None:
         "--scope",
         choices=methods.SCOPES,
         default=None,
-        help=f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always in their layer",
+        help=(
+            f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always "
+            "in their layer"
+        ),
     )
 
 
@@ -377,7 +392,10 @@ def add_save_every(group) -> None:
         "--save_every",
         type=interval,
         default="5min",
-        help="keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a signal keeps it too",
+        help=(
+            "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go "
+            "on from; a signal keeps it too"
+        ),
     )
 
 
@@ -388,8 +406,10 @@ def add_saving_flags(group) -> None:
         "--save_epochs",
         type=epoch_list,
         default=[],
-        help="keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and magnitude_increase; "
-        "where the model is finished, only these are trained",
+        help=(
+            "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
+            "magnitude_increase; where the model is finished, only these are trained"
+        ),
     )
 
 
@@ -429,14 +449,20 @@ def add_finetuning_flags(parser: Parser) -> None:
         "--after",
         choices=methods.AFTER,
         default="rewind",
-        help="iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as the dense network was; "
-        "a new initialisation and the same training; or finetuning for --epochs from where it is",
+        help=(
+            "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
+            "the dense network was; a new initialisation and the same training; or finetuning for --epochs "
+            "from where it is"
+        ),
     )
     group.add_argument(
         "--rewind_epoch",
         type=natural_number,
         default=0,
-        help="iterative: rewind to the weights after so many epochs (0: initialisation), which the training script kept (--save_epochs)",
+        help=(
+            "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
+            "script kept (--save_epochs)"
+        ),
     )
     add_choice_of_dense(group, parser)
 
@@ -478,8 +504,10 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
         "--pruning_methods",
         type=pruning_method_list,
         default=pruning_methods,
-        help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
-        "GMP_global, global_iterative0.2_rewind0, ...",
+        help=(
+            "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ..."
+        ),
     )
     group.add_argument(
         "--pruning_percentages",
@@ -537,8 +565,10 @@ def add_depth_flags(parser: Parser) -> None:
         "--depth_target",
         choices=("prediction", "label"),
         default="prediction",
-        help="in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as published); "
-        "both are computed and stored",
+        help=(
+            "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
+            "published); both are computed and stored"
+        ),
     )
     group.add_argument("--figures_number", type=natural_number, default=0, help=COMPATIBILITY)
     group.add_argument("--pies_to_store", type=natural_number, default=1, help=COMPATIBILITY)
@@ -596,7 +626,8 @@ def _say_and_return(script: str, status: int, message: str, error: BaseException
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in words."""
+    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in
+    words."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
 

@@ -19,8 +19,8 @@ def contrastive_loss(
 
     Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same
     image), and A(i), all views but i:
-        loss = mean_i  (T / T_base) * (-1 / |P(i)|) sum_{p in P(i)} log( exp(z_i z_p / T) / sum_{a in A(i)}
-        exp(z_i z_a / T) )
+        loss = mean_i  (T / T_base) (-1 / |P(i)|) sum_{p in P(i)} log(e(i, p) / sum_{a in A(i)} e(i, a)),
+        e(i, j) = exp(z_i z_j / T)
     An anchor without positives (one view of a class seen once) has an empty sum and contributes 0.
 
     Args:

@@ -90,7 +90,8 @@ class WideResNet(nn.Module):
         return F.relu(self.bn1(x)).mean((2, 3))
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place of `probe_places`, in that order, averaged over space, (B, width)."""
+        """What probes look at: each place of `probe_places`, in that order, averaged over space, (B,
+        width)."""
         places: list[Tensor] = []
         self(images, places)
         return {name: place.mean((2, 3)) for name, place in zip(self.places, places, strict=True)}

@@ -122,7 +122,8 @@ def uses(criterion: str, quantity: str) -> bool:
 
 
 def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor]) -> dict[str, Gradient]:
-    """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left alone."""
+    """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left
+    alone."""
     sums = {
         name: Gradient(*(torch.zeros_like(parameter) for _ in range(3)))
         for name, parameter in parameters.items()
@@ -188,7 +189,8 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
 
 
 def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in `global_masks`."""
+    """Masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in
+    `global_masks`."""
     return {name: global_masks({name: score}, sparsity)[name] for name, score in scores.items()}
 
 
@@ -220,26 +222,6 @@ def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion
             for name, mask in found.items()
         }
     return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
-
-
-def asked_zeros(
-    shapes: dict[str, torch.Size], sparsity: float, scope: str, criterion: str
-) -> dict[tuple[str, ...], int]:
-    """Groups of tensors and the exact number of zeros that pruning leaves in each: all together, each tensor,
-    or each convolution.
-
-    Args:
-        shapes: name -> shape of the prunable tensors that were pruned together.
-    """
-    if is_filter_criterion(criterion):
-        return {
-            (name,): round(sparsity * shape[0]) * shape[1:].numel()
-            for name, shape in shapes.items()
-            if len(shape) == 4
-        }
-    if scope == "layer":
-        return {(name,): round(sparsity * shape.numel()) for name, shape in shapes.items()}
-    return {tuple(shapes): round(sparsity * sum(shape.numel() for shape in shapes.values()))}
 
 
 # Schedules

@@ -463,7 +463,8 @@ def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, descri
         return
     step = next((step for step, loss in enumerate(losses, 1) if not torch.isfinite(loss)), len(losses))
     raise UserError(
-        f"the loss of {description} is {mean_loss} in epoch {epoch + 1}, from its step {step} of {len(losses)} on: it diverged and was "
+        f"the loss of {description} is {mean_loss} in epoch {epoch + 1}, from its step {step} of "
+        f"{len(losses)} on: it diverged and was "
         "not saved; give a smaller --learning_rate, or look at the dense network"
     )
 

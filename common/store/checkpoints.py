@@ -226,7 +226,8 @@ def science_code() -> dict[str, str]:
 
 
 def differing_code(recorded: dict[str, str] | None) -> list[str]:
-    """The science modules whose code has changed since; none where it was not recorded, which is said once."""
+    """The science modules whose code has changed since; none where it was not recorded, which is said
+    once."""
     if recorded is None:
         _say_once("note: networks or states from before the code was recorded are taken as they are")
         return []
@@ -297,8 +298,8 @@ def read_record(checkpoint: Path) -> dict | None:
         raise damaged_record(checkpoint) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
-            f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them made "
-            "again, or only the JSON if the checkpoint comes from elsewhere"
+            f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
+            "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
     return {**record, "configuration": with_later_settings(record["configuration"])}
 
@@ -419,7 +420,8 @@ def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
         or kept["data"]["checksum"] != record["data"]["checksum"]
     ):
         raise UserError(
-            f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training script with --save_epochs {epoch}"
+            f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
+            f"script with --save_epochs {epoch}"
         )
     return path
 
@@ -566,8 +568,8 @@ class TrainingState:
             )
         if (modules := differing_code(state.get("code"))) and not self.other_code:
             raise UserError(
-                f"{self.path} is the state of a training by other code of {', '.join(modules)}; give --other_code to go "
-                f"on with it, {remedy}"
+                f"{self.path} is the state of a training by other code of {', '.join(modules)}; give "
+                f"--other_code to go on with it, {remedy}"
             )
         if state["threads"] != torch.get_num_threads():
             logger.info(
@@ -587,5 +589,6 @@ class TrainingState:
             history[:] = state["history"]
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.path} does not fit the network ({type(error).__name__}); delete it to begin that training anew"
+                f"{self.path} does not fit the network ({type(error).__name__}); delete it to begin that "
+                "training anew"
             ) from None

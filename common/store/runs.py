@@ -69,7 +69,8 @@ def model_ids(flags: argparse.Namespace) -> range:
         raise UserError(f"--index_end {last} lies before --index_start {first} (both inclusive)")
     if flags.save_epochs and max(flags.save_epochs) >= epochs:
         raise UserError(
-            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights are the model itself"
+            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights "
+            "are the model itself"
         )
     if getattr(flags, "warmup_epochs", 0) >= epochs:
         raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
@@ -151,8 +152,8 @@ def gradual_pruning(
         raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}")
     if end > epochs * steps_an_epoch:
         raise UserError(
-            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} ({epochs} epochs of "
-            f"{steps_an_epoch} steps); {remedy}, or train for longer"
+            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} "
+            f"({epochs} epochs of {steps_an_epoch} steps); {remedy}, or train for longer"
         )
     scope = asked_method(flags, flags.schedule).scope
     return GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
@@ -169,7 +170,8 @@ def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> Gra
         return gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
     if given := sorted(flags.given & {f"{name}_head" for name in SCHEDULE_FLAGS}):
         raise UserError(
-            f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion {flags.criterion}; leave it out"
+            f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion "
+            f"{flags.criterion}; leave it out"
         )
     return None
 
@@ -236,12 +238,13 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     modules = checkpoints.differing_code(record.get("code"))
     if modules and not study.flags.other_code:
         raise UserError(
-            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or {keep_both}"
+            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
+            f"{keep_both}"
         )
     if any(record.get(key) != value for key, value in facts.items()):
         raise UserError(
-            f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it "
-            f"made again, or {keep_both}"
+            f"{path} was made from another dense model, encoder or iteration than the one that is there "
+            f"now; delete it to have it made again, or {keep_both}"
         )
     return True
 
@@ -255,7 +258,8 @@ def refuse_to_replace(paths: Sequence[Path]) -> None:
     for path in paths:
         if path.exists() and not checkpoints.record_path(path).exists():
             raise UserError(
-                f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away"
+                f"{path} was made elsewhere, and its other half is missing or other; put them together or "
+                "move it away"
             )
 
 
@@ -288,8 +292,8 @@ def missing_of(study: Study, files: tuple[Asked, ...]) -> Missing:
     path, epochs = files[0].path, study.flags.save_epochs
     if epochs and path.exists() and checkpoints.read_record(path) is None:
         raise UserError(
-            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the flag out, or give another "
-            "folder"
+            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the "
+            "flag out, or give another folder"
         )
     kept = [
         is_finished(study, checkpoints.epoch_path(path, epoch), files[0].configuration, epoch=epoch)
@@ -536,6 +540,7 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
             errors[index].seek(0)
             lines = errors[index].read().strip().splitlines()
             raise UserError(
-                f"worker {index} of {count} ended with status {worker.returncode} ({lines[-1] if lines else 'without a word'}); "
+                f"worker {index} of {count} ended with status {worker.returncode} "
+                f"({lines[-1] if lines else 'without a word'}); "
                 "finished models are kept, mend the cause and give the same command"
             )
