@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: width, format, size, parameters, imports, and links of the pages."""
+"""Rules of the house that a machine can check: width, format, size, parameters, imports, links of pages."""
 
 import ast
 import re
@@ -132,7 +132,7 @@ def test_no_function_has_many_parameters_without_a_reason():
 
 
 def imported(path, functions_too):
-    """Names of the modules that a file imports; `functions_too`: also those that only its functions import."""
+    """Names of the modules that a file imports; functions_too: also those that only its functions import."""
     waiting, names = [ast.parse(path.read_text())], set()
     while waiting:
         node = waiting.pop()
