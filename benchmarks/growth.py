@@ -203,7 +203,7 @@ STEPS = {
 
 
 def count(work) -> tuple[int, int]:
-    """Operations of the products and convolutions in `work`, and the bytes of all tensors read and written."""
+    """Operations of products and convolutions in `work`, and the bytes of all tensors read and written."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
