@@ -1,7 +1,7 @@
 """What tests share: where the golden values are, a small image folder, no open logs.
 
-Golden values are numbers that the published scripts' functions gave. GOLDEN_DIR=... pytest tests -k golden checks those
-of another folder, laid out like tests/golden: the arrays in it, the networks in it or in a folder small/ in it too.
+Golden values are numbers that the published scripts' functions gave. GOLDEN_DIR=... pytest tests -k golden
+checks those of another folder, laid out like tests/golden; networks may lie in a folder small/ in it too.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""GOLDEN_DIR: values of another folder are checked by the same tests, every file of it by tests of its own."""
+"""GOLDEN_DIR: values of another folder are checked by the same tests, every file by tests of its own."""
 
 import os
 import re
