@@ -1,11 +1,12 @@
-"""Measures the engine against what a user would take instead: each in one run, interleaved with its peers, every one in a process of its own.
+"""Measures the engine against what a user would take instead, every contestant in a process of its own.
 
     python benchmarks/against_peers.py --output benchmarks/against_peers_cpu.json
 
-Peers: torchvision's transforms in a DataLoader as the published scripts use them (PIL, no loader processes), a plain eager training loop
-fed by it, torch.nn.utils.prune's hooks, networks evaluated anew for every comparison, and scikit-learn's KNeighborsClassifier. Random
-images of CIFAR-10's size: no data set is needed. Four networks at once and the population are measured through the scripts, in a
-temporary folder. Prints medians over the rounds; --output writes all times as JSON.
+Peers: torchvision's transforms in a DataLoader as the published scripts use them (PIL, no loader processes),
+a plain eager training loop fed by it, torch.nn.utils.prune's hooks, networks evaluated anew for every
+comparison, and scikit-learn's KNeighborsClassifier. Random images of CIFAR-10's size: no data set is needed.
+Four networks at once and the population are measured through the scripts, in a temporary folder. Prints
+medians over the rounds; --output writes all times as JSON.
 """
 
 import os
@@ -53,7 +54,8 @@ def main(argv=None) -> None:
             }
             for peer in peers:
                 print(
-                    f"{what:<64}{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x{results[ours].megabytes:>8.0f}"
+                    f"{what:<64}{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x"
+                    f"{results[ours].megabytes:>8.0f}"
                     f"{results[peer].megabytes:>8.0f}   {ours} : {peer}",
                     flush=True,
                 )
@@ -61,7 +63,10 @@ def main(argv=None) -> None:
 
 
 def contests(folder: Path):
-    """(what is counted, how much of it, who -> contestant, the first ours) of every comparison; `folder` holds random images."""
+    """(what is counted, how much of it, who -> contestant, the first ours) of every comparison.
+
+    `folder` holds random images.
+    """
     torchvision, plain = "torchvision in a DataLoader", "plain loop fed by torchvision"
     for kind, count in (("contrastive", 2 * VIEW_IMAGES), ("supervised", VIEW_IMAGES)):
         yield (
@@ -255,7 +260,7 @@ def peer_classification_epoch(device):
 
 
 def finetuning_epoch(device, hooked: bool = False):
-    """An epoch at 90 % sparsity, with masks after every step or with the hooks of torch.nn.utils.prune; all else is the same."""
+    """An epoch at 90 % sparsity, with masks after every step or with the hooks of torch.nn.utils.prune."""
     from torch.nn.utils import prune
 
     from common import models, training
@@ -286,8 +291,10 @@ def pictures_of(images) -> list:
 
 
 def peer_loader(data, kind: str):
-    """torchvision's transforms on PIL images in a DataLoader without loader processes, as published; contrastive: two views of each
-    image; evaluation: test images without augmentation."""
+    """torchvision's transforms on PIL images in a DataLoader without loader processes, as published.
+
+    contrastive: two views of each image; evaluation: test images without augmentation.
+    """
     import torch
     from torchvision import transforms
 
@@ -366,7 +373,7 @@ def script(folder: Path, device, name: str, *words) -> None:
 
 
 def seeds(device, folder: Path, workers: int):
-    """Four networks through clr_training.py, the start of the processes, their first step and an epoch of each head included."""
+    """Four networks through clr_training.py: with start of processes, first step, an epoch of each head."""
 
     def train() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as models:
@@ -396,7 +403,7 @@ def seeds(device, folder: Path, workers: int):
 
 
 def find(device, folder: Path):
-    """The study in `folder`, its dense and its pruned populations, trained for an epoch where they are not there."""
+    """The study in `folder`, its networks, dense and pruned, trained for an epoch where they are missing."""
     import sup_pie_kmodels_detection
     from common import comparison
     from common.study import open_studies
@@ -453,7 +460,7 @@ def population(device, folder: Path):
 
 
 def peer_population(device, folder: Path, figures: int):
-    """Predictions and latents of dense and pruned networks, loaded and computed anew for every sparsity and so many figures of it."""
+    """Predictions and latents of networks that are loaded anew for every sparsity and each of its figures."""
     import torch
 
     from common import models

@@ -1,10 +1,11 @@
-"""Measures how time and memory grow with images and models, and how far a training step is from what the machine allows.
+"""Measures how time and memory grow with images and models, and how far a training step is from the limit.
 
     python benchmarks/growth.py --output benchmarks/growth_cpu.json
 
-Random images: no data set is needed. Times are medians over the rounds, sizes in turn; memory is what a process of its own needs at most
-beyond network and images. The limit of a training step: its operations at the best rate of a large matrix product or convolution, or its
-bytes (every operation reads and writes its tensors once) at the rate of a large copy, whichever takes longer.
+Random images: no data set is needed. Times are medians over the rounds, sizes in turn; memory is what a
+process of its own needs at most beyond network and images. The limit of a training step: its operations at
+the best rate of a large matrix product or convolution, or its bytes (every operation reads and writes its
+tensors once) at the rate of a large copy, whichever takes longer.
 """
 
 import sys
@@ -33,7 +34,8 @@ def main(argv=None) -> None:
     device, machine = start(flags.cuda_device)
     growth, limits = {}, {}
     print(
-        f"{'what':<72}{'1x (s)':>9}{'2x':>8}{'4x':>8}{'1x (MB)':>10}{'2x':>8}{'4x':>8}   medians of {flags.rounds}"
+        f"{'what':<72}{'1x (s)':>9}{'2x':>8}{'4x':>8}{'1x (MB)':>10}{'2x':>8}{'4x':>8}   "
+        f"medians of {flags.rounds}"
     )
     for what, prepare in KINDS.items():
         results = in_turn({f"{size}x": Contestant(prepare, (size,)) for size in SIZES}, flags.rounds, device)
@@ -43,7 +45,8 @@ def main(argv=None) -> None:
         }
         first, *more = results.values()
         print(
-            f"{what:<72}{first.median:>9.3g}{''.join(f'{one.median / first.median:>7.1f}x' for one in more)}{first.megabytes:>10.0f}"
+            f"{what:<72}{first.median:>9.3g}"
+            f"{''.join(f'{size.median / first.median:>7.1f}x' for size in more)}{first.megabytes:>10.0f}"
             f"{''.join(f'{one.megabytes:>8.0f}' for one in more)}",
             flush=True,
         )
@@ -63,7 +66,8 @@ def main(argv=None) -> None:
         here = in_turn({what: Contestant(prepare, (1, batch))}, flags.rounds, device)[what].median
         limits[what] = {"operations": operations, "bytes": moved, "limit_seconds": limit, "seconds": here}
         print(
-            f"{what:<72}{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}{limit:>11.3f}{here:>10.3f}{here / limit:>7.1f}x",
+            f"{what:<72}{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}"
+            f"{limit:>11.3f}{here:>10.3f}{here / limit:>7.1f}x",
             flush=True,
         )
     save(
@@ -199,7 +203,7 @@ STEPS = {
 
 
 def count(work) -> tuple[int, int]:
-    """Floating-point operations of the products and convolutions in `work`, and the bytes of all tensors that its operations read and write."""
+    """Operations of products and convolutions in `work`, and the bytes of all tensors read and written."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, random data, contestants that are timed in turn, and the JSON.
+"""What the benchmarks share: the machine in words, random data, contestants timed in turn, and the JSON.
 
 Every contestant is a process of its own, so that none profits from what another has set or left in memory.
 """
@@ -21,7 +21,10 @@ from common import cli, process  # noqa: E402
 
 @dataclass(frozen=True)
 class Contestant:
-    """prepare: (device, *arguments) -> the work, a function without arguments; published: without this project's settings of the process."""
+    """prepare: (device, *arguments) -> the work, a function without arguments.
+
+    published: without this project's settings of the process.
+    """
 
     prepare: Callable
     arguments: tuple = ()
@@ -113,7 +116,10 @@ def _memory(what: str) -> int:
 
 
 def _contest(contestant: Contestant, device, connection) -> None:
-    """A contestant's process: one call that is not counted (caches, lazy imports), then one for every word, answered with seconds and bytes."""
+    """A contestant's process: one call that is not counted (caches, lazy imports), then one for every word.
+
+    Each is answered with seconds and bytes.
+    """
     from common.process import keep_freed_memory
 
     if device.type == "cpu" and not contestant.published:
@@ -129,7 +135,7 @@ def _contest(contestant: Contestant, device, connection) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """seconds of every round; their median; megabytes that the work needed at most beside what its preparation holds."""
+    """Seconds of every round, their median, megabytes that the work needed at most beside its preparation."""
 
     seconds: list[float]
     median: float

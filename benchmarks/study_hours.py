@@ -1,8 +1,9 @@
-"""Estimates the hours of the published study (dense, gradually pruned and one-shot networks) from one measured epoch of each kind of training.
+"""Estimates the hours of the published study from one measured epoch of each kind of training.
 
     python benchmarks/study_hours.py --cuda_device 0
 
-Trains on random images of CIFAR-10's size, 50,000 on CUDA and a part of them on the CPU, scaled up: no data set is needed. Writes nothing.
+The study: dense, gradually pruned and one-shot networks. Trains on random images of CIFAR-10's size, 50,000
+on CUDA and a part of them on the CPU, scaled up: no data set is needed. Writes nothing.
 """
 
 import sys
@@ -15,9 +16,8 @@ from common import cli, process  # noqa: E402
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
 MODELS, SPARSITIES = 30, 5
-TRAININGS = (
-    1 + 2 * 4
-)  # dense, and early and late gradual pruning to 0.3, 0.5, 0.7, 0.9, whose masks and prunings cost little beside a step
+# Dense, and early and late gradual pruning to 0.3, 0.5, 0.7, 0.9. Masks cost little beside a step.
+TRAININGS = 1 + 2 * 4
 EPOCHS = {
     "SupCon, batch 1024": 500 * TRAININGS * MODELS,
     "head, batch 256": 100 * TRAININGS * MODELS,
@@ -55,10 +55,12 @@ def main(argv=None) -> None:
     for kind, epochs in EPOCHS.items():
         hours += seconds[kind] * epochs / 3600
         print(
-            f"  {kind:<26} {seconds[kind]:8.2f} s an epoch x {epochs:>6,} epochs = {seconds[kind] * epochs / 3600:9.1f} h"
+            f"  {kind:<26} {seconds[kind]:8.2f} s an epoch x {epochs:>6,} epochs"
+            f" = {seconds[kind] * epochs / 3600:9.1f} h"
         )
     print(
-        f"estimate for {MODELS} networks of each kind, both methods, {TRAININGS} trainings and {SPARSITIES} one-shot sparsities: {hours:.1f} hours "
+        f"estimate for {MODELS} networks of each kind, both methods, {TRAININGS} trainings and"
+        f" {SPARSITIES} one-shot sparsities: {hours:.1f} hours "
         "(evaluation and figures not counted)"
     )
 

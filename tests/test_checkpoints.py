@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, GOLDEN_NETWORKS
+from conftest import GOLDEN_HERE, GOLDEN_NETWORKS
 
 from common import models, process, pruning
 from common.cli import UserError
@@ -287,8 +287,8 @@ def test_a_record_that_does_not_belong_to_its_file_is_refused(tmp_path):
 
 
 def test_a_head_of_another_format_is_refused(tmp_path):
-    encoder = next(GOLDEN.glob("*_encoder_*.pt"))
-    head = tmp_path / next(GOLDEN.glob("*_head_*.pt")).name
+    encoder = next(GOLDEN_HERE.glob("*_encoder_*.pt"))
+    head = tmp_path / next(GOLDEN_HERE.glob("*_head_*.pt")).name
     torch.save({"classifier": {}}, head)
     with pytest.raises(UserError, match="lacks the entry 'head'"):
         checkpoints.load_classifier(
@@ -297,7 +297,7 @@ def test_a_head_of_another_format_is_refused(tmp_path):
 
 
 def test_a_bare_encoder_and_one_with_its_projection_head_load_alike(tmp_path):
-    dense = next(GOLDEN.glob("*_encoder_*.pt"))
+    dense = next(GOLDEN_HERE.glob("*_encoder_*.pt"))
     bare = tmp_path / "bare.pt"
     torch.save({"model": checkpoints.encoder_state(dense)}, bare)
     copied = tmp_path / "copied.pt"

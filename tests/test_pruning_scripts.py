@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN, write_few_digits
+from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
 from common import methods, models, training
@@ -1142,7 +1142,7 @@ def published(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "models/digits"
     place.mkdir(parents=True)
-    for path in GOLDEN.glob("WideResNet-10-2_*.pt"):
+    for path in GOLDEN_HERE.glob("WideResNet-10-2_*.pt"):
         shutil.copy(path, place / path.name.replace("0.0pruning_", "0.0pruning_later_"))
     assert len(list(place.iterdir())) == 2
     return place
