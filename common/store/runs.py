@@ -511,36 +511,32 @@ def share(study: Study, jobs: list[Job]) -> bool:
 
 
 def _run_workers(study: Study, jobs: list[Job]) -> None:
-    """Runs this script's command in --workers processes and waits for them."""
+    """Runs this script's command in --workers processes, by torch.distributed.run, and waits for them."""
     flags = study.flags
     count = min(flags.workers, len(jobs))
-    threads = flags.threads or max(1, torch.get_num_threads() // count)
-    rank, world = rank_and_world()
-    script = str(SCRIPTS / f"{study.script}.py")
-    command = [sys.executable, script, *flags.argv, "--workers", "0", "--threads", str(threads)]
-    logger.info("%d workers of %d threads", count, threads)
-    errors = [tempfile.TemporaryFile("w+") for _ in range(count)]
-    workers = []
-    for index, stderr in enumerate(errors):
-        places = {"RANK": str(rank * count + index), "WORLD_SIZE": str(world * count)}
-        environment = {**os.environ, **places, WORKER: str(index), "OMP_NUM_THREADS": str(threads)}
-        workers.append(subprocess.Popen(command, stderr=stderr, env=environment))
-    try:
-        with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
-            while any(worker.poll() is None for worker in workers):
-                bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
-                time.sleep(POLL_SECONDS)
-    finally:
-        for worker in workers:
-            worker.terminate()  # of what is still running after an interruption
-            worker.wait()
+    threads = str(flags.threads or max(1, torch.get_num_threads() // count))
+    script = SCRIPTS / f"{study.script}.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    # The device is named, so that it is not one for each worker.
+    command += [str(script), *flags.argv, "--workers", "0", "--threads", threads]
+    command += ["--cuda_device", str(flags.cuda_device)]
+    logger.info("%d workers of %s threads", count, threads)
+    environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": threads}
+    with tempfile.TemporaryFile("w+") as errors:
+        workers = subprocess.Popen(command, stderr=errors, env=environment)
+        try:
+            with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
+                while workers.poll() is None:
+                    bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
+                    time.sleep(POLL_SECONDS)
+        finally:
+            workers.terminate()  # after an interruption; they keep their states
+            workers.wait()
+        errors.seek(0)
+        lines = [line.strip() for line in errors if line.startswith(script.name)]
     flags.workers = 0  # all studies of the command have been worked on
-    for index, worker in enumerate(workers):
-        if worker.returncode != 0:
-            errors[index].seek(0)
-            lines = errors[index].read().strip().splitlines()
-            raise UserError(
-                f"worker {index} of {count} ended with status {worker.returncode} "
-                f"({lines[-1] if lines else 'without a word'}); "
-                "finished models are kept, mend the cause and give the same command"
-            )
+    if workers.returncode != 0:
+        raise UserError(
+            f"a worker of {count} ended ({lines[0] if lines else f'status {workers.returncode}'}); finished "
+            "models are kept, mend the cause and give the same command"
+        )
