@@ -214,6 +214,19 @@ def test_every_file_of_this_project_that_a_page_names_is_there(page):
     assert not missing, listed(missing)
 
 
+# Flags of other programs that the pages name: torchrun, sbatch.
+OTHER_FLAGS = {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "array", "gres", "wrap"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_flag_that_a_page_names_is_one(page):
+    tools = [path for path in CHECKS if not path.name.startswith("test_")]
+    sources = [*SCRIPTS, *COMMON, *FIGURES, *tools, ROOT / "setup.sh"]
+    flags = {flag for path in sources for flag in re.findall(r"--([a-z]\w*)", path.read_text())}
+    named = set(re.findall(r"--([a-z]\w*)", page.read_text())) - OTHER_FLAGS - {"no"}  # --no-debug
+    assert not named - flags, listed(sorted(named - flags))
+
+
 def test_every_page_is_in_the_map_and_the_first_page_is_short():
     front = ROOT / "README.md"
     assert len(front.read_bytes()) <= README_BYTES
