@@ -1,6 +1,7 @@
 """Rules of the house that a machine can check: width, format, size, parameters, imports, links of pages."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -220,9 +221,11 @@ OTHER_FLAGS = {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "arr
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_flag_that_a_page_names_is_one(page):
+    parsers = [importlib.import_module(path.stem).build_parser() for path in SCRIPTS]
+    flags = {flag.removeprefix("--") for parser in parsers for flag in parser._option_string_actions}
     tools = [path for path in CHECKS if not path.name.startswith("test_")]
-    sources = [*SCRIPTS, *COMMON, *FIGURES, *tools, ROOT / "setup.sh"]
-    flags = {flag for path in sources for flag in re.findall(r"--([a-z]\w*)", path.read_text())}
+    for path in [*FIGURES, *tools, ROOT / "common/cli.py", ROOT / "setup.sh"]:
+        flags |= set(re.findall(r"--([a-z]\w*)", path.read_text()))
     named = set(re.findall(r"--([a-z]\w*)", page.read_text())) - OTHER_FLAGS - {"no"}  # --no-debug
     assert not named - flags, listed(sorted(named - flags))
 
