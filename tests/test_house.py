@@ -1,6 +1,7 @@
 """Rules of the house that a machine can check: width, format, size, parameters, imports, links of pages."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -212,6 +213,21 @@ def test_every_file_of_this_project_that_a_page_names_is_there(page):
     named = re.findall(r"\b(?:common|figures|tests|benchmarks|docs)/[\w/.-]*\.\w+", page.read_text())
     missing = sorted({path for path in named if not (ROOT / path).exists()})
     assert not missing, listed(missing)
+
+
+# Flags of other programs that the pages name: torchrun, sbatch.
+OTHER_FLAGS = {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "array", "gres", "wrap"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_flag_that_a_page_names_is_one(page):
+    parsers = [importlib.import_module(path.stem).build_parser() for path in SCRIPTS]
+    flags = {flag.removeprefix("--") for parser in parsers for flag in parser._option_string_actions}
+    tools = [path for path in CHECKS if not path.name.startswith("test_")]
+    for path in [*FIGURES, *tools, ROOT / "common/cli.py", ROOT / "setup.sh"]:
+        flags |= set(re.findall(r"--([a-z]\w*)", path.read_text()))
+    named = set(re.findall(r"--([a-z]\w*)", page.read_text())) - OTHER_FLAGS - {"no"}  # --no-debug
+    assert not named - flags, listed(sorted(named - flags))
 
 
 def test_every_page_is_in_the_map_and_the_first_page_is_short():
