@@ -1,12 +1,15 @@
-"""Prunes dense contrastive networks and trains them on with fixed masks: once, with finetuning, or iteratively.
+"""Prunes dense contrastive networks and trains them on with fixed masks: once, with finetuning, or
+iteratively.
 
-    python clr_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 --pruning_percentages 0.5,0.9,0.95,0.99
-    python clr_pruning_finetune.py --dataset digits --models_number 3 --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
+    python clr_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 --pruning_percentages
+    0.5,0.9,0.95,0.99 python clr_pruning_finetune.py --dataset digits --models_number 3 --pruning_schedule
+    iterative --iterations 4 --rate 0.5 --after rewind
 
-Reads the dense networks of clr_training.py (and for --after rewind the weights that its --save_epochs kept). Writes
-models/[NAME/]{encoder_name}_encoder_..._global_... and ..._head_..._global_..._id{id}.pt with a JSON beside each that says how it was
-made. Network i comes from dense network i. Finished ones are skipped one by one. Masks are over encoder and classifier head together;
-when a network is trained again, its projection head is rewound or reinitialised with the encoder, and never pruned.
+Reads the dense networks of clr_training.py (and for --after rewind the weights that its --save_epochs kept).
+Writes models/[NAME/]{encoder_name}_encoder_..._global_... and ..._head_..._global_..._id{id}.pt with a JSON
+beside each that says how it was made. Network i comes from dense network i. Finished ones are skipped one by
+one. Masks are over encoder and classifier head together; when a network is trained again, its projection head
+is rewound or reinitialised with the encoder, and never pruned.
 """
 
 import sys

@@ -1,10 +1,13 @@
-"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier on each frozen encoder.
+"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier
+on each frozen encoder.
 
-    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --index_end 2 --pruning_percentages 0.0
+    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20
+    --index_end 2 --pruning_percentages 0.0
 
-Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own. Reads the data set. Writes
-models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON beside each that says how it was made, and the story
-and curves into logs/. Finished encoders and heads are skipped.
+Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own.
+Reads the data set. Writes models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON
+beside each that says how it was made, and the story and curves into logs/. Finished encoders and heads are
+skipped.
 """
 
 import sys
@@ -15,47 +18,30 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training of the encoder")
-    group.add_argument(
-        "--index_start", type=cli.model_id, default=0, help="first model id, which is its seed"
+    cli.add_flag(group, "--index_start", cli.model_id, 0, "first model id, which is its seed")
+    cli.add_flag(group, "--index_end", cli.model_id, 29, "last model id, inclusive")
+    cli.add_flag(group, "--batch_size", cli.positive_integer, 1024, "images in a batch, each in two views")
+    cli.add_flag(group, "--epochs", cli.positive_integer, 500, "training epochs")
+    cli.add_flag(group, "--learning_rate", cli.positive_float, 0.05, "learning rate of SGD")
+    cli.add_flag(group, "--momentum", cli.fraction, 0.9, "momentum of SGD")
+    cli.add_flag(group, "--weight_decay", cli.natural_float, 0.0004, "weight decay of SGD")
+    cli.add_flag(
+        group, "--base_temperature", cli.positive_float, 0.07, "the loss is scaled by temperature / this"
     )
-    group.add_argument("--index_end", type=cli.model_id, default=29, help="last model id, inclusive")
-    group.add_argument(
-        "--batch_size", type=cli.positive_integer, default=1024, help="images in a batch, each in two views"
-    )
-    group.add_argument("--epochs", type=cli.positive_integer, default=500, help="training epochs")
-    group.add_argument("--learning_rate", type=cli.positive_float, default=0.05, help="learning rate of SGD")
-    group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
-    group.add_argument("--weight_decay", type=cli.natural_float, default=0.0004, help="weight decay of SGD")
-    group.add_argument(
-        "--base_temperature",
-        type=cli.positive_float,
-        default=0.07,
-        help="the loss is scaled by temperature / this",
-    )
-    group.add_argument(
-        "--warmup_epochs",
-        type=cli.natural_number,
-        default=0,
-        help="linear from 0.01, with a batch above 256 only",
+    cli.add_flag(
+        group, "--warmup_epochs", cli.natural_number, 0, "linear from 0.01, with a batch above 256 only"
     )
     cli.add_boolean(group, "--cosine_annealing", False, "per epoch down to learning_rate / 1000")
     cli.add_boolean(group, "--lars", False, "layer-wise adaptive rates, trust coefficient 0.02")
-    group.add_argument(
-        "--num_classes", type=cli.positive_integer, default=10, help="must be the data set's, or 10"
-    )
-    group.add_argument("--lr_decay_epochs", default="1500", help=cli.COMPATIBILITY)
+    cli.add_flag(group, "--num_classes", cli.positive_integer, 10, "must be the data set's, or 10")
+    cli.add_flag(group, "--lr_decay_epochs", str, "1500", cli.COMPATIBILITY)
     cli.add_boolean(group, "--clipping", False, cli.COMPATIBILITY)
     cli.add_boolean(group, "--shuffle", True, cli.COMPATIBILITY)
     cli.add_saving_flags(group)
     group = parser.add_argument_group("training of the classifier head")
-    group.add_argument(
-        "--head_epochs", type=cli.positive_integer, default=100, help="epochs of the linear classifier"
-    )
-    group.add_argument(
-        "--batch_size_head",
-        type=cli.positive_integer,
-        default=256,
-        help="images in a batch of the linear classifier",
+    cli.add_flag(group, "--head_epochs", cli.positive_integer, 100, "epochs of the linear classifier")
+    cli.add_flag(
+        group, "--batch_size_head", cli.positive_integer, 256, "images in a batch of the linear classifier"
     )
     cli.add_boolean(
         group,
@@ -63,18 +49,16 @@ def build_parser() -> cli.Parser:
         False,
         "log the accuracy of a throw-away head (2 epochs) now and then",
     )
-    group.add_argument(
-        "--debug_classification_head_epochs",
-        type=cli.positive_integer,
-        default=25,
-        help="epochs between these",
+    cli.add_flag(
+        group, "--debug_classification_head_epochs", cli.positive_integer, 25, "epochs between these"
     )
     group = parser.add_argument_group("pruning while training")
-    group.add_argument(
+    cli.add_flag(
+        group,
         "--pruning_percentages",
-        type=cli.sparsity_list,
-        default="0.0,0.3,0.5,0.7,0.9",
-        help="final sparsities, one training each, 0.0: dense",
+        cli.sparsity_list,
+        "0.0,0.3,0.5,0.7,0.9",
+        "final sparsities, one training each, 0.0: dense",
     )
     cli.add_gradual_pruning_flags(group, "late")
     cli.add_schedule_flags(group, "encoder", "", "contrastive")

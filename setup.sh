@@ -10,11 +10,13 @@ python=$VENV/bin/python
 usage() {
   cat <<'END'
 ./setup.sh                 sets up: environment, requirements, folders
-./setup.sh demo            sets up and runs the whole study on scikit-learn's digits (minutes on a CPU, nothing to download)
+./setup.sh demo            sets up and runs the whole study on scikit-learn's digits
+                           (minutes on a CPU, nothing to download)
 ./setup.sh test            sets up and runs the tests
 ./setup.sh paper [--cuda_device N] [--dry_run] [--yes]
-                           the published study on CIFAR-10: prints its commands, estimates the hours, runs them;
+                           the published study on CIFAR-10: prints its commands, estimates hours, runs them;
                            --dry_run stops before running, --yes runs them without CUDA too
+LOCKED=1 installs the versions of requirements.lock, not the newest that requirements.txt allows.
 PYTHON=/path/to/python3.12 and VENV=/path/to/environment name another interpreter or environment.
 END
 }
@@ -26,23 +28,29 @@ die() {
 
 set_up() {
   if [ ! -x "$python" ]; then
-    command -v "$PYTHON" >/dev/null || die "$PYTHON not found: install Python 3.11 or newer, or name it: PYTHON=/path/to/python3 ./setup.sh"
+    command -v "$PYTHON" >/dev/null ||
+      die "$PYTHON not found: install Python 3.11 or newer, or name it: PYTHON=/path/to/python3 ./setup.sh"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-      die "$("$PYTHON" --version) is too old: name Python 3.11 or newer: PYTHON=/path/to/python3.12 ./setup.sh"
+      die "$("$PYTHON" --version) is too old: name Python 3.11 or newer:" \
+        "PYTHON=/path/to/python3.12 ./setup.sh"
     echo "making the environment $VENV"
-    "$PYTHON" -m venv "$VENV" || die "no environment could be made: install Python's venv module (Debian, Ubuntu: apt install python3-venv), delete $VENV and try again"
+    "$PYTHON" -m venv "$VENV" ||
+      die "no environment could be made: install Python's venv module (Debian, Ubuntu: apt install" \
+        "python3-venv), delete $VENV and try again"
   fi
-  install requirements.txt
+  if [ -n "${LOCKED:-}" ]; then install requirements.lock; else install requirements.txt; fi
   mkdir -p models logs pies/cifar10/{SupCon,supervised}/{umap,q_score,prediction_depth,pies_distribution}
 }
 
-# Installs a requirements file, once: what was installed is noted in the environment.
+# Installs a requirements file, once: what was installed last is noted in the environment.
 install() {
-  local noted=$VENV/installed_${1//\//_}
+  local noted=${1%.*}
+  noted=$VENV/installed_${noted//\//_}
   cmp -s "$1" "$noted" && return
   echo "installing $1 (torch is large: this can take minutes)"
   "$python" -m pip install --quiet --disable-pip-version-check -r "$1" ||
-    die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
+    die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk" \
+      "space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
   cp "$1" "$noted"
 }
 
@@ -58,13 +66,15 @@ demo() {
   local started=$SECONDS story failed=
   threads=$((($(nproc) + 1) / 2))
   story=$(mktemp)
-  echo "both learning methods at once, $threads threads each; the supervised half's commands and output follow the contrastive one's"
+  echo "both learning methods at once, $threads threads each;" \
+    "the supervised half's commands and output follow the contrastive one's"
   demo_of sup >"$story" 2>&1 &
   (set -e; demo_of clr) || failed=1
   wait $! || failed=1
   cat "$story"
   rm "$story"
-  [ -z "$failed" ] || die "a command of the demo failed, see above; what is finished is kept: ./setup.sh demo goes on"
+  [ -z "$failed" ] ||
+    die "a command of the demo failed, see above; what is finished is kept: ./setup.sh demo goes on"
   run figures/make_figures.py --results pies/digits
   echo
   echo "demo finished in $((SECONDS - started)) s; open pies/digits/report.html in a browser"
@@ -72,14 +82,16 @@ demo() {
 
 demo_of() {
   local data="--dataset digits --threads $threads"
-  local six="$data --models_number 6" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99" gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
+  local six="$data --models_number 6" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99"
+  local gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
   local supervised="sup_training.py $data --index_end 5 --epochs 12 --batch_size 64 --learning_rate 0.1"
   if [ "$1" = sup ]; then
     run $supervised
     run $supervised --pruning 0.95 --schedule early --begin_epoch 0.15 --end_epoch 3
     run $supervised --pruning 0.95 --schedule late --begin_epoch 3 --end_epoch 5.8
   else
-    run clr_training.py $data --index_end 5 --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20 --pruning_percentages 0.0
+    run clr_training.py $data --index_end 5 --epochs 40 --batch_size 128 --learning_rate 0.02 \
+      --head_epochs 20 --pruning_percentages 0.0
   fi
   run "$1"_pruning_finetune.py $six $one_shot --epochs 8
   run "$1"_pie_kmodels_detection.py $six $one_shot --plot_q_score --plot_umap
@@ -102,16 +114,21 @@ paper() {
     shift
   done
   case $device in '' | *[!0-9]*) die "--cuda_device $device is not a device id" ;; esac
-  local sparsities="--pruning_percentages 0.3,0.5,0.7,0.9,0.95" all="--cuda_device $device --index_start 0 --index_end 29" sparsity
+  local sparsities="--pruning_percentages 0.3,0.5,0.7,0.9,0.95" sparsity
+  local all="--cuda_device $device --index_start 0 --index_end 29"
+  local thirty="--cuda_device $device --models_number 30 $sparsities"
   local methods="--pruning_methods global,GMP,later_GMP" commands=()
-  commands+=("clr_training.py $all" "clr_training.py $all --schedule early --pruning_percentages 0.3,0.5,0.7,0.9" "sup_training.py $all")
+  commands+=("clr_training.py $all"
+    "clr_training.py $all --schedule early --pruning_percentages 0.3,0.5,0.7,0.9"
+    "sup_training.py $all")
   for sparsity in 0.3 0.5 0.7 0.9; do
-    commands+=("sup_training.py $all --pruning $sparsity" "sup_training.py $all --pruning $sparsity --schedule late")
+    commands+=("sup_training.py $all --pruning $sparsity"
+      "sup_training.py $all --pruning $sparsity --schedule late")
   done
   for script in clr sup; do
-    commands+=("${script}_pruning_finetune.py --cuda_device $device --models_number 30 $sparsities"
-      "${script}_pie_kmodels_detection.py --cuda_device $device --models_number 30 $sparsities $methods --plot_q_score --plot_umap"
-      "${script}_prediction_depth.py --cuda_device $device --models_number 30 $sparsities $methods")
+    commands+=("${script}_pruning_finetune.py $thirty"
+      "${script}_pie_kmodels_detection.py $thirty $methods --plot_q_score --plot_umap"
+      "${script}_prediction_depth.py $thirty $methods")
   done
   commands+=("figures/make_figures.py --results pies/cifar10")
   echo "the published study on CIFAR-10, dense, gradually pruned and one-shot networks:"

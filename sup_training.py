@@ -1,10 +1,12 @@
 """Trains supervised WideResNets with cross-entropy, one for each seed, dense or pruned while they train.
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
-    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
+    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
+    --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
 
-Reads the data set. Writes models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with
-a JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
+Reads the data set. Writes
+models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with a
+JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
 """
 
 import sys
@@ -15,29 +17,22 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--index_start", type=cli.model_id, default=0, help="first model id, which is its seed"
+    cli.add_flag(group, "--index_start", cli.model_id, 0, "first model id, which is its seed")
+    cli.add_flag(group, "--index_end", cli.model_id, 29, "last model id, inclusive")
+    cli.add_flag(group, "--batch_size", cli.positive_integer, 128, "images in a batch")
+    cli.add_flag(group, "--epochs", cli.positive_integer, 205, "training epochs")
+    cli.add_flag(
+        group, "--learning_rate", cli.positive_float, 1.0, "learning rate of SGD, in the first epoch"
     )
-    group.add_argument("--index_end", type=cli.model_id, default=29, help="last model id, inclusive")
-    group.add_argument("--batch_size", type=cli.positive_integer, default=128, help="images in a batch")
-    group.add_argument("--epochs", type=cli.positive_integer, default=205, help="training epochs")
-    group.add_argument(
-        "--learning_rate",
-        type=cli.positive_float,
-        default=1.0,
-        help="learning rate of SGD, in the first epoch",
-    )
-    group.add_argument(
+    cli.add_flag(
+        group,
         "--lr_milestones",
-        type=cli.milestone_list,
-        default="5,30,50,80",
-        help="epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
+        cli.milestone_list,
+        "5,30,50,80",
+        "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
     )
-    group.add_argument(
-        "--lr_gamma",
-        type=cli.positive_float,
-        default=0.1,
-        help="factor of the learning rate at each milestone",
+    cli.add_flag(
+        group, "--lr_gamma", cli.positive_float, 0.1, "factor of the learning rate at each milestone"
     )
     cli.add_boolean(
         group,
@@ -45,12 +40,12 @@ def build_parser() -> cli.Parser:
         False,
         "in place of the milestones: per epoch down to learning_rate / 1000",
     )
-    group.add_argument("--momentum", type=cli.fraction, default=0.9, help="momentum of SGD")
-    group.add_argument("--weight_decay", type=cli.natural_float, default=0.0005, help="weight decay of SGD")
+    cli.add_flag(group, "--momentum", cli.fraction, 0.9, "momentum of SGD")
+    cli.add_flag(group, "--weight_decay", cli.natural_float, 0.0005, "weight decay of SGD")
     cli.add_boolean(group, "--shuffle", True, "a new order of the images in every epoch")
     cli.add_saving_flags(group)
     group = parser.add_argument_group("pruning while training")
-    group.add_argument("--pruning", type=cli.fraction, default=0.0, help="final sparsity, 0: dense")
+    cli.add_flag(group, "--pruning", cli.fraction, 0.0, "final sparsity, 0: dense")
     cli.add_gradual_pruning_flags(group, "early")
     cli.add_schedule_flags(group, "network", "", "supervised")
     cli.add_supervised_flags(parser)

@@ -82,7 +82,8 @@ def head_epoch(device, images: int):
 
     encoder = training.prepare(models.WideResNet(16, 2), device)
     head = training.prepare(models.ClassificationHead(encoder.latent_size, 10), device)
-    of_head = training.Head(encoder, head, random_data(images, 1, 32, device), 1, 256)
+    settings = {"head_epochs": 1, "batch_size_head": 256}
+    of_head = training.Head(encoder, head, random_data(images, 1, 32, device), settings)
     return lambda: training.fit(of_head, training.Run((0, "head")), range(1))
 
 

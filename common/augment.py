@@ -28,8 +28,9 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as torchvision has it
 def stream_seed(*key) -> int:
     """A seed from a key such as (seed, stage, epoch), the same in every process.
 
-    It has the 32 bits that torch's CPU generator looks at. Streams of different keys are unrelated but for chance: among the some
-    200,000 epochs of a whole study a few pairs, of different networks, can be expected to share a stream.
+    It has the 32 bits that torch's CPU generator looks at. Streams of different keys are unrelated but for
+    chance: among the some 200,000 epochs of a whole study a few pairs, of different networks, can be expected
+    to share a stream.
     """
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
 
@@ -91,9 +92,9 @@ def draw_contrastive(
     """Parameters of `count` contrastive views: crop, flip, colour jitter in random order, greyscale.
 
     Returns:
-        box (count, 4); flip (count,) bool; kind (count, 6) and factor (count, 6): the blends of the slots before
-        (0 to 2) and after (3 to 5) the hue shift, kind BRIGHTNESS, CONTRAST or SATURATION, factor 1 where the slot
-        does nothing; hue (count,) in turns; grey (count,) bool.
+        box (count, 4); flip (count,) bool; kind (count, 6) and factor (count, 6): the blends of the slots
+        before (0 to 2) and after (3 to 5) the hue shift, kind BRIGHTNESS, CONTRAST or SATURATION, factor 1
+        where the slot does nothing; hue (count,) in turns; grey (count,) bool.
     """
     box = crop_boxes(count, height, width, generator)
     flip = torch.rand(count, generator=generator) < (0.5 if horizontal_flip else 0.0)
@@ -124,10 +125,12 @@ def draw_supervised(
     vertical_flip: bool,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Parameters of `count` views for cross-entropy, head and finetuning: padded crop, vertical and horizontal flip.
+    """Parameters of `count` views for cross-entropy, head and finetuning: padded crop, vertical and
+    horizontal flip.
 
     Returns:
-        offset (count, 2) int64: row and column of the crop in the padded image; vertical, horizontal (count,) bool.
+        offset (count, 2) int64: row and column of the crop in the padded image; vertical, horizontal (count,)
+            bool.
     """
     rows, columns = (2 * padding(side) + 1 for side in (height, width))
     return {
@@ -149,7 +152,8 @@ def padding(side: int) -> int:
 
 
 def contrastive_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
-    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels last in memory."""
+    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels
+    last in memory."""
     chunk = len(images) if images.device.type != "cpu" else max(1, CHUNK_PIXELS // images[0, 0].numel())
     views = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
     for start in range(0, len(images), chunk):
@@ -172,11 +176,13 @@ def _jittered_crops(images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
 
 
 def supervised_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
-    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels last in memory."""
+    """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels
+    last in memory."""
     (count, channels, height, width), device = images.shape, images.device
     pad_rows, pad_columns = padding(height), padding(width)
     padded = torch.nn.functional.pad(images, (pad_columns, pad_columns, pad_rows, pad_rows))
-    # Every row of a view is a run of W bytes of the padded image, or of its mirror image: copied whole, not pixel by pixel.
+    # Every row of a view is a run of W bytes of the padded image, or of its mirror image: copied whole, not
+    # pixel by pixel.
     source = torch.stack([padded, padded.flip(-1)])
     runs = source.flatten().unfold(0, width, 1)
     mirrored, (top, left) = parameters["horizontal"].long(), parameters["offset"].unbind(1)
@@ -200,8 +206,9 @@ def evaluation_images(images: Tensor, mean: tuple, std: tuple) -> Tensor:
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     """Crops each image to its box, resizes it bilinearly to the whole image's size, mirrors it where `flip`.
 
-    Bilinear sampling is separable: out = R image C^T with a row of tent weights per output pixel, so the whole batch is
-    two matrix products. A crop is never larger than the image, so antialiasing would change nothing.
+    Bilinear sampling is separable: out = R image C^T with a row of tent weights per output pixel, so the
+    whole batch is two matrix products. A crop is never larger than the image, so antialiasing would change
+    nothing.
 
     Args:
         images: float (B, 3, H, W); box: (B, 4) top, left, height, width; flip: (B,) bool, horizontal.
@@ -228,10 +235,11 @@ def greyscale(images: Tensor) -> Tensor:
 
 
 def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Brightness, contrast or saturation (`kind`, (B,)) of each image by `factor` (B,), clamped to [0, 1], in place.
+    """Brightness, contrast or saturation (`kind`, (B,)) of each image by `factor` (B,), clamped to [0, 1], in
+    place.
 
-    All three mix the image with another one, factor f for the image and 1 - f for: black; the mean of the greyscale
-    image; the greyscale image.
+    All three mix the image with another one, factor f for the image and 1 - f for: black; the mean of the
+    greyscale image; the greyscale image.
     """
     kind, factor = (values[:, None, None, None] for values in (kind, factor))
     grey = greyscale(images)
@@ -241,7 +249,8 @@ def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
 
 
 def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns the hue of each image (B, 3, H, W) by `turns` (B,) of the colour circle, -1/3 to 1/3, through HSV, in place."""
+    """Turns the hue of each image (B, 3, H, W) by `turns` (B,) of the colour circle, -1/3 to 1/3, through
+    HSV, in place."""
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
@@ -252,8 +261,9 @@ def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
         torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4)),
     )
     hue.add_(6 * turns[:, None, None])  # in sectors, from -3 to 7
-    # Channel c of HSV with sector hue h is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n_c + h) mod 6, n = 5, 3, 1. Here k is
-    # n_c + h, from -2 to 12: the second trapezoid is the first one, 6 further on, so that no remainder is taken.
+    # Channel c of HSV with sector hue h is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n_c + h) mod 6, n =
+    # 5, 3, 1. Here k is n_c + h, from -2 to 12: the second trapezoid is the first one, 6 further on, so that
+    # no remainder is taken.
     for channel, first in zip((red, green, blue), (5, 3, 1)):
         k = hue + first
         share = torch.maximum(torch.minimum(k, 4 - k), torch.minimum(k - 6, 10 - k)).clamp_(0, 1)

@@ -1,6 +1,8 @@
-"""Everything between the shell and the study: flags that scripts share, device, determinism, logging, one-line errors.
+"""Everything between the shell and the study: flags that scripts share, device, determinism, logging,
+one-line errors.
 
-Only the standard library is imported here, so that `--help` answers at once; torch waits until a script begins its work.
+Only the standard library is imported here, so that `--help` answers at once; torch waits until a script
+begins its work.
 """
 
 import argparse
@@ -23,7 +25,8 @@ PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 
 
 class UserError(Exception):
-    """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit status 2."""
+    """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit
+    status 2."""
 
 
 def one_line(message: object) -> str:
@@ -32,7 +35,8 @@ def one_line(message: object) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser with one-line errors, no prefix matching, and the default of every flag in `--help`."""
+    """An argparse parser with one-line errors, no prefix matching, and the default of every flag in
+    `--help`."""
 
     def __init__(self, docstring: str):
         super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
@@ -41,11 +45,13 @@ class Parser(argparse.ArgumentParser):
         unnamed = message.startswith("unrecognized") or message.endswith("expected one argument")
         self.exit(
             2,
-            f"{self.prog}: error: {one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n",
+            f"{self.prog}: error: "
+            f"{one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n",
         )
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the flags among them."""
+        """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the
+        flags among them."""
         flags = super().parse_args(args, namespace)
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}
@@ -87,6 +93,14 @@ def add_boolean(parser: argparse._ActionsContainer, flag: str, default: bool, he
     parser.add_argument(flag, action=_BooleanAction, default=default, help=help)
 
 
+def add_flag(
+    group: argparse._ActionsContainer, flag: str, kind: Callable | tuple[str, ...], default, help: str
+) -> None:
+    """Adds a flag with a value: `kind` reads it, or is a tuple of what it may be."""
+    value = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+    group.add_argument(flag, default=default, help=help, **value)
+
+
 def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool, words: str) -> Callable:
     def parse(text: str):
         try:
@@ -104,7 +118,8 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
 
 infinity, largest = float("inf"), 2**31 - 1
 positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
-# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves nothing to prune.
+# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
+# nothing to prune.
 model_id = _number(int, 0, 999_999, False, False, "a whole number from 0 to 999999")
 model_count = _number(int, 1, 1_000_000, False, False, "a whole number from 1 to 1000000")
 iteration_count = _number(int, 1, 1000, False, False, "a whole number from 1 to 1000")
@@ -167,13 +182,14 @@ def milestone_list(text: str) -> list[int]:
 
 
 def encoder_name(text: str) -> str:
-    """The first part of an encoder's file names; depth, width and projection head are added to it where they are not 16, 2, mlp."""
+    """The first part of an encoder's file names; depth, width and projection head are added to it where they
+    are not 16, 2, mlp."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) or re.search(
         r"-\d+-\d+(-linear)?$|-linear$", text
     ):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and projection "
-            "head are appended by the script"
+            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
+            "projection head are appended by the script"
         )
     return text
 
@@ -194,47 +210,52 @@ def model_folder(text: str) -> str:
 def add_common_flags(parser: Parser) -> None:
     """Flags of every script: data, network, device, seeds."""
     group = parser.add_argument_group("data, network and device")
-    group.add_argument(
+    add_flag(
+        group,
         "--dataset",
-        choices=("cifar10", "digits", "folder"),
-        default="cifar10",
-        help="cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
+        ("cifar10", "digits", "folder"),
+        "cifar10",
+        "cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
         "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
     )
-    group.add_argument(
-        "--data_dir", default="data", help="where CIFAR-10 lies or goes; with --dataset folder, the folder"
+    add_flag(
+        group, "--data_dir", str, "data", "where CIFAR-10 lies or goes; with --dataset folder, the folder"
     )
-    group.add_argument(
-        "--cuda_device", type=natural_number, default=0, help="CUDA device id; without CUDA the CPU is used"
-    )
-    group.add_argument("--model_depth", type=model_depth, default=16, help="depth of the WideResNet, 6 n + 4")
-    group.add_argument("--widen_factor", type=positive_integer, default=2, help="width of the WideResNet")
-    group.add_argument("--dropout", type=fraction, default=0.0, help="dropout rate inside the blocks")
-    group.add_argument(
+    add_flag(group, "--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used")
+    add_flag(group, "--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4")
+    add_flag(group, "--widen_factor", positive_integer, 2, "width of the WideResNet")
+    add_flag(group, "--dropout", fraction, 0.0, "dropout rate inside the blocks")
+    add_flag(
+        group,
         "--workers",
-        type=natural_number,
-        default=0,
-        help="models that are worked on at once, each in a process of its own; 0: one after another in this process",
+        natural_number,
+        0,
+        "models that are worked on at once, each in a process of its own; 0: one after another in this "
+        "process",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--threads",
-        type=thread_count,
-        default=None,
-        help="CPU threads of a process, None: all cores, or those that each worker gets; results depend on it in the last digits",
+        thread_count,
+        None,
+        "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
+        "it in the last digits",
     )
     add_boolean(
         group,
         "--other_code",
         False,
-        "go on with networks and states that other code of this study made (it is recorded); else they are refused",
+        "go on with networks and states that other code of this study made (it is recorded); else they are "
+        "refused",
     )
     add_boolean(group, "--debug", False, "verbose; saves no model")
-    group.add_argument("--seed", type=natural_number, default=1, help=COMPATIBILITY)
-    group.add_argument(
+    add_flag(group, "--seed", natural_number, 1, COMPATIBILITY)
+    add_flag(
+        group,
         "--total_seed",
-        type=positive_integer,
-        default=1,
-        help="repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
+        positive_integer,
+        1,
+        "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
     )
     add_boolean(group, "--cuda_deterministic", True, "cuDNN deterministic, cuBLAS workspace fixed")
 
@@ -249,56 +270,58 @@ def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
         default="SupCon",
         help="contrastive loss",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--encoder_name",
-        type=encoder_name,
-        default="WideResNet",
-        help="first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
+        encoder_name,
+        "WideResNet",
+        "first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
     )
-    group.add_argument(
-        "--projection_head", choices=("mlp", "linear"), default="mlp", help="network between latent and loss"
-    )
-    group.add_argument(
-        "--temperature", type=positive_float, default=0.5, help="temperature of the contrastive loss"
-    )
-    group.add_argument(
+    add_flag(group, "--projection_head", ("mlp", "linear"), "mlp", "network between latent and loss")
+    add_flag(group, "--temperature", positive_float, 0.5, "temperature of the contrastive loss")
+    add_flag(
+        group,
         "--encoder_save_path",
-        type=model_folder,
-        default=None,
-        help="folder of the encoders, None: models/ (cifar10) or models/NAME/",
+        model_folder,
+        None,
+        "folder of the encoders, None: models/ (cifar10) or models/NAME/",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--head_save_path",
-        type=model_folder,
-        default=None,
-        help="folder of the classifier heads, None: that of the encoders",
+        model_folder,
+        None,
+        "folder of the classifier heads, None: that of the encoders",
     )
 
 
 def add_supervised_flags(parser: Parser) -> None:
     """Flags that name a supervised network beyond its depth, width and dropout."""
-    parser.add_argument(
+    add_flag(
+        parser,
         "--save_path",
-        type=model_folder,
-        default=None,
-        help="folder of the models, None: models/ (cifar10) or models/NAME/",
+        model_folder,
+        None,
+        "folder of the models, None: models/ (cifar10) or models/NAME/",
     )
     parser.set_defaults(learning_method="supervised")
 
 
 def add_gradual_pruning_flags(group, default_schedule: str) -> None:
     """When the network is pruned while it trains, and by what."""
-    group.add_argument(
+    add_flag(
+        group,
         "--schedule",
-        choices=tuple(methods.GRADUAL),
-        default=default_schedule,
-        help="the steps below where they are not given, and the file's name (late: _later)",
+        tuple(methods.GRADUAL),
+        default_schedule,
+        "the steps below where they are not given, and the file's name (late: _later)",
     )
     _add_criterion_flags(group, "None: layer")
 
 
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
-    """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while training."""
+    """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
+    training."""
     steps = methods.SCHEDULE_STEPS[kind]
     words = [
         " or ".join(
@@ -309,51 +332,60 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
         )
         for index in range(3)
     ]
-    group.add_argument(
+    add_flag(
+        group,
         f"--begin_step{suffix}",
-        type=natural_number,
-        default=None,
-        help=f"step of the first pruning of the {what}, None: {words[0]}",
+        natural_number,
+        None,
+        f"step of the first pruning of the {what}, None: {words[0]}",
     )
-    group.add_argument(
+    add_flag(
+        group,
         f"--end_step{suffix}",
-        type=natural_number,
-        default=None,
-        help=f"step of the last pruning of the {what}, None: {words[1]}",
+        natural_number,
+        None,
+        f"step of the last pruning of the {what}, None: {words[1]}",
     )
-    group.add_argument(
+    add_flag(
+        group,
         f"--frequency{suffix}",
-        type=positive_integer,
-        default=None,
-        help=f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that there are at most {methods.INTERVALS} intervals",
+        positive_integer,
+        None,
+        f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that "
+        f"there are at most {methods.INTERVALS} intervals",
     )
-    group.add_argument(
+    add_flag(
+        group,
         f"--begin_epoch{suffix}",
-        type=natural_float,
-        default=None,
-        help=f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
+        natural_float,
+        None,
+        f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
     )
-    group.add_argument(
+    add_flag(
+        group,
         f"--end_epoch{suffix}",
-        type=natural_float,
-        default=None,
-        help=f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
+        natural_float,
+        None,
+        f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
     )
 
 
 def _add_criterion_flags(group, default_scope: str) -> None:
-    group.add_argument(
+    add_flag(
+        group,
         "--criterion",
-        choices=tuple(methods.CRITERIA),
-        default="magnitude",
-        help="what is pruned, the lowest first: "
+        tuple(methods.CRITERIA),
+        "magnitude",
+        "what is pruned, the lowest first: "
         + "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items()),
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--scope",
-        choices=methods.SCOPES,
-        default=None,
-        help=f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always in their layer",
+        methods.SCOPES,
+        None,
+        f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always "
+        "in their layer",
     )
 
 
@@ -366,132 +398,138 @@ def interval(text: str) -> tuple[str, float]:
 
 def add_save_every(group) -> None:
     """How often the state of a training is kept."""
-    group.add_argument(
+    add_flag(
+        group,
         "--save_every",
-        type=interval,
-        default="5min",
-        help="keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a signal keeps it too",
+        interval,
+        "5min",
+        "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go "
+        "on from; a signal keeps it too",
     )
 
 
 def add_saving_flags(group) -> None:
     """What a training keeps on its way."""
     add_save_every(group)
-    group.add_argument(
+    add_flag(
+        group,
         "--save_epochs",
-        type=epoch_list,
-        default=[],
-        help="keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and magnitude_increase; "
-        "where the model is finished, only these are trained",
+        epoch_list,
+        [],
+        "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
+        "magnitude_increase; where the model is finished, only these are trained",
     )
 
 
 def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot pruning with finetuning."""
     group = parser.add_argument_group("pruning and finetuning")
-    group.add_argument("--models_number", type=model_count, default=30, help="model ids 0 to N-1 are pruned")
-    group.add_argument(
-        "--batch_size", type=positive_integer, default=128, help="images in a finetuning batch"
-    )
-    group.add_argument("--epochs", type=positive_integer, default=30, help="finetuning epochs")
-    group.add_argument(
-        "--learning_rate", type=positive_float, default=0.001, help="learning rate of finetuning, constant"
-    )
-    group.add_argument(
+    add_flag(group, "--models_number", model_count, 30, "model ids 0 to N-1 are pruned")
+    add_flag(group, "--batch_size", positive_integer, 128, "images in a finetuning batch")
+    add_flag(group, "--epochs", positive_integer, 30, "finetuning epochs")
+    add_flag(group, "--learning_rate", positive_float, 0.001, "learning rate of finetuning, constant")
+    add_flag(
+        group,
         "--pruning_percentages",
-        type=pruned_sparsity_list,
-        default="0.3,0.5,0.7,0.9",
-        help="one-shot: sparsities, each from the dense models anew",
+        pruned_sparsity_list,
+        "0.3,0.5,0.7,0.9",
+        "one-shot: sparsities, each from the dense models anew",
     )
     add_save_every(group)
     _add_criterion_flags(group, "None: global")
-    group.add_argument(
-        "--pruning_schedule",
-        choices=("one-shot", "iterative"),
-        default="one-shot",
-        help="prune once, or again and again",
+    add_flag(
+        group, "--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"
     )
-    group.add_argument("--iterations", type=iteration_count, default=10, help="iterative: how often")
-    group.add_argument(
-        "--rate",
-        type=pruning_rate,
-        default=0.2,
-        help="iterative: the share of what remains that each iteration prunes",
+    add_flag(group, "--iterations", iteration_count, 10, "iterative: how often")
+    add_flag(
+        group, "--rate", pruning_rate, 0.2, "iterative: the share of what remains that each iteration prunes"
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--after",
-        choices=methods.AFTER,
-        default="rewind",
-        help="iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as the dense network was; "
-        "a new initialisation and the same training; or finetuning for --epochs from where it is",
+        methods.AFTER,
+        "rewind",
+        "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
+        "the dense network was; a new initialisation and the same training; or finetuning for --epochs "
+        "from where it is",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--rewind_epoch",
-        type=natural_number,
-        default=0,
-        help="iterative: rewind to the weights after so many epochs (0: initialisation), which the training script kept (--save_epochs)",
+        natural_number,
+        0,
+        "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
+        "script kept (--save_epochs)",
     )
     add_choice_of_dense(group, parser)
 
 
 def add_choice_of_dense(group, parser: Parser) -> None:
     """Flags that choose among several populations of dense networks."""
-    group.add_argument(
+    add_flag(
+        group,
         "--dense_epochs",
-        type=positive_integer,
-        default=None,
-        help="take dense networks trained for so many epochs, None: the only ones there are",
+        positive_integer,
+        None,
+        "take dense networks trained for so many epochs, None: the only ones there are",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--dense_batch_size",
-        type=positive_integer,
-        default=None,
-        help="take dense networks trained with this batch size, None: the only ones there are",
+        positive_integer,
+        None,
+        "take dense networks trained with this batch size, None: the only ones there are",
     )
     if parser.get_default("learning_method") != "supervised":
-        group.add_argument(
+        add_flag(
+            group,
             "--dense_head_epochs",
-            type=positive_integer,
-            default=None,
-            help="take classifier heads trained for so many epochs, None: the only ones there are",
+            positive_integer,
+            None,
+            "take classifier heads trained for so many epochs, None: the only ones there are",
         )
 
 
 def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) -> None:
     """Flags of the scripts that compare populations of dense and pruned networks."""
     group = parser.add_argument_group("populations to compare")
-    group.add_argument("--models_number", type=model_count, default=30, help="K: model ids 0 to K-1")
-    group.add_argument(
+    add_flag(group, "--models_number", model_count, 30, "K: model ids 0 to K-1")
+    add_flag(
+        group,
         "--batch_size",
-        type=positive_integer,
-        default=1024,
-        help="images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
+        positive_integer,
+        1024,
+        "images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--pruning_methods",
-        type=pruning_method_list,
-        default=pruning_methods,
-        help="any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, global_snip, "
-        "GMP_global, global_iterative0.2_rewind0, ...",
+        pruning_method_list,
+        pruning_methods,
+        "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
+        "global_snip, GMP_global, global_iterative0.2_rewind0, ...",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--pruning_percentages",
-        type=pruned_sparsity_list,
-        default=sparsities,
-        help="sparsities; one of which no model exists is reported as absent",
+        pruned_sparsity_list,
+        sparsities,
+        "sparsities; one of which no model exists is reported as absent",
     )
     add_choice_of_dense(group, parser)
-    group.add_argument(
+    add_flag(
+        group,
         "--finetune_epochs",
-        type=positive_integer,
-        default=None,
-        help="take pruned networks of so many epochs, None: the only ones there are",
+        positive_integer,
+        None,
+        "take pruned networks of so many epochs, None: the only ones there are",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--finetune_batch_size",
-        type=positive_integer,
-        default=None,
-        help="take pruned networks of this batch size, None: the only ones there are",
+        positive_integer,
+        None,
+        "take pruned networks of this batch size, None: the only ones there are",
     )
     add_boolean(
         group, "--allow_missing", False, "go on with the models that exist and divide by their number"
@@ -508,11 +546,12 @@ def add_pie_flags(parser: Parser) -> None:
         False,
         "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--umap_models",
-        type=positive_integer,
-        default=1,
-        help="latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
+        positive_integer,
+        1,
+        "latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
     )
     add_boolean(group, "--not_serialize_plots", False, "no .npz beside the plots")
 
@@ -520,21 +559,23 @@ def add_pie_flags(parser: Parser) -> None:
 def add_depth_flags(parser: Parser) -> None:
     """Flags of the scripts on prediction depth."""
     group = parser.add_argument_group("prediction depth")
-    group.add_argument(
+    add_flag(
+        group,
         "--prediction_depth_models",
-        type=positive_integer,
-        default=5,
-        help="networks that the depth is averaged over, the first of the K",
+        positive_integer,
+        5,
+        "networks that the depth is averaged over, the first of the K",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--depth_target",
-        choices=("prediction", "label"),
-        default="prediction",
-        help="in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as published); "
-        "both are computed and stored",
+        ("prediction", "label"),
+        "prediction",
+        "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
+        "published); both are computed and stored",
     )
-    group.add_argument("--figures_number", type=natural_number, default=0, help=COMPATIBILITY)
-    group.add_argument("--pies_to_store", type=natural_number, default=1, help=COMPATIBILITY)
+    add_flag(group, "--figures_number", natural_number, 0, COMPATIBILITY)
+    add_flag(group, "--pies_to_store", natural_number, 1, COMPATIBILITY)
     add_boolean(group, "--plot_umap", False, COMPATIBILITY)
 
 
@@ -547,7 +588,8 @@ class Interrupted(BaseException):
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
-    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a signal one line and 128 + its number.
+    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
+    signal one line and 128 + its number.
 
     Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
@@ -588,17 +630,20 @@ def _say_and_return(script: str, status: int, message: str, error: BaseException
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in words."""
+    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in
+    words."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
 
 
 def _raise_on_signals() -> dict:
-    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main thread."""
+    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main
+    thread."""
     asked: list[float] = []
 
     def stop(number: int, frame) -> None:
-        # A second one on its heels (Ctrl-C reaches workers, and then their parent stops them) must not cut off what the first began.
+        # A second one on its heels (Ctrl-C reaches workers, and then their parent stops them) must not cut
+        # off what the first began.
         if not asked or time.monotonic() - asked[-1] > PATIENCE_SECONDS:
             asked.append(time.monotonic())
             raise Interrupted(number)

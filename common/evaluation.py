@@ -31,7 +31,8 @@ def evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
 def outputs(
     encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None
 ) -> Tensor:
-    """What `encode` of a network in eval mode, or the network, gives for un-augmented uint8 images (N, 3, H, W): latents (N, D), logits."""
+    """What `encode` of a network in eval mode, or the network, gives for un-augmented uint8 images (N, 3, H,
+    W): latents (N, D), logits."""
     return torch.cat([encode(batch) for batch in evaluation_batches(images, data, batch_size)])
 
 

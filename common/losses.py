@@ -17,9 +17,10 @@ def contrastive_loss(
 ) -> Tensor:
     """SupCon (Khosla et al. 2020, eq. 2, L_out), or SimCLR's NT-Xent where `labels` is None.
 
-    Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same image), and
-    A(i), all views but i:
-        loss = mean_i  (T / T_base) * (-1 / |P(i)|) sum_{p in P(i)} log( exp(z_i z_p / T) / sum_{a in A(i)} exp(z_i z_a / T) )
+    Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same
+    image), and A(i), all views but i:
+        loss = mean_i  (T / T_base) (-1 / |P(i)|) sum_{p in P(i)} log(e(i, p) / sum_{a in A(i)} e(i, a)),
+        e(i, j) = exp(z_i z_j / T)
     An anchor without positives (one view of a class seen once) has an empty sum and contributes 0.
 
     Args:
@@ -56,5 +57,6 @@ def contrastive_loss(
 
 
 def chance_contrastive_loss(views: int, temperature: float, base_temperature: float = 0.07) -> float:
-    """The loss of features that are all alike: every one of the other `views` - 1 views of the batch is as likely."""
+    """The loss of features that are all alike: every one of the other `views` - 1 views of the batch is as
+    likely."""
     return temperature / base_temperature * math.log(views - 1)

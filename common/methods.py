@@ -1,4 +1,5 @@
-"""What a pruning method is called: one word for file names, flags, tables and figures, made of schedule, scope and criterion.
+"""What a pruning method is called: one word for file names, flags, tables and figures, made of schedule,
+scope and criterion.
 
 Only the standard library is imported here, so that `--help` answers at once.
 
@@ -7,7 +8,7 @@ Only the standard library is imported here, so that `--help` answers at once.
     global_snip                  one-shot, by another criterion
     GMP, later_GMP               gradual, early or late, by magnitude in each tensor
     GMP_global_snip              gradual, of another scope and criterion
-    global_iterative0.2_rewind0  iterative: 20 % of what remains in every iteration, then back to the weights of epoch 0
+    global_iterative0.2_rewind0  iterative: 20 % of what remains each time, then back to the weights of epoch 0
 """
 
 import re
@@ -28,8 +29,9 @@ CRITERIA = {  # name -> what the lowest score means; the functions are in common
 SCOPES = ("global", "layer")
 AFTER = ("rewind", "reinit", "finetune")
 GRADUAL = {"early": "GMP", "late": "later_GMP"}
-# --schedule: (first step, last step, steps between) of pruning while training, and the steps of the whole published training. Published
-# are the late contrastive, the early supervised and the head's steps; early contrastive and late supervised are ours.
+# --schedule: (first step, last step, steps between) of pruning while training, and the steps of the whole
+# published training. Published are the late contrastive, the early supervised and the head's steps; early
+# contrastive and late supervised are ours.
 SCHEDULE_STEPS = {
     "contrastive": {"early": (62, 2382, 62), "late": (2440, 4760, 62)},
     "supervised": {"early": (1000, 20000, 500), "late": (20000, 39000, 500)},
@@ -49,14 +51,15 @@ def is_filter_criterion(criterion: str) -> bool:
 
 
 def default_scope(schedule: str, criterion: str) -> str:
-    """As published: one-shot pruning is global, gradual pruning per layer. Filters are ranked within their layer."""
+    """As published: one-shot pruning is global, gradual pruning per layer. Filters are ranked within their
+    layer."""
     return "layer" if schedule in GRADUAL or is_filter_criterion(criterion) else "global"
 
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """schedule: dense, one-shot, early, late or iterative. rate (the share of what remains, pruned in every iteration), after and
-    rewind_epoch belong to iterative pruning."""
+    """schedule: dense, one-shot, early, late or iterative. rate (the share of what remains, pruned in every
+    iteration), after and rewind_epoch belong to iterative pruning."""
 
     schedule: str
     criterion: str = "magnitude"
@@ -71,7 +74,8 @@ class PruningMethod:
 
     @property
     def finetuned(self) -> bool:
-        """Whether the whole classifier was trained last, with one number of epochs for the encoder and its head."""
+        """Whether the whole classifier was trained last, with one number of epochs for the encoder and its
+        head."""
         return self.schedule in ("one-shot", "iterative") and self.after not in RETRAINED
 
     def __str__(self) -> str:
@@ -143,12 +147,14 @@ def describe(name: str) -> str:
 
 
 def iteration_sparsity(rate: float, iteration: int) -> float:
-    """The sparsity after so many iterations, each of which prunes the share `rate` of what remains; four digits, as in file names."""
+    """The sparsity after so many iterations, each of which prunes the share `rate` of what remains; four
+    digits, as in file names."""
     return round(1 - (1 - rate) ** iteration, 4)
 
 
 def order(name: str) -> tuple:
-    """The order of methods in tables and figures: dense, one-shot, early, late, iterative; within these by name."""
+    """The order of methods in tables and figures: dense, one-shot, early, late, iterative; within these by
+    name."""
     return (
         ("dense", "one-shot", "early", "late", "iterative").index(parse_method(name).schedule),
         len(name),

@@ -1,7 +1,9 @@
-"""WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published checkpoints.
+"""WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published
+checkpoints.
 
-Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and `representations`
-(images -> the places that probes look at), so that later stages need not know which method made it.
+Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and
+`representations` (images -> the places that probes look at), so that later stages need not know which method
+made it.
 """
 
 import torch.nn.functional as F
@@ -12,7 +14,8 @@ PROJECTION_SIZE = 128
 
 
 class BasicBlock(nn.Module):
-    """BN, ReLU, 3x3 convolution, BN, ReLU, dropout, 3x3 convolution, plus the shortcut (1x1 where the width changes)."""
+    """BN, ReLU, 3x3 convolution, BN, ReLU, dropout, 3x3 convolution, plus the shortcut (1x1 where the width
+    changes)."""
 
     def __init__(self, in_width: int, out_width: int, stride: int, dropout: float):
         super().__init__()
@@ -87,7 +90,8 @@ class WideResNet(nn.Module):
         return F.relu(self.bn1(x)).mean((2, 3))
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place of `probe_places`, in that order, averaged over space, (B, width)."""
+        """What probes look at: each place of `probe_places`, in that order, averaged over space, (B,
+        width)."""
         places: list[Tensor] = []
         self(images, places)
         return {name: place.mean((2, 3)) for name, place in zip(self.places, places, strict=True)}
@@ -96,8 +100,8 @@ class WideResNet(nn.Module):
 def probe_places(depth: int, widen_factor: int) -> list[str]:
     """Names of the places that probes look at, in the order of the forward pass.
 
-    After the first convolution; in every block after the second batch norm and ReLU, and after the second convolution;
-    and in blocks of equal input and output width after the residual sum.
+    After the first convolution; in every block after the second batch norm and ReLU, and after the second
+    convolution; and in blocks of equal input and output width after the residual sum.
     """
     places, in_width = ["conv1"], STEM_WIDTH
     for group in (1, 2, 3):
@@ -132,7 +136,8 @@ class SupervisedNetwork(nn.Module):
 
 
 class ContrastiveEncoder(nn.Module):
-    """A WideResNet with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss only."""
+    """A WideResNet with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss
+    only."""
 
     def __init__(self, depth: int, widen_factor: int, dropout: float, projection_head: str):
         super().__init__()

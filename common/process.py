@@ -1,4 +1,5 @@
-"""What a call does to its process: the device, determinism, memory, the story in logs/. torch waits until it is needed."""
+"""What a call does to its process: the device, determinism, memory, the story in logs/. torch waits until it
+is needed."""
 
 import ctypes
 import logging
@@ -36,7 +37,8 @@ def select_device(cuda_device: int) -> "torch.device":
 
 
 def set_determinism(deterministic: bool) -> None:
-    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
+    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the
+    CPU."""
     import torch
 
     if deterministic:
@@ -57,7 +59,8 @@ class _Story(logging.FileHandler):
 
 
 def start_logging(script: str, folder: Path, debug: bool) -> None:
-    """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout too."""
+    """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout
+    too."""
     folder.mkdir(parents=True, exist_ok=True)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -80,8 +83,9 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
 def keep_freed_memory() -> bool:
     """Has the C library keep the memory of large freed tensors for the next ones; whether it can.
 
-    Left alone it hands every tensor of more than 32 MB back to the system, whose next pages are cleared one by one: a third of a
-    contrastive training step on a CPU. The process keeps what it needed at most. No number depends on it.
+    Left alone it hands every tensor of more than 32 MB back to the system, whose next pages are cleared one
+    by one: a third of a contrastive training step on a CPU. The process keeps what it needed at most. No
+    number depends on it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

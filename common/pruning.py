@@ -1,10 +1,11 @@
-"""Criteria (what is unimportant), scopes (where it is compared), schedules (when), and masks that keep pruned weights at zero.
+"""Criteria (what is unimportant), scopes (where it is compared), schedules (when), and masks that keep pruned
+weights at zero.
 
-Counted and pruned are the weights of convolutions and linear layers and the biases of linear layers (n in the reference);
-batch norm is left alone.
+Counted and pruned are the weights of convolutions and linear layers and the biases of linear layers (n in the
+reference); batch norm is left alone.
 
-To add a criterion: a function of any of (weight, gradient, initial_weight) to a score of the weight's shape, the lowest pruned first;
-its name in CRITERIA here and, with a word on it, in common/methods.py.
+To add a criterion: a function of any of (weight, gradient, initial_weight) to a score of the weight's shape,
+the lowest pruned first; its name in CRITERIA here and, with a word on it, in common/methods.py.
 """
 
 import inspect
@@ -41,7 +42,8 @@ def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def layer_name(parameter: str) -> str:
-    """The name of a prunable parameter that supervised and contrastive networks share: `block1.layer.0.conv1.weight`, `fc.bias`."""
+    """The name of a prunable parameter that supervised and contrastive networks share:
+    `block1.layer.0.conv1.weight`, `fc.bias`."""
     return re.sub(r"^(base|encoder|classification_head)\.", "", parameter)
 
 
@@ -54,25 +56,27 @@ def magnitude(weight: Tensor) -> Tensor:
 
 
 def magnitude_increase(weight: Tensor, initial_weight: Tensor) -> Tensor:
-    """|w| - |initial w|: how much the weight has grown in training (Zhou et al. 2019, "Deconstructing lottery tickets")."""
+    """|w| - |initial w|: how much the weight has grown in training (Zhou et al. 2019, "Deconstructing lottery
+    tickets")."""
     return weight.abs() - initial_weight.abs()
 
 
 def snip(weight: Tensor, gradient: Gradient) -> Tensor:
-    """|w x sum_b g_b|: connection sensitivity (Lee et al. 2019), at the present weights, without its constant factor."""
+    """|w x sum_b g_b|: connection sensitivity (Lee et al. 2019), at the present weights, without its constant
+    factor."""
     return (weight * gradient.total).abs()
 
 
 def snip_batches(weight: Tensor, gradient: Gradient) -> Tensor:
-    """sum_b |w g_b|: sensitivities of single batches do not cancel. In the spirit of Lévai & Zombori 2020, of which only the
-    abstract is known here."""
+    """sum_b |w g_b|: sensitivities of single batches do not cancel. In the spirit of Lévai & Zombori 2020, of
+    which only the abstract is known here."""
     return weight.abs() * gradient.absolute
 
 
 def magnitude_gradient(weight: Tensor, gradient: Gradient) -> Tensor:
-    """|w| x sqrt(sum_b g_b^2): magnitude times the size of the gradient. In the spirit of Lévai & Zombori 2020, of which only the
-    abstract is known here. The size is the root mean square (but for a constant), because with |sum_b g_b| it would be `snip` and
-    with sum_b |g_b| `snip_batches`."""
+    """|w| x sqrt(sum_b g_b^2): magnitude times the size of the gradient. In the spirit of Lévai & Zombori
+    2020, of which only the abstract is known here. The size is the root mean square (but for a constant),
+    because with |sum_b g_b| it would be `snip` and with sum_b |g_b| `snip_batches`."""
     return weight.abs() * gradient.squared.sqrt()
 
 
@@ -118,7 +122,8 @@ def uses(criterion: str, quantity: str) -> bool:
 
 
 def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor]) -> dict[str, Gradient]:
-    """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left alone."""
+    """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left
+    alone."""
     sums = {
         name: Gradient(*(torch.zeros_like(parameter) for _ in range(3)))
         for name, parameter in parameters.items()
@@ -141,7 +146,8 @@ def score_weights(
     """The score of every weight by a criterion; the lowest are pruned.
 
     Args:
-        losses: gives the loss of some batches, one after the other; called where the criterion looks at gradients.
+        losses: gives the loss of some batches, one after the other; called where the criterion looks at
+            gradients.
         initial: name -> initial weights, where the criterion looks at them.
         key: what random criteria depend on.
     """
@@ -172,8 +178,8 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     Args:
         scores: name -> score of every weight, any shapes; n is their total number.
     Returns:
-        name -> float mask of the score's shape, 1 kept and 0 pruned. Exactly the asked number is 0: among equal scores
-        the earlier (by the order of the tensors, then by position) is pruned first.
+        name -> float mask of the score's shape, 1 kept and 0 pruned. Exactly the asked number is 0: among
+        equal scores the earlier (by the order of the tensors, then by position) is pruned first.
     """
     flat = torch.cat([score.flatten() for score in scores.values()])
     kept = torch.ones(flat.shape, device=flat.device)
@@ -183,12 +189,14 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
 
 
 def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in `global_masks`."""
+    """Masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in
+    `global_masks`."""
     return {name: global_masks({name: score}, sparsity)[name] for name, score in scores.items()}
 
 
 def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks that prune the round(sparsity * filters) lowest filters of each convolution whole; linear layers are kept whole.
+    """Masks that prune the round(sparsity * filters) lowest filters of each convolution whole; linear layers
+    are kept whole.
 
     Args:
         scores: name -> score of every weight; that of a filter (the first dimension) is its weights' highest.
@@ -216,25 +224,6 @@ def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion
     return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
 
 
-def asked_zeros(
-    shapes: dict[str, torch.Size], sparsity: float, scope: str, criterion: str
-) -> dict[tuple[str, ...], int]:
-    """Groups of tensors and the exact number of zeros that pruning leaves in each: all together, each tensor, or each convolution.
-
-    Args:
-        shapes: name -> shape of the prunable tensors that were pruned together.
-    """
-    if is_filter_criterion(criterion):
-        return {
-            (name,): round(sparsity * shape[0]) * shape[1:].numel()
-            for name, shape in shapes.items()
-            if len(shape) == 4
-        }
-    if scope == "layer":
-        return {(name,): round(sparsity * shape.numel()) for name, shape in shapes.items()}
-    return {tuple(shapes): round(sparsity * sum(shape.numel() for shape in shapes.values()))}
-
-
 # Schedules
 
 
@@ -250,7 +239,8 @@ class GradualPruning:
     scope: str = "layer"
 
     def sparsities(self) -> dict[int, float]:
-        """step -> sparsity from that step on: at begin, begin + frequency, ... up to end, and at end where that is off the grid.
+        """step -> sparsity from that step on: at begin, begin + frequency, ... up to end, and at end where
+        that is off the grid.
 
         Zhu & Gupta 2017, eq. 1, from initial sparsity 0: s_t = s_f (1 - (1 - (t - begin) / (end - begin))^3).
         """
@@ -272,7 +262,8 @@ def gradual_pruner(
     losses: Callable[[int], Iterable[Tensor]],
     key: tuple,
 ) -> Callable[[int], None]:
-    """A function to be called before the forward pass of every step, which prunes where the schedule fires, `masks` in place.
+    """A function to be called before the forward pass of every step, which prunes where the schedule fires,
+    `masks` in place.
 
     Args:
         module: whose prunable parameters are pruned; their initial weights are those at this call.
@@ -310,7 +301,8 @@ def apply_masks(module: nn.Module, masks: Masks) -> None:
 
 @torch.no_grad()
 def mask_gradients(module: nn.Module, masks: Masks) -> None:
-    """Sets the gradients of pruned weights to zero, for optimizers that look at more than one weight at a time (LARS)."""
+    """Sets the gradients of pruned weights to zero, for optimizers that look at more than one weight at a
+    time (LARS)."""
     if masks:
         parameters = dict(module.named_parameters())
         torch._foreach_mul_([parameters[name].grad for name in masks], list(masks.values()))
@@ -322,7 +314,8 @@ def masks_of(module: nn.Module) -> Masks:
 
 
 def weight_movement(before: dict[str, Tensor], after: dict[str, Tensor], masks: Masks) -> dict[str, float]:
-    """How far the kept weights of each tensor moved: root mean square of their change over that of their values before.
+    """How far the kept weights of each tensor moved: root mean square of their change over that of their
+    values before.
 
     Args:
         before, after: name -> weights; masks: what is kept after.
@@ -341,8 +334,9 @@ def measure_sparsity(model: nn.Module) -> dict:
     """The share of zeros among the prunable parameters, recounted.
 
     Returns:
-        total: zeros / n over weights and linear biases; weights_only: the same without the biases (what the published
-        scripts print); zeros and counted: the two numbers behind `total`; per_tensor: name -> share.
+        total: zeros / n over weights and linear biases; weights_only: the same without the biases (what the
+        published scripts print); zeros and counted: the two numbers behind `total`; per_tensor: name ->
+        share.
     """
     tensors = prunable_parameters(model)
     zeros = {name: int((tensor == 0).sum()) for name, tensor in tensors.items()}

@@ -109,7 +109,8 @@ class Study:
         )
 
     def same_flags(self, folders: bool) -> list[str]:
-        """The flags with which another script looks at the same data, architecture and, with `folders`, folders, for messages."""
+        """The flags with which another script looks at the same data, architecture and, with `folders`,
+        folders, for messages."""
         words = []
         paths = (
             (("encoder_save_path", None), ("head_save_path", None), ("save_path", None)) if folders else ()

@@ -1,7 +1,8 @@
-"""Trains networks: one loop, `fit`, and what differs between trainings: `CrossEntropy`, `Contrastive` and `Head`.
+"""Trains networks: one loop, `fit`, and what differs between trainings: `CrossEntropy`, `Contrastive` and
+`Head`.
 
-To change an optimizer, a learning rate or the loss of a batch, edit the training's class here. Losses and counts add up on the
-device and are read once an epoch.
+To change an optimizer, a learning rate or the loss of a batch, edit the training's class here. Losses and
+counts add up on the device and are read once an epoch.
 """
 
 import math
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from common import augment
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.evaluation import evaluation_batch, evaluation_size, outputs, test_scores
+from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_size, outputs, test_scores
 from common.losses import chance_contrastive_loss, contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
     from common.store.checkpoints import TrainingState
 
 HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 1e-4
-HEAD_LEARNING_RATE, HEAD_LOWEST_RATE = 0.1, 1e-4
+HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}, 1e-4
 WARMUP_FROM, WARMUP_ABOVE_BATCH = 0.01, 256
 LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
-# Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an accuracy within so many
-# standard deviations of guessing.
+# Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an
+# accuracy within so many standard deviations of guessing.
 EPOCHS_AT_CHANCE, LOSS_AT_CHANCE, DEVIATIONS_AT_CHANCE = 5, 0.005, 3
 
 
@@ -53,8 +54,9 @@ def annealed_learning_rate(initial: float, epoch: int, epochs: int) -> float:
 
 
 def supervised_learning_rate(settings: dict, epoch: int) -> float:
-    """The rate of an epoch: times lr_gamma at each of the lr_milestones (published: 0.1 at 5, 30, 50, 80), with cosine_annealing
-    that of `annealed_learning_rate`; constant where the settings name neither, as in finetuning."""
+    """The rate of an epoch: times lr_gamma at each of the lr_milestones (published: 0.1 at 5, 30, 50, 80),
+    with cosine_annealing that of `annealed_learning_rate`; constant where the settings name neither, as in
+    finetuning."""
     if settings.get("cosine_annealing"):
         return annealed_learning_rate(settings["learning_rate"], epoch, settings["epochs"])
     passed = sum(epoch >= milestone for milestone in settings.get("lr_milestones", ()))
@@ -62,8 +64,9 @@ def supervised_learning_rate(settings: dict, epoch: int) -> float:
 
 
 def contrastive_learning_rates(settings: dict, epoch: int, steps: int) -> list[float]:
-    """The rate of every step of an epoch: constant or, with cosine_annealing, annealed by epochs. In the warm-up epochs, with a batch
-    above 256, it rises linearly per step from 0.01 to the rate of the first epoch after them."""
+    """The rate of every step of an epoch: constant or, with cosine_annealing, annealed by epochs. In the
+    warm-up epochs, with a batch above 256, it rises linearly per step from 0.01 to the rate of the first
+    epoch after them."""
 
     def rate_of(epoch: int) -> float:
         initial = settings["learning_rate"]
@@ -83,8 +86,9 @@ def contrastive_learning_rates(settings: dict, epoch: int, steps: int) -> list[f
 
 
 def head_learning_rates(epochs: int) -> list[float]:
-    """The rate of every epoch of the classifier head: two of torch's schedulers, stepped one after the other, as published."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], HEAD_LEARNING_RATE)
+    """The rate of every epoch of the classifier head: two of torch's schedulers, stepped one after the other,
+    as published."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], HEAD_OPTIMIZER["learning_rate"])
     schedulers = [
         torch.optim.lr_scheduler.MultiStepLR(optimizer, list(HEAD_MILESTONES), gamma=0.2),
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=HEAD_LOWEST_RATE),
@@ -99,10 +103,11 @@ def head_learning_rates(epochs: int) -> list[float]:
 
 
 def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
-    """Scales gradients in place as LARS does (You et al. 2017), clipped at the learning rate, weight decay inside.
+    """Scales gradients in place as LARS does (You et al. 2017), clipped at the learning rate, weight decay
+    inside.
 
-    To be followed by an SGD step without weight decay. For each tensor w with gradient g:
-        local = 0.02 |w| / (|g| + weight_decay |w| + 1e-8);  g <- (g + weight_decay w) * min(local / learning_rate, 1)
+    To be followed by an SGD step without weight decay. For each tensor w with gradient g: local = 0.02 |w| /
+        (|g| + weight_decay |w| + 1e-8);  g <- (g + weight_decay w) * min(local / learning_rate, 1)
     Tensors whose weight or gradient is all zero keep their gradient.
     """
     for parameter in parameters:
@@ -116,80 +121,100 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
 # Trainings
 
 
-class CrossEntropy:
-    """Cross-entropy of a classifier on supervised views: supervised training, and finetuning of whole pruned networks.
+class Training:
+    """What `fit` asks of a training; those below say what differs.
 
-    Args:
-        settings: batch_size, learning_rate, momentum, weight_decay, and, where they differ from none, nesterov, shuffle (True) and
-            what `supervised_learning_rate` knows.
+    network: what is trained, in place; pruned: the module in it that masks are of. settings: learning_rate,
+    momentum, weight_decay, and where there are others than the defaults nesterov, lars.
     """
 
-    def __init__(self, network: Classifier, data: ImageDataset, settings: dict):
-        self.network = self.pruned = network
-        self.data, self.settings = data, settings
-        self.batch_size, self.shuffle = settings["batch_size"], settings.get("shuffle", True)
-        self.chance_loss = math.log(len(data.class_names))
+    shuffle = True
+    chance_loss: float
+    network: nn.Module
+    pruned: nn.Module
+
+    def __init__(self, data: ImageDataset, settings: dict, batch_size: int):
+        self.data, self.settings, self.batch_size = data, settings, batch_size
 
     def optimizer(self) -> torch.optim.Optimizer:
-        rate, momentum, weight_decay = (
-            self.settings[key] for key in ("learning_rate", "momentum", "weight_decay")
-        )
+        settings = self.settings
         return torch.optim.SGD(
             self.network.parameters(),
-            rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            nesterov=self.settings.get("nesterov", False),
+            settings["learning_rate"],
+            momentum=settings["momentum"],
+            weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
+            nesterov=settings.get("nesterov", False),
         )
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
-        return [supervised_learning_rate(self.settings, epoch)] * steps
+        """The rate of every step of an epoch, counted from 0."""
+        raise NotImplementedError
 
     def draw(self, batches: list[Tensor], generator: torch.Generator) -> None:
+        """Draws the views of an epoch. Image i of the training set has row i of what is drawn."""
         self.drawn = draw_supervised(self.data, generator)
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean loss of a batch (B,) of training images, and how many are classified correctly (None: no
+        classifier)."""
+        raise NotImplementedError
+
+    def before_step(self, masks: Masks, rate: float) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
+    def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
+        """The losses of some batches, for pruning criteria that look at gradients."""
+        raise NotImplementedError
+
+    def test_scores(self) -> dict[str, float]:
+        """test_loss and test_accuracy, of a classifier."""
+        return {}
+
+
+class CrossEntropy(Training):
+    """Cross-entropy of a classifier on supervised views: supervised training, and finetuning of whole pruned
+    networks.
+
+    Settings beside those of `Training`: batch_size, shuffle (True), and what `supervised_learning_rate`
+    knows.
+    """
+
+    def __init__(self, network: Classifier, data: ImageDataset, settings: dict):
+        super().__init__(data, settings, settings["batch_size"])
+        self.network = self.pruned = network
+        self.shuffle, self.chance_loss = settings.get("shuffle", True), math.log(len(data.class_names))
+
+    def learning_rates(self, epoch: int, steps: int) -> list[float]:
+        return [supervised_learning_rate(self.settings, epoch)] * steps
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         logits = self.network(supervised_batch(self.data, self.drawn, batch))
         return cross_entropy(logits, self.data.train_labels[batch])
 
-    def before_step(self, masks: Masks, rate: float) -> None:
-        """Gradients stay as they are."""
-
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
         return classification_losses(self.network, self.data, self.batch_size, key)
 
     def test_scores(self) -> dict[str, float]:
-        self.network.eval()
-        return test_scores(outputs(self.network, self.data.test_images, self.data), self.data)
+        return evaluate_test_set(self.network, self.data)
 
 
-class Contrastive:
-    """A contrastive loss of an encoder with its projection head on two views of every image; masks are of the encoder alone.
+class Contrastive(Training):
+    """A contrastive loss of an encoder with its projection head on two views of every image; the encoder
+    alone is pruned.
 
-    Args:
-        settings: learning_method ('SupCon' or 'SimCLR'), epochs (of the whole training), batch_size, learning_rate, momentum,
-            weight_decay, temperature, base_temperature, cosine_annealing, warmup_epochs, lars.
+    Settings beside those of `Training`: learning_method ('SupCon' or 'SimCLR'), epochs (of the whole
+    training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
     """
 
-    shuffle = True
-
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
+        super().__init__(data, settings, settings["batch_size"])
         self.network, self.pruned = model, model.encoder
-        self.data, self.settings, self.batch_size = data, settings, settings["batch_size"]
-        images, temperatures = len(data.train_images), (settings["temperature"], settings["base_temperature"])
+        self.temperatures = settings["temperature"], settings["base_temperature"]
+        images = len(data.train_images)
         sizes = [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
         # The last, smaller batch counts by its images.
-        self.chance_loss = (
-            sum(size * chance_contrastive_loss(2 * size, *temperatures) for size in sizes) / images
-        )
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            self.network.parameters(),
-            self.settings["learning_rate"],
-            momentum=self.settings["momentum"],
-            weight_decay=0.0 if self.settings["lars"] else self.settings["weight_decay"],
-        )
+        losses = [size * chance_contrastive_loss(2 * size, *self.temperatures) for size in sizes]
+        self.chance_loss = sum(losses) / images
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         return contrastive_learning_rates(self.settings, epoch, steps)
@@ -208,13 +233,12 @@ class Contrastive:
         return self._loss(batch, {name: values[rows] for name, values in self.drawn.items()}), None
 
     def _loss(self, batch: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        data, settings = self.data, self.settings
+        data = self.data
         images = data.train_images.index_select(0, batch.repeat(2))
         views = augment.contrastive_views(images, drawn, data.mean, data.std)
         features = self.network(views).unflatten(0, (2, len(batch))).transpose(0, 1)
-        labels = data.train_labels[batch] if settings["learning_method"] == "SupCon" else None
-        temperatures = settings["temperature"], settings["base_temperature"]
-        return contrastive_loss(features, labels, *temperatures, check_norm=False)  # the network normalises
+        labels = data.train_labels[batch] if self.settings["learning_method"] == "SupCon" else None
+        return contrastive_loss(features, labels, *self.temperatures, check_norm=False)  # they are normalised
 
     def before_step(self, masks: Masks, rate: float) -> None:
         if self.settings["lars"]:
@@ -222,75 +246,57 @@ class Contrastive:
             lars_(list(self.network.parameters()), rate, self.settings["weight_decay"])
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
-        """The loss of some batches of new views, in eval mode."""
+        """Of new views, in eval mode."""
         generator = augment.stream(*key, "criterion")
         batches = epoch_order(self.data, self.batch_size, generator)[:GRADIENT_BATCHES]
         with in_eval_mode(self.network):
             for batch in batches:
                 yield self._loss(batch, self._draw(len(batch), generator))
 
-    def test_scores(self) -> dict[str, float]:
-        """None: the encoder does not classify."""
-        return {}
 
-
-class Head:
-    """Cross-entropy of a linear classifier on a frozen encoder's latent (encoder in eval mode), on supervised views.
+class Head(Training):
+    """Cross-entropy of a linear classifier on a frozen encoder's latent (encoder in eval mode), on supervised
+    views.
 
     The encoder does not change, so the latents of an epoch's views are computed first, in large batches.
+    Settings: head_epochs, batch_size_head.
     """
 
-    shuffle = True
-
-    def __init__(
-        self,
-        encoder: WideResNet,
-        head: ClassificationHead,
-        data: ImageDataset,
-        epochs: int,
-        batch_size: int,
-    ):
+    def __init__(self, encoder: WideResNet, head: ClassificationHead, data: ImageDataset, settings: dict):
+        super().__init__(data, HEAD_OPTIMIZER, settings["batch_size_head"])
         self.encoder, self.network, self.pruned = encoder.eval(), head, head
-        self.data, self.batch_size, self.rates = data, batch_size, head_learning_rates(epochs)
+        self.rates = head_learning_rates(settings["head_epochs"])
         self.chance_loss = math.log(len(data.class_names))
         self.test_latents = outputs(encoder, data.test_images, data)
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.network.parameters(), HEAD_LEARNING_RATE, momentum=0.9)
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         return [self.rates[epoch]] * steps
 
     @torch.no_grad()
     def draw(self, batches: list[Tensor], generator: torch.Generator) -> None:
-        images, drawn = self.data.train_images, draw_supervised(self.data, generator)
+        super().draw(batches, generator)
+        images = self.data.train_images
         rows = torch.arange(len(images), device=images.device).split(evaluation_size(images))
-        self.latents = torch.cat([self.encoder(supervised_batch(self.data, drawn, row)) for row in rows])
+        self.latents = torch.cat([self.encoder(supervised_batch(self.data, self.drawn, row)) for row in rows])
         self.batches = batches
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         return cross_entropy(self.network(self.latents[batch]), self.data.train_labels[batch])
 
-    def before_step(self, masks: Masks, rate: float) -> None:
-        """Gradients stay as they are."""
-
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
-        """The loss of the epoch's first batches."""
+        """Of the epoch's first batches."""
         return (self.loss(batch)[0] for batch in self.batches[:GRADIENT_BATCHES])
 
     def test_scores(self) -> dict[str, float]:
         return test_scores(self.network(self.test_latents), self.data)
 
 
-Training = CrossEntropy | Contrastive | Head
-
-
 @dataclass(frozen=True)
 class Run:
     """Which training this is.
 
-    key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step, and on nothing else.
-    state: where the state of the training is kept, and is gone on from; None: nowhere.
+    key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step,
+    and on nothing else. state: where the state of the training is kept, and is gone on from; None: nowhere.
     """
 
     key: tuple
@@ -310,7 +316,8 @@ def fit(
 
     Args:
         epochs: those to train, from the first, at which the network already is.
-        masks: fixed; pruning: a schedule by which the network is pruned while it trains. Pruned weights are zero after every step.
+        masks: fixed; pruning: a schedule by which the network is pruned while it trains. Pruned weights are
+            zero after every step.
         at_epoch: called with the number of epochs done, at the start and after every epoch.
     Raises:
         UserError: the loss is not finite.
@@ -372,12 +379,14 @@ def fit(
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on `device`, its convolutions in channels-last order: the same numbers, a fifth faster on a CPU."""
+    """The network on `device`, its convolutions in channels-last order: the same numbers, a fifth faster on a
+    CPU."""
     return network.to(device, memory_format=torch.channels_last)
 
 
 def seed_weights(*key) -> None:
-    """Seeds torch's global generators, before the first weight of a network (or the first dropout of an epoch)."""
+    """Seeds torch's global generators, before the first weight of a network (or the first dropout of an
+    epoch)."""
     torch.manual_seed(augment.stream_seed(*key))
 
 
@@ -390,7 +399,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def epoch_order(
     data: ImageDataset, batch_size: int, generator: torch.Generator, shuffle: bool = True
 ) -> list[Tensor]:
-    """Indices of the training images in an epoch's batches; the last is smaller where `batch_size` does not divide their number."""
+    """Indices of the training images in an epoch's batches; the last is smaller where `batch_size` does not
+    divide their number."""
     count = len(data.train_images)
     order = torch.randperm(count, generator=generator) if shuffle else torch.arange(count)
     return list(order.to(data.train_images.device).split(batch_size))
@@ -406,10 +416,8 @@ def draw_supervised(data: ImageDataset, generator: torch.Generator) -> dict[str,
 
 def supervised_batch(data: ImageDataset, drawn: dict[str, Tensor], batch: Tensor) -> Tensor:
     """The views of these training images, (B, 3, H, W)."""
-    images, drawn = (
-        data.train_images.index_select(0, batch),
-        {name: values[batch] for name, values in drawn.items()},
-    )
+    images = data.train_images.index_select(0, batch)
+    drawn = {name: values[batch] for name, values in drawn.items()}
     return augment.supervised_views(images, drawn, data.mean, data.std)
 
 
@@ -430,7 +438,8 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 def classification_losses(
     network: Classifier, data: ImageDataset, batch_size: int, key: tuple
 ) -> Iterator[Tensor]:
-    """The cross-entropy of some batches of un-augmented training images, in eval mode, for criteria that look at gradients."""
+    """The cross-entropy of some batches of un-augmented training images, in eval mode, for criteria that look
+    at gradients."""
     batches = epoch_order(data, batch_size, augment.stream(*key, "criterion"))[:GRADIENT_BATCHES]
     with in_eval_mode(network):
         for batch in batches:
@@ -439,7 +448,8 @@ def classification_losses(
 
 
 def advance(bar: tqdm, loss: Tensor) -> None:
-    """One step on; the loss is shown once a second, because reading it waits for the device, and never without a terminal."""
+    """One step on; the loss is shown once a second, because reading it waits for the device, and never
+    without a terminal."""
     if not bar.disable and time.monotonic() - getattr(bar, "loss_shown_at", 0) > 1:
         bar.loss_shown_at = time.monotonic()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -447,19 +457,22 @@ def advance(bar: tqdm, loss: Tensor) -> None:
 
 
 def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, description: str) -> None:
-    """Refuses an epoch whose loss is not finite: such a network is not saved. `losses` are those of its steps."""
+    """Refuses an epoch whose loss is not finite: such a network is not saved. `losses` are those of its
+    steps."""
     if math.isfinite(mean_loss):
         return
     step = next((step for step, loss in enumerate(losses, 1) if not torch.isfinite(loss)), len(losses))
     raise UserError(
-        f"the loss of {description} is {mean_loss} in epoch {epoch + 1}, from its step {step} of {len(losses)} on: it diverged and was "
+        f"the loss of {description} is {mean_loss} in epoch {epoch + 1}, from its step {step} of "
+        f"{len(losses)} on: it diverged and was "
         "not saved; give a smaller --learning_rate, or look at the dense network"
     )
 
 
 def warn_at_chance(history: list[dict], description: str, data: ImageDataset) -> None:
-    """Says once when a network has learned nothing for some epochs: its accuracy on the training views is that of guessing the largest
-    class, or, without an accuracy, its contrastive loss is that of features which are all alike."""
+    """Says once when a network has learned nothing for some epochs: its accuracy on the training views is
+    that of guessing the largest class, or, without an accuracy, its contrastive loss is that of features
+    which are all alike."""
     last, recent = history[-1], history[-EPOCHS_AT_CHANCE - 1 :]
     if "train_accuracy" in last:
         images = len(data.train_labels)
@@ -486,7 +499,8 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
 
 
 def log_epoch(description: str, epochs: int, entry: dict) -> None:
-    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test images, sparsity."""
+    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test
+    images, sparsity."""
     facts = [
         f"{description} epoch {entry['epoch'] + 1}/{epochs}",
         f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})",

@@ -1,7 +1,7 @@
 """The two ways of learning: which files a network has, how it is built and trained, and what its files hold.
 
-`Supervised` and `Contrastive` differ in loss, head and files; whoever trains or prunes networks sees no other difference.
-To add a way of learning, add a class like these here and name it in `twin_of`.
+`Supervised` and `Contrastive` differ in loss, head and files; whoever trains or prunes networks sees no other
+difference. To add a way of learning, add a class like these here and name it in `twin_of`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ DEBUG_HEAD_EPOCHS = 2  # of the throw-away head
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins: with new weights, or with those that an earlier training kept after `epoch` epochs.
+    """Where a training begins: with new weights, or with those that an earlier training kept after `epoch`
+    epochs.
 
     key, head_key: what new weights, and those of a classifier head, depend on.
     """
@@ -91,8 +92,8 @@ class Supervised:
 
 
 class Contrastive:
-    """An encoder with its projection head, trained with a contrastive loss, in one file; in another the linear classifier that is
-    trained on the frozen encoder."""
+    """An encoder with its projection head, trained with a contrastive loss, in one file; in another the
+    linear classifier that is trained on the frozen encoder."""
 
     parts = ("encoder", "head")
     settings = (
@@ -134,8 +135,7 @@ class Contrastive:
         data = self.study.data
         if part == 0:
             return training.Contrastive(self.model, data, settings)
-        sizes = settings["head_epochs"], settings["batch_size_head"]
-        return training.Head(self.model.encoder, self.head, data, *sizes)
+        return training.Head(self.model.encoder, self.head, data, settings)
 
     def part_masks(self, part: int, masks: Masks) -> Masks:
         prefix = ("encoder.", "classification_head.")[part]
@@ -161,8 +161,8 @@ class Contrastive:
             self.new_head(*key),
             f"{self.study.learning_method} seed {self.seed} throw-away head",
         )
-        sizes = DEBUG_HEAD_EPOCHS, flags.batch_size_head
-        head_training = training.Head(self.model.encoder, head, self.study.data, *sizes)
+        settings = {"head_epochs": DEBUG_HEAD_EPOCHS, "batch_size_head": flags.batch_size_head}
+        head_training = training.Head(self.model.encoder, head, self.study.data, settings)
         history = training.fit(head_training, training.Run(key, description), range(DEBUG_HEAD_EPOCHS))
         logger.info(
             "%s after epoch %d: test accuracy %.2f %%", description, done, 100 * history[-1]["test_accuracy"]

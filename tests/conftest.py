@@ -1,5 +1,11 @@
-"""What tests share: where the golden values are (numbers that the published scripts' functions gave), a small image folder, no open logs."""
+"""What tests share: where the golden values are, a small image folder, no open logs.
 
+Golden values are numbers that the published scripts' functions gave. GOLDEN_DIR=... pytest tests -k golden
+checks those of another folder, laid out like tests/golden; networks may lie in a folder small/ in it too.
+"""
+
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +14,28 @@ from PIL import Image
 
 from common import cli
 
-GOLDEN = Path(__file__).parent / "golden"
-LARGE_GOLDEN = Path(__file__).parent.parent / "../shared/reference/golden"
+GOLDEN_HERE = (
+    Path(__file__).parent / "golden"
+)  # WRN-10-2, for tests that need checkpoints in the published formats
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", GOLDEN_HERE)).resolve()
 
 # Folders with checkpoints, forward values and masks, and the depth of the networks in them (widen_factor 2).
 GOLDEN_NETWORKS = [
-    pytest.param(GOLDEN, 10, id="WRN-10-2"),
-    pytest.param(
-        LARGE_GOLDEN,
-        16,
-        id="WRN-16-2",
-        marks=pytest.mark.skipif(not LARGE_GOLDEN.is_dir(), reason="no ../shared/reference/golden here"),
-    ),
+    pytest.param(path.parent, depth, id=f"golden-WRN-{depth}-2")
+    for path in sorted([*GOLDEN.glob("wideResNet_*.pt"), *GOLDEN.glob("small/wideResNet_*.pt")])
+    for depth in map(int, re.findall(r"_(\d+)depth_", path.name))
 ]
+if not GOLDEN_NETWORKS:
+    raise pytest.UsageError(f"GOLDEN_DIR: no networks wideResNet_*.pt in {GOLDEN}")
+
+
+def golden_keys(name, pattern):
+    """What the groups of `pattern` are in the names of a golden file's arrays, each once."""
+    keys = np.load(GOLDEN / name).files
+    groups = sorted({group for key in keys for group in re.findall(f"^{pattern}$", key)})
+    if not groups:
+        raise pytest.UsageError(f"{GOLDEN / name}: no arrays {pattern}")
+    return groups
 
 
 @pytest.fixture(autouse=True)

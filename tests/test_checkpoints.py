@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, GOLDEN_NETWORKS
+from conftest import GOLDEN_HERE, GOLDEN_NETWORKS
 
 from common import models, process
 from common.cli import UserError
@@ -364,8 +364,8 @@ def test_a_record_that_does_not_belong_to_its_file_is_refused(tmp_path):
 
 
 def test_a_head_of_another_format_is_refused(tmp_path):
-    encoder = next(GOLDEN.glob("*_encoder_*.pt"))
-    head = tmp_path / next(GOLDEN.glob("*_head_*.pt")).name
+    encoder = next(GOLDEN_HERE.glob("*_encoder_*.pt"))
+    head = tmp_path / next(GOLDEN_HERE.glob("*_head_*.pt")).name
     torch.save({"classifier": {}}, head)
     name = checkpoints.parse_name(head.name)
     with pytest.raises(UserError, match="lacks the entry 'head'"):
@@ -373,7 +373,7 @@ def test_a_head_of_another_format_is_refused(tmp_path):
 
 
 def test_a_bare_encoder_and_one_with_its_projection_head_load_alike(tmp_path):
-    dense = next(GOLDEN.glob("*_encoder_*.pt"))
+    dense = next(GOLDEN_HERE.glob("*_encoder_*.pt"))
     torch.save({"model": checkpoints.encoder_state(dense)}, tmp_path / "bare.pt")
     assert len(checkpoints.read_payload(dense)["model"]) > len(checkpoints.encoder_state(dense))
     assert equal_states(checkpoints.encoder_state(tmp_path / "bare.pt"), checkpoints.encoder_state(dense))

@@ -355,7 +355,7 @@ def test_filter_masks_equal_torchs_ln_structured_once_and_again(seed, norm, crit
 
 
 @pytest.mark.parametrize("key", np.load(GOLDEN / "gmp_relative_amounts.npz").files)
-def test_the_schedule_is_the_published_one_on_its_grid(key):
+def test_the_schedule_is_the_golden_one_on_its_grid(key):
     sparsity, begin, end, frequency = float(key.split("_")[0]), *map(int, key.split("_")[1:])
     published = 1 - np.cumprod(1 - np.load(GOLDEN / "gmp_relative_amounts.npz")[key])
     grid = [begin + index * frequency for index in range(len(published))]

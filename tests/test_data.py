@@ -1,7 +1,8 @@
-"""Data sets: digits, folders of images, and CIFAR-10 from a copy, an archive or its server (imitated here)."""
+"""Data sets: digits, folders of images, and CIFAR-10 from a copy, an archive or its server."""
 
 import hashlib
 import pickle
+import shutil
 import tarfile
 import urllib.error
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.datasets import utils as torchvision_utils
+from torchvision.transforms.functional import pil_to_tensor
 
 from common.cli import UserError
 from common.data import channel_statistics, dataset_name, load_dataset
@@ -78,6 +80,28 @@ def test_images_of_any_mode_become_rgb(tmp_path, mode, ending):
     assert data.train_images.shape == (6, 3, 10, 12)
     if mode == "L":
         assert (data.train_images[:, 0] == data.train_images[:, 2]).all()
+
+
+def test_a_folder_gives_what_torchvisions_imagefolder_gives(tmp_path):
+    root = write_folder(tmp_path / "pets", classes=("b c", "Z", "a", "b"))
+    for mode, name in (
+        ("L", "10.PNG"),
+        ("RGBA", "9.png"),
+        ("P", "A.bmp"),
+        ("CMYK", "a.jpeg"),
+        ("RGB", "é.ppm"),
+    ):
+        Image.effect_noise((12, 10), 80).convert(mode).save(root / "train/Z" / name)
+    data = load_dataset("folder", str(root))
+    for half, images, labels in (
+        ("train", data.train_images, data.train_labels),
+        ("test", data.test_images, data.test_labels),
+    ):
+        theirs = ImageFolder(root / half, transform=pil_to_tensor)
+        assert list(data.class_names) == theirs.classes and labels.tolist() == theirs.targets
+        assert labels.dtype == torch.int64 and images.is_contiguous()
+        assert torch.equal(images, torch.stack([image for image, _ in theirs]))
+    assert len(data.train_images) == 4 * 3 + 5
 
 
 def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
@@ -233,13 +257,33 @@ def test_cifar10_is_read_from_an_archive_and_then_from_its_copy(cifar, tmp_path)
     root.chmod(0o700)
 
 
-def test_a_damaged_copy_is_replaced_from_the_archive(cifar, tmp_path):
+@pytest.mark.parametrize("damaged", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_damaged_copy_is_replaced_from_the_archive(cifar, tmp_path, damaged):
     root = tmp_path / "data"
     root.mkdir()
-    cifar.rename(root / CIFAR10.filename)
-    (root / CIFAR10.base_folder).mkdir()
-    (root / CIFAR10.base_folder / "data_batch_1").write_bytes(b"half")
+    shutil.copy(cifar, root / CIFAR10.filename)
+    shutil.copytree(cifar.parent / CIFAR10.base_folder, root / CIFAR10.base_folder)
+    (root / CIFAR10.base_folder / damaged).write_bytes(b"half")
     check_cifar(load_dataset("cifar10", str(root)))
+    assert listed(root) == [CIFAR10.base_folder, CIFAR10.filename]
+
+
+class Trap:
+    """Notes in its folder that it was unpickled."""
+
+    def __reduce__(self):
+        return open, ("unpickled", "w")
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_file_with_another_checksum_is_never_unpickled(cifar, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (cifar.parent / CIFAR10.base_folder / name).write_bytes(pickle.dumps(Trap()))
+    cifar.unlink()
+    with pytest.raises(UserError, match="the download failed"):
+        load_dataset("cifar10", str(cifar.parent))
+    assert not (tmp_path / "unpickled").exists()
+    assert (cifar.parent / CIFAR10.base_folder / name).exists()
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from conftest import GOLDEN, golden_keys
 
 from common.losses import chance_contrastive_loss, contrastive_loss
 
@@ -75,16 +75,15 @@ def test_two_images_at_a_right_angle_give_the_loss_by_hand():
     assert contrastive_loss(features, torch.tensor([4, 4]), 0.5).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.07])
-@pytest.mark.parametrize("method", ["supcon", "simclr"])
+@pytest.mark.parametrize("method, temperature", golden_keys("losses.npz", r"(supcon|simclr)_T(.*)"))
 def test_loss_equals_the_golden_value(method, temperature):
     golden = np.load(GOLDEN / "losses.npz")
     labels = torch.from_numpy(golden["labels"]) if method == "supcon" else None
-    loss = contrastive_loss(torch.from_numpy(golden["features"]), labels, temperature)
+    loss = contrastive_loss(torch.from_numpy(golden["features"]), labels, float(temperature))
     assert loss.item() == pytest.approx(golden[f"{method}_T{temperature}"].item(), rel=1e-6)
 
 
-def test_supcon_of_classes_that_are_all_distinct_is_finite_and_equals_simclr():
+def test_supcon_of_golden_features_of_distinct_classes_is_finite_and_equals_simclr():
     features = torch.from_numpy(np.load(GOLDEN / "losses.npz")["features_unique"]).requires_grad_()
     loss = contrastive_loss(features, torch.arange(len(features)), 0.5)
     loss.backward()

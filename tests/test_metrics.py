@@ -242,7 +242,7 @@ def test_knn_labels_equal_the_golden_ones_at_every_place():
         np.testing.assert_array_equal(ours, expected)
 
 
-def test_30_neighbours_vote():
+def test_as_many_neighbours_vote_as_gave_the_golden_values():
     assert metrics.NEIGHBOURS == np.load(GOLDEN / "prediction_depth.npz")["k"]
 
 

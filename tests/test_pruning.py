@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN_NETWORKS
+from conftest import GOLDEN_NETWORKS, golden_keys
 from torch import nn
 from torch.nn.utils import prune
 
@@ -120,14 +120,17 @@ def test_layer_masks_equal_torchs_l1_unstructured_tensor_by_tensor(seed, with_ti
         assert_equal_up_to_ties({name: ours[name]}, {name: expected[name]}, {name: score})
 
 
+GOLDEN_MASKS = "pruning_masks_packbits.npz"
+
+
 @pytest.mark.parametrize(
-    "method, sparsity", [(method, sparsity) for method in ("sup", "clr") for sparsity in (0.3, 0.9, 0.95)]
+    "method, sparsity", golden_keys(GOLDEN_MASKS, r"(sup|clr)_([\d.]+)_sparsity_percent")
 )
 @pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
 def test_global_masks_equal_the_golden_ones(folder, depth, method, sparsity):
-    golden = np.load(folder / "pruning_masks_packbits.npz")
+    golden = np.load(folder / GOLDEN_MASKS)
     network = golden_classifier(folder, depth, method)
-    masks = global_masks(scores_of(network), sparsity)
+    masks = global_masks(scores_of(network), float(sparsity))
     prefix = f"{method}_{sparsity}/"
     assert [f"{prefix}{name}_mask" for name in masks] == [
         name for name in golden.files if name.startswith(prefix)
@@ -140,12 +143,12 @@ def test_global_masks_equal_the_golden_ones(folder, depth, method, sparsity):
     assert 100 * measure_sparsity(network)["weights_only"] == pytest.approx(percent, rel=1e-12)
 
 
-@pytest.mark.parametrize("sparsity", [0.3, 0.9, 0.95])
+@pytest.mark.parametrize("sparsity", golden_keys(GOLDEN_MASKS, r"sup_layerwise_(.*)_sparsity_percent"))
 @pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
 def test_layer_masks_give_the_golden_sparsity(folder, depth, sparsity):
-    golden = np.load(folder / "pruning_masks_packbits.npz")
+    golden = np.load(folder / GOLDEN_MASKS)
     network = golden_classifier(folder, depth, "sup")
-    apply_masks(network, layer_masks(scores_of(network), sparsity))
+    apply_masks(network, layer_masks(scores_of(network), float(sparsity)))
     percent = golden[f"sup_layerwise_{sparsity}_sparsity_percent"].item()
     assert 100 * measure_sparsity(network)["weights_only"] == pytest.approx(percent, rel=1e-12)
 

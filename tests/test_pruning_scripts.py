@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN, write_few_digits
+from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
 from common import methods, models, training
@@ -479,7 +479,7 @@ def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_den
     if method == "clr":
         training.seed_weights(0, "head", "weights")
         head = models.ClassificationHead(64, 3)
-        fit(Head(network.encoder, head, data, 2, 16), Run((0, "head")), range(2), of_head)
+        fit(Head(network.encoder, head, data, settings), Run((0, "head")), range(2), of_head)
         assert same(head.state_dict(), tensors_of(paths[1]))
 
 
@@ -890,7 +890,7 @@ def published(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "models/digits"
     place.mkdir(parents=True)
-    for path in GOLDEN.glob("WideResNet-10-2_*.pt"):
+    for path in GOLDEN_HERE.glob("WideResNet-10-2_*.pt"):
         shutil.copy(path, place / path.name.replace("0.0pruning_", "0.0pruning_later_"))
     assert len(list(place.iterdir())) == 2
     return place

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, write_few_digits
+from conftest import GOLDEN_HERE, write_few_digits
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = (
@@ -667,7 +667,7 @@ def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "models/digits"
     folder.mkdir(parents=True)
-    for path in GOLDEN.glob("*.pt"):
+    for path in GOLDEN_HERE.glob("*.pt"):
         shutil.copy(path, folder / path.name)
     common = ["--dataset", "digits", "--model_depth", 10, "--models_number", 1]
     for method in ("sup", "clr"):

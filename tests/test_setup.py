@@ -1,4 +1,4 @@
-"""setup.sh: what it runs, prints and refuses, with a stand-in for the environment's python that notes its arguments."""
+"""setup.sh: what it runs, prints and refuses, with a stand-in for the environment's python."""
 
 import importlib
 import os
@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from figures.report import uncertainty
 
@@ -28,13 +29,14 @@ SCRIPTS = (
 @pytest.fixture
 def project(tmp_path):
     """A copy of setup.sh beside an environment whose python only notes what it is asked to do."""
-    for name in ("setup.sh", "requirements.txt"):
+    for name in ("setup.sh", "requirements.txt", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "tests/requirements.txt", tmp_path / "tests/requirements.txt")
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    # -c asks whether CUDA is missing: CUDA_MISSING, 1 by default, is the status it answers with. pip fails where PIP_FAILS is set.
+    # -c asks whether CUDA is missing: CUDA_MISSING, 1 by default, is the status it answers with.
+    # pip fails where PIP_FAILS is set.
     python.write_text(
         '#!/usr/bin/env bash\n[ "$1" = -c ] && exit "${CUDA_MISSING:-1}"\necho "$*" >> asked\n'
         '[ "$2" = pip ] && [ -n "${PIP_FAILS:-}" ] && exit 1\nexit 0\n'
@@ -44,7 +46,7 @@ def project(tmp_path):
 
 
 def setup(project, *words, **environment):
-    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "PYTHON")}
+    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "PYTHON", "LOCKED")}
     return subprocess.run(
         ["bash", str(project / "setup.sh"), *words],
         env={**clean, **environment},
@@ -83,6 +85,34 @@ def test_set_up_installs_once_and_makes_the_folders(project):
     assert setup(project).returncode == 0 and len(asked(project)) == 1
     (project / "requirements.txt").write_text("torch\n")
     assert setup(project).returncode == 0 and len(asked(project)) == 2
+
+
+def test_locked_installs_the_tested_versions_in_place_of_the_bounds(project):
+    assert setup(project, LOCKED="1").returncode == 0 and setup(project, LOCKED="1").returncode == 0
+    assert [command.split()[-1] for command in asked(project)] == ["requirements.lock"]
+    assert setup(project).returncode == 0 and setup(project, LOCKED="1").returncode == 0
+    assert [command.split()[-1] for command in asked(project)][1:] == [
+        "requirements.txt",
+        "requirements.lock",
+    ]
+
+
+def requirements(name):
+    """The lines of a requirements file that name a package."""
+    lines = (ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_lock_has_one_version_of_every_requirement_within_its_bounds():
+    locked = {package.name: str(package.specifier) for package in requirements("requirements.lock")}
+    assert all(pinned.startswith("==") and "," not in pinned for pinned in locked.values())
+    for package in requirements("requirements.txt"):
+        assert package.specifier.contains(locked[package.name].removeprefix("==")), package.name
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "tests/requirements.txt"])
+def test_requirements_name_packages_and_no_host(name):
+    assert requirements(name) and all(package.url is None for package in requirements(name))
 
 
 def test_a_failed_installation_says_what_to_do_and_is_tried_again(project):

@@ -10,7 +10,7 @@ from common import augment, evaluation, models, training
 from common.cli import UserError
 from common.data import load_dataset
 from common.losses import contrastive_loss
-from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
+from common.pruning import GradualPruning, global_masks, magnitude, measure_sparsity, prunable_parameters
 from common.store import checkpoints
 from common.store.chains import FINETUNING
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
@@ -52,7 +52,8 @@ def train_head(of, epochs=3, **more):
     """A new classifier head on a frozen encoder, and its history."""
     training.seed_weights(0, "head", "weights")
     head = models.ClassificationHead(of.latent_size, 10)
-    return head, fit(Head(of, head, few(), epochs, 32), Run((0, "head")), range(epochs), **more)
+    settings = {"head_epochs": epochs, "batch_size_head": 32}
+    return head, fit(Head(of, head, few(), settings), Run((0, "head")), range(epochs), **more)
 
 
 def one_epoch(of, stage="supervised", epoch=0, masks=None):
@@ -268,7 +269,7 @@ def test_the_masks_that_are_given_stay_as_they_were():
     net = network()
     masks = masks_at(net, 0.5)
     before = {name: mask.clone() for name, mask in masks.items()}
-    pruning = training.GradualPruning(0.9, 1, 1, 1)
+    pruning = GradualPruning(0.9, 1, 1, 1)
     fit(classifying(net), Run((0, "supervised")), range(1), masks, pruning)
     assert masks.keys() == before.keys() and all(torch.equal(masks[name], before[name]) for name in masks)
 
@@ -321,7 +322,7 @@ def test_no_step_waits_for_the_device(monkeypatch, kind):
         head = models.ClassificationHead(64, 10)
         of_kind, pruned = {
             "supervised": (classifying(net, data, batch_size=8), net),
-            "head": (Head(model.encoder, head, data, 1, 8), head),
+            "head": (Head(model.encoder, head, data, {"head_epochs": 1, "batch_size_head": 8}), head),
         }.get(kind, (contrasting(model, data, batch_size=8, lars="LARS" in kind), model.encoder))
         masks = masks_at(pruned, 0.5)
         read.clear()

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN_HERE
 
 from common import metrics
 from figures.report import similarity, uncertainty
@@ -219,7 +219,7 @@ def test_with_thirty_seeds_the_bootstrap_is_close_to_the_interval_of_students_t(
 
 
 def test_the_jackknife_interval_of_the_golden_pies_has_their_number_in_it_and_the_bootstrap_has_not():
-    golden = np.load(GOLDEN / "pies.npz")
+    golden = np.load(GOLDEN_HERE / "pies.npz")
     dense, pruned = golden["dense_predictions"], golden["pruned_predictions"]
     sets = np.concatenate([np.ones((1, 30), bool), uncertainty.leave_two_out(30)])
     labels = [uncertainty.modal_labels_of_sets(predictions, sets, 10) for predictions in (dense, pruned)]

@@ -1,4 +1,5 @@
-"""Pruning of trained networks: once, with finetuning, or again and again, with rewinding, reinitialisation or finetuning in between."""
+"""Pruning of trained networks: once, with finetuning, or again and again, with rewinding, reinitialisation or
+finetuning in between."""
 
 import argparse
 import functools
@@ -51,7 +52,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """All prunings that are asked of one dense network; kept: epoch -> file of the weights that its training kept."""
+    """All prunings that are asked of one dense network; kept: epoch -> file of the weights that its training
+    kept."""
 
     member: Member
     method: PruningMethod
@@ -72,7 +74,8 @@ class Accuracies:
 
 
 def prune_population(study: Study) -> None:
-    """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own id.
+    """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own
+    id.
 
     Finished ones are skipped one by one.
     """
@@ -80,7 +83,8 @@ def prune_population(study: Study) -> None:
     dense = find_population(study, "dense", 0.0)
     if method.after in RETRAINED and dense.made_elsewhere:
         raise UserError(
-            f"{dense}: how they were trained is not known, so they cannot be trained again; give --after finetune"
+            f"{dense}: how they were trained is not known, so they cannot be trained again; give --after "
+            "finetune"
         )
     chains = []
     for member in dense.members:
@@ -129,18 +133,22 @@ def asked_pruning(flags: argparse.Namespace) -> PruningMethod:
         return runs.asked_method(flags, "one-shot")
     refuse(
         ("pruning_percentages",),
-        "belongs to one-shot pruning: the sparsities of --pruning_schedule iterative follow from --rate and --iterations",
+        "belongs to one-shot pruning: the sparsities of --pruning_schedule iterative follow from --rate "
+        "and --iterations",
     )
     if flags.after in RETRAINED:
-        reason = f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense ones were"
+        reason = (
+            f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense "
+            "ones were"
+        )
         refuse(("epochs", "batch_size", "learning_rate"), reason)
     if flags.after != "rewind":
         refuse(("rewind_epoch",), "belongs to --after rewind")
     sparsities = [sparsity for _, sparsity in asked_sparsities(flags)]
     if len({0.0, 1.0, *sparsities}) < len(sparsities) + 2:
         raise UserError(
-            f"--iterations {flags.iterations} at --rate {flags.rate}: the last iterations prune less than the four digits of file "
-            "names tell apart; give fewer"
+            f"--iterations {flags.iterations} at --rate {flags.rate}: the last iterations prune less than "
+            "the four digits of file names tell apart; give fewer"
         )
     epoch = flags.rewind_epoch if flags.after == "rewind" else 0
     return runs.asked_method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=epoch)
@@ -165,14 +173,15 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
         epochs.add(0)
     if epochs and member.made_elsewhere:
         raise UserError(
-            f"{member.paths[0]} was made elsewhere: its initialisation is not known; choose another --criterion, or train "
-            "networks here"
+            f"{member.paths[0]} was made elsewhere: its initialisation is not known; choose another "
+            "--criterion, or train networks here"
         )
     if method.after == "rewind" and method.rewind_epoch >= (
         last := member.records[0]["configuration"]["epochs"]
     ):
         raise UserError(
-            f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give fewer"
+            f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
+            "fewer"
         )
     files = {
         epoch: checkpoints.find_epoch(member.paths[0], epoch, member.records[0]) for epoch in sorted(epochs)
@@ -180,8 +189,8 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
     if missing := [str(epoch) for epoch, path in files.items() if path is None]:
         command = member.records[0].get("run", {}).get("command") or f"{study.script[:3]}_training.py"
         raise UserError(
-            f"the weights of {member.paths[0].name} after {' and '.join(missing)} epochs were not kept; keep them: python {command} "
-            f"--save_epochs {','.join(map(str, files))}"
+            f"the weights of {member.paths[0].name} after {' and '.join(missing)} epochs were not kept; "
+            f"keep them: python {command} --save_epochs {','.join(map(str, files))}"
         )
     return files
 
@@ -236,7 +245,8 @@ def is_finished(study: Study, chain: Chain, step: Step) -> bool:
 
 
 def refuse_broken_chain(study: Study, chain: Chain) -> None:
-    """Refuses, before the first training, what is in the way, and iterations that do not come from the one before them that is there."""
+    """Refuses, before the first training, what is in the way, and iterations that do not come from the one
+    before them that is there."""
     finished = [is_finished(study, chain, step) for step in chain.steps]
     for step, step_finished, previous_finished in zip(chain.steps[1:], finished[1:], finished):
         if not step_finished or not step.iteration:
@@ -248,7 +258,8 @@ def refuse_broken_chain(study: Study, chain: Chain) -> None:
             or record.get("previous_sha256") != sha256_of(previous.paths)
         ):
             raise UserError(
-                f"{step.paths[-1]} does not come from iteration {previous.iteration} as it is now, or that is missing; delete it and "
+                f"{step.paths[-1]} does not come from iteration {previous.iteration} as it is now, or that "
+                "is missing; delete it and "
                 f"the later ones to have them made again, or give {study.folder_flag} another folder"
             )
 

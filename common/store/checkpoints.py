@@ -1,8 +1,8 @@
 """Every file name of models/, saving and loading; nobody else builds a path there.
 
-A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how it was
-made. The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record are whole. An
-unfinished training keeps its state in a hidden file beside the checkpoint that it becomes.
+A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how
+it was made. The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record
+are whole. An unfinished training keeps its state in a hidden file beside the checkpoint that it becomes.
 """
 
 import functools
@@ -27,7 +27,8 @@ from common.pruning import Masks, measure_sparsity
 from common.store.files import module_digest, write_atomically, write_json
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
-# Of supervised trainings: records from before these flags lack them, and mean the values that could not be changed.
+# Of supervised trainings: records from before these flags lack them, and mean the values that could not be
+# changed.
 LATER_SETTINGS = {"lr_milestones": [5, 30, 50, 80], "lr_gamma": 0.1, "cosine_annealing": False}
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 1
@@ -50,9 +51,10 @@ class Architecture:
 class CheckpointName:
     """What a file name of models/ says.
 
-    part: 'encoder', 'head' or 'supervised'; learning_method: SupCon, SimCLR or supervised; epochs: of training, of the head,
-    or of finetuning. encoder_name, batch_size and temperature belong to contrastive parts; widen_factor, depth and dropout to
-    supervised ones (a contrastive encoder's name holds its depth and width).
+    part: 'encoder', 'head' or 'supervised'; learning_method: SupCon, SimCLR or supervised; epochs: of
+    training, of the head, or of finetuning. encoder_name, batch_size and temperature belong to contrastive
+    parts; widen_factor, depth and dropout to supervised ones (a contrastive encoder's name holds its depth
+    and width).
     """
 
     part: str
@@ -148,7 +150,8 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
 
 
 def study_folder(root: str, dataset_name: str, total_seed: int = 0) -> Path:
-    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name; seed s > 0 below it."""
+    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name; seed s
+    > 0 below it."""
     folder = Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
     return folder if total_seed == 0 else folder / f"seed_{total_seed}"
 
@@ -212,7 +215,8 @@ def cpu_state(module: nn.Module) -> dict:
 
 @functools.cache
 def science_code() -> dict[str, str]:
-    """Digests of the modules that a trained network depends on beside its configuration. Comments do not count."""
+    """Digests of the modules that a trained network depends on beside its configuration. Comments do not
+    count."""
     from common import twins  # which builds on this module
 
     return {
@@ -222,7 +226,8 @@ def science_code() -> dict[str, str]:
 
 
 def differing_code(recorded: dict[str, str] | None) -> list[str]:
-    """The science modules whose code has changed since; none where it was not recorded, which is said once."""
+    """The science modules whose code has changed since; none where it was not recorded, which is said
+    once."""
     if recorded is None:
         _say_once("note: networks or states from before the code was recorded are taken as they are")
         return []
@@ -293,8 +298,8 @@ def read_record(checkpoint: Path) -> dict | None:
         raise damaged_record(checkpoint) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
-            f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them made "
-            "again, or only the JSON if the checkpoint comes from elsewhere"
+            f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
+            "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
     return {**record, "configuration": with_later_settings(record["configuration"])}
 
@@ -309,7 +314,8 @@ def with_later_settings(configuration: dict) -> dict:
 
 
 def describe_differences(found: dict, asked: dict) -> str:
-    """`key found, not asked` for every key in which two configurations differ; `dense.epochs` is a key of the nested `dense`."""
+    """`key found, not asked` for every key in which two configurations differ; `dense.epochs` is a key of the
+    nested `dense`."""
 
     def flat(configuration: dict, prefix: str = "") -> dict:
         entries = {}
@@ -332,9 +338,11 @@ def load_classifier(
 
     Args:
         paths: [supervised] or [encoder, head].
-        record: of the last path; None for one made elsewhere, which must then fit by names, shapes and sparsity.
+        record: of the last path; None for one made elsewhere, which must then fit by names, shapes and
+            sparsity.
     Raises:
-        UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it should.
+        UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
+            should.
     """
     if len(paths) == 1:
         network = models.SupervisedNetwork(
@@ -394,7 +402,8 @@ def _entry(path: Path, key: str) -> dict:
 
 
 def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
-    """The file of the weights that the training of a checkpoint kept after so many epochs, None where it kept none.
+    """The file of the weights that the training of a checkpoint kept after so many epochs, None where it kept
+    none.
 
     Args:
         record: of the checkpoint.
@@ -411,18 +420,21 @@ def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
         or kept["data"]["checksum"] != record["data"]["checksum"]
     ):
         raise UserError(
-            f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training script with --save_epochs {epoch}"
+            f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
+            f"script with --save_epochs {epoch}"
         )
     return path
 
 
 def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
-    """Loads weights that a training kept into a network of the same kind (contrastive: encoder with projection head)."""
+    """Loads weights that a training kept into a network of the same kind (contrastive: encoder with
+    projection head)."""
     _load_state(module, _entry(path, "model"), path, architecture, num_classes)
 
 
 def encoder_state(path: Path) -> dict:
-    """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a finetuned one."""
+    """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a
+    finetuned one."""
     state = _entry(path, "model")
     prefixed = {
         key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")
@@ -456,10 +468,11 @@ def _load_state(
 class TrainingState:
     """The state of one unfinished training, in a file, and what it must belong to.
 
-    A context: left by an error or a signal it writes the state after the last whole epoch and says so in a note of the
-    error; left in peace, when the checkpoint is saved, it deletes the file. Orders, views, dropout and random criteria
-    depend on (seed, stage, epoch or step) alone, so that a state needs no random generators: a training that was stopped
-    and goes on ends bit for bit as one that was not, on a CPU at the same number of threads.
+    A context: left by an error or a signal it writes the state after the last whole epoch and says so in a
+    note of the error; left in peace, when the checkpoint is saved, it deletes the file. Orders, views,
+    dropout and random criteria depend on (seed, stage, epoch or step) alone, so that a state needs no random
+    generators: a training that was stopped and goes on ends bit for bit as one that was not, on a CPU at the
+    same number of threads.
 
     Args:
         facts: configuration, seed, stage, data and origin of the training.
@@ -493,8 +506,8 @@ class TrainingState:
         """The epochs that are still to be trained, from the first, or after those of a state that was kept.
 
         Args:
-            trained: network and optimizer, anything with state_dict and load_state_dict. With `masks` and `history`
-                they are set, in place, to the state that was kept.
+            trained: network and optimizer, anything with state_dict and load_state_dict. With `masks` and
+                `history` they are set, in place, to the state that was kept.
         Raises:
             UserError: a state of other settings or code, or one that does not fit.
         """
@@ -506,7 +519,8 @@ class TrainingState:
         written, written_at = first, time.monotonic()
         for epoch in range(first, epochs.stop):
             yield epoch
-            # A copy, in the main memory: a signal, or an error of the device, may come in the middle of the next epoch.
+            # A copy, in the main memory: a signal, or an error of the device, may come in the middle of the
+            # next epoch.
             parts = {name: part.state_dict() for name, part in trained.items()}
             content, self.epoch = io.BytesIO(), epoch + 1
             facts = {"format": STATE_FORMAT, "facts": self.facts, "code": science_code(), "epoch": epoch + 1}
@@ -554,8 +568,8 @@ class TrainingState:
             )
         if (modules := differing_code(state.get("code"))) and not self.other_code:
             raise UserError(
-                f"{self.path} is the state of a training by other code of {', '.join(modules)}; give --other_code to go "
-                f"on with it, {remedy}"
+                f"{self.path} is the state of a training by other code of {', '.join(modules)}; give "
+                f"--other_code to go on with it, {remedy}"
             )
         if state["threads"] != torch.get_num_threads():
             logger.info(
@@ -575,5 +589,6 @@ class TrainingState:
             history[:] = state["history"]
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.path} does not fit the network ({type(error).__name__}); delete it to begin that training anew"
+                f"{self.path} does not fit the network ({type(error).__name__}); delete it to begin that "
+                "training anew"
             ) from None

@@ -19,7 +19,8 @@ FORMAT = 2  # of the stored arrays: another number means that they are computed 
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary path)` and renames the result to `path`: there is never half a file under that name."""
+    """Calls `write(temporary path)` and renames the result to `path`: there is never half a file under that
+    name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{path.name}.{os.uname().nodename}."
     for left in path.parent.glob(f"{glob.escape(mine)}*.tmp{path.suffix}"):
@@ -54,7 +55,8 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def module_digest(module: ModuleType) -> str:
-    """A digest of a module's code: of its syntax tree without docstrings, so that comments and layout do not count."""
+    """A digest of a module's code: of its syntax tree without docstrings, so that comments and layout do not
+    count."""
     tree = ast.parse(Path(module.__file__).read_text())
     for node in ast.walk(tree):
         if (
@@ -67,9 +69,11 @@ def module_digest(module: ModuleType) -> str:
 
 @contextmanager
 def claim(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left alone.
+    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left
+    alone.
 
-    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that is gone, and tries again.
+    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that
+    is gone, and tries again.
     """
     lock_path = path.with_name(f".{path.name}.lock")
     lock_path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,8 +107,8 @@ def write_arrays(path: Path, arrays: dict, made: dict) -> None:
 
 
 def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
-    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with `made` given, made from
-    something else."""
+    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with
+    `made` given, made from something else."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}

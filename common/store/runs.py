@@ -1,8 +1,10 @@
-"""Trainings that a command asks for: which networks, what of them is there, who makes the rest, and how it is kept.
+"""Trainings that a command asks for: which networks, what of them is there, who makes the rest, and how it is
+kept.
 
-Processes share the work: one claims a network by an operating-system lock on a file beside it, which a crash releases. `--workers N`,
-several shells, several machines on one file system, a Slurm array and torchrun are the same thing: processes that claim, check what is
-finished, and do the rest. Results do not depend on who does what.
+Processes share the work: one claims a network by an operating-system lock on a file beside it, which a crash
+releases. `--workers N`, several shells, several machines on one file system, a Slurm array and torchrun are
+the same thing: processes that claim, check what is finished, and do the rest. Results do not depend on who
+does what.
 """
 
 import argparse
@@ -67,7 +69,8 @@ def model_ids(flags: argparse.Namespace) -> range:
         raise UserError(f"--index_end {last} lies before --index_start {first} (both inclusive)")
     if flags.save_epochs and max(flags.save_epochs) >= epochs:
         raise UserError(
-            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights are the model itself"
+            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights "
+            "are the model itself"
         )
     if getattr(flags, "warmup_epochs", 0) >= epochs:
         raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
@@ -90,8 +93,8 @@ def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> Pruni
 
 
 def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> None:
-    """Flags of gradual pruning have no effect where all networks are dense: those that the published commands give are noted, the
-    others refused.
+    """Flags of gradual pruning have no effect where all networks are dense: those that the published commands
+    give are noted, the others refused.
 
     Raises:
         UserError: one that is refused.
@@ -114,13 +117,14 @@ def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsiti
 def gradual_pruning(
     flags: argparse.Namespace, sparsity: float, kind: str, epochs: int, batch_size: int, images: int
 ) -> GradualPruning:
-    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does not fit the training.
+    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does
+    not fit the training.
 
     Args:
         kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
     Raises:
-        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step and an epoch for one
-            thing.
+        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step
+            and an epoch for one thing.
     """
     suffix, steps_an_epoch = "_head" if kind == "head" else "", math.ceil(images / batch_size)
     default_begin, default_end, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
@@ -148,15 +152,16 @@ def gradual_pruning(
         raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}")
     if end > epochs * steps_an_epoch:
         raise UserError(
-            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} ({epochs} epochs of "
-            f"{steps_an_epoch} steps); {remedy}, or train for longer"
+            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} "
+            f"({epochs} epochs of {steps_an_epoch} steps); {remedy}, or train for longer"
         )
     scope = asked_method(flags, flags.schedule).scope
     return GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
 
 
 def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> GradualPruning | None:
-    """The schedule of the contrastive classifier head; None where whole filters are pruned, of which it has none.
+    """The schedule of the contrastive classifier head; None where whole filters are pruned, of which it has
+    none.
 
     Raises:
         UserError: as `gradual_pruning`; a flag of the head's schedule where whole filters are pruned.
@@ -165,7 +170,8 @@ def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> Gra
         return gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
     if given := sorted(flags.given & {f"{name}_head" for name in SCHEDULE_FLAGS}):
         raise UserError(
-            f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion {flags.criterion}; leave it out"
+            f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion "
+            f"{flags.criterion}; leave it out"
         )
     return None
 
@@ -174,7 +180,8 @@ SCHEDULE_FLAGS = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epo
 
 
 def training_files(study: Study, sparsity: float, model_id: int) -> tuple[Asked, ...]:
-    """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity above 0."""
+    """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity
+    above 0."""
     flags, twin, images = study.flags, twin_of(study), len(study.data.train_images)
     method, files = PruningMethod("dense"), []
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
@@ -231,12 +238,13 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     modules = checkpoints.differing_code(record.get("code"))
     if modules and not study.flags.other_code:
         raise UserError(
-            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or {keep_both}"
+            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
+            f"{keep_both}"
         )
     if any(record.get(key) != value for key, value in facts.items()):
         raise UserError(
-            f"{path} was made from another dense model, encoder or iteration than the one that is there now; delete it to have it "
-            f"made again, or {keep_both}"
+            f"{path} was made from another dense model, encoder or iteration than the one that is there "
+            f"now; delete it to have it made again, or {keep_both}"
         )
     return True
 
@@ -250,7 +258,8 @@ def refuse_to_replace(paths: Sequence[Path]) -> None:
     for path in paths:
         if path.exists() and not checkpoints.record_path(path).exists():
             raise UserError(
-                f"{path} was made elsewhere, and its other half is missing or other; put them together or move it away"
+                f"{path} was made elsewhere, and its other half is missing or other; put them together or "
+                "move it away"
             )
 
 
@@ -283,8 +292,8 @@ def missing_of(study: Study, files: tuple[Asked, ...]) -> Missing:
     path, epochs = files[0].path, study.flags.save_epochs
     if epochs and path.exists() and checkpoints.read_record(path) is None:
         raise UserError(
-            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the flag out, or give another "
-            "folder"
+            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the "
+            "flag out, or give another folder"
         )
     kept = [
         is_finished(study, checkpoints.epoch_path(path, epoch), files[0].configuration, epoch=epoch)
@@ -306,7 +315,8 @@ def finished_before(*paths: Path) -> None:
 
 
 def train_networks(study: Study, sparsities: list[float]) -> None:
-    """Trains the networks of a training script, ids by --index_start and --index_end, and saves them; finished ones are skipped."""
+    """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
+    finished ones are skipped."""
     asked = [
         training_files(study, sparsity, model_id)
         for sparsity in sparsities
@@ -340,7 +350,8 @@ def train_network(study: Study, files: tuple[Asked, ...]) -> None:
 def train_file(
     study: Study, network: Twin, part: int, files: tuple[Asked, ...], missing: Missing
 ) -> list[dict]:
-    """Trains one part of a network and saves it, unless only epochs on its way are missing; returns its history."""
+    """Trains one part of a network and saves it, unless only epochs on its way are missing; returns its
+    history."""
     file, started, seed = files[part], time.time(), network.seed
     name, configuration, saved = file.name, file.configuration, missing.files[part]
     description = " ".join([describe_run(name), *([name.part] if len(files) > 1 else [])])
@@ -472,7 +483,8 @@ def rank_and_world() -> tuple[int, int]:
 def share(study: Study, jobs: list[Job]) -> bool:
     """Does all jobs, together with whoever else works on them, and returns True when all are done.
 
-    A worker returns False when nothing is left that it could begin: what follows is done once, by the process that started it.
+    A worker returns False when nothing is left that it could begin: what follows is done once, by the process
+    that started it.
 
     Raises:
         UserError: a worker stopped.
@@ -499,35 +511,32 @@ def share(study: Study, jobs: list[Job]) -> bool:
 
 
 def _run_workers(study: Study, jobs: list[Job]) -> None:
-    """Runs this script's command in --workers processes and waits for them."""
+    """Runs this script's command in --workers processes, by torch.distributed.run, and waits for them."""
     flags = study.flags
     count = min(flags.workers, len(jobs))
-    threads = flags.threads or max(1, torch.get_num_threads() // count)
-    rank, world = rank_and_world()
-    script = str(SCRIPTS / f"{study.script}.py")
-    command = [sys.executable, script, *flags.argv, "--workers", "0", "--threads", str(threads)]
-    logger.info("%d workers of %d threads", count, threads)
-    errors = [tempfile.TemporaryFile("w+") for _ in range(count)]
-    workers = []
-    for index, stderr in enumerate(errors):
-        places = {"RANK": str(rank * count + index), "WORLD_SIZE": str(world * count)}
-        environment = {**os.environ, **places, WORKER: str(index), "OMP_NUM_THREADS": str(threads)}
-        workers.append(subprocess.Popen(command, stderr=stderr, env=environment))
-    try:
-        with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
-            while any(worker.poll() is None for worker in workers):
-                bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
-                time.sleep(POLL_SECONDS)
-    finally:
-        for worker in workers:
-            worker.terminate()  # of what is still running after an interruption
-            worker.wait()
+    threads = str(flags.threads or max(1, torch.get_num_threads() // count))
+    script = SCRIPTS / f"{study.script}.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    # The device is named, so that it is not one for each worker.
+    command += [str(script), *flags.argv, "--workers", "0", "--threads", threads]
+    command += ["--cuda_device", str(flags.cuda_device)]
+    logger.info("%d workers of %s threads", count, threads)
+    environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": threads}
+    with tempfile.TemporaryFile("w+") as errors:
+        workers = subprocess.Popen(command, stderr=errors, env=environment)
+        try:
+            with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
+                while workers.poll() is None:
+                    bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
+                    time.sleep(POLL_SECONDS)
+        finally:
+            workers.terminate()  # after an interruption; they keep their states
+            workers.wait()
+        errors.seek(0)
+        lines = [line.strip() for line in errors if line.startswith(script.name)]
     flags.workers = 0  # all studies of the command have been worked on
-    for index, worker in enumerate(workers):
-        if worker.returncode != 0:
-            errors[index].seek(0)
-            lines = errors[index].read().strip().splitlines()
-            raise UserError(
-                f"worker {index} of {count} ended with status {worker.returncode} ({lines[-1] if lines else 'without a word'}); "
-                "finished models are kept, mend the cause and give the same command"
-            )
+    if workers.returncode != 0:
+        raise UserError(
+            f"a worker of {count} ended ({lines[0] if lines else f'status {workers.returncode}'}); finished "
+            "models are kept, mend the cause and give the same command"
+        )

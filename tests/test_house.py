@@ -1,0 +1,236 @@
+"""Rules of the house that a machine can check: width, format, size, parameters, imports, links of pages."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WIDTH = 110
+README_BYTES = 10_240
+COMMON_TOKENS, ALL_TOKENS = 36_000, 52_000
+PARAMETERS = 6
+NO_TOKENS = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
+
+SCRIPTS = sorted(ROOT.glob("*.py"))
+COMMON, FIGURES = (sorted((ROOT / name).rglob("*.py")) for name in ("common", "figures"))
+CHECKS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REPORT = [path for path in FIGURES if path.parent.name == "report" or path.name == "make_figures.py"]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def listed(findings):
+    """What an assertion shows: one finding a line."""
+    return "\n" + "\n".join(findings)
+
+
+def test_the_tests_see_the_whole_project():
+    names = {name_of(path) for path in [*SCRIPTS, *COMMON, *FIGURES, *CHECKS, *PAGES]}
+    assert {"sup_training.py", "common/store/files.py", "figures/make_figures.py"} <= names
+    assert {"figures/report/page.py", "tests/test_house.py", "benchmarks/growth.py", "README.md"} <= names
+    assert len(SCRIPTS) == 8 and len(REPORT) > 5
+
+
+def test_every_file_is_as_ruff_formats_it():
+    folders = ["common", "figures", "tests", "benchmarks", *map(name_of, SCRIPTS)]
+    command = [sys.executable, "-m", "ruff", "format", "--check", *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wide_lines(path):
+    lines = path.read_text().splitlines()
+    return [
+        f"{name_of(path)}:{number}: {len(line)} columns"
+        for number, line in enumerate(lines, 1)
+        if len(line) > WIDTH and not (path.suffix == ".md" and line.startswith("|"))
+    ]
+
+
+def test_no_line_is_wider_than_the_page():
+    shell = [*ROOT.glob("*.sh"), ROOT / ".ci/run"]
+    paths = [*SCRIPTS, *COMMON, *FIGURES, *CHECKS, *PAGES, *shell]
+    wide = [line for path in paths for line in wide_lines(path)]
+    assert not wide, listed(wide)
+
+
+def tokens(path):
+    """How many tokens a file has for Python, without comments, line ends and indents; a docstring is one."""
+    with path.open("rb") as file:
+        return sum(token.type not in NO_TOKENS for token in tokenize.tokenize(file.readline))
+
+
+def test_the_count_of_tokens_leaves_out_comments_and_the_form_of_the_page(tmp_path):
+    (tmp_path / "a.py").write_text('"""One\ntoken."""\n\nif a:  # a comment\n    b = (\n        1\n    )\n')
+    assert tokens(tmp_path / "a.py") == 9
+
+
+def test_the_house_is_small():
+    common = sum(map(tokens, COMMON))
+    everything = common + sum(map(tokens, [*FIGURES, *SCRIPTS]))
+    assert common <= COMMON_TOKENS and everything <= ALL_TOKENS, f"{common} in common/, {everything} in all"
+
+
+def crowded(source):
+    """(line, name, number) of functions with too many parameters and no comment on or above their `def`."""
+    lines = source.splitlines()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        arguments += [argument for argument in (node.args.vararg, node.args.kwarg) if argument]
+        number = sum(argument.arg not in ("self", "cls") for argument in arguments)
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        reasons = [lines[number - 2].strip() for number in (first, node.lineno) if number > 1]
+        reason = " # " in lines[node.lineno - 1] or any(line.startswith("#") for line in reasons)
+        if number > PARAMETERS and not reason:
+            found.append((node.lineno, node.name, number))
+    return found
+
+
+@pytest.mark.parametrize(
+    "source, count",
+    [
+        ("def f(a, b, c, d, e, f): ...", 0),
+        ("def f(a, b, c, d, e, f, g): ...", 1),
+        ("def f(a, b, *c, d, e, f, **g): ...", 1),
+        ("class C:\n    def f(self, a, b, c, d, e, f): ...", 0),
+        ("def f(  # a formula of seven\n    a, b, c, d, e, f, g): ...", 0),
+        ("# a formula of seven\ndef f(a, b, c, d, e, f, g): ...", 0),
+        ("# one name a column\n@cached\ndef f(a, b, c, d, e, f, g): ...", 0),
+        ("# of another\nx = 1\ndef f(a, b, c, d, e, f, g): ...", 1),
+    ],
+)
+def test_crowded_functions_are_found(source, count):
+    assert len(crowded(source)) == count
+
+
+def test_no_function_has_many_parameters_without_a_reason():
+    found = [
+        f"{name_of(path)}:{line}: {name} has {number} parameters"
+        for path in [*SCRIPTS, *COMMON, *FIGURES]
+        for line, name, number in crowded(path.read_text())
+    ]
+    assert not found, listed(found)
+
+
+def imported(path, functions_too):
+    """Names of the modules that a file imports; functions_too: also those that only its functions import."""
+    waiting, names = [ast.parse(path.read_text())], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        if functions_too or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def of_training(name):
+    return name.split(".")[0] in ("torch", "torchvision") or name == "common.training"
+
+
+def files_of(name):
+    """The file of a module of this project, as a list of none or one."""
+    path = ROOT / name.replace(".", "/")
+    return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+
+
+def test_the_report_knows_nothing_of_torch_and_training():
+    wrong, seen, waiting = [], set(), [(path, name_of(path)) for path in REPORT]
+    while waiting:
+        path, way = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        names = imported(path, functions_too=path in REPORT)
+        wrong += [f"{way} -> {name}" for name in sorted(names) if of_training(name)]
+        waiting += [(file, f"{way} -> {name}") for name in names for file in files_of(name)]
+    assert ROOT / "common/cli.py" in seen
+    assert not wrong, listed(wrong)
+
+
+def prose(page):
+    """The text of a page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page):
+    """What a link to a heading of this page may end with."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page):
+    dead = []
+    for link in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if re.match(r"\w+:", link):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            dead.append(link)
+    return dead
+
+
+def test_dead_links_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A page\n\n[1](page.md#a-page) [2](#a-page) [3](https://example.org/none) [dead](none.md)\n"
+        "![dead\npicture](none.png) [dead](#none) [dead](page.md#none)\n\n```\n[code](none.md)\n```\n"
+    )
+    assert dead_links(page) == ["none.md", "none.png", "#none", "page.md#none"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_and_picture_of_a_page_is_there(page):
+    assert not dead_links(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_of_this_project_that_a_page_names_is_there(page):
+    named = re.findall(r"\b(?:common|figures|tests|benchmarks|docs)/[\w/.-]*\.\w+", page.read_text())
+    missing = sorted({path for path in named if not (ROOT / path).exists()})
+    assert not missing, listed(missing)
+
+
+# Flags of other programs that the pages name: torchrun, sbatch.
+OTHER_FLAGS = {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "array", "gres", "wrap"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_flag_that_a_page_names_is_one(page):
+    parsers = [importlib.import_module(path.stem).build_parser() for path in SCRIPTS]
+    flags = {flag.removeprefix("--") for parser in parsers for flag in parser._option_string_actions}
+    tools = [path for path in CHECKS if not path.name.startswith("test_")]
+    for path in [*FIGURES, *tools, ROOT / "common/cli.py", ROOT / "setup.sh"]:
+        flags |= set(re.findall(r"--([a-z]\w*)", path.read_text()))
+    named = set(re.findall(r"--([a-z]\w*)", page.read_text())) - OTHER_FLAGS - {"no"}  # --no-debug
+    assert not named - flags, listed(sorted(named - flags))
+
+
+def test_every_page_is_in_the_map_and_the_first_page_is_short():
+    front = ROOT / "README.md"
+    assert len(front.read_bytes()) <= README_BYTES
+    assert all(f"]({name_of(page)})" in front.read_text() for page in PAGES[1:])
