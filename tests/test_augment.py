@@ -1,5 +1,4 @@
-"""Views: every operation against torchvision on one image at a time, and the distributions of what is
-drawn."""
+"""Views: every operation against torchvision on one image at a time, and the distributions of draws."""
 
 import itertools
 import math
@@ -26,9 +25,8 @@ def random_images(count, height, width, seed=0):
 
 
 def random_bytes(count, height, width, seed=0):
-    return torch.randint(
-        0, 256, (count, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
 def assert_near(actual, expected, tolerance=1e-5):
@@ -107,21 +105,11 @@ def drawn():
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("height, width", SIZES)
 def test_a_resized_crop_equals_torchvisions(height, width, flip):
-    boxes = [
-        (0, 0, height, width),
-        (0, 0, 1, 1),
-        (height - 1, width - 1, 1, 1),
-        (0, width - 1, 1, 1),
-        (height // 2, 3, 1, 1),
-        (0, 0, 1, width),
-        (height - 1, 0, 1, width),
-        (0, 0, height, 1),
-        (0, width - 1, height, 1),
-        (0, 0, 2, 2),
-        (height - 2, width - 2, 2, 2),
-        (1, 1, height - 1, width - 1),
-        (0, 0, height - 1, width - 1),
-    ]
+    bottom, right = height - 1, width - 1
+    boxes = [(0, 0, height, width), (1, 1, bottom, right), (0, 0, bottom, right)]
+    boxes += [(0, 0, 1, 1), (bottom, right, 1, 1), (0, right, 1, 1), (height // 2, 3, 1, 1)]
+    boxes += [(0, 0, 1, width), (bottom, 0, 1, width), (0, 0, height, 1), (0, right, height, 1)]
+    boxes += [(0, 0, 2, 2), (height - 2, width - 2, 2, 2)]
     boxes = torch.cat([torch.tensor(boxes), augment.crop_boxes(30, height, width, augment.stream("boxes"))])
     images = random_images(len(boxes), height, width)
     views = augment.resized_crop(images, boxes, torch.full((len(boxes),), flip))

@@ -91,9 +91,8 @@ def test_both_lists_of_criteria_name_the_same_ones():
 
 def test_criteria_use_gradients_and_initial_weights_where_they_say_so():
     assert tuple(name for name in pruning.CRITERIA if pruning.uses(name, "gradient")) == GRADIENT_CRITERIA
-    assert [name for name in pruning.CRITERIA if pruning.uses(name, "initial_weight")] == [
-        "magnitude_increase"
-    ]
+    of_initial = [name for name in pruning.CRITERIA if pruning.uses(name, "initial_weight")]
+    assert of_initial == ["magnitude_increase"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -158,10 +157,7 @@ def test_random_scores_depend_on_the_key_alone(criterion):
     torch.manual_seed(2)
     for parameter in network.parameters():
         parameter.data.mul_(-3)
-    again, other = (
-        score(network, criterion, key=(0, "pruning", 1)),
-        score(network, criterion, key=(0, "pruning", 2)),
-    )
+    again, other = (score(network, criterion, key=(0, "pruning", number)) for number in (1, 2))
     for name in first:
         assert torch.equal(first[name], again[name]) and not torch.equal(first[name], other[name])
 
@@ -198,11 +194,8 @@ def test_random_pruning_takes_the_same_share_of_every_layer():
         assert values.mean() == pytest.approx(0.5, abs=0.03 if values.numel() > 1000 else 0.2)
     for sparsity in (0.2, 0.7):
         masks = global_masks(scores, sparsity)
-        for name in (
-            "0.weight",
-            "1.weight",
-            "2.weight",
-        ):  # of 5400 or 6000 weights: 0.03 are four or five standard deviations
+        for name in ("0.weight", "1.weight", "2.weight"):
+            # Of 5400 or 6000 weights: 0.03 are four or five standard deviations.
             assert 1 - masks[name].mean().item() == pytest.approx(sparsity, abs=0.03)
 
 
@@ -217,9 +210,8 @@ def test_gradients_are_summed_over_batches_in_three_ways_and_grad_stays_as_it_wa
     parameters, by_backward = prunable_parameters(network), gradients_by_backward(network, batches)
     network[0].weight.grad = torch.full_like(network[0].weight, 7.0)
     sums = sum_gradients(parameters, losses_of(network, batches))
-    assert (network[0].weight.grad == 7).all() and all(
-        parameter.grad is None for name, parameter in network.named_parameters() if name != "0.weight"
-    )
+    assert (network[0].weight.grad == 7).all()
+    assert [name for name, weight in network.named_parameters() if weight.grad is not None] == ["0.weight"]
     assert sums.keys() == parameters.keys()
     for name, gradient in sums.items():
         of_batches = torch.tensor(by_backward[name], dtype=torch.float64)
@@ -339,10 +331,8 @@ def test_filter_masks_equal_torchs_ln_structured_once_and_again(seed, norm, crit
         masks = next_masks(score(network, criterion), sparsity, "layer", criterion, masks)
         for prefix, module, name in prunable_modules(theirs):
             if isinstance(module, nn.Conv2d):
-                target, already = (
-                    round(sparsity * module.out_channels),
-                    sum(not mask.any() for mask in before.get(f"{prefix}.weight", ())),
-                )
+                target = round(sparsity * module.out_channels)
+                already = sum(not mask.any() for mask in before.get(f"{prefix}.weight", ()))
                 prune.ln_structured(module, "weight", amount=target - already, n=norm, dim=0)
                 assert torch.equal(masks[f"{prefix}.weight"], module.weight_mask)
             else:
@@ -362,9 +352,8 @@ def test_the_schedule_is_the_golden_one_on_its_grid(key):
     ours = GradualPruning(sparsity, begin, end, frequency).sparsities()
     assert list(ours) == sorted({*grid, end}) and grid[-1] <= end < grid[-1] + frequency
     np.testing.assert_allclose([ours[step] for step in grid], published, rtol=0, atol=1e-9)
-    assert (
-        ours[end] == sparsity
-    )  # the published grid ends before it where the frequency does not divide the length
+    # The published grid ends before it where the frequency does not divide the length.
+    assert ours[end] == sparsity
 
 
 @pytest.mark.parametrize(
@@ -400,9 +389,8 @@ def test_sparsity_rises_from_0_at_the_first_step_to_exactly_the_last(begin, end,
 @pytest.mark.parametrize("criterion, scope", WAYS)
 def test_a_network_pruned_while_it_trains_has_the_asked_number_of_zeros_at_every_firing(criterion, scope):
     network, schedule, masks = random_network(3), GradualPruning(0.85, 2, 12, 4, criterion, scope), {}
-    prune_at = gradual_pruner(
-        network, masks, schedule, lambda step: losses_of(network, some_batches(step, 2)), (0, "a key")
-    )
+    losses = lambda step: losses_of(network, some_batches(step, 2))
+    prune_at = gradual_pruner(network, masks, schedule, losses, (0, "a key"))
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-3)
     sparsity, shapes = None, {name: weight.shape for name, weight in prunable_parameters(network).items()}
     for step in range(1, 16):
@@ -453,12 +441,10 @@ def test_losses_are_asked_for_at_the_steps_that_prune_and_only_where_the_criteri
 def test_random_pruning_differs_between_keys_and_steps_and_without_a_schedule_nothing_happens():
     masks = {(key, step): {} for key, step in ((0, 1), (1, 1), (0, 2))}
     for (key, step), its_masks in masks.items():
-        gradual_pruner(
-            random_network(0), its_masks, GradualPruning(0.5, step, step, 1, "random"), None, (key,)
-        )(step)
-    assert not torch.equal(masks[0, 1]["6.weight"], masks[1, 1]["6.weight"]) and not torch.equal(
-        masks[0, 1]["6.weight"], masks[0, 2]["6.weight"]
-    )
+        schedule = GradualPruning(0.5, step, step, 1, "random")
+        gradual_pruner(random_network(0), its_masks, schedule, None, (key,))(step)
+    for other in ((1, 1), (0, 2)):
+        assert not torch.equal(masks[0, 1]["6.weight"], masks[other]["6.weight"])
     untouched = {}
     gradual_pruner(random_network(0), untouched, None, None, ())(1)
     assert untouched == {}
@@ -468,17 +454,15 @@ def prune_with_hooks(network, sparsity, scope):
     """One more round of torch's pruning up to a sparsity, by counts."""
     triples = prunable_modules_of_hooked(network)
     for _, module, name in triples:
-        if hasattr(
-            module, f"{name}_orig"
-        ):  # torch compares the values of the last forward pass, which are a step old
+        if hasattr(module, f"{name}_orig"):
+            # torch compares the values of the last forward pass, which are a step old.
             setattr(module, name, getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask"))
     already = {key: int((mask == 0).sum()) for key, mask in torch_masks(network).items()}
     sizes = {key: getattr(module, name).numel() for key, module, name in triples}
     if scope == "global":
         amount = round(sparsity * sum(sizes.values())) - sum(already.values())
-        prune.global_unstructured(
-            [(module, name) for _, module, name in triples], prune.L1Unstructured, amount=amount
-        )
+        pairs = [(module, name) for _, module, name in triples]
+        prune.global_unstructured(pairs, prune.L1Unstructured, amount=amount)
     else:
         for key, module, name in triples:
             prune.l1_unstructured(module, name, amount=round(sparsity * sizes[key]) - already.get(key, 0))
@@ -524,11 +508,9 @@ def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(opti
                 its_optimizer.step()
         apply_masks(network, masks)
         for key, module, name in prunable_modules_of_hooked(theirs):
-            expected = (
-                getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask")
-                if masks
-                else getattr(module, name)
-            )
+            expected = getattr(module, name)
+            if masks:
+                expected = getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask")
             torch.testing.assert_close(prunable_parameters(network)[key], expected, rtol=1e-5, atol=1e-6)
             assert not masks or torch.equal(masks[key], getattr(module, f"{name}_mask"))
     assert measure_sparsity(network)["total"] == pytest.approx(0.9, abs=0.01)

@@ -78,58 +78,20 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
 @pytest.mark.parametrize(
     "name",
     [
-        "",
-        "_",
-        "magnitude",
-        "snip",
-        "global_magnitude",
-        "global_",
-        "_global",
-        "Global",
-        "global layer",
-        "global_layer",
-        "global_unknown",
-        "layer_filter_l1",
-        "filter_l3",
-        "gmp",
-        "GMP_",
-        "GMP_layer",
-        "later",
-        "later_",
-        "later_GMP_magnitude",
-        "GMP_dense",
-        "dense_global",
-        "dense_",
-        "global_dense",
-        "iterative0.2_rewind0",
-        "global_iterative",
-        "global_iterative0.2",
-        "global_iterative0.20_rewind0",
-        "global_iterative.2_rewind0",
-        "global_iterative1.2_rewind0",
-        "global_iterative0.2_rewind",
-        "global_iterative0.2_rewind00",
-        "global_iterative0.2_reinit0",
-        "global_iterative0.2_again",
-        "GMP_iterative0.2_rewind0",
-        "GMP_global_iterative0.2_rewind0",
-        "global_iterative0.2_rewind0\n",
-        "snip_global",
+        *("", "_", "magnitude", "snip", "global_magnitude", "global_", "_global", "Global", "global layer"),
+        *("global_layer", "global_unknown", "layer_filter_l1", "filter_l3", "gmp", "GMP_", "GMP_layer"),
+        *("later", "later_", "later_GMP_magnitude", "GMP_dense", "dense_global", "dense_", "global_dense"),
+        *("iterative0.2_rewind0", "global_iterative", "global_iterative0.2", "global_iterative0.20_rewind0"),
+        *("global_iterative.2_rewind0", "global_iterative1.2_rewind0", "global_iterative0.2_rewind"),
+        *("global_iterative0.2_rewind00", "global_iterative0.2_reinit0", "global_iterative0.2_again"),
+        *("GMP_iterative0.2_rewind0", "GMP_global_iterative0.2_rewind0", "global_iterative0.2_rewind0\n"),
+        *("snip_global", "global_iterative0.0_rewind0"),
+        # Filters of different layers are not compared.
+        *("global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"),
     ],
 )
 def test_nonsense_is_no_method(name):
     assert parse_method(name) is None
-
-
-@pytest.mark.parametrize(
-    "name", ["global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"]
-)
-def test_filters_of_different_layers_are_not_compared_by_any_method(name):
-    assert parse_method(name) is None
-
-
-def test_a_rate_of_0_is_no_iterative_pruning():
-    assert parse_method("global_iterative0.0_rewind0") is None
 
 
 def test_facts_of_methods_follow_from_their_schedules():
@@ -159,36 +121,14 @@ def test_default_scopes_are_the_published_ones_and_filters_stay_in_their_layer(s
 
 def file_names(method):
     sparsities = (0.0,) if method.schedule == "dense" else (0.3, 0.488, 0.95, 0.9998)
+    contrastive = {"encoder_name": "WideResNet-10-1-linear", "batch_size": 128, "temperature": 0.5}
     for sparsity in sparsities:
-        for part, learning_method in (
-            ("encoder", "SupCon"),
-            ("head", "SupCon"),
-            ("encoder", "SimCLR"),
-            ("head", "SimCLR"),
-        ):
-            yield CheckpointName(
-                part,
-                learning_method,
-                str(method),
-                sparsity,
-                30,
-                4,
-                encoder_name="WideResNet-10-1-linear",
-                batch_size=128,
-                temperature=0.5,
-            )
-        for widen_factor in (1, 2):
-            yield CheckpointName(
-                "supervised",
-                "supervised",
-                str(method),
-                sparsity,
-                30,
-                4,
-                widen_factor=widen_factor,
-                depth=10,
-                dropout=0.1,
-            )
+        facts = str(method), sparsity, 30, 4
+        for part, learning_method in itertools.product(("encoder", "head"), ("SupCon", "SimCLR")):
+            yield CheckpointName(part, learning_method, *facts, **contrastive)
+        for width in (1, 2):
+            shape = {"widen_factor": width, "depth": 10, "dropout": 0.1}
+            yield CheckpointName("supervised", "supervised", *facts, **shape)
 
 
 def test_file_names_of_all_methods_are_unique_and_give_the_facts_back():
@@ -205,31 +145,19 @@ def test_weights_kept_on_the_way_are_no_checkpoints_of_their_own():
 @pytest.mark.parametrize(
     "name, method, sparsity",
     [
-        (
-            "WideResNet_encoder_SupCon_0.0pruning_later_1024batch_0.5temperature_500epochs_id0.pt",
-            "dense",
-            0.0,
-        ),
-        ("WideResNet_head_SimCLR_0.0pruning_later_1024batch_0.5temperature_100epochs_id0.pt", "dense", 0.0),
-        ("WideResNet_head_SupCon_0.0pruning_1024batch_0.5temperature_100epochs_id0.pt", "dense", 0.0),
-        (
-            "WideResNet_head_SupCon_0.9pruning_later_1024batch_0.5temperature_100epochs_id0.pt",
-            "later_GMP",
-            0.9,
-        ),
-        ("WideResNet_head_SupCon_0.9pruning_1024batch_0.5temperature_100epochs_id0.pt", "GMP", 0.9),
-        (
-            "WideResNet_encoder_SupCon_0.9pruning_global_128batch_0.5temperature_30epochs_id0.pt",
-            "global",
-            0.9,
-        ),
-        ("wideResNet_0.3pruning_205epochs_16depth_0.0dropout_id0.pt", "GMP", 0.3),
-        ("wideResNet_later_0.3pruning_205epochs_16depth_0.0dropout_id0.pt", "later_GMP", 0.3),
-        ("wideResNet_global_0.3pruning_30epochs_16depth_0.0dropout_id0.pt", "global", 0.3),
+        ("WideResNet_encoder_SupCon_0.0pruning_later_1024batch_0.5temperature_500epochs", "dense", 0.0),
+        ("WideResNet_head_SimCLR_0.0pruning_later_1024batch_0.5temperature_100epochs", "dense", 0.0),
+        ("WideResNet_head_SupCon_0.0pruning_1024batch_0.5temperature_100epochs", "dense", 0.0),
+        ("WideResNet_head_SupCon_0.9pruning_later_1024batch_0.5temperature_100epochs", "later_GMP", 0.9),
+        ("WideResNet_head_SupCon_0.9pruning_1024batch_0.5temperature_100epochs", "GMP", 0.9),
+        ("WideResNet_encoder_SupCon_0.9pruning_global_128batch_0.5temperature_30epochs", "global", 0.9),
+        ("wideResNet_0.3pruning_205epochs_16depth_0.0dropout", "GMP", 0.3),
+        ("wideResNet_later_0.3pruning_205epochs_16depth_0.0dropout", "later_GMP", 0.3),
+        ("wideResNet_global_0.3pruning_30epochs_16depth_0.0dropout", "global", 0.3),
     ],
 )
 def test_published_file_names_are_understood(name, method, sparsity):
-    found = parse_name(name)
+    found = parse_name(f"{name}_id0.pt")
     assert (found.pruning_method, found.sparsity) == (method, sparsity)
 
 
@@ -238,10 +166,8 @@ def test_published_file_names_are_understood(name, method, sparsity):
 )
 def test_files_of_unknown_methods_are_not_taken_for_others(tag):
     assert parse_name(f"wideResNet{tag}_0.3pruning_205epochs_16depth_0.0dropout_id0.pt") is None
-    assert (
-        parse_name(f"WideResNet_head_SupCon_0.9pruning{tag}_1024batch_0.5temperature_100epochs_id0.pt")
-        is None
-    )
+    of_head = f"WideResNet_head_SupCon_0.9pruning{tag}_1024batch_0.5temperature_100epochs_id0.pt"
+    assert parse_name(of_head) is None
 
 
 # Words and order
@@ -254,37 +180,32 @@ def test_methods_are_described_in_words_of_their_own():
         assert method.schedule in text or method.gradual and "gradual" in text
         assert "None" not in text and "_rewind" not in text and text == text.strip()
         assert method.criterion == "magnitude" or method.criterion in text
-    assert (
-        describe("dense") == "dense"
-        and describe("global") == "one-shot global pruning"
-        and describe("later_GMP") == "late gradual pruning"
-    )
-    assert describe("GMP_global_snip") == "early gradual global pruning by snip"
-    assert (
-        describe("layer_iterative0.2_rewind2")
-        == "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2"
-    )
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("dense", "dense"),
+        ("global", "one-shot global pruning"),
+        ("later_GMP", "late gradual pruning"),
+        ("GMP_global_snip", "early gradual global pruning by snip"),
+        (
+            "layer_iterative0.2_rewind2",
+            "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2",
+        ),
+    ],
+)
+def test_a_description_says_schedule_scope_and_criterion(name, text):
+    assert describe(name) == text
 
 
 def test_tables_begin_with_dense_and_end_with_iterative():
     names = sorted(map(str, reversed(METHODS)), key=order)
     schedules = [parse_method(name).schedule for name in names]
-    assert [schedule for schedule, _ in itertools.groupby(schedules)] == [
-        "dense",
-        "one-shot",
-        "early",
-        "late",
-        "iterative",
-    ]
+    assert [schedule for schedule, _ in itertools.groupby(schedules)] == ["dense", *SCHEDULES]
     assert names == sorted(map(str, METHODS), key=order), "the order does not depend on the one before"
-    assert sorted(["later_GMP", "global_snip", "GMP", "layer", "dense", "global"], key=order) == [
-        "dense",
-        "layer",
-        "global",
-        "global_snip",
-        "GMP",
-        "later_GMP",
-    ]
+    names = "dense layer global global_snip GMP later_GMP".split()
+    assert sorted(reversed(names), key=order) == names
 
 
 @pytest.mark.parametrize(
@@ -301,14 +222,7 @@ def test_each_iteration_prunes_its_share_of_what_remains(rate, sparsities):
 
 
 def test_names_need_no_torch():
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import common.methods, sys; sys.exit(not {'torch', 'numpy'}.isdisjoint(sys.modules))",
-        ],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-    )
+    code = "import common.methods, sys; sys.exit(not {'torch', 'numpy'}.isdisjoint(sys.modules))"
+    folder = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

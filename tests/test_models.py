@@ -134,50 +134,30 @@ def test_parameters_have_the_published_names_shapes_and_order(folder, depth):
         assert shapes == [(name, tuple(tensor.shape)) for name, tensor in published.items()]
 
 
-def test_the_probe_places_of_wrn_16_2_are_the_16_published_ones():
-    assert probe_places(16, 2) == [
-        "conv1",
-        "block1.0.relu2",
-        "block1.0.conv2",
-        "block1.1.relu2",
-        "block1.1.conv2",
-        "block1.1.sum",
-        "block2.0.relu2",
-        "block2.0.conv2",
-        "block2.1.relu2",
-        "block2.1.conv2",
-        "block2.1.sum",
-        "block3.0.relu2",
-        "block3.0.conv2",
-        "block3.1.relu2",
-        "block3.1.conv2",
-        "block3.1.sum",
-    ]
-
-
-def test_the_probe_places_of_wrn_10_2_are_7():
-    assert probe_places(10, 2) == [
-        "conv1",
-        "block1.0.relu2",
-        "block1.0.conv2",
-        "block2.0.relu2",
-        "block2.0.conv2",
-        "block3.0.relu2",
-        "block3.0.conv2",
-    ]
-
-
-def test_at_widen_factor_1_the_first_block_keeps_its_width_and_has_a_sum():
-    assert probe_places(10, 1) == [
-        "conv1",
-        "block1.0.relu2",
-        "block1.0.conv2",
-        "block1.0.sum",
-        "block2.0.relu2",
-        "block2.0.conv2",
-        "block3.0.relu2",
-        "block3.0.conv2",
-    ]
+@pytest.mark.parametrize(
+    "depth, widen_factor, places",
+    [
+        # The 16 published ones.
+        (
+            *(16, 2),
+            "conv1 block1.0.relu2 block1.0.conv2 block1.1.relu2 block1.1.conv2 block1.1.sum "
+            "block2.0.relu2 block2.0.conv2 block2.1.relu2 block2.1.conv2 block2.1.sum "
+            "block3.0.relu2 block3.0.conv2 block3.1.relu2 block3.1.conv2 block3.1.sum",
+        ),
+        (
+            *(10, 2),
+            "conv1 block1.0.relu2 block1.0.conv2 block2.0.relu2 block2.0.conv2 block3.0.relu2 block3.0.conv2",
+        ),
+        # At widen factor 1 the first block keeps its width, and so has a sum.
+        (
+            *(10, 1),
+            "conv1 block1.0.relu2 block1.0.conv2 block1.0.sum block2.0.relu2 block2.0.conv2 block3.0.relu2 "
+            "block3.0.conv2",
+        ),
+    ],
+)
+def test_the_probe_places_are_the_published_ones(depth, widen_factor, places):
+    assert probe_places(depth, widen_factor) == places.split()
 
 
 @pytest.mark.parametrize("widen_factor", [1, 2, 4])
@@ -239,9 +219,8 @@ def test_parameter_counts_are_the_published_ones():
     # The published figure of the encoder is with its projection head: two linear layers of 128 x 128 + 128.
     assert sum(parameter.numel() for parameter in contrastive.parameters()) == 723_408
     assert sum(parameter.numel() for parameter in contrastive.head.parameters()) == 33_024
-    assert (
-        sum(parameter.numel() for parameter in contrastive.encoder.parameters()) == 690_384 == 691_674 - 1290
-    )
+    encoder = sum(parameter.numel() for parameter in contrastive.encoder.parameters())
+    assert encoder == 690_384 == 691_674 - 1290
 
 
 def test_batch_norm_starts_at_1_and_0_and_the_classifier_bias_at_0():
@@ -297,9 +276,8 @@ def test_the_projection_head_maps_the_latent_to_128_numbers_of_unit_norm(kind, w
             x = x @ state["weight"].T + state["bias"]
         else:
             assert list(state) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-            x = (x @ state["0.weight"].T + state["0.bias"]).clamp_min(0) @ state["2.weight"].T + state[
-                "2.bias"
-            ]
+            hidden = (x @ state["0.weight"].T + state["0.bias"]).clamp_min(0)
+            x = hidden @ state["2.weight"].T + state["2.bias"]
         projections = network(images)
     assert projections.shape == (3, 128)
     torch.testing.assert_close(projections, x / x.pow(2).sum(1, keepdim=True).sqrt())
@@ -319,9 +297,8 @@ def test_a_depth_counts_the_convolutions_with_those_of_the_shortcuts(depth):
 def test_dropout_acts_before_the_second_convolution_in_train_mode_only():
     torch.manual_seed(0)
     network = WideResNet(10, 2, dropout=0.3)
-    seen = {
-        (norm, what): [] for norm in (1, 2) for what in ("before", "after")
-    }  # of each block's two batch norms
+    # Of each block's two batch norms.
+    seen = {(norm, what): [] for norm in (1, 2) for what in ("before", "after")}
     for group in (network.block1, network.block2, network.block3):
         (block,) = group.layer
         for index, norm, convolution in ((1, block.bn1, block.conv1), (2, block.bn2, block.conv2)):
@@ -341,8 +318,8 @@ def test_dropout_acts_before_the_second_convolution_in_train_mode_only():
         dropped = (after == 0)[before > 0].double().mean().item()
         assert abs(dropped - 0.3) < 0.02
         torch.testing.assert_close(after[after > 0], before[after > 0] / 0.7)
-    without = list(zip(seen[1, "before"], seen[1, "after"])) + list(
-        zip(seen[2, "before"][3:], seen[2, "after"][3:])
+    without = zip(
+        seen[1, "before"] + seen[2, "before"][3:], seen[1, "after"] + seen[2, "after"][3:], strict=True
     )
     assert all(torch.equal(before, after) for before, after in without)
 

@@ -211,11 +211,8 @@ def test_magnitude_is_the_absolute_value():
 def test_prunable_are_convolution_weights_linear_weights_and_linear_biases_in_order():
     network = random_network(3)
     expected = [f"{prefix}.{name}" for prefix, _, name in prunable_modules(network)]
-    assert (
-        list(prunable_parameters(network))
-        == expected
-        == ["0.weight", "3.0.weight", "6.weight", "6.bias", "8.weight", "8.bias"]
-    )
+    assert list(prunable_parameters(network)) == expected
+    assert expected == ["0.weight", "3.0.weight", "6.weight", "6.bias", "8.weight", "8.bias"]
     parameters = dict(network.named_parameters())
     assert all(parameter is parameters[name] for name, parameter in prunable_parameters(network).items())
 
@@ -288,9 +285,8 @@ def test_masks_after_every_step_equal_torchs_pruning_hooks_step_by_step(options,
             F.cross_entropy(model(images), labels).backward()
             its_optimizer.step()
         parameters = prunable_parameters(network)
-        assert any(
-            (parameters[name][mask == 0] != 0).any() for name, mask in masks.items()
-        )  # the step moved pruned weights
+        # The step moved pruned weights.
+        assert any((parameters[name][mask == 0] != 0).any() for name, mask in masks.items())
         apply_masks(network, masks)
         for prefix, module, name in prunable_modules(theirs):
             ours = parameters[f"{prefix}.{name}"]
@@ -308,11 +304,8 @@ def test_applying_masks_keeps_the_others_and_the_parameter_itself():
     parameter, before = network[0].weight, copy.deepcopy(network.state_dict())
     apply_masks(network, {"0.weight": torch.zeros_like(parameter)})
     assert network[0].weight is parameter and parameter.requires_grad and not parameter.any()
-    assert all(
-        torch.equal(tensor, before[name])
-        for name, tensor in network.state_dict().items()
-        if name != "0.weight"
-    )
+    others = {name: tensor for name, tensor in network.state_dict().items() if name != "0.weight"}
+    assert others and all(torch.equal(tensor, before[name]) for name, tensor in others.items())
 
 
 def test_no_masks_change_nothing():
@@ -325,16 +318,13 @@ def test_no_masks_change_nothing():
 def test_masking_gradients_zeroes_those_of_pruned_weights_and_leaves_weights_and_others_alone():
     layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
     before = copy.deepcopy(layers.state_dict())
-    layers[0].weight.grad, layers[0].bias.grad = (
-        torch.tensor([[1.0, 2, 3], [4, 5, 6]]),
-        torch.tensor([7.0, 8]),
-    )
+    layers[0].weight.grad = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    layers[0].bias.grad = torch.tensor([7.0, 8])
     layers[1].weight.grad = torch.tensor([[9.0, 10], [11, 12]])
     mask_gradients(layers, {})
     assert layers[0].bias.grad.tolist() == [7, 8]
-    mask_gradients(
-        layers, {"0.weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]]), "0.bias": torch.tensor([0.0, 1])}
-    )
+    masks = {"0.weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]]), "0.bias": torch.tensor([0.0, 1])}
+    mask_gradients(layers, masks)
     assert layers[0].weight.grad.tolist() == [[1, 0, 3], [0, 5, 0]] and layers[0].bias.grad.tolist() == [0, 8]
     assert layers[1].weight.grad.tolist() == [[9, 10], [11, 12]]
     assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items())
