@@ -337,7 +337,7 @@ def test_a_state_that_does_not_fit_the_network_is_refused(begun, capsys):
 HARMLESS = (
     ("augment", "# the published padding of 4", "# a padding of 4"),
     ("augment", '"""Random views of images', '# Rooms have remarks.\n"""Views of images, by chance'),
-    ("training", '"""Called with the number', '"""Called, with the number'),
+    ("training", '"""Trains networks: one loop', '"""Trains all networks: one loop'),
 )
 EDITS = (
     ("augment", "PADDING_SHARE = 4 / 32", "PADDING_SHARE = 12 / 32"),
