@@ -165,3 +165,11 @@ def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def pies_per_class(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """(N,) bool and (N,) true classes -> (num_classes,) number of PIEs of each class."""
     return np.bincount(labels[is_pie], minlength=num_classes)
+
+
+def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K, N) predictions and (N,) true classes -> (K, num_classes) recall of each class by each model, NaN for a class without images."""
+    correct = predictions == labels
+    count = np.bincount(labels, minlength=num_classes)
+    right = np.stack([np.bincount(labels[model], minlength=num_classes) for model in correct])
+    return right / np.where(count > 0, count, np.nan)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -355,9 +356,11 @@ def test_missing_models_are_an_error_with_the_command_that_trains_them(chain):
 
 
 def main(script, *flags):
-    """A script inside the test process."""
+    """A script inside the test process, whose command line is the script's."""
     sys.path.insert(0, str(ROOT / "figures"))
-    return importlib.import_module(script).main([str(flag) for flag in flags])
+    words = [str(flag) for flag in flags]
+    with mock.patch.object(sys, "argv", [f"{script}.py", *words]):
+        return importlib.import_module(script).main(words)
 
 
 def test_debug_is_verbose_and_saves_no_model(digits_on_disk, capsys):

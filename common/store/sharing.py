@@ -4,20 +4,19 @@
 check what is finished, and do the rest. Results do not depend on who does what.
 """
 
-import fcntl
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 import torch
 from tqdm import tqdm
 
 from common.cli import WORKER, UserError, logger
+from common.store.files import claim
 from common.study import Study
 
 Job = tuple[
@@ -25,37 +24,6 @@ Job = tuple[
 ]  # the file that is there when the job is done, and what does it unless it is done
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
-
-
-@contextmanager
-def claim(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left alone.
-
-    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that is gone, and tries again.
-    """
-    lock_path = path.with_name(f".{path.name}.lock")
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with lock_path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            if not _is_the_same(lock.fileno(), lock_path):
-                continue
-            try:
-                yield True
-            finally:
-                lock_path.unlink(missing_ok=True)
-            return
-
-
-def _is_the_same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def rank_and_world() -> tuple[int, int]:
