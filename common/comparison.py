@@ -1,4 +1,5 @@
-"""The later stages, shared by the clr_ and sup_ scripts: find all populations, compute all, measure, store and draw."""
+"""The later stages of the clr_ and sup_ scripts: find all populations, compute all, measure, store and
+draw."""
 
 import hashlib
 import json
@@ -50,18 +51,14 @@ class Measured:
     columns: dict[str, float | None]
 
 
-def detect_pies(study: Study) -> list[dict]:
-    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one.
-
-    Returns:
-        the rows of the table that were stored; none in a worker.
-    """
+def detect_pies(study: Study) -> None:
+    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find all.
     populations = find_populations(study)
     # 2. Compute all, together with whoever else works on them.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
-        return []
+        return  # a worker
     evaluated = [evaluate_population(study, population) for population in populations]
     # 3. Measure.
     measured = [measure(evaluated[0], side, labels, classes) for side in evaluated]
@@ -69,15 +66,11 @@ def detect_pies(study: Study) -> list[dict]:
     rows = store(study, populations, measured)
     for side, found in zip(evaluated, measured):
         draw_pies(study, evaluated[0], side, found.arrays)
-    return rows
+    make_and_show_table(study, rows)
 
 
-def compare_depths(study: Study) -> list[dict]:
-    """Prediction depth of every pruned population against the dense one, PIEs apart.
-
-    Returns:
-        the rows of the table that were stored; none in a worker.
-    """
+def compare_depths(study: Study) -> None:
+    """Prediction depth of every pruned population against the dense one, PIEs apart."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find all; of each pair the networks whose ids both have.
     dense, *_ = populations = find_populations(study)
@@ -86,7 +79,7 @@ def compare_depths(study: Study) -> list[dict]:
     jobs = [job for population in populations for job in evaluations(study, population)]
     jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
     if not share(study, jobs):
-        return []
+        return  # a worker
     predictions = [evaluate_population(study, population).predictions for population in populations]
     # 3. Measure.
     measured = []
@@ -100,9 +93,19 @@ def compare_depths(study: Study) -> list[dict]:
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
     rows = store(study, populations, measured, "_depth")
+    for population, found in zip(populations, measured):
+        depth, places = found.arrays["pruned_depth_prediction"], found.arrays["places"]
+        logger.info(
+            "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
+            population.pruning_method,
+            population.sparsity,
+            found.columns["never_agreeing"],
+            depth.size,
+            places,
+        )
     for population, found in zip(populations[1:], measured[1:]):
         draw_depths(study, dense, population, found.arrays)
-    return rows
+    make_and_show_table(study, rows)
 
 
 def find_populations(study: Study) -> list[Population]:
@@ -142,7 +145,7 @@ def members_of(population: Population, ids: list[int]) -> list[Member]:
 
 
 def umap_ids(study: Study, population: Population) -> list[int]:
-    """The ids whose latents the UMAP averages: the first --umap_models of the population, none without --plot_umap."""
+    """The ids whose latents the UMAP averages, the first --umap_models; none without --plot_umap."""
     wanted = getattr(study.flags, "umap_models", 0) if study.flags.plot_umap else 0
     return [member.id for member in population.members][:wanted]
 
@@ -174,14 +177,16 @@ def evaluate_population(study: Study, population: Population) -> Evaluated:
 
 
 def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: int) -> Measured:
-    """PIEs, votes, recalls and Q-Scores of a pruned population (or the dense one itself) against the dense one.
+    """PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the dense
+    one.
 
     Args:
         labels: (N,) true classes.
     Returns:
-        arrays: of N images is_pie, and labels; of each side (the dense one's names begin with `dense_`) modal_labels
-        and tied (N,), ids, evaluations and accuracy (K,), recall (K, classes); pies_per_class (classes,); gallery, the
-        images of the most confident PIEs; where records have it movement (K, L) of the movement_layers (L,).
+        arrays: of N images is_pie, and labels; of each side (the dense one's names begin with `dense_`)
+        modal_labels and tied (N,), ids, evaluations and accuracy (K,), recall (K, classes); pies_per_class
+        (classes,); gallery, the images of the most confident PIEs; where records have it movement (K, L) of
+        the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
     for prefix, side in (("", pruned), ("dense_", dense)):
@@ -261,7 +266,7 @@ def _means(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarra
 def store(
     study: Study, populations: list[Population], measured: list[Measured], suffix: str = ""
 ) -> list[dict]:
-    """Stores what was measured of populations, the dense one first, in populations/; returns their rows of the table.
+    """Stores what was measured of populations, the dense one first; returns their rows of the table.
 
     What is stored there of other networks goes, so that the table never mixes two dense populations.
     """
@@ -339,7 +344,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
 
 
 def runs(population: Population) -> dict:
-    """How the networks of a population came to be, of those that say so: commands, devices, versions, days, seeds.
+    """How the networks of a population came to be: commands, devices, versions, days, seeds.
 
     seconds: of their training together; that of the dense networks that they come from is not in it.
     """
@@ -415,12 +420,13 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
 
 
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:
-    """Dense against pruned depth by the definition that --depth_target asks for, averaged over the networks."""
+    """Dense against pruned depth by the definition of --depth_target, averaged over the networks."""
     target = study.flags.depth_target
     depths = {side: arrays[f"{side}_depth_{target}"] for side in ("dense", "pruned")}
     models = len(depths["dense"])
+    against = f"k-NN against the {DEFINITIONS[target]}, {models} of the models"
     facts = {
-        "title": f"{title(study, population)}\nk-NN against the {DEFINITIONS[target]}, {models} of the models",
+        "title": f"{title(study, population)}\n{against}",
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
@@ -465,10 +471,8 @@ def title(study: Study, population: Population) -> str:
     )
 
 
-def report(study: Study, rows: list[dict]) -> None:
-    """Makes the data set's table anew and prints its rows of all that flags ask for; a worker has none."""
-    if not rows:
-        return
+def make_and_show_table(study: Study, rows: list[dict]) -> None:
+    """Makes the data set's table anew, and shows its rows of all that flags ask for."""
     stored = {row_key(row): row for row in (*rows, *make_table(study.results_folder))}
     flags, present = study.flags, [row_key(row) for row in rows]
     asked = product([study.learning_method], flags.pruning_methods, flags.pruning_percentages)

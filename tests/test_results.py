@@ -283,9 +283,7 @@ def test_a_network_is_evaluated_anew_when_the_code_changed_and_not_for_a_comment
         assert len(loads) == computed
 
 
-def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_is_said_once(
-    view, monkeypatch, capsys
-):
+def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_is_said_once(view, caplog):
     members = populations.find_population(view, "dense", 0.0).members
     first = [evaluation.evaluate(view, member) for member in members]
     for member in members:
@@ -294,9 +292,8 @@ def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_i
         made = json.loads(str(arrays.pop("made")))
         del made["code"], made["format"]
         files.write_arrays(path, arrays, made)
-    capsys.readouterr()
     assert [evaluation.evaluate(view, member)["zero_latents"] for member in members] == [7, 7]
-    assert capsys.readouterr().out.count("before the code was noted") == 1
+    assert caplog.text.count("before the code was noted") == 1
     files.write_arrays(path, arrays, {**made, "data": "other"})
     assert evaluation.evaluate(view, members[-1])["zero_latents"] == first[-1]["zero_latents"]
 
@@ -481,7 +478,7 @@ def test_the_identity_of_a_row_changes_with_the_data(view):
 
 
 def evaluated(predictions, seed, **record):
-    """A population of networks that predict this, K lists of N classes, with Q-Scores by chance, NaN for image 1."""
+    """Networks that predict this, K lists of N classes, with Q-Scores by chance, NaN for image 1."""
     generator = np.random.default_rng(seed)
     members = []
     for model_id in range(len(predictions)):
@@ -508,7 +505,7 @@ def test_what_is_measured_is_what_a_slow_version_finds():
 
     images = range(6)
     pies = [image for image in images if modal(dense, image)[0] != modal(pruned, image)[0]]
-    assert pies == [1, 2, 3, 5] or pies, "some images are PIEs"
+    assert 0 < len(pies) < 6
     arrays, columns = found.arrays, found.columns
     assert list(np.flatnonzero(arrays["is_pie"])) == pies and columns["pies"] == len(pies)
     for prefix, side in (("", pruned), ("dense_", dense)):
@@ -555,7 +552,7 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
     }
 
 
-def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, capsys):
+def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplog):
     folder = view.method_folder / "populations"
 
     def stored(dense, pruned, suffix=""):
@@ -576,7 +573,8 @@ def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, capsy
         columns = {"pies": 1, "dense_q_score_rest": 0.5, "ties_pruned": 2, "ties_dense": 3}
         measured = [comparison.Measured({"is_pie": np.array([True, False])}, columns) for _ in two]
         rows = comparison.store(view, two, measured, suffix)
-        said = [line for line in capsys.readouterr().out.splitlines() if "left the table" in line]
+        said = [line for line in caplog.messages if "left the table" in line]
+        caplog.clear()
         return rows, sorted(path.stem for path in folder.iterdir()), said
 
     rows, there, said = stored("a", (0.5, "b"))

@@ -1,4 +1,5 @@
-"""What one network of a population gives for the images: computed once and kept while checkpoint, data and code are the same."""
+"""What a network gives for the images: computed once, and kept while checkpoint, data and code are the
+same."""
 
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
     """Predictions and Q-Scores of a network on the test images.
 
     Returns:
-        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N, D); and the network's
-        mask: layers (L,) names, layer_shapes (L, 4) padded with ones, mask_bits, the packed bits of all layers one after the other,
-        1 kept. Layers have the same names in supervised and contrastive networks: `block1.layer.0.conv1.weight`.
+        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N,
+        D); and the network's mask: layers (L,) names, the same in supervised and contrastive networks,
+        `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed bits of all
+        layers one after the other, 1 kept.
     """
     path, made = evaluation_path(study, member), _made_from(study, member)
     stored = read_arrays(path, made)

@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all, arrays with what they were made from, locks, and digests of code. torch is not needed here."""
+"""Files that are there whole or not at all, arrays with what made them, locks, digests of code. No torch
+here."""
 
 import ast
 import fcntl
@@ -21,7 +22,7 @@ FORMAT = 2  # of the stored arrays: another number means that they are computed 
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary path)` and renames the result to `path`: there is never half a file under that name."""
+    """Calls `write(temporary path)` and renames the result to `path`, which never names half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{path.name}.{os.uname().nodename}."
     for left in path.parent.glob(f"{glob.escape(mine)}*.tmp{path.suffix}"):
@@ -62,8 +63,9 @@ def write_arrays(path: Path, arrays: dict, made: dict) -> None:
 
 
 def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
-    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with `made` given, made from
-    something else. What was stored before `code` was noted in `made` is taken as it is.
+    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with
+    `made` given, made from something else. What was stored before `code` was noted in `made` is taken as it
+    is.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -90,7 +92,7 @@ def _say_that_code_is_not_known(folder: Path) -> None:
 
 @functools.cache
 def module_digest(module: ModuleType) -> str:
-    """12 hexadecimal digits that change with what the source of a module does, not with its comments, docstrings or layout.
+    """12 hexadecimal digits that change with a module's code, not with its comments, docstrings or layout.
 
     The same in every version of Python: of the syntax tree only fields that are not empty count.
     """
@@ -117,9 +119,10 @@ def code_digest(*modules: ModuleType) -> str:
 
 @contextmanager
 def claim(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left alone.
+    """Holds the lock beside `path`; gives whether it is held. Without `wait` another's claim is left alone.
 
-    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that is gone, and tries again.
+    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that
+    is gone, and tries again.
     """
     lock_path = path.with_name(f".{path.name}.lock")
     lock_path.parent.mkdir(parents=True, exist_ok=True)

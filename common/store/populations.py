@@ -1,4 +1,4 @@
-"""Finding earlier models by what they are: data set, learning method, pruning, sparsity, architecture. Populations are never mixed."""
+"""Finding earlier models by what they are: data set, learning method, pruning, sparsity, architecture."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a populatio
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network: its files ([supervised] or [encoder, head]), the name of the last, and their records."""
+    """One trained network: its files ([supervised] or [encoder, head]), their names, records and SHA-256."""
 
     paths: tuple[Path, ...]
     names: tuple[CheckpointName, ...]
@@ -102,8 +102,8 @@ def find_population(
 ) -> Population | None:
     """The one population of this kind, ids 0 to --models_number - 1.
 
-    Dense networks that are not in the folders that flags name are looked for in the default folder too, so that
-    pruned networks can have a folder of their own.
+    Populations are never mixed. Dense networks that are not in the folders that flags name are looked for in
+    the default folder too, so that pruned networks can have a folder of their own.
 
     Args:
         dense: for pruned networks, the dense population whose descendants are wanted.
@@ -208,13 +208,15 @@ def _members(study: Study, kind: Population, folders: tuple[Path, Path]) -> list
 
 
 def _tags(pair: tuple[tuple[Path, CheckpointName], ...]) -> tuple[int, bool]:
-    """Sorts plain names first, then those of a published dense network with the tag `_later`, then mixed ones."""
+    """Sorts plain names first, then those of published dense networks with the tag `_later`, then mixed
+    ones."""
     tagged = {path.name != str(name) for path, name in pair}
     return len(tagged), True in tagged
 
 
 def _fits(study: Study, member: Member) -> bool:
-    """Whether a record's architecture (dropout is not in a contrastive name) and a head's encoder are these."""
+    """Whether the record's architecture (contrastive names lack the dropout) and a head's encoder are
+    these."""
     record, architecture = member.record, study.architecture_configuration()
     if record is None:
         return True
@@ -237,7 +239,8 @@ def _chosen(study: Study, pruning_method: str) -> dict[str, int]:
 
 
 def _related(study: Study, fitting: list[Population], dense: Population) -> list[Population]:
-    """Those that were pruned from these dense networks; gradually pruned ones: trained with their settings, else all.
+    """Those that were pruned from these dense networks; gradually pruned: trained with their settings, else
+    all.
 
     Of networks made elsewhere nothing is known that could speak against it.
     """
@@ -258,8 +261,8 @@ def _related(study: Study, fitting: list[Population], dense: Population) -> list
     if not related and not gradual:
         flags = " or ".join(f"--dense_{fact}" for fact in dense.facts())
         raise UserError(
-            f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with {flags}, "
-            f"or finetune into a folder of its own ({study.folder_flag})"
+            f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
+            f"{flags}, or finetune into a folder of its own ({study.folder_flag})"
         )
     if not related:  # trained on their own: they may be compared with others, but not chosen among by chance
         differences = describe_differences(origin(fitting[0]), dense.configuration)
@@ -278,13 +281,11 @@ def _only(study: Study, fitting: list[Population]) -> Population:
         remedy = f"choose with {' or '.join(sorted(flags))}"
     else:
         first, second = (population.configuration for population in fitting[:2])
-        keys = (
-            {key for key in {*first, *second} if first.get(key) != second.get(key)}
-            if first and second
-            else ()
+        keys = first and second and sorted(k for k in {*first, *second} if first.get(k) != second.get(k))
+        differing = ", ".join(keys or ["origin"])
+        remedy = (
+            f"they differ in {differing}: move one into a folder of its own and name it ({study.folder_flag})"
         )
-        remedy = f"they differ in {', '.join(sorted(keys)) or 'origin'}: move one into a folder of its own and name it"
-        remedy += f" ({study.folder_flag})"
     raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
 
 
@@ -339,7 +340,8 @@ def _check_ids(study: Study, population: Population) -> None:
 
 
 def _check(study: Study, population: Population, dense: Population | None) -> None:
-    """Refuses models of other data, pruned models whose dense model has changed since, and a network that is there twice."""
+    """Refuses models of other data, pruned ones whose dense model has changed since, and one network
+    twice."""
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
     seen: dict[tuple, Member] = {}
     for member in population.members:
@@ -348,8 +350,8 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
             other = seen.setdefault((what, fact), member)
             if other is not member and fact is not None:
                 raise UserError(
-                    f"{path} has the same {what} as {other.paths[-1]}: they are one network; delete the second "
-                    "and have it trained"
+                    f"{path} has the same {what} as {other.paths[-1]}: they are one network; delete the "
+                    "second and have it trained"
                 )
         if member.made_elsewhere:
             continue

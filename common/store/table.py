@@ -1,4 +1,5 @@
-"""results.csv, the table of a data set: made anew from the rows that are stored with every population. torch is not needed here."""
+"""results.csv, the table of a data set: made anew from the rows that are stored with populations. No torch
+here."""
 
 import csv
 import json
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from common import methods
-from common.cli import UserError
 from common.store.files import claim, read_arrays, write_atomically
 
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
@@ -27,7 +27,6 @@ SHORT_TABLE = (  # column, its title in the terminal, how a value is shown
     ("depth_rest", "rest", "{:.2f}"),
     ("origin", "origin", "{}"),
 )
-NUMBERS = {"sparsity"} | {column for column, _, form in SHORT_TABLE if form != "{}"}
 
 
 def table_path(results_folder: Path) -> Path:
@@ -38,7 +37,8 @@ def table_path(results_folder: Path) -> Path:
 def make_table(results_folder: Path) -> list[dict]:
     """Writes the table anew from populations/ of all learning methods; returns its rows.
 
-    A population's row is that of its PIEs and, where this is of the same networks, that of its prediction depth.
+    A population's row is that of its PIEs and, where it is of the same networks, that of its prediction
+    depth.
     """
     with claim(table_path(results_folder), wait=True):  # scripts of both learning methods may run at once
         stored = []
@@ -65,32 +65,9 @@ def _order(row: dict) -> tuple:
     return row["learning_method"], methods.order(row["pruning_method"]), row["sparsity"]
 
 
-def read_table(results_folder: Path) -> list[dict[str, str]]:
-    """The rows of the table, [] where there is none.
-
-    Raises:
-        UserError: a file that is no table of this study.
-    """
-    path = table_path(results_folder)
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            methods.order(row["pruning_method"]), row["learning_method"], row["status"]
-            for column in NUMBERS & row.keys():
-                float(row[column] or 0)
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
-        raise UserError(
-            f"{path} is not a table of this study; move it away, the PIE and depth scripts write it anew"
-        ) from None
-    return rows
-
-
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every other in the order of its
-    first appearance."""
+    """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every
+    other in the order of its first appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = dict.fromkeys([*(name for name in KEY_COLUMNS if name in names or not rows), *names])
 
@@ -113,7 +90,7 @@ def _show(value) -> str:
 
 
 def format_table(rows: list[dict]) -> str:
-    """The short table for the terminal: of the table's columns those that answer first, '-' where there is no value.
+    """The short table for the terminal: of the table's columns those that answer first, '-' without a value.
 
     Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
     """
