@@ -64,8 +64,8 @@ def detect_pies(study: Study) -> None:
     measured = [measure(evaluated[0], side, labels, classes) for side in evaluated]
     # 4. Store, then draw.
     rows = store(study, populations, measured)
-    for side, found in zip(evaluated, measured):
-        draw_pies(study, evaluated[0], side, found.arrays)
+    for side, outcome in zip(evaluated, measured):
+        draw_pies(study, evaluated[0], side, outcome.arrays)
     make_and_show_table(study, rows)
 
 
@@ -93,18 +93,18 @@ def compare_depths(study: Study) -> None:
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
     rows = store(study, populations, measured, "_depth")
-    for population, found in zip(populations, measured):
-        depth, places = found.arrays["pruned_depth_prediction"], found.arrays["places"]
+    for population, outcome in zip(populations, measured):
+        depth, places = outcome.arrays["pruned_depth_prediction"], outcome.arrays["places"]
         logger.info(
             "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
             population.pruning_method,
             population.sparsity,
-            found.columns["never_agreeing"],
+            outcome.columns["never_agreeing"],
             depth.size,
             places,
         )
-    for population, found in zip(populations[1:], measured[1:]):
-        draw_depths(study, dense, population, found.arrays)
+    for population, outcome in zip(populations[1:], measured[1:]):
+        draw_depths(study, dense, population, outcome.arrays)
     make_and_show_table(study, rows)
 
 
@@ -271,22 +271,24 @@ def store(
     What is stored there of other networks goes, so that the table never mixes two dense populations.
     """
     dense, folder = populations[0], study.method_folder / "populations"
-    made = {_stem(population): made_from(study, population, dense) for population in populations}
+    made = {kind_of(population): made_from(study, population, dense) for population in populations}
     gone = set()
     for path in folder.glob("*.npz"):
         known = json.loads(str((read_arrays(path, only=("made",)) or {}).get("made", "{}")))
-        stem = path.stem.removesuffix("_depth")
-        asked = made.get(stem, {**made[_stem(dense)], "checkpoints": known.get("checkpoints")})
+        kind = path.stem.removesuffix("_depth")
+        asked = made.get(kind, {**made[kind_of(dense)], "checkpoints": known.get("checkpoints")})
         if known != {**known, **asked, "format": FORMAT}:
             path.unlink(missing_ok=True)
-            gone.add(stem)
+            gone.add(kind)
     if gone:
         logger.info("%d results of other networks left the table", len(gone))
     rows = []
-    for population, found in zip(populations, measured):
-        row = {**population_row(study, population, dense), **found.columns}
+    for population, outcome in zip(populations, measured):
+        row = {**population_row(study, population, dense), **outcome.columns}
         if population is dense:  # compared with no other
-            compared = [name for name in found.columns if name.startswith("dense_") or name.endswith("pies")]
+            compared = [
+                name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")
+            ]
             row = {name: value for name, value in row.items() if name not in (*compared, "ties_pruned")}
         facts = {
             "title": title(study, population),
@@ -298,16 +300,17 @@ def store(
             "row": json.dumps(row),
             **{name: row[name] for name in (*KEY_COLUMNS, "population")},
         }
-        if "gallery" in found.arrays:
-            facts["gallery_images"] = study.data.test_images[found.arrays["gallery"]].cpu().numpy()
-        path = folder / f"{_stem(population)}{suffix}.npz"
+        if "gallery" in outcome.arrays:
+            facts["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
+        path = folder / f"{kind_of(population)}{suffix}.npz"
         depth_models = {name: row[name] for name in ("depth_models",) if name in row}
-        write_arrays(path, {**facts, **found.arrays}, {**made[_stem(population)], **depth_models})
+        write_arrays(path, {**facts, **outcome.arrays}, {**made[kind_of(population)], **depth_models})
         rows.append(row)
     return rows
 
 
-def _stem(population: Population) -> str:
+def kind_of(population: Population) -> str:
+    """The pruning method and sparsity, in file names."""
     return f"{population.pruning_method}_{population.sparsity}"
 
 
@@ -377,7 +380,7 @@ def runs(population: Population) -> dict:
 def draw_pies(study: Study, dense: Evaluated, pruned: Evaluated, arrays: dict) -> None:
     """PIEs per class, and as flags ask Q-Scores and the UMAP; of the dense population alone its UMAP."""
     population, flags = pruned.population, study.flags
-    made, name = made_from(study, population, dense.population), stem(study, population)
+    made, name = made_from(study, population, dense.population), figure_name(study, population)
     shared = {"title": title(study, population), "class_names": study.data.class_names}
     if pruned is not dense:
         shared["is_pie"] = arrays["is_pie"]
@@ -432,7 +435,7 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
     }
     made = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
-    draw_figure(study, f"prediction_depth/{stem(study, population)}_{target}", facts, made)
+    draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", facts, made)
 
 
 def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
@@ -454,9 +457,9 @@ def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
     logger.info("figure: %s", picture)
 
 
-def stem(study: Study, population: Population) -> str:
-    """The file stem of figures about a population."""
-    return f"{study.architecture_name}_{_stem(population)}sparsity_{len(population.members)}models"
+def figure_name(study: Study, population: Population) -> str:
+    """The stem of the files of figures about a population."""
+    return f"{study.architecture_name}_{kind_of(population)}sparsity_{len(population.members)}models"
 
 
 def title(study: Study, population: Population) -> str:

@@ -161,8 +161,8 @@ def _checkpoints(folder: Path) -> list[tuple[Path, CheckpointName]]:
 
 def _is_asked(study: Study, name: CheckpointName) -> bool:
     """Whether flags ask for the learning method, architecture and temperature of a name."""
-    own = (name.part, name.pruning_method, name.sparsity, name.epochs, name.batch_size, name.id)
-    return name == study.name(*own)
+    facts = (name.part, name.pruning_method, name.sparsity, name.epochs, name.batch_size, name.id)
+    return name == study.name(*facts)
 
 
 def _populations(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Population]:
@@ -198,20 +198,21 @@ def _members(study: Study, kind: Population, folders: tuple[Path, Path]) -> list
     else:
         both = product(files(folders[0], "encoder"), files(folders[1], "head"))
         pairs = [(encoder, head) for encoder, head in both if network(encoder[1]) == network(head[1])]
-    members: dict[tuple[CheckpointName, ...], Member] = {}
-    for pair in sorted(pairs, key=_tags):
-        paths, names = zip(*pair)
+    best: dict[tuple[CheckpointName, ...], Member] = {}
+    for paths, names in (zip(*pair) for pair in pairs):
         member = Member(paths, names, tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
-        if _fits(study, member):
-            members.setdefault(names, member)
-    return list(members.values())
+        if _fits(study, member) and _tags(member) < _tags(best.get(names)):
+            best[names] = member
+    return list(best.values())
 
 
-def _tags(pair: tuple[tuple[Path, CheckpointName], ...]) -> tuple[int, bool]:
-    """Sorts plain names first, then those of published dense networks with the tag `_later`, then mixed
+def _tags(member: Member | None) -> int:
+    """Plain names come first, then those of published dense networks with the tag `_later`, then mixed
     ones."""
-    tagged = {path.name != str(name) for path, name in pair}
-    return len(tagged), True in tagged
+    if member is None:
+        return 3
+    tagged = {path.name != str(name) for path, name in zip(member.paths, member.names)}
+    return 2 if len(tagged) > 1 else int(True in tagged)
 
 
 def _fits(study: Study, member: Member) -> bool:
