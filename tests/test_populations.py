@@ -162,7 +162,7 @@ def test_missing_networks_are_trained_by_the_command_that_trained_the_others(wor
         populations.find_population(view, "dense", 0.0)
     command = str(error.value).split("train them: ")[1].split(", or")[0]
     assert command == f"python {words} --index_start 1 --index_end 5 --pruning 0.0"
-    script, *flags = shlex.split(command)[1:]
+    flags = shlex.split(command)[2:]
     flags = importlib.import_module("sup_training").build_parser().parse_args(flags)
     assert (flags.index_start, flags.index_end, flags.pruning, flags.threads) == (1, 5, 0.0, 3)
 

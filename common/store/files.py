@@ -70,13 +70,13 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}
-            known = made and json.loads(str(stored["made"]))
+            known = None if made is None else json.loads(str(stored["made"]))
     except FileNotFoundError:
         return None
     except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
         logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
         return None
-    if made:
+    if made is not None:
         asked = {"format": FORMAT, **made}
         if "code" in asked and known == {name: asked[name] for name in asked if name != "code"}:
             _say_that_code_is_not_known(path.parent)
