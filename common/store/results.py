@@ -5,7 +5,14 @@ from pathlib import Path
 
 from common import methods
 from common.cli import UserError
-from common.store.evaluation import evaluate, evaluation_path, knn_at_places, load_member, probe, probe_path  # noqa: F401  # noqa: F401
+from common.store.evaluation import (  # noqa: F401
+    evaluate,
+    evaluation_path,
+    knn_at_places,
+    load_member,
+    probe,
+    probe_path,
+)
 from common.store.files import FORMAT, read_arrays, write_arrays  # noqa: F401
 from common.store.table import KEY_COLUMNS, SHORT_TABLE, format_table, table_path, write_rows  # noqa: F401
 
