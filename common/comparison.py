@@ -16,7 +16,7 @@ from common.methods import describe, parse_method
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.files import FORMAT, read_arrays, write_arrays
-from common.store.populations import Member, Population, find_population
+from common.store.populations import Population, find_population
 from common.store.sharing import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
 from common.study import Study
@@ -66,7 +66,7 @@ def detect_pies(study: Study) -> None:
     rows = store(study, populations, measured)
     for side, outcome in zip(evaluated, measured):
         draw_pies(study, evaluated[0], side, outcome.arrays)
-    make_and_show_table(study, rows)
+    show_table(study, rows)
 
 
 def compare_depths(study: Study) -> None:
@@ -80,32 +80,31 @@ def compare_depths(study: Study) -> None:
     jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
     if not share(study, jobs):
         return  # a worker
-    predictions = [evaluate_population(study, population).predictions for population in populations]
+    evaluated = [evaluate_population(study, population) for population in populations]
     # 3. Measure.
     measured = []
-    for index, (population, wanted) in enumerate(zip(populations, ids)):
-        is_pie = metrics.find_pies(predictions[0], predictions[index], classes)
-        sides = (
-            [evaluation.probe(study, member) for member in members_of(side, wanted)]
-            for side in (dense, population)
+    for side, wanted in zip(evaluated, ids):
+        is_pie = metrics.find_pies(evaluated[0].predictions, side.predictions, classes)
+        networks = (
+            [work() for _, work in probes(study, population, wanted)]
+            for population in (dense, side.population)
         )
-        measured.append(measure_depths(*sides, labels, is_pie))
+        measured.append(measure_depths(*networks, labels, is_pie))
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
     rows = store(study, populations, measured, "_depth")
     for population, outcome in zip(populations, measured):
-        depth, places = outcome.arrays["pruned_depth_prediction"], outcome.arrays["places"]
         logger.info(
             "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
             population.pruning_method,
             population.sparsity,
             outcome.columns["never_agreeing"],
-            depth.size,
-            places,
+            outcome.arrays["pruned_depth_prediction"].size,
+            outcome.arrays["places"],
         )
     for population, outcome in zip(populations[1:], measured[1:]):
         draw_depths(study, dense, population, outcome.arrays)
-    make_and_show_table(study, rows)
+    show_table(study, rows)
 
 
 def find_populations(study: Study) -> list[Population]:
@@ -135,13 +134,9 @@ def probes(study: Study, population: Population, ids: list[int]) -> list[Job]:
     """The probing of the networks with these ids, to be shared."""
     return [
         (evaluation.probe_path(study, member), partial(evaluation.probe, study, member))
-        for member in members_of(population, ids)
+        for member in population.members
+        if member.id in ids
     ]
-
-
-def members_of(population: Population, ids: list[int]) -> list[Member]:
-    """The networks with these ids."""
-    return [member for member in population.members if member.id in ids]
 
 
 def umap_ids(study: Study, population: Population) -> list[int]:
@@ -266,9 +261,10 @@ def _means(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarra
 def store(
     study: Study, populations: list[Population], measured: list[Measured], suffix: str = ""
 ) -> list[dict]:
-    """Stores what was measured of populations, the dense one first; returns their rows of the table.
+    """Stores what was measured of populations, the dense one first, and makes the table anew; returns their
+    rows.
 
-    What is stored there of other networks goes, so that the table never mixes two dense populations.
+    What is stored of other networks goes, so that the table never mixes two dense populations.
     """
     dense, folder = populations[0], study.method_folder / "populations"
     made = {kind_of(population): made_from(study, population, dense) for population in populations}
@@ -306,7 +302,8 @@ def store(
         depth_models = {name: row[name] for name in ("depth_models",) if name in row}
         write_arrays(path, {**facts, **outcome.arrays}, {**made[kind_of(population)], **depth_models})
         rows.append(row)
-    return rows
+    table = {row_key(row): row for row in make_table(study.results_folder)}
+    return [table.get(row_key(row), row) for row in rows]
 
 
 def kind_of(population: Population) -> str:
@@ -396,7 +393,7 @@ def draw_pies(study: Study, dense: Evaluated, pruned: Evaluated, arrays: dict) -
         made |= {"umap_models": ids, "umap_seed": UMAP_SEED, "code": evaluation.code()}
         stored = read_arrays(study.method_folder / f"{path}.npz", made)  # coordinates take long
         if stored is None:
-            networks = [evaluation.evaluate(study, member, True) for member in members_of(population, ids)]
+            networks = [work() for _, work in evaluations(study, population)][: len(ids)]
             stored = {
                 "coordinates": umap_coordinates(np.mean([network["latent"] for network in networks], 0))
             }
@@ -474,13 +471,11 @@ def title(study: Study, population: Population) -> str:
     )
 
 
-def make_and_show_table(study: Study, rows: list[dict]) -> None:
-    """Makes the data set's table anew, and shows its rows of all that flags ask for."""
-    stored = {row_key(row): row for row in (*rows, *make_table(study.results_folder))}
-    flags, present = study.flags, [row_key(row) for row in rows]
+def show_table(study: Study, rows: list[dict]) -> None:
+    """Shows rows of the table, and what else flags ask for as absent."""
+    flags, present = study.flags, {row_key(row): row for row in rows}
     asked = product([study.learning_method], flags.pruning_methods, flags.pruning_percentages)
-    shown = [
-        stored[key] if key in present else {**dict(zip(KEY_COLUMNS, key)), "status": "absent"}
-        for key in (present[0], *asked)
-    ]
+    shown = rows[:1]
+    for key in asked:
+        shown.append(present.get(key, {**dict(zip(KEY_COLUMNS, key)), "status": "absent"}))
     logger.info("%s\nall columns: %s", format_table(shown), table_path(study.results_folder))
