@@ -1,173 +1,30 @@
-"""What is computed once and kept: arrays (.npz) with what made them, evaluations of networks, and the table of a data set."""
+"""The names of before arrays, table and evaluations had modules of their own: goes when nobody uses them."""
 
 import csv
-import hashlib
-import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
+from common import methods
+from common.cli import UserError
+from common.store.evaluation import (  # noqa: F401
+    evaluate,
+    evaluation_path,
+    knn_at_places,
+    load_member,
+    probe,
+    probe_path,
+)
+from common.store.files import FORMAT, read_arrays, write_arrays  # noqa: F401
+from common.store.table import KEY_COLUMNS, SHORT_TABLE, format_table, table_path, write_rows  # noqa: F401
 
-from common import methods, metrics
-from common.cli import UserError, logger
-from common.data import ImageDataset
-from common.evaluation import evaluation_batch, evaluation_batches, outputs
-from common.models import Classifier
-from common.pruning import layer_name, masks_of
-from common.store.checkpoints import load_classifier
-from common.store.files import FORMAT, claim, read_arrays, write_arrays, write_atomically
-from common.store.populations import Member, Population
-from common.study import Study
-from common.training import prepare
-
-HIDDEN_BYTES = 2**30  # representations of the training images held at once
-KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
-
-
-def load_member(study: Study, member: Member) -> Classifier:
-    """The network of a population's member on the device, in eval mode."""
-    network = load_classifier(
-        list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names)
-    )
-    return prepare(network, study.device).eval()
-
-
-def evaluation_path(study: Study, member: Member) -> Path:
-    """Where `evaluate` stores what it finds."""
-    return study.method_folder / "evaluations" / f"{member.paths[0].stem}.npz"
-
-
-def probe_path(study: Study, member: Member) -> Path:
-    """Where `probe` stores what it finds."""
-    return study.method_folder / "prediction_depth" / "votes" / f"{member.paths[0].stem}.npz"
-
-
-def _made_from(study: Study, member: Member) -> dict:
-    """What is stored for a member depends on its checkpoints and the data."""
-    return {"checkpoints": list(member.checksums), "data": study.data.checksum}
-
-
-@torch.no_grad()
-def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[str, np.ndarray]:
-    """Predictions and Q-Scores of a network on the test images, computed once and reused while its checkpoint is unchanged.
-
-    Returns:
-        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N, D); and the network's mask:
-        layers (L,) names, layer_shapes (L, 4) padded with ones, mask_bits, the packed bits of all layers one after the other, 1 kept.
-    """
-    path, made = evaluation_path(study, member), _made_from(study, member)
-    stored = read_arrays(path, made)
-    if stored is not None and ("latent" in stored or not with_latent):
-        return stored
-    network = load_member(study, member)
-    latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
-    arrays = {
-        "predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
-        **metrics.q_scores(latent.cpu().numpy()),
-        "zero_latents": int((latent == 0).all(1).sum()),
-        **_mask_arrays(network),
-    }
-    if with_latent:
-        arrays["latent"] = latent.cpu().numpy()
-    write_arrays(path, arrays, made)
-    return arrays
-
-
-def _mask_arrays(network: Classifier) -> dict[str, np.ndarray]:
-    """The mask of a network; its layers have the same names in supervised and contrastive networks: `block1.layer.0.conv1.weight`."""
-    masks = {name: mask.cpu().numpy().astype(bool) for name, mask in masks_of(network).items()}
-    return {
-        "layers": np.array([layer_name(name) for name in masks]),
-        "layer_shapes": np.array([(*mask.shape, 1, 1, 1)[:4] for mask in masks.values()]),
-        "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in masks.values()])),
-    }
-
-
-@torch.no_grad()
-def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
-    """The k-NN label of every test image at every probe place, and the network's own prediction; stored and reused.
-
-    The k-NN is fitted on the un-augmented training images, with the network in eval mode.
-
-    Returns:
-        knn (P, N), predictions (N,), places (P,) their names.
-    """
-    path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": metrics.NEIGHBOURS}
-    stored = read_arrays(path, made)
-    if stored is not None:
-        return stored
-    if len(study.data.train_images) < metrics.NEIGHBOURS:
-        raise UserError(
-            f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {study.data.name} has "
-            f"{len(study.data.train_images)}"
-        )
-    network = load_member(study, member)
-    knn = knn_at_places(network, study.data, study.flags.batch_size)
-    logits = outputs(network, study.data.test_images, study.data, study.flags.batch_size)
-    arrays = {
-        "knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
-        "predictions": logits.argmax(1).cpu().numpy().astype(np.int16),
-        "places": np.array(list(knn)),
-    }
-    write_arrays(path, arrays, made)
-    return arrays
-
-
-@torch.no_grad()
-def knn_at_places(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
-    """Place -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in `evaluation_batches`."""
-    one = network.representations(evaluation_batch(data.test_images[:1], data))
-    labels = {}
-    for places in _place_groups(
-        {name: place.shape[1] for name, place in one.items()}, len(data.train_images)
-    ):
-        train, test = (
-            _representations(network, images, data, places, batch_size)
-            for images in (data.train_images, data.test_images)
-        )
-        for place in places:
-            labels[place] = metrics.knn_labels(
-                train.pop(place), data.train_labels, test.pop(place), len(data.class_names)
-            )
-    return labels
-
-
-def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
-    """Consecutive places whose representations fit into memory together; one place at least."""
-    groups, room = [], 0
-    for place, width in widths.items():
-        size = 4 * width * images
-        if size > room:
-            groups.append([])
-            room = HIDDEN_BYTES
-        groups[-1].append(place)
-        room -= size
-    return groups
-
-
-def _representations(
-    network: Classifier, images: Tensor, data: ImageDataset, places: list[str], batch_size: int
-) -> dict[str, Tensor]:
-    found, done = {}, 0
-    for batch in evaluation_batches(images, data, batch_size):
-        hidden = network.representations(batch)
-        for place in places:
-            # In place: parts that are put together at the end would be there twice.
-            if place not in found:
-                found[place] = hidden[place].new_empty(len(images), hidden[place].shape[1])
-            found[place][done : done + len(batch)] = hidden[place]
-        done += len(batch)
-    return found
-
-
-def table_path(results_folder: Path) -> Path:
-    """The one table of a data set."""
-    return results_folder / "results.csv"
+NUMBERS = {"sparsity"} | {column for column, _, form in SHORT_TABLE if form != "{}"}
 
 
 def read_table(results_folder: Path) -> list[dict[str, str]]:
-    """The rows of the table, [] where there is none."""
+    """The rows of the table, [] where there is none.
+
+    Raises:
+        UserError: a file that is no table of this study.
+    """
     path = table_path(results_folder)
     if not path.exists():
         return []
@@ -180,174 +37,6 @@ def read_table(results_folder: Path) -> list[dict[str, str]]:
                 float(row[column] or 0)
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
         raise UserError(
-            f"{path} is not a table of this study; move it away, it is written anew from the stored arrays"
+            f"{path} is not a table of this study; move it away, the PIE and depth scripts write it anew"
         ) from None
     return rows
-
-
-def update_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]:
-    """Writes rows into the table, by (learning method, pruning method, sparsity), and returns these rows as they now stand there.
-
-    Columns that a row does not name keep their old values as long as the row comes from the same networks and data (`population`);
-    otherwise the old row is forgotten. Rows of the learning method that were compared with other dense networks (`dense_population`)
-    leave the table, so that it never mixes two. A combination that is absent in these folders does not replace its numbers.
-    """
-    with claim(table_path(results_folder), wait=True):  # scripts of both methods may run at once
-        return _merge_into_table(results_folder, rows)
-
-
-def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, str]]:
-    def key(row: dict) -> tuple:
-        return (row["learning_method"], row["pruning_method"], float(row["sparsity"]))
-
-    rows = [{name: _show(value) for name, value in row.items()} for row in rows]
-    dense = {row["learning_method"]: row["dense_population"] for row in rows}
-    stored = read_table(results_folder)
-    table = {
-        key(row): row
-        for row in stored
-        if row.get("dense_population") == dense.get(row["learning_method"], row.get("dense_population"))
-    }
-    if len(table) < len(stored):
-        logger.info("%d rows of other dense networks left the table", len(stored) - len(table))
-    merged = []
-    for row in rows:
-        old = table.get(key(row), {})
-        merged.append({**(old if old.get("population") == row["population"] else {}), **row})
-        if row["status"] == "present" or old.get("status") != "present":
-            table[key(row)] = merged[-1]
-    ordered = sorted(
-        table.values(),
-        key=lambda row: (
-            row["learning_method"],
-            methods.order(row["pruning_method"]),
-            float(row["sparsity"]),
-        ),
-    )
-    write_rows(table_path(results_folder), ordered)
-    return merged
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every other in the order of its first appearance."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [
-        *(name for name in KEY_COLUMNS if name in names or not rows),
-        *(name for name in names if name not in KEY_COLUMNS),
-    ]
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([{name: _show(value) for name, value in row.items()} for row in rows])
-
-    write_atomically(path, write)
-
-
-def _show(value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (float, np.floating)):
-        if np.isnan(value):
-            return ""
-        return (
-            repr(round(float(value), 6)) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"
-        )  # p-values may be small
-    return str(value)
-
-
-def population_row(
-    study: Study, population: Population | None, pruning_method: str, sparsity: float, dense: Population
-) -> dict:
-    """The columns that say which networks a row is about and which dense ones they are compared with; None is absent."""
-
-    def identity(*populations: Population) -> str:
-        parts = [FORMAT, study.data.checksum, *(one.checksums for one in populations)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-    row = {
-        "learning_method": study.learning_method,
-        "pruning_method": pruning_method,
-        "sparsity": sparsity,
-        "dense_population": identity(dense),
-        **{f"dense_{fact}": value for fact, value in dense.facts().items()},
-    }
-    if population is None:
-        return {**row, "status": "absent", "population": ""}
-    origin = "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here"
-    return {
-        **row,
-        "status": "present",
-        "models": len(population.members),
-        "dense_models": len(dense.members),
-        "origin": origin,
-        "architecture": study.architecture_name,
-        **population.facts(),
-        "population": identity(population, dense),
-    }
-
-
-def accuracy_columns(population: Population, predictions: np.ndarray, labels: np.ndarray) -> dict:
-    """Mean and standard deviation (n - 1; empty for one model) of test accuracy over the models, and before finetuning.
-
-    Args:
-        predictions: (K, N); labels: (N,).
-    """
-    accuracies = (predictions == labels).mean(1)
-    before = [
-        member.record["accuracy_as_pruned"]
-        for member in population.members
-        if "accuracy_as_pruned" in (member.record or {})
-    ]
-    return {
-        "accuracy_mean": accuracies.mean(),
-        "accuracy_std": accuracies.std(ddof=1) if len(accuracies) > 1 else None,
-        "accuracy_before_finetuning_mean": np.mean(before) if before else None,
-    }
-
-
-SHORT_TABLE = (
-    ("learning_method", "method", "{}"),
-    ("pruning_method", "pruning", "{}"),
-    ("sparsity", "sparsity", "{}"),
-    ("models", "K", "{}"),
-    ("accuracy_mean", "accuracy", "{:.2%}"),
-    ("accuracy_std", "std", "{:.2%}"),
-    ("pies", "PIEs", "{:.0f}"),
-    ("ties_pruned", "ties", "{:.0f}"),
-    ("q_score_pies", "Q-Score PIEs", "{:.3f}"),
-    ("q_score_rest", "rest", "{:.3f}"),
-    ("depth_pies", "depth PIEs", "{:.2f}"),
-    ("depth_rest", "rest", "{:.2f}"),
-    ("origin", "origin", "{}"),
-)
-NUMBERS = {"sparsity"} | {column for column, _, form in SHORT_TABLE if form != "{}"}
-
-
-def format_table(rows: list[dict]) -> str:
-    """The short table for the terminal: of the table's columns those that answer first, '-' where there is no value.
-
-    Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
-    """
-
-    def cell(row: dict, column: str, form: str) -> str:
-        value = _show(row.get(column))
-        if not value:
-            return "-"
-        return form.format(float(value)) if form != "{}" else value
-
-    lines = [[title for _, title, _ in SHORT_TABLE]]
-    for row in rows:
-        cells = [cell(row, column, form) for column, _, form in SHORT_TABLE]
-        if row.get("status") == "absent":
-            cells[3] = "absent"
-        lines.append(cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(SHORT_TABLE))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if index < 2 else text.rjust(width)
-            for index, (text, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )
