@@ -16,37 +16,21 @@ from common.evaluation import evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
 from common.pruning import layer_name, masks_of
 from common.store.checkpoints import load_classifier
-from common.store.files import write_atomically
+from common.store.files import FORMAT, read_arrays, write_arrays
 from common.store.populations import Member, Population
 from common.store.sharing import claim
+from common.store.table import (  # noqa: F401
+    KEY_COLUMNS,
+    NUMBERS,
+    _show,
+    format_table,
+    table_path,
+    write_rows,
+)
 from common.study import Study
 from common.training import prepare
 
-FORMAT = 2  # of the stored arrays: another number means that they are computed anew
 HIDDEN_BYTES = 2**30  # representations of the training images held at once
-KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
-
-
-def write_arrays(path: Path, arrays: dict, made: dict) -> None:
-    """Stores arrays in one .npz, atomically, with `made`: what they depend on."""
-    content = {**arrays, "made": json.dumps({"format": FORMAT, **made}, sort_keys=True)}
-    write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
-
-
-def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
-    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with `made` given, made from
-    something else."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files if only is None or name in only}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
-        logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
-        return None
-    if made is not None and str(arrays.get("made")) != json.dumps({"format": FORMAT, **made}, sort_keys=True):
-        return None
-    return arrays
 
 
 def load_member(study: Study, member: Member) -> Classifier:
@@ -185,11 +169,6 @@ def _representations(
     return found
 
 
-def table_path(results_folder: Path) -> Path:
-    """The one table of a data set."""
-    return results_folder / "results.csv"
-
-
 def read_table(results_folder: Path) -> list[dict[str, str]]:
     """The rows of the table, [] where there is none."""
     path = table_path(results_folder)
@@ -252,35 +231,6 @@ def _merge_into_table(results_folder: Path, rows: list[dict]) -> list[dict[str, 
     return merged
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every other in the order of its first appearance."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [
-        *(name for name in KEY_COLUMNS if name in names or not rows),
-        *(name for name in names if name not in KEY_COLUMNS),
-    ]
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([{name: _show(value) for name, value in row.items()} for row in rows])
-
-    write_atomically(path, write)
-
-
-def _show(value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (float, np.floating)):
-        if np.isnan(value):
-            return ""
-        return (
-            repr(round(float(value), 6)) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"
-        )  # p-values may be small
-    return str(value)
-
-
 def population_row(
     study: Study, population: Population | None, pruning_method: str, sparsity: float, dense: Population
 ) -> dict:
@@ -329,49 +279,3 @@ def accuracy_columns(population: Population, predictions: np.ndarray, labels: np
         "accuracy_std": accuracies.std(ddof=1) if len(accuracies) > 1 else None,
         "accuracy_before_finetuning_mean": np.mean(before) if before else None,
     }
-
-
-SHORT_TABLE = (
-    ("learning_method", "method", "{}"),
-    ("pruning_method", "pruning", "{}"),
-    ("sparsity", "sparsity", "{}"),
-    ("models", "K", "{}"),
-    ("accuracy_mean", "accuracy", "{:.2%}"),
-    ("accuracy_std", "std", "{:.2%}"),
-    ("pies", "PIEs", "{:.0f}"),
-    ("ties_pruned", "ties", "{:.0f}"),
-    ("q_score_pies", "Q-Score PIEs", "{:.3f}"),
-    ("q_score_rest", "rest", "{:.3f}"),
-    ("depth_pies", "depth PIEs", "{:.2f}"),
-    ("depth_rest", "rest", "{:.2f}"),
-    ("origin", "origin", "{}"),
-)
-NUMBERS = {"sparsity"} | {column for column, _, form in SHORT_TABLE if form != "{}"}
-
-
-def format_table(rows: list[dict]) -> str:
-    """The short table for the terminal: of the table's columns those that answer first, '-' where there is no value.
-
-    Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
-    """
-
-    def cell(row: dict, column: str, form: str) -> str:
-        value = _show(row.get(column))
-        if not value:
-            return "-"
-        return form.format(float(value)) if form != "{}" else value
-
-    lines = [[title for _, title, _ in SHORT_TABLE]]
-    for row in rows:
-        cells = [cell(row, column, form) for column, _, form in SHORT_TABLE]
-        if row.get("status") == "absent":
-            cells[3] = "absent"
-        lines.append(cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(SHORT_TABLE))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if index < 2 else text.rjust(width)
-            for index, (text, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )
