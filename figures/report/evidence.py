@@ -281,11 +281,12 @@ def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> np.ndarray:
     splits = np.zeros((2, len(kept), HALVES_SPLITS, total), bool)
     for index, row in enumerate(kept):
         splits[:, index][..., row] = uncertainty.random_halves(int(row.sum()), HALVES_SPLITS)
+    votes = splits.reshape(2 * len(kept) * HALVES_SPLITS, total)
 
     @functools.cache  # dense networks are those of several combinations
     def modal_labels(networks: Networks) -> np.ndarray:
         predictions = networks.predictions_of(seeds)
-        return uncertainty.modal_labels_of_sets(predictions, splits.reshape(-1, total), networks.classes)
+        return uncertainty.modal_labels_of_sets(predictions, votes, networks.classes)
 
     differ = [modal_labels(each.dense) != modal_labels(each.pruned) for each in chosen]
     sets = np.stack(differ).reshape(groups, 2, len(kept) * HALVES_SPLITS, -1)
