@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from common.store.files import write_atomically
 
@@ -214,7 +214,7 @@ def _draw_joint(
                 shares = 100 * np.histogram(values[chosen], wider)[0] / chosen.sum()
                 side.stairs(shares, wider, orientation=direction, color=colour, fill=not width, lw=width)
         side.tick_params(labelsize=7, labelbottom=side is right, labelleft=side is top)
-        side.locator_params(axis, nbins=2, min_n_ticks=2)
+        getattr(side, f"{axis}axis").set_major_locator(MaxNLocator(2, min_n_ticks=2))
         side.spines[["top", "right"]].set_visible(False)
         getattr(side, f"set_{axis}label")("share (%)", fontsize=7)
 
