@@ -488,9 +488,7 @@ def test_noise_floors_equal_slow_ones(case):
 
 def test_nothing_is_missing_where_everything_is_stored(case):
     name, compared, missing, _ = case
-    words = [
-        f"prediction depth of {one.label}: run its prediction_depth script" for one in compared
-    ]
+    words = [f"prediction depth of {one.label}: run its prediction_depth script" for one in compared]
     assert missing == (words if name == "no scopes match" else [])
 
 
@@ -536,9 +534,7 @@ def test_depths_of_other_networks_or_data_are_missing(small, change):
     assert one.pruned.depth.size == one.pruned.depth_ids.size == 0
     [row] = evidence.populations([one])
     same(row["depth"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
-    assert [row["part"] for row in evidence.all_evidence([one])] == [
-        "Q-Score"
-    ]
+    assert [row["part"] for row in evidence.all_evidence([one])] == ["Q-Score"]
 
 
 def test_depths_are_those_of_the_networks_with_their_ids(small):

@@ -34,7 +34,9 @@ BROWSER = next(
     None,
 )
 METHODS, SPARSITIES = ("global", "GMP", "later_GMP"), (0.7, 0.9)
-SMALL = dict(models=1, learning=("supervised",), methods=("GMP",), sparsities=(0.9,), q_score=False, umap=False)
+SMALL = dict(
+    models=1, learning=("supervised",), methods=("GMP",), sparsities=(0.9,), q_score=False, umap=False
+)
 
 
 def make(folder):
@@ -312,9 +314,7 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
                 pixels[row[1]].transpose(1, 2, 0),
             )
         if shown and sparsity == 0.9:
-            drawn = read_arrays(
-                folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz"
-            )
+            drawn = read_arrays(folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz")
             assert np.array_equal(drawn["images"], [entry["image"] for entry in shown]) and len(
                 drawn["captions"]
             ) == len(shown)
@@ -473,7 +473,9 @@ def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, caps
     write_arrays(path, arrays, made)
     assert "depth_models" not in read_populations(folder)[1].row
     assert make(folder) == 0
-    assert "prediction depth of supervised GMP 0.9: run its" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "prediction depth of supervised GMP 0.9: run its" in (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_neither_torch_nor_training_is_imported(tmp_path):

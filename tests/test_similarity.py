@@ -557,7 +557,9 @@ def slow_comparison(dense, pruned):
         pairs = [relative(population, c, shared) for population in (pruned, dense)]
         difference = sum(after) / len(after) - sum(before) / len(before)
         welch = scipy.stats.ttest_ind(after, before, equal_var=False).pvalue
-        rows.append((difference, welch, scipy.stats.ttest_rel(*pairs).pvalue if len(shared) > 1 else math.nan))
+        rows.append(
+            (difference, welch, scipy.stats.ttest_rel(*pairs).pvalue if len(shared) > 1 else math.nan)
+        )
     return np.array(rows).T
 
 
