@@ -10,7 +10,6 @@ into RESULTS/similarity/ how alike masks and PIEs of the populations are. With -
 anew from its arrays into that folder, named after data set, learning method and kind.
 """
 
-import io
 import re
 import sys
 from pathlib import Path
@@ -44,7 +43,7 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     from common.store import files, table
-    from figures.report import across, contents, page, read
+    from figures.report import across, contents, page, plots, read
 
     folder = flags.results
     stored = read.read_populations(folder)
@@ -61,16 +60,16 @@ def main(argv=None) -> None:
         tables.append(folder / "similarity" / f"{name}.csv")
         table.write_rows(tables[-1], comparison.rows)
         for figure, arrays in comparison.figures.items():
-            pngs[figure] = store(folder / "similarity" / f"{figure}.npz", arrays)
+            pngs[figure] = plots.store(folder / "similarity" / f"{figure}.npz", arrays)
 
     report = contents.collect(stored, comparisons, missing)
     for picture in report.pictures:
         if "made" in picture.arrays:  # the arrays of a script's figure are stored already
-            pngs[picture.name] = png(picture.arrays)
+            pngs[picture.name] = plots.png(picture.arrays)
         elif picture.name not in pngs:
-            pngs[picture.name] = store(folder / "report" / f"{picture.name}.npz", picture.arrays)
+            pngs[picture.name] = plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
-        store(folder / "report" / f"{picture.name}.npz", picture.arrays)
+        plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     tables.append(folder / "report" / "evidence.csv")
     table.write_rows(tables[-1], report.evidence)
     html = page.write(report, [(picture, pngs[picture.name]) for picture in report.pictures], folder)
@@ -82,7 +81,9 @@ def main(argv=None) -> None:
     else:
         models = sorted({len(population.arrays["ids"]) for population in combinations})
         for path in stored_figures(folder, "npz"):
-            draw(path, flags.output_dir / f"{figure_name(path, folder, models)}.{flags.format}")
+            target = flags.output_dir / f"{figure_name(path, folder, models)}.{flags.format}"
+            plots.draw_again(path, target)
+            print(f"figure: {target}")
     for path in tables:
         print(f"table: {path}")
     print(table.format_table([population.row for population in stored]))
@@ -108,42 +109,6 @@ def empty(folder: Path) -> None:
     for path in folder.glob("*.*"):
         if path.suffix in (".csv", ".npz", ".png"):
             path.unlink()
-
-
-def png(arrays: dict) -> bytes:
-    """The picture of stored arrays."""
-    from common.plots import DPI
-    from figures.report import plots
-
-    picture = io.BytesIO()
-    plots.draw(arrays).savefig(picture, format="png", dpi=DPI)
-    return picture.getvalue()
-
-
-def store(path: Path, arrays: dict) -> bytes:
-    """Writes a figure's arrays and, beside them, its picture, which is returned."""
-    from common.store import files
-
-    files.write_arrays(path, arrays, {})
-    picture = png(files.read_arrays(path))
-    files.write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(picture))
-    return picture
-
-
-def draw(path: Path, target: Path) -> None:
-    """Draws a figure from its stored arrays."""
-    from common.plots import save_figure
-    from common.store.files import read_arrays
-    from figures.report import plots
-
-    try:
-        figure = plots.draw(read_arrays(path) or {})
-    except (ValueError, KeyError) as error:
-        raise cli.UserError(
-            f"{path} does not hold the arrays of a figure ({error}); delete it and run its script again"
-        ) from None
-    save_figure(target, figure)
-    print(f"figure: {target}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Comparisons across learning methods, pruning methods and sparsities, from a folder of stored arrays made by hand."""
+"""Comparisons across learning methods, pruning methods and sparsities, from a folder of stored arrays made by
+hand."""
 
 import csv
 import importlib
@@ -8,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -371,7 +373,8 @@ def test_only_shared_ids_are_paired(folder):
 
 
 def slow_similarity(one, other, alike, layer):
-    """(mean, unordered pairs) of the Jaccard similarity between networks of two combinations, of the same or of different seeds."""
+    """(mean, unordered pairs) of the Jaccard similarity between networks of two combinations, of the same or
+    of different seeds."""
     values = []
     for (a, first), (b, second) in itertools.product(zip(one.ids, one.masks), zip(other.ids, other.masks)):
         if (a == b) == alike and first is not second:
@@ -707,7 +710,8 @@ def wide_layers():
 
 
 def texts_of(figure):
-    """What is written in a drawn figure, with its box: title, axes' titles and names, ticks, texts, legends."""
+    """What is written in a drawn figure, with its box: title, axes' titles and names, ticks, texts,
+    legends."""
     found = [figure._suptitle]
     for axes in figure.axes:
         if axes.get_visible():
@@ -731,7 +735,8 @@ def texts_of(figure):
 
 
 def corners(text):
-    """The four corners of a text's box, turned as the text is, and half a pixel smaller on all sides: neighbours may touch."""
+    """The four corners of a text's box, turned as the text is, and half a pixel smaller on all sides:
+    neighbours may touch."""
     outer, angle = text.get_window_extent(), text.get_rotation()
     text.set_rotation(0)
     level = text.get_window_extent()
@@ -757,6 +762,13 @@ def overlap(one, other):
             if high <= other_low or other_high <= low:
                 return False
     return True
+
+
+def heat_maps(panels, rows, columns):
+    """The arrays of heat maps of combinations with these names."""
+    combinations = [SimpleNamespace(label=row) for row in rows]
+    with mock.patch.object(across, "title", lambda combinations, shown: shown):
+        return across.heat_maps(combinations, "title", panels, columns)
 
 
 def check_picture(arrays):
@@ -792,7 +804,7 @@ def test_texts_that_lie_on_one_another_or_leave_the_picture_are_found():
     check_picture(arrays)
     with pytest.raises(AssertionError, match="leaves the picture"):
         check_picture({**arrays, "sets": ["a name " * 40]})
-    wide = across.heat_maps("title", {"panel": np.zeros((2, 12))}, ["a", "b"], ["c"] * 12)
+    wide = heat_maps({"panel": np.zeros((2, 12))}, ["a", "b"], ["c"] * 12)
     wide["texts"] = [[["short"] * 12, ["a quite long text"] * 12]]
     with pytest.raises(AssertionError, match="a quite long text"):
         check_picture(wide)
@@ -892,7 +904,7 @@ def test_bars_of_pies_per_class_stand_on_one_another():
 
 def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
     panels = {"one": np.array([[0.0, 1.0], [math.nan, 0.5]]), "other": np.array([[0.25, 2.0], [0, 0]])}
-    arrays = across.heat_maps("title", panels, ["a", "b"], ["d", "e"])
+    arrays = heat_maps(panels, ["a", "b"], ["d", "e"])
     assert arrays["texts"] == [[["0.00", "1.00"], ["", "0.50"]], [["0.25", "2.00"], ["0.00", "0.00"]]]
     figure = plots.draw({key: np.asarray(value) for key, value in arrays.items()})
     images = [axes.images[0] for axes in figure.axes if axes.images and axes.texts]
@@ -907,7 +919,7 @@ def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
                 assert text.get_color() == (
                     "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
                 )
-    diverging = across.heat_maps("title", {"one": np.array([[-3.0, 1.0]])}, ["a"], ["b", "c"])
+    diverging = heat_maps({"one": np.array([[-3.0, 1.0]])}, ["a"], ["b", "c"])
     diverging |= {"texts": [[["-3*", "+1"]]], "diverging": True}
     figure = plots.draw({key: np.asarray(value) for key, value in diverging.items()})
     assert figure.axes[0].images[0].get_clim() == (-3, 3) and [

@@ -1,4 +1,5 @@
-"""Evidence from stored arrays: every number found again with votes counted image by image over sets of ids that are written out."""
+"""Evidence from stored arrays: every number found again with votes counted image by image over sets of ids
+that are written out."""
 
 import itertools
 import json
@@ -33,7 +34,8 @@ CASES = {
 
 
 class Stored:
-    """What the files of a population hold, read with numpy alone: id -> predictions and Q-Scores; depths of some ids."""
+    """What the files of a population hold, read with numpy alone: id -> predictions and Q-Scores; depths of
+    some ids."""
 
     def __init__(self, folder: Path, key: tuple[str, str, float]):
         self.key = key
@@ -493,7 +495,10 @@ def test_nothing_is_missing_where_everything_is_stored(case):
 
 
 def test_networks_whose_outputs_are_not_stored_are_missing(small):
-    everything = "everything but its figures of supervised global 0.9: the predictions of its networks are not stored; run its PIE script again"
+    everything = (
+        "everything but its figures of supervised global 0.9: the predictions of its networks are not "
+        "stored; run its PIE script again"
+    )
     assert len(read_compared(small)[0]) == 1
     for pattern in ("supervised_global_0.9_id2.npz", "supervised_dense_0.0_id5.npz"):
         [path] = (small / "supervised/evaluations").glob(pattern)

@@ -1,4 +1,5 @@
-"""Figures: what they show is what the arrays hold, nothing lies on anything else, and 10,000 images are drawn soon."""
+"""Figures: what they show is what the arrays hold, nothing lies on anything else, and 10,000 images are drawn
+soon."""
 
 import time
 
@@ -13,7 +14,8 @@ from figures.report import plots
 
 TITLE = "digits 8x8 · SupCon · one-shot global pruning, sparsity 90 % · 3 models (WideResNet-16-2)"
 LONG_TITLE = (
-    "cifar10 · SupCon · global_magnitude_increase_iterative0.2_rewind0, sparsity 90.24 % · 30 models (WideResNet-28-10)\n"
+    "cifar10 · SupCon · global_magnitude_increase_iterative0.2_rewind0, sparsity 90.24 % · "
+    "30 models (WideResNet-28-10)\n"
     "k-NN against the own final prediction, 30 of the models · 10,000 test images of 10 classes"
 )
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -137,7 +139,8 @@ def all_axes(figure):
 
 
 def check_nothing_overlaps(figure):
-    """Texts and legends are inside the picture, on no other one, and, but for what is written into a panel, on no panel."""
+    """Texts and legends are inside the picture, on no other one, and, but for what is written into a panel,
+    on no panel."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     outside = [
         figure._suptitle,

@@ -1,4 +1,5 @@
-"""The report: every number on the page is found again, slowly, in the stored arrays; the page needs nothing but itself."""
+"""The report: every number on the page is found again, slowly, in the stored arrays; the page needs nothing
+but itself."""
 
 import base64
 import csv
@@ -181,7 +182,8 @@ def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives
 
 
 def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(folder, read):
-    """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py computes slowly."""
+    """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py
+    computes slowly."""
     rows = evidence_rows(folder)
     found = evidence.all_evidence(compared_in(folder))
     assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [
@@ -247,8 +249,8 @@ def test_verdicts_and_their_tallies_are_those_of_the_intervals(folder, read):
             bad = [high < 0 if part.side > 0 else low > 0 for low, high in own]
             every += good
             assert (
-                f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the other, {len(own) - sum(good) - sum(bad)} unclear"
-                in why.split("\n")
+                f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the "
+                f"other, {len(own) - sum(good) - sum(bad)} unclear" in why.split("\n")
             )
         assert verdict == ("✓ supported" if all(every) else "✗ not supported")
 
@@ -261,19 +263,18 @@ def test_confounds_name_what_was_measured(folder, read):
             [(one["predictions"] == combination["labels"]).mean() for one in members]
         )
     assert re.search(
-        r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, supervised {:.2f} \[.*?\] %\.".format(
-            *accuracies.values()
-        ),
+        r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, "
+        r"supervised {:.2f} \[.*?\] %\.".format(*accuracies.values()),
         read.text,
     )
     floor = evidence.noise_floors(compared_in(folder))["SupCon"]["dense against dense"]
     assert (
-        f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves of the dense networks, in the median."
-        in read.text
+        f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves "
+        "of the dense networks, in the median." in read.text
     )
     assert (
-        "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes differ)."
-        in read.text
+        "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes "
+        "differ)." in read.text
     )
 
 
@@ -332,8 +333,8 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
     first = contents.gallery(chosen[0])[0]
     assert base64.b64decode(tiles[0]["src"].split(",")[1]) == page.png_of(first["image"])
     assert (
-        f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)"
-        in read.text
+        f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned "
+        f"{first['pruned']} ({first['pruned_agreeing']} of 6)" in read.text
     )
 
 
@@ -531,16 +532,25 @@ def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path)
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, width):
-    """The report in a frame as wide as a phone or a screen, with every section unfolded; without a network."""
+    """The report in a frame as wide as a phone or a screen, with every section unfolded; without a
+    network."""
     source = (folder / "report.html").read_text(encoding="utf-8").replace("<details>", "<details open>")
-    probe = """onload = () => { const d = document.getElementById("frame").contentDocument, outside = e => e.getBoundingClientRect().right > WIDTH + 1 && !e.closest(".wide, .scroll, pre");
-      document.title = JSON.stringify({images: d.images.length, broken: [...d.images].filter(i => !i.complete || !i.naturalWidth).length, width: d.documentElement.scrollWidth,
-        outside: [...d.querySelectorAll("body *")].filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)), requests: performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:")),
-        small: [...d.querySelectorAll("p, li, td, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length}) }""".replace(
-        "WIDTH", str(width)
-    )
+    probe = """onload = () => {
+      const d = document.getElementById("frame").contentDocument, all = query =>
+      [...d.querySelectorAll(query)]; const outside = e => e.getBoundingClientRect().right > WIDTH + 1 &&
+      !e.closest(".wide, .scroll, pre"); const names = performance.getEntriesByType("resource").map(resource
+      => resource.name); document.title = JSON.stringify({
+        images: d.images.length,
+        broken: all("img").filter(image => !image.complete || !image.naturalWidth).length,
+        width: d.documentElement.scrollWidth,
+        outside: all("body *").filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)),
+        requests: names.filter(name => !name.startsWith("data:")),
+        small: all("p, li, td, figcaption").filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length
+      })
+    }""".replace("WIDTH", str(width))
     (tmp_path / "frame.html").write_text(
-        f'<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0"><iframe id="frame" width="{width}" height="900" style="border: 0" '
+        '<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">'
+        f'<iframe id="frame" width="{width}" height="900" style="border: 0" '
         f'srcdoc="{html.escape(source)}"></iframe><script>{probe}</script>',
         encoding="utf-8",
     )

@@ -89,7 +89,8 @@ def test_chance_jaccard_of_empty_masks_is_not_defined():
 
 
 def slow_mask_similarity(masks, sizes, groups, seeds, one, other):
-    """(same, different, chance, chance_by_layer, same_pairs, different_pairs) of two groups: loops over all ordered pairs of networks."""
+    """(same, different, chance, chance_by_layer, same_pairs, different_pairs) of two groups: loops over all
+    ordered pairs of networks."""
     bounds = [*zip(np.cumsum([0, *sizes]), np.cumsum(sizes)), (0, sum(sizes))]
     firsts, seconds = ([m for m in range(len(masks)) if groups[m] == group] for group in (one, other))
     pairs = {True: [], False: []}
@@ -502,7 +503,8 @@ def test_p_values_of_equal_populations_are_about_uniform(test):
 
 
 def slow_holm(p):
-    """The smallest level at which Holm's procedure rejects each hypothesis, from its definition: the largest corrected p so far."""
+    """The smallest level at which Holm's procedure rejects each hypothesis, from its definition: the largest
+    corrected p so far."""
     known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     corrected = [math.nan] * len(p)
     for rank, (_, index) in enumerate(known):

@@ -1,4 +1,5 @@
-"""Masks as results.evaluate stores them: those of the networks, with the same names for both learning methods."""
+"""Masks as results.evaluate stores them: those of the networks, with the same names for both learning
+methods."""
 
 import importlib
 

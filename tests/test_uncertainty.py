@@ -244,7 +244,8 @@ def make_world(seed):
 
 
 def draw_networks(world, seeds, rng, bias):
-    """Predictions (K, N) of each population: networks of one seed have a liking for classes and luck with images in common."""
+    """Predictions (K, N) of each population: networks of one seed have a liking for classes and luck with
+    images in common."""
     liking, luck = rng.normal(0, bias, (seeds, 1, CLASSES)), rng.random((seeds, IMAGES))
     drawn = []
     for logits in world:

@@ -2,6 +2,7 @@
 and the arrays of figures (kinds of figures/report/plots.py)."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,10 +55,6 @@ def title(combinations: list[Combination], shown: str) -> str:
     )
 
 
-def labels_of(combinations: list[Combination]) -> list[str]:
-    return [combination.label for combination in combinations]
-
-
 def pair_facts(combination: Combination, other: Combination) -> dict:
     """The columns that say which two populations a row is about."""
     return combination.facts | {f"other_{column}": value for column, value in other.facts.items()}
@@ -68,18 +65,19 @@ def compare_pies(combinations: list[Combination]) -> Comparison:
     total and per class."""
     is_pie = np.stack([combination.is_pie for combination in combinations])
     overlap = similarity.pie_overlap(is_pie)
-    sized = [f"{label} ({size})" for label, size in zip(labels_of(combinations), overlap["size"])]
+    sized = [f"{each.label} ({size})" for each, size in zip(combinations, overlap["size"])]
     apart = np.where(np.eye(len(combinations), dtype=bool), np.nan, 1)  # a set is no pair with itself
     figures = {
         "pie_overlap": heat_maps(
-            title(combinations, "Jaccard similarity of PIE sets, their sizes in brackets"),
+            combinations,
+            "Jaccard similarity of PIE sets, their sizes in brackets",
             {
                 "measured": apart * overlap["jaccard"],
                 "by chance, sets of these sizes": apart * overlap["chance_jaccard"],
             },
-            sized,
-            labels_of(combinations),
+            [combination.label for combination in combinations],
         )
+        | {"rows": sized}
     }
     # Sets of other sparsities of the same method would hide what is unique to the method.
     unique = np.full((len(combinations), 2), np.nan)
@@ -92,13 +90,12 @@ def compare_pies(combinations: list[Combination]) -> Comparison:
             figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
     compared = [index for index in range(len(combinations)) if not np.isnan(unique[index]).all()]
     if compared:
-        shown = "share of PIEs that no other set of the same sparsity has, sizes of the sets in brackets"
         figures["pies_unique"] = heat_maps(
-            title([combinations[index] for index in compared], shown),
+            [combinations[index] for index in compared],
+            "share of PIEs that no other set of the same sparsity has, sizes of the sets in brackets",
             {"": unique[compared]},
-            [sized[index] for index in compared],
             ["measured", "by chance"],
-        )
+        ) | {"rows": [sized[index] for index in compared]}
     rows = [
         {
             **pair_facts(combination, other),
@@ -158,9 +155,9 @@ def compare_recalls(combinations: list[Combination]) -> Comparison:
         stars = ["*" * bool(p < SIGNIFICANT) for p in test["paired_p_holm"]]
         marks.append([f"{round(each, 1) + 0.0:+.1f}{star}" for each, star in zip(differences[-1], stars)])
     figure = heat_maps(
-        title(combinations, "recall of each class relative to the mean accuracy, pruned minus dense"),
+        combinations,
+        "recall of each class relative to the mean accuracy, pruned minus dense",
         {f"percentage points; * paired test, Holm-corrected p < {SIGNIFICANT:g}": np.stack(differences)},
-        labels_of(combinations),
         names,
     )
     return Comparison(rows, {"class_recall": figure | {"texts": [marks], "diverging": True}})
@@ -195,35 +192,27 @@ def compare_masks(masks: list[Masks]) -> Comparison:
         for index, layer in enumerate(layers)
         if pairs[i, j]
     ]
-    names = labels_of(combinations)
-    return Comparison(
-        rows,
+    in_total = heat_maps(
+        combinations,
+        "Jaccard similarity of kept weights, all layers",
         {
-            "mask_similarity": heat_maps(
-                title(combinations, "Jaccard similarity of kept weights, all layers"),
-                {
-                    "networks of the same seed": alike.same[..., -1],
-                    "networks of different seeds": alike.different[..., -1],
-                    "random masks, d d' / (d + d' - d d')": alike.chance[..., -1],
-                    "random masks of the same density in each layer": alike.chance_by_layer,
-                },
-                names,
-                names,
-            ),
-            "mask_similarity_layers": heat_maps(
-                title(
-                    combinations,
-                    "Jaccard similarity of kept weights, networks of one combination and different seeds",
-                ),
-                {
-                    "measured": np.einsum("ggl->gl", alike.different),
-                    "random masks, d / (2 - d)": np.einsum("ggl->gl", alike.chance),
-                },
-                names,
-                [short_layer(layer) for layer in layers],
-            ),
+            "networks of the same seed": alike.same[..., -1],
+            "networks of different seeds": alike.different[..., -1],
+            "random masks, d d' / (d + d' - d d')": alike.chance[..., -1],
+            "random masks of the same density in each layer": alike.chance_by_layer,
         },
+        [combination.label for combination in combinations],
     )
+    by_layer = heat_maps(
+        combinations,
+        "Jaccard similarity of kept weights, networks of one combination and different seeds",
+        {
+            "measured": np.einsum("ggl->gl", alike.different),
+            "random masks, d / (2 - d)": np.einsum("ggl->gl", alike.chance),
+        },
+        map(short_layer, layers),
+    )
+    return Comparison(rows, {"mask_similarity": in_total, "mask_similarity_layers": by_layer})
 
 
 def compare_structure(masks: list[Masks]) -> Comparison:
@@ -253,9 +242,9 @@ def compare_structure(masks: list[Masks]) -> Comparison:
             columns = dict(zip(panels.values(), values[:, g, place]))
             rows.append({**each.population.facts, "layer": layers[index], **columns})
     figure = heat_maps(
-        title(combinations, "share of wholly zero filters and input channels (%)"),
+        combinations,
+        "share of wholly zero filters and input channels (%)",
         dict(zip(panels, 100 * values)),
-        labels_of(combinations),
         [short_layer(layers[index]) for index in convolutions],
         decimals=0,
     )
@@ -278,10 +267,10 @@ def compare_movement(combinations: list[Combination]) -> Comparison:
     ]
     values = np.array([[each.get(layer, math.nan) for layer in layers] for each in means])
     figure = heat_maps(
-        title(combinations, "change of kept weights from the network that was pruned to the trained one"),
+        combinations,
+        "change of kept weights from the network that was pruned to the trained one",
         {"root mean square change over root mean square weight": values},
-        labels_of(combinations),
-        [short_layer(layer) for layer in layers],
+        map(short_layer, layers),
     )
     return Comparison(rows, {"weight_movement": figure})
 
@@ -292,20 +281,25 @@ def short_layer(layer: str) -> str:
 
 
 def heat_maps(
-    title: str, panels: dict[str, np.ndarray], rows: list[str], columns: list[str], decimals: int = 2
+    combinations: list[Combination],
+    shown: str,
+    panels: dict[str, np.ndarray],
+    columns: Iterable[str],
+    decimals: int = 2,
 ) -> dict:
-    """The arrays of a figure of heat maps, title -> values (R, C) that are written into the cells."""
+    """The arrays of a figure of heat maps, title -> values (R, C) that are written into the cells, one row
+    for each combination."""
 
     def cell(value: float) -> str:
         return "" if math.isnan(value) else f"{value:.{decimals}f}"
 
     return {
         "figure": "heat_maps",
-        "title": title,
+        "title": title(combinations, shown),
         "panels": np.stack(list(panels.values())),
         "panel_titles": list(panels),
-        "rows": rows,
-        "columns": columns,
+        "rows": [combination.label for combination in combinations],
+        "columns": list(columns),
         "texts": [[[cell(value) for value in row] for row in panel] for panel in panels.values()],
         "diverging": False,
     }

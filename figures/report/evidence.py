@@ -83,17 +83,18 @@ def read_compared(combinations: list[Combination]) -> tuple[list[Compared], list
 def read_networks(combination: Combination, prefix: str = "") -> Networks | None:
     """The networks of a population, or with "dense_" those that it was compared with; None where not all are
     stored."""
-    evaluations = read_evaluations(combination, ("predictions", "q_score"), prefix)
+    names = ("predictions", "q_score")
+    evaluations = read_evaluations(combination, names, prefix)
     if evaluations is None:
         return None
-    predictions, q_score = (
-        np.stack([arrays[name] for arrays in evaluations]) for name in ("predictions", "q_score")
-    )
-    depth_ids, depth = np.zeros(0, int), np.zeros((0, predictions.shape[1]))
+    outputs = {name: np.stack([arrays[name] for arrays in evaluations]) for name in names}
+    ids, depth = np.zeros(0, int), np.zeros((0, len(combination.arrays["labels"])))
     if combination.depths and not prefix:
-        depth_ids, depth = (combination.depths[name] for name in ("ids", "pruned_depth_prediction"))
-    ids, classes = combination.arrays[f"{prefix}ids"], len(combination.class_names)
-    return Networks(ids, predictions, q_score, depth_ids, depth, classes)
+        ids, depth = (combination.depths[name] for name in ("ids", "pruned_depth_prediction"))
+    classes = len(combination.class_names)
+    return Networks(
+        combination.arrays[f"{prefix}ids"], **outputs, depth_ids=ids, depth=depth, classes=classes
+    )
 
 
 def shared(*populations: Compared) -> tuple[int, ...]:

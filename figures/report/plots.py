@@ -1,6 +1,8 @@
 """Figures of the report, from arrays as common/plots.py describes them; `draw` serves both."""
 
+import io
 import textwrap
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,8 +10,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from common import plots
-from common.plots import BESIDE, CLASS_COLOURS, CLASS_MARKERS, LINE_COLOUR, REST_COLOUR
-from common.plots import label_axes, plain, titled_figure
+from common.cli import UserError
+from common.plots import (
+    BESIDE,
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    LINE_COLOUR,
+    REST_COLOUR,
+    label_axes,
+    plain,
+    titled_figure,
+)
+from common.store.files import read_arrays, write_arrays, write_atomically
 
 METHOD_COLOURS = {"SupCon": CLASS_COLOURS[0], "supervised": "#CC6677", "SimCLR": "#44AA99"}
 LINE_STYLES = ("-", "--", ":", "-.")
@@ -18,6 +30,36 @@ LINE_STYLES = ("-", "--", ":", "-.")
 def draw(arrays: dict) -> Figure:
     """The figure that stored arrays describe, of the report or of a script; errors as in common/plots.py."""
     return plots.draw(arrays, KINDS)
+
+
+def png(arrays: dict) -> bytes:
+    """The picture of stored arrays."""
+    picture = io.BytesIO()
+    draw(arrays).savefig(picture, format="png", dpi=plots.DPI)
+    return picture.getvalue()
+
+
+def store(path: Path, arrays: dict) -> bytes:
+    """Writes a figure's arrays and, beside them, its picture, which is returned."""
+    write_arrays(path, arrays, {})
+    picture = png(read_arrays(path))
+    write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(picture))
+    return picture
+
+
+def draw_again(path: Path, target: Path) -> None:
+    """Draws a figure from its stored arrays.
+
+    Raises:
+        UserError: the file does not hold the arrays of a figure.
+    """
+    try:
+        figure = draw(read_arrays(path) or {})
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} does not hold the arrays of a figure ({error}); delete it and run its script again"
+        ) from None
+    plots.save_figure(target, figure)
 
 
 def draw_heat_maps(arrays: dict) -> Figure:
@@ -29,10 +71,8 @@ def draw_heat_maps(arrays: dict) -> Figure:
     width = [max(0.42 * len(columns), 0.07 * len(title)) for title in titles[:across]]
     height, deep = 0.3 * len(rows) + 0.5, -(-len(titles) // across)
     beside, below = (0.075 * max(map(len, names)) for names in (rows, columns))
-    widest = max(
-        8.0, sum(max(0.42 * len(columns), 0.07 * len(title)) + 0.8 for title in titles[:across]) + beside
-    )
-    figure = titled_figure(arrays, widest, 0.5 + deep * height + below)
+    widest = sum(width) + 0.8 * across + beside
+    figure = titled_figure(arrays, max(8.0, widest), 0.5 + deep * height + below)
     grid = figure.subplots(deep, across, squeeze=False, width_ratios=width)
     highest, diverging = np.nanmax(np.abs(panels), initial=0) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
