@@ -878,7 +878,7 @@ def test_pies_per_class_of_many_sets_and_classes_can_be_read(sets):
     check_picture(
         {
             "figure": "pies_per_class",
-            "title": "cifar10 · SupCon, supervised · PIEs per class, sparsity 90 % · 30 models of each combination",
+            "title": "cifar10 · SupCon, supervised · PIEs per class, sparsity 90 % · 30 models of each",
             "class_names": names,
             "sets": ["{} {}".format(*key) for key in PUBLISHED[:sets]],
             "counts": rng.integers(0, 30, (sets + 1, 10)),

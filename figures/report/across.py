@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from figures.report import similarity
+from figures.report.claims import either
 from figures.report.read import Combination, Masks, read_masks
 from figures.report.similarity import Recalls
 
@@ -46,7 +47,7 @@ def read_all_masks(combinations: list[Combination]) -> tuple[list[Masks], list[s
 
 def title(combinations: list[Combination], shown: str) -> str:
     """Data set, what is shown, and of how many models."""
-    models = " or ".join(map(str, sorted({len(combination.arrays["ids"]) for combination in combinations})))
+    models = either(len(combination.arrays["ids"]) for combination in combinations)
     methods = ", ".join(dict.fromkeys(combination.learning_method for combination in combinations))
     networks = ", ".join(dict.fromkeys(str(each.arrays["architecture"]) for each in combinations))
     return (

@@ -2,6 +2,7 @@
 was seen."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from figures.report.uncertainty import FEWEST_SEEDS
@@ -196,23 +197,26 @@ def part_of(row: dict) -> Part:
     )
 
 
+def either(numbers: Iterable[int]) -> str:
+    """3, 5, 3 as `3 or 5`."""
+    return " or ".join(map(str, sorted(set(numbers))))
+
+
 def why_undecided(claim: Claim, rows: list[dict]) -> list[str]:
     """What is missing for a decision, in words."""
-    words = []
+    reasons = []
     for part in claim.parts:
-        own = [row for row in rows if row["part"] == part.name]
-        if not own:
-            words.append(f"{part.name}: nothing to compare from sparsity {HIGH_SPARSITY:g} on")
+        of_part = [row for row in rows if row["part"] == part.name]
+        if not of_part:
+            reasons.append(f"{part.name}: nothing to compare from sparsity {HIGH_SPARSITY:g} on")
             continue
-        few = sorted({row["models"] for row in own if 0 < row["models"] < FEWEST_SEEDS})
-        undefined = [row for row in own if on_side(row) is None and row["models"] not in few]
+        few = {row["models"] for row in of_part if 0 < row["models"] < FEWEST_SEEDS}
+        undefined = [row for row in of_part if on_side(row) is None and row["models"] not in few]
         if few:
-            words.append(
-                f"{part.name}: {' or '.join(map(str, few))} models, and intervals need {FEWEST_SEEDS}"
-            )
+            reasons.append(f"{part.name}: {either(few)} models, and intervals need {FEWEST_SEEDS}")
         if undefined:
-            words.append(
-                f"{part.name}: no value for {len(undefined)} of {len(own)} comparisons: no PIEs, or their "
-                "arrays are not stored"
+            reasons.append(
+                f"{part.name}: no value for {len(undefined)} of {len(of_part)} comparisons: no PIEs, or "
+                "their arrays are not stored"
             )
-    return words
+    return reasons

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.methods import describe, order
+from common.methods import describe
 from figures.report import across, evidence, uncertainty
+from figures.report.claims import either
 from figures.report.evidence import Compared
 from figures.report.read import Combination, read_figure
 
@@ -82,10 +83,10 @@ def collect(
         *comparison_pictures(comparisons, compared),
     ]
     missing += not_stored + no_joint
-    few = sorted({len(each.seeds) for each in compared if len(each.seeds) < uncertainty.FEWEST_SEEDS})
+    few = {len(each.seeds) for each in compared if len(each.seeds) < uncertainty.FEWEST_SEEDS}
     if few:
         missing.append(
-            f"Intervals, noise floor and verdicts of populations of {' or '.join(map(str, few))} models: "
+            f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
     rows = evidence.all_evidence(compared)
@@ -224,7 +225,7 @@ def against_sparsity(
 def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
     enough = [len(each.seeds) for each in compared if len(each.seeds) >= uncertainty.FEWEST_SEEDS]
-    halves = " or ".join(map(str, sorted({seeds // 2 for seeds in enough})))
+    halves = either(seeds // 2 for seeds in enough)
     heading = f"PIEs between halves of {halves} models, {uncertainty.SPLITS} random splits"
     arrays = {"figure": "noise_floor", "panels": list(floors), "title": across.title(compared, heading)}
     for index, floor in enumerate(floors.values()):
@@ -243,8 +244,7 @@ def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray
 def umap_grid(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
     """All stored UMAPs, method x sparsity, none where there are none; and in words those that are not
     stored."""
-    in_rows = sorted(compared, key=lambda each: (each.learning_method, order(each.pruning_method)))
-    rows = list(dict.fromkeys(population.method for population in in_rows))
+    rows = list(dict.fromkeys(population.method for population in compared))
     columns = [0.0, *sorted({population.sparsity for population in compared})]
     arrays = {
         "figure": "umap_grid",

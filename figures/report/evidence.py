@@ -11,7 +11,7 @@ import numpy as np
 from common.methods import describe, parse_method
 from figures.report import similarity, uncertainty
 from figures.report.claims import HIGH_SPARSITY
-from figures.report.read import Combination, in_order, read_evaluations
+from figures.report.read import Combination, read_evaluations
 
 # Where halves are compared: how many of the leave-two-out sets, and how many random splits of each.
 HALVES_SETS, HALVES_SPLITS = 60, 4
@@ -381,7 +381,7 @@ def noise_floors(compared: list[Compared]) -> dict[str, dict[str, np.ndarray]]:
     networks against the other half, then against the pruned networks of the other half. Empty with fewer than
     6 seeds."""
     floors: dict[str, dict[str, np.ndarray]] = {}
-    for population in sorted(compared, key=in_order):
+    for population in compared:
         if len(population.seeds) < uncertainty.FEWEST_SEEDS:
             continue
         networks = (population.dense, population.pruned)

@@ -12,7 +12,7 @@ from string import Template
 
 import numpy as np
 
-from common.methods import order
+from common.store.table import KEY_COLUMNS
 from figures.report import claims, uncertainty
 from figures.report.contents import Picture, Report, describe_population, gallery, provenance, shown
 from figures.report.evidence import Compared
@@ -44,7 +44,7 @@ def write(report: Report, drawn: list[tuple[Picture, bytes]], results_folder: Pa
             "images": len(report.compared[0].labels),
             "learning": each_once(population.learning_method for population in report.compared),
             "networks": each_once(population.arrays["architecture"] for population in report.compared),
-            "models": " or ".join(map(str, sorted({len(each.pruned.ids) for each in report.compared}))),
+            "models": claims.either(len(each.pruned.ids) for each in report.compared),
             "elsewhere": " Some networks were made elsewhere." if elsewhere else "",
             "claims": "".join(claim_line(claim, report.evidence) for claim in claims.CLAIMS),
             "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
@@ -253,24 +253,23 @@ def png_of(image: np.ndarray) -> bytes:
 
 def population_lines(report: Report) -> str:
     """One line for each population."""
-    stored = {population.label: population.row for population in report.stored}
+    rows = {tuple(row[name] for name in KEY_COLUMNS): row for row in (*report.dense, *report.populations)}
     lines = []
-    for row in sorted(
-        [*report.dense, *report.populations],
-        key=lambda row: (row["learning_method"], order(row["pruning_method"]), row["sparsity"]),
-    ):
-        table_row = stored.get("{learning_method} {pruning_method} {sparsity:g}".format(**row), {})
+    for population in report.stored:
+        row = rows.get(tuple(population.facts.values()))
+        if row is None:
+            continue
         cells = [
-            text(row["learning_method"]),
-            text(row["pruning_method"]),
-            f"{100 * row['sparsity']:g}",
+            text(population.learning_method),
+            text(population.pruning_method),
+            f"{100 * population.sparsity:g}",
             str(row["networks"]),
             show(row["accuracy"], 100, 2),
             show(row["pies"]) if "pies" in row else "",
-            text(table_row.get("ties_pruned", "")),
+            text(population.row.get("ties_pruned", "")),
             show(row["q_score"], 1, 3, True) if "q_score" in row else "",
             show(row["depth"], 1, 2, True) if "depth" in row else "",
-            text(table_row.get("origin", "")),
+            text(population.row.get("origin", "")),
         ]
         lines.append(line(cells, range(2, 9)))
     return "".join(lines)
