@@ -72,7 +72,7 @@ def main(argv=None) -> None:
         plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     tables.append(folder / "report" / "evidence.csv")
     table.write_rows(tables[-1], report.evidence)
-    html = page.write(report, [(picture, pngs[picture.name]) for picture in report.pictures], folder)
+    html = page.write(report, pngs, folder)
     files.write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
 
     if flags.output_dir is None:

@@ -20,11 +20,11 @@ from figures.report.evidence import Compared
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def write(report: Report, drawn: list[tuple[Picture, bytes]], results_folder: Path) -> str:
+def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
     """The HTML. Same arrays, same bytes.
 
     Args:
-        drawn: the report's pictures in their order, with their PNG.
+        pngs: name of a picture -> what is drawn of it.
     """
     rows, commands = provenance(report.stored)
     command = f"figures/make_figures.py --results {shlex.quote(str(results_folder))}"
@@ -49,7 +49,7 @@ def write(report: Report, drawn: list[tuple[Picture, bytes]], results_folder: Pa
             "claims": "".join(claim_line(claim, report.evidence) for claim in claims.CLAIMS),
             "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
             "evidence": "".join(claim_details(claim, report) for claim in claims.CLAIMS),
-            "figures": figures(drawn),
+            "figures": figures(report.pictures, pngs),
             "galleries": "".join(
                 gallery_details(population, is_open=index == 0)
                 for index, population in enumerate(shown(report.compared))
@@ -199,10 +199,11 @@ def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -
 # Figures and PIEs
 
 
-def figures(drawn: list[tuple[Picture, bytes]]) -> str:
+def figures(pictures: list[Picture], pngs: dict[str, bytes]) -> str:
     """All figures with what to look for; a caption once for figures of one kind."""
     sections, before = [], ""
-    for picture, png in drawn:
+    for picture in pictures:
+        png = pngs[picture.name]
         width = int.from_bytes(png[16:20], "big")  # in the header of every PNG
         smallest = round(0.55 * width)  # at which its smallest letters can still be read
         caption = f"<figcaption>{text(picture.caption)}</figcaption>" if picture.caption != before else ""
