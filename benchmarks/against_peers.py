@@ -1,4 +1,4 @@
-"""Measures the engine against what a user would take instead, every contestant in a process of its own.
+"""Measures the engine against what a user would take instead, each in a process of its own, in turn.
 
     python benchmarks/against_peers.py --output benchmarks/against_peers_cpu.json
 
@@ -15,13 +15,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import ROOT, Contestant, add_flags, in_turn, random_data, save, start
+from measure import (
+    BATCHES,
+    ROOT,
+    Contestant,
+    add_flags,
+    classification_epoch,
+    contrastive_epoch,
+    in_turn,
+    random_data,
+    save,
+    start,
+)
 
 from common import cli
 
-VIEW_IMAGES, STEP_IMAGES, CONTRASTIVE_BATCH, SUPERVISED_BATCH = 512, 512, 256, 128
+VIEW_IMAGES, STEP_IMAGES, CONTRASTIVE_BATCH, SUPERVISED_BATCH = 512, 512, *BATCHES
 VIEW_PASSES = 8  # over the images in one call
-KEY, RATE = (0, "benchmark", 0), 0.01
+KEY, RATE = (0, "benchmark"), 0.01
 SEEDS, SEED_EPOCHS, WORKERS = 4, 2, 2
 MODELS, SPARSITIES, POPULATION_TEST = 3, (0.3, 0.5, 0.7, 0.9), 300
 PROBE_TRAIN, PROBE_TEST, PROBE_SIDE = 20_000, 1_000, 8
@@ -53,19 +64,17 @@ def main(argv=None) -> None:
                 "seconds": {who: result.seconds for who, result in results.items()},
             }
             for peer in peers:
-                print(
-                    f"{what:<64}{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x"
-                    f"{results[ours].megabytes:>8.0f}"
-                    f"{results[peer].megabytes:>8.0f}   {ours} : {peer}",
-                    flush=True,
-                )
+                numbers = f"{rates[ours]:>10,.4g}{rates[peer]:>10,.4g}{rates[ours] / rates[peer]:>7.1f}x"
+                memory = f"{results[ours].megabytes:>8.0f}{results[peer].megabytes:>8.0f}"
+                print(f"{what:<64}{numbers}{memory}   {ours} : {peer}", flush=True)
     save(flags.output, machine, rounds=flags.rounds, results=rows)
 
 
 def contests(folder: Path):
     """(what is counted, how much of it, who -> contestant, the first ours) of every comparison.
 
-    `folder` holds random images.
+    Args:
+        folder: holds random images.
     """
     torchvision, plain = "torchvision in a DataLoader", "plain loop fed by torchvision"
     for kind, count in (("contrastive", 2 * VIEW_IMAGES), ("supervised", VIEW_IMAGES)):
@@ -77,13 +86,16 @@ def contests(folder: Path):
     yield (
         f"SupCon training, batch {CONTRASTIVE_BATCH} x 2 views, images/s",
         STEP_IMAGES,
-        {"here": Contestant(our_contrastive_epoch), plain: Contestant(peer_contrastive_epoch, (1,), True)},
+        {
+            "here": Contestant(contrastive_epoch, (STEP_IMAGES,)),
+            plain: Contestant(peer_contrastive_epoch, (1,), True),
+        },
     )
     yield (
         f"cross-entropy training, batch {SUPERVISED_BATCH}, images/s",
         STEP_IMAGES,
         {
-            "here": Contestant(our_classification_epoch),
+            "here": Contestant(classification_epoch, (STEP_IMAGES,)),
             plain: Contestant(peer_classification_epoch, (), True),
         },
     )
@@ -187,27 +199,6 @@ def peer_views(device, kind: str):
     return views
 
 
-def our_contrastive_epoch(device):
-    """A SupCon epoch over STEP_IMAGES images, views included."""
-    from common import models, training
-
-    data, model = (
-        random_data(STEP_IMAGES, 1, 32, device),
-        training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device),
-    )
-    settings = {
-        "learning_method": "SupCon",
-        "batch_size": CONTRASTIVE_BATCH,
-        "temperature": 0.5,
-        "base_temperature": 0.07,
-        "lars": False,
-    }
-    optimizer, bar = sgd(model), training.progress_bar(0, "")
-    return lambda: training.contrastive_epoch(
-        model, data, settings, optimizer, [RATE] * STEP_IMAGES, {}, KEY, bar
-    )
-
-
 def peer_contrastive_epoch(device, epochs: int):
     """So many epochs of a plain SupCon loop."""
     import torch
@@ -230,17 +221,6 @@ def peer_contrastive_epoch(device, epochs: int):
     return train
 
 
-def our_classification_epoch(device):
-    from common import models, training
-
-    data, network = (
-        random_data(STEP_IMAGES, 1, 32, device),
-        training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device),
-    )
-    optimizer, bar = sgd(network), training.progress_bar(0, "")
-    return lambda: training.classification_epoch(network, data, SUPERVISED_BATCH, optimizer, {}, KEY, bar)
-
-
 def peer_classification_epoch(device):
     import torch.nn.functional as F
 
@@ -260,28 +240,24 @@ def peer_classification_epoch(device):
 
 
 def finetuning_epoch(device, hooked: bool = False):
-    """An epoch at 90 % sparsity, with masks after every step or with the hooks of torch.nn.utils.prune."""
+    """An epoch at 90 % sparsity, with masks after every step or with torch.nn.utils.prune; all else is the
+    same."""
     from torch.nn.utils import prune
 
     from common import models, training
     from common.pruning import global_masks, magnitude, prunable_parameters
+    from common.store.chains import FINETUNING
 
-    data, network = (
-        random_data(STEP_IMAGES, 1, 32, device),
-        training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device),
-    )
-    masks = global_masks(
-        {name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}, 0.9
-    )
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    scores = {name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}
+    masks = global_masks(scores, 0.9)
     if hooked:
         for name, mask in masks.items():
-            prune.custom_from_mask(
-                network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], mask
-            )
-    optimizer, bar = sgd(network, True), training.progress_bar(0, "")
-    return lambda: training.classification_epoch(
-        network, data, SUPERVISED_BATCH, optimizer, {} if hooked else masks, KEY, bar
-    )
+            module, _, parameter = name.rpartition(".")
+            prune.custom_from_mask(network.get_submodule(module), parameter, mask)
+    settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": RATE, **FINETUNING}
+    finetuning = training.CrossEntropy(network, random_data(STEP_IMAGES, 1, 32, device), settings)
+    return lambda: training.fit(finetuning, training.Run(KEY), range(1), None if hooked else masks)
 
 
 def pictures_of(images) -> list:
@@ -293,7 +269,9 @@ def pictures_of(images) -> list:
 def peer_loader(data, kind: str):
     """torchvision's transforms on PIL images in a DataLoader without loader processes, as published.
 
-    contrastive: two views of each image; evaluation: test images without augmentation.
+    Args:
+        kind: 'contrastive' (two views of each image), 'supervised', or 'evaluation' (of test images, as they
+        are).
     """
     import torch
     from torchvision import transforms
@@ -317,11 +295,9 @@ def peer_loader(data, kind: str):
             "evaluation": last,
         }[kind]
     )
-    images, labels = (
-        (data.test_images, data.test_labels)
-        if kind == "evaluation"
-        else (data.train_images, data.train_labels)
-    )
+    images, labels = data.train_images, data.train_labels
+    if kind == "evaluation":
+        images, labels = data.test_images, data.test_labels
     pictures = list(zip(pictures_of(images), labels.tolist()))
 
     class Views(torch.utils.data.Dataset):
@@ -330,9 +306,9 @@ def peer_loader(data, kind: str):
 
         def __getitem__(self, index: int):
             picture, label = pictures[index]
-            return (
-                (transform(picture), transform(picture)) if kind == "contrastive" else transform(picture)
-            ), label
+            if kind == "contrastive":
+                return (transform(picture), transform(picture)), label
+            return transform(picture), label
 
     batch = {"contrastive": CONTRASTIVE_BATCH, "supervised": SUPERVISED_BATCH, "evaluation": 1024}[kind]
     return torch.utils.data.DataLoader(Views(), batch, shuffle=kind != "evaluation")
@@ -350,95 +326,50 @@ def write_images(folder: Path, train: int, test: int) -> None:
             picture.save(path)
 
 
-def script(folder: Path, device, name: str, *words) -> None:
+def on_images(folder: Path) -> list[str]:
+    """The flags that name the random images."""
+    return ["--dataset", "folder", "--data_dir", str(folder / "random")]
+
+
+def script(folder: Path, device, name: str, flags: str, *more) -> None:
     """Runs one of the scripts in `folder` on its random images."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / f"{name}.py"),
-            "--dataset",
-            "folder",
-            "--data_dir",
-            str(folder / "random"),
-            "--cuda_device",
-            str(device.index or 0),
-            *map(str, words),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, str(ROOT / f"{name}.py"), *on_images(folder), *flags.split(), *more]
+    command += ["--cuda_device", str(device.index or 0)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         raise cli.UserError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def seeds(device, folder: Path, workers: int):
-    """Four networks through clr_training.py: with start of processes, first step, an epoch of each head."""
+    """Four networks through clr_training.py: start of the processes, their first step and an epoch of each
+    head too."""
 
     def train() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as models:
-            script(
-                folder,
-                device,
-                "clr_training",
-                "--index_end",
-                SEEDS - 1,
-                "--epochs",
-                SEED_EPOCHS,
-                "--batch_size",
-                CONTRASTIVE_BATCH,
-                "--head_epochs",
-                1,
-                "--pruning_percentages",
-                "0.0",
-                "--encoder_save_path",
-                models,
-                "--head_save_path",
-                models,
-                "--workers",
-                workers,
-            )
+            flags = f"--index_end {SEEDS - 1} --epochs {SEED_EPOCHS} --batch_size {CONTRASTIVE_BATCH}"
+            flags += f" --head_epochs 1 --pruning_percentages 0.0 --workers {workers}"
+            into = "--encoder_save_path", models, "--head_save_path", models
+            script(folder, device, "clr_training", flags, *into)
 
     return train
 
 
 def find(device, folder: Path):
-    """The study in `folder`, its networks, dense and pruned, trained for an epoch where they are missing."""
+    """The study in `folder`, its dense and pruned populations, trained for an epoch where they are not
+    there."""
     import sup_pie_kmodels_detection
     from common import comparison
     from common.study import open_studies
 
-    sparsities = ",".join(map(str, SPARSITIES))
+    of_models = f"--models_number {MODELS} --pruning_percentages {','.join(map(str, SPARSITIES))}"
     if not (folder / "models").exists():
-        script(
-            folder, device, "sup_training", "--index_end", MODELS - 1, "--epochs", 1, "--learning_rate", 0.1
-        )
-        script(
-            folder,
-            device,
-            "sup_pruning_finetune",
-            "--models_number",
-            MODELS,
-            "--epochs",
-            1,
-            "--pruning_percentages",
-            sparsities,
-        )
+        flags = f"--index_end {MODELS - 1} --epochs 1 --learning_rate 0.1"
+        script(folder, device, "sup_training", flags)
+        script(folder, device, "sup_pruning_finetune", f"{of_models} --epochs 1")
     os.chdir(folder)
     cli.logger.disabled = True  # its story is not the benchmark's
-    words = [
-        "--dataset",
-        "folder",
-        "--data_dir",
-        str(folder / "random"),
-        "--models_number",
-        str(MODELS),
-        "--pruning_percentages",
-        sparsities,
-    ]
-    study = next(
-        open_studies("sup_pie_kmodels_detection", sup_pie_kmodels_detection.build_parser().parse_args(words))
-    )
+    flags = sup_pie_kmodels_detection.build_parser().parse_args([*on_images(folder), *of_models.split()])
+    study = next(open_studies("sup_pie_kmodels_detection", flags))
     dense, pruned = comparison.find_populations(study)
     return study, dense, [one for _, _, one in pruned]
 
@@ -460,7 +391,8 @@ def population(device, folder: Path):
 
 
 def peer_population(device, folder: Path, figures: int):
-    """Predictions and latents of networks that are loaded anew for every sparsity and each of its figures."""
+    """Predictions and latents of both populations, loaded and computed anew for every sparsity and figure of
+    it."""
     import torch
 
     from common import models

@@ -1,4 +1,4 @@
-"""Measures how time and memory grow with images and models, and how far a training step is from the limit.
+"""Measures how time and memory grow with images and models, and how far a step is from the machine's limit.
 
     python benchmarks/growth.py --output benchmarks/growth_cpu.json
 
@@ -12,14 +12,25 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Contestant, add_flags, in_turn, random_data, save, start, timed
+from measure import (
+    BATCHES,
+    Contestant,
+    add_flags,
+    classification_epoch,
+    contrastive_epoch,
+    in_turn,
+    random_data,
+    save,
+    start,
+    timed,
+)
 
 from common import cli
 
 SIZES = (1, 2, 4)
 EPOCH_IMAGES, MODELS, MODEL_IMAGES, DEPTH_IMAGES, TEST_IMAGES = 256, 1, 256, 5_000, 500
 MODEL_PREDICTIONS, PREDICTED = 30, 10_000
-CONTRASTIVE_BATCH, SUPERVISED_BATCH = 256, 128
+CONTRASTIVE_BATCH, SUPERVISED_BATCH = BATCHES
 
 
 def build_parser() -> cli.Parser:
@@ -33,10 +44,8 @@ def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     device, machine = start(flags.cuda_device)
     growth, limits = {}, {}
-    print(
-        f"{'what':<72}{'1x (s)':>9}{'2x':>8}{'4x':>8}{'1x (MB)':>10}{'2x':>8}{'4x':>8}   "
-        f"medians of {flags.rounds}"
-    )
+    seconds, memory = f"{'1x (s)':>9}{'2x':>8}{'4x':>8}", f"{'1x (MB)':>10}{'2x':>8}{'4x':>8}"
+    print(f"{'what':<72}{seconds}{memory}   medians of {flags.rounds}")
     for what, prepare in KINDS.items():
         results = in_turn({f"{size}x": Contestant(prepare, (size,)) for size in SIZES}, flags.rounds, device)
         growth[what] = {
@@ -44,12 +53,9 @@ def main(argv=None) -> None:
             for size, result in results.items()
         }
         first, *more = results.values()
-        print(
-            f"{what:<72}{first.median:>9.3g}"
-            f"{''.join(f'{size.median / first.median:>7.1f}x' for size in more)}{first.megabytes:>10.0f}"
-            f"{''.join(f'{one.megabytes:>8.0f}' for one in more)}",
-            flush=True,
-        )
+        times = "".join(f"{size.median / first.median:>7.1f}x" for size in more)
+        memory = "".join(f"{size.megabytes:>8.0f}" for size in more)
+        print(f"{what:<72}{first.median:>9.3g}{times}{first.megabytes:>10.0f}{memory}", flush=True)
     rates = {
         "matrix product, 2048^3": product_rate(device, flags.rounds),
         "convolution, 3x3, 128 channels": convolution_rate(device, flags.rounds),
@@ -61,62 +67,22 @@ def main(argv=None) -> None:
     )
     print(f"{'training step':<72}{'GFLOP':>9}{'GB':>8}{'limit (s)':>11}{'here (s)':>10}{'ratio':>8}")
     for what, (prepare, batch) in STEPS.items():
-        operations, moved = count(prepare(device, 1, batch))
+        operations, moved = count(prepare(device, batch))
         limit = max(operations / max(rates.values()), moved / bandwidth)
-        here = in_turn({what: Contestant(prepare, (1, batch))}, flags.rounds, device)[what].median
+        here = in_turn({what: Contestant(prepare, (batch,))}, flags.rounds, device)[what].median
         limits[what] = {"operations": operations, "bytes": moved, "limit_seconds": limit, "seconds": here}
-        print(
-            f"{what:<72}{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}"
-            f"{limit:>11.3f}{here:>10.3f}{here / limit:>7.1f}x",
-            flush=True,
-        )
-    save(
-        flags.output,
-        machine,
-        rounds=flags.rounds,
-        growth=growth,
-        rates={**rates, "copy": bandwidth},
-        limits=limits,
-    )
+        amounts, times = f"{operations / 1e9:>9.1f}{moved / 1e9:>8.2f}", f"{limit:>11.3f}{here:>10.3f}"
+        print(f"{what:<72}{amounts}{times}{here / limit:>7.1f}x", flush=True)
+    rates["copy"] = bandwidth
+    save(flags.output, machine, rounds=flags.rounds, growth=growth, rates=rates, limits=limits)
 
 
-def contrastive_epoch(device, size: int, images: int = EPOCH_IMAGES):
-    """A SupCon epoch over `size` x `images` images, views included."""
-    import torch
-
-    from common import models, training
-
-    data, model = (
-        random_data(size * images, 1, 32, device),
-        training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device),
-    )
-    settings = {
-        "learning_method": "SupCon",
-        "batch_size": CONTRASTIVE_BATCH,
-        "temperature": 0.5,
-        "base_temperature": 0.07,
-        "lars": False,
-    }
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    return lambda: training.contrastive_epoch(
-        model, data, settings, optimizer, [0.01] * 100, {}, (0, "growth", 0), training.progress_bar(0, "")
-    )
+def contrastive_epochs(device, size: int):
+    return contrastive_epoch(device, size * EPOCH_IMAGES)
 
 
-def classification_epoch(device, size: int, images: int = EPOCH_IMAGES):
-    """A cross-entropy epoch over `size` x `images` images, views included."""
-    import torch
-
-    from common import models, training
-
-    data, network = (
-        random_data(size * images, 1, 32, device),
-        training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device),
-    )
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
-    return lambda: training.classification_epoch(
-        network, data, SUPERVISED_BATCH, optimizer, {}, (0, "growth", 0), training.progress_bar(0, "")
-    )
+def classification_epochs(device, size: int):
+    return classification_epoch(device, size * EPOCH_IMAGES)
 
 
 def trained_models(device, size: int):
@@ -127,24 +93,17 @@ def trained_models(device, size: int):
     from common.store import checkpoints, files
 
     data = random_data(MODEL_IMAGES, 100, 32, device)
-    settings = {
-        "batch_size": SUPERVISED_BATCH,
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "shuffle": True,
-        **checkpoints.LATER_SETTINGS,
-    }
+    settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
     def train() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(MODELS * size):
                 training.seed_weights(seed, "supervised", "weights")
-                network = training.into_buffers(models.SupervisedNetwork(16, 2, 0.0, 10), device)
-                training.train_supervised(network, data, settings, seed, "", range(1))
-                files.write_atomically(
-                    Path(folder) / f"{seed}.pt", lambda path: torch.save(checkpoints.cpu_state(network), path)
-                )
+                network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+                supervised = training.CrossEntropy(network, data, settings)
+                training.fit(supervised, training.Run((seed, "supervised")), range(1))
+                state, path = checkpoints.cpu_state(network), Path(folder) / f"{seed}.pt"
+                files.write_atomically(path, lambda temporary, state=state: torch.save(state, temporary))
 
     return train
 
@@ -189,8 +148,8 @@ def depth(device, size: int):
 
 
 KINDS = {
-    f"SupCon epoch, {EPOCH_IMAGES} images of 32x32, batch {CONTRASTIVE_BATCH}": contrastive_epoch,
-    f"cross-entropy epoch, {EPOCH_IMAGES} images of 32x32, batch {SUPERVISED_BATCH}": classification_epoch,
+    f"SupCon epoch, {EPOCH_IMAGES} images of 32x32, batch {CONTRASTIVE_BATCH}": contrastive_epochs,
+    f"cross-entropy epoch, {EPOCH_IMAGES} images of 32x32, batch {SUPERVISED_BATCH}": classification_epochs,
     f"networks trained and saved, {MODELS} on {MODEL_IMAGES} images of 32x32": trained_models,
     f"networks evaluated, 1 on {TEST_IMAGES} images of 32x32": evaluated_models,
     f"PIEs, {MODEL_PREDICTIONS} + {MODEL_PREDICTIONS} models, {PREDICTED:,} images, from predictions": pies,
@@ -203,7 +162,8 @@ STEPS = {
 
 
 def count(work) -> tuple[int, int]:
-    """Operations of products and convolutions in `work`, and the bytes of all tensors read and written."""
+    """Floating-point operations of the products and convolutions in `work`, and the bytes of all tensors that
+    its operations read and write."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -249,13 +209,8 @@ def convolution_rate(device, rounds: int) -> float:
 
     images = torch.randn(128, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
-    return (
-        2
-        * images.numel()
-        * 128
-        * 9
-        / _best(lambda: torch.nn.functional.conv2d(images, weight, padding=1), device, rounds)
-    )
+    seconds = _best(lambda: torch.nn.functional.conv2d(images, weight, padding=1), device, rounds)
+    return 2 * images.numel() * 128 * 9 / seconds
 
 
 def copy_rate(device, rounds: int) -> float:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, random data, contestants timed in turn, and the JSON.
+"""What the benchmarks share: the machine in words, random data, epochs, contestants in turn, the JSON.
 
 Every contestant is a process of its own, so that none profits from what another has set or left in memory.
 """
@@ -18,11 +18,14 @@ sys.path.insert(0, str(ROOT))
 
 from common import cli, process  # noqa: E402
 
+BATCHES, RATE = (256, 128), 0.01  # contrastive and supervised batches; a rate at which nothing diverges
+
 
 @dataclass(frozen=True)
 class Contestant:
-    """prepare: (device, *arguments) -> the work, a function without arguments.
+    """Who is measured.
 
+    prepare: (device, *arguments) -> the work, a function without arguments.
     published: without this project's settings of the process.
     """
 
@@ -83,19 +86,38 @@ def random_data(train: int, test: int, side: int, device):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (train + test, 3, side, side), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (train + test,), generator=generator)
-    return ImageDataset(
-        "random",
-        "random",
-        images[:train],
-        labels[:train],
-        images[train:],
-        labels[train:],
-        tuple("0123456789"),
-        CIFAR10_MEAN,
-        CIFAR10_STD,
-        True,
-        True,
-    ).to(device)
+    parts = images[:train], labels[:train], images[train:], labels[train:]
+    facts = tuple("0123456789"), CIFAR10_MEAN, CIFAR10_STD, True, True
+    return ImageDataset("random", "random", *parts, *facts).to(device)
+
+
+def contrastive_epoch(device, images: int, batch_size: int = BATCHES[0]):
+    """A SupCon epoch over so many images, views included."""
+    from common import models, training
+
+    settings = {
+        **{"learning_method": "SupCon", "epochs": 1, "batch_size": batch_size, "learning_rate": RATE},
+        **{"momentum": 0.9, "weight_decay": 0.0, "temperature": 0.5, "base_temperature": 0.07},
+        **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0},
+    }
+    model = training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
+    of_model = training.Contrastive(model, random_data(images, 1, 32, device), settings)
+    return lambda: training.fit(of_model, training.Run((0, "contrastive")), range(1))
+
+
+def classification_epoch(device, images: int, batch_size: int = BATCHES[1], masked: bool = False):
+    """A cross-entropy epoch over so many images, views included; `masked`: with masks that prune nothing."""
+    import torch
+
+    from common import models, training
+    from common.pruning import prunable_parameters
+
+    settings = {"batch_size": batch_size, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 0.0}
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    masks = {name: torch.ones_like(weight) for name, weight in prunable_parameters(network).items()}
+    of_network = training.CrossEntropy(network, random_data(images, 1, 32, device), settings)
+    run = training.Run((0, "supervised"))
+    return lambda: training.fit(of_network, run, range(1), masks if masked else None)
 
 
 def timed(work: Callable[[], None], device) -> float:
@@ -116,9 +138,10 @@ def _memory(what: str) -> int:
 
 
 def _contest(contestant: Contestant, device, connection) -> None:
-    """A contestant's process: one call that is not counted (caches, lazy imports), then one for every word.
+    """A contestant's process: one call that is not counted (caches, lazy imports), then one whenever it is
+    asked.
 
-    Each is answered with seconds and bytes.
+    It answers with seconds and bytes.
     """
     from common.process import keep_freed_memory
 
@@ -135,7 +158,8 @@ def _contest(contestant: Contestant, device, connection) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds of every round, their median, megabytes that the work needed at most beside its preparation."""
+    """seconds of every round; their median; megabytes of the work at most, beside what its preparation
+    holds."""
 
     seconds: list[float]
     median: float

@@ -1,11 +1,10 @@
-"""Makes a smaller copy of an image folder: blocks of pixels averaged, only the first images of each class.
+"""Makes a smaller copy of an image folder: blocks of pixels averaged, the first images of each class alone.
 
     python benchmarks/shrink_images.py cifar10_jpeg "data/CIFAR-10, JPEG, 16x16" --factor 2
     python benchmarks/shrink_images.py cifar10_jpeg "data/CIFAR-10, JPEG, a half" --train_per_class 2500
 
 Reads SOURCE/train/CLASS/* and SOURCE/test/CLASS/*. Writes PNGs of the same names into the same folders below
-TARGET, in the order of their names. Of the test images all are kept. Train on it with `--dataset folder
---data_dir TARGET`.
+TARGET, in the order of their names. Train on it with `--dataset folder --data_dir TARGET`.
 """
 
 import argparse
@@ -18,7 +17,8 @@ from tqdm import tqdm
 
 
 def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H / factor, W / factor, 3) uint8: the rounded mean of each block of pixels.
+    """(H, W, 3) uint8 -> (H / factor, W / factor, 3) uint8: rounded means of blocks of factor x factor
+    pixels.
 
     Raises:
         ValueError: sides that `factor` does not divide.

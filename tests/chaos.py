@@ -1,11 +1,12 @@
-"""Kills the training scripts with SIGKILL at random moments, gives the same command again until it ends, and compares with undisturbed runs.
+"""Kills scripts at random moments, gives each command again until it ends; compares with undisturbed runs.
 
     python tests/chaos.py --kills 50
     python tests/chaos.py --kills 6 --seed 1
 
-Alone: every stage in turn, one process at a time. Company: 4 processes on the same 12 models, one of which is killed and replaced now and
-then. Few digits and small networks in a temporary folder, one thread a process, states after every epoch. Prints what was done and ends
-with status 1 where a model, a record, an array or the table differs from the undisturbed run's, or something is left behind.
+Alone: every stage in turn, one process at a time, ended by SIGKILL. Company: 4 processes on the same 12
+models, one of which is killed and replaced now and then. Few digits and small networks in a temporary folder,
+one thread a process, states after every epoch. Prints what was done, and ends with status 1 where a model, a
+record, an array or the table differs from the undisturbed run's, or something is left behind.
 """
 
 import argparse
@@ -21,115 +22,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-SMALL = [
-    "--dataset",
-    "folder",
-    "--data_dir",
-    "few digits",
-    "--model_depth",
-    "10",
-    "--widen_factor",
-    "1",
-    "--threads",
-    "1",
-]
-GRADUAL = [
-    "--pruning_percentages",
-    "0.0,0.8",
-    "--begin_epoch",
-    "1",
-    "--end_epoch",
-    "20",
-    "--begin_epoch_head",
-    "1",
-    "--end_epoch_head",
-    "20",
-]
+SMALL = ["--dataset", "folder", "--data_dir", "few digits"]
+SMALL += "--model_depth 10 --widen_factor 1 --threads 1".split()
+SUPERVISED = "sup_training --epochs 40 --batch_size 16 --index_end"
+COMPARED = "--models_number 3 --pruning_percentages"
 STAGES = [
-    ["sup_training", "--index_end", "2", "--epochs", "40", "--batch_size", "16", "--save_epochs", "0"],
-    [
-        "sup_training",
-        "--index_end",
-        "2",
-        "--epochs",
-        "40",
-        "--batch_size",
-        "16",
-        "--pruning",
-        "0.8",
-        "--begin_epoch",
-        "1",
-        "--end_epoch",
-        "20",
-    ],
-    [
-        "clr_training",
-        "--index_end",
-        "1",
-        "--epochs",
-        "25",
-        "--batch_size",
-        "32",
-        "--head_epochs",
-        "25",
-        "--batch_size_head",
-        "16",
-        *GRADUAL,
-    ],
-    [
-        "sup_pruning_finetune",
-        "--models_number",
-        "3",
-        "--pruning_percentages",
-        "0.5,0.9",
-        "--epochs",
-        "20",
-        "--batch_size",
-        "16",
-    ],
-    [
-        "clr_pruning_finetune",
-        "--models_number",
-        "2",
-        "--pruning_percentages",
-        "0.9",
-        "--epochs",
-        "30",
-        "--batch_size",
-        "16",
-    ],
-    [
-        "sup_pruning_finetune",
-        "--models_number",
-        "1",
-        "--pruning_schedule",
-        "iterative",
-        "--iterations",
-        "3",
-        "--rate",
-        "0.5",
-    ],
-    [
-        "sup_pie_kmodels_detection",
-        "--models_number",
-        "3",
-        "--pruning_percentages",
-        "0.5,0.9",
-        "--plot_q_score",
-    ],
-    [
-        "sup_prediction_depth",
-        "--models_number",
-        "3",
-        "--pruning_methods",
-        "global",
-        "--pruning_percentages",
-        "0.5",
-        "--prediction_depth_models",
-        "2",
-    ],
+    f"{SUPERVISED} 2 --save_epochs 0",
+    f"{SUPERVISED} 2 --pruning 0.8 --begin_epoch 1 --end_epoch 20",
+    "clr_training --index_end 1 --epochs 25 --batch_size 32 --head_epochs 25 --batch_size_head 16 "
+    "--pruning_percentages 0.0,0.8 --begin_epoch 1 --end_epoch 20 --begin_epoch_head 1 --end_epoch_head 20",
+    f"sup_pruning_finetune {COMPARED} 0.5,0.9 --epochs 20 --batch_size 16",
+    "clr_pruning_finetune --models_number 2 --pruning_percentages 0.9 --epochs 30 --batch_size 16",
+    "sup_pruning_finetune --models_number 1 --pruning_schedule iterative --iterations 3 --rate 0.5",
+    f"sup_pie_kmodels_detection {COMPARED} 0.5,0.9 --plot_q_score",
+    f"sup_prediction_depth {COMPARED} 0.5 --pruning_methods global --prediction_depth_models 2",
 ]
-COMPANY = ["sup_training", "--index_end", "11", "--epochs", "40", "--batch_size", "16"]
+STAGES, COMPANY = [stage.split() for stage in STAGES], f"{SUPERVISED} 11".split()
 LIMIT_SECONDS = 600  # for one command to come to its end
 
 
@@ -137,15 +45,10 @@ def start(words: list[str], work: Path) -> subprocess.Popen:
     script, *flags = words
     if "pie" not in script and "depth" not in script:
         flags += ["--save_every", "1"]
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / f"{script}.py"), *SMALL, *flags],
-        cwd=work,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    command = [sys.executable, str(ROOT / f"{script}.py"), *SMALL, *flags]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=work, env=environment, start_new_session=True, **pipes)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -171,7 +74,10 @@ def wait_until_at_work(process: subprocess.Popen, work: Path, script: str) -> No
 def disturbed(
     work: Path, words: list[str], kills: int, longest: float, chance: random.Random
 ) -> tuple[int, str]:
-    """Kills the command up to so many times, each after up to `longest` seconds at work, then lets it end; kills, and all that was said."""
+    """Kills the command up to so many times, each after up to `longest` seconds at work, then lets it end.
+
+    Gives the number of kills, and all that was said.
+    """
     done, said = 0, ""
     while done < kills:
         process = start(words, work)
@@ -209,9 +115,8 @@ def compare(disturbed_folder: Path, undisturbed_folder: Path) -> list[str]:
     from test_sharing import contents
 
     found, expected = contents(disturbed_folder), contents(undisturbed_folder)
-    differing = [
-        name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)
-    ]
+    names = sorted(found.keys() | expected.keys())
+    differing = [name for name in names if found.get(name) != expected.get(name)]
     left = [path for pattern in ("*.state", "*.lock", "*.tmp*") for path in disturbed_folder.rglob(pattern)]
     return [f"differs: {name}" for name in differing] + [f"left behind: {path.name}" for path in left]
 
@@ -220,12 +125,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--kills",
-        type=int,
-        default=50,
-        help="alone, as far as the commands last; a quarter of them more in company (default: 50)",
-    )
+    text = "alone, as far as the commands last; a quarter of them more in company (default: 50)"
+    parser.add_argument("--kills", type=int, default=50, help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     flags = parser.parse_args()
     from conftest import write_few_digits
@@ -246,11 +147,10 @@ def main() -> int:
             longest = (time.monotonic() - at_work) / 2
             wanted = -(-(flags.kills - kills) // (len(STAGES) - index))
             done, said = disturbed(alone, words, wanted, longest, chance)
-            kills, resumed = kills + done, resumed + said.count("goes on after")
-            print(
-                f"{words[0]}: {done} kills, {said.count('goes on after')} states taken up, {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            kills += done
+            taken_up, seconds = said.count("goes on after"), time.monotonic() - started
+            resumed += taken_up
+            print(f"{words[0]}: {done} kills, {taken_up} states taken up, {seconds:.0f} s", flush=True)
         problems += compare(alone, undisturbed)
         finish(start(COMPANY, calm))
         many = company(together, max(2, flags.kills // 4), chance)

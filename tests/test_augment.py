@@ -1,4 +1,5 @@
-"""Views: every operation against torchvision on one image at a time, and the distributions of what is drawn."""
+"""Views: every operation against torchvision on one image at a time, and the distributions of what is
+drawn."""
 
 import itertools
 import math
@@ -61,7 +62,8 @@ def one_image_crop(image, box, flip):
 
 
 def jitter_order(parameters, view):
-    """[(operation, amount)] in the order in which they act: 0 to 2 as in `kind`, 'hue' the shift; [] without jitter."""
+    """[(operation, amount)] in the order in which they act: 0 to 2 as in `kind`, 'hue' the shift; [] without
+    jitter."""
     hue = parameters["hue"][view].item()
     if hue == 0:
         return []
@@ -166,7 +168,8 @@ def test_a_hue_shift_equals_torchvisions(height, width):
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_hue_shift_of_greys_pure_colours_and_ties_equals_torchvisions(turn):
-    # All 64 colours with channels from 4 levels: greys, black and white, pure colours, two equal channels on top or below.
+    # All 64 colours with channels from 4 levels: greys, black and white, pure colours, two equal channels on
+    # top or below.
     colours = torch.tensor(list(itertools.product([0.0, 0.25, 0.6, 1.0], repeat=3)))
     image = colours.T.reshape(3, 8, 8)
     assert_near(augment.shift_hue_(image[None].clone(), torch.tensor([turn]))[0], V.adjust_hue(image, turn))

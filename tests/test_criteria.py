@@ -1,4 +1,5 @@
-"""Criteria against slow, obvious versions, schedules against the published ones, and pruning while training against torch's hooks."""
+"""Criteria against slow, obvious versions, schedules against the published ones, and pruning while training
+against torch's hooks."""
 
 import copy
 import math
@@ -38,7 +39,8 @@ WAYS = [
 
 
 def double_network(seed):
-    """In float64 the order in which a sum is taken does not matter; in eval mode batch norm does not change with the batches."""
+    """In float64 the order in which a sum is taken does not matter; in eval mode batch norm does not change
+    with the batches."""
     return random_network(seed).double().eval()
 
 
@@ -264,7 +266,8 @@ def test_what_is_pruned_stays_pruned_and_counts_are_exact(criterion, scope, seed
     network, batches, masks = random_network(seed).eval(), some_batches(seed), {}
     generator = torch.Generator().manual_seed(seed)
     for sparsity in (0.0, 0.1, 0.33, 0.33, 0.6, 0.9, 0.99, 1.0):
-        # Initial weights of pruned weights are 0 and of others large: by their increase, pruned weights would be kept.
+        # Initial weights of pruned weights are 0 and of others large: by their increase, pruned weights would
+        # be kept.
         initial = {name: 9 * weight.detach() for name, weight in prunable_parameters(network).items()}
         scores = score(network, criterion, batches, initial, key=(seed, sparsity))
         later = next_masks(scores, sparsity, scope, criterion, masks)

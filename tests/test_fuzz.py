@@ -1,4 +1,5 @@
-"""Loaders, names and pure functions under random and extreme input: against slow versions, exact counts, bounds and symmetries."""
+"""Loaders, names and pure functions under random and extreme input: against slow versions, exact counts,
+bounds and symmetries."""
 
 import dataclasses
 import io
@@ -26,9 +27,8 @@ from common.cli import UserError
 from common.store.checkpoints import CheckpointName, parse_name
 from figures.report import similarity
 
-hypothesis.configuration.set_hypothesis_home_dir(
-    tempfile.gettempdir() + "/hypothesis"
-)  # its caches: not into the repository
+# Its caches: not into the repository.
+hypothesis.configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/hypothesis")
 FUZZ = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
 seeds = st.integers(0, 2**32 - 1)
@@ -53,24 +53,12 @@ FORMATS = {
     "ppm": ("1", "L", "RGB", "I;16"),
 }
 image_kinds = st.sampled_from([(format, mode) for format, modes in FORMATS.items() for mode in modes])
+READABLE = [*itertools.product(["png", "bmp"], ["1", "L", "RGB"])]
+READABLE += [("gif", "P"), ("tiff", "RGBA"), ("png", "LA")]
 file_names = st.one_of(
     st.sampled_from(
-        [
-            "0",
-            "-x",
-            "a b.PNG",
-            "*.png",
-            "[a]",
-            "~",
-            "x" * 200,
-            "日本.jpg",
-            "ü\n.png",
-            "$HOME",
-            "a.txt",
-            ".hidden",
-            "..png",
-            "\udcff.gif",
-        ]
+        ["0", "-x", "a b.PNG", "*.png", "[a]", "~", "x" * 200, "日本.jpg", "ü\n.png"]
+        + ["$HOME", "a.txt", ".hidden", "..png", "\udcff.gif"]
     ),
     st.text(
         st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20
@@ -133,12 +121,8 @@ def check_dataset(dataset):
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
     ):
-        assert (
-            images.dtype == torch.uint8
-            and images.ndim == 4
-            and images.shape[1] == 3
-            and min(images.shape[2:]) >= 8
-        )
+        assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3
+        assert min(images.shape[2:]) >= 8
         assert labels.dtype == torch.int64 and len(labels) == len(images) > 0
         assert 0 <= labels.min() and labels.max() < len(dataset.class_names)
     assert dataset.train_images.shape[1:] == dataset.test_images.shape[1:]
@@ -172,18 +156,7 @@ def test_a_folder_of_images_gives_a_valid_data_set_or_is_refused(files):
 
 @FUZZ
 @given(
-    st.lists(
-        st.sampled_from(
-            [
-                *itertools.product(["png", "bmp"], ["1", "L", "RGB"]),
-                ("gif", "P"),
-                ("tiff", "RGBA"),
-                ("png", "LA"),
-            ]
-        ),
-        min_size=4,
-        max_size=8,
-    ),
+    st.lists(st.sampled_from(READABLE), min_size=4, max_size=8),
     st.integers(8, 20),
     st.integers(8, 20),
     st.booleans(),
@@ -410,7 +383,8 @@ def test_the_mean_over_defined_values_is_that_of_the_others(values):
 
 
 def possible_winners(distances, labels, classes, k):
-    """The classes that may win the vote of the k nearest, where distances nearly equal to the k-th may come in any order."""
+    """The classes that may win the vote of the k nearest, where distances nearly equal to the k-th may come
+    in any order."""
     nearest = np.sort(distances)[k - 1]
     slack = 1e-4 * (1 + nearest)
     certain = np.bincount(labels[distances < nearest - slack], minlength=classes)
@@ -424,18 +398,14 @@ def possible_winners(distances, labels, classes, k):
 
 @FUZZ
 @given(
-    st.integers(1, 12),
-    st.integers(0, 6),
-    st.integers(1, 3),
-    st.integers(1, 3),
+    st.tuples(st.integers(1, 12), st.integers(0, 6), st.integers(1, 3), st.integers(1, 3)),
     st.sampled_from([1, 3, 50]),
     st.sampled_from([0, 10_000]),
     seeds,
     st.data(),
 )
-def test_knn_labels_win_a_slow_vote_for_any_chunk(
-    train_count, test_count, dimensions, classes, reach, offset, seed, draws
-):
+def test_knn_labels_win_a_slow_vote_for_any_chunk(sizes, reach, offset, seed, draws):
+    train_count, test_count, dimensions, classes = sizes
     k, rng = draws.draw(st.integers(1, train_count)), np.random.default_rng(seed)
     train, test = (
         rng.integers(-reach, reach + 1, (count, dimensions)) + offset for count in (train_count, test_count)
@@ -444,13 +414,9 @@ def test_knn_labels_win_a_slow_vote_for_any_chunk(
     for chunk in (1, 4 * train_count * 2, 2**24):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(metrics, "CHUNK_BYTES", chunk)
-            found = metrics.knn_labels(
-                torch.tensor(train, dtype=torch.float32),
-                torch.tensor(labels),
-                torch.tensor(test, dtype=torch.float32).reshape(test_count, dimensions),
-                classes,
-                k,
-            )
+            points = [torch.tensor(values, dtype=torch.float32) for values in (train, test)]
+            points[1] = points[1].reshape(test_count, dimensions)
+            found = metrics.knn_labels(points[0], torch.tensor(labels), points[1], classes, k)
         assert found.shape == (test_count,) and found.dtype == torch.int64
         for point, label in zip(test, found.tolist()):
             assert label in possible_winners(((train - point) ** 2).sum(1), labels, classes, k)
@@ -509,16 +475,21 @@ def score_dicts(draw, values=score_values):
 
 def slow_mask(scores, sparsity):
     """A list of 0 and 1: the round(sparsity * n) lowest, the earlier first, numbers that are none last."""
-    order = sorted(
-        range(len(scores)),
-        key=lambda index: (
-            math.isnan(scores[index]),
-            0 if math.isnan(scores[index]) else scores[index],
-            index,
-        ),
-    )
+    numbers = [(math.isnan(score), 0 if math.isnan(score) else score) for score in scores]
+    order = sorted(range(len(scores)), key=lambda index: (numbers[index], index))
     pruned = set(order[: round(sparsity * len(scores))])
     return [0.0 if index in pruned else 1.0 for index in range(len(scores))]
+
+
+def asked_zeros(shapes, sparsity, scope, criterion):
+    """Groups of tensors, and the number of zeros in each: all together, each tensor, or each convolution."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if methods.is_filter_criterion(criterion):
+        filters = {name: shape[0] for name, shape in shapes.items() if len(shape) == 4}
+        return {(name,): round(sparsity * n) * sizes[name] // n for name, n in filters.items()}
+    if scope == "layer":
+        return {(name,): round(sparsity * size) for name, size in sizes.items()}
+    return {tuple(sizes): round(sparsity * sum(sizes.values()))}
 
 
 def zeros_by_group(masks, groups):
@@ -569,7 +540,7 @@ def test_masks_of_growing_sparsity_keep_what_is_pruned_and_have_exactly_the_aske
     generator = torch.Generator().manual_seed(seed)
     for sparsity in sorted(sparsities):
         before, masks = masks, pruning.next_masks(scores, sparsity, scope, criterion, masks)
-        asked = pruning.asked_zeros(shapes, sparsity, scope, criterion)
+        asked = asked_zeros(shapes, sparsity, scope, criterion)
         assert zeros_by_group(masks, asked) == asked
         counted = {name for names in asked for name in names}
         assert all((masks[name] == 1).all() for name in set(masks) - counted)
@@ -600,11 +571,8 @@ def test_gradual_sparsities_never_fall_and_end_at_the_asked_one(begin, length, f
     if length and begin >= 1:
         assert found[begin] == 0
     for step, value in found.items():
-        exact = (
-            Fraction(sparsity) * (1 - (1 - Fraction(step - begin, length)) ** 3)
-            if length
-            else Fraction(sparsity)
-        )
+        share = 1 - (1 - Fraction(step - begin, length)) ** 3 if length else 1
+        exact = Fraction(sparsity) * share
         assert value == pytest.approx(float(exact), rel=1e-9, abs=1e-12)
 
 
@@ -647,9 +615,8 @@ def test_measured_sparsity_equals_a_slow_count_before_and_after_pruning(
             name: weight.detach().abs() for name, weight in pruning.prunable_parameters(network).items()
         }
         asked, before = round(sparsity * found["counted"]), found["zeros"]
-        pruning.apply_masks(
-            network, pruning.global_masks(scores, min(sparsity, 1 - 1 / found["counted"]))
-        )  # NaN is kept: it cannot be masked
+        masks = pruning.global_masks(scores, min(sparsity, 1 - 1 / found["counted"]))
+        pruning.apply_masks(network, masks)  # NaN is kept: it cannot be masked
         after = pruning.measure_sparsity(network)["zeros"]
         assert after == max(before, min(asked, found["counted"] - 1)), (
             "zeros are the lowest magnitudes: they are pruned first"
@@ -750,12 +717,9 @@ def test_the_contrastive_loss_equals_slow_loops_in_any_order_and_its_gradient_is
     assert inputs.grad.isfinite().all()
     generator = torch.Generator().manual_seed(seed)
     image_order, view_order = (torch.randperm(count, generator=generator) for count in (images, views))
-    shuffled = losses.contrastive_loss(
-        features.float()[image_order][:, view_order],
-        None if labels is None else 7 - labels[image_order],
-        temperature,
-        base,
-    )
+    others = None if labels is None else 7 - labels[image_order]
+    inputs = features.float()[image_order][:, view_order]
+    shuffled = losses.contrastive_loss(inputs, others, temperature, base)
     assert shuffled.item() == pytest.approx(expected, **tolerance)
 
 
@@ -853,13 +817,8 @@ def test_contrastive_views_stay_within_the_pixels_and_do_not_depend_on_chunks_or
         patch.setattr(augment, "CHUNK_PIXELS", chunk * height * width)
         same(augment.contrastive_views(images, drawn, MEAN, STD), views, 1e-5)
     order = torch.randperm(count, generator=generator)
-    same(
-        augment.contrastive_views(
-            images[order], {name: values[order] for name, values in drawn.items()}, MEAN, STD
-        ),
-        views[order],
-        1e-5,
-    )
+    reordered = {name: values[order] for name, values in drawn.items()}
+    same(augment.contrastive_views(images[order], reordered, MEAN, STD), views[order], 1e-5)
 
 
 @FUZZ
@@ -896,14 +855,8 @@ def pruning_methods(draw):
     if schedule != "iterative":
         return methods.PruningMethod(schedule, criterion, scope)
     after = draw(st.sampled_from(methods.AFTER))
-    return methods.PruningMethod(
-        schedule,
-        criterion,
-        scope,
-        draw(st.floats(0.01, 0.99)),
-        after,
-        draw(st.integers(0, 2**31 - 1)) if after == "rewind" else 0,
-    )
+    rate, epoch = draw(st.floats(0.01, 0.99)), draw(st.integers(0, 2**31 - 1)) if after == "rewind" else 0
+    return methods.PruningMethod(schedule, criterion, scope, rate, after, epoch)
 
 
 whole_numbers = st.integers(0, 2**31 - 1)
@@ -911,14 +864,8 @@ fractions = st.floats(0, 1, exclude_max=True)
 encoder_names = st.one_of(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
     st.sampled_from(
-        [
-            "a_encoder",
-            "x_head_SupCon_0.3pruning",
-            "wideResNet",
-            "wideResNet_0.3pruning_205epochs",
-            "x.pt",
-            "a_id0.pt",
-        ]
+        ["a_encoder", "x_head_SupCon_0.3pruning", "wideResNet", "wideResNet_0.3pruning_205epochs"]
+        + ["x.pt", "a_id0.pt"]
     ),
 )
 
@@ -929,22 +876,12 @@ def checkpoint_names(draw):
     sparsity = 0.0 if method.schedule == "dense" else draw(fractions.filter(bool))
     facts = (str(method), sparsity, draw(whole_numbers), draw(whole_numbers))
     if draw(st.booleans()):
-        return CheckpointName(
-            "supervised",
-            "supervised",
-            *facts,
-            widen_factor=draw(st.integers(1, 2**31 - 1)),
-            depth=draw(whole_numbers),
-            dropout=draw(fractions),
-        )
-    return CheckpointName(
-        draw(st.sampled_from(["encoder", "head"])),
-        draw(st.sampled_from(["SupCon", "SimCLR"])),
-        *facts,
-        encoder_name=draw(encoder_names),
-        batch_size=draw(whole_numbers),
-        temperature=draw(st.floats(0, exclude_min=True, allow_infinity=False)),
-    )
+        shape = {"widen_factor": draw(st.integers(1, 2**31 - 1)), "depth": draw(whole_numbers)}
+        return CheckpointName("supervised", "supervised", *facts, dropout=draw(fractions), **shape)
+    part = draw(st.sampled_from(["encoder", "head"])), draw(st.sampled_from(["SupCon", "SimCLR"]))
+    sizes = {"encoder_name": draw(encoder_names), "batch_size": draw(whole_numbers)}
+    temperature = draw(st.floats(0, exclude_min=True, allow_infinity=False))
+    return CheckpointName(*part, *facts, temperature=temperature, **sizes)
 
 
 @settings(FUZZ, max_examples=300)
@@ -1005,17 +942,9 @@ def test_iterations_prune_more_and_more_but_never_all_of_it_by_more_than_roundin
 def mask_sets(draw):
     sizes = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
     masks = draw(hnp.arrays(bool, (draw(st.integers(1, 5)), sum(sizes))))
-    groups = draw(
-        st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks)).map(
-            lambda raw: np.unique(raw, return_inverse=True)[1]
-        )
-    )
-    return (
-        masks,
-        sizes,
-        groups,
-        np.array(draw(st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks)))),
-    )
+    numbers = st.lists(st.integers(0, 2), min_size=len(masks), max_size=len(masks))
+    groups = np.unique(draw(numbers), return_inverse=True)[1]
+    return masks, sizes, groups, np.array(draw(numbers))
 
 
 def slow_jaccard(one, other):

@@ -1,4 +1,5 @@
-"""The networks against golden forward values and against a forward pass written out from the parameters' names."""
+"""The networks against golden forward values and against a forward pass written out from the parameters'
+names."""
 
 import math
 

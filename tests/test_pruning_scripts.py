@@ -1,4 +1,4 @@
-"""Pruning through the command lines: while training, by every criterion and scope, iteratively, and the weights kept for it."""
+"""Pruning by command: while training, by every criterion and scope, iteratively; the weights kept for it."""
 
 import csv
 import json
@@ -15,23 +15,15 @@ from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.store import checkpoints
 from common.store.checkpoints import Architecture
+from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
-SUPERVISED = [*SMALL, "--epochs", 2, "--batch_size", 16, "--learning_rate", 0.05]
-CONTRASTIVE = [*SUPERVISED, "--head_epochs", 2, "--batch_size_head", 16]
-GRADUAL = ["--schedule", "early", "--begin_epoch", 0, "--end_epoch", 1]
-GRADUAL_HEAD = ["--begin_epoch_head", 0, "--end_epoch_head", 1]
-FINETUNED = [*SMALL, "--models_number", 1, "--epochs", 1, "--batch_size", 16, "--pruning_percentages", 0.5]
-ITERATIVE = [
-    *SMALL,
-    "--models_number",
-    1,
-    "--pruning_schedule",
-    "iterative",
-    "--iterations",
-    3,
-    "--rate",
-    0.5,
-]
+SUPERVISED = [*SMALL, *"--epochs 2 --batch_size 16 --learning_rate 0.05".split()]
+CONTRASTIVE = [*SUPERVISED, *"--head_epochs 2 --batch_size_head 16".split()]
+GRADUAL = "--schedule early --begin_epoch 0 --end_epoch 1".split()
+GRADUAL_HEAD = "--begin_epoch_head 0 --end_epoch_head 1".split()
+ONE = [*SMALL, "--models_number", 1]
+FINETUNED = [*ONE, *"--epochs 1 --batch_size 16 --pruning_percentages 0.5".split()]
+ITERATIVE = [*ONE, *"--pruning_schedule iterative --iterations 3 --rate 0.5".split()]
 COMPARED = [*SMALL, "--pruning_percentages", 0.5]
 TRAININGS = {
     "sup": ("sup_training", SUPERVISED, "--pruning", GRADUAL),
@@ -44,13 +36,8 @@ EVERY = [
     for criterion in CRITERIA
     for scope in (["layer"] if criterion.startswith("filter_") else methods.SCOPES)
 ]
-SELECTED = [
-    ("snip", "global"),
-    ("snip_batches", "layer"),
-    ("magnitude_increase", "global"),
-    ("filter_l2", "layer"),
-    ("random", "layer"),
-]
+SELECTED = [("snip", "global"), ("snip_batches", "layer"), ("magnitude_increase", "global")]
+SELECTED += [("filter_l2", "layer"), ("random", "layer")]
 AFTER = [
     ("rewind", ["--rewind_epoch", 0], "rewind0"),
     ("rewind", ["--rewind_epoch", 1], "rewind1"),
@@ -68,16 +55,14 @@ def dense_training(method, *extra):
 def gradual_training(method, sparsity, *extra):
     """The words that train networks which are pruned meanwhile."""
     script, settings, flag, schedule = TRAININGS[method]
-    if any(
-        str(word).startswith("filter_") for word in extra
-    ):  # a classifier head has no filters, and so no schedule
-        schedule = GRADUAL
+    if any(str(word).startswith("filter_") for word in extra):
+        schedule = GRADUAL  # a classifier head has no filters, and so no schedule
     return [script, *settings, flag, sparsity, *schedule, "--index_end", 0, *extra]
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder with a few digits and nothing else; and one with dense networks too, and their weights after 0 epochs and 1."""
+    """A folder with a few digits; one with dense networks too, and their weights after 0 and 1 epochs."""
     bare, dense = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("prepared") / "dense"
     write_few_digits(bare / "few digits")
     shutil.copytree(bare, dense)
@@ -118,17 +103,18 @@ def bytes_of(work, pattern="*"):
 
 
 def weights(*paths):
-    """The tensors that pruning counts, by name, of one network's files; a projection head's are not among them."""
-    found = {}
-    for path in paths:
-        payload = torch.load(path, weights_only=True)
-        state = payload.get("model", payload.get("head", payload))
-        found |= {
-            name.removeprefix("encoder."): tensor
-            for name, tensor in state.items()
-            if tensor.ndim == 4 or name.rsplit("fc.")[-1] in ("weight", "bias") and "fc." in name
-        }
-    return found
+    """The tensors that pruning counts, by name, of one network's files, without its projection head."""
+    return {
+        name.removeprefix("encoder."): tensor
+        for path in paths
+        for name, tensor in tensors_of(path).items()
+        if tensor.ndim == 4 or name.rsplit("fc.")[-1] in ("weight", "bias") and "fc." in name
+    }
+
+
+def gone_of(tensors):
+    """One bool a weight: it is pruned."""
+    return torch.cat([(tensor == 0).flatten() for tensor in tensors.values()])
 
 
 def zeros(tensors):
@@ -150,30 +136,31 @@ def record_of(path):
 
 def check_counts(tensors, sparsity, criterion, scope):
     """Exactly the asked number is zero, where the criterion and the scope say."""
-    found = zeros(tensors)
+    counts = zeros(tensors)
+    by_layer = {name: round(sparsity * tensor.numel()) for name, tensor in tensors.items()}
     if criterion.startswith("filter_"):
         for name, tensor in tensors.items():
             gone = (tensor.flatten(1) == 0).all(1).sum() if tensor.ndim == 4 else 0
             assert gone == (round(sparsity * len(tensor)) if tensor.ndim == 4 else 0), name
-            assert found[name] == gone * (tensor[0].numel() if tensor.ndim == 4 else 0), name
+            assert counts[name] == gone * (tensor[0].numel() if tensor.ndim == 4 else 0), name
     elif scope == "layer":
-        assert found == {name: round(sparsity * tensor.numel()) for name, tensor in tensors.items()}
+        assert counts == by_layer
     else:
-        assert sum(found.values()) == round(sparsity * sum(tensor.numel() for tensor in tensors.values()))
-        assert found != {name: round(sparsity * tensor.numel()) for name, tensor in tensors.items()}
+        assert sum(counts.values()) == round(sparsity * sum(tensor.numel() for tensor in tensors.values()))
+        assert counts != by_layer
 
 
 def files_of(work, method, name, sparsity):
     """The files of network 0 by its pruning method and sparsity, encoder first."""
-    found = [
+    paths = [
         path
         for path in sorted(folder(work).glob("*_id0.pt"))
         if (facts := checkpoints.parse_name(path.name))
         and (facts.pruning_method, facts.sparsity) == (name, sparsity)
         and (facts.learning_method == "supervised") == (method == "sup")
     ]
-    assert len(found) == {"sup": 1, "clr": 2}[method], f"{method} {name} {sparsity}"
-    return found
+    assert len(paths) == {"sup": 1, "clr": 2}[method], f"{method} {name} {sparsity}"
+    return paths
 
 
 def refused(work, capsys, script, *flags):
@@ -239,24 +226,14 @@ def rows_of(work, status="present"):
 def test_a_supervised_network_pruned_while_training_has_the_published_name_the_asked_zeros_and_its_settings(
     digits, schedule, tag
 ):
-    assert (
-        main(*gradual_training("sup", 0.5, "--schedule", schedule, "--begin_epoch", 0.5, "--end_epoch", 1.5))
-        == 0
-    )
+    epochs = ["--begin_epoch", 0.5, "--end_epoch", 1.5]
+    assert main(*gradual_training("sup", 0.5, "--schedule", schedule, *epochs)) == 0
     [path] = folder(digits).glob("*.pt")
     assert path.name == f"wideResNet-1{tag}_0.5pruning_2epochs_10depth_0.0dropout_id0.pt"
     check_counts(weights(path), 0.5, "magnitude", "layer")
     assert len(weights(path)) == 11  # 9 convolutions, the classifier's weight and bias
-    record = record_of(path)
-    expected = {
-        "schedule": schedule,
-        "criterion": "magnitude",
-        "scope": "layer",
-        "sparsity": 0.5,
-        "begin_step": 3,
-        "end_step": 7,
-        "frequency": 1,
-    }
+    record, expected = record_of(path), {"schedule": schedule, "criterion": "magnitude", "scope": "layer"}
+    expected |= {"sparsity": 0.5, "begin_step": 3, "end_step": 7, "frequency": 1}
     assert {key: record["configuration"][key] for key in expected} == expected
     # Steps 3 and 4 are in the first epoch of 4; the last, 7, in the second.
     assert record["history"][0]["sparsity"] == pytest.approx(0.5 * (1 - (1 - 1 / 4) ** 3), abs=1e-4)
@@ -267,73 +244,43 @@ def test_a_supervised_network_pruned_while_training_has_the_published_name_the_a
 def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_which_have_no_tag(
     digits, schedule, tag
 ):
-    assert (
-        main(
-            *gradual_training(
-                "clr",
-                "0.0,0.5",
-                "--schedule",
-                schedule,
-                "--begin_epoch",
-                0.5,
-                "--end_epoch",
-                1.5,
-                "--frequency",
-                3,
-            )
-        )
-        == 0
-    )
+    more = f"--schedule {schedule} --begin_epoch 0.5 --end_epoch 1.5 --frequency 3".split()
+    assert main(*gradual_training("clr", "0.0,0.5", *more)) == 0
+    ending = "_16batch_0.5temperature_2epochs_id0"
     names = {
-        (
-            part,
-            sparsity,
-        ): f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning{tag if sparsity else ''}_16batch_0.5temperature_2epochs_id0"
+        (part, sparsity): f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning{its_tag}{ending}"
         for part in ("encoder", "head")
-        for sparsity in (0.0, 0.5)
+        for sparsity, its_tag in ((0.0, ""), (0.5, tag))
     }
-    assert {path.name for path in folder(digits).iterdir()} == {
-        name + ending for name in names.values() for ending in (".pt", ".json")
-    }
+    expected = {name + suffix for name in names.values() for suffix in (".pt", ".json")}
+    assert {path.name for path in folder(digits).iterdir()} == expected
     paths = {key: folder(digits) / f"{name}.pt" for key, name in names.items()}
     for part, count in (("encoder", 9), ("head", 2)):
         assert len(weights(paths[part, 0.5])) == count
         check_counts(weights(paths[part, 0.5]), 0.5, "magnitude", "layer")
         assert set(zeros(weights(paths[part, 0.0])).values()) == {0}
-    projection = {
-        name: tensor for name, tensor in tensors_of(paths["encoder", 0.5]).items() if name.startswith("head.")
-    }
-    assert len(projection) == 4 and all((tensor != 0).all() for tensor in projection.values())
+    state = tensors_of(paths["encoder", 0.5])
+    projection = [tensor for name, tensor in state.items() if name.startswith("head.")]
+    assert len(projection) == 4 and all((tensor != 0).all() for tensor in projection)
     encoder, head = record_of(paths["encoder", 0.5]), record_of(paths["head", 0.5])
-    shared = {
-        "schedule": schedule,
-        "criterion": "magnitude",
-        "scope": "layer",
-        "begin_step": 3,
-        "end_step": 7,
-        "frequency": 3,
-    }
+    shared = {"schedule": schedule, "criterion": "magnitude", "scope": "layer"}
+    shared |= {"begin_step": 3, "end_step": 7, "frequency": 3}
     of_head = {"begin_step_head": 1, "end_step_head": 5, "frequency_head": 1}
-    assert {key: encoder["configuration"].get(key) for key in (*shared, *of_head)} == shared | dict.fromkeys(
-        of_head
-    )
-    assert {key: head["configuration"].get(key) for key in (*shared, *of_head)} == shared | of_head
+    for record, its_steps in ((encoder, dict.fromkeys(of_head)), (head, of_head)):
+        assert {key: record["configuration"].get(key) for key in (*shared, *of_head)} == shared | its_steps
     for record in (encoder, head):
         assert record["history"][-1]["sparsity"] == pytest.approx(0.5, abs=3e-3)  # 2 of the head's 3 biases
-    assert not {"schedule", "criterion", "begin_step"} & set(
-        record_of(paths["encoder", 0.0])["configuration"]
-    )
-    assert "sparsity" not in record_of(paths["encoder", 0.0])["history"][-1]
+    dense = record_of(paths["encoder", 0.0])
+    assert not {"schedule", "criterion", "begin_step"} & set(dense["configuration"])
+    assert "sparsity" not in dense["history"][-1]
 
 
 def test_a_dense_supervised_network_has_no_tag_under_any_schedule_and_is_the_same_one(digits):
     for schedule in ("early", "late"):
         assert main(*dense_training("sup", "--schedule", schedule, "--save_path", schedule)) == 0
     [one], [other] = (list((digits / schedule).glob("*.pt")) for schedule in ("early", "late"))
-    assert (
-        one.name == other.name == "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
-        and one.read_bytes() == other.read_bytes()
-    )
+    assert one.name == other.name == "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
+    assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -370,7 +317,7 @@ def test_a_finished_gradual_training_is_skipped_and_another_schedule_never_repla
 
 @pytest.fixture(scope="module")
 def everything(prepared, tmp_path_factory):
-    """Networks of all criteria and scopes side by side, once one-shot and once pruned while training; the exit statuses."""
+    """Networks of all criteria and scopes, one-shot and pruned while training; the exit statuses."""
     place = tmp_path_factory.mktemp("everything") / "work"
     shutil.copytree(prepared[1], place)
     statuses = {}
@@ -379,10 +326,11 @@ def everything(prepared, tmp_path_factory):
         for method, chosen in (("sup", EVERY), ("clr", SELECTED)):
             for criterion, scope in chosen:
                 words = ["--criterion", criterion, "--scope", scope]
-                statuses[method, "one-shot", criterion, scope] = main(
-                    f"{method}_pruning_finetune", *FINETUNED, *words
-                )
-                statuses[method, "early", criterion, scope] = main(*gradual_training(method, 0.5, *words))
+                for schedule, command in (
+                    ("one-shot", [f"{method}_pruning_finetune", *FINETUNED, *words]),
+                    ("early", gradual_training(method, 0.5, *words)),
+                ):
+                    statuses[method, schedule, criterion, scope] = main(*command)
     return place, statuses
 
 
@@ -427,10 +375,8 @@ def test_every_criterion_and_scope_prunes_other_weights(everything, method, chos
     masks = set()
     for schedule in ("one-shot", "early"):
         for criterion, scope in chosen:
-            tensors = weights(
-                *files_of(everything[0], method, str(PruningMethod(schedule, criterion, scope)), 0.5)
-            )
-            masks.add(torch.cat([(tensor == 0).flatten() for tensor in tensors.values()]).numpy().tobytes())
+            paths = files_of(everything[0], method, str(PruningMethod(schedule, criterion, scope)), 0.5)
+            masks.add(gone_of(weights(*paths)).numpy().tobytes())
     assert len(masks) == 2 * len(chosen)
 
 
@@ -444,8 +390,7 @@ def test_magnitude_increase_prunes_what_has_grown_least_since_the_kept_initialis
         initial |= models.ClassificationHead(64, 3).state_dict()
     trained = weights(*dense)
     growth = torch.cat([(trained[name].abs() - initial[name].abs()).flatten() for name in trained])
-    pruned = weights(*files_of(place, method, "global_magnitude_increase", 0.5))
-    gone = torch.cat([(pruned[name] == 0).flatten() for name in trained])
+    gone = gone_of(weights(*files_of(place, method, "global_magnitude_increase", 0.5)))
     assert growth[gone].max() <= growth[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
 
 
@@ -459,17 +404,8 @@ def test_the_comparison_finds_networks_of_every_name(everything, monkeypatch, me
         for schedule in ("one-shot", "early")
         for criterion, scope in chosen
     ]
-    assert (
-        main(
-            f"{method}_pie_kmodels_detection",
-            *COMPARED,
-            "--models_number",
-            1,
-            "--pruning_methods",
-            ",".join(names),
-        )
-        == 0
-    )
+    compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1]
+    assert main(*compare, "--pruning_methods", ",".join(names)) == 0
     assert {name for who, name in rows_of(everything[0]) if who == learning} == {"dense", *names}
 
 
@@ -503,7 +439,7 @@ def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(
         paths = files_of(iterated, method, f"global_iterative0.5_{tag}", sparsity)
         tensors = weights(*paths)
         check_counts(tensors, sparsity, "magnitude", "global")
-        gone = torch.cat([(tensor == 0).flatten() for tensor in tensors.values()])
+        gone = gone_of(tensors)
         assert bool((gone | ~before.bool()).all()), "what was pruned stays pruned"
         before = gone
         record = record_of(paths[-1])
@@ -529,35 +465,28 @@ def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_den
         for name, mask in zip(trained, kept.split([tensor.numel() for tensor in trained.values()]))
     }
     settings, data = record_of(dense[-1])["configuration"], load_dataset("folder", "few digits")
-    found = files_of(iterated, method, f"global_iterative0.5_rewind{epoch}", 0.5)
+    paths = files_of(iterated, method, f"global_iterative0.5_rewind{epoch}", 0.5)
     state = torch.load(dense[0].with_name(f"{dense[0].stem}_epoch{epoch}.pt"), weights_only=True)["model"]
-    if method == "sup":
-        network = models.SupervisedNetwork(10, 1, 0.0, 3)
-        network.load_state_dict(state)
-        training.train_supervised(
-            training.prepare(network, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), masks
-        )
-        assert same(network.state_dict(), tensors_of(found[0]))
-    else:
-        model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
-        model.load_state_dict(state)
-        own = {name: mask for name, mask in masks.items() if not name.startswith("fc.")}
-        training.train_contrastive(
-            training.prepare(model, torch.device("cpu")), data, settings, 0, "slow", range(epoch, 2), own
-        )
-        of_head = {name: mask for name, mask in masks.items() if name.startswith("fc.")}
-        head, _ = training.train_head(model.encoder, data, 2, 16, (0, "head"), "slow", of_head)
-        assert same(model.state_dict(), tensors_of(found[0])) and same(
-            head.state_dict(), tensors_of(found[1])
-        )
+    of_head = {name: masks.pop(name) for name in list(masks) if method == "clr" and name.startswith("fc.")}
+    network = models.SupervisedNetwork(10, 1, 0.0, 3)
+    if method == "clr":
+        network = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+    network.load_state_dict(state)
+    training.prepare(network, torch.device("cpu"))
+    kind, stage = {"sup": (CrossEntropy, "supervised"), "clr": (Contrastive, "contrastive")}[method]
+    fit(kind(network, data, settings), Run((0, stage)), range(epoch, 2), masks)
+    assert same(network.state_dict(), tensors_of(paths[0]))
+    if method == "clr":
+        training.seed_weights(0, "head", "weights")
+        head = models.ClassificationHead(64, 3)
+        fit(Head(network.encoder, head, data, settings), Run((0, "head")), range(2), of_head)
+        assert same(head.state_dict(), tensors_of(paths[1]))
 
 
 def test_reinitialised_networks_start_anew_in_every_iteration(iterated):
-    """One epoch moves a weight little: those of rewound networks stay near the dense initialisation, reinitialised ones do not."""
-    initial = tensors_of(next(folder(iterated).glob("wideResNet-1_0.0pruning*_id0_epoch0.pt")))[
-        "base.conv1.weight"
-    ]
-    likeness = {}
+    """One epoch moves a weight little: rewound networks stay near the dense initialisation, these do not."""
+    initial_path = next(folder(iterated).glob("wideResNet-1_0.0pruning*_id0_epoch0.pt"))
+    initial, likeness = tensors_of(initial_path)["base.conv1.weight"], {}
     for tag in ("rewind0", "reinit"):
         found = [
             tensors_of(*files_of(iterated, "sup", f"global_iterative0.5_{tag}", sparsity))[
@@ -590,11 +519,9 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the
     middle = files_of(place, method, f"global_iterative0.5_{tag}", 0.75)
     middle[-1].unlink()
     message = refused(place, capsys, *command)
-    assert (
-        files_of(place, method, f"global_iterative0.5_{tag}", 0.875)[-1].name in message
-        and "iteration 2" in message
-    )
-    for path in files_of(place, method, f"global_iterative0.5_{tag}", 0.875):  # as the message says
+    last = files_of(place, method, f"global_iterative0.5_{tag}", 0.875)
+    assert last[-1].name in message and "iteration 2" in message
+    for path in last:  # as the message says
         path.unlink()
     assert main(*command) == 0
     assert bytes_of(place, "*.pt") == networks
@@ -609,10 +536,8 @@ def test_an_iteration_that_comes_from_another_one_than_is_there_now_is_refused(w
     state = torch.load(first, weights_only=True)
     state["base.bn1.weight"] += 1
     torch.save(state, first)
-    record = record_of(first)
-    first.with_suffix(".json").write_text(
-        json.dumps({**record, "checkpoint_sha256": checkpoints.file_sha256(first)})
-    )
+    record = {**record_of(first), "checkpoint_sha256": checkpoints.file_sha256(first)}
+    first.with_suffix(".json").write_text(json.dumps(record))
     assert second.name in refused(work, capsys, *command)
 
 
@@ -627,40 +552,24 @@ def test_iterations_by_other_criteria_and_scopes_have_the_asked_counts_too(work,
         name = str(PruningMethod("iterative", criterion, scope, 0.5, "rewind"))
         tensors = weights(*files_of(work, method, name, sparsity))
         check_counts(tensors, sparsity, criterion, scope)
-        gone.append(torch.cat([(tensor == 0).flatten() for tensor in tensors.values()]))
+        gone.append(gone_of(tensors))
     assert (gone[1] | ~gone[0]).all() and (gone[2] | ~gone[1]).all()
 
 
-def test_magnitude_increase_after_reinitialisation_looks_at_the_initialisation_that_the_network_was_trained_from(
-    work,
-):
-    assert main(*iterate("sup", "reinit", ["--criterion", "magnitude_increase"])) == 0
+@pytest.mark.parametrize("method", METHODS)
+def test_a_reinitialised_network_begins_anew_and_its_weights_grow_from_there(work, method):
+    assert main(*iterate(method, "reinit", ["--criterion", "magnitude_increase"])) == 0
     name = "global_magnitude_increase_iterative0.5_reinit"
-    first, second = (weights(*files_of(work, "sup", name, sparsity)) for sparsity in (0.5, 0.75))
+    first, second = (weights(*files_of(work, method, name, sparsity)) for sparsity in (0.5, 0.75))
     training.seed_weights(0, "reinit", 1)
-    initial = models.SupervisedNetwork(10, 1, 0.0, 3).state_dict()
+    if method == "sup":
+        initial = models.SupervisedNetwork(10, 1, 0.0, 3).state_dict()
+    else:
+        initial = models.ContrastiveEncoder(10, 1, 0.0, "mlp").encoder.state_dict()
+        training.seed_weights(0, "reinit", 1, "head", "weights")
+        initial |= models.ClassificationHead(64, 3).state_dict()
     growth = torch.cat([(first[key].abs() - initial[key].abs()).flatten() for key in first])
-    kept_before, kept_after = (
-        torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second)
-    )
-    assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
-
-
-def test_a_reinitialised_contrastive_network_has_a_new_encoder_and_a_new_head_and_grows_from_them(work):
-    assert main(*iterate("clr", "reinit", ["--criterion", "magnitude_increase"])) == 0
-    name = "global_magnitude_increase_iterative0.5_reinit"
-    first, second = (weights(*files_of(work, "clr", name, sparsity)) for sparsity in (0.5, 0.75))
-    training.seed_weights(0, "reinit", 1)
-    encoder = models.ContrastiveEncoder(10, 1, 0.0, "mlp").encoder
-    training.seed_weights(0, "reinit", 1, "head", "weights")
-    initial = {
-        **dict(encoder.named_parameters()),
-        **dict(models.ClassificationHead(encoder.latent_size, 3).named_parameters()),
-    }
-    growth = torch.cat([(first[key].abs() - initial[key].detach().abs()).flatten() for key in first])
-    kept_before, kept_after = (
-        torch.cat([(one[key] != 0).flatten() for key in first]) for one in (first, second)
-    )
+    kept_before, kept_after = ~gone_of(first), ~gone_of(second)
     assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
 
 
@@ -671,14 +580,13 @@ def test_a_reinitialised_contrastive_network_has_a_new_encoder_and_a_new_head_an
 def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
     dense = files_of(work, method, "dense", 0.0)[0]
     first, second = (dense.with_name(f"{dense.stem}_epoch{epoch}.pt") for epoch in (0, 1))
+    training.seed_weights(0, {"sup": "supervised", "clr": "contrastive"}[method], "weights")
     if method == "sup":
-        training.seed_weights(0, "supervised", "weights")
-        fresh, architecture = models.SupervisedNetwork(10, 1, 0.0, 3), Architecture(10, 1)
+        fresh = models.SupervisedNetwork(10, 1, 0.0, 3)
     else:
-        training.seed_weights(0, "contrastive", "weights")
-        fresh, architecture = models.ContrastiveEncoder(10, 1, 0.0, "mlp"), Architecture(10, 1)
+        fresh = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
     assert same(tensors_of(first), fresh.state_dict())
-    checkpoints.load_epoch(fresh, second, architecture, 3)
+    checkpoints.load_epoch(fresh, second, Architecture(10, 1), 3)
     assert not same(tensors_of(second), tensors_of(first)) and not same(tensors_of(second), tensors_of(dense))
     assert same(tensors_of(second), fresh.state_dict())
     # Its learning rate does not depend on how long the training will be: a training of one epoch ends there.
@@ -698,17 +606,12 @@ def test_where_the_model_is_finished_only_the_epochs_are_trained_and_are_the_sam
     before = bytes_of(work)
     capsys.readouterr()
     assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
-    assert (
-        "epoch 2/2"
-        not in (work / "logs/few digits" / f"{TRAININGS[method][0]}.log")
-        .read_text()
-        .rsplit("on few digits", 1)[1]
-    )
+    story = (work / "logs/few digits" / f"{TRAININGS[method][0]}.log").read_text()
+    assert "epoch 2/2" not in story.rsplit("on few digits", 1)[1]
     assert "finished before" in capsys.readouterr().out
     assert {path: content for path, content in bytes_of(work).items() if path in before} == before
-    assert len(bytes_of(work)) == len(before) + 4 and all(
-        same(tensors_of(path), tensors) for path, tensors in kept.items()
-    )
+    assert len(bytes_of(work)) == len(before) + 4
+    assert all(same(tensors_of(path), tensors) for path, tensors in kept.items())
     after = bytes_of(work)
     assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
     assert bytes_of(work) == after
@@ -726,23 +629,14 @@ def test_the_head_alone_is_made_again_though_weights_are_kept_at_the_same_time(w
 @pytest.mark.parametrize(
     "asked",
     [
-        ["--pruning_schedule", "iterative", "--iterations", 1, "--rewind_epoch", 1],
-        [
-            "--pruning_schedule",
-            "iterative",
-            "--iterations",
-            1,
-            "--rewind_epoch",
-            1,
-            "--criterion",
-            "magnitude_increase",
-        ],
-        ["--epochs", 1, "--pruning_percentages", 0.5, "--criterion", "magnitude_increase"],
+        "--pruning_schedule iterative --iterations 1 --rewind_epoch 1",
+        "--pruning_schedule iterative --iterations 1 --rewind_epoch 1 --criterion magnitude_increase",
+        "--epochs 1 --pruning_percentages 0.5 --criterion magnitude_increase",
     ],
 )
 def test_weights_that_were_not_kept_are_named_with_the_command_that_keeps_them(digits, capsys, method, asked):
     assert main(*dense_training(method, "--index_end", 1)) == 0
-    command = [f"{method}_pruning_finetune", *SMALL, "--models_number", 2, *asked]
+    command = [f"{method}_pruning_finetune", *SMALL, "--models_number", 2, *asked.split()]
     script, words = kept_remedy(refused(digits, capsys, *command))
     before = bytes_of(digits)
     assert main(script, *words) == 0
@@ -758,14 +652,8 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
     if whose == "another seed":
         source = kept.with_name(kept.name.replace("_id0", "_id1"))
     elif whose == "other settings":
-        assert (
-            main(
-                *dense_training(
-                    method, "--learning_rate", 0.01, "--save_epochs", 0, FOLDER_FLAG[method], "other"
-                )
-            )
-            == 0
-        )
+        other = ["--learning_rate", 0.01, "--save_epochs", 0, FOLDER_FLAG[method], "other"]
+        assert main(*dense_training(method, *other)) == 0
         source = work / "other" / kept.name
     else:
         source = kept
@@ -780,9 +668,8 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
         message = refused(work, capsys, *words)
         assert kept.name in message and "does not belong to the training" in message
     if whose == "other settings":
-        assert "learning_rate 0.01, not 0.05" in refused(
-            work, capsys, *dense_training(method, "--save_epochs", 0)
-        )
+        message = refused(work, capsys, *dense_training(method, "--save_epochs", 0))
+        assert "learning_rate 0.01, not 0.05" in message
     # What the message says to do helps.
     kept.unlink()
     kept.with_suffix(".json").unlink(missing_ok=True)
@@ -799,99 +686,55 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
 # What is refused
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "method, words, expected",
+    "words, expected",
     [
-        (method, *case)
-        for method in METHODS
-        for case in [
-            (["--iterations", 2], "--iterations belongs to --pruning_schedule iterative"),
-            (["--rate", 0.5], "--rate belongs to --pruning_schedule iterative"),
-            (["--after", "rewind"], "--after belongs to --pruning_schedule iterative"),
-            (["--rewind_epoch", 0], "--rewind_epoch belongs to --pruning_schedule iterative"),
-            (
-                ["--pruning_schedule", "iterative", "--pruning_percentages", 0.5],
-                "--pruning_percentages belongs to one-shot",
-            ),
-            (["--pruning_schedule", "iterative", "--epochs", 1], "--epochs belongs to --after finetune"),
-            (
-                ["--pruning_schedule", "iterative", "--batch_size=16"],
-                "--batch_size belongs to --after finetune",
-            ),
-            (
-                ["--pruning_schedule", "iterative", "--after", "reinit", "--epochs", 1],
-                "--epochs belongs to --after finetune",
-            ),
-            (
-                ["--pruning_schedule", "iterative", "--after", "reinit", "--rewind_epoch", 1],
-                "--rewind_epoch belongs to --after rewind",
-            ),
-            (
-                ["--pruning_schedule", "iterative", "--after", "finetune", "--rewind_epoch", 1],
-                "--rewind_epoch belongs to --after rewind",
-            ),
-            (["--criterion", "filter_l2", "--scope", "global"], "--scope global"),
-            (
-                ["--pruning_schedule", "iterative", "--criterion", "filter_random", "--scope", "global"],
-                "--scope global",
-            ),
-            (
-                ["--pruning_schedule", "iterative", "--rate", 0.9, "--iterations", 5],
-                "--iterations 5 at --rate 0.9",
-            ),
-            (
-                ["--pruning_schedule", "iterative", "--rewind_epoch", 2],
-                "--rewind_epoch 2: the dense networks were trained for 2 epochs",
-            ),
-            (["--pruning_schedule", "iterative", "--rate", 1], "--rate"),
-        ]
+        ("--iterations 2", "--iterations belongs to --pruning_schedule iterative"),
+        ("--rate 0.5", "--rate belongs to --pruning_schedule iterative"),
+        ("--after rewind", "--after belongs to --pruning_schedule iterative"),
+        ("--rewind_epoch 0", "--rewind_epoch belongs to --pruning_schedule iterative"),
+        ("--criterion filter_l2 --scope global", "--scope global"),
+        ("iterative --pruning_percentages 0.5", "--pruning_percentages belongs to one-shot"),
+        ("iterative --epochs 1", "--epochs belongs to --after finetune"),
+        ("iterative --batch_size=16", "--batch_size belongs to --after finetune"),
+        ("iterative --after reinit --epochs 1", "--epochs belongs to --after finetune"),
+        ("iterative --after reinit --rewind_epoch 1", "--rewind_epoch belongs to --after rewind"),
+        ("iterative --after finetune --rewind_epoch 1", "--rewind_epoch belongs to --after rewind"),
+        ("iterative --criterion filter_random --scope global", "--scope global"),
+        ("iterative --rate 0.9 --iterations 5", "--iterations 5 at --rate 0.9"),
+        ("iterative --rewind_epoch 2", "--rewind_epoch 2: the dense networks were trained for 2 epochs"),
+        ("iterative --rate 1", "--rate"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_anything_is_written(
     work, capsys, method, words, expected
 ):
-    assert expected in refused(
-        work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words
-    )
+    schedule = ["--pruning_schedule"] if words.startswith("iterative") else []
+    assert expected in refused(work, capsys, f"{method}_pruning_finetune", *ONE, *schedule, *words.split())
 
 
 def test_as_many_iterations_as_file_names_tell_apart_are_taken(work):
-    assert (
-        main(
-            "sup_pruning_finetune",
-            *SMALL,
-            "--models_number",
-            1,
-            "--pruning_schedule",
-            "iterative",
-            "--rate",
-            0.9,
-            "--iterations",
-            4,
-        )
-        == 0
-    )
+    words = "--pruning_schedule iterative --rate 0.9 --iterations 4"
+    assert main("sup_pruning_finetune", *ONE, *words.split()) == 0
     tensors = weights(*files_of(work, "sup", "global_iterative0.9_rewind0", 0.9999))
     check_counts(tensors, 0.9999, "magnitude", "global")
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "words",
+    "words, remedy",
     [
-        ["--pruning_schedule", "iterative"],
-        ["--pruning_schedule", "iterative", "--after", "reinit"],
-        ["--criterion", "magnitude_increase"],
+        ("--pruning_schedule iterative", "--after finetune"),
+        ("--pruning_schedule iterative --after reinit", "--after finetune"),
+        ("--criterion magnitude_increase", "--criterion"),
     ],
 )
-def test_networks_of_which_nothing_is_known_are_not_trained_again(work, capsys, method, words):
+def test_networks_of_which_nothing_is_known_are_not_trained_again(work, capsys, method, words, remedy):
     for path in folder(work).glob("*.json"):
         path.unlink()
-    message = refused(work, capsys, f"{method}_pruning_finetune", *SMALL, "--models_number", 1, *words)
-    assert (
-        "made elsewhere" in message
-        and ("--criterion" if "--criterion" in words else "--after finetune") in message
-    )
+    message = refused(work, capsys, f"{method}_pruning_finetune", *ONE, *words.split())
+    assert "made elsewhere" in message and remedy in message
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -909,9 +752,8 @@ def test_networks_of_which_nothing_is_known_are_pruned_iteratively_with_finetuni
 def test_a_schedule_that_does_not_fit_is_refused_with_one_that_does(digits, capsys, method, schedule, epochs):
     script, settings, flag, _ = TRAININGS[method]
     command = [script, *settings, "--epochs", epochs, flag, 0.5, "--index_end", 0, "--schedule", schedule]
-    for suffix in (
-        [""] if method == "sup" else ["", "_head"]
-    ):  # the head's schedule is refused when the encoder's fits
+    # The head's schedule is refused when the encoder's fits.
+    for suffix in [""] if method == "sup" else ["", "_head"]:
         message = refused(digits, capsys, *command)
         words = message.split("give ")[1].split(", say")[0].split()
         assert words[::2] == [f"--begin_epoch{suffix}", f"--end_epoch{suffix}"], message
@@ -925,34 +767,24 @@ def test_a_schedule_that_does_not_fit_is_refused_with_one_that_does(digits, caps
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["--begin_step", 5, "--end_step", 4], "never fires"),
-        (["--begin_step", 0, "--end_step", 0], "never fires"),
-        (["--begin_epoch", 0, "--end_epoch", 2], "ends at step 9, its training at step 8"),
-        (["--begin_step", 1, "--begin_epoch", 0], "--begin_step and --begin_epoch say the same"),
-        (
-            ["--begin_epoch", 0, "--end_epoch", 1, "--criterion", "filter_l1", "--scope", "global"],
-            "--scope global",
-        ),
+        ("--begin_step 5 --end_step 4", "never fires"),
+        ("--begin_step 0 --end_step 0", "never fires"),
+        ("--begin_epoch 0 --end_epoch 2", "ends at step 9, its training at step 8"),
+        ("--begin_step 1 --begin_epoch 0", "--begin_step and --begin_epoch say the same"),
+        ("--begin_epoch 0 --end_epoch 1 --criterion filter_l1 --scope global", "--scope global"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(digits, capsys, method, words, expected):
     script, settings, flag, _ = TRAININGS[method]
-    head = [] if method == "sup" else GRADUAL_HEAD
-    assert expected in refused(digits, capsys, script, *settings, flag, 0.5, "--index_end", 0, *head, *words)
+    words = [*([] if method == "sup" else GRADUAL_HEAD), *words.split()]
+    assert expected in refused(digits, capsys, script, *settings, flag, 0.5, "--index_end", 0, *words)
 
 
 @pytest.mark.parametrize("script", ["sup_pie_kmodels_detection", "clr_prediction_depth"])
 @pytest.mark.parametrize(
     "name",
-    [
-        "snip",
-        "global_magnitude",
-        "GMP_layer",
-        "global_filter_l1",
-        "global_iterative0.2",
-        "dense",
-        "global_iterative_rewind0",
-    ],
+    ["dense", "snip", "global_magnitude", "GMP_layer"]
+    + ["global_filter_l1", "global_iterative0.2", "global_iterative_rewind0"],
 )
 def test_a_name_that_is_no_pruning_method_is_refused(work, capsys, script, name):
     message = refused(work, capsys, script, *COMPARED, "--models_number", 1, "--pruning_methods", name)
@@ -962,16 +794,15 @@ def test_a_name_that_is_no_pruning_method_is_refused(work, capsys, script, name)
 # Populations
 
 
+def three_epochs(method):
+    """A contrastive head's name lacks the encoder's epochs: heads of other epochs keep these apart."""
+    return ["--epochs", 3, *(["--head_epochs", 3] if method == "clr" else [])]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_networks_pruned_while_training_are_chosen_by_the_settings_of_the_dense_ones(work, capsys, method):
     assert main(*gradual_training(method, 0.5)) == 0
-    # A contrastive head's name does not hold the encoder's epochs: heads of other epochs keep these apart.
-    assert (
-        main(
-            *gradual_training(method, 0.5, "--epochs", 3, *(["--head_epochs", 3] if method == "clr" else []))
-        )
-        == 0
-    )
+    assert main(*gradual_training(method, 0.5, *three_epochs(method))) == 0
     compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--models_number", 1, "--pruning_methods", "GMP"]
     capsys.readouterr()
     assert main(*compare) == 0
@@ -987,83 +818,32 @@ def test_networks_pruned_while_training_of_other_settings_are_taken_with_a_note(
     story = (work / "logs/few digits" / f"{method}_pie_kmodels_detection.log").read_text()
     [note] = [line for line in story.splitlines() if "note: " in line]
     assert note.endswith("learning_rate 0.02, not 0.05")
-    assert (
-        main(
-            *gradual_training(
-                method,
-                0.5,
-                "--learning_rate",
-                0.02,
-                "--epochs",
-                3,
-                *(["--head_epochs", 3] if method == "clr" else []),
-            )
-        )
-        == 0
-    )
+    assert main(*gradual_training(method, 0.5, "--learning_rate", 0.02, *three_epochs(method))) == 0
     assert "several populations fit" in refused(work, capsys, *compare)
 
 
-@pytest.mark.parametrize(
-    "method, made, name",
-    [
-        *(
-            (
-                method,
-                lambda method=method: gradual_training(
-                    method, 0.5, "--criterion", "snip", "--scope", "global", "--schedule", "late"
-                ),
-                "later_GMP_global_snip",
-            )
-            for method in METHODS
-        ),
-        *((method, lambda method=method: gradual_training(method, 0.5), "GMP") for method in METHODS),
-        *(
-            (
-                method,
-                lambda method=method: [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip"],
-                "global_snip",
-            )
-            for method in METHODS
-        ),
-        *(
-            (
-                method,
-                lambda method=method: [
-                    f"{method}_pruning_finetune",
-                    *FINETUNED,
-                    "--criterion",
-                    "random",
-                    "--scope",
-                    "layer",
-                ],
-                "layer_random",
-            )
-            for method in METHODS
-        ),
-        *(
-            (
-                method,
-                lambda method=method: iterate(method, "rewind", ["--rewind_epoch", 1]),
-                "global_iterative0.5_rewind1",
-            )
-            for method in METHODS
-        ),
-        *(
-            (
-                method,
-                lambda method=method: iterate(
-                    method, "finetune", ["--epochs", 1, "--batch_size", 16, "--criterion", "filter_l2"]
-                ),
-                "filter_l2_iterative0.5_finetune",
-            )
-            for method in METHODS
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work, capsys, method, made, name):
-    assert main(*made()) == 0
+# How pruned networks of a name are made: by a function above, and its last arguments.
+MADE = {
+    "later_GMP_global_snip": (gradual_training, "--criterion snip --scope global --schedule late"),
+    "GMP": (gradual_training, ""),
+    "global_snip": (None, "--criterion snip"),
+    "layer_random": (None, "--criterion random --scope layer"),
+    "global_iterative0.5_rewind1": (iterate, "rewind --rewind_epoch 1"),
+    "filter_l2_iterative0.5_finetune": (iterate, "finetune --epochs 1 --batch_size 16 --criterion filter_l2"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MADE)
+def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work, capsys, method, name):
+    how, words = MADE[name]
+    if how is gradual_training:
+        made = gradual_training(method, 0.5, *words.split())
+    elif how is iterate:
+        made = iterate(method, words.split()[0], words.split()[1:])
+    else:
+        made = [f"{method}_pruning_finetune", *FINETUNED, *words.split()]
+    assert main(*made) == 0
     before = bytes_of(work, "*.pt")
     compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--pruning_methods", name, "--models_number"]
     assert main(*compare, 1) == 0
@@ -1077,14 +857,8 @@ def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work,
 
 def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for_step_by_step(work, capsys):
     assert main(*iterate("sup", "rewind", [])) == 0
-    command = [
-        "sup_pie_kmodels_detection",
-        *COMPARED,
-        "--pruning_methods",
-        "global_iterative0.5_rewind0",
-        "--models_number",
-        3,
-    ]
+    command = ["sup_pie_kmodels_detection", *COMPARED, "--models_number", 3]
+    command += ["--pruning_methods", "global_iterative0.5_rewind0"]
     script, words = remedy(refused(work, capsys, *command))
     assert script == "sup_training" and main(script, *words) == 0
     script, words = remedy(refused(work, capsys, *command))
@@ -1094,43 +868,17 @@ def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for_s
 
 
 def test_the_commands_hold_what_the_network_and_its_folders_are(digits, capsys):
-    shared = [
-        *SMALL,
-        "--projection_head",
-        "linear",
-        "--temperature",
-        0.1,
-        "--encoder_save_path",
-        "encoders",
-        "--head_save_path",
-        "heads",
-    ]
+    shared = "--projection_head linear --temperature 0.1 --encoder_save_path encoders --head_save_path heads"
+    shared = [*SMALL, *shared.split()]
     training_words = [*CONTRASTIVE, *DENSE, *shared, "--method", "SimCLR", "--lars", "--cosine_annealing"]
     assert main("clr_training", *training_words, "--index_end", 1) == 0
-    pruning = [
-        "clr_pruning_finetune",
-        *ITERATIVE,
-        *shared,
-        "--clr_method",
-        "SimCLR",
-        "--criterion",
-        "snip",
-        "--rewind_epoch",
-        1,
-    ]
+    pruning = ["clr_pruning_finetune", *ITERATIVE, *shared]
+    pruning += "--clr_method SimCLR --criterion snip --rewind_epoch 1".split()
     script, words = kept_remedy(refused(digits, capsys, *pruning))
     assert main(script, *words) == 0
     assert main(*pruning) == 0
-    compare = [
-        "clr_pie_kmodels_detection",
-        *COMPARED,
-        *shared,
-        "--clr_method",
-        "SimCLR",
-        "--pruning_methods",
-        "global_snip_iterative0.5_rewind1",
-        "--models_number",
-    ]
+    compare = ["clr_pie_kmodels_detection", *COMPARED, *shared, "--clr_method", "SimCLR"]
+    compare += ["--pruning_methods", "global_snip_iterative0.5_rewind1", "--models_number"]
     assert follow_both(digits, capsys, *compare, 2) == ["clr_pruning_finetune"]
     assert main(*compare, 2) == 0
     assert not list(digits.glob("models/**/*.pt"))
@@ -1148,19 +896,8 @@ def published(tmp_path, monkeypatch):
     return place
 
 
-PUBLISHED = [
-    "clr_pruning_finetune",
-    "--dataset",
-    "digits",
-    "--model_depth",
-    10,
-    "--models_number",
-    1,
-    "--epochs",
-    1,
-    "--pruning_percentages",
-    0.9,
-]
+PUBLISHED = "clr_pruning_finetune --dataset digits --model_depth 10 --models_number 1 --epochs 1".split()
+PUBLISHED += ["--pruning_percentages", "0.9"]
 
 
 def dense_of_published(place):
@@ -1191,7 +928,7 @@ def test_the_plain_dense_network_wins_over_one_with_the_late_tag(published):
 
 @pytest.mark.parametrize("alone", ["encoder", "head"])
 def test_an_encoder_and_a_head_of_other_tags_are_no_pair(published, alone):
-    """Half of a plain pair beside a whole tagged one: either the tagged pair is taken, or nothing; never one half of each."""
+    """Half of a plain pair beside a whole tagged one: the tagged pair is taken, or nothing."""
     tagged = [next(published.glob(f"*_{part}_*_later_*")) for part in ("encoder", "head")]
     half = tagged[["encoder", "head"].index(alone)]
     payload = torch.load(half, weights_only=True)
@@ -1222,68 +959,37 @@ def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys, met
 @pytest.mark.parametrize(
     "script, flags",
     [
-        ("sup_training", ["--criterion", "snip"]),
-        ("sup_training", ["--begin_epoch", 0]),
-        ("sup_training", ["--pruning", 0, "--end_epoch", 1]),
-        ("clr_training", [*DENSE, "--scope", "global"]),
-        ("clr_training", [*DENSE, "--end_epoch_head", 1]),
+        ("sup_training", "--criterion snip"),
+        ("sup_training", "--begin_epoch 0"),
+        ("sup_training", "--pruning 0 --end_epoch 1"),
+        ("clr_training", "--pruning_percentages 0.0 --scope global"),
+        ("clr_training", "--pruning_percentages 0.0 --end_epoch_head 1"),
     ],
 )
 def test_our_pruning_flags_are_refused_where_nothing_is_pruned(digits_on_disk, capsys, script, flags):
-    assert main(script, *SMALL, "--index_end", 0, "--epochs", 1, *flags) == 2
+    assert main(script, *SMALL, "--index_end", 0, "--epochs", 1, *flags.split()) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "nothing is pruned" in shown and not list(digits_on_disk.rglob("*.pt"))
 
 
 def test_published_steps_are_noted_where_nothing_is_pruned(digits_on_disk, capsys):
-    assert (
-        main(
-            "sup_training",
-            *SMALL,
-            "--index_end",
-            0,
-            "--epochs",
-            1,
-            "--begin_step",
-            1000,
-            "--frequency",
-            500,
-            "--debug",
-        )
-        == 0
-    )
+    words = "--index_end 0 --epochs 1 --begin_step 1000 --frequency 500 --debug"
+    assert main("sup_training", *SMALL, *words.split()) == 0
     said = capsys.readouterr().out
     assert "--begin_step has no effect: nothing is pruned" in said and "--frequency has no effect" in said
 
 
 def test_whole_filters_need_no_schedule_of_the_head_and_take_none(digits_on_disk, capsys):
-    flags = [
-        *SMALL,
-        "--index_end",
-        0,
-        "--epochs",
-        1,
-        "--head_epochs",
-        1,
-        "--pruning_percentages",
-        0.5,
-        "--begin_epoch",
-        0,
-        "--end_epoch",
-        0,
-        "--criterion",
-        "filter_l1",
-    ]
+    flags = "--index_end 0 --epochs 1 --head_epochs 1 --pruning_percentages 0.5 --begin_epoch 0 --end_epoch 0"
+    flags = [*SMALL, *flags.split(), "--criterion", "filter_l1"]
     assert main("clr_training", *flags, "--begin_epoch_head", 0) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "--begin_epoch_head: the classifier head has no filters" in shown
     assert main("clr_training", *flags) == 0
     [path] = digits_on_disk.rglob("*_head_*.json")
     record = json.loads(path.read_text())
-    assert (
-        not any(key.endswith("_head") and "step" in key for key in record["configuration"])
-        and "sparsity" not in record["history"][-1]
-    )
+    assert not any(key.endswith("_head") and "step" in key for key in record["configuration"])
+    assert "sparsity" not in record["history"][-1]
 
 
 def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, capsys):
@@ -1296,54 +1002,17 @@ def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, cap
 
 def test_absent_sparsities_name_those_that_are_there(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
-    assert (
-        main(
-            "sup_pruning_finetune",
-            *SMALL,
-            "--models_number",
-            1,
-            "--pruning_schedule",
-            "iterative",
-            "--iterations",
-            2,
-            "--rate",
-            0.3,
-            "--after",
-            "finetune",
-            "--epochs",
-            1,
-        )
-        == 0
-    )
-    assert (
-        main(
-            "sup_pie_kmodels_detection",
-            *SMALL,
-            "--models_number",
-            1,
-            "--pruning_methods",
-            "global_iterative0.3_finetune",
-            "--pruning_percentages",
-            0.5,
-        )
-        == 0
-    )
+    words = "--pruning_schedule iterative --iterations 2 --rate 0.3 --after finetune --epochs 1"
+    assert main("sup_pruning_finetune", *ONE, *words.split()) == 0
+    words = "--pruning_methods global_iterative0.3_finetune --pruning_percentages 0.5"
+    assert main("sup_pie_kmodels_detection", *ONE, *words.split()) == 0
     assert "sparsity 0.5; there are 0.3, 0.51" in capsys.readouterr().out
 
 
 def test_a_network_trained_again_has_the_same_bytes_so_that_what_comes_from_it_still_fits(digits_on_disk):
     flags = [*SMALL, "--index_end", 0, "--epochs", 1]
     assert main("sup_training", *flags) == 0
-    finetune = [
-        "sup_pruning_finetune",
-        *SMALL,
-        "--models_number",
-        1,
-        "--epochs",
-        1,
-        "--pruning_percentages",
-        0.5,
-    ]
+    finetune = ["sup_pruning_finetune", *ONE, "--epochs", 1, "--pruning_percentages", 0.5]
     assert main(*finetune) == 0
     [path] = digits_on_disk.rglob("wideResNet-1_0.0pruning*.pt")
     before = path.read_bytes()

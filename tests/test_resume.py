@@ -1,7 +1,9 @@
-"""Trainings that are stopped in the middle and go on: the same models, bit for bit, in every stage."""
+"""Trainings that are stopped in the middle and go on, in every stage; and code that changes in between."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,233 +12,81 @@ import time
 import pytest
 import torch
 from conftest import write_few_digits
-from test_scripts import DENSE, ROOT, SMALL, main
+from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
 from common import cli
-from common.store import checkpoints, files, resume
+from common.store import checkpoints, files
 
-PRUNED = ["--begin_epoch", "0.6", "--end_epoch", "2.5"]
+FLAGS = [*SMALL, "--threads", "1"]
+GRADUAL = "--begin_epoch 0.6 --end_epoch 2.5"
+HALVED = "--models_number 1 --pruning_schedule iterative --rate 0.5"
+SUPERVISED = "sup_training --index_end 1 --epochs 3 --batch_size 16"
+CONTRASTIVE = "clr_training --pruning_percentages 0.0 --index_end 0 --epochs 2 --batch_size 32"
+CONTRASTIVE += " --head_epochs 2 --batch_size_head 16"
+GRADUAL_SUPERVISED = f"sup_training --index_end 0 --epochs 4 --batch_size 16 --pruning 0.8 {GRADUAL}"
 # What is trained before, and the training that is stopped.
 STAGES = {
-    "supervised": [
-        [],
-        ["sup_training", "--index_end", 1, "--epochs", 4, "--batch_size", 16, "--dropout", 0.3],
-    ],
-    "supervised, early, by gradients and initial weights": [
-        [],
-        [
-            "sup_training",
-            "--index_end",
-            0,
-            "--epochs",
-            4,
-            "--batch_size",
-            16,
-            "--pruning",
-            0.8,
-            *PRUNED,
-            "--criterion",
-            "magnitude_increase",
-        ],
-    ],
-    "supervised, late, random": [
-        [],
-        [
-            "sup_training",
-            "--index_end",
-            0,
-            "--epochs",
-            4,
-            "--batch_size",
-            16,
-            "--pruning",
-            0.8,
-            *PRUNED,
-            "--schedule",
-            "late",
-            "--criterion",
-            "random",
-        ],
-    ],
-    "contrastive and heads": [
-        [],
-        [
-            "clr_training",
-            *DENSE,
-            "--index_end",
-            1,
-            "--epochs",
-            3,
-            "--batch_size",
-            32,
-            "--head_epochs",
-            3,
-            "--batch_size_head",
-            16,
-            "--cosine_annealing",
-            "--save_epochs",
-            "0,1",
-        ],
-    ],
-    "contrastive, gradual": [
-        [],
-        [
-            "clr_training",
-            "--pruning_percentages",
-            0.8,
-            "--index_end",
-            0,
-            "--epochs",
-            4,
-            "--batch_size",
-            32,
-            "--head_epochs",
-            4,
-            "--batch_size_head",
-            16,
-            *PRUNED,
-            "--begin_epoch_head",
-            0.5,
-            "--end_epoch_head",
-            2.5,
-            "--lars",
-        ],
-    ],
-    "one-shot": [
-        ["sup_training"],
-        [
-            "sup_pruning_finetune",
-            "--models_number",
-            2,
-            "--pruning_percentages",
-            "0.5,0.9",
-            "--epochs",
-            3,
-            "--batch_size",
-            16,
-        ],
-    ],
-    "one-shot, contrastive": [
-        ["clr_training"],
-        [
-            "clr_pruning_finetune",
-            "--models_number",
-            1,
-            "--pruning_percentages",
-            0.9,
-            "--epochs",
-            3,
-            "--batch_size",
-            16,
-        ],
-    ],
-    "rewound": [
-        ["sup_training", "--save_epochs", 1],
-        [
-            "sup_pruning_finetune",
-            "--models_number",
-            1,
-            "--pruning_schedule",
-            "iterative",
-            "--iterations",
-            3,
-            "--rate",
-            0.5,
-            "--rewind_epoch",
-            1,
-        ],
-    ],
-    "rewound, contrastive": [
-        ["clr_training", "--save_epochs", 0],
-        [
-            "clr_pruning_finetune",
-            "--models_number",
-            1,
-            "--pruning_schedule",
-            "iterative",
-            "--iterations",
-            2,
-            "--rate",
-            0.5,
-        ],
-    ],
-    "reinitialised": [
-        ["sup_training"],
-        [
-            "sup_pruning_finetune",
-            "--models_number",
-            1,
-            "--pruning_schedule",
-            "iterative",
-            "--iterations",
-            2,
-            "--rate",
-            0.5,
-            "--after",
-            "reinit",
-        ],
-    ],
-    "finetuned again and again": [
-        ["clr_training"],
-        [
-            "clr_pruning_finetune",
-            "--models_number",
-            1,
-            "--pruning_schedule",
-            "iterative",
-            "--iterations",
-            2,
-            "--rate",
-            0.5,
-            "--after",
-            "finetune",
-            "--epochs",
-            2,
-            "--batch_size",
-            16,
-        ],
-    ],
+    "supervised": ("", "sup_training --index_end 1 --epochs 4 --batch_size 16 --dropout 0.3"),
+    "supervised, early, by initial weights": ("", f"{GRADUAL_SUPERVISED} --criterion magnitude_increase"),
+    "supervised, late, random": ("", f"{GRADUAL_SUPERVISED} --schedule late --criterion random"),
+    "contrastive and heads": (
+        "",
+        "clr_training --pruning_percentages 0.0 --index_end 1 --epochs 3 --batch_size 32 --head_epochs 3 "
+        "--batch_size_head 16 --cosine_annealing --save_epochs 0,1",
+    ),
+    "contrastive, gradual": (
+        "",
+        "clr_training --pruning_percentages 0.8 --index_end 0 --epochs 4 --batch_size 32 --head_epochs 4 "
+        f"--batch_size_head 16 {GRADUAL} --begin_epoch_head 0.5 --end_epoch_head 2.5 --lars",
+    ),
+    "one-shot": (
+        SUPERVISED,
+        "sup_pruning_finetune --models_number 2 --pruning_percentages 0.5,0.9 --epochs 3 --batch_size 16",
+    ),
+    "one-shot, contrastive": (
+        CONTRASTIVE,
+        "clr_pruning_finetune --models_number 1 --pruning_percentages 0.9 --epochs 3 --batch_size 16",
+    ),
+    "rewound": (
+        f"{SUPERVISED} --save_epochs 1",
+        f"sup_pruning_finetune {HALVED} --iterations 3 --rewind_epoch 1",
+    ),
+    "rewound, contrastive": (
+        f"{CONTRASTIVE} --save_epochs 0",
+        f"clr_pruning_finetune {HALVED} --iterations 2",
+    ),
+    "reinitialised": (SUPERVISED, f"sup_pruning_finetune {HALVED} --iterations 2 --after reinit"),
+    "finetuned again and again": (
+        CONTRASTIVE,
+        f"clr_pruning_finetune {HALVED} --iterations 2 --after finetune --epochs 2 --batch_size 16",
+    ),
 }
-BEFORE = {
-    "sup_training": ["--index_end", 1, "--epochs", 3, "--batch_size", 16],
-    "clr_training": [
-        *DENSE,
-        "--index_end",
-        0,
-        "--epochs",
-        2,
-        "--batch_size",
-        32,
-        "--head_epochs",
-        2,
-        "--batch_size_head",
-        16,
-    ],
-}
+# What most tests stop: a supervised training of four epochs of four steps.
+FOUR = "sup_training --index_end 0 --epochs 4 --batch_size 16"
 
 
-@pytest.fixture
-def small(monkeypatch):
+@pytest.fixture(autouse=True)
+def same_threads():
     threads = torch.get_num_threads()
-    yield [*SMALL, "--threads", 1]
+    yield
     torch.set_num_threads(threads)
 
 
-def made(work):
-    return {name: value for name, value in contents(work).items() if not name.startswith("logs")}
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    write_few_digits(tmp_path / "few digits")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def prepare(work, monkeypatch, before, small):
-    write_few_digits(work / "few digits")
-    monkeypatch.chdir(work)
-    if before:
-        script, *more = before
-        assert main(script, *BEFORE[script], *more, *small) == 0
+def give(command, *more):
+    """Runs a command in this process; its exit status."""
+    return main(*command.split(), *FLAGS, *more)
 
 
 def stopped_after(monkeypatch, steps, error):
-    """The next training stops in its so-manieth backward pass from now."""
+    """The next training stops in its so-manieth backward pass from now; a number is a signal."""
     left, backward = [steps], torch.Tensor.backward
 
     def count(*arguments, **keywords):
@@ -251,92 +101,204 @@ def stopped_after(monkeypatch, steps, error):
     monkeypatch.setattr(torch.Tensor, "backward", count)
 
 
+@pytest.fixture
+def begun(work, monkeypatch):
+    """The state of a training that a signal stopped in its third epoch."""
+    with monkeypatch.context() as context:
+        stopped_after(context, 10, signal.SIGINT)
+        assert give(FOUR) == 130
+    return state_of(work)
+
+
+def state_of(work):
+    [path] = work.rglob("*.state")
+    return path
+
+
+def load(state):
+    return torch.load(state, weights_only=True)
+
+
+def model_of(work, id=0):
+    return work / f"models/few digits/wideResNet-1_0.0pruning_4epochs_10depth_0.0dropout_id{id}.pt"
+
+
+def line_of(capsys):
+    """All that was said on stderr since this was asked for last: one line."""
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+# Stopped, and going on
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("save_every", ["1", "5min"])
 def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
-    tmp_path, monkeypatch, capsys, small, stage, save_every
+    tmp_path, monkeypatch, capsys, stage, save_every
 ):
-    before, (script, *flags) = STAGES[stage]
-    flags = [*flags, *small, "--save_every", save_every]
-    for folder in ("undisturbed", "stopped"):
-        (tmp_path / folder).mkdir()
-        prepare(tmp_path / folder, monkeypatch, before, small)
-        if folder == "undisturbed":
-            assert main(script, *flags) == 0
+    before, command = STAGES[stage]
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    write_few_digits(undisturbed / "few digits")
+    monkeypatch.chdir(undisturbed)
+    assert not before or give(before) == 0
+    shutil.copytree(undisturbed, stopped)
+    assert give(command, "--save_every", save_every) == 0
+    monkeypatch.chdir(stopped)
     chance, stops, status = random.Random(f"{stage} {save_every}"), 0, None
     capsys.readouterr()
     while status != 0:
         with monkeypatch.context() as context:
             # At least one epoch goes by between two stops, so that there is an end.
             stopped_after(context, chance.randrange(5, 9), cli.Interrupted(signal.SIGTERM))
-            status = main(script, *flags)
+            status = give(command, "--save_every", save_every)
         assert status in (0, 128 + signal.SIGTERM)
         stops += status != 0
     assert stops > 0 and "goes on after" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.state"))
-    assert made(tmp_path / "stopped") == made(tmp_path / "undisturbed")
+    left, expected = (
+        {name: content for name, content in contents(folder).items() if not name.startswith("logs")}
+        for folder in (stopped, undisturbed)
+    )
+    assert left == expected and any(name.endswith(".pt") for name in left)
 
 
-def begun(tmp_path, monkeypatch, small, *more):
-    """A supervised training that was stopped; the flags, and its state."""
-    prepare(tmp_path, monkeypatch, [], small)
-    flags = ["--index_end", 0, "--epochs", 4, "--batch_size", 16, *small, *more]
-    with monkeypatch.context() as context:
-        stopped_after(context, 10, cli.Interrupted(signal.SIGINT))
-        assert main("sup_training", *flags) == 130
-    [state] = tmp_path.rglob("*.state")
-    return flags, state
+@pytest.mark.parametrize(
+    "error, status, told",
+    [
+        (signal.SIGINT, 130, "interrupted: finished models are kept; {}; give the same command to go on"),
+        (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
+        (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
+        (MemoryError(), 2, "error: the memory is full; give a smaller --batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: the memory is full; give a smaller"),
+    ],
+)
+def test_whatever_stops_a_training_its_state_is_kept_and_named(
+    work, monkeypatch, capsys, error, status, told
+):
+    stopped_after(monkeypatch, 10, error)
+    assert give(FOUR) == status
+    state = state_of(work)
+    kept = f"{state.relative_to(work)} holds the state after 2 epochs"
+    line = line_of(capsys)
+    assert told.format(kept) in line and kept in line and load(state)["epoch"] == 2
 
 
-def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(tmp_path, monkeypatch, small):
-    """It comes just before further signals are ignored: as from a parent that stops its workers after Ctrl-C reached them too."""
-    prepare(tmp_path, monkeypatch, [], small)
-    set_handler = signal.signal
+def test_an_error_that_nobody_foresaw_keeps_the_state_and_is_shown_whole(work, monkeypatch):
+    stopped_after(monkeypatch, 10, ZeroDivisionError("a mistake in the code"))
+    with pytest.raises(ZeroDivisionError) as error:
+        give(FOUR)
+    state = state_of(work)
+    assert error.value.__notes__ == [f"{state.relative_to(work)} holds the state after 2 epochs"]
+    assert load(state)["epoch"] == 2
 
-    def second_comes_first(number, handler):
-        if handler is signal.SIG_IGN:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return set_handler(number, handler)
+
+def fails_from(monkeypatch, place, name, call, error):
+    """The so-manieth call of a function, and all after it, raise this error."""
+    left, function = [call], getattr(place, name)
+
+    def count(*arguments, **keywords):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise error
+        return function(*arguments, **keywords)
+
+    monkeypatch.setattr(place, name, count)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+@pytest.mark.parametrize("place, name", [(checkpoints, "write_atomically"), (torch, "save")])
+def test_a_memory_that_is_full_while_the_state_is_kept_is_told_in_one_line(
+    work, monkeypatch, capsys, place, name, epochs
+):
+    fails_from(monkeypatch, place, name, epochs + 1, MemoryError())
+    assert give(FOUR, "--save_every", 1) == 2
+    line = line_of(capsys)
+    assert "the memory is full" in line and ("holds the state" in line) == (epochs > 0)
+    assert not list(work.rglob("*.pt")) and len(list(work.rglob("*.state"))) == (epochs > 0)
+    if epochs:
+        assert load(state_of(work))["epoch"] == epochs
+        assert f"holds the state after {epochs} epochs" in line
+
+
+def test_a_signal_while_the_state_is_copied_keeps_the_one_before_and_tells_so(work, monkeypatch, capsys):
+    fails_from(monkeypatch, torch, "save", 3, cli.Interrupted(signal.SIGTERM))
+    assert give(FOUR) == 143
+    assert load(state_of(work))["epoch"] == 2
+    assert "holds the state after 2 epochs" in line_of(capsys)
+
+
+def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(work, monkeypatch):
+    """As from a parent that stops its workers after Ctrl-C has reached them too."""
+    write = checkpoints.write_atomically
+
+    def second_comes_first(path, content):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(path, content)
 
     stopped_after(monkeypatch, 10, signal.SIGINT)
-    monkeypatch.setattr(cli.signal, "signal", second_comes_first)
-    assert main("sup_training", "--index_end", 0, "--epochs", 4, "--batch_size", 16, *small) == 130
-    [state] = tmp_path.rglob("*.state")
-    assert torch.load(state, weights_only=True)["epoch"] == 2
+    monkeypatch.setattr(checkpoints, "write_atomically", second_comes_first)
+    assert give(FOUR) == 130
+    assert load(state_of(work))["epoch"] == 2
 
 
-def test_the_last_line_says_what_was_kept(tmp_path, monkeypatch, small, capsys):
-    begun(tmp_path, monkeypatch, small)
-    said = capsys.readouterr().err
-    assert (
-        said.count("\n") == 1
-        and ".pt.state holds the state after 2 epochs" in said
-        and "the same command" in said
-    )
+def test_a_training_that_diverges_keeps_its_last_good_state(work, monkeypatch, capsys):
+    rates = iter([1.0, 1.0] + [1e30] * 10)
+    monkeypatch.setattr("common.training.supervised_learning_rate", lambda settings, epoch: next(rates))
+    assert give(FOUR) == 2
+    line, state = line_of(capsys), state_of(work)
+    assert "diverged" in line and "in epoch 3, from its step " in line
+    assert f"{state.name} holds the state after 2 epochs" in line
+    content = load(state)
+    assert content["epoch"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values())
+
+
+def test_what_is_finished_needs_no_state(begun):
+    """Stopped between the model and the end of its state: the model counts."""
+    content = begun.read_bytes()
+    assert give(FOUR) == 0 and not begun.exists()
+    begun.write_bytes(content)
+    assert give(FOUR) == 0 and not begun.exists()
+
+
+def test_debug_keeps_and_takes_no_state(work, begun):
+    before = begun.read_bytes()
+    assert give(FOUR, "--debug") == 0
+    assert begun.read_bytes() == before and not list(work.rglob("*.pt"))
+
+
+def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, begun, capsys):
+    for _ in range(2):
+        assert give(FOUR, "--save_epochs", "1,3") == 0
+    assert "give the same command again for the weights after 1" in capsys.readouterr().out
+    model = model_of(work)
+    kept = {checkpoints.epoch_path(model, epoch) for epoch in (1, 3)}
+    assert set(model.parent.glob("*.pt")) == {model, *kept}
+
+
+# States that are refused
 
 
 @pytest.mark.parametrize(
     "flag, told",
-    [
-        (["--learning_rate", 0.2], "learning_rate 1.0, not 0.2"),
-        (["--batch_size", 20], "batch_size 16, not 20"),
-    ],
+    [("--learning_rate 0.2", "learning_rate 1.0, not 0.2"), ("--batch_size 20", "batch_size 16, not 20")],
 )
-def test_a_state_of_other_settings_is_refused(tmp_path, monkeypatch, small, capsys, flag, told):
-    flags, state = begun(tmp_path, monkeypatch, small)
-    before = state.read_bytes()
+def test_a_state_of_other_settings_is_refused(work, begun, capsys, flag, told):
+    before = begun.read_bytes()
     capsys.readouterr()
-    assert main("sup_training", *flags, *flag) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and told in said and "--save_path" in said
-    assert state.read_bytes() == before and not list(tmp_path.rglob("*.pt"))
+    assert give(FOUR, *flag.split()) == 2
+    line = line_of(capsys)
+    assert told in line and "--save_path" in line
+    assert begun.read_bytes() == before and not list(work.rglob("*.pt"))
 
 
-def test_a_state_of_other_images_is_refused(tmp_path, monkeypatch, small, capsys):
-    flags, _ = begun(tmp_path, monkeypatch, small)
-    next((tmp_path / "few digits/train").rglob("*.png")).unlink()
-    assert main("sup_training", *flags) == 2
-    assert "other settings (data" in capsys.readouterr().err
+def test_a_state_of_other_images_is_refused(work, begun, capsys):
+    next((work / "few digits/train").rglob("*.png")).unlink()
+    capsys.readouterr()
+    assert give(FOUR) == 2
+    assert "other settings (data" in line_of(capsys)
 
 
 @pytest.mark.parametrize(
@@ -346,122 +308,154 @@ def test_a_state_of_other_images_is_refused(tmp_path, monkeypatch, small, capsys
         (b"torn", "not a readable checkpoint"),
         ({}, "not a state of this version"),
         ({"format": 0}, "not a state of this version"),
-        ({"format": resume.FORMAT}, "not a state"),
+        ({"format": checkpoints.STATE_FORMAT}, "not a state of this version"),
     ],
 )
-def test_a_torn_or_foreign_state_is_refused_in_one_line(tmp_path, monkeypatch, small, capsys, content, told):
-    flags, state = begun(tmp_path, monkeypatch, small)
-    state.write_bytes(content) if isinstance(content, bytes) else torch.save(content, state)
-    assert main("sup_training", *flags) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert told in said and "delete it" in said
-    state.unlink()
-    assert main("sup_training", *flags) == 0
+def test_a_torn_or_foreign_state_is_refused_in_one_line(begun, capsys, content, told):
+    begun.write_bytes(content) if isinstance(content, bytes) else torch.save(content, begun)
+    capsys.readouterr()
+    assert give(FOUR) == 2
+    line = line_of(capsys)
+    assert told in line and "delete it" in line
+    begun.unlink()
+    assert give(FOUR) == 0
 
 
-def test_a_state_that_does_not_fit_the_network_is_refused(tmp_path, monkeypatch, small, capsys):
-    flags, state = begun(tmp_path, monkeypatch, small)
-    content = torch.load(state, weights_only=True)
+def test_a_state_that_does_not_fit_the_network_is_refused(begun, capsys):
+    content = load(begun)
     content["parts"]["network"].popitem()
-    torch.save(content, state)
-    assert main("sup_training", *flags) == 2
-    assert "does not fit the network" in capsys.readouterr().err
+    torch.save(content, begun)
+    capsys.readouterr()
+    assert give(FOUR) == 2
+    line = line_of(capsys)
+    assert "does not fit the network" in line and "holds the state" not in line
 
 
-def test_a_training_that_diverges_keeps_its_last_good_state(tmp_path, monkeypatch, small, capsys):
-    prepare(tmp_path, monkeypatch, [], small)
-    rates = iter([1.0, 1.0] + [1e30] * 10)
-    monkeypatch.setattr("common.training.supervised_learning_rate", lambda initial, epoch: next(rates))
-    assert main("sup_training", "--index_end", 0, "--epochs", 6, "--batch_size", 16, *small) == 2
-    said = capsys.readouterr().err
-    [state] = tmp_path.rglob("*.state")
-    assert (
-        said.count("\n") == 1
-        and "diverged" in said
-        and "in epoch 3, from its step " in said
-        and f"{state.name} holds the state after 2 epochs" in said
-    )
-    content = torch.load(state, weights_only=True)
-    assert content["epoch"] == 2 and all(
-        torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values()
-    )
+# Code that changes
 
 
-def test_what_is_finished_needs_no_state(tmp_path, monkeypatch, small):
-    """Stopped between the model and the end of its state: the model counts."""
-    flags, state = begun(tmp_path, monkeypatch, small)
-    content = state.read_bytes()
-    assert main("sup_training", *flags) == 0 and not state.exists()
-    state.write_bytes(content)
-    assert main("sup_training", *flags) == 0 and not state.exists()
+HARMLESS = (
+    ("augment", "# the published padding of 4", "# a padding of 4"),
+    ("augment", '"""Random views of images', '# Rooms have remarks.\n"""Views of images, by chance'),
+    ("training", '"""Called with the number', '"""Called, with the number'),
+)
+EDITS = (
+    ("augment", "PADDING_SHARE = 4 / 32", "PADDING_SHARE = 12 / 32"),
+    ("training", "epoch >= milestone", "epoch > milestone"),
+)
 
 
-def test_debug_keeps_and_takes_no_state(tmp_path, monkeypatch, small):
-    flags, state = begun(tmp_path, monkeypatch, small)
-    before = state.read_bytes()
-    assert main("sup_training", *flags, "--debug") == 0
-    assert state.read_bytes() == before and not list(tmp_path.rglob("*.pt"))
+@pytest.fixture
+def house(work):
+    """A copy of the code, which may be edited."""
+    shutil.copytree(ROOT / "common", work / "house/common", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "sup_training.py", work / "house")
+    return work / "house"
 
 
-def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(
-    tmp_path, monkeypatch, small, capsys
-):
-    flags, _ = begun(tmp_path, monkeypatch, small)
-    for _ in range(2):
-        assert main("sup_training", *flags, "--save_epochs", "1,3") == 0
-    assert "give the same command again for the weights after 1" in capsys.readouterr().out
-    [model] = [path for path in tmp_path.rglob("*id0.pt")]
-    assert {path.name for path in model.parent.glob("*.pt")} == {
-        model.name,
-        *(checkpoints.epoch_path(model, epoch).name for epoch in (1, 3)),
-    }
+def edit(house, module, old, new):
+    path = house / f"common/{module}.py"
+    text = path.read_text()
+    assert text.count(old) == 1, f"{path.name} does not hold {old!r} once"
+    path.write_text(text.replace(old, new))
+
+
+def give_there(house, command, *more):
+    """Runs a command with the code of the copy."""
+    script, *flags = command.split()
+    words = [sys.executable, str(house / f"{script}.py"), *flags, *FLAGS, *more]
+    where = {"cwd": house.parent, "env": {**os.environ, "CUDA_VISIBLE_DEVICES": ""}}
+    return subprocess.run(words, text=True, capture_output=True, **where)
+
+
+def record_of(model):
+    return json.loads(checkpoints.record_path(model).read_text())
+
+
+@pytest.mark.parametrize("module, old, new", EDITS, ids=["augment", "training"])
+def test_a_network_of_other_code_is_refused_unless_other_code_is_asked_for(work, house, module, old, new):
+    assert give(FOUR) == 0
+    assert record_of(model_of(work))["code"] == checkpoints.science_code()
+    edit(house, module, old, new)
+    refused = give_there(house, FOUR)
+    assert refused.returncode == 2 and "finished before" not in refused.stdout
+    line = f"{model_of(work).name} was made by other code of {module}; give --other_code to go on with it"
+    assert refused.stderr.count("\n") == 1 and line in refused.stderr
+    went_on = give_there(house, FOUR, "--index_end", "1", "--other_code")
+    assert went_on.returncode == 0 and f"{model_of(work).name}\n" in went_on.stdout
+    first, second = record_of(model_of(work)), record_of(model_of(work, 1))
+    assert second["other_code"] is True and "other_code" not in first
+    assert [name for name in first["code"] if first["code"][name] != second["code"][name]] == [module]
+
+
+def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, begun, house):
+    before = begun.read_bytes()
+    edit(house, *EDITS[1])
+    refused = give_there(house, FOUR)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    line = f"{begun.name} is the state of a training by other code of training; give --other_code to go on"
+    assert line in refused.stderr and begun.read_bytes() == before and not model_of(work).exists()
+    went_on = give_there(house, FOUR, "--other_code")
+    assert went_on.returncode == 0 and "goes on after 2 of 4 epochs" in went_on.stdout
+    assert record_of(model_of(work))["other_code"] is True and not begun.exists()
+
+
+def test_comments_and_docstrings_are_no_other_code(work, begun, house):
+    for change in HARMLESS:
+        edit(house, *change)
+    for told in ("goes on after 2 of 4 epochs", "finished before"):
+        done = give_there(house, FOUR)
+        assert done.returncode == 0 and told in done.stdout, done.stderr
+    record = record_of(model_of(work))
+    assert record["code"] == checkpoints.science_code() and "other_code" not in record
+
+
+def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, begun, capsys):
+    state = load(begun)
+    del state["code"]
+    torch.save(state, begun)
+    checkpoints._say_once.cache_clear()
+    capsys.readouterr()
+    assert give(FOUR) == 0
+    record = record_of(model_of(work))
+    del record["code"]
+    files.write_json(checkpoints.record_path(model_of(work)), record)
+    assert give(FOUR) == 0
+    said = capsys.readouterr().out
+    assert said.count("from before the code was recorded") == 1
+    assert "goes on after 2" in said and "finished before" in said
+
+
+# Signals and kills, in processes of their own
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_the_states_within_seconds(tmp_path, number, workers):
-    write_few_digits(tmp_path / "few digits")
-    command = [
-        sys.executable,
-        str(ROOT / "sup_training.py"),
-        *SMALL,
-        "--threads",
-        "1",
-        "--index_end",
-        "1",
-        "--epochs",
-        "5000",
-        "--batch_size",
-        "16",
-        "--workers",
-        str(workers),
-    ]
+def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
+    flags = [*FLAGS, *f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()]
     process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        [sys.executable, str(ROOT / "sup_training.py"), *flags],
+        **{"cwd": work, "env": {**os.environ, "CUDA_VISIBLE_DEVICES": ""}, "start_new_session": True},
+        **{"text": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE},
     )
-    log, deadline = tmp_path / "logs/few digits/sup_training.log", time.monotonic() + 60
+    log, deadline = work / "logs/few digits/sup_training.log", time.monotonic() + 60
+    trainings = max(1, workers)
     while time.monotonic() < deadline and not (
-        log.exists() and log.read_text().count(" epoch 3/5000") >= max(1, workers)
+        log.exists() and log.read_text().count(" epoch 3/5000") >= trainings
     ):
         time.sleep(0.05)
     asked = time.monotonic()
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(
-        number
-    )  # a terminal tells all of its processes
+    if number == signal.SIGINT:  # a terminal tells all of its processes
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     said = process.communicate(timeout=20)[1]
     assert time.monotonic() - asked < 5
     assert process.returncode == 128 + number, said
     assert said.count("\n") == 1 and "interrupted" in said and "the same command" in said
-    states = list(tmp_path.rglob("*.state"))
-    assert len(states) == max(1, workers)
-    assert all(torch.load(state, weights_only=True)["epoch"] >= 3 for state in states)
-    assert not list(tmp_path.rglob("*.tmp*"))
+    states = list(work.rglob("*.state"))
+    assert len(states) == trainings and all(load(state)["epoch"] >= 3 for state in states)
+    assert not list(work.rglob("*.tmp*"))
 
 
 def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
@@ -480,12 +474,7 @@ def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
 
 def test_a_short_chaos_leaves_what_an_undisturbed_run_leaves(tmp_path):
     """The long form is a command of its own: python tests/chaos.py --kills 50."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/chaos.py"), "--kills", "8"],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        timeout=900,
-    )
+    command = [sys.executable, str(ROOT / "tests/chaos.py"), "--kills", "8"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 differences" in done.stdout and "company of 4 over 12 models: 2 kills" in done.stdout

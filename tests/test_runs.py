@@ -8,34 +8,26 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import CPU, contrastive_settings, few
+from test_training import classifying, contrasting, encoder, few, network, train_head
 
 import clr_pruning_finetune
 import clr_training
 import sup_training
-from common import augment, evaluation, methods, models, training
+from common import augment, evaluation, methods, training
 from common.cli import UserError
 from common.losses import contrastive_loss
-from common.pruning import GradualPruning, measure_sparsity, prunable_parameters, sum_gradients
-from common.store import checkpoints, runs
+from common.pruning import GradualPruning, masks_of, measure_sparsity, prunable_parameters, sum_gradients
+from common.store import runs
+from common.training import Run, fit
 
-PARSERS = {
-    "contrastive": clr_training.build_parser(),
-    "supervised": sup_training.build_parser(),
-    "head": clr_training.build_parser(),
-}
-PUBLISHED = {
-    "contrastive": (500, 1024),
-    "supervised": (205, 128),
-    "head": (100, 256),
-}  # epochs and batch size
+CLR, SUP = clr_training.build_parser(), sup_training.build_parser()
+PARSERS = {"contrastive": CLR, "supervised": SUP, "head": CLR}
+PUBLISHED = {"contrastive": (500, 1024), "supervised": (205, 128), "head": (100, 256)}  # epochs, batch size
 
 
 def schedule_of(kind, words="", epochs=None, batch_size=None, images=50_000, sparsity=0.9):
-    epochs, batch_size = epochs or PUBLISHED[kind][0], batch_size or PUBLISHED[kind][1]
-    return runs.gradual_pruning(
-        PARSERS[kind].parse_args(words.split()), sparsity, kind, epochs, batch_size, images
-    )
+    sizes = epochs or PUBLISHED[kind][0], batch_size or PUBLISHED[kind][1], images
+    return runs.gradual_pruning(PARSERS[kind].parse_args(words.split()), sparsity, kind, *sizes)
 
 
 def steps_of(pruning):
@@ -68,9 +60,8 @@ def test_steps_without_flags_are_the_published_ones(kind, schedule, steps):
 
 
 def test_contrastive_networks_are_pruned_late_and_supervised_ones_early_as_published():
-    assert steps_of(schedule_of("contrastive")) == (2440, 4760, 62) and steps_of(
-        schedule_of("supervised")
-    ) == (1000, 20000, 500)
+    assert steps_of(schedule_of("contrastive")) == (2440, 4760, 62)
+    assert steps_of(schedule_of("supervised")) == (1000, 20000, 500)
 
 
 def test_criterion_scope_and_sparsity_are_those_of_the_flags():
@@ -83,16 +74,18 @@ def test_criterion_scope_and_sparsity_are_those_of_the_flags():
 def test_given_steps_take_the_place_of_the_published_ones_one_by_one(kind):
     suffix = "_head" if kind == "head" else ""
     begin, end, frequency = steps_of(schedule_of(kind))
-    assert steps_of(schedule_of(kind, f"--begin_step{suffix} 7")) == (7, end, frequency)
-    assert steps_of(schedule_of(kind, f"--end_step{suffix} 9999")) == (begin, 9999, frequency)
-    assert steps_of(schedule_of(kind, f"--frequency{suffix} 3")) == (begin, end, 3)
-    assert steps_of(
-        schedule_of(kind, f"--begin_step{suffix} 0 --end_step{suffix} 5 --frequency{suffix} 1")
-    ) == (0, 5, 1)
+    for words, steps in (
+        ("--begin_step{0} 7", (7, end, frequency)),
+        ("--end_step{0} 9999", (begin, 9999, frequency)),
+        ("--frequency{0} 3", (begin, end, 3)),
+        ("--begin_step{0} 0 --end_step{0} 5 --frequency{0} 1", (0, 5, 1)),
+    ):
+        assert steps_of(schedule_of(kind, words.format(suffix))) == steps
 
 
 def test_encoder_and_head_have_flags_of_their_own():
-    words = "--begin_step 100 --end_step 200 --frequency 10 --begin_epoch_head 1 --end_epoch_head 2 --frequency_head 20"
+    words = "--begin_step 100 --end_step 200 --frequency 10 --begin_epoch_head 1 --end_epoch_head 2"
+    words += " --frequency_head 20"
     assert steps_of(schedule_of("contrastive", words)) == (100, 200, 10)
     assert steps_of(schedule_of("head", words)) == (197, 393, 20)
 
@@ -123,50 +116,61 @@ def test_38_intervals_lie_between_two_epochs():
     assert list(pruning.sparsities()) == [38 * epoch + 1 for epoch in range(10, 49)]
 
 
-def test_the_last_step_of_the_training_is_the_last_that_can_prune():
-    assert schedule_of("supervised", "--begin_step 1 --end_step 60", 6, 100, 1000).end_step == 60
-    refusal("supervised", "--begin_step 1 --end_step 61", epochs=6, batch_size=100, images=1000)
-    assert schedule_of("supervised", "--begin_epoch 1 --end_epoch 5.9", 6, 100, 1000).end_step == 60
-    refusal("supervised", "--begin_epoch 1 --end_epoch 6", epochs=6, batch_size=100, images=1000)
+@pytest.mark.parametrize(
+    "last, too_late", [("--end_step 60", "--end_step 61"), ("--end_epoch 5.9", "--end_epoch 6")]
+)
+def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late):
+    size = {"epochs": 6, "batch_size": 100, "images": 1000}
+    assert schedule_of("supervised", f"--begin_step 1 {last}", **size).end_step == 60
+    assert "its training at step 60" in refusal("supervised", f"--begin_step 1 {too_late}", **size)
 
 
-def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fit():
-    assert refusal("supervised", "", epochs=12, batch_size=64, images=1437) == (
-        "pruning of the network ends at step 20000, its training at step 276 (12 epochs of 23 steps); "
-        "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer"
-    )
-    assert refusal("contrastive", "", epochs=50, batch_size=128, images=1437) == (
-        "pruning of the encoder ends at step 4760, its training at step 600 (50 epochs of 12 steps); "
-        "give --begin_epoch 5 --end_epoch 9.7, say, or train for longer"
-    )
-    assert refusal("head", "", epochs=10, batch_size=256, images=1437) == (
-        "pruning of the classifier head ends at step 10000, its training at step 60 (10 epochs of 6 steps); "
-        "give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer"
-    )
+@pytest.mark.parametrize(
+    "kind, epochs, batch_size, told",
+    [
+        (
+            *("supervised", 12, 64),
+            "pruning of the network ends at step 20000, its training at step 276 (12 epochs of 23 steps); "
+            "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer",
+        ),
+        (
+            *("contrastive", 50, 128),
+            "pruning of the encoder ends at step 4760, its training at step 600 (50 epochs of 12 steps); "
+            "give --begin_epoch 5 --end_epoch 9.7, say, or train for longer",
+        ),
+        (
+            *("head", 10, 256),
+            "pruning of the classifier head ends at step 10000, its training at step 60 (10 epochs of 6 "
+            "steps); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer",
+        ),
+    ],
+)
+def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fit(
+    kind, epochs, batch_size, told
+):
+    assert refusal(kind, "", epochs=epochs, batch_size=batch_size, images=1437) == told
+
+
+NEVER = "from step {} to step {} never fires"
+TWICE = "--{0}_step{1} and --{0}_epoch{1} say the same: give one of them"
 
 
 @pytest.mark.parametrize(
     "kind, words, told",
     [
         (
-            "supervised",
-            "--begin_step 20001",
-            "pruning of the network from step 20001 to step 20000 never fires; give --begin_epoch 2.6 --end_epoch 51, say",
+            *("supervised", "--begin_step 20001"),
+            f"network {NEVER.format(20001, 20000)}; give --begin_epoch 2.6 --end_epoch 51, say",
         ),
-        ("supervised", "--begin_epoch 3 --end_epoch 2", "from step 1174 to step 783 never fires"),
-        ("supervised", "--begin_step 0 --end_step 0", "from step 0 to step 0 never fires"),
+        ("supervised", "--begin_epoch 3 --end_epoch 2", NEVER.format(1174, 783)),
+        ("supervised", "--begin_step 0 --end_step 0", NEVER.format(0, 0)),
         (
-            "head",
-            "--begin_step_head 30 --end_step_head 20",
-            "pruning of the classifier head from step 30 to step 20 never fires; give --begin_epoch_head 2.6",
+            *("head", "--begin_step_head 30 --end_step_head 20"),
+            f"classifier head {NEVER.format(30, 20)}; give --begin_epoch_head 2.6",
         ),
-        (
-            "contrastive",
-            "--begin_step 5 --begin_epoch 5",
-            "--begin_step and --begin_epoch say the same: give one of them",
-        ),
-        ("contrastive", "--end_step 0 --end_epoch 0", "--end_step and --end_epoch say the same"),
-        ("head", "--end_step_head 5 --end_epoch_head 5", "--end_step_head and --end_epoch_head say the same"),
+        ("contrastive", "--begin_step 5 --begin_epoch 5", TWICE.format("begin", "")),
+        ("contrastive", "--end_step 0 --end_epoch 0", TWICE.format("end", "")),
+        ("head", "--end_step_head 5 --end_epoch_head 5", TWICE.format("end", "_head")),
     ],
 )
 def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, told):
@@ -176,35 +180,22 @@ def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, t
 @pytest.mark.parametrize("kind, schedule", list(itertools.product(PARSERS, methods.GRADUAL)))
 def test_epochs_that_a_refusal_suggests_are_accepted(kind, schedule):
     suffix = "_head" if kind == "head" else ""
+    epochs_of_all = (1, 2, 3, 4, 7, 12, 50, 205, 1500)
+    wrong_words = (f"--end_step{suffix} 2000000000", f"--begin_step{suffix} 9 --end_step{suffix} 8")
     for epochs, images, batch_size in itertools.product(
-        (1, 2, 3, 4, 7, 12, 50, 205, 1500), (1, 70, 1437, 50_000), (1, 16, 128, 5000)
+        epochs_of_all, (1, 70, 1437, 50_000), (1, 16, 128, 5000)
     ):
-        size, steps = (
-            {"epochs": epochs, "images": images, "batch_size": batch_size},
-            epochs * -(-images // batch_size),
-        )
-        if steps == 1:
-            continue  # below
-        for wrong in (f"--end_step{suffix} 2000000000", f"--begin_step{suffix} 9 --end_step{suffix} 8"):
+        size = {"epochs": epochs, "images": images, "batch_size": batch_size}
+        steps = epochs * -(-images // batch_size)
+        # The published steps fit no training of one step.
+        for wrong in wrong_words if steps > 1 else ("",):
             message = refusal(kind, f"--schedule {schedule} {wrong}", **size)
             suggested = re.search(rf"give (--begin_epoch{suffix} \S+ --end_epoch{suffix} \S+), say", message)[
                 1
             ]
             pruning = schedule_of(kind, f"--schedule {schedule} {suggested}", **size)
-            assert (
-                1 <= pruning.begin_step <= pruning.end_step <= steps
-                and max(pruning.sparsities().values()) == 0.9
-            )
-
-
-@pytest.mark.parametrize("kind, schedule", list(itertools.product(PARSERS, methods.GRADUAL)))
-def test_epochs_that_a_refusal_suggests_for_a_training_of_one_step_are_accepted(kind, schedule):
-    size = {"epochs": 1, "images": 70, "batch_size": 128}
-    suggested = re.search(
-        r"give (--begin_epoch\S* \S+ --end_epoch\S* \S+), say",
-        refusal(kind, f"--schedule {schedule}", **size),
-    )[1]
-    assert schedule_of(kind, f"--schedule {schedule} {suggested}", **size).end_step == 1
+            assert 1 <= pruning.begin_step <= pruning.end_step <= steps
+            assert max(pruning.sparsities().values()) == 0.9
 
 
 @pytest.mark.parametrize(
@@ -227,10 +218,8 @@ def test_scopes_are_those_of_the_schedule_where_none_is_given(words, schedule, n
 
 def test_iterative_methods_have_the_facts_of_their_flags():
     flags = clr_pruning_finetune.build_parser().parse_args(["--criterion", "random"])
-    assert (
-        str(runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2))
-        == "global_random_iterative0.2_rewind2"
-    )
+    method = runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2)
+    assert str(method) == "global_random_iterative0.2_rewind2"
 
 
 @pytest.mark.parametrize("criterion", ["filter_l1", "filter_l2", "filter_linf", "filter_random"])
@@ -245,53 +234,23 @@ def test_filters_compared_over_the_whole_network_are_refused(criterion):
 # Trainings
 
 
-SUPERVISED = {
-    "batch_size": 32,
-    "learning_rate": 0.1,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "shuffle": True,
-    **checkpoints.LATER_SETTINGS,
-}
-CONTRASTIVE = {
-    **contrastive_settings("SupCon", 32),
-    "epochs": 3,
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "cosine_annealing": False,
-    "warmup_epochs": 0,
-}
-
-
-def new_network(dropout=0.0):
-    training.seed_weights(0, "weights")
-    return training.prepare(models.SupervisedNetwork(10, 1, dropout, 10), CPU)
-
-
-def new_encoder(dropout=0.0):
-    training.seed_weights(0, "weights")
-    return training.prepare(models.ContrastiveEncoder(10, 1, dropout, "mlp"), CPU)
-
-
 def train_supervised(pruning, dropout=0.0, **more):
-    network = new_network(dropout)
-    return network, training.train_supervised(
-        network, few(), SUPERVISED, 0, "", range(3), pruning=pruning, **more
-    )  # three epochs of three steps
+    net = network(dropout=dropout)
+    return net, fit(classifying(net), Run((0, "supervised")), range(3), pruning=pruning, **more)
 
 
 def train_contrastive(pruning, dropout=0.0, lars=False, **more):
-    model = new_encoder(dropout)
-    return model, training.train_contrastive(
-        model, few(), {**CONTRASTIVE, "lars": lars}, 0, "", range(3), pruning=pruning, **more
-    )
+    model = encoder(dropout)
+    of = contrasting(model, few(), lars=lars)
+    return model, fit(of, Run((0, "contrastive")), range(3), pruning=pruning, **more)
 
 
-def train_head(pruning, **more):
-    return training.train_head(new_encoder().encoder, few(), 3, 32, (0, "head"), "", pruning=pruning, **more)
+def train_a_head(pruning):
+    return train_head(encoder().encoder, pruning=pruning)
 
 
-TRAININGS = {"supervised": train_supervised, "contrastive": train_contrastive, "head": train_head}
+# Three epochs of three steps each.
+TRAININGS = {"supervised": train_supervised, "contrastive": train_contrastive, "head": train_a_head}
 
 
 def pruned_part(kind, network):
@@ -301,98 +260,79 @@ def pruned_part(kind, network):
 @pytest.mark.parametrize("criterion", ["magnitude", "magnitude_increase", "snip", "random"])
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_each_tensor_ends_with_exactly_its_share_of_zeros(kind, criterion):
-    network, history = TRAININGS[kind](
-        GradualPruning(0.7, 1, 5, 2, criterion)
-    )  # steps 1 and 3 of the first epoch, 2 of the second
+    # Steps 1 and 3 of the first epoch, 2 of the second.
+    network, history = TRAININGS[kind](GradualPruning(0.7, 1, 5, 2, criterion))
     for name, weight in prunable_parameters(pruned_part(kind, network)).items():
         assert int((weight == 0).sum()) == round(0.7 * weight.numel()), name
-    found = measure_sparsity(pruned_part(kind, network))["total"]
+    achieved = measure_sparsity(pruned_part(kind, network))["total"]
     assert [entry["epoch"] for entry in history] == [0, 1, 2]
-    assert 0 < history[0]["sparsity"] < found and history[1]["sparsity"] == history[2]["sparsity"] == found
+    assert 0 < history[0]["sparsity"] < achieved == history[1]["sparsity"] == history[2]["sparsity"]
 
 
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_global_pruning_ends_with_exactly_its_share_of_all_weights(kind):
     network, _ = TRAININGS[kind](GradualPruning(0.7, 2, 5, 2, "snip", "global"))
-    found = measure_sparsity(pruned_part(kind, network))
-    assert found["zeros"] == round(0.7 * found["counted"]) and len(set(found["per_tensor"].values())) > 1
+    achieved = measure_sparsity(pruned_part(kind, network))
+    assert achieved["zeros"] == round(0.7 * achieved["counted"])
+    assert len(set(achieved["per_tensor"].values())) > 1
 
 
 @pytest.mark.parametrize("lars", [False, True])
-def test_the_projection_head_is_never_pruned(lars):
-    for criterion, scope in (("magnitude", "layer"), ("snip", "global"), ("filter_l2", "layer")):
-        model, _ = train_contrastive(GradualPruning(0.8, 2, 5, 2, criterion, scope), lars=lars)
-        assert all(
-            (parameter != 0).all()
-            for name, parameter in model.head.named_parameters()
-            if name.endswith("weight")
-        )
-        assert measure_sparsity(model.encoder)["zeros"] > 0
+@pytest.mark.parametrize(
+    "criterion, scope", [("magnitude", "layer"), ("snip", "global"), ("filter_l2", "layer")]
+)
+def test_the_projection_head_is_never_pruned(criterion, scope, lars):
+    model, _ = train_contrastive(GradualPruning(0.8, 2, 5, 2, criterion, scope), lars=lars)
+    weights = [weight for name, weight in model.head.named_parameters() if name.endswith("weight")]
+    assert len(weights) == 2 and all((weight != 0).all() for weight in weights)
+    assert measure_sparsity(model.encoder)["zeros"] > 0
 
 
 @pytest.mark.parametrize(
-    "kind, begin, histories",
-    [
-        ("supervised", 4, [False, True, True]),
-        ("contrastive", 7, [False, False, True]),
-        ("head", 3, [True, True, True]),
-    ],
+    "kind, begin, told", [("supervised", 4, [1, 2]), ("contrastive", 7, [2]), ("head", 3, [0, 1, 2])]
 )
-def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_firing_on(
-    kind, begin, histories
-):
-    network, history = TRAININGS[kind](
-        GradualPruning(0.5, begin, begin, 1)
-    )  # three steps an epoch, counted from 1
-    assert ["sparsity" in entry for entry in history] == histories
-    expected = measure_sparsity(pruned_part(kind, network))["total"]
-    assert expected > 0 and all(entry["sparsity"] == expected for entry in history if "sparsity" in entry)
+def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_firing_on(kind, begin, told):
+    # Three steps an epoch, counted from 1.
+    network, history = TRAININGS[kind](GradualPruning(0.5, begin, begin, 1))
+    achieved = measure_sparsity(pruned_part(kind, network))["total"]
+    assert achieved > 0
+    sparsities = {entry["epoch"]: entry["sparsity"] for entry in history if "sparsity" in entry}
+    assert sparsities == dict.fromkeys(told, achieved)
 
 
-@pytest.mark.parametrize("kind", ["supervised", "contrastive"])
-def test_the_number_of_epochs_done_is_told_at_the_start_and_after_each(kind):
-    done, zeros = [], []
-    network = new_network() if kind == "supervised" else new_encoder()
-    settings = SUPERVISED if kind == "supervised" else CONTRASTIVE
-    train = training.train_supervised if kind == "supervised" else training.train_contrastive
-    before = copy.deepcopy(network.state_dict())
+@pytest.mark.parametrize(
+    "new, of", [(network, classifying), (encoder, contrasting)], ids=["supervised", "contrastive"]
+)
+def test_the_number_of_epochs_done_is_told_at_the_start_and_after_each(new, of):
+    def train(epochs, **more):
+        net = new()
+        pruned, before, done = getattr(net, "encoder", net), copy.deepcopy(net.state_dict()), {}
 
-    def at_epoch(epoch):
-        if not done:
-            assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-        done.append(epoch)
-        zeros.append(
-            any(
-                (weight == 0).any()
-                for weight in prunable_parameters(pruned_part(kind, network)).values()
-                if weight.ndim > 1
-            )
-        )
+        def at_epoch(epoch):
+            if not done:
+                assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+            done[epoch] = any((mask == 0).any() for mask in masks_of(pruned).values() if mask.ndim > 1)
 
-    train(network, few(), settings, 0, "", range(3), pruning=GradualPruning(0.5, 4, 4, 1), at_epoch=at_epoch)
-    assert done == [0, 1, 2, 3] and zeros == [
-        False,
-        False,
-        True,
-        True,
-    ]  # step 4 is the first of the second epoch
-    done.clear()
-    before = copy.deepcopy(network.state_dict())
-    history = train(network, few(), settings, 0, "", range(2, 3), at_epoch=at_epoch)
-    assert done == [2, 3] and [entry["epoch"] for entry in history] == [2]
+        history = fit(of(net, few()), Run((0, "a stage")), epochs, at_epoch=at_epoch, **more)
+        assert [entry["epoch"] for entry in history] == list(epochs)
+        return done
+
+    # Step 4 is the first of the second epoch.
+    assert train(range(3), pruning=GradualPruning(0.5, 4, 4, 1)) == {0: False, 1: False, 2: True, 3: True}
+    assert train(range(2, 3)) == {2: False, 3: False}
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "snip", "random", "filter_random"])
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_measuring_without_pruning_leaves_the_training_bit_for_bit_as_it_was(kind, criterion):
-    # Views, dropout and batch norm would all show it if a criterion drew from their streams or ran the network in train mode.
+    # Views, dropout and batch norm would show it if a criterion drew from their streams or ran in train mode.
     more = {} if kind == "head" else {"dropout": 0.3}
-    dense, _ = TRAININGS[kind](None, **more)
-    measured, _ = TRAININGS[kind](GradualPruning(0.0, 1, 9, 2, criterion), **more)
-    assert dense.state_dict().keys() == measured.state_dict().keys()
-    assert all(
-        torch.equal(tensor, measured.state_dict()[name]) for name, tensor in dense.state_dict().items()
+    dense, measured = (
+        TRAININGS[kind](pruning, **more)[0].state_dict()
+        for pruning in (None, GradualPruning(0.0, 1, 9, 2, criterion))
     )
+    assert dense.keys() == measured.keys()
+    assert all(torch.equal(tensor, measured[name]) for name, tensor in dense.items())
 
 
 @pytest.mark.parametrize("kind", TRAININGS)
@@ -406,14 +346,11 @@ def test_pruning_while_training_is_the_same_again_and_another_for_another_criter
     assert torch.equal(first, weights("snip")) and not torch.equal(first, weights("random"))
 
 
-@pytest.mark.parametrize(
-    "kind, losses", [("supervised", "classification_losses"), ("contrastive", "contrastive_losses")]
-)
-def test_every_firing_measures_other_batches(kind, losses, monkeypatch):
-    keys, original = [], getattr(training, losses)
-    monkeypatch.setattr(
-        training, losses, lambda *arguments: keys.append(arguments[-1]) or original(*arguments)
-    )
+@pytest.mark.parametrize("kind, of", [("supervised", "CrossEntropy"), ("contrastive", "Contrastive")])
+def test_every_firing_measures_other_batches(kind, of, monkeypatch):
+    keys, original = [], getattr(training, of).criterion_losses
+    seen = lambda self, key: keys.append(key) or original(self, key)
+    monkeypatch.setattr(getattr(training, of), "criterion_losses", seen)
     TRAININGS[kind](GradualPruning(0.5, 2, 5, 2, "snip"))
     assert keys == [(0, kind, 2), (0, kind, 4), (0, kind, 5)]
 
@@ -421,7 +358,7 @@ def test_every_firing_measures_other_batches(kind, losses, monkeypatch):
 def test_a_head_with_fixed_masks_keeps_them():
     torch.manual_seed(0)
     masks = {"fc.weight": (torch.rand(10, 64) > 0.5).float(), "fc.bias": torch.tensor([0.0] * 5 + [1.0] * 5)}
-    head, history = training.train_head(new_encoder().encoder, few(), 2, 32, (0, "head"), "", masks=masks)
+    head, history = train_head(encoder().encoder, 2, masks=masks)
     assert all(torch.equal(parameter != 0, masks[name] == 1) for name, parameter in head.named_parameters())
     assert [entry["sparsity"] for entry in history] == [measure_sparsity(head)["total"]] * 2
 
@@ -430,29 +367,28 @@ def test_a_head_with_fixed_masks_keeps_them():
 
 
 def supervised_losses(network, data, batch_size=16):
-    return training.classification_losses(network, data, batch_size, (0, "supervised", 5))
+    return classifying(network, data, batch_size=batch_size).criterion_losses((0, "supervised", 5))
 
 
 def encoder_losses(model, data, batch_size=16):
-    return training.contrastive_losses(
-        model, data, contrastive_settings("SupCon", batch_size), (0, "contrastive", 5)
-    )
+    return contrasting(model, data, batch_size=batch_size).criterion_losses((0, "contrastive", 5))
+
+
+BOTH = pytest.mark.parametrize(
+    "new, losses",
+    [(network, supervised_losses), (encoder, encoder_losses)],
+    ids=["supervised", "contrastive"],
+)
 
 
 @pytest.mark.parametrize("was_training", [True, False])
-@pytest.mark.parametrize(
-    "new, losses",
-    [(new_network, supervised_losses), (new_encoder, encoder_losses)],
-    ids=["supervised", "contrastive"],
-)
+@BOTH
 def test_measuring_gradients_leaves_batch_norm_gradients_and_mode_alone(new, losses, was_training):
     model, data = new(dropout=0.3), few()
     sum(losses(model, data)).backward()
     model.train(was_training)
-    before, gradients = (
-        copy.deepcopy(model.state_dict()),
-        {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
-    )
+    before = copy.deepcopy(model.state_dict())
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     sums = sum_gradients(prunable_parameters(getattr(model, "encoder", model)), losses(model, data))
     assert all(gradient.absolute.max() > 0 for gradient in sums.values())
     assert all(module.training == was_training for module in model.modules())
@@ -460,56 +396,45 @@ def test_measuring_gradients_leaves_batch_norm_gradients_and_mode_alone(new, los
     assert all(torch.equal(parameter.grad, gradients[name]) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize(
-    "new, losses",
-    [(new_network, supervised_losses), (new_encoder, encoder_losses)],
-    ids=["supervised", "contrastive"],
-)
+@BOTH
 def test_a_few_batches_are_measured_and_no_more_than_there_are(new, losses):
-    assert len(list(losses(new(), few(), 32))) == 3
-    assert len(list(losses(new(), few(), 5))) == training.GRADIENT_BATCHES == 10
-    assert len(list(losses(new(), few(), 500))) == 1
+    counts = [len(list(losses(new(), few(), batch_size))) for batch_size in (32, 5, 500)]
+    assert counts == [3, training.GRADIENT_BATCHES, 1] == [3, 10, 1]
 
 
 def test_the_losses_are_those_of_unaugmented_images_each_at_most_once():
-    data, network = few(), new_network(dropout=0.3).eval()
+    data, net = few(), network(dropout=0.3).eval()
     order = torch.randperm(70, generator=augment.stream(0, "supervised", 5, "criterion"))
-    network.base.bn1.running_mean.add_(0.3)  # shows whether batch norm uses its own statistics
-    for found, batch in zip(supervised_losses(network.train(), data), order.split(16), strict=True):
-        logits = copy.deepcopy(network).eval()(evaluation.evaluation_batch(data.train_images[batch], data))
-        assert found.item() == pytest.approx(
+    net.base.bn1.running_mean.add_(0.3)  # shows whether batch norm uses its own statistics
+    for loss, batch in zip(supervised_losses(net.train(), data), order.split(16), strict=True):
+        logits = copy.deepcopy(net).eval()(evaluation.evaluation_batch(data.train_images[batch], data))
+        assert loss.item() == pytest.approx(
             F.cross_entropy(logits, data.train_labels[batch]).item(), rel=1e-6
         )
 
 
 def test_the_contrastive_losses_are_those_of_two_views_of_each_image():
-    data, model = few(), new_encoder()
+    data, model = few(), encoder()
     generator = augment.stream(0, "contrastive", 5, "criterion")
     order = torch.randperm(70, generator=generator)
-    for found, batch in zip(encoder_losses(model.train(), data), order.split(16), strict=True):
+    for loss, batch in zip(encoder_losses(model.train(), data), order.split(16), strict=True):
         drawn = augment.draw_contrastive(2 * len(batch), 8, 8, data.horizontal_flip, generator)
-        views = [
-            augment.contrastive_views(
-                data.train_images[batch],
-                {name: values[view * len(batch) : (view + 1) * len(batch)] for name, values in drawn.items()},
-                data.mean,
-                data.std,
-            )
-            for view in range(2)
+        of_views = [
+            {name: values.split(len(batch))[view] for name, values in drawn.items()} for view in range(2)
         ]
+        images = data.train_images[batch]
+        views = [augment.contrastive_views(images, of_view, data.mean, data.std) for of_view in of_views]
         with torch.no_grad():
-            projections = [copy.deepcopy(model).eval()(view) for view in views]
+            projections = torch.stack([copy.deepcopy(model).eval()(view) for view in views], 1)
         assert not torch.equal(*views)
-        assert found.item() == pytest.approx(
-            contrastive_loss(torch.stack(projections, 1), data.train_labels[batch], 0.5).item(), rel=1e-4
-        )
+        expected = contrastive_loss(projections, data.train_labels[batch], 0.5).item()
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_flags_of_the_training_scripts_give_a_schedule_that_trains():
-    words = "--begin_epoch 1 --end_epoch 2 --frequency 1 --criterion snip_batches --scope global"
-    pruning = schedule_of("supervised", words, 3, 32, len(few().train_images))
+    text = "--begin_epoch 1 --end_epoch 2 --frequency 1 --criterion snip_batches --scope global"
+    pruning = schedule_of("supervised", text, 3, 32, len(few().train_images))
     assert pruning == GradualPruning(0.9, 4, 7, 1, "snip_batches", "global")
     _, history = train_supervised(dataclasses.replace(pruning, sparsity=0.6))
-    assert "sparsity" not in history[0] and 0 < history[1]["sparsity"] < history[2][
-        "sparsity"
-    ] == pytest.approx(0.6, abs=1e-3)
+    assert "sparsity" not in history[0] and 0 < history[1]["sparsity"] < history[2]["sparsity"]
+    assert history[2]["sparsity"] == pytest.approx(0.6, abs=1e-3)

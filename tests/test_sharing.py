@@ -1,4 +1,4 @@
-"""Work shared among processes: claims, --workers, several shells and ranks; the results are those of one process, bit for bit."""
+"""Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
 import csv
 import json
@@ -13,47 +13,28 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_few_digits
-from test_scripts import DENSE, ROOT, SMALL, main
+from test_scripts import ROOT, SMALL, main
 
 from common import augment, evaluation, metrics
-from common.store import results, sharing
+from common.store import files, results
 
+MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
-    "sup_training": [*SMALL, "--index_end", 2, "--epochs", 2, "--batch_size", 32],
-    "clr_training": [*SMALL, *DENSE, "--index_end", 2, "--epochs", 1, "--batch_size", 32, "--head_epochs", 1],
-    "sup_pruning_finetune": [*SMALL, "--models_number", 3, "--epochs", 1, "--pruning_percentages", "0.5,0.9"],
-    "sup_pie_kmodels_detection": [
-        *SMALL,
-        "--models_number",
-        3,
-        "--pruning_percentages",
-        "0.5,0.9",
-        "--plot_q_score",
-    ],
-    "sup_prediction_depth": [
-        *SMALL,
-        "--models_number",
-        3,
-        "--pruning_methods",
-        "global",
-        "--pruning_percentages",
-        0.5,
-        "--prediction_depth_models",
-        2,
-    ],
+    "sup_training": "--index_end 2 --epochs 2 --batch_size 32",
+    "clr_training": "--pruning_percentages 0.0 --index_end 2 --epochs 1 --batch_size 32 --head_epochs 1",
+    "sup_pruning_finetune": f"{MODELS} 0.5,0.9 --epochs 1",
+    "sup_pie_kmodels_detection": f"{MODELS} 0.5,0.9 --plot_q_score",
+    "sup_prediction_depth": f"{MODELS} 0.5 --pruning_methods global --prediction_depth_models 2",
 }
+FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLAGS.items()}
 STAGES = list(FLAGS)
 
 
 def start(script, *flags, cwd, **environment):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)],
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
-    )
+    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
 
 
 def finish(*processes):
@@ -63,22 +44,23 @@ def finish(*processes):
 
 
 def contents(work):
-    """What the processes left, but for times and commands: bytes of models, records without their run, arrays, the table."""
-    found = {}
+    """What was left, but for times and commands: models, records without their run, arrays, the table."""
+    content = {}
     for path in sorted(work.rglob("*")):
         name = path.relative_to(work).as_posix()
         if path.suffix in (".pt", ".csv"):
-            found[name] = path.read_bytes()
+            content[name] = path.read_bytes()
         elif path.suffix == ".json":
-            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "run"}
+            record = json.loads(path.read_text())
+            content[name] = {key: value for key, value in record.items() if key != "run"}
         elif path.suffix == ".npz" and name.startswith("pies"):
             with np.load(path) as stored:
-                found[name] = {
+                content[name] = {
                     key: (stored[key].tobytes(), stored[key].dtype.str, stored[key].shape)
                     for key in stored.files
                     if key not in ("runs", "dense_runs")
                 }
-    return found
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +69,7 @@ def alone(tmp_path_factory):
     work = tmp_path_factory.mktemp("alone")
     write_few_digits(work / "few digits")
     for script in STAGES:
-        finish(start(script, *FLAGS[script], "--threads", 1, cwd=work))
+        finish(start(script, *FLAGS[script], cwd=work))
     return contents(work)
 
 
@@ -98,7 +80,8 @@ def work(tmp_path):
 
 
 def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
-    """Views, evaluation batches, distances and representations in small pieces: equal models; equal labels, all numbers but for rounding."""
+    """Views, evaluation batches, distances and representations in small pieces: equal models and labels; all
+    numbers but for rounding."""
     monkeypatch.chdir(work)
     for room, name, value in (
         (augment, "CHUNK_PIXELS", 7 * 64),
@@ -110,24 +93,23 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
         monkeypatch.setattr(room, name, value)
     threads = torch.get_num_threads()
     for script in STAGES:
-        assert main(script, *FLAGS[script], "--threads", 1) == 0
+        assert main(script, *FLAGS[script]) == 0
     torch.set_num_threads(threads)
-    found = contents(work)
-    assert found.keys() == alone.keys()
+    in_pieces = contents(work)
+    assert in_pieces.keys() == alone.keys()
     for name, expected in alone.items():
         if name.endswith(".pt"):
-            assert found[name] == expected, name
+            assert in_pieces[name] == expected, name
         elif name.endswith(".npz"):
             for key, values in expected.items():
-                assert found[name][key] == values or np.allclose(
-                    array(*found[name][key]), array(*values), rtol=1e-4, atol=1e-6, equal_nan=True
+                pair = array(*in_pieces[name][key]), array(*values)
+                assert in_pieces[name][key] == values or np.allclose(
+                    *pair, rtol=1e-4, atol=1e-6, equal_nan=True
                 ), key
         elif name.endswith(".csv"):
-            for row, expected_row in zip(rows(found[name]), rows(expected), strict=True):
-                assert all(
-                    row[key] == value or float(row[key]) == pytest.approx(float(value), rel=1e-4)
-                    for key, value in expected_row.items()
-                )
+            for row, expected_row in zip(rows(in_pieces[name]), rows(expected), strict=True):
+                for key, value in expected_row.items():
+                    assert row[key] == value or float(row[key]) == pytest.approx(float(value), rel=1e-4)
 
 
 def array(content, kind, shape):
@@ -141,15 +123,12 @@ def rows(table):
 @pytest.mark.parametrize("workers", [2, 4])
 def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, workers):
     for script in STAGES:
-        [said] = finish(start(script, *FLAGS[script], "--threads", 1, "--workers", workers, cwd=work))
-        assert (
-            f"{min(workers, 3) if 'pie' not in script and 'depth' not in script else workers} workers of 1 threads"
-            in said
-        )
-        assert said.count("mean test accuracy") == (2 if "finetune" in script else 0), (
-            "what follows the shared work is done once"
-        )
-        assert said.count("all columns:") == (1 if "pie" in script or "depth" in script else 0)
+        [said] = finish(start(script, *FLAGS[script], "--workers", workers, cwd=work))
+        compares = "pie" in script or "depth" in script
+        assert f"{workers if compares else min(workers, 3)} workers of 1 threads" in said
+        # What follows the shared work is done once.
+        assert said.count("mean test accuracy") == (2 if "finetune" in script else 0)
+        assert said.count("all columns:") == (1 if compares else 0)
     assert contents(work) == alone
     assert not list(work.rglob("*.lock"))
 
@@ -157,41 +136,28 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, worker
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work, ranks):
     for script in STAGES[:3]:
-        said = finish(
-            *(
-                start(
-                    script,
-                    *FLAGS[script],
-                    "--threads",
-                    1,
-                    cwd=work,
-                    RANK=str(rank),
-                    WORLD_SIZE=str(ranks),
-                    LOCAL_RANK=str(rank),
-                )
-                for rank in range(ranks)
-            )
-        )
-        if script == "sup_training":
-            for model_id in range(3):
-                assert sum(f"supervised id {model_id}: 2 epochs" in out for out in said) == 1, (
-                    "each is trained once"
-                )
+        places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        started = [
+            start(script, *FLAGS[script], cwd=work, WORLD_SIZE=str(ranks), **place) for place in places
+        ]
+        said = "".join(finish(*started))
+        if script == "sup_training":  # each is trained once
+            assert [said.count(f"supervised id {model_id}: 2 epochs") for model_id in range(3)] == [1, 1, 1]
     for script in STAGES[3:]:
-        finish(*(start(script, *FLAGS[script], "--threads", 1, cwd=work) for _ in range(ranks)))
+        finish(*(start(script, *FLAGS[script], cwd=work) for _ in range(ranks)))
     assert contents(work) == alone
 
 
 def test_a_model_of_a_killed_process_is_taken_up(work):
-    flags = [*SMALL, "--index_end", 1, "--batch_size", 4, "--threads", 1]
-    first = start("sup_training", *flags, "--epochs", 400, "--save_path", "models", cwd=work)
+    flags = "--index_end 1 --batch_size 4 --threads 1 --epochs 400 --save_path models"
+    first = start("sup_training", *SMALL, *flags.split(), cwd=work)
     lock = work / "models/.wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
     while not lock.exists() and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert lock.exists(), "the lock file of a killed process stays, its lock does not"
-    with sharing.claim(lock.with_name(lock.name[1:].removesuffix(".lock")), wait=False) as held:
+    with files.claim(lock.with_name(lock.name[1:].removesuffix(".lock")), wait=False) as held:
         assert held
     assert not lock.exists()
 
@@ -202,29 +168,28 @@ def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
         import sys, time
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from common.store.sharing import claim
+        from common.store.files import claim
         with claim(Path({str(path)!r}), wait=False) as held:
             print(held, flush=True)
             sys.stdin.read()
     """)
-    owner = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    owner = subprocess.Popen([sys.executable, "-c", code], **pipes)
     assert owner.stdout.readline() == "True\n"
-    with sharing.claim(path, wait=False) as held:
+    with files.claim(path, wait=False) as held:
         assert not held
     assert (tmp_path / ".model.pt.lock").exists(), "who was refused leaves the owner's lock alone"
     owner.kill()
     owner.wait()
-    with sharing.claim(path, wait=True) as held:
+    with files.claim(path, wait=True) as held:
         assert held
     assert not list(tmp_path.iterdir())
 
 
 def test_who_waited_for_a_lock_file_that_is_gone_claims_the_new_one(tmp_path, monkeypatch):
-    """The owner removes its lock file: two processes must never hold locks on an old and a new file of one name."""
+    """Two processes must never hold locks on an old and a new file of one name."""
     path, seen = tmp_path / "model.pt", []
-    flock = sharing.fcntl.flock
+    flock = files.fcntl.flock
 
     def remove_first(lock, operation):
         flock(lock, operation)
@@ -232,55 +197,42 @@ def test_who_waited_for_a_lock_file_that_is_gone_claims_the_new_one(tmp_path, mo
             (tmp_path / ".model.pt.lock").unlink()
         seen.append(os.fstat(lock.fileno()).st_ino)
 
-    monkeypatch.setattr(sharing.fcntl, "flock", remove_first)
-    with sharing.claim(path, wait=True) as held:
+    monkeypatch.setattr(files.fcntl, "flock", remove_first)
+    with files.claim(path, wait=True) as held:
         assert held and len(seen) == 2
         assert (tmp_path / ".model.pt.lock").stat().st_ino == seen[1]
 
 
 def test_an_error_releases_the_claim(tmp_path):
     with pytest.raises(ValueError):
-        with sharing.claim(tmp_path / "model.pt", wait=False):
+        with files.claim(tmp_path / "model.pt", wait=False):
             raise ValueError
-    with sharing.claim(tmp_path / "model.pt", wait=False) as held:
+    with files.claim(tmp_path / "model.pt", wait=False) as held:
         assert held
 
 
 def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
-    flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--threads", 1]
+    flags = [*SMALL, *"--epochs 2 --batch_size 32 --threads 1".split()]
     assert main("sup_training", *flags, "--index_end", 0) == 0
     capsys.readouterr()
-    assert (
-        main(
-            "sup_training",
-            *flags,
-            "--index_start",
-            1,
-            "--index_end",
-            2,
-            "--learning_rate",
-            1e30,
-            "--workers",
-            2,
-        )
-        == 2
-    )
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and "worker 0 of 2 ended with status 2" in shown and "diverged" in shown
+    diverging = "--index_start 1 --index_end 2 --learning_rate 1e30 --workers 2"
+    assert main("sup_training", *flags, *diverging.split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "a worker of 2 ended (sup_training.py: error: " in said
+    assert "diverged" in said
     assert len(list(work.rglob("*.pt"))) == 1
 
 
 def test_what_is_in_the_way_is_refused_before_any_worker_starts(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
-    flags = [*SMALL, "--index_end", 1, "--epochs", 1, "--batch_size", 32]
+    flags = [*SMALL, *"--index_end 1 --epochs 1 --batch_size 32".split()]
     assert main("sup_training", *flags) == 0
     capsys.readouterr()
     assert main("sup_training", *flags, "--learning_rate", 0.01, "--workers", 2) == 2
-    shown = capsys.readouterr()
-    assert (
-        "made with other settings" in shown.err and shown.err.count("\n") == 1 and "workers" not in shown.out
-    )
+    said = capsys.readouterr()
+    assert "made with other settings" in said.err and said.err.count("\n") == 1
+    assert "workers" not in said.out
 
 
 def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work):
@@ -289,9 +241,8 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
 
     monkeypatch.chdir(work)
     chosen = []
-    monkeypatch.setattr(
-        process, "select_device", lambda device: chosen.append(device) or study.torch.device("cpu")
-    )
+    of_device = lambda device: chosen.append(device) or torch.device("cpu")
+    monkeypatch.setattr(process, "select_device", of_device)
     monkeypatch.setenv("LOCAL_RANK", "3")
     for flags in ([], ["--cuda_device", "1"]):
         next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))

@@ -1,4 +1,4 @@
-"""Epochs, schedules, optimizers, heads and finetuning."""
+"""Learning rates, LARS, and `fit` with its three trainings: cross-entropy, contrastive, classifier head."""
 
 import dataclasses
 import math
@@ -6,24 +6,28 @@ import math
 import pytest
 import torch
 
-from common import evaluation, models, optimization, training
+from common import augment, evaluation, models, training
+from common.cli import UserError
 from common.data import load_dataset
 from common.losses import contrastive_loss
-from common.pruning import global_masks, magnitude, measure_sparsity, prunable_parameters
+from common.pruning import GradualPruning, global_masks, magnitude, measure_sparsity, prunable_parameters
 from common.store import checkpoints
+from common.store.chains import FINETUNING
+from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
 CPU = torch.device("cpu")
+SUPERVISED = {"batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+CONTRASTIVE = {
+    **{"learning_method": "SupCon", "epochs": 3, "batch_size": 32, "learning_rate": 0.05, "momentum": 0.9},
+    **{"weight_decay": 4e-4, "temperature": 0.5, "base_temperature": 0.07},
+    **{"cosine_annealing": False, "warmup_epochs": 0, "lars": False},
+}
 
 
 def few(train=70, test=20):
     data = load_dataset("digits", "data")
-    return dataclasses.replace(
-        data,
-        train_images=data.train_images[:train],
-        train_labels=data.train_labels[:train],
-        test_images=data.test_images[:test],
-        test_labels=data.test_labels[:test],
-    )
+    parts = {"train_images": train, "train_labels": train, "test_images": test, "test_labels": test}
+    return dataclasses.replace(data, **{part: getattr(data, part)[:count] for part, count in parts.items()})
 
 
 def network(seed=0, dropout=0.0):
@@ -31,125 +35,127 @@ def network(seed=0, dropout=0.0):
     return training.prepare(models.SupervisedNetwork(10, 1, dropout, 10), CPU)
 
 
-def bar():
-    return training.progress_bar(1, "")
+def encoder(dropout=0.0, projection_head="mlp"):
+    training.seed_weights(0, "weights")
+    return training.prepare(models.ContrastiveEncoder(10, 1, dropout, projection_head), CPU)
 
 
-def sgd(module, rate=0.1):
-    return torch.optim.SGD(module.parameters(), rate, momentum=0.9, weight_decay=5e-4)
+def classifying(net, data=None, **settings):
+    return CrossEntropy(net, data or few(), {**SUPERVISED, **settings})
+
+
+def contrasting(model, data, **settings):
+    return Contrastive(model, data, {**CONTRASTIVE, **settings})
+
+
+def train_head(of, epochs=3, **more):
+    """A new classifier head on a frozen encoder, and its history."""
+    training.seed_weights(0, "head", "weights")
+    head = models.ClassificationHead(of.latent_size, 10)
+    settings = {"head_epochs": epochs, "batch_size_head": 32}
+    return head, fit(Head(of, head, few(), settings), Run((0, "head")), range(epochs), **more)
+
+
+def one_epoch(of, stage="supervised", epoch=0, masks=None):
+    [entry] = fit(of, Run((0, stage)), range(epoch, epoch + 1), masks)
+    return entry
+
+
+def masks_at(module, sparsity):
+    scores = {name: magnitude(weight.detach()) for name, weight in prunable_parameters(module).items()}
+    return global_masks(scores, sparsity)
+
+
+# Learning rates and LARS
 
 
 def test_supervised_rates_fall_at_the_published_epochs():
     settings = {"learning_rate": 1.0, **checkpoints.LATER_SETTINGS}
-    rates = [optimization.supervised_learning_rate(settings, epoch) for epoch in range(100)]
-    assert (
-        rates[4] == 1.0
-        and rates[5] == pytest.approx(0.1)
-        and rates[29] == pytest.approx(0.1)
-        and rates[30] == pytest.approx(0.01)
-    )
-    assert rates[50] == pytest.approx(1e-3) and rates[80] == pytest.approx(1e-4) == rates[99]
+    rates = [training.supervised_learning_rate(settings, epoch) for epoch in range(100)]
+    assert rates == pytest.approx([1.0] * 5 + [0.1] * 25 + [0.01] * 20 + [1e-3] * 30 + [1e-4] * 20)
 
 
-def test_supervised_rates_follow_other_milestones_or_the_cosine_of_the_contrastive_ones():
-    settings = {
-        "learning_rate": 0.4,
-        "epochs": 20,
-        "lr_milestones": [2, 4],
-        "lr_gamma": 0.5,
-        "cosine_annealing": False,
-    }
-    assert [optimization.supervised_learning_rate(settings, epoch) for epoch in range(6)] == [
-        0.4,
-        0.4,
-        0.2,
-        0.2,
-        0.1,
-        0.1,
-    ]
-    for epoch in range(20):
-        assert optimization.supervised_learning_rate(
-            {**settings, "cosine_annealing": True}, epoch
-        ) == optimization.annealed_learning_rate(0.4, epoch, 20, True)
+def test_supervised_rates_follow_other_milestones_the_cosine_of_the_contrastive_ones_or_are_constant():
+    settings = {"learning_rate": 0.4, "epochs": 20, "lr_milestones": [2, 4], "lr_gamma": 0.5}
+
+    def rates(settings):
+        return [training.supervised_learning_rate(settings, epoch) for epoch in range(6)]
+
+    assert rates(settings) == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
+    annealed = [training.annealed_learning_rate(0.4, epoch, 20) for epoch in range(6)]
+    assert rates({**settings, "cosine_annealing": True}) == annealed
+    assert rates({"learning_rate": 0.4, **FINETUNING}) == [0.4] * 6
 
 
 def test_contrastive_rates_are_constant_or_a_cosine_to_a_thousandth():
-    assert {optimization.annealed_learning_rate(0.05, epoch, 500, False) for epoch in (0, 250, 499)} == {0.05}
+    def rates(epoch, **settings):
+        return training.contrastive_learning_rates({**CONTRASTIVE, "epochs": 20, **settings}, epoch, 2)
+
+    assert [rates(epoch) for epoch in (0, 10, 19)] == [[0.05] * 2] * 3
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0.05 / 1000)
     for epoch in range(20):
-        assert optimization.annealed_learning_rate(0.05, epoch, 20, True) == pytest.approx(
-            optimizer.param_groups[0]["lr"], rel=1e-6
-        )
+        expected = optimizer.param_groups[0]["lr"]
+        assert rates(epoch, cosine_annealing=True) == pytest.approx([expected] * 2, rel=1e-6)
         optimizer.step()
         scheduler.step()
 
 
 def test_warmup_is_linear_per_step_from_a_hundredth_and_for_large_batches_only():
     def rates(epoch, batch_size=300, cosine=False):
-        return optimization.contrastive_learning_rates(0.5, epoch, 10, cosine, 2, batch_size, 1000)
+        settings = {"learning_rate": 0.5, "epochs": 10, "warmup_epochs": 2}
+        settings |= {"batch_size": batch_size, "cosine_annealing": cosine}
+        return training.contrastive_learning_rates(settings, epoch, 4)
 
     assert rates(0) + rates(1) == pytest.approx([0.01 + 0.49 * step / 8 for step in range(8)])
     assert rates(2) == [0.5] * 4 and rates(0, batch_size=256) == [0.5] * 4
-    target = optimization.annealed_learning_rate(0.5, 2, 10, True)
-    assert (
-        rates(1, cosine=True)[-1] == pytest.approx(0.01 + (target - 0.01) * 7 / 8)
-        and rates(2, cosine=True) == [target] * 4
-    )
+    target = training.annealed_learning_rate(0.5, 2, 10)
+    assert rates(1, cosine=True)[-1] == pytest.approx(0.01 + (target - 0.01) * 7 / 8)
+    assert rates(2, cosine=True) == [target] * 4
 
 
 def test_the_heads_rate_of_epoch_99_is_the_published_one():
-    optimizer, schedulers = optimization.head_optimizer(models.ClassificationHead(4, 2), 100)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        for scheduler in schedulers:
-            scheduler.step()
-    assert rates[0] == 0.1 and rates[99] == pytest.approx(9.95e-5, rel=1e-3)
+    rates = training.head_learning_rates(100)
+    assert len(rates) == 100 and rates[0] == 0.1 and rates[99] == pytest.approx(9.95e-5, rel=1e-3)
     assert rates[60] / rates[59] == pytest.approx(0.2, rel=0.1)
 
 
 def test_lars_scales_each_tensor_as_its_formula_says():
     generator = torch.Generator().manual_seed(0)
-    parameters = [
-        torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((5, 3), (7,), (4,))
-    ]
+    weights = [torch.randn(shape, generator=generator) for shape in ((5, 3), (7,), (4,))]
     gradients = [
-        torch.randn(parameter.shape, generator=generator) * scale
-        for parameter, scale in zip(parameters, (1, 1e-4, 1))
+        torch.randn(weight.shape, generator=generator) * scale for weight, scale in zip(weights, (1, 1e-4, 1))
     ]
-    with torch.no_grad():
-        parameters[2].zero_()
+    weights[2].zero_()
+    parameters = [torch.nn.Parameter(weight) for weight in weights]
     for parameter, gradient in zip(parameters, gradients):
         parameter.grad = gradient.clone()
-    optimization.lars_(parameters, learning_rate=0.05, weight_decay=4e-4)
-    for index, (parameter, gradient) in enumerate(zip(parameters, gradients)):
-        weight = parameter.detach().double()
-        local = 0.02 * weight.norm() / (gradient.double().norm() + 4e-4 * weight.norm() + 1e-8)
-        expected = (
-            (gradient.double() + 4e-4 * weight) * min(local.item() / 0.05, 1.0)
-            if index < 2
-            else gradient.double()
-        )
+    training.lars_(parameters, learning_rate=0.05, weight_decay=4e-4)
+    clipped = []
+    for parameter, weight, gradient in zip(parameters, weights, gradients):
+        weight, gradient = weight.double(), gradient.double()
+        local = 0.02 * weight.norm() / (gradient.norm() + 4e-4 * weight.norm() + 1e-8)
+        expected = (gradient + 4e-4 * weight) * min(local.item() / 0.05, 1.0) if weight.any() else gradient
         assert torch.allclose(parameter.grad.double(), expected, rtol=1e-5)
-    assert (
-        0.02 * parameters[1].norm() / (gradients[1].norm() + 4e-4 * parameters[1].norm())
-    ).item() > 0.05, "one is clipped"
+        clipped.append(local.item() > 0.05)
+    assert clipped == [False, True, False]
+
+
+# Epochs
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_an_epoch_sees_every_image_once(shuffle):
-    batches = training.epoch_order(70, 32, shuffle, torch.Generator().manual_seed(0), CPU)
+    batches = training.epoch_order(few(), 32, torch.Generator().manual_seed(0), shuffle)
     assert [len(batch) for batch in batches] == [32, 32, 6]
     assert torch.cat(batches).sort().values.tolist() == list(range(70))
     assert (torch.cat(batches).tolist() == list(range(70))) != shuffle
 
 
 def test_an_epoch_is_the_same_for_the_same_key_and_another_for_another_epoch():
-    def weights(epoch, dropout=0.3):
-        net = network(dropout=dropout)
-        training.classification_epoch(net, few(), 32, sgd(net), {}, (0, "supervised", epoch), bar())
+    def weights(epoch):
+        net = network(dropout=0.3)
+        one_epoch(classifying(net), epoch=epoch)
         return torch.cat([parameter.flatten() for parameter in net.parameters()])
 
     assert torch.equal(weights(0), weights(0))
@@ -157,7 +163,7 @@ def test_an_epoch_is_the_same_for_the_same_key_and_another_for_another_epoch():
     assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
 
 
-def test_seeds_give_independent_weights_and_orders():
+def test_seeds_give_independent_weights():
     assert not torch.equal(network(0).base.conv1.weight, network(1).base.conv1.weight)
     assert torch.equal(network(0).base.conv1.weight, network(0).base.conv1.weight)
 
@@ -165,281 +171,132 @@ def test_seeds_give_independent_weights_and_orders():
 def test_the_reported_loss_and_accuracy_are_means_over_images_not_batches():
     data, net = few(train=70), network()
     # A rate of 0 leaves the weights alone, so that the epoch's numbers can be recomputed image by image.
-    optimizer = torch.optim.SGD(net.parameters(), 0.0)
-    reported = training.classification_epoch(net, data, 32, optimizer, {}, (0, "supervised", 0), bar())
-    generator = training.augment.stream(0, "supervised", 0)
-    batches = training.epoch_order(70, 32, True, generator, CPU)
-    drawn = training.augment.draw_supervised(70, 8, 8, False, False, generator)
+    reported = one_epoch(classifying(net, data, learning_rate=0.0))
+    generator = augment.stream(0, "supervised", 0)
+    batches = training.epoch_order(data, 32, generator)
+    drawn = augment.draw_supervised(70, 8, 8, False, False, generator)
     net.train()
     losses, correct = [], 0
     for batch in batches:
-        views = training.augment.supervised_views(
-            data.train_images[batch],
-            {name: values[batch] for name, values in drawn.items()},
-            data.mean,
-            data.std,
-        )
-        logits = net(views)
+        its_drawn = {name: values[batch] for name, values in drawn.items()}
+        logits = net(augment.supervised_views(data.train_images[batch], its_drawn, data.mean, data.std))
         for row, label in zip(logits, data.train_labels[batch]):
             losses.append((row.logsumexp(0) - row[label]).item())
             correct += int(row.argmax() == label)
     assert reported["loss"] == pytest.approx(sum(losses) / 70, rel=1e-4)
     assert reported["train_accuracy"] == pytest.approx(correct / 70)
-
-
-def contrastive_settings(method, batch_size, lars=False):
-    return {
-        "learning_method": method,
-        "batch_size": batch_size,
-        "temperature": 0.5,
-        "base_temperature": 0.07,
-        "lars": lars,
-        "weight_decay": 4e-4,
-    }
+    assert reported["chance_loss"] == math.log(10) and reported["learning_rate"] == 0.0
 
 
 def test_a_contrastive_epoch_compares_two_views_of_each_image():
-    data = few(train=40)
-    training.seed_weights(0, "weights")
-    model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
-    optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    reported = training.contrastive_epoch(
-        model,
-        data,
-        contrastive_settings("SupCon", 16),
-        optimizer,
-        [0.0] * 3,
-        {},
-        (0, "contrastive", 0),
-        bar(),
-    )
-    generator = training.augment.stream(0, "contrastive", 0)
-    batches = training.epoch_order(40, 16, True, generator, CPU)
-    drawn = training.augment.draw_contrastive(80, 8, 8, False, generator)
-    total = 0.0
+    data, model = few(train=40), encoder()
+    reported = one_epoch(contrasting(model, data, batch_size=16, learning_rate=0.0), "contrastive")
+    generator = augment.stream(0, "contrastive", 0)
+    batches = training.epoch_order(data, 16, generator)
+    drawn, total = augment.draw_contrastive(80, 8, 8, False, generator), 0.0
     model.train()
     for batch in batches:
-        views = [
-            training.augment.contrastive_views(
-                data.train_images[batch],
-                {name: values[batch + 40 * view] for name, values in drawn.items()},
-                data.mean,
-                data.std,
-            )
-            for view in range(2)
-        ]
-        projections = model(torch.cat(views)).split(len(batch))
-        total += contrastive_loss(torch.stack(projections, 1), data.train_labels[batch], 0.5).item() * len(
-            batch
-        )
+        its_drawn = [{name: values[batch + 40 * view] for name, values in drawn.items()} for view in range(2)]
+        images = data.train_images[batch]
+        views = [augment.contrastive_views(images, of_view, data.mean, data.std) for of_view in its_drawn]
+        projections = torch.stack(model(torch.cat(views)).split(len(batch)), 1)
+        total += contrastive_loss(projections, data.train_labels[batch], 0.5).item() * len(batch)
     assert reported["loss"] == pytest.approx(total / 40, rel=1e-4)
+    assert "train_accuracy" not in reported and "test_accuracy" not in reported
 
 
 @pytest.mark.parametrize("method", ["SupCon", "SimCLR"])
 def test_contrastive_training_gets_below_chance(method):
-    data = few(train=64)
-    training.seed_weights(0, "weights")
-    model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "linear"), CPU)
-    chance = training.chance_loss(64, 32, 0.5, 0.07)
-    assert chance == pytest.approx(0.5 / 0.07 * math.log(63))
-    optimizer = sgd(model, 0.02)
-    for epoch in range(8):
-        loss = training.contrastive_epoch(
-            model,
-            data,
-            contrastive_settings(method, 32),
-            optimizer,
-            [0.02] * 2,
-            {},
-            (0, "contrastive", epoch),
-            bar(),
-        )["loss"]
-    assert loss < chance - 0.5
+    settings = {"learning_method": method, "learning_rate": 0.02}
+    of_method = contrasting(encoder(projection_head="linear"), few(train=64), **settings)
+    assert of_method.chance_loss == pytest.approx(0.5 / 0.07 * math.log(63))
+    history = fit(of_method, Run((0, "contrastive")), range(8))
+    assert history[-1]["loss"] < of_method.chance_loss - 0.5
 
 
 def test_lars_sees_no_gradient_of_a_pruned_weight(monkeypatch):
-    data, model = few(train=32), training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
-    parameters = prunable_parameters(model.encoder)
-    masks = global_masks({name: magnitude(weight) for name, weight in parameters.items()}, 0.5)
-    seen = []
-    monkeypatch.setattr(
-        training,
-        "lars_",
-        lambda *_: seen.append({name: weight.grad.clone() for name, weight in parameters.items()}),
-    )
-    training.contrastive_epoch(
-        model,
-        data,
-        contrastive_settings("SupCon", 32, lars=True),
-        sgd(model, 0.1),
-        [0.1],
-        masks,
-        (0, "contrastive", 0),
-        bar(),
-    )
-    assert all((gradient[masks[name] == 0] == 0).all() for name, gradient in seen[0].items())
-    assert any((gradient[masks[name] == 1] != 0).any() for name, gradient in seen[0].items())
+    model, seen = encoder(), []
+    parameters, masks = prunable_parameters(model.encoder), masks_at(model.encoder, 0.5)
+    of_now = lambda *_: seen.append({name: weight.grad.clone() for name, weight in parameters.items()})
+    monkeypatch.setattr(training, "lars_", of_now)
+    one_epoch(contrasting(model, few(train=32), lars=True), "contrastive", masks=masks)
+    [gradients] = seen
+    assert all((gradient[masks[name] == 0] == 0).all() for name, gradient in gradients.items())
+    assert any((gradient[masks[name] == 1] != 0).any() for name, gradient in gradients.items())
 
 
-def test_lars_and_warmup_run_through_an_epoch():
-    data = few(train=64)
-    model = training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
-    optimizer = torch.optim.SGD(model.parameters(), 0.5)
-    training.contrastive_epoch(
-        model,
-        data,
-        contrastive_settings("SupCon", 32, lars=True),
-        optimizer,
-        [0.01, 0.02],
-        {},
-        (0, "contrastive", 0),
-        bar(),
-    )
-    assert optimizer.param_groups[0]["lr"] == 0.02
+def test_every_step_of_a_warmup_with_lars_has_the_rate_of_its_own(monkeypatch):
+    monkeypatch.setattr(training, "WARMUP_ABOVE_BATCH", 16)
+    model, rates, set_rate = encoder(), [], training.set_learning_rate
+    seen = lambda optimizer, rate: rates.append(rate) or set_rate(optimizer, rate)
+    monkeypatch.setattr(training, "set_learning_rate", seen)
+    settings = {"lars": True, "learning_rate": 0.5, "warmup_epochs": 2}
+    entry = one_epoch(contrasting(model, few(train=64), **settings), "contrastive")
+    assert rates == pytest.approx([0.01, 0.01 + 0.49 / 4]) and entry["learning_rate"] == rates[-1]
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
 def test_the_head_learns_on_a_frozen_encoder_in_eval_mode():
-    data = few(train=200)
-    training.seed_weights(0, "weights")
-    encoder = training.prepare(models.WideResNet(10, 1), CPU)
-    encoder.train()
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    head, history = training.train_head(encoder, data, 5, 32, (0, "head"), "")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
-    assert (
-        len(history) == 5 and history[-1]["loss"] < history[0]["loss"] and history[-1]["loss"] < math.log(10)
-    )
-    latents = evaluation.outputs(encoder, data.test_images, data)
-    assert history[-1]["test_accuracy"] == pytest.approx(
-        (head(latents).argmax(1) == data.test_labels).float().mean().item()
-    )
-    again, _ = training.train_head(encoder, data, 5, 32, (0, "head"), "")
-    assert torch.equal(head.fc.weight, again.fc.weight)
+    of, data = encoder().encoder.train(), few()
+    before = {name: tensor.clone() for name, tensor in of.state_dict().items()}
+    head, history = train_head(of, 8)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in of.state_dict().items())
+    assert len(history) == 8 and history[-1]["loss"] < min(history[0]["loss"], math.log(10))
+    right = head(evaluation.outputs(of, data.test_images, data)).argmax(1) == data.test_labels
+    assert history[-1]["test_accuracy"] == pytest.approx(right.float().mean().item())
+    assert torch.equal(head.fc.weight, train_head(of, 8)[0].fc.weight)
+    assert [entry["learning_rate"] for entry in history] == training.head_learning_rates(8)
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
 def test_finetuning_keeps_exactly_the_pruned_weights_at_zero(sparsity):
     data, net = few(), network()
     torch.nn.init.ones_(net.base.fc.bias)
-    parameters = prunable_parameters(net)
-    masks = global_masks({name: magnitude(weight) for name, weight in parameters.items()}, sparsity)
-    history = training.finetune(
-        net, data, masks, {"epochs": 2, "batch_size": 32, "learning_rate": 1e-3}, (0, "finetuning"), ""
-    )
+    masks = masks_at(net, sparsity)
+    finetuning = classifying(net, data, learning_rate=1e-3, **FINETUNING)
+    assert finetuning.optimizer().defaults["nesterov"] and not finetuning.optimizer().defaults["weight_decay"]
+    history = fit(finetuning, Run((0, "finetuning")), range(2), masks)
     achieved = measure_sparsity(net)
     assert achieved["zeros"] == round(sparsity * achieved["counted"])
-    assert all((weight[masks[name] == 0] == 0).all() for name, weight in parameters.items())
+    assert all((weight[masks[name] == 0] == 0).all() for name, weight in prunable_parameters(net).items())
     assert [entry["epoch"] for entry in history] == [0, 1]
-    assert history[-1]["test_accuracy"] == pytest.approx(
-        evaluation.evaluate_test_set(net, data)["test_accuracy"]
-    )
+    assert history[-1]["sparsity"] == achieved["total"]
+    expected = evaluation.evaluate_test_set(net, data)["test_accuracy"]
+    assert history[-1]["test_accuracy"] == pytest.approx(expected)
+
+
+def test_the_masks_that_are_given_stay_as_they_were():
+    net = network()
+    masks = masks_at(net, 0.5)
+    before = {name: mask.clone() for name, mask in masks.items()}
+    pruning = GradualPruning(0.9, 1, 1, 1)
+    fit(classifying(net), Run((0, "supervised")), range(1), masks, pruning)
+    assert masks.keys() == before.keys() and all(torch.equal(masks[name], before[name]) for name in masks)
 
 
 def test_test_metrics_do_not_depend_on_the_batches(monkeypatch):
     data, net = few(test=20), network()
     whole = evaluation.evaluate_test_set(net, data)
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 7)
-    parts = evaluation.evaluate_test_set(net, data)
-    assert parts["test_accuracy"] == whole["test_accuracy"] and parts["test_loss"] == pytest.approx(
-        whole["test_loss"], rel=1e-5
-    )
+    in_batches = evaluation.evaluate_test_set(net, data)
+    assert in_batches["test_accuracy"] == whole["test_accuracy"]
+    assert in_batches["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_an_epoch_on_cuda_agrees_with_the_cpu():
     def loss(device):
-        data, net = few().to(device), network().to(device)
-        return training.classification_epoch(net, data, 32, sgd(net, 0.01), {}, (0, "supervised", 0), bar())[
-            "loss"
-        ]
+        return one_epoch(classifying(network().to(device), few().to(device), learning_rate=0.01))["loss"]
 
     assert loss(torch.device("cuda")) == pytest.approx(loss(CPU), rel=1e-2)
 
 
-def train_briefly(module, data, masks, name):
-    settings = {
-        "batch_size": 16,
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "shuffle": True,
-        **checkpoints.LATER_SETTINGS,
-    }
-    training.train_supervised(module, data, settings, name, "few", range(2), masks)
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def test_every_seed_trains_in_the_same_memory_and_ends_as_in_memory_of_its_own():
-    data = few()
-    masks = global_masks(
-        {name: magnitude(weight.detach()) for name, weight in prunable_parameters(network(0)).items()}, 0.9
-    )
-    own = [train_briefly(network(seed), data, masks if seed == 0 else {}, seed) for seed in (0, 1)]
-    addresses, shared = [], []
-    for seed in (0, 1):
-        buffers = training.into_buffers(network(seed), CPU)
-        assert all(weight.grad is None for weight in buffers.parameters())
-        shared.append(train_briefly(buffers, data, masks if seed == 0 else {}, seed))
-        addresses.append([tensor.data_ptr() for tensor in buffers.state_dict().values()])
-    assert addresses[0] == addresses[1]
-    for one, other in zip(own, shared):
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not all(torch.equal(shared[0][name], shared[1][name]) for name in shared[0])
-
-
-def test_networks_of_other_shapes_have_buffers_of_their_own():
-    buffers = [
-        training.into_buffers(module, CPU)
-        for module in (
-            models.SupervisedNetwork(10, 1, 0.0, 10),
-            models.SupervisedNetwork(10, 1, 0.5, 10),
-            models.SupervisedNetwork(10, 1, 0.0, 7),
-            models.SupervisedNetwork(16, 1, 0.0, 10),
-            models.WideResNet(10, 1),
-            models.ContrastiveEncoder(10, 1, 0.0, "mlp"),
-        )
-    ]
-    assert len({id(module) for module in buffers}) == len(buffers)
-
-
-class Compiled:
-    """A backend that counts what it is given to compile."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, graph, inputs):
-        self.graphs += 1
-        return graph
-
-
-def test_a_step_compiled_for_one_seed_serves_the_next():
-    torch._dynamo.reset()
-    backend, outputs = Compiled(), []
-    images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    step = torch.compile(
-        training.into_buffers(network(0), CPU).eval(), backend=backend, fullgraph=True, dynamic=False
-    )
-    for seed in (0, 1, 2):
-        training.into_buffers(network(seed), CPU)
-        with torch.no_grad():
-            outputs.append(step(images))
-            assert torch.equal(outputs[-1], network(seed).eval()(images))
-    assert backend.graphs == 1 and not torch.equal(outputs[0], outputs[1])
-
-
 class Waits(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts operations that would wait for a GPU: numbers read back, and results whose size depends on data."""
+    """Counts operations that wait for a GPU: numbers read back, and results whose size depends on data."""
 
-    waiting = (
-        "aten::_local_scalar_dense",
-        "aten::item",
-        "aten::nonzero",
-        "aten::masked_select",
-        "aten::is_nonzero",
-        "aten::equal",
-        "aten::unique",
+    waiting = tuple(
+        f"aten::{name}"
+        for name in "_local_scalar_dense item nonzero masked_select is_nonzero equal unique".split()
     )
 
     def __init__(self):
@@ -451,93 +308,76 @@ class Waits(torch.utils._python_dispatch.TorchDispatchMode):
         return operation(*arguments, **(keywords or {}))
 
 
-@pytest.mark.parametrize("lars", [False, True])
-def test_no_step_waits_for_the_device(monkeypatch, lars):
-    """The losses and counts of an epoch are read once, however many steps it has."""
+@pytest.mark.parametrize("kind", ["supervised", "SupCon", "SupCon with LARS", "head"])
+def test_no_step_waits_for_the_device(monkeypatch, kind):
+    """What is read of an epoch is read once, however many steps it has."""
     read = []
     for name in ("tolist", "numpy", "cpu"):
-        original = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor,
-            name,
-            lambda tensor, *rest, original=original: (read.append(tensor), original(tensor, *rest))[1],
-        )
+        method = getattr(torch.Tensor, name)
+        seen = lambda tensor, *rest, method=method: (read.append(tensor), method(tensor, *rest))[1]
+        monkeypatch.setattr(torch.Tensor, name, seen)
 
-    settings = {
-        "learning_method": "SupCon",
-        "batch_size": 8,
-        "temperature": 0.5,
-        "base_temperature": 0.07,
-        "lars": lars,
-        "weight_decay": 1e-4,
-    }
-    supervised, contrastive = network(), training.prepare(models.ContrastiveEncoder(10, 1, 0.0, "mlp"), CPU)
-    masks = {
-        id(module): global_masks(
-            {name: magnitude(weight.detach()) for name, weight in prunable_parameters(module).items()}, 0.5
-        )
-        for module in (supervised, contrastive.encoder)
-    }
-    epochs = (
-        lambda data: training.classification_epoch(
-            supervised, data, 8, sgd(supervised), masks[id(supervised)], (0, "waits", 0), bar()
-        ),
-        lambda data: training.contrastive_epoch(
-            contrastive,
-            data,
-            settings,
-            sgd(contrastive),
-            [0.1] * 10,
-            masks[id(contrastive.encoder)],
-            (0, "waits", 0),
-            bar(),
-        ),
+    def waits(images):
+        data, model, net = few(images), encoder(), network()
+        head = models.ClassificationHead(64, 10)
+        of_kind, pruned = {
+            "supervised": (classifying(net, data, batch_size=8), net),
+            "head": (Head(model.encoder, head, data, {"head_epochs": 1, "batch_size_head": 8}), head),
+        }.get(kind, (contrasting(model, data, batch_size=8, lars="LARS" in kind), model.encoder))
+        masks = masks_at(pruned, 0.5)
+        read.clear()
+        with Waits() as counted:
+            one_epoch(of_kind, "waits", masks=masks)
+        return counted.count + len(read)
+
+    assert 0 < waits(16) == waits(64)
+
+
+# Trainings that learn nothing, and that diverge
+
+
+@pytest.fixture
+def said(monkeypatch):
+    messages = []
+    monkeypatch.setattr(training.logger, "info", lambda text, *facts: messages.append(text % facts))
+    return messages
+
+
+def warn_epoch_by_epoch(entries, description):
+    for length in range(1, len(entries) + 1):
+        training.warn_at_chance(entries[:length], description, few())
+
+
+@pytest.mark.parametrize(
+    "losses, warned", [([39.01] * 12, 1), ([38.9] * 5, 1), ([39.0] * 4 + [38.0, 37.0], 0), ([30.0] * 9, 0)]
+)
+def test_a_contrastive_loss_at_chance_is_warned_about_once(said, losses, warned):
+    warn_epoch_by_epoch([{"loss": loss, "chance_loss": 39.0} for loss in losses], "SupCon id 0")
+    start = "warning: the loss of SupCon id 0 has been at chance (39.0000) for 5 epochs"
+    assert len(said) == warned and all(message.startswith(start) for message in said)
+
+
+GUESSING = few().train_labels.bincount().max().item() / 70
+HIGHEST = GUESSING + 3 * math.sqrt(GUESSING * (1 - GUESSING) / 70)
+
+
+@pytest.mark.parametrize(
+    "accuracies, warned",
+    [
+        ([0.1, 0.12, 0.1, 0.11, HIGHEST + 0.01, 0.3], 0),
+        ([HIGHEST - 0.01, 0.1, 0.12, 0.1, 0.11, 0.09, 0.1], 1),
+    ],
+)
+def test_an_accuracy_at_chance_is_warned_about_once(said, accuracies, warned):
+    entries = [{"train_accuracy": accuracy, "loss": 2.3} for accuracy in accuracies]
+    warn_epoch_by_epoch(entries, "supervised id 0")
+    start = (
+        f"warning: the training accuracy of supervised id 0 has been at chance ({GUESSING:.2%}) for 5 epochs"
     )
-    for epoch in epochs:
-        for images in (16, 64):
-            data = few(images)
-            read.clear()
-            with Waits() as counted:
-                epoch(data)
-            assert counted.count + len(read) == 1
+    assert len(said) == warned and all(message.startswith(start) for message in said)
 
 
-def test_a_contrastive_loss_at_chance_is_warned_about_once(monkeypatch):
-    said = []
-    monkeypatch.setattr(training.logger, "info", lambda words, *facts: said.append(words % facts))
-
-    def warnings(*losses):
-        said.clear()
-        entries = [{"loss": loss, "chance_loss": 39.0} for loss in losses]
-        for length in range(1, len(entries) + 1):
-            training._warn_at_chance(entries[:length], "SupCon id 0", few())
-        return list(said)
-
-    assert len(warnings(*[39.01] * 12)) == 1
-    [words] = warnings(*[38.9] * 5)
-    assert words.startswith("warning: the loss of SupCon id 0 has been at chance (39.0000) for 5 epochs")
-    assert warnings(39.0, 39.0, 39.0, 39.0, 38.0, 37.0) == [] and warnings(*[30.0] * 9) == []
-
-
-def test_an_accuracy_at_chance_is_warned_about_once(monkeypatch):
-    said = []
-    monkeypatch.setattr(training.logger, "info", lambda message, *values: said.append(message % values))
-    data = few()
-    guessing = data.train_labels.bincount().max().item() / 70
-    highest = guessing + 3 * math.sqrt(guessing * (1 - guessing) / 70)
-    learning = [
-        {"train_accuracy": accuracy, "loss": 2.3} for accuracy in (0.1, 0.12, 0.1, 0.11, highest + 0.01, 0.3)
-    ]
-    for length in range(1, 7):
-        training._warn_at_chance(learning[:length], "supervised id 0", data)
-    assert said == []
-    stuck = [
-        {"train_accuracy": accuracy, "loss": 2.3}
-        for accuracy in (highest - 0.01, 0.1, 0.12, 0.1, 0.11, 0.09, 0.1)
-    ]
-    for length in range(1, 8):
-        training._warn_at_chance(stuck[:length], "supervised id 0", data)
-    assert len(said) == 1
-    assert said[0].startswith(
-        f"warning: the training accuracy of supervised id 0 has been at chance ({guessing:.2%}) for 5 epochs"
-    )
+def test_a_loss_that_is_not_finite_names_its_epoch_and_step():
+    said = r"the loss of a network is (nan|inf) in epoch 3, from its step [1-3] of 3 on: it diverged"
+    with pytest.raises(UserError, match=said):
+        fit(classifying(network(), learning_rate=1e30), Run((0,), "a network"), range(2, 4))
