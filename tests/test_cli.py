@@ -8,16 +8,11 @@ import torch
 
 from common import cli, process
 
-SCRIPTS = (
-    "clr_training",
-    "sup_training",
-    "clr_pruning_finetune",
-    "sup_pruning_finetune",
-    "clr_pie_kmodels_detection",
-    "sup_pie_kmodels_detection",
-    "clr_prediction_depth",
-    "sup_prediction_depth",
-)
+SCRIPTS = [
+    f"{method}_{stage}"
+    for method in ("clr", "sup")
+    for stage in ("training", "pruning_finetune", "pie_kmodels_detection", "prediction_depth")
+]
 
 
 def parser_of(script):
@@ -27,86 +22,75 @@ def parser_of(script):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ([], False),
-        (["--debug"], True),
-        (["--no-debug"], False),
-        (["--debug", "False"], False),
-        (["--debug", "True"], True),
-        (["--debug", "false"], False),
-        (["--debug", "1"], True),
-        (["--debug", "--no-debug"], False),
+        ("", False),
+        ("--debug", True),
+        ("--no-debug", False),
+        ("--debug False", False),
+        ("--debug True", True),
+        ("--debug false", False),
+        ("--debug 1", True),
+        ("--debug --no-debug", False),
     ],
 )
 def test_a_boolean_flag_has_three_spellings(words, expected):
     for script in SCRIPTS:
-        assert parser_of(script).parse_args(words).debug is expected
+        assert parser_of(script).parse_args(words.split()).debug is expected
+
+
+def refusal(script, words, capsys):
+    """The one line with which the parser refuses these flags."""
+    with pytest.raises(SystemExit) as stop:
+        parser_of(script).parse_args(words)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.count("\n") == 1
+    return shown
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["--debug", "maybe"],
-        ["--no-debug", "True"],
-        ["--cuda_device", "-1"],
-        ["--cuda_device", "x"],
-        ["--model_depth", "17"],
-        ["--model_depth", "4"],
-        ["--widen_factor", "0"],
-        ["--dropout", "1"],
-        ["--dropout", "nan"],
-        ["--dataset", "mnist"],
-        ["--epoch", "3"],
-        ["--cuda", "0"],
-        ["--total_seed", "0"],
-        ["--unknown"],
-        ["stray"],
+        *("--debug maybe", "--no-debug True", "--cuda_device -1", "--cuda_device x", "--model_depth 17"),
+        *("--model_depth 4", "--widen_factor 0", "--dropout 1", "--dropout nan", "--dataset mnist"),
+        *("--epoch 3", "--cuda 0", "--total_seed 0", "--unknown", "stray"),
     ],
 )
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_wrong_flag_is_one_line_and_status_2(script, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parser_of(script).parse_args(words)
-    assert stop.value.code == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and words[0].replace("--no-", "--") in shown
+    words = words.split()
+    assert words[0].replace("--no-", "--") in refusal(script, words, capsys)
+
+
+OUT_OF_RANGE = {
+    "sup_training": [
+        *("--epochs=0", "--learning_rate=0", "--learning_rate=inf", "--momentum=1", "--weight_decay=-1"),
+        *("--pruning=1.0", f"--batch_size={'9' * 30}", "--save_path=models/{}.pt", f"--save_path={__file__}"),
+    ],
+    "clr_training": [
+        *("--temperature=0", "--method=supcon", "--projection_head=none", "--pruning_percentages=0.3,0.3"),
+        *("--pruning_percentages=", "--encoder_save_path=models/{}_{}.pt", "--head_save_path=a}b"),
+        *("--encoder_name=a/b", "--encoder_name=", "--encoder_name=WideResNet-10-4"),
+        "--encoder_name=Net-linear",
+    ],
+    "sup_pruning_finetune": ["--pruning_percentages=0.0,0.5", "--pruning_percentages=50"],
+    "sup_prediction_depth": [
+        *("--pruning_methods=local", "--pruning_methods=global,global", "--depth_target=labels"),
+    ],
+}
 
 
 @pytest.mark.parametrize(
-    "script, words",
-    [
-        ("sup_training", ["--epochs", "0"]),
-        ("sup_training", ["--learning_rate", "0"]),
-        ("sup_training", ["--learning_rate", "inf"]),
-        ("sup_training", ["--momentum", "1"]),
-        ("sup_training", ["--weight_decay", "-1"]),
-        ("sup_training", ["--pruning", "1.0"]),
-        ("clr_training", ["--temperature", "0"]),
-        ("clr_training", ["--method", "supcon"]),
-        ("clr_training", ["--projection_head", "none"]),
-        ("clr_training", ["--pruning_percentages", "0.3,0.3"]),
-        ("clr_training", ["--pruning_percentages", ""]),
-        ("sup_pruning_finetune", ["--pruning_percentages", "0.0,0.5"]),
-        ("sup_pruning_finetune", ["--pruning_percentages", "50"]),
-        ("sup_prediction_depth", ["--pruning_methods", "local"]),
-        ("sup_prediction_depth", ["--depth_target", "labels"]),
-        ("clr_training", ["--encoder_save_path", "models/{}_{}.pt"]),
-        ("clr_training", ["--head_save_path", "a}b"]),
-        ("clr_training", ["--encoder_name", "a/b"]),
-        ("clr_training", ["--encoder_name", ""]),
-        ("clr_training", ["--encoder_name", "WideResNet-10-4"]),
-        ("clr_training", ["--encoder_name", "Net-linear"]),
-        ("sup_training", ["--batch_size", "9" * 30]),
-        ("sup_prediction_depth", ["--pruning_methods", "global,global"]),
-        ("sup_training", ["--save_path", "models/{}.pt"]),
-        ("sup_training", ["--save_path", __file__]),
-    ],
+    "script, word", [(script, word) for script in OUT_OF_RANGE for word in OUT_OF_RANGE[script]]
 )
-def test_a_value_out_of_range_is_one_line_and_status_2(script, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parser_of(script).parse_args(words)
-    assert stop.value.code == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and words[0] in shown
+def test_a_value_out_of_range_is_one_line_and_status_2(script, word, capsys):
+    assert word.split("=")[0] in refusal(script, [word], capsys)
+
+
+SPARSITIES = [0.3, 0.5, 0.7, 0.9]
+GRADUAL = {"criterion": "magnitude", "scope": None, "save_epochs": [], "index_start": 0, "index_end": 29}
+CONTRASTIVE = {"learning_method": "SupCon", "projection_head": "mlp", "temperature": 0.5}
+FINETUNING = {"models_number": 30, "batch_size": 128, "epochs": 30, "pruning_percentages": SPARSITIES}
+COMPARED = {"models_number": 30, "batch_size": 1024}
+SGD = {"momentum": 0.9, "shuffle": True}
 
 
 @pytest.mark.parametrize(
@@ -114,115 +98,44 @@ def test_a_value_out_of_range_is_one_line_and_status_2(script, words, capsys):
     [
         (
             "clr_training",
-            dict(
-                cuda_device=0,
-                model_depth=16,
-                widen_factor=2,
-                dropout=0.0,
-                workers=0,
-                debug=False,
-                seed=1,
-                total_seed=1,
-                cuda_deterministic=True,
-                learning_method="SupCon",
-                encoder_name="WideResNet",
-                projection_head="mlp",
-                batch_size=1024,
-                epochs=500,
-                learning_rate=0.05,
-                momentum=0.9,
-                weight_decay=0.0004,
-                temperature=0.5,
-                base_temperature=0.07,
-                warmup_epochs=0,
-                cosine_annealing=False,
-                lars=False,
-                clipping=False,
-                shuffle=True,
-                num_classes=10,
-                head_epochs=100,
-                batch_size_head=256,
-                pruning_percentages=[0.0, 0.3, 0.5, 0.7, 0.9],
-                schedule="late",
-                criterion="magnitude",
-                scope=None,
-                save_epochs=[],
-                index_start=0,
-                index_end=29,
-                debug_classification_head=False,
-                debug_classification_head_epochs=25,
-                dataset="cifar10",
-                data_dir="data",
-            ),
+            {
+                **{"cuda_device": 0, "workers": 0, "debug": False, "seed": 1, "total_seed": 1},
+                **{"cuda_deterministic": True, "dataset": "cifar10", "data_dir": "data"},
+                **{"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "encoder_name": "WideResNet"},
+                **{**CONTRASTIVE, **SGD, **GRADUAL, "schedule": "late", "batch_size": 1024, "epochs": 500},
+                **{"learning_rate": 0.05, "weight_decay": 0.0004, "base_temperature": 0.07},
+                **{"warmup_epochs": 0, "cosine_annealing": False, "lars": False, "clipping": False},
+                **{"num_classes": 10, "head_epochs": 100, "batch_size_head": 256},
+                **{"pruning_percentages": [0.0, *SPARSITIES], "debug_classification_head": False},
+                "debug_classification_head_epochs": 25,
+            },
         ),
         (
             "sup_training",
-            dict(
-                pruning=0.0,
-                batch_size=128,
-                epochs=205,
-                learning_rate=1.0,
-                momentum=0.9,
-                weight_decay=0.0005,
-                schedule="early",
-                criterion="magnitude",
-                scope=None,
-                save_epochs=[],
-                index_start=0,
-                index_end=29,
-                shuffle=True,
-                save_path=None,
-            ),
+            {
+                **{**SGD, **GRADUAL, "schedule": "early", "pruning": 0.0, "batch_size": 128, "epochs": 205},
+                **{"learning_rate": 1.0, "weight_decay": 0.0005, "save_path": None},
+            },
         ),
-        (
-            "clr_pruning_finetune",
-            dict(
-                models_number=30,
-                batch_size=128,
-                epochs=30,
-                pruning_percentages=[0.3, 0.5, 0.7, 0.9],
-                learning_method="SupCon",
-                projection_head="mlp",
-                temperature=0.5,
-            ),
-        ),
-        (
-            "sup_pruning_finetune",
-            dict(models_number=30, batch_size=128, epochs=30, pruning_percentages=[0.3, 0.5, 0.7, 0.9]),
-        ),
+        ("clr_pruning_finetune", {**FINETUNING, **CONTRASTIVE}),
+        ("sup_pruning_finetune", FINETUNING),
         (
             "clr_pie_kmodels_detection",
-            dict(
-                models_number=30,
-                batch_size=1024,
-                learning_method="SupCon",
-                projection_head="mlp",
-                temperature=0.5,
-                plot_umap=False,
-                plot_q_score=False,
-                not_serialize_plots=False,
-                umap_models=1,
-            ),
+            {
+                **{**COMPARED, **CONTRASTIVE, "plot_umap": False, "plot_q_score": False},
+                **{"not_serialize_plots": False, "umap_models": 1},
+            },
         ),
-        (
-            "sup_pie_kmodels_detection",
-            dict(models_number=30, batch_size=1024, pruning_percentages=[0.3, 0.5, 0.7, 0.9, 0.95, 0.99]),
-        ),
+        ("sup_pie_kmodels_detection", {**COMPARED, "pruning_percentages": [*SPARSITIES, 0.95, 0.99]}),
         (
             "clr_prediction_depth",
-            dict(
-                models_number=30,
-                prediction_depth_models=5,
-                batch_size=1024,
-                depth_target="prediction",
-                pruning_methods=["GMP", "global", "later_GMP"],
-                pruning_percentages=[0.3, 0.5, 0.7, 0.9],
-                figures_number=0,
-                pies_to_store=1,
-                plot_umap=False,
-            ),
+            {
+                **{**COMPARED, "pruning_percentages": SPARSITIES, "figures_number": 0, "pies_to_store": 1},
+                **{"prediction_depth_models": 5, "depth_target": "prediction", "plot_umap": False},
+                "pruning_methods": ["GMP", "global", "later_GMP"],
+            },
         ),
-        ("sup_prediction_depth", dict(prediction_depth_models=5, pruning_methods=["GMP", "global"])),
+        ("sup_prediction_depth", {"prediction_depth_models": 5, "pruning_methods": ["GMP", "global"]}),
     ],
 )
 def test_defaults_are_the_published_ones(script, defaults):
@@ -237,28 +150,23 @@ def test_pruning_methods_take_the_published_spelling():
 @pytest.mark.parametrize(
     "script, words, expected",
     [
-        ("sup_training", ["--index_start", "3", "--index_end", "2"], "--index_end 2"),
-        ("clr_training", ["--epochs", "2", "--warmup_epochs", "2"], "--warmup_epochs 2"),
-        ("clr_training", ["--num_classes", "7"], "--num_classes 7"),
-        ("sup_training", ["--dataset", "folder", "--data_dir", "nowhere"], "--data_dir nowhere"),
+        ("sup_training", "--index_start 3 --index_end 2", "--index_end 2"),
+        ("clr_training", "--epochs 2 --warmup_epochs 2", "--warmup_epochs 2"),
+        ("clr_training", "--num_classes 7", "--num_classes 7"),
+        ("sup_training", "--dataset folder --data_dir nowhere", "--data_dir nowhere"),
         (
             "sup_pruning_finetune",
-            ["--save_path", "empty"],
+            "--save_path empty",
             "python sup_training.py --index_start 0 --index_end 29",
         ),
-        ("clr_prediction_depth", [], "python clr_training.py --index_start 0 --index_end 29"),
+        ("clr_prediction_depth", "", "python clr_training.py --index_start 0 --index_end 29"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(
     script, words, expected, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert (
-        importlib.import_module(script).main(
-            [*(["--dataset", "digits"] if "--dataset" not in words else []), *words]
-        )
-        == 2
-    )
+    assert importlib.import_module(script).main(["--dataset", "digits", *words.split()]) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and expected in shown and shown.startswith(f"{script}.py: error: ")
     assert not list(tmp_path.rglob("*.pt"))
@@ -296,9 +204,8 @@ def test_a_cuda_device_that_does_not_exist_lists_those_that_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
     assert process.select_device(1) == torch.device("cuda", 1)
-    with pytest.raises(
-        cli.UserError, match=r"--cuda_device 2 does not exist; devices: 0 \(card 0\), 1 \(card 1\)"
-    ):
+    told = r"--cuda_device 2 does not exist; devices: 0 \(card 0\), 1 \(card 1\)"
+    with pytest.raises(cli.UserError, match=told):
         process.select_device(2)
 
 
