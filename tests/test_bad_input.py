@@ -1,4 +1,5 @@
-"""Bad input of every kind through the scripts' command lines: status 2, one line that names the cause and what helps, nothing half-written."""
+"""Bad input of every kind through the scripts' command lines: status 2, one line that names the cause and
+what helps, nothing half-written."""
 
 import csv
 import json

@@ -421,7 +421,8 @@ def test_debug_runs_beside_finished_models_of_other_settings_and_leaves_them_alo
 
 
 def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
-    # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60 images.
+    # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60
+    # images.
     assert (
         main(
             "clr_training",
