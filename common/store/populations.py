@@ -367,15 +367,3 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
                 f"{path} was pruned from another dense model {member.id} than the one that is there now; "
                 "delete it to have it finetuned again"
             )
-
-
-def settings_of(population: Population, dense: Population | None) -> Population:
-    """For finetuning.py, until it calls `command_for`."""
-    return population
-
-
-def training_command(
-    study: Study, method: str, sparsity: float, ids: list[int], population: Population, own_folders: bool
-) -> str:
-    """For finetuning.py, until it calls `command_for`."""
-    return command_for(study, population, ids)
