@@ -1,9 +1,11 @@
-"""Finds the PIEs of pruned contrastive networks: test images on which K pruned networks disagree with the K dense ones.
+"""Finds the PIEs of pruned contrastive networks: test images on which K pruned networks disagree with K dense
+ones.
 
-    python clr_pie_kmodels_detection.py --dataset digits --models_number 3 --pruning_percentages 0.5,0.9,0.95,0.99 --plot_q_score --plot_umap
+    python clr_pie_kmodels_detection.py --dataset digits --models_number 3 --plot_q_score --plot_umap
 
-Reads the networks of clr_training.py and clr_pruning_finetune.py. Writes into pies/NAME/: results.csv, and for the learning method
-pies_distribution/, q_score/ and umap/ (a PNG and the arrays it is drawn from), evaluations/ (each network's predictions, kept).
+Reads the networks of clr_training.py and clr_pruning_finetune.py. Writes pies/NAME/results.csv, and into
+pies/NAME/METHOD/ what was found (populations/), what each network gives (evaluations/, kept) and figures with
+their arrays (pies_distribution/, q_score/, umap/).
 """
 
 import sys
@@ -23,11 +25,11 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.comparison import detect_pies, report
+    from common.comparison import detect_pies
     from common.study import open_studies
 
     for study in open_studies("clr_pie_kmodels_detection", flags):
-        report(study, detect_pies(study))
+        detect_pies(study)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Compares the prediction depth of pruned and dense supervised networks, PIEs apart (Baldock et al. 2021).
 
-    python sup_prediction_depth.py --dataset digits --models_number 3 --pruning_methods global --pruning_percentages 0.5,0.9,0.95,0.99
+    python sup_prediction_depth.py --dataset digits --models_number 3 --pruning_methods global
 
-Reads the networks of sup_training.py and sup_pruning_finetune.py. Writes into pies/NAME/: results.csv, and for the learning method
-prediction_depth/ (a PNG and the arrays it is drawn from; votes/ keeps the k-NN's answers) and evaluations/ (each network's predictions).
+Reads the networks of sup_training.py and sup_pruning_finetune.py. Writes pies/NAME/results.csv, and into
+pies/NAME/METHOD/ what was found (populations/), what each network gives (evaluations/ and
+prediction_depth/votes/, kept) and figures with their arrays (prediction_depth/).
 """
 
 import sys
@@ -23,11 +24,11 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.comparison import compare_depths, report
+    from common.comparison import compare_depths
     from common.study import open_studies
 
     for study in open_studies("sup_prediction_depth", flags):
-        report(study, compare_depths(study))
+        compare_depths(study)
 
 
 if __name__ == "__main__":

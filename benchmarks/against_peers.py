@@ -425,7 +425,7 @@ def probed(device):
 
 def our_depth(device):
     """The k-NN labels of one network at its 16 places, the forward passes of the images included."""
-    from common.store import results
+    from common.store import evaluation as results
 
     data, network = probed(device)
     return lambda: results.knn_at_places(network, data, 1024)

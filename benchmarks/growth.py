@@ -140,7 +140,7 @@ def pies(device, size: int):
 def depth(device, size: int):
     """k-NN labels at all places of one network for `size` x DEPTH_IMAGES training images of 8x8."""
     from common import models, training
-    from common.store import results
+    from common.store import evaluation as results
 
     data = random_data(size * DEPTH_IMAGES, TEST_IMAGES, 8, device)
     network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()

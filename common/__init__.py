@@ -1,1 +1,1 @@
-"""What the eight scripts share: data, views, networks, losses, pruning, training, checkpoints, metrics and plots."""
+"""What the eight scripts share: the paper here, its networks and numbers in common/store/."""

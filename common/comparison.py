@@ -1,7 +1,12 @@
-"""What the clr_ and sup_ twins of the later stages share: loops over pruning methods and sparsities, figures and tables."""
+"""The later stages of the clr_ and sup_ scripts: find all populations, compute all, measure, store and
+draw."""
 
+import hashlib
 import json
-from typing import Iterator
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -9,325 +14,134 @@ from common import metrics, process
 from common.cli import UserError, logger
 from common.methods import describe, parse_method
 from common.pruning import layer_name
-from common.store import results
-from common.store.populations import Population, find_population, known_sparsities
+from common.store import evaluation
+from common.store.files import FORMAT, read_arrays, write_arrays
+from common.store.populations import Population, find_population
 from common.store.runs import Job, share
+from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
 from common.study import Study
-from figures.report.similarity import class_recalls
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
 PARTS = ("q_score", "z_score", "l1_norm")
+DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
+DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
-FACTS = 2  # of what figures store beside what they show: another number means that they are stored anew
 
 
-def find_populations(study: Study) -> tuple[Population, list[tuple[str, float, Population | None]]]:
-    """The dense population, and (pruning method, sparsity, population) of all that flags ask for, None where no model exists.
+@dataclass(frozen=True)
+class Evaluated:
+    """What the K networks of a population give for the N test images.
 
-    All of them are found, and the table is read, before the first network is evaluated: what is wrong is said at once.
+    predictions: (K, N) classes; quality: q_score, z_score and l1_norm, (N,) each, averaged over the networks;
+    zero_latents: how many latents of zeros are left out of these averages, having no Q-Score.
     """
-    results.read_table(study.results_folder)
-    dense = find_population(study, "dense", 0.0)
-    return dense, list(_pruned_populations(study, dense))
+
+    population: Population
+    predictions: np.ndarray
+    quality: dict[str, np.ndarray]
+    zero_latents: int
 
 
-def _pruned_populations(study: Study, dense: Population) -> Iterator[tuple[str, float, Population | None]]:
-    for pruning_method in study.flags.pruning_methods:
-        for sparsity in study.flags.pruning_percentages:
-            population = find_population(study, pruning_method, sparsity, dense)
-            if population is None:
-                others = ", ".join(map(str, known_sparsities(study, pruning_method)))
-                logger.info(
-                    "absent: no %s models, %s, sparsity %s%s",
-                    study.learning_method,
-                    describe(pruning_method),
-                    sparsity,
-                    f"; there are {others}" if others else "",
-                )
-            yield pruning_method, sparsity, population
+@dataclass(frozen=True)
+class Measured:
+    """What is stored of a population: arrays, and its columns of the table."""
+
+    arrays: dict[str, np.ndarray]
+    columns: dict[str, float | None]
 
 
-def detect_pies(study: Study) -> list[dict]:
-    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one; returns the table's rows, none in a worker."""
-    flags, data = study.flags, study.data
-    classes, labels = len(data.class_names), data.test_labels.cpu().numpy()
-    dense, all_pruned = find_populations(study)
-    populations = (dense, *(pruned for _, _, pruned in all_pruned if pruned))
+def detect_pies(study: Study) -> None:
+    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one."""
+    labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
+    # 1. Find all.
+    populations = find_populations(study)
+    # 2. Compute all, together with whoever else works on them.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
-        return []
-    dense_predictions, dense_quality = evaluate_population(study, dense)
-    dense_labels, dense_ties = metrics.modal_labels(dense_predictions, classes)
-    if flags.plot_umap:
-        plot_umap(study, dense, dense, dense_labels, None)
-    rows = [
-        {
-            **results.population_row(study, dense, "dense", 0.0, dense),
-            **results.accuracy_columns(dense, dense_predictions, labels),
-            "ties_dense": int(dense_ties.sum()),
-            "zero_latents": dense_quality["zero_latents"],
-            **{f"{part}_rest": mean_or_none(dense_quality[part]) for part in PARTS},
-        }
-    ]
-    for pruning_method, sparsity, pruned in all_pruned:
-        row = results.population_row(study, pruned, pruning_method, sparsity, dense)
-        rows.append(row)
-        if pruned is None:
-            continue
-        predictions, quality = evaluate_population(study, pruned)
-        modal_labels, ties = metrics.modal_labels(predictions, classes)
-        is_pie = metrics.find_pies(dense_predictions, predictions, classes)
-        row |= {
-            **results.accuracy_columns(pruned, predictions, labels),
-            "pies": int(is_pie.sum()),
-            "ties_dense": int(dense_ties.sum()),
-            "ties_pruned": int(ties.sum()),
-            "zero_latents": quality["zero_latents"],
-        }
-        for part in PARTS:
-            row |= {
-                f"{part}_{group}": mean_or_none(quality[part][chosen])
-                for group, chosen in (("pies", is_pie), ("rest", ~is_pie))
-            }
-            row |= {
-                f"dense_{part}_{group}": mean_or_none(dense_quality[part][chosen])
-                for group, chosen in (("pies", is_pie), ("rest", ~is_pie))
-            }
-        made = made_from(study, pruned, dense)
-        store_figure(
-            study,
-            "pies_distribution",
-            stem(study, pruned),
-            {**made, "facts": FACTS},
-            {
-                "title": title(study, pruned),
-                "class_names": data.class_names,
-                "images": len(labels),
-                "is_pie": is_pie,
-                "modal_labels": modal_labels,
-                "dense_modal_labels": dense_labels,
-                "tied": ties,
-                "dense_tied": dense_ties,
-                "pies_per_class": metrics.pies_per_class(is_pie, labels, classes),
-                "labels": labels,
-                **facts_for_comparisons(study, pruned, dense, row, predictions, dense_predictions),
-                **gallery(study, is_pie, predictions, dense_predictions),
-                "runs": json.dumps(runs(pruned)),
-                "dense_runs": json.dumps(runs(dense)),
-            },
+        return  # a worker
+    evaluated = [evaluate_population(study, population) for population in populations]
+    # 3. Measure.
+    measured = [measure(evaluated[0], side, labels, classes) for side in evaluated]
+    # 4. Store, then draw.
+    rows = store(study, populations, measured)
+    for side, outcome in zip(evaluated, measured):
+        draw_pies(study, evaluated[0], side, outcome.arrays)
+    show_table(study, rows)
+
+
+def compare_depths(study: Study) -> None:
+    """Prediction depth of every pruned population against the dense one, PIEs apart."""
+    labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
+    # 1. Find all; of each pair the networks whose ids both have.
+    dense, *_ = populations = find_populations(study)
+    ids = [first_ids(study, dense, population) for population in populations]
+    # 2. Compute all, together with whoever else works on them.
+    jobs = [job for population in populations for job in evaluations(study, population)]
+    jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
+    if not share(study, jobs):
+        return  # a worker
+    evaluated = [evaluate_population(study, population) for population in populations]
+    # 3. Measure.
+    measured = []
+    for side, wanted in zip(evaluated, ids):
+        is_pie = metrics.find_pies(evaluated[0].predictions, side.predictions, classes)
+        networks = (
+            [work() for _, work in probes(study, population, wanted)]
+            for population in (dense, side.population)
         )
-        if flags.plot_q_score:
-            store_figure(
-                study,
-                "q_score",
-                stem(study, pruned),
-                made,
-                {
-                    "title": title(study, pruned),
-                    "is_pie": is_pie,
-                    **{f"dense_{part}": dense_quality[part] for part in PARTS},
-                    **{f"pruned_{part}": quality[part] for part in PARTS},
-                },
-            )
-        if flags.plot_umap:
-            plot_umap(study, pruned, dense, modal_labels, is_pie)
-    return rows
-
-
-def facts_for_comparisons(
-    study: Study,
-    pruned: Population,
-    dense: Population,
-    row: dict,
-    predictions: np.ndarray,
-    dense_predictions: np.ndarray,
-) -> dict:
-    """What comparisons across learning and pruning methods (figures/report/across.py) need of a pruned population beside its PIEs."""
-    facts = {key: row[key] for key in ("learning_method", "pruning_method", "sparsity", "population")}
-    facts |= {"architecture": str(study.architecture), "data_title": study.data.title}
-    classes, labels = len(study.data.class_names), study.data.test_labels.cpu().numpy()
-    for prefix, population, predicted in (("", pruned, predictions), ("dense_", dense, dense_predictions)):
-        facts |= {
-            f"{prefix}ids": [member.id for member in population.members],
-            f"{prefix}evaluations": [member.paths[0].stem for member in population.members],
-            f"{prefix}recall": class_recalls(predicted, labels, classes),
-            f"{prefix}accuracy": (predicted == labels).mean(1),
-        }
-    movements = [(member.record or {}).get("movement") for member in pruned.members]
-    if all(movements):
-        layers = sorted(set.intersection(*map(set, movements)), key=list(movements[0]).index)
-        facts |= {
-            "movement_layers": [layer_name(layer) for layer in layers],
-            "movement": np.array([[movement[layer] for layer in layers] for movement in movements]),
-        }
-    return facts
-
-
-def gallery(
-    study: Study, is_pie: np.ndarray, predictions: np.ndarray, dense_predictions: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The PIEs themselves, those of the most confident disagreement first: gallery (G,) their places among the test images, and
-    gallery_images (G, 3, H, W) uint8."""
-    confidence = metrics.disagreement(dense_predictions, predictions, len(study.data.class_names))[
-        "confidence"
-    ]
-    places = np.flatnonzero(is_pie)
-    places = places[np.argsort(-confidence[places], kind="stable")][:GALLERY]
-    return {"gallery": places, "gallery_images": study.data.test_images[places].cpu().numpy()}
-
-
-def runs(population: Population) -> dict:
-    """How the networks of a population came to be, of those that say so: commands, devices, versions, days, seeds, and the seconds of
-    their training together (that of the dense networks that they come from is not in it)."""
-    found = [
-        record for member in population.members for record in member.records if record and record.get("run")
-    ]
-    if parse_method(
-        population.pruning_method
-    ).finetuned:  # encoder and head at once: both say the seconds of both
-        timed = [member.record for member in population.members if member.record and member.record.get("run")]
-    else:
-        timed = found
-    each = {
-        "commands": [record["run"].get("command") for record in found],
-        "devices": [
-            f"{record['run'].get('device')}, {record['run'].get('threads')} threads" for record in found
-        ],
-        "versions": [
-            ", ".join(f"{name} {version}" for name, version in record["run"].get("versions", {}).items())
-            for record in found
-        ],
-        "days": sorted(str(record["run"].get("written"))[:10] for record in found),
-    }
-    return {
-        **{name: list(dict.fromkeys(values)) for name, values in each.items()},
-        "seeds": sorted({record["seed"] for record in found if "seed" in record}),
-        "seconds": sum(record["run"].get("seconds", 0) for record in timed),
-        "networks": len(population.members),
-        "made_elsewhere": sum(member.made_elsewhere for member in population.members),
-        "analysis": process.command_line(),
-    }
-
-
-def compare_depths(study: Study) -> list[dict]:
-    """Prediction depth of every pruned population against the dense one, PIEs apart; returns the table's rows, none in a worker."""
-    dense, all_pruned = find_populations(study)
-    populations = (dense, *(pruned for _, _, pruned in all_pruned if pruned))
-    if not share(
-        study,
-        [
-            job
-            for population in populations
-            for job in evaluations(study, population) + probes(study, population, dense)
-        ],
-    ):
-        return []
-    dense_predictions, _ = evaluate_population(study, dense)
-    dense_depths, places = population_depths(study, dense, first_ids(study, dense))
-    report_never_agreeing(dense, dense_depths, places)
-    chosen_depth = study.flags.depth_target
-    rows = [
-        {
-            **results.population_row(study, dense, "dense", 0.0, dense),
-            "depth_models": len(dense_depths["prediction"]),
-            "depth_rest": dense_depths["prediction"].mean(),
-            "label_depth_rest": dense_depths["label"].mean(),
-            "never_agreeing": int((dense_depths["prediction"] == places).sum()),
-        }
-    ]
-    for pruning_method, sparsity, pruned in all_pruned:
-        row = results.population_row(study, pruned, pruning_method, sparsity, dense)
-        rows.append(row)
-        if pruned is None:
-            continue
-        predictions, _ = evaluate_population(study, pruned)
-        is_pie = metrics.find_pies(dense_predictions, predictions, len(study.data.class_names))
-        ids = first_ids(study, pruned, dense)
-        depths, _ = population_depths(study, pruned, ids)
-        same_dense_depths, _ = population_depths(study, dense, ids)
-        report_never_agreeing(pruned, depths, places)
-        row |= {
-            "pies": int(is_pie.sum()),
-            "depth_models": len(depths["prediction"]),
-            "never_agreeing": int((depths["prediction"] == places).sum()),
-        }
-        for target, prefix in (("prediction", "depth"), ("label", "label_depth")):
-            for group, chosen in (("pies", is_pie), ("rest", ~is_pie)):
-                row[f"{prefix}_{group}"] = mean_or_none(depths[target].mean(0)[chosen])
-                row[f"dense_{prefix}_{group}"] = mean_or_none(same_dense_depths[target].mean(0)[chosen])
-        definition = {"prediction": "own final prediction", "label": "true label, as published"}[chosen_depth]
-        store_figure(
-            study,
-            "prediction_depth",
-            f"{stem(study, pruned)}_{chosen_depth}",
-            {
-                **made_from(study, pruned, dense),
-                "depth_models": len(depths["label"]),
-                "depth_target": chosen_depth,
-                "facts": FACTS,
-            },
-            {
-                "title": f"{title(study, pruned)}\nk-NN against the {definition}, {len(depths['label'])} of the models",
-                "places": places,
-                "ids": ids,
-                "runs": json.dumps({"analysis": process.command_line()}),
-                "is_pie": is_pie,
-                "dense_depth": same_dense_depths[chosen_depth].mean(0),
-                "pruned_depth": depths[chosen_depth].mean(0),
-                **{f"dense_depth_{target}": values for target, values in same_dense_depths.items()},
-                **{f"pruned_depth_{target}": values for target, values in depths.items()},
-            },
+        measured.append(measure_depths(*networks, labels, is_pie))
+        measured[-1].arrays["ids"] = wanted
+    # 4. Store, then draw.
+    rows = store(study, populations, measured, "_depth")
+    for population, outcome in zip(populations, measured):
+        logger.info(
+            "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
+            population.pruning_method,
+            population.sparsity,
+            outcome.columns["never_agreeing"],
+            outcome.arrays["pruned_depth_prediction"].size,
+            outcome.arrays["places"],
         )
-    return rows
+    for population, outcome in zip(populations[1:], measured[1:]):
+        draw_depths(study, dense, population, outcome.arrays)
+    show_table(study, rows)
 
 
-def evaluate_population(study: Study, population: Population) -> tuple[np.ndarray, dict]:
-    """Predictions (K, N), and the Q-Score parts averaged over the K models, (N,) each, with the number of latents of zeros.
+def find_populations(study: Study) -> list[Population]:
+    """The dense population, and all pruned ones that flags ask for and of which there is a network.
 
-    A latent of zeros has no Q-Score: it is left out of its image's average, and counted.
+    All are found before the first network is evaluated: what is wrong is said at once.
     """
-    latent_ids = umap_ids(study, population)
-    evaluations = [results.evaluate(study, member, member.id in latent_ids) for member in population.members]
-    zero_latents = int(sum(evaluation["zero_latents"] for evaluation in evaluations))
-    if zero_latents:
-        logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
-    quality = {
-        part: metrics.mean_over_defined(np.stack([evaluation[part] for evaluation in evaluations]))
-        for part in PARTS
-    }
-    return np.stack([evaluation["predictions"] for evaluation in evaluations]), {
-        **quality,
-        "zero_latents": zero_latents,
-    }
+    dense = find_population(study, "dense", 0.0)
+    asked = product(study.flags.pruning_methods, study.flags.pruning_percentages)
+    pruned = [find_population(study, pruning_method, sparsity, dense) for pruning_method, sparsity in asked]
+    return [dense, *filter(None, pruned)]
 
 
 def evaluations(study: Study, population: Population) -> list[Job]:
     """The evaluation of each network, to be shared."""
-    latent_ids = umap_ids(study, population)
+    ids = umap_ids(study, population)
     return [
         (
-            results.evaluation_path(study, member),
-            lambda member=member: results.evaluate(study, member, member.id in latent_ids),
+            evaluation.evaluation_path(study, member),
+            partial(evaluation.evaluate, study, member, member.id in ids),
         )
         for member in population.members
     ]
 
 
-def probes(study: Study, population: Population, dense: Population) -> list[Job]:
-    """The probing of the networks that prediction depth is averaged over, to be shared."""
-    ids = first_ids(study, population, dense)
+def probes(study: Study, population: Population, ids: list[int]) -> list[Job]:
+    """The probing of the networks with these ids, to be shared."""
     return [
-        (results.probe_path(study, member), lambda member=member: results.probe(study, member))
+        (evaluation.probe_path(study, member), partial(evaluation.probe, study, member))
         for member in population.members
         if member.id in ids
     ]
 
 
 def umap_ids(study: Study, population: Population) -> list[int]:
-    """The ids whose latents the UMAP averages: the first --umap_models of the population, none without --plot_umap."""
-    wanted = (
-        study.flags.umap_models if getattr(study.flags, "umap_models", None) and study.flags.plot_umap else 0
-    )
+    """The ids whose latents the UMAP averages, the first --umap_models; none without --plot_umap."""
+    wanted = getattr(study.flags, "umap_models", 0) if study.flags.plot_umap else 0
     return [member.id for member in population.members][:wanted]
 
 
@@ -337,120 +151,164 @@ def first_ids(study: Study, *populations: Population) -> list[int]:
     Raises:
         UserError: there is none (with --allow_missing only).
     """
-    ids = sorted(
-        set.intersection(*({member.id for member in population.members} for population in populations))
-    )
+    ids = set.intersection(*({member.id for member in population.members} for population in populations))
     if not ids:
         raise UserError(
-            f"no id is in all of: {'; '.join(map(str, populations))}; train the missing ones instead of --allow_missing"
+            f"no id is in all of: {'; '.join(map(str, populations))}; train the missing ones instead of "
+            "--allow_missing"
         )
-    return ids[: study.flags.prediction_depth_models]
+    return sorted(ids)[: study.flags.prediction_depth_models]
 
 
-def population_depths(
-    study: Study, population: Population, ids: list[int]
-) -> tuple[dict[str, np.ndarray], int]:
-    """Both definitions, target -> (models, N), of the networks with these ids, and the number of places."""
-    labels = study.data.test_labels.cpu().numpy()
-    probes = [results.probe(study, member) for member in population.members if member.id in ids]
-    return {
-        "prediction": np.stack(
-            [metrics.prediction_depth(probe["knn"], probe["predictions"]) for probe in probes]
-        ),
-        "label": np.stack([metrics.label_prediction_depth(probe["knn"], labels) for probe in probes]),
-    }, len(probes[0]["knn"])
+def evaluate_population(study: Study, population: Population) -> Evaluated:
+    """What the networks of a population give together."""
+    networks = [work() for _, work in evaluations(study, population)]
+    zero_latents = int(sum(network["zero_latents"] for network in networks))
+    if zero_latents:
+        logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
+    values = {name: np.stack([network[name] for network in networks]) for name in ("predictions", *PARTS)}
+    quality = {part: metrics.mean_over_defined(values[part]) for part in PARTS}
+    return Evaluated(population, values["predictions"], quality, zero_latents)
 
 
-def report_never_agreeing(population: Population, depths: dict[str, np.ndarray], places: int) -> None:
-    """Says how often the k-NN of the last place disagrees with the network, so that a depth is the number of places."""
-    depth = depths["prediction"]
-    logger.info(
-        "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
-        population.pruning_method,
-        population.sparsity,
-        (depth == places).sum(),
-        depth.size,
-        places,
-    )
+def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: int) -> Measured:
+    """PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the dense
+    one.
 
-
-def plot_umap(
-    study: Study,
-    population: Population,
-    dense: Population,
-    modal_labels: np.ndarray,
-    is_pie: np.ndarray | None,
-) -> None:
-    """The UMAP of the latents averaged over --umap_models networks; coordinates are computed once and stored."""
-    ids = umap_ids(study, population)
-    made = {**made_from(study, population, dense), "umap_models": ids, "umap_seed": UMAP_SEED}
-    name = f"{stem(study, population)}_{len(ids)}latents"
-    stored = results.read_arrays(study.method_folder / "umap" / f"{name}.npz", made)
-    if stored is None:
-        latents = [
-            results.evaluate(study, member, True)["latent"]
-            for member in population.members
-            if member.id in ids
-        ]
-        coordinates = umap_coordinates(np.mean(latents, 0))
-    else:
-        coordinates = stored["coordinates"]
-    whose = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} models"
-    store_figure(
-        study,
-        "umap",
-        name,
-        made,
-        {
-            "title": f"{title(study, population)}\nUMAP of {whose}",
-            "coordinates": coordinates,
+    Args:
+        labels: (N,) true classes.
+    Returns:
+        arrays: of N images is_pie, and labels; of each side (the dense one's names begin with `dense_`)
+        modal_labels and tied (N,), ids, evaluations and accuracy (K,), recall (K, classes); pies_per_class
+        (classes,); gallery, the images of the most confident PIEs; where records have it movement (K, L) of
+        the movement_layers (L,).
+    """
+    arrays = {"labels": labels, "images": len(labels)}
+    for prefix, side in (("", pruned), ("dense_", dense)):
+        modal_labels, tied = metrics.modal_labels(side.predictions, classes)
+        facts = {
             "modal_labels": modal_labels,
+            "tied": tied,
+            "ids": [member.id for member in side.population.members],
+            "evaluations": [member.paths[0].stem for member in side.population.members],
+            "recall": metrics.class_recalls(side.predictions, labels, classes),
+            "accuracy": (side.predictions == labels).mean(1),
+        }
+        arrays |= {f"{prefix}{name}": value for name, value in facts.items()}
+    is_pie = metrics.find_pies(dense.predictions, pruned.predictions, classes)
+    confidence = metrics.disagreement(dense.predictions, pruned.predictions, classes)["confidence"]
+    images = np.flatnonzero(is_pie)
+    arrays |= {
+        "is_pie": is_pie,
+        "pies_per_class": metrics.pies_per_class(is_pie, labels, classes),
+        "gallery": images[np.argsort(-confidence[images], kind="stable")][:GALLERY],
+    }
+    records = [member.record or {} for member in pruned.population.members]
+    movements = [record.get("movement") for record in records]
+    if all(movements):
+        layers = [layer for layer in movements[0] if all(layer in movement for movement in movements)]
+        arrays["movement_layers"] = [layer_name(layer) for layer in layers]
+        arrays["movement"] = np.array([[movement[layer] for layer in layers] for movement in movements])
+    accuracy = arrays["accuracy"]
+    before = [record["accuracy_as_pruned"] for record in records if "accuracy_as_pruned" in record]
+    columns = {
+        "accuracy_mean": accuracy.mean(),
+        "accuracy_std": accuracy.std(ddof=1) if len(accuracy) > 1 else None,
+        "accuracy_before_finetuning_mean": np.mean(before) if before else None,
+        "pies": int(is_pie.sum()),
+        "ties_dense": int(arrays["dense_tied"].sum()),
+        "ties_pruned": int(arrays["tied"].sum()),
+        "zero_latents": pruned.zero_latents,
+    }
+    for part in PARTS:
+        columns |= _means(part, pruned.quality[part], dense.quality[part], is_pie)
+    return Measured(arrays, columns)
+
+
+def measure_depths(dense: list[dict], pruned: list[dict], labels: np.ndarray, is_pie: np.ndarray) -> Measured:
+    """Prediction depth by both definitions, PIEs apart.
+
+    Args:
+        dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
+    Returns:
+        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places.
+    """
+    places = len(pruned[0]["knn"])
+    arrays = {"is_pie": is_pie, "places": places}
+    for side, networks in (("dense", dense), ("pruned", pruned)):
+        depths = [metrics.prediction_depth(network["knn"], network["predictions"]) for network in networks]
+        arrays[f"{side}_depth_prediction"] = np.stack(depths)
+        depths = [metrics.label_prediction_depth(network["knn"], labels) for network in networks]
+        arrays[f"{side}_depth_label"] = np.stack(depths)
+    columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned)}
+    for target, column in DEPTH_COLUMNS.items():
+        means = (arrays[f"{side}_depth_{target}"].mean(0) for side in ("pruned", "dense"))
+        columns |= _means(column, *means, is_pie)
+    columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == places).sum())
+    return Measured(arrays, columns)
+
+
+def _means(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarray) -> dict[str, float | None]:
+    """Means of (N,) values over PIEs and over the rest, of those that are defined."""
+    means = {}
+    for prefix, values in (("", pruned), ("dense_", dense)):
+        for group, chosen in (("pies", is_pie), ("rest", ~is_pie)):
+            defined = values[chosen & ~np.isnan(values)]
+            means[f"{prefix}{column}_{group}"] = float(defined.mean()) if len(defined) else None
+    return means
+
+
+def store(
+    study: Study, populations: list[Population], measured: list[Measured], suffix: str = ""
+) -> list[dict]:
+    """Stores what was measured of populations, the dense one first, and makes the table anew; returns their
+    rows.
+
+    What is stored of other networks goes, so that the table never mixes two dense populations.
+    """
+    dense, folder = populations[0], study.method_folder / "populations"
+    made = {kind_of(population): made_from(study, population, dense) for population in populations}
+    gone = set()
+    for path in folder.glob("*.npz"):
+        known = json.loads(str((read_arrays(path, only=("made",)) or {}).get("made", "{}")))
+        kind = path.stem.removesuffix("_depth")
+        asked = made.get(kind, {**made[kind_of(dense)], "checkpoints": known.get("checkpoints")})
+        if known != {**known, **asked, "format": FORMAT}:
+            path.unlink(missing_ok=True)
+            gone.add(kind)
+    if gone:
+        logger.info("%d results of other networks left the table", len(gone))
+    rows = []
+    for population, outcome in zip(populations, measured):
+        row = {**population_row(study, population, dense), **outcome.columns}
+        if population is dense:  # compared with no other
+            compared = [
+                name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")
+            ]
+            row = {name: value for name, value in row.items() if name not in (*compared, "ties_pruned")}
+        facts = {
+            "title": title(study, population),
+            "architecture": str(study.architecture),
+            "data_title": study.data.title,
             "class_names": study.data.class_names,
-            **({} if is_pie is None else {"is_pie": is_pie}),
-        },
-    )
+            "runs": json.dumps(runs(population)),
+            "dense_runs": json.dumps(runs(dense)),
+            "row": json.dumps(row),
+            **{name: row[name] for name in (*KEY_COLUMNS, "population")},
+        }
+        if "gallery" in outcome.arrays:
+            facts["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
+        path = folder / f"{kind_of(population)}{suffix}.npz"
+        depth_models = {name: row[name] for name in ("depth_models",) if name in row}
+        write_arrays(path, {**facts, **outcome.arrays}, {**made[kind_of(population)], **depth_models})
+        rows.append(row)
+    table = {row_key(row): row for row in make_table(study.results_folder)}
+    return [table.get(row_key(row), row) for row in rows]
 
 
-def umap_coordinates(latent: np.ndarray) -> np.ndarray:
-    """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
-
-    Raises:
-        UserError: too few images for UMAP.
-    """
-    import warnings
-
-    if len(latent) < UMAP_IMAGES:
-        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import umap
-
-        neighbours = min(15, len(latent) - 1)
-        return (
-            umap.UMAP(n_neighbors=neighbours, random_state=UMAP_SEED, n_jobs=1)
-            .fit_transform(latent)
-            .astype(np.float32)
-        )
-
-
-def store_figure(study: Study, kind: str, name: str, made: dict, arrays: dict) -> None:
-    """Stores a figure's arrays in pies/NAME/METHOD/KIND/NAME.npz (unless --not_serialize_plots) and draws them beside it.
-
-    What is there already and made from the same is left alone.
-    """
-    path = study.method_folder / kind / f"{name}.npz"
-    picture = path.with_suffix(".png")
-    serialize = not getattr(study.flags, "not_serialize_plots", False)
-    if not (picture.exists() and results.read_arrays(path, made) is not None):
-        from common import plots
-
-        arrays = {"figure": kind, **{key: np.asarray(value) for key, value in arrays.items()}}
-        path.unlink(missing_ok=True)  # of other networks
-        if serialize:
-            results.write_arrays(path, arrays, made)
-        plots.save_figure(picture, plots.draw(arrays))
-    logger.info("figure: %s", picture)
+def kind_of(population: Population) -> str:
+    """The pruning method and sparsity, in file names."""
+    return f"{population.pruning_method}_{population.sparsity}"
 
 
 def made_from(study: Study, population: Population, dense: Population) -> dict:
@@ -462,35 +320,162 @@ def made_from(study: Study, population: Population, dense: Population) -> dict:
     }
 
 
-def stem(study: Study, population: Population) -> str:
-    """The file stem of figures about a population."""
-    return f"{study.architecture_name}_{population.pruning_method}_{population.sparsity}sparsity_{len(population.members)}models"
+def population_row(study: Study, population: Population, dense: Population) -> dict:
+    """The columns that say which networks a row is about and which dense ones they are compared with."""
+
+    def identity(*populations: Population) -> str:
+        parts = [FORMAT, study.data.checksum, *(population.checksums for population in populations)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    return {
+        "learning_method": study.learning_method,
+        "pruning_method": population.pruning_method,
+        "sparsity": population.sparsity,
+        "dense_population": identity(dense),
+        **{f"dense_{fact}": value for fact, value in dense.facts().items()},
+        "status": "present",
+        "models": len(population.members),
+        "dense_models": len(dense.members),
+        "origin": "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here",
+        "architecture": study.architecture_name,
+        **population.facts(),
+        "population": identity(population, dense),
+    }
+
+
+def runs(population: Population) -> dict:
+    """How the networks of a population came to be: commands, devices, versions, days, seeds.
+
+    seconds: of their training together; that of the dense networks that they come from is not in it.
+    """
+    records = [
+        record for member in population.members for record in member.records if (record or {}).get("run")
+    ]
+    each = [record["run"] for record in records]
+    if parse_method(
+        population.pruning_method
+    ).finetuned:  # encoder and head at once: both say the seconds of both
+        timed = [member.record["run"] for member in population.members if member.record in records]
+    else:
+        timed = each
+    texts = {
+        "commands": [run.get("command") for run in each],
+        "devices": [f"{run.get('device')}, {run.get('threads')} threads" for run in each],
+        "versions": [", ".join(map(" ".join, run.get("versions", {}).items())) for run in each],
+        "days": sorted(str(run.get("written"))[:10] for run in each),
+    }
+    return {
+        **{name: list(dict.fromkeys(values)) for name, values in texts.items()},
+        "seeds": sorted({record["seed"] for record in records if "seed" in record}),
+        "seconds": sum(run.get("seconds", 0) for run in timed),
+        "networks": len(population.members),
+        "made_elsewhere": sum(member.made_elsewhere for member in population.members),
+        "analysis": process.command_line(),
+    }
+
+
+def draw_pies(study: Study, dense: Evaluated, pruned: Evaluated, arrays: dict) -> None:
+    """PIEs per class, and as flags ask Q-Scores and the UMAP; of the dense population alone its UMAP."""
+    population, flags = pruned.population, study.flags
+    made, name = made_from(study, population, dense.population), figure_name(study, population)
+    shared = {"title": title(study, population), "class_names": study.data.class_names}
+    if pruned is not dense:
+        shared["is_pie"] = arrays["is_pie"]
+        counts = {name: arrays[name] for name in ("pies_per_class", "images")}
+        draw_figure(study, f"pies_distribution/{name}", {**shared, **counts}, made)
+    if pruned is not dense and flags.plot_q_score:
+        sides = {"dense": dense, "pruned": pruned}
+        quality = {f"{name}_{part}": side.quality[part] for name, side in sides.items() for part in PARTS}
+        draw_figure(study, f"q_score/{name}", {**shared, **quality}, made)
+    if flags.plot_umap:
+        ids = umap_ids(study, population)
+        path = f"umap/{name}_{len(ids)}latents"
+        made |= {"umap_models": ids, "umap_seed": UMAP_SEED, "code": evaluation.code()}
+        stored = read_arrays(study.method_folder / f"{path}.npz", made)  # coordinates take long
+        if stored is None:
+            networks = [work() for _, work in evaluations(study, population)][: len(ids)]
+            stored = {
+                "coordinates": umap_coordinates(np.mean([network["latent"] for network in networks], 0))
+            }
+        whose = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} models"
+        shared["title"] += f"\nUMAP of {whose}"
+        shared |= {"coordinates": stored["coordinates"], "modal_labels": arrays["modal_labels"]}
+        draw_figure(study, path, shared, made)
+
+
+def umap_coordinates(latent: np.ndarray) -> np.ndarray:
+    """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
+
+    Raises:
+        UserError: too few images for UMAP.
+    """
+    if len(latent) < UMAP_IMAGES:
+        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import umap
+
+        model = umap.UMAP(n_neighbors=min(15, len(latent) - 1), random_state=UMAP_SEED, n_jobs=1)
+        return model.fit_transform(latent).astype(np.float32)
+
+
+def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:
+    """Dense against pruned depth by the definition of --depth_target, averaged over the networks."""
+    target = study.flags.depth_target
+    depths = {side: arrays[f"{side}_depth_{target}"] for side in ("dense", "pruned")}
+    models = len(depths["dense"])
+    against = f"k-NN against the {DEFINITIONS[target]}, {models} of the models"
+    facts = {
+        "title": f"{title(study, population)}\n{against}",
+        "places": arrays["places"],
+        "is_pie": arrays["is_pie"],
+        **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
+    }
+    made = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
+    draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", facts, made)
+
+
+def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
+    """Draws pies/NAME/METHOD/KIND/....png and stores its arrays beside it, unless --not_serialize_plots.
+
+    Args:
+        name: KIND/..., where KIND is the kind of figure.
+    """
+    from common import plots
+
+    path = study.method_folder / f"{name}.npz"
+    arrays = {"figure": path.parent.name, **{key: np.asarray(value) for key, value in arrays.items()}}
+    if getattr(study.flags, "not_serialize_plots", False):
+        path.unlink(missing_ok=True)
+    else:
+        write_arrays(path, arrays, made)
+    picture = path.with_suffix(".png")
+    plots.save_figure(picture, plots.draw(arrays))
+    logger.info("figure: %s", picture)
+
+
+def figure_name(study: Study, population: Population) -> str:
+    """The stem of the files of figures about a population."""
+    return f"{study.architecture_name}_{kind_of(population)}sparsity_{len(population.members)}models"
 
 
 def title(study: Study, population: Population) -> str:
     """Data set, learning method, pruning, sparsity and number of models."""
-    sparsity = "" if population.pruning_method == "dense" else f", sparsity {100 * population.sparsity:g} %"
+    sparsity = f", sparsity {100 * population.sparsity:g} %" if population.sparsity else ""
     elsewhere = ", made elsewhere" if population.made_elsewhere else ""
-    network = (
-        f"{study.architecture}, {study.architecture.projection_head} head"
-        if study.architecture.projection_head != "mlp"
-        else study.architecture
-    )
+    head = study.architecture.projection_head
+    network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
     return (
         f"{study.data.title} · {study.learning_method} · {describe(population.pruning_method)}{sparsity} · "
         f"{len(population.members)} models ({network}{elsewhere})"
     )
 
 
-def mean_or_none(values: np.ndarray) -> float | None:
-    """The mean of the values that are defined, None where there are none."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else None
-
-
-def report(study: Study, rows: list[dict]) -> None:
-    """Writes the rows into the data set's table and prints them; a worker has none."""
-    if not rows:
-        return
-    rows = results.update_table(study.results_folder, rows)
-    logger.info("%s\nall columns: %s", results.format_table(rows), results.table_path(study.results_folder))
+def show_table(study: Study, rows: list[dict]) -> None:
+    """Shows rows of the table, and what else flags ask for as absent."""
+    flags, present = study.flags, {row_key(row): row for row in rows}
+    asked = product([study.learning_method], flags.pruning_methods, flags.pruning_percentages)
+    shown = rows[:1]
+    for key in asked:
+        shown.append(present.get(key, {**dict(zip(KEY_COLUMNS, key)), "status": "absent"}))
+    logger.info("%s\nall columns: %s", format_table(shown), table_path(study.results_folder))

@@ -8,7 +8,7 @@ Only the standard library is imported here, so that `--help` answers at once.
     global_snip                  one-shot, by another criterion
     GMP, later_GMP               gradual, early or late, by magnitude in each tensor
     GMP_global_snip              gradual, of another scope and criterion
-    global_iterative0.2_rewind0  iterative: 20 % of what remains each time, then back to the weights of epoch 0
+    global_iterative0.2_rewind0  iterative: 20 % of what remains each time, then back to epoch 0
 """
 
 import re

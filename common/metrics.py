@@ -1,4 +1,5 @@
-"""PIEs, Q-Score and prediction depth: pure functions of arrays. K models, N images, P places, D dimensions."""
+"""PIEs, Q-Score and prediction depth: pure functions of arrays. K models, N images, P places, D
+dimensions."""
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray,
 
 
 def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned models differs from that
-    over the dense ones. Ties as in `modal_labels`.
+    """Pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned models
+    differs from that over the dense ones. Ties as in `modal_labels`.
 
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
@@ -56,9 +57,10 @@ def disagreement(
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
     Returns:
-        dense_agreeing, pruned_agreeing (N,): how many models predict their population's modal label; confidence (N,), of an image with
-        modal labels d and p: the mean over both populations of the share of models that predict the own modal label minus the share
-        that predict the other's: 1 where all dense models say d and all pruned ones p, 0 where d = p.
+        dense_agreeing, pruned_agreeing (N,): how many models predict their population's modal label;
+        confidence (N,), of an image with modal labels d and p: the mean over both populations of the share of
+        models that predict the own modal label minus the share that predict the other's: 1 where all dense
+        models say d and all pruned ones p, 0 where d = p.
     """
     votes = [vote_counts(predictions, num_classes) for predictions in (dense_predictions, pruned_predictions)]
     labels = [count.argmax(1) for count in votes]  # the first of equal ones, as in `modal_labels`
@@ -75,13 +77,14 @@ def disagreement(
 def q_scores(latent: np.ndarray) -> dict[str, np.ndarray]:
     """Q-Score (Kalibhat et al. 2022) and its parts, of each latent h scaled to unit L2 norm.
 
-    z_score = (max h - mean h) / std h with n in the denominator of std; l1_norm = ||h||_1; q_score = z_score / l1_norm.
+    z_score = (max h - mean h) / std h with n in the denominator of std; l1_norm = ||h||_1; q_score = z_score
+    / l1_norm.
 
     Args:
         latent: (N, D) before scaling.
     Returns:
-        q_score, z_score, l1_norm, each (N,) float64; NaN where they are not defined: a latent of zeros, and, for the first
-        two, one whose dimensions are all equal.
+        q_score, z_score, l1_norm, each (N,) float64; NaN where they are not defined: a latent of zeros, and,
+        for the first two, one whose dimensions are all equal.
     """
     latent = latent.astype(np.float64)
     norm = np.linalg.norm(latent, axis=1, keepdims=True)
@@ -104,7 +107,8 @@ def mean_over_defined(values: np.ndarray) -> np.ndarray:
 def knn_labels(
     train: Tensor, train_labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBOURS
 ) -> Tensor:
-    """The majority label of the k nearest training points by Euclidean distance; a tied vote goes to the smallest class id.
+    """The majority label of the k nearest training points by Euclidean distance; a tied vote goes to the
+    smallest class id.
 
     Exact, in float32, in chunks of test points that bound the memory.
 
@@ -134,8 +138,8 @@ def knn_labels(
 
 
 def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Prediction depth (Baldock et al. 2021): the number of places before the first one from which on every k-NN agrees with
-    the network's own final prediction.
+    """Prediction depth (Baldock et al. 2021): the number of places before the first one from which on every
+    k-NN agrees with the network's own final prediction.
 
     Args:
         knn: (P, N) label of the k-NN at each place; predictions: (N,) the network's own.
@@ -146,7 +150,8 @@ def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The published variant: 1 + the index (from 0) of the last place whose k-NN misses the true label, 1 where none does.
+    """The published variant: 1 + the index (from 0) of the last place whose k-NN misses the true label, 1
+    where none does.
 
     Args:
         knn: (P, N) label of the k-NN at each place; labels: (N,) the true classes.
@@ -165,3 +170,12 @@ def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def pies_per_class(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """(N,) bool and (N,) true classes -> (num_classes,) number of PIEs of each class."""
     return np.bincount(labels[is_pie], minlength=num_classes)
+
+
+def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K, N) predictions and (N,) true classes -> (K, num_classes) recall of each class by each model, NaN
+    for a class without images."""
+    correct = predictions == labels
+    count = np.bincount(labels, minlength=num_classes)
+    right = np.stack([np.bincount(labels[model], minlength=num_classes) for model in correct])
+    return right / np.where(count > 0, count, np.nan)

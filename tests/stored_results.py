@@ -1,21 +1,17 @@
-"""A folder of results as the PIE and depth scripts leave it, of networks that never were: what is stored of each network is made up, all
-else is found and stored by the scripts' own functions. No figure is drawn."""
+"""A folder of results as the PIE and depth scripts leave it, of networks that never were: their outputs are
+made up, what follows from these is computed. No figure is drawn."""
 
-from argparse import Namespace
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
-from unittest.mock import patch
 
 import numpy as np
-import torch
 
-from common import comparison, metrics, plots, process
-from common.data import ImageDataset
-from common.methods import parse_method
-from common.store import results
-from common.store.checkpoints import Architecture, CheckpointName
-from common.store.populations import Member, Population
-from common.study import Study
+from common import metrics
+from common.store.files import write_arrays
+from common.store.table import table_path, write_rows
+from figures.report.read import Combination, read_populations
 
 CLASS_NAMES = ("cat", "dog", "ship", "truck", "frog", "deer", "horse", "bird", "plane", "car")
 PLACES = 5
@@ -25,6 +21,43 @@ LAYERS = {
     "fc.weight": (4, 5),
     "fc.bias": (4,),
 }
+Key = tuple[str, str, float]  # learning method, pruning method, sparsity
+
+
+@dataclass(frozen=True)
+class Data:
+    """Made-up test images (N, 3, 8, 8), their labels (N,), and names."""
+
+    title: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    checksum: str = "sum of the data"
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """Made-up networks of one population: ids and predictions (K, N)."""
+
+    key: Key
+    ids: list[int]
+    predictions: np.ndarray
+    architecture: str = "WideResNet-10-1"
+
+    @property
+    def stems(self) -> list[str]:
+        return ["{}_{}_{}_id{}".format(*self.key, model_id) for model_id in self.ids]
+
+    @property
+    def checksums(self) -> list[str]:
+        parts = ("",) if self.key[0] == "supervised" else ("encoder of ", "head of ")
+        return ["+".join(f"sum of {part}{stem}" for part in parts) for stem in self.stems]
+
+
+def make_data(name: str, images: int = 60, classes: int = 4, seed: int = 0) -> Data:
+    rng = np.random.default_rng([seed, images, classes])
+    pixels = rng.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8)
+    return Data(name, pixels, rng.integers(0, classes, images), CLASS_NAMES[:classes])
 
 
 def make_results(
@@ -40,213 +73,255 @@ def make_results(
     depth_models: int = 6,
     umap: bool = True,
     q_score: bool = True,
-    ids: dict[tuple[str, str, float], list[int]] | None = None,
+    ids: dict[Key, list[int]] | None = None,
     damage: Callable[[str, str, float], float] | None = None,
-    seed: int = 0,
 ) -> None:
-    """Writes results.csv and, for every learning method, the arrays of evaluations/, pies_distribution/, prediction_depth/, q_score/ and umap/.
+    """Writes results.csv and, for every learning method, evaluations/, populations/, and the arrays of
+    figures.
 
     Args:
         folder: pies/NAME.
         depths, umap, q_score: whether those figures were asked for; Q-Scores are in evaluations/ anyway.
-        ids: those of populations that have others than 0 to models - 1; dense ones are (learning method, "dense", 0.0).
-        damage: (learning method, pruning method, sparsity) -> how far pruning moves predictions; with 0 networks predict as the dense one
-            of their id does. Else the sparsity.
+        ids: those of populations that have others than 0 to models - 1; dense ones are of "dense", 0.0.
+        damage: learning method, pruning method, sparsity -> how far pruning moves predictions; with 0
+        networks predict
+            as the dense one of their id does. Else the sparsity.
     """
-    data = make_data(folder.name, images, classes, seed)
+    data, rows = make_data(folder.name, images, classes), []
     for method in learning:
-        view = make_study(
-            folder,
-            data,
-            method,
-            Namespace(
-                pruning_methods=list(methods),
-                pruning_percentages=list(sparsities),
-                prediction_depth_models=depth_models,
-                depth_target="prediction",
-                plot_q_score=q_score,
-                plot_umap=umap,
-                umap_models=1,
-                not_serialize_plots=False,
-                debug=False,
-                workers=0,
-                batch_size=64,
-                threads=None,
-                temperature=0.5,
-            ),
-        )
         keys = [
             (method, "dense", 0.0),
-            *((method, pruning, sparsity) for pruning in methods for sparsity in sparsities),
+            *((method, pruning, each) for pruning in methods for each in sparsities),
         ]
-        dense, *pruned = (
-            make_population(view, key, (ids or {}).get(key, list(range(models)))) for key in keys
-        )
-        for population in (dense, *pruned):
-            key = (method, population.pruning_method, population.sparsity)
-            write_networks(view, population, damage(*key) if damage and key[1] != "dense" else key[2], seed)
-        found = dense, [(one.pruning_method, one.sparsity, one) for one in pruned]
-        side = "sup" if method == "supervised" else "clr"
-        with (
-            patch.object(comparison, "find_populations", lambda study: found),
-            patch.object(plots, "draw"),
-            patch.object(
-                plots,
-                "save_figure",
-                lambda path, figure: path.parent.mkdir(parents=True, exist_ok=True) or path.touch(),
-            ),
-            patch.object(
-                comparison, "umap_coordinates", lambda latent: np.ascontiguousarray(latent[:, :2], np.float32)
-            ),
-        ):
-            for script, detect in (
-                (f"{side}_pie_kmodels_detection.py", comparison.detect_pies),
-                (f"{side}_prediction_depth.py", comparison.compare_depths),
-            ):
-                if depths or detect is comparison.detect_pies:
-                    with patch.object(
-                        process,
-                        "command_line",
-                        lambda: f"{script} --dataset folder --data_dir '{folder.name}'",
-                    ):
-                        comparison.report(view, detect(view))
-
-
-def make_data(name: str, images: int, classes: int, seed: int) -> ImageDataset:
-    rng = np.random.default_rng([seed, images, classes])
-    pixels = torch.from_numpy(rng.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8))
-    labels = torch.from_numpy(rng.integers(0, classes, images))
-    return ImageDataset(
-        name,
-        name,
-        pixels,
-        labels,
-        pixels,
-        labels,
-        CLASS_NAMES[:classes],
-        (0.5,) * 3,
-        (0.2,) * 3,
-        False,
-        False,
-        f"checksum of {name} {seed}",
-    )
-
-
-def make_study(folder: Path, data: ImageDataset, learning_method: str, flags: Namespace) -> Study:
-    return Study(
-        "script",
-        flags,
-        learning_method,
-        Architecture(10, 1),
-        "wideResNet" if learning_method == "supervised" else "WideResNet-10-1",
-        data,
-        torch.device("cpu"),
-        0,
-        Path("models"),
-        Path("models"),
-        Path("models"),
-        Path("logs"),
-        folder,
-    )
-
-
-def make_population(view: Study, key: tuple[str, str, float], ids: list[int]) -> Population:
-    learning, pruning, sparsity = key
-    parts = ("supervised",) if learning == "supervised" else ("encoder", "head")
-    finetuned = parse_method(pruning).finetuned
-    members = []
-    for one in ids:
-        names = [view.name(part, pruning, sparsity, 20 if finetuned else 100, 32, one) for part in parts]
-        members.append(
-            Member(
-                tuple(Path("models") / str(name) for name in names),
-                tuple(names),
-                tuple(make_record(name) for name in names),
-                tuple(f"sum of {name}" for name in names),
+        dense, *all_pruned = (
+            predict(
+                key,
+                (ids or {}).get(key, list(range(models))),
+                data,
+                damage(*key) if damage and key[2] else key[2],
             )
+            for key in keys
         )
-    return Population(learning, pruning, sparsity, tuple(members))
+        for networks in (dense, *all_pruned):
+            write_evaluations(folder, networks, data)
+        rows.append(write_dense(folder, dense, data))
+        for pruned in all_pruned:
+            rows.append(write_population(folder, dense, pruned, data))
+            is_pie = metrics.find_pies(dense.predictions, pruned.predictions, classes)
+            if depths:
+                rows[-1] |= write_depths(folder, dense, pruned, data, depth_models)
+            if q_score:
+                quality = np.random.default_rng(seeds_of(pruned.key)).normal(1, 0.1, (6, images))
+                kinds = ("q_score", "z_score", "l1_norm")
+                names = [f"{kind}_{each}" for kind in ("dense", "pruned") for each in kinds]
+                figure = {"is_pie": is_pie, **dict(zip(names, quality))}
+                write_figure(folder, "q_score", dense, pruned, data, figure)
+            if umap:
+                write_umap(folder, dense, pruned, data, is_pie)
+        if umap:
+            write_umap(folder, dense, dense, data, None)
+    write_rows(table_path(folder), rows)
 
 
-def make_record(name: CheckpointName) -> dict:
-    script = {"supervised": "sup_training.py", "encoder": "clr_training.py", "head": "clr_training.py"}[
-        name.part
-    ]
-    run = {
-        "command": f"{script} --pruning {name.sparsity}",
-        "device": "a processor, 2 cores",
-        "threads": 2,
-        "versions": {"torch": "2.0", "python": "3.12"},
-        "written": f"2024-05-{1 + name.id % 28:02d}T12:00:00",
-        "seconds": 60.0 + name.id,
-    }
-    pruned = (
-        {
-            "movement": {f"base.{layer}": 0.1 * (1 + index) for index, layer in enumerate(LAYERS)},
-            "accuracy_as_pruned": 0.25,
-        }
-        if name.sparsity
-        else {}
-    )
-    return {"configuration": {"batch_size": 32}, "seed": name.id, "run": run, **pruned}
+def pruned_populations(folder: Path) -> list[Combination]:
+    return [population for population in read_populations(folder) if population.pruning_method != "dense"]
 
 
-def write_networks(view: Study, population: Population, damage: float, seed: int) -> None:
-    """Stores predictions, Q-Scores, latents, masks and k-NN labels of all networks: the first has a latent of zeros, that of image 3."""
-    labels, classes = view.data.test_labels.numpy(), len(view.data.class_names)
-    images = len(labels)
-    easy = np.random.default_rng([seed, len(view.learning_method)])
-    likely = 1.5 * easy.random((images, 1)) * np.eye(classes)[labels] * 2 + easy.normal(
+def key_of(population: Combination) -> Key:
+    return population.learning_method, population.pruning_method, population.sparsity
+
+
+def seeds_of(key: Key) -> list[int]:
+    return [ord(letter) for letter in "{} {} {}".format(*key)]
+
+
+def predict(key: Key, ids: list[int], data: Data, damage: float) -> Networks:
+    """Networks whose predictions are those of the dense ones of their ids, but for `damage`."""
+    classes, images = len(data.class_names), len(data.labels)
+    easy = np.random.default_rng(len(key[0]))
+    likely = 3 * easy.random((images, 1)) * np.eye(classes)[data.labels] + easy.normal(
         0, 0.7, (images, classes)
     )
-    rng = np.random.default_rng(
-        [
-            seed,
-            *(
-                ord(letter)
-                for letter in f"{view.learning_method} {population.pruning_method} {population.sparsity}"
-            ),
-        ]
-    )
-    moved = likely + 1.5 * damage * rng.normal(size=(images, classes))
-    below = np.cumsum(np.exp(moved), 1) / np.exp(moved).sum(1, keepdims=True)
-    for index, member in enumerate(population.members):
-        chance = np.random.default_rng([seed, len(view.learning_method), member.id]).random(
-            images
-        )  # dense and pruned networks of one id are alike
+    rng = np.random.default_rng(seeds_of(key))
+    moved = np.exp(likely + 1.5 * damage * rng.normal(size=(images, classes)))
+    below = np.cumsum(moved, 1) / moved.sum(1, keepdims=True)
+    predictions = []
+    for model_id in ids:  # dense and pruned networks of one id are alike
+        chance = np.random.default_rng([len(key[0]), model_id]).random(images)
         chance = (chance + 0.1 * damage * rng.normal(size=images)) % 1
-        predictions = np.minimum((below < chance[:, None]).sum(1), classes - 1).astype(np.int16)
-        latent = (
-            np.abs(rng.normal(0.2, 1, (images, 16))).astype(np.float32)
-            + 2 * np.eye(16, dtype=np.float32)[labels]
-        )
-        latent[3] *= index > 0
-        density = [
-            np.random.default_rng([seed, member.id, size]).random(size) >= population.sparsity
-            for size in LAYERS.values()
-        ]
-        arrays = {
-            "predictions": predictions,
-            **metrics.q_scores(latent),
-            "zero_latents": int(index == 0),
-            "layers": np.array(list(LAYERS)),
-            "layer_shapes": np.array([(*shape, 1, 1, 1)[:4] for shape in LAYERS.values()]),
-            "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in density])),
-        }
-        if member.id in comparison.umap_ids(view, population):
-            arrays["latent"] = latent
-        made = {"checkpoints": list(member.checksums), "data": view.data.checksum}
-        results.write_arrays(results.evaluation_path(view, member), arrays, made)
-        settled = rng.integers(0, PLACES + 1, images)
-        knn = np.where(
-            np.arange(PLACES)[:, None] >= settled, predictions, (predictions + 1) % classes
-        ).astype(np.int16)
-        results.write_arrays(
-            results.probe_path(view, member),
-            {
-                "knn": knn,
-                "predictions": predictions,
-                "places": np.array([f"place {place}" for place in range(PLACES)]),
-            },
-            {**made, "neighbours": metrics.NEIGHBOURS},
-        )
+        predictions.append(np.minimum((below < chance[:, None]).sum(1), classes - 1))
+    return Networks(key, ids, np.array(predictions, np.int16))
+
+
+def write_evaluations(folder: Path, networks: Networks, data: Data) -> None:
+    """Predictions, Q-Scores and masks of all networks: the first has none for image 3, a latent of zeros."""
+    rng = np.random.default_rng([*seeds_of(networks.key), 1])
+    for index, model_id in enumerate(networks.ids):
+        quality = rng.normal(1, 0.1, len(data.labels))
+        quality[3] = np.nan if index == 0 else quality[3]
+        kept = np.random.default_rng(model_id)
+        masks = {layer: kept.random(shape) >= networks.key[2] for layer, shape in LAYERS.items()}
+        outputs = {"predictions": networks.predictions[index], "q_score": quality, **mask_arrays(masks)}
+        write_evaluation(folder, networks, index, data, outputs)
+
+
+def write_evaluation(folder: Path, networks: Networks, index: int, data: Data, arrays: dict) -> None:
+    """What is stored of one network."""
+    path = folder / networks.key[0] / "evaluations" / f"{networks.stems[index]}.npz"
+    write_arrays(path, arrays, {"checkpoints": networks.checksums[index].split("+"), "data": data.checksum})
+
+
+def mask_arrays(masks: dict[str, np.ndarray]) -> dict:
+    """As an evaluation holds masks, layer -> True where kept."""
+    return {
+        "layers": np.array(list(masks)),
+        "layer_shapes": np.array([(*mask.shape, 1, 1, 1)[:4] for mask in masks.values()]),
+        "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in masks.values()])),
+    }
+
+
+def made_from(dense: Networks, pruned: Networks, data: Data) -> dict:
+    return {"checkpoints": pruned.checksums, "dense_checkpoints": dense.checksums, "data": data.checksum}
+
+
+def population_path(folder: Path, key: Key, depth: bool = False) -> Path:
+    return folder / key[0] / "populations" / f"{key[1]}_{key[2]}{'_depth' * depth}.npz"
+
+
+def about(networks: Networks, data: Data, prefix: str = "") -> dict:
+    """What is stored of either population."""
+    side = "sup" if networks.key[0] == "supervised" else "clr"
+    runs = {
+        "commands": [f"{side}_training.py --pruning {networks.key[2]}"],
+        "devices": ["a processor, 2 cores, 2 threads"],
+        "versions": ["torch 2.0, python 3.12"],
+        "days": sorted(f"2024-05-{1 + model_id % 28:02d}" for model_id in networks.ids),
+        "seeds": networks.ids,
+        "seconds": sum(60 + model_id for model_id in networks.ids),
+        "networks": len(networks.ids),
+        "made_elsewhere": 0,
+        "analysis": f"{side}_pie_kmodels_detection.py --dataset folder",
+    }
+    correct = networks.predictions == data.labels
+    arrays = {
+        "ids": networks.ids,
+        "evaluations": networks.stems,
+        "accuracy": correct.mean(1),
+        "recall": np.stack([correct[:, data.labels == c].mean(1) for c in range(len(data.class_names))], 1),
+        "runs": json.dumps(runs),
+    }
+    return {f"{prefix}{name}": value for name, value in arrays.items()}
+
+
+def row_of(networks: Networks, **columns) -> dict:
+    return {
+        **dict(zip(("learning_method", "pruning_method", "sparsity"), networks.key)),
+        "population": "of {} {} {}".format(*networks.key),
+        "models": len(networks.ids),
+        "origin": "made here",
+        **columns,
+    }
+
+
+def write_dense(folder: Path, dense: Networks, data: Data) -> dict:
+    """Stores the dense population; returns its row of the table."""
+    row = row_of(dense, accuracy_mean=float((dense.predictions == data.labels).mean()))
+    arrays = {
+        "title": "a title",
+        "labels": data.labels,
+        "class_names": data.class_names,
+        "row": json.dumps(row),
+    }
+    path = population_path(folder, dense.key)
+    write_arrays(path, {**arrays, **about(dense, data)}, made_from(dense, dense, data))
+    return row
+
+
+def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data, **changed) -> dict:
+    """Stores a pruned population, of which arrays may be changed; returns its row of the table."""
+    classes, predictions = len(data.class_names), (dense.predictions, pruned.predictions)
+    (dense_labels, dense_tied), (labels, tied) = (metrics.modal_labels(each, classes) for each in predictions)
+    confidence = metrics.disagreement(*predictions, classes)["confidence"]
+    is_pie = changed.get("is_pie", dense_labels != labels)
+    places = np.flatnonzero(is_pie)
+    gallery = places[np.argsort(-confidence[places], kind="stable")][:48]
+    row = row_of(pruned, pies=int(is_pie.sum()), ties_pruned=int(tied.sum()))
+    movement = 0.1 * (1 + np.tile(np.arange(len(LAYERS)), (len(pruned.ids), 1)))
+    arrays = {
+        "figure": "pies_distribution",
+        "title": "{} {} {}".format(*pruned.key),
+        "learning_method": pruned.key[0],
+        "pruning_method": pruned.key[1],
+        "sparsity": pruned.key[2],
+        "architecture": pruned.architecture,
+        "data_title": data.title,
+        "class_names": data.class_names,
+        "images": len(data.labels),
+        "labels": data.labels,
+        "is_pie": is_pie,
+        "modal_labels": labels,
+        "dense_modal_labels": dense_labels,
+        "tied": tied,
+        "dense_tied": dense_tied,
+        "pies_per_class": metrics.pies_per_class(is_pie, data.labels, classes),
+        "gallery": gallery,
+        "gallery_images": data.images[gallery],
+        "movement_layers": list(LAYERS),
+        "movement": movement,
+        **about(dense, data, "dense_"),
+        **about(pruned, data),
+        **changed,
+    }
+    made = made_from(dense, pruned, data)
+    stored = {name: value for name, value in arrays.items() if value is not None}
+    write_arrays(population_path(folder, pruned.key), {**stored, "row": json.dumps(row)}, made)
+    shown = {name: arrays[name] for name in ("class_names", "images", "pies_per_class")}
+    write_figure(folder, "pies_distribution", dense, pruned, data, shown)
+    return row
+
+
+def write_depths(folder: Path, dense: Networks, pruned: Networks, data: Data, models: int) -> dict:
+    """Stores prediction depths, and their figure; returns their columns of the table."""
+    rng = np.random.default_rng([*seeds_of(pruned.key), 2])
+    ids = sorted(set(dense.ids) & set(pruned.ids))[:models]
+    names = [f"{kind}_depth_{target}" for kind in ("dense", "pruned") for target in ("prediction", "label")]
+    depths = {name: rng.integers(0, PLACES + 1, (len(ids), len(data.labels))) for name in names}
+    is_pie = metrics.find_pies(dense.predictions, pruned.predictions, len(data.class_names))
+    columns = {"depth_models": len(ids), "population": row_of(pruned)["population"]}
+    side = "sup" if pruned.key[0] == "supervised" else "clr"
+    analysis = json.dumps({"analysis": f"{side}_prediction_depth.py --dataset folder"})
+    arrays = {
+        "ids": ids,
+        "places": PLACES,
+        "is_pie": is_pie,
+        "runs": analysis,
+        "row": json.dumps(columns),
+        **depths,
+    }
+    made = made_from(dense, pruned, data)
+    write_arrays(population_path(folder, pruned.key, depth=True), arrays, {**made, "depth_models": len(ids)})
+    means = {f"{kind}_depth": depths[f"{kind}_depth_prediction"].mean(0) for kind in ("dense", "pruned")}
+    figure = {"is_pie": is_pie, "places": PLACES, **means}
+    write_figure(folder, "prediction_depth", dense, pruned, data, figure)
+    return columns
+
+
+def write_figure(
+    folder: Path, kind: str, dense: Networks, pruned: Networks, data: Data, arrays: dict
+) -> None:
+    """The arrays of a script's figure."""
+    learning, pruning, sparsity = pruned.key
+    name = f"{pruned.architecture}_{pruning}_{sparsity}sparsity_{len(pruned.ids)}models.npz"
+    figure = {"figure": kind, "title": " · ".join(map(str, pruned.key)), **arrays}
+    write_arrays(folder / learning / kind / name, figure, made_from(dense, pruned, data))
+
+
+def write_umap(
+    folder: Path, dense: Networks, networks: Networks, data: Data, is_pie: np.ndarray | None
+) -> None:
+    coordinates = np.random.default_rng(seeds_of(networks.key)).normal(size=(len(data.labels), 2))
+    labels, _ = metrics.modal_labels(networks.predictions, len(data.class_names))
+    arrays = {"coordinates": coordinates, "modal_labels": labels, "class_names": data.class_names}
+    if is_pie is not None:
+        arrays["is_pie"] = is_pie
+    write_figure(folder, "umap", dense, networks, data, arrays)

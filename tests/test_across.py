@@ -1,25 +1,27 @@
-"""Comparisons across learning methods, pruning methods and sparsities, from a folder of stored arrays made by hand."""
+"""Comparisons across learning methods, pruning methods and sparsities, from a folder of stored arrays made by
+hand."""
 
 import csv
 import importlib
 import itertools
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import scipy.stats
-import torch
+import stored_results
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from stored_results import Networks, pruned_populations
 
-from common import comparison, models, plots, process, study
 from common.cli import UserError
-from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
-from common.store import checkpoints, populations, results
-from common.store.checkpoints import CheckpointName
-from figures.report import across, similarity
+from common.store.files import read_arrays, write_arrays
+from common.store.table import KEY_COLUMNS
+from figures.report import across, plots, read, similarity
 
 ROOT = Path(__file__).parent.parent
 IMAGES, CLASS_NAMES, MODELS = 90, ("cat", "dog", "ship", "truck"), 3
@@ -64,140 +66,72 @@ def labels_of_images():
     return np.random.default_rng(7).integers(0, len(CLASS_NAMES), IMAGES)
 
 
-def seed_of(key):
-    return [ord(letter) for letter in "{}{}{}".format(*key)]
+DATA = stored_results.Data(
+    "few digits", np.zeros((IMAGES, 3, 2, 2), np.uint8), labels_of_images(), CLASS_NAMES
+)
 
 
-def population(key, layers, ids, with_movement):
-    """What comparison.py knows of a population, as far as it stores it, and the masks and predictions of its networks."""
-    rng = np.random.default_rng(seed_of(key))
-    labels = labels_of_images()
-    masks, members = [], []
-    for one in ids:
+def networks_of(key, ids, layers=LAYERS, architecture="WideResNet-10-1"):
+    """Networks with their masks and, layer by layer, how far their weights moved."""
+    rng = np.random.default_rng(stored_results.seeds_of(key))
+    masks, movements = [], []
+    for model_id in ids:
         masks.append({layer: rng.random(shape) >= key[2] for layer, shape in layers.items()})
         masks[-1][next(iter(layers))][rng.integers(4)] = False  # a filter is wholly zero
         masks[-1]["fc.bias"][0] = key[2] < 1  # something is kept of the smallest layer
-        movement = {
-            f"base.{layer}": float(rng.random())
-            for layer in layers
-            if not (one == ids[0] and layer == "fc.bias" and key[2] == 0.9)
-        }
-        members.append(
-            SimpleNamespace(
-                id=one,
-                record={"movement": movement} if with_movement else {},
-                paths=[Path("{}_{}_{}_id{}.pt".format(*key, one))],
-            )
-        )
-    predictions = np.where(
-        rng.random((len(ids), IMAGES)) < 0.8 - 0.3 * key[2],
-        labels,
-        rng.integers(0, len(CLASS_NAMES), (len(ids), IMAGES)),
-    )
-    return SimpleNamespace(members=members), masks, predictions.astype(np.int16)
+        movements.append({layer: float(rng.random()) for layer in layers})
+    right = rng.random((len(ids), IMAGES)) < 0.8 - 0.3 * key[2]
+    predictions = np.where(right, DATA.labels, rng.integers(0, len(CLASS_NAMES), right.shape))
+    return Networks(key, list(ids), predictions.astype(np.int16), architecture), masks, movements
 
 
 def write_combination(
-    folder,
-    key,
-    layers=LAYERS,
-    ids=tuple(range(MODELS)),
-    with_masks=True,
-    with_movement=True,
-    data="data",
-    identity=None,
-    images=None,
-    architecture="WideResNet-10-1",
-):
-    """Stores the arrays of a combination as the PIE scripts do; returns its row of the table, and what it was made of."""
-    learning, pruning, sparsity = key
-    pruned, masks, predictions = population(key, layers, list(ids), with_movement)
-    dense, _, dense_predictions = population((learning, "dense", 0.0), layers, list(range(MODELS)), False)
-    is_pie = (
-        np.random.default_rng([*seed_of(key), 1]).random(IMAGES) < 0.1 + 0.3 * sparsity
-        if images is None
-        else np.isin(np.arange(IMAGES), images)
-    )
-    row = {
-        "learning_method": learning,
-        "pruning_method": pruning,
-        "sparsity": sparsity,
-        "status": "present",
-        "architecture": architecture,
-        "population": identity or "of {} {} {}".format(*key),
-        "dense_population": f"dense {learning}",
-    }
-    opened = SimpleNamespace(
-        architecture=architecture,
-        data=SimpleNamespace(
-            title="few digits", class_names=CLASS_NAMES, test_labels=torch.as_tensor(labels_of_images())
-        ),
-    )
-    checksums = [f"sum of {member.paths[0].stem}" for member in pruned.members]
-    made = {
-        "checkpoints": checksums,
-        "dense_checkpoints": [f"sum of {member.paths[0].stem}" for member in dense.members],
-        "data": data,
-    }
-    results.write_arrays(
-        folder
-        / learning
-        / "pies_distribution"
-        / f"{architecture}_{pruning}_{sparsity}sparsity_{len(ids)}models.npz",
-        {
-            "figure": "pies_distribution",
-            "title": "a title",
-            "class_names": np.array(CLASS_NAMES),
-            "images": IMAGES,
-            "is_pie": is_pie,
-            "labels": labels_of_images(),
-            "pies_per_class": np.bincount(labels_of_images()[is_pie], minlength=len(CLASS_NAMES)),
-            **comparison.facts_for_comparisons(opened, pruned, dense, row, predictions, dense_predictions),
-        },
-        made,
-    )
-    for member, mask, checksum in zip(pruned.members, masks, checksums):
-        arrays = {"predictions": np.zeros(IMAGES)}
-        if with_masks:
-            arrays |= {
-                "layers": np.array(list(layers)),
-                "layer_shapes": np.array([(*shape, 1, 1, 1)[:4] for shape in layers.values()]),
-                "mask_bits": np.packbits(np.concatenate([layer.ravel() for layer in mask.values()])),
-            }
-        results.write_arrays(
-            folder / learning / "evaluations" / f"{member.paths[0].stem}.npz",
-            arrays,
-            {"checkpoints": checksum.split("+"), "data": data},
-        )
-    movements = [member.record.get("movement") for member in pruned.members]
+    folder, key, layers=LAYERS, ids=tuple(range(MODELS)), with_masks=True, with_movement=True, data=DATA,
+    images=None, architecture="WideResNet-10-1",
+):  # fmt: skip
+    """Stores a population, and its dense one, as the PIE script does; returns what they were made of."""
+    pruned, masks, movements = networks_of(key, ids, layers, architecture)
+    dense, _, _ = networks_of((key[0], "dense", 0.0), range(MODELS), layers)
+    is_pie = np.random.default_rng([*stored_results.seeds_of(key), 1]).random(IMAGES) < 0.1 + 0.3 * key[2]
+    is_pie = is_pie if images is None else np.isin(np.arange(IMAGES), images)
+    # Of bias nothing is recorded at sparsity 0.9.
+    moved = [layer for layer in layers if with_movement and not (layer == "fc.bias" and key[2] == 0.9)]
+    movement = np.array([[each[layer] for layer in moved] for each in movements])
+    recorded = {"movement_layers": moved, "movement": movement} if moved else {"movement": None}
+    stored_results.write_dense(folder, dense, data)
+    stored_results.write_population(folder, dense, pruned, data, is_pie=is_pie, **recorded)
+    for index, mask in enumerate(masks):
+        arrays = stored_results.mask_arrays(mask) if with_masks else {}
+        outputs = {"predictions": pruned.predictions[index], **arrays}
+        stored_results.write_evaluation(folder, pruned, index, data, outputs)
     return SimpleNamespace(
-        row=row,
         key=key,
         masks=masks,
-        predictions=predictions,
-        dense_predictions=dense_predictions,
+        predictions=pruned.predictions,
+        dense_predictions=dense.predictions,
         ids=list(ids),
-        pies={index for index in range(IMAGES) if is_pie[index]},
+        pies=set(np.flatnonzero(is_pie).tolist()),
         movements=movements,
     )
 
 
 def write_folder(folder, keys=SMALL, **more):
     """A folder of results; returns what its combinations were made of, by key."""
-    written = {key: write_combination(folder, key, **more) for key in keys}
-    for learning in dict.fromkeys(key[0] for key in keys):
-        dense = {
-            "learning_method": learning,
-            "pruning_method": "dense",
-            "sparsity": 0.0,
-            "status": "present",
-            "population": f"dense {learning}",
-            "dense_population": f"dense {learning}",
+    return {key: write_combination(folder, key, **more) for key in keys}
+
+
+def compare(folder):
+    """name -> (rows, figures)"""
+    populations = pruned_populations(folder)
+    comparisons = across.compare_all(populations, across.read_all_masks(populations)[0])
+    figures = {
+        name: {
+            figure: {key: np.asarray(value) for key, value in arrays.items()}
+            for figure, arrays in each.figures.items()
         }
-        results.update_table(
-            folder, [dense, *(one.row for one in written.values() if one.key[0] == learning)]
-        )
-    return written
+        for name, each in comparisons.items()
+    }
+    return {name: (each.rows, figures[name]) for name, each in comparisons.items()}
 
 
 @pytest.fixture
@@ -211,15 +145,15 @@ def make_figures(*flags):
 
 
 def key_of(row, prefix=""):
-    return tuple(row[f"{prefix}{column}"] for column in results.KEY_COLUMNS)
+    return tuple(row[f"{prefix}{column}"] for column in KEY_COLUMNS)
 
 
 def keys_read(folder):
-    return [combination.key for combination in across.read_combinations(folder)]
+    return [stored_results.key_of(population) for population in pruned_populations(folder)]
 
 
 def panels_of(arrays):
-    return [np.asarray(arrays[f"panel_{index}"], dtype=float) for index in range(len(arrays["panel_titles"]))]
+    return list(arrays["panels"])
 
 
 def label(key):
@@ -239,67 +173,30 @@ def places(mask, layer=None):
 # Reading
 
 
-def test_combinations_are_those_of_the_table_in_its_order(folder):
+def test_populations_are_read_in_the_order_of_the_table(folder):
     write_folder(folder)
     assert keys_read(folder) == SMALL
-    found = across.read_combinations(folder)[1]
-    assert found.label == "SupCon global 0.9" and found.folder == folder / "SupCon"
-    assert found.facts == {"learning_method": "SupCon", "pruning_method": "global", "sparsity": 0.9}
+    population = pruned_populations(folder)[1]
+    assert population.label == "SupCon global 0.9" and population.folder == folder / "SupCon"
+    assert population.facts == {"learning_method": "SupCon", "pruning_method": "global", "sparsity": 0.9}
+    dense = [each.learning_method for each in read.read_populations(folder) if each.pruning_method == "dense"]
+    assert dense == ["SupCon", "supervised"]
 
 
-def test_arrays_of_populations_that_are_not_in_the_table_are_ignored(folder):
+def test_files_that_are_torn_or_of_something_else_are_ignored(folder):
     write_folder(folder)
-    write_combination(folder, ("SupCon", "layer", 0.5))
-    write_combination(folder, ("SupCon", "global", 0.5), ids=(0, 1), identity="an earlier population")
-    results.write_arrays(
-        folder / "SupCon/pies_distribution/of an older version.npz", {"is_pie": np.zeros(3)}, {"data": "data"}
-    )
-    (folder / "SupCon/pies_distribution/torn.npz").write_bytes(b"torn")
+    write_arrays(folder / "SupCon/populations/foreign.npz", {"is_pie": np.zeros(3)}, {"data": "data"})
+    (folder / "SupCon/populations/torn.npz").write_bytes(b"torn")
     assert keys_read(folder) == SMALL
-    assert all(len(one.arrays["ids"]) == MODELS for one in across.read_combinations(folder))
 
 
-def test_rows_without_arrays_are_left_out(folder):
-    write_folder(folder)
-    [path] = (folder / "SupCon/pies_distribution").glob("*_global_0.9sparsity_*")
-    path.unlink()
-    results.update_table(
-        folder,
-        [
-            {
-                "learning_method": "SupCon",
-                "pruning_method": "GMP",
-                "sparsity": 0.7,
-                "status": "absent",
-                "population": "",
-                "dense_population": "dense SupCon",
-            }
-        ],
-    )
-    assert keys_read(folder) == [key for key in SMALL if key != ("SupCon", "global", 0.9)]
-
-
-def test_a_folder_without_combinations_has_no_comparisons(folder):
-    assert across.compare_all(folder) == {}
-    results.update_table(
-        folder,
-        [
-            {
-                "learning_method": "SupCon",
-                "pruning_method": "dense",
-                "sparsity": 0.0,
-                "status": "present",
-                "population": "p",
-                "dense_population": "p",
-            }
-        ],
-    )
-    assert across.compare_all(folder) == {}
+def test_without_pruned_populations_there_are_no_comparisons():
+    assert across.compare_all([], []) == {}
 
 
 def test_every_comparison_is_made_where_everything_is_stored(folder):
     write_folder(folder)
-    found = across.compare_all(folder)
+    found = compare(folder)
     assert {name: set(figures) for name, (_, figures) in found.items()} == {
         "pie_overlap": {
             "pie_overlap",
@@ -323,7 +220,7 @@ def test_every_comparison_is_made_where_everything_is_stored(folder):
 
 def test_overlaps_of_pies_equal_those_of_python_sets(folder):
     written = write_folder(folder)
-    rows, figures = across.compare_all(folder)["pie_overlap"]
+    rows, figures = compare(folder)["pie_overlap"]
     assert [(key_of(row), key_of(row, "other_")) for row in rows] == [
         pair for pair in itertools.product(SMALL, repeat=2) if pair[0] != pair[1]
     ]
@@ -362,20 +259,18 @@ def test_overlaps_of_pies_equal_those_of_python_sets(folder):
             [row["unique_at_sparsity"], row["chance_unique_at_sparsity"]]
         )
     sizes = [f"{label(key)} ({len(written[key].pies)})" for key in SMALL]
-    assert [list(figures["pie_overlap"][f"rows_{index}"]) for index in range(2)] == [sizes] * 2
-    assert list(figures["pies_unique"]["rows_0"]) == [
+    assert list(figures["pie_overlap"]["rows"]) == sizes
+    assert list(figures["pies_unique"]["rows"]) == [
         size for key, size in zip(SMALL, sizes) if key in compared
     ]
-    assert [list(figures["pie_overlap"][f"columns_{index}"]) for index in range(2)] == [
-        [label(key) for key in SMALL]
-    ] * 2
-    assert list(figures["pies_unique"]["columns_0"]) == ["measured", "by chance"]
-    assert figures["pie_overlap"]["texts_0"][0][1] == f"{measured[0, 1]:.2f}"
+    assert list(figures["pie_overlap"]["columns"]) == [label(key) for key in SMALL]
+    assert list(figures["pies_unique"]["columns"]) == ["measured", "by chance"]
+    assert figures["pie_overlap"]["texts"][0][0][1] == f"{measured[0, 1]:.2f}"
 
 
 def test_pies_per_class_count_every_pie_of_a_sparsity_once(folder):
     written = write_folder(folder)
-    _, figures = across.compare_all(folder)["pie_overlap"]
+    _, figures = compare(folder)["pie_overlap"]
     assert "pies_per_class_0.7sparsity" not in figures, "one set alone is no comparison"
     true = labels_of_images()
     for sparsity in (0.5, 0.9):
@@ -384,7 +279,7 @@ def test_pies_per_class_count_every_pie_of_a_sparsity_once(folder):
         assert list(arrays["sets"]) == [f"{learning} {pruning}" for learning, pruning, _ in chosen] and list(
             arrays["class_names"]
         ) == list(CLASS_NAMES)
-        assert f"sparsity {100 * sparsity:g} %" in arrays["title"]
+        assert f"sparsity {100 * sparsity:g} %" in str(arrays["title"])
         owners = {image: [key for key in chosen if image in written[key].pies] for image in range(IMAGES)}
         expected = [
             [sum(true[image] == c and keys == [key] for image, keys in owners.items()) for c in range(4)]
@@ -399,15 +294,15 @@ def test_pies_per_class_count_every_pie_of_a_sparsity_once(folder):
 
 def test_empty_pie_sets_can_be_compared_and_drawn(folder):
     for key, images in ((SMALL[0], []), (SMALL[3], []), (SMALL[4], None)):
-        results.update_table(folder, [write_combination(folder, key, images=images).row])
-    rows, figures = across.compare_all(folder)["pie_overlap"]
+        write_combination(folder, key, images=images)
+    rows, figures = compare(folder)["pie_overlap"]
     assert (
         math.isnan(rows[0]["jaccard"])
         and math.isnan(rows[0]["unique_at_sparsity"])
         and rows[1]["jaccard"] == 0
         and rows[0]["pies"] == 0
     )
-    assert figures["pie_overlap"]["texts_0"][0][:2] == ["", ""]
+    assert figures["pie_overlap"]["texts"][0][0][:2].tolist() == ["", ""]
     assert make_figures("--results", folder) == 0
     stored = next(csv.DictReader((folder / "similarity/pie_overlap.csv").open()))
     assert stored["jaccard"] == stored["unique_at_sparsity"] == "" and stored["pies"] == "0"
@@ -417,7 +312,7 @@ def test_empty_pie_sets_can_be_compared_and_drawn(folder):
 def test_recalls_equal_slow_counts_and_scipys_tests(folder):
     written = write_folder(folder, ids=(2, 0, 1))
     true = labels_of_images()
-    rows, figures = across.compare_all(folder)["class_recall"]
+    rows, figures = compare(folder)["class_recall"]
     assert [(key_of(row), row["class"]) for row in rows] == list(itertools.product(SMALL, CLASS_NAMES))
     [panel] = panels_of(figures["class_recall"])
     for row in rows:
@@ -445,40 +340,41 @@ def test_recalls_equal_slow_counts_and_scipys_tests(folder):
         )
         assert (row["models"], row["dense_models"], row["paired_models"]) == (3, 3, 3)
         assert panel[SMALL.index(key_of(row)), c] == pytest.approx(100 * row["difference"])
-        text = figures["class_recall"]["texts_0"][SMALL.index(key_of(row))][c]
+        text = figures["class_recall"]["texts"][0][SMALL.index(key_of(row))][c]
         assert text == f"{100 * row['difference']:+.1f}" + ("*" if row["paired_p_holm"] < 0.05 else "")
     for key in SMALL:
         own = [row for row in rows if key_of(row) == key]
         np.testing.assert_allclose(
             [row["paired_p_holm"] for row in own], similarity.holm(np.array([row["paired_p"] for row in own]))
         )
-    assert figures["class_recall"]["diverging"] and list(figures["class_recall"]["rows_0"]) == [
+    assert figures["class_recall"]["diverging"] and list(figures["class_recall"]["rows"]) == [
         label(key) for key in SMALL
     ]
-    assert list(figures["class_recall"]["columns_0"]) == list(CLASS_NAMES)
+    assert list(figures["class_recall"]["columns"]) == list(CLASS_NAMES)
 
 
 def test_changes_of_recalls_are_marked_by_the_corrected_paired_test(folder, monkeypatch):
     write_folder(folder)
-    rows, _ = across.compare_all(folder)["class_recall"]
+    rows, _ = compare(folder)["class_recall"]
     level = float(np.median([row["paired_p_holm"] for row in rows])) - 1e-9
     marked = [row["paired_p_holm"] < level for row in rows]
     assert any(marked) and any(
         marked[i] != (row[key] < level) for key in ("welch_p", "paired_p") for i, row in enumerate(rows)
     )
     monkeypatch.setattr(across, "SIGNIFICANT", level)
-    texts = across.compare_all(folder)["class_recall"][1]["class_recall"]["texts_0"]
+    texts = compare(folder)["class_recall"][1]["class_recall"]["texts"][0]
     assert [text.endswith("*") for row in texts for text in row] == marked
 
 
 def test_only_shared_ids_are_paired(folder):
     write_folder(folder, keys=SMALL[:1], ids=(4, 2, 1, 7))
-    rows, _ = across.compare_all(folder)["class_recall"]
+    rows, _ = compare(folder)["class_recall"]
     assert [(row["models"], row["dense_models"], row["paired_models"]) for row in rows] == [(4, 3, 2)] * 4
 
 
 def slow_similarity(one, other, alike, layer):
-    """(mean, unordered pairs) of the Jaccard similarity between networks of two combinations, of the same or of different seeds."""
+    """(mean, unordered pairs) of the Jaccard similarity between networks of two combinations, of the same or
+    of different seeds."""
     values = []
     for (a, first), (b, second) in itertools.product(zip(one.ids, one.masks), zip(other.ids, other.masks)):
         if (a == b) == alike and first is not second:
@@ -499,7 +395,7 @@ def random_similarity(d, e):
 
 def test_mask_similarities_equal_loops_over_pairs_of_networks(folder):
     written = write_folder(folder)
-    rows, figures = across.compare_all(folder)["mask_similarity"]
+    rows, figures = compare(folder)["mask_similarity"]
     expected = [
         (one, other, seeds, layer)
         for i, one in enumerate(SMALL)
@@ -552,7 +448,7 @@ def test_mask_similarities_equal_loops_over_pairs_of_networks(folder):
         assert measured[i, column] == pytest.approx(row["jaccard"]) and chance[i, column] == pytest.approx(
             row["chance"]
         )
-    assert list(figures["mask_similarity_layers"]["columns_0"]) == [
+    assert list(figures["mask_similarity_layers"]["columns"]) == [
         "conv1",
         "block1.0.conv1",
         "block1.0.shortcut",
@@ -560,15 +456,13 @@ def test_mask_similarities_equal_loops_over_pairs_of_networks(folder):
         "fc.bias",
         "total",
     ]
-    assert [list(figures["mask_similarity"][f"rows_{index}"]) for index in range(4)] == [
-        [label(key) for key in SMALL]
-    ] * 4
+    assert list(figures["mask_similarity"]["rows"]) == [label(key) for key in SMALL]
 
 
 def test_a_layer_that_one_combination_prunes_wholly_is_still_compared_in_the_others(folder):
     keys = [("supervised", "global", 0.5), ("supervised", "global", 0.7), ("supervised", "global", 1.0)]
     written = write_folder(folder, keys=keys)
-    rows, figures = across.compare_all(folder)["mask_similarity"]
+    rows, figures = compare(folder)["mask_similarity"]
     for row in rows:
         if row["layer"] == "fc.weight":
             mean, _ = slow_similarity(
@@ -580,7 +474,7 @@ def test_a_layer_that_one_combination_prunes_wholly_is_still_compared_in_the_oth
 
 def test_zero_filters_and_channels_equal_loops(folder):
     written = write_folder(folder)
-    rows, figures = across.compare_all(folder)["mask_structure"]
+    rows, figures = compare(folder)["mask_structure"]
     convolutions = [layer for layer in LAYERS if not layer.startswith("fc.")]
     assert [(key_of(row), row["layer"]) for row in rows] == list(itertools.product(SMALL, convolutions))
     panels = panels_of(figures["mask_structure"])
@@ -608,16 +502,16 @@ def test_zero_filters_and_channels_equal_loops(folder):
         assert row["filters_zero"] >= 0.25 or row["layer"] != "conv1.weight", (
             "a filter of it was made wholly zero"
         )
-    assert list(figures["mask_structure"]["columns_3"]) == ["conv1", "block1.0.conv1", "block1.0.shortcut"]
-    assert figures["mask_structure"]["texts_0"][0][0] == f"{panels[0][0, 0]:.0f}"
+    assert list(figures["mask_structure"]["columns"]) == ["conv1", "block1.0.conv1", "block1.0.shortcut"]
+    assert figures["mask_structure"]["texts"][0][0][0] == f"{panels[0][0, 0]:.0f}"
 
 
 def test_movements_are_means_over_the_networks_of_layers_that_all_have(folder):
     written = write_folder(folder)
-    rows, figures = across.compare_all(folder)["weight_movement"]
+    rows, figures = compare(folder)["weight_movement"]
     layers = list(LAYERS)
     expected = {
-        (key, layer): np.mean([movement[f"base.{layer}"] for movement in written[key].movements])
+        (key, layer): np.mean([movement[layer] for movement in written[key].movements])
         for key, layer in itertools.product(SMALL, layers)
         if not (key[2] == 0.9 and layer == "fc.bias")
     }
@@ -629,9 +523,9 @@ def test_movements_are_means_over_the_networks_of_layers_that_all_have(folder):
 
 def test_combinations_without_movement_are_left_out_of_its_table(folder):
     write_folder(folder, with_movement=False)
-    assert "weight_movement" not in across.compare_all(folder)
-    results.update_table(folder, [write_combination(folder, SMALL[0]).row])
-    rows, figures = across.compare_all(folder)["weight_movement"]
+    assert "weight_movement" not in compare(folder)
+    write_combination(folder, SMALL[0])
+    rows, figures = compare(folder)["weight_movement"]
     assert {key_of(row) for row in rows} == {SMALL[0]} and panels_of(figures["weight_movement"])[0].shape == (
         1,
         len(LAYERS),
@@ -645,7 +539,7 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
     write_folder(folder)
     [path] = (folder / "supervised/evaluations").glob("supervised_global_0.9_id1.npz")
     path.unlink()
-    found = across.compare_all(folder)
+    found = compare(folder)
     rest = {key for key in SMALL if key != ("supervised", "global", 0.9)}
     assert {key_of(row, prefix) for row in found["mask_similarity"][0] for prefix in ("", "other_")} == rest
     assert {key_of(row) for row in found["mask_structure"][0]} == rest
@@ -653,55 +547,41 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
         assert {key_of(row) for row in found[name][0]} == set(SMALL)
     for path in folder.glob("*/evaluations/*.npz"):
         path.unlink()
-    assert set(across.compare_all(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
+    assert set(compare(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
 
 
 def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys):
     write_folder(folder)
     path = folder / "supervised/evaluations/supervised_global_0.9_id1.npz"
-    stored = {name: value for name, value in results.read_arrays(path).items() if name != "made"}
-    results.write_arrays(path, stored, {"checkpoints": ["of another folder"], "data": "data"})
-    assert ("supervised", "global", 0.9) not in {
-        key_of(row) for row in across.compare_all(folder)["mask_structure"][0]
-    }
+    stored = {name: value for name, value in read_arrays(path).items() if name != "made"}
+    write_arrays(path, stored, {"checkpoints": ["of another folder"], "data": "data"})
+    assert ("supervised", "global", 0.9) not in {key_of(row) for row in compare(folder)["mask_structure"][0]}
     assert make_figures("--results", folder) == 0
     assert "not compared: masks of supervised global 0.9: run its PIE script again" in capsys.readouterr().out
 
 
-def test_combinations_without_stored_arrays_are_named(folder, capsys):
-    write_folder(folder)
-    [path] = (folder / "supervised/pies_distribution").glob("*_global_0.9sparsity_*.npz")
-    path.unlink()
-    assert make_figures("--results", folder) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not compared")]
-    assert said == ["not compared: supervised global 0.9: run its PIE script, without --not_serialize_plots"]
-
-
 def test_evaluations_without_masks_drop_the_comparisons_of_masks_alone(folder):
     write_folder(folder, with_masks=False)
-    assert set(across.compare_all(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
+    assert set(compare(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
 
 
 def test_masks_of_other_architectures_are_left_out(folder):
     write_folder(folder)
     wide = {**LAYERS, "block1.layer.0.conv1.weight": (7, 4, 3, 3)}
-    other = write_combination(folder, ("supervised", "GMP", 0.5), layers=wide, architecture="WideResNet-10-2")
-    results.update_table(folder, [other.row])
-    found = across.compare_all(folder)
+    write_combination(folder, ("supervised", "GMP", 0.5), layers=wide, architecture="WideResNet-10-2")
+    found = compare(folder)
     for name in ("mask_similarity", "mask_structure"):
         assert {key_of(row) for row in found[name][0]} == set(SMALL)
     assert {key_of(row) for row in found["pie_overlap"][0]} == {*SMALL, ("supervised", "GMP", 0.5)}
-    assert "(WideResNet-10-1, WideResNet-10-2)" in found["pie_overlap"][1]["pie_overlap"]["title"]
-    assert "(WideResNet-10-1)" in found["mask_similarity"][1]["mask_similarity"]["title"]
+    assert "(WideResNet-10-1, WideResNet-10-2)" in str(found["pie_overlap"][1]["pie_overlap"]["title"])
+    assert "(WideResNet-10-1)" in str(found["mask_similarity"][1]["mask_similarity"]["title"])
 
 
 def test_results_of_different_data_are_refused_in_one_line(folder, capsys):
     write_folder(folder)
-    results.update_table(
-        folder, [write_combination(folder, ("supervised", "global", 0.5), data="other data").row]
-    )
+    write_combination(folder, ("supervised", "global", 0.5), data=replace(DATA, checksum="of other images"))
     with pytest.raises(UserError, match="different versions of the data"):
-        across.compare_all(folder)
+        compare(folder)
     assert make_figures("--results", folder) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "different versions of the data" in shown and str(folder) in shown
@@ -709,7 +589,7 @@ def test_results_of_different_data_are_refused_in_one_line(folder, capsys):
 
 def test_one_combination_alone_is_compared_with_the_dense_networks_only(folder):
     write_folder(folder, keys=SMALL[:1])
-    found = across.compare_all(folder)
+    found = compare(folder)
     assert found["pie_overlap"][0] == [] and len(found["class_recall"][0]) == len(CLASS_NAMES)
     assert {row["seeds"] for row in found["mask_similarity"][0]} == {"different"}
     assert make_figures("--results", folder) == 0
@@ -728,7 +608,7 @@ def test_tables_hold_the_rows_and_a_second_run_gives_the_same_bytes(folder, caps
     write_folder(folder)
     assert make_figures("--results", folder) == 0
     said = capsys.readouterr().out
-    for name, (rows, figures) in across.compare_all(folder).items():
+    for name, (rows, figures) in compare(folder).items():
         assert f"table: {folder / 'similarity' / name}.csv" in said
         stored = list(csv.DictReader((folder / "similarity" / f"{name}.csv").open()))
         assert len(stored) == len(rows)
@@ -751,13 +631,13 @@ def test_tables_hold_the_rows_and_a_second_run_gives_the_same_bytes(folder, caps
     assert {path.name: path.read_bytes() for path in (folder / "similarity").glob("*.csv")} == before
 
 
-def test_figures_of_sparsities_that_left_the_table_leave_the_folder(folder):
+def test_figures_of_sparsities_that_are_not_stored_any_more_leave_the_folder(folder):
     write_folder(folder)
     assert make_figures("--results", folder) == 0
     assert (folder / "similarity/pies_per_class_0.9sparsity.png").exists()
     (folder / "similarity/notes.txt").write_text("ours")
-    kept = [row for row in results.read_table(folder) if row["sparsity"] != "0.9"]
-    results.write_rows(results.table_path(folder), kept)
+    for path in folder.glob("*/populations/*_0.9.npz"):
+        path.unlink()
     assert make_figures("--results", folder) == 0
     assert (
         not list((folder / "similarity").glob("*_0.9sparsity*"))
@@ -830,7 +710,8 @@ def wide_layers():
 
 
 def texts_of(figure):
-    """What is written in a drawn figure, with its box: title, axes' titles and names, ticks, texts, legends."""
+    """What is written in a drawn figure, with its box: title, axes' titles and names, ticks, texts,
+    legends."""
     found = [figure._suptitle]
     for axes in figure.axes:
         if axes.get_visible():
@@ -854,7 +735,8 @@ def texts_of(figure):
 
 
 def corners(text):
-    """The four corners of a text's box, turned as the text is, and half a pixel smaller on all sides: neighbours may touch."""
+    """The four corners of a text's box, turned as the text is, and half a pixel smaller on all sides:
+    neighbours may touch."""
     outer, angle = text.get_window_extent(), text.get_rotation()
     text.set_rotation(0)
     level = text.get_window_extent()
@@ -880,6 +762,13 @@ def overlap(one, other):
             if high <= other_low or other_high <= low:
                 return False
     return True
+
+
+def heat_maps(panels, rows, columns):
+    """The arrays of heat maps of combinations with these names."""
+    combinations = [SimpleNamespace(label=row) for row in rows]
+    with mock.patch.object(across, "title", lambda combinations, shown: shown):
+        return across.heat_maps(combinations, "title", panels, columns)
 
 
 def check_picture(arrays):
@@ -915,14 +804,8 @@ def test_texts_that_lie_on_one_another_or_leave_the_picture_are_found():
     check_picture(arrays)
     with pytest.raises(AssertionError, match="leaves the picture"):
         check_picture({**arrays, "sets": ["a name " * 40]})
-    wide = across.heat_maps(
-        "title",
-        [np.zeros((2, 12))],
-        ["panel"],
-        [["a", "b"]],
-        [["c"] * 12],
-        texts=[[["short"] * 12, ["a quite long text"] * 12]],
-    )
+    wide = heat_maps({"panel": np.zeros((2, 12))}, ["a", "b"], ["c"] * 12)
+    wide["texts"] = [[["short"] * 12, ["a quite long text"] * 12]]
     with pytest.raises(AssertionError, match="a quite long text"):
         check_picture(wide)
     with pytest.raises(AssertionError, match="a long name"):
@@ -948,7 +831,7 @@ def figures(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "few digits"
     write_folder(folder, KEYS[request.param], layers=wide_layers())
     return KEYS[request.param], {
-        name: arrays for _, made in across.compare_all(folder).values() for name, arrays in made.items()
+        name: arrays for _, drawn in compare(folder).values() for name, arrays in drawn.items()
     }
 
 
@@ -967,10 +850,10 @@ def figures(request, tmp_path_factory):
 def test_a_heat_map_shows_all_names_and_no_text_lies_on_another(figures, name):
     keys, arrays = figures
     texts = check_picture(arrays[name])
-    rows = [str(row) for row in arrays[name]["rows_0"]]
+    rows = [str(row) for row in arrays[name]["rows"]]
     assert len(rows) == len(keys) and all(row in texts for row in rows)
-    assert all(str(column) in texts for column in arrays[name]["columns_0"])
-    written = [text for row in arrays[name]["texts_0"] for text in row if text]
+    assert all(str(column) in texts for column in arrays[name]["columns"])
+    written = [text for row in arrays[name]["texts"][0] for text in row if text]
     assert len(written) >= len(keys) and set(written) <= set(texts)
 
 
@@ -995,7 +878,7 @@ def test_pies_per_class_of_many_sets_and_classes_can_be_read(sets):
     check_picture(
         {
             "figure": "pies_per_class",
-            "title": "cifar10 · SupCon, supervised · PIEs per class, sparsity 90 % · 30 models of each combination",
+            "title": "cifar10 · SupCon, supervised · PIEs per class, sparsity 90 % · 30 models of each",
             "class_names": names,
             "sets": ["{} {}".format(*key) for key in PUBLISHED[:sets]],
             "counts": rng.integers(0, 30, (sets + 1, 10)),
@@ -1020,9 +903,9 @@ def test_bars_of_pies_per_class_stand_on_one_another():
 
 
 def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
-    panels = [np.array([[0.0, 1.0], [math.nan, 0.5]]), np.array([[0.25, 2.0]])]
-    arrays = across.heat_maps("title", panels, ["one", "other"], [["a", "b"], ["c"]], [["d", "e"]] * 2)
-    assert arrays["texts_0"] == [["0.00", "1.00"], ["", "0.50"]] and arrays["texts_1"] == [["0.25", "2.00"]]
+    panels = {"one": np.array([[0.0, 1.0], [math.nan, 0.5]]), "other": np.array([[0.25, 2.0], [0, 0]])}
+    arrays = heat_maps(panels, ["a", "b"], ["d", "e"])
+    assert arrays["texts"] == [[["0.00", "1.00"], ["", "0.50"]], [["0.25", "2.00"], ["0.00", "0.00"]]]
     figure = plots.draw({key: np.asarray(value) for key, value in arrays.items()})
     images = [axes.images[0] for axes in figure.axes if axes.images and axes.texts]
     assert [image.get_clim() for image in images] == [(0, 2)] * 2
@@ -1036,103 +919,9 @@ def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
                 assert text.get_color() == (
                     "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
                 )
-    diverging = across.heat_maps(
-        "title",
-        [np.array([[-3.0, 1.0]])],
-        ["one"],
-        [["a"]],
-        [["b", "c"]],
-        texts=[[["-3*", "+1"]]],
-        diverging=True,
-    )
+    diverging = heat_maps({"one": np.array([[-3.0, 1.0]])}, ["a"], ["b", "c"])
+    diverging |= {"texts": [[["-3*", "+1"]]], "diverging": True}
     figure = plots.draw({key: np.asarray(value) for key, value in diverging.items()})
     assert figure.axes[0].images[0].get_clim() == (-3, 3) and [
         text.get_text() for text in figure.axes[0].texts
     ] == ["-3*", "+1"]
-
-
-# Masks as results.evaluate stores them
-
-
-def open_study(script):
-    words = ["--dataset", "digits", "--model_depth", "10", "--widen_factor", "1", "--models_number", "1"]
-    flags = importlib.import_module(script).build_parser().parse_args(words)
-    return next(study.open_studies(script, flags))
-
-
-def prune(network, sparsity=0.8):
-    torch.nn.init.normal_(
-        prunable_parameters(network)[
-            next(name for name in prunable_parameters(network) if name.endswith("fc.bias"))
-        ],
-        std=0.05,
-    )
-    apply_masks(
-        network,
-        global_masks(
-            {name: magnitude(weight) for name, weight in prunable_parameters(network).items()}, sparsity
-        ),
-    )
-    return network
-
-
-def evaluated_mask(view, paths):
-    """What is stored of the only member of a population, after its checkpoint was written."""
-    [member] = populations._members(view, (view.folder, view.head_folder), "global", 0.8)
-    assert list(member.paths) == paths
-    results.evaluate(view, member)
-    return results.read_arrays(view.method_folder / "evaluations" / f"{paths[0].stem}.npz")
-
-
-def check_stored_mask(stored, network):
-    start, bits = 0, np.unpackbits(stored["mask_bits"])
-    parameters = prunable_parameters(network)
-    assert len(stored["layers"]) == len(stored["layer_shapes"]) == len(parameters)
-    for layer, shape, (name, weight) in zip(stored["layers"], stored["layer_shapes"], parameters.items()):
-        kept = weight.detach().numpy() != 0
-        assert name.endswith(f".{layer}") and tuple(shape) == (*kept.shape, 1, 1, 1)[:4]
-        np.testing.assert_array_equal(bits[start : start + kept.size].reshape(kept.shape), kept)
-        start += kept.size
-    assert len(bits) - start < 8 and not bits[start:].any() and 0.79 < 1 - bits[:start].mean() < 0.81
-
-
-def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_learning_methods(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    made = process.environment(torch.device("cpu"), 0.0)
-    view = open_study("sup_pie_kmodels_detection")
-    network = prune(models.SupervisedNetwork(10, 1, 0.0, 10))
-    name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)
-    path = view.folder / str(name)
-    checkpoints.save_checkpoint(
-        path,
-        checkpoints.cpu_state(network),
-        checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made),
-        network,
-    )
-    supervised = evaluated_mask(view, [path])
-    check_stored_mask(supervised, network)
-
-    view = open_study("clr_pie_kmodels_detection")
-    encoder = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
-    network = prune(models.ContrastiveClassifier(encoder.encoder, models.ClassificationHead(64, 10)))
-    paths = []
-    for part, folder, payload in (
-        ("encoder", view.folder, {"model": checkpoints.cpu_state(encoder)}),
-        ("head", view.head_folder, {"head": checkpoints.cpu_state(network.classification_head)}),
-    ):
-        name = view.name(part, "global", 0.8, 3, 32, 0)
-        paths.append(folder / str(name))
-        checkpoints.save_checkpoint(
-            paths[-1],
-            payload,
-            checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made),
-            network,
-        )
-    contrastive = evaluated_mask(view, paths)
-    check_stored_mask(contrastive, network)
-    assert contrastive["layers"].tolist() == supervised["layers"].tolist()
-    assert (contrastive["layer_shapes"] == supervised["layer_shapes"]).all()
-    assert (contrastive["mask_bits"] != supervised["mask_bits"]).any()

@@ -1,4 +1,5 @@
-"""Bad input of every kind through the scripts' command lines: status 2, one line that names the cause and what helps, nothing half-written."""
+"""Bad input of every kind through the scripts' command lines: status 2, one line that names the cause and
+what helps, nothing half-written."""
 
 import csv
 import json
@@ -94,7 +95,10 @@ def check_nothing_is_lost_or_half_written(work, before):
         if ".tmp" in path.name or ".writable" in path.name or path.suffix == ".lock"
     ]
     after = files(work)
-    assert {name: after.get(name) for name in before} == before
+    assert before.keys() <= after.keys()
+    # What is measured of populations is written anew by every call, with its command.
+    kept = {name: content for name, content in before.items() if "populations" not in name.parts}
+    assert {name: after[name] for name in kept} == kept
     assert not [name for name in after.keys() - before.keys() if name.suffix in (".state", ".pt", ".json")]
 
 
@@ -298,10 +302,7 @@ UNREADABLE, UNREADABLE_STATE = (
     ["not a readable checkpoint", "delete it and train it again"],
     [".state is not a readable checkpoint", "delete it"],
 )
-UNREADABLE_IMAGE, REWRITE = (
-    ["is not a readable image", "remove or replace it"],
-    ["is not a table of this study; move it away"],
-)
+UNREADABLE_IMAGE = ["is not a readable image", "remove or replace it"]
 IN_THE_WAY = ["free space or permissions there, or name another folder"]
 ROWS = [
     # id, how the folder is spoilt, script, flags, what the line tells
@@ -986,29 +987,6 @@ ROWS = [
         ["pies/few digits/supervised", *IN_THE_WAY],
     ),
     (
-        "table, bytes",
-        write("pies/few digits/results.csv", bytes(range(256))),
-        SUP_PIES,
-        [],
-        ["results.csv", *REWRITE],
-    ),
-    (
-        "table, other columns",
-        write("pies/few digits/results.csv", b"a,b\n1,2\n"),
-        CLR_PIES,
-        [],
-        ["results.csv", *REWRITE],
-    ),
-    (
-        "table, words for numbers",
-        lambda: Path("pies/few digits/results.csv").write_text(
-            Path("pies/few digits/results.csv").read_text().replace(",0.9,", ",most,")
-        ),
-        SUP_DEPTH,
-        [],
-        ["results.csv", *REWRITE],
-    ),
-    (
         "table, a folder",
         folder_in_place_of_file("pies/few digits/results.csv"),
         SUP_PIES,
@@ -1028,7 +1006,7 @@ AS_PROCESSES = [
     "model, truncated",
     "JSON, torn",
     "state, text",
-    "table, bytes",
+    "table, a folder",
 ]
 
 
@@ -1094,7 +1072,7 @@ def test_the_pickle_with_code_would_do_harm(tmp_path, monkeypatch):
             SUP,
             ["--save_path", "x", "--workers", 2],
             LIMIT,
-            "worker 0 of 2 ended with status 2",
+            "a worker of 2 ended",
             id="workers",
         ),
         pytest.param(CLR, ["--encoder_save_path", "x"], LIMIT, "_id0.pt", id="encoder"),

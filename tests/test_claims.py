@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from stored_results import make_results
+from stored_results import make_results, pruned_populations
 
 from figures.report import claims, evidence
 
@@ -113,8 +113,8 @@ def test_all_evidence_is_of_parts_of_the_claims_and_all_parts_have_evidence(tmp_
         umap=False,
         q_score=False,
     )
-    compared, _ = evidence.read_compared(tmp_path / "few digits")
-    rows = evidence.all_evidence(compared, evidence.labels_of_sets(4))
+    compared, _ = evidence.read_compared(pruned_populations(tmp_path / "few digits"))
+    rows = evidence.all_evidence(compared)
     assert {(one["claim"], one["part"]) for one in rows} == set(PARTS)
     for one in rows:
         part = claims.part_of(one)

@@ -1,4 +1,5 @@
-"""Evidence from stored arrays: every number found again with votes counted image by image over sets of ids that are written out."""
+"""Evidence from stored arrays: every number found again with votes counted image by image over sets of ids
+that are written out."""
 
 import itertools
 import json
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_results import PLACES, make_results
+from stored_results import PLACES, key_of, make_results, pruned_populations
 
-from common.store import results
+from common.store.files import read_arrays, write_arrays
 from figures.report import claims, evidence, uncertainty
 
 METHODS, CLASSES = ("global", "layer", "global_snip", "GMP", "GMP_global", "later_GMP"), 4
@@ -33,13 +34,12 @@ CASES = {
 
 
 class Stored:
-    """What the files of a population hold, read with numpy alone: id -> predictions and Q-Scores; depths of some ids."""
+    """What the files of a population hold, read with numpy alone: id -> predictions and Q-Scores; depths of
+    some ids."""
 
     def __init__(self, folder: Path, key: tuple[str, str, float]):
         self.key = key
-        [path] = (folder / key[0] / "pies_distribution").glob(
-            f"WideResNet-10-1_{key[1]}_{key[2]}sparsity_*.npz"
-        )
+        path = folder / key[0] / "populations" / f"{key[1]}_{key[2]}.npz"
         arrays = np.load(path)
         self.truth, self.is_pie = arrays["labels"].tolist(), arrays["is_pie"].tolist()
         self.images = range(len(self.truth))
@@ -54,13 +54,10 @@ class Stored:
             {one: {name: file[name] for name in ("predictions", "q_score")} for one, file in each.items()}
             for each in (self.dense, self.pruned)
         )
-        self.depth = {}
-        for depths in (folder / key[0] / "prediction_depth").glob(
-            f"WideResNet-10-1_{key[1]}_{key[2]}sparsity_*.npz"
-        ):
-            self.depth = dict(
-                zip(np.load(depths)["ids"].tolist(), np.load(depths)["pruned_depth_prediction"])
-            )
+        self.depth, path = {}, path.with_name(f"{path.stem}_depth.npz")
+        if path.exists():
+            depths = np.load(path)
+            self.depth = dict(zip(depths["ids"].tolist(), depths["pruned_depth_prediction"]))
         self.ids = sorted(self.dense.keys() & self.pruned.keys())
 
     def pies(self, without: tuple[int, ...] = ()) -> set[int]:
@@ -142,10 +139,13 @@ def same(found, expected):
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "few digits"
     make_results(folder, umap=False, q_score=False, **CASES[request.param])
-    compared, missing = evidence.read_compared(folder)
-    labels = evidence.labels_of_sets(CLASSES)
-    stored = {one.combination.key: Stored(folder, one.combination.key) for one in compared}
-    return request.param, compared, missing, labels, stored
+    compared, missing = read_compared(folder)
+    stored = {key_of(population): Stored(folder, key_of(population)) for population in compared}
+    return request.param, compared, missing, stored
+
+
+def read_compared(folder):
+    return evidence.read_compared(pruned_populations(folder))
 
 
 @pytest.fixture
@@ -169,8 +169,8 @@ def small(tmp_path):
 
 
 def test_numbers_of_populations_equal_slow_ones(case):
-    name, compared, missing, labels, stored = case
-    rows = evidence.populations(compared, labels)
+    name, compared, _, stored = case
+    rows = evidence.populations(compared)
     assert [(row["learning_method"], row["pruning_method"], row["sparsity"]) for row in rows] == list(stored)
     assert set(stored) == {
         (learning, method, sparsity)
@@ -205,7 +205,7 @@ def test_numbers_of_populations_equal_slow_ones(case):
 
 
 def test_accuracy_of_dense_populations_equals_a_slow_one(case):
-    _, compared, _, _, stored = case
+    _, compared, _, stored = case
     rows = evidence.dense_populations(compared)
     assert [row["learning_method"] for row in rows] == sorted({key[0] for key in stored})
     for row in rows:
@@ -215,21 +215,23 @@ def test_accuracy_of_dense_populations_equals_a_slow_one(case):
 
 
 def test_pies_of_all_networks_are_the_stored_ones_and_then_those_without_two_seeds(case):
-    _, compared, _, labels, stored = case
+    _, compared, _, stored = case
     for found in compared:
-        one = stored[found.combination.key]
-        sets = evidence.pies(found, found.seeds, labels)
+        one = stored[key_of(found)]
+        sets = evidence.pies(found, found.seeds)
         assert found.seeds == tuple(one.ids) and sets[0].tolist() == one.is_pie
         left_out = [(), *itertools.combinations(one.ids, 2)] if len(one.ids) >= 6 else [()]
         assert [set(np.flatnonzero(row)) for row in sets] == [one.pies(pair) for pair in left_out]
 
 
 def test_dense_networks_of_several_combinations_are_one_population_whose_labels_are_found_once(case):
-    _, compared, _, labels, _ = case
+    _, compared, _, _ = case
     for learning in {one.learning_method for one in compared}:
         own = [one for one in compared if one.learning_method == learning]
         assert len({id(one.dense) for one in own}) == 1
-        assert labels(own[0].dense, own[0].seeds) is labels(own[-1].dense, own[0].seeds)
+        assert evidence.labels_of_sets(own[0].dense, own[0].seeds) is evidence.labels_of_sets(
+            own[-1].dense, own[0].seeds
+        )
 
 
 # Claims
@@ -257,8 +259,8 @@ WORDS = {
 
 
 def of_claim(case, number):
-    _, compared, _, labels, stored = case
-    rows = [row for row in evidence.all_evidence(compared, labels) if row["claim"] == number]
+    _, compared, _, stored = case
+    rows = [row for row in evidence.all_evidence(compared) if row["claim"] == number]
     found = {(row["part"], row["group"], row["comparison"], row["sparsity"]): row for row in rows}
     assert len(found) == len(rows), "each difference once"
     return found, claimed(stored)
@@ -448,16 +450,16 @@ def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_st
     ],
 )
 def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
-    arrays = {"learning_method": "SupCon", "pruning_method": method, "sparsity": sparsity}
-    one = evidence.Compared(evidence.Combination(arrays, Path("pies")), None, None)
-    assert one.claimed_about is expected
+    row = {"learning_method": "SupCon", "pruning_method": method, "sparsity": sparsity}
+    population = evidence.Compared(Path("pies"), {}, row, {}, None, None, None)
+    assert population.claimed_about is expected
 
 
 # The noise floor
 
 
 def test_noise_floors_equal_slow_ones(case):
-    name, compared, _, _, stored = case
+    name, compared, _, stored = case
     floors = evidence.noise_floors(compared)
     if name == "three":
         assert floors == {}
@@ -487,33 +489,34 @@ def test_noise_floors_equal_slow_ones(case):
 
 
 def test_nothing_is_missing_where_everything_is_stored(case):
-    name, compared, missing, _, _ = case
-    words = [
-        f"prediction depth of {one.combination.label}: run its prediction_depth script" for one in compared
-    ]
+    name, compared, missing, _ = case
+    words = [f"prediction depth of {one.label}: run its prediction_depth script" for one in compared]
     assert missing == (words if name == "no scopes match" else [])
 
 
 def test_networks_whose_outputs_are_not_stored_are_missing(small):
-    everything = "everything but its figures of supervised global 0.9: the predictions of its networks are not stored; run its PIE script again"
-    assert len(evidence.read_compared(small)[0]) == 1
-    for pattern in ("*_global_0.9pruning_*_id2.npz", "wideResNet-1_0.0pruning_*_id5.npz"):
+    everything = (
+        "everything but its figures of supervised global 0.9: the predictions of its networks are not "
+        "stored; run its PIE script again"
+    )
+    assert len(read_compared(small)[0]) == 1
+    for pattern in ("supervised_global_0.9_id2.npz", "supervised_dense_0.0_id5.npz"):
         [path] = (small / "supervised/evaluations").glob(pattern)
         content = path.read_bytes()
         path.unlink()
-        assert evidence.read_compared(small) == ([], [everything])
+        assert read_compared(small) == ([], [everything])
         path.write_bytes(b"torn")
-        assert evidence.read_compared(small) == ([], [everything])
+        assert read_compared(small) == ([], [everything])
         path.write_bytes(content)
-        assert len(evidence.read_compared(small)[0]) == 1
+        assert len(read_compared(small)[0]) == 1
 
 
 def test_outputs_of_other_checkpoints_are_missing(small):
-    [path] = (small / "supervised/evaluations").glob("*_global_0.9pruning_*_id2.npz")
-    arrays = results.read_arrays(path)
+    [path] = (small / "supervised/evaluations").glob("supervised_global_0.9_id2.npz")
+    arrays = read_arrays(path)
     made = json.loads(str(arrays.pop("made")))
-    results.write_arrays(path, arrays, {**made, "checkpoints": ["of another network"]})
-    compared, missing = evidence.read_compared(small)
+    write_arrays(path, arrays, {**made, "checkpoints": ["of another network"]})
+    compared, missing = read_compared(small)
     assert not compared and "everything but its figures of supervised global 0.9" in missing[0]
 
 
@@ -521,38 +524,28 @@ def test_outputs_of_other_checkpoints_are_missing(small):
     "change", [{"checkpoints": ["other"]}, {"dense_checkpoints": ["other"]}, {"data": "other"}, None]
 )
 def test_depths_of_other_networks_or_data_are_missing(small, change):
-    [path] = (small / "supervised/prediction_depth").glob("*.npz")
+    [path] = (small / "supervised/populations").glob("global_*_depth.npz")
     if change is None:
         path.unlink()
     else:
-        arrays = results.read_arrays(path)
-        results.write_arrays(
+        arrays = read_arrays(path)
+        write_arrays(
             path,
             {key: value for key, value in arrays.items() if key != "made"},
             {**json.loads(str(arrays["made"])), **change},
         )
-    [one], missing = evidence.read_compared(small)
+    [one], missing = read_compared(small)
     assert missing == ["prediction depth of supervised global 0.9: run its prediction_depth script"]
     assert one.pruned.depth.size == one.pruned.depth_ids.size == 0
-    [row] = evidence.populations([one], evidence.labels_of_sets(CLASSES))
+    [row] = evidence.populations([one])
     same(row["depth"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
-    assert [row["part"] for row in evidence.all_evidence([one], evidence.labels_of_sets(CLASSES))] == [
-        "Q-Score"
-    ]
+    assert [row["part"] for row in evidence.all_evidence([one])] == ["Q-Score"]
 
 
 def test_depths_are_those_of_the_networks_with_their_ids(small):
-    [one], _ = evidence.read_compared(small)
+    [one], _ = read_compared(small)
     assert one.pruned.depth_ids.tolist() == list(range(6)) and one.pruned.depth.shape == (6, 30)
     assert one.pruned.depth.min() >= 0 and one.pruned.depth.max() == PLACES and one.dense.depth.size == 0
-
-
-def test_depths_against_the_true_label_are_no_other_networks(small):
-    """With --depth_target label a figure of its own is stored, of the same networks: either holds both."""
-    [path] = (small / "supervised/prediction_depth").glob("*_prediction.npz")
-    expected = evidence.read_compared(small)[0][0].pruned.depth
-    path.rename(path.with_name(path.name.replace("_prediction.npz", "_label.npz")))
-    np.testing.assert_array_equal(evidence.read_compared(small)[0][0].pruned.depth, expected)
 
 
 def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
@@ -564,11 +557,10 @@ def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
         q_score=False,
         damage=lambda learning, method, sparsity: 0 if (learning, method) == ("SupCon", "global") else 1,
     )
-    compared, _ = evidence.read_compared(tmp_path / "few digits")
-    labels = evidence.labels_of_sets(CLASSES)
+    compared, _ = read_compared(tmp_path / "few digits")
     empty = next(
         row
-        for row in evidence.populations(compared, labels)
+        for row in evidence.populations(compared)
         if (row["learning_method"], row["pruning_method"]) == ("SupCon", "global")
     )
     same(empty["pies"], {"value": 0.0, "low": 0.0, "high": 0.0, "models": 7})
@@ -578,7 +570,7 @@ def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
             and math.isnan(empty[measure]["low"])
             and math.isnan(empty[measure]["high"])
         )
-    rows = evidence.all_evidence(compared, labels)
+    rows = evidence.all_evidence(compared)
     undefined = {(row["claim"], row["part"], row["group"]) for row in rows if math.isnan(row["value"])}
     assert {name for name in undefined if name[0] == 4} == {
         (4, "Q-Score", "SupCon"),
@@ -612,9 +604,9 @@ def test_means_leave_out_what_has_no_value():
     assert evidence.mean_over(values, np.ones(4, bool)) == pytest.approx([4.0, 2.0])
 
 
-def test_an_empty_folder_has_no_evidence(tmp_path):
-    assert evidence.read_compared(tmp_path) == ([], [])
-    assert evidence.all_evidence([], evidence.labels_of_sets(2)) == [] and evidence.noise_floors([]) == {}
+def test_without_populations_there_is_no_evidence():
+    assert evidence.read_compared([]) == ([], [])
+    assert evidence.all_evidence([]) == [] and evidence.noise_floors([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -633,9 +625,8 @@ def test_hardly_any_networks_have_values_without_intervals(tmp_path, ids):
         umap=False,
         q_score=False,
     )
-    compared, _ = evidence.read_compared(tmp_path / "few digits")
-    labels = evidence.labels_of_sets(CLASSES)
-    rows = evidence.all_evidence(compared, labels)
+    compared, _ = read_compared(tmp_path / "few digits")
+    rows = evidence.all_evidence(compared)
     assert len(compared) == 4 and len(rows) == 2 + 8 + 8 + 4 and evidence.noise_floors(compared) == {}
     assert all(
         math.isnan(row["low"]) and math.isnan(row["high"]) and claims.verdict([row]) == claims.NOT_DECIDABLE

@@ -343,3 +343,20 @@ def test_label_depths_equal_the_golden_ones():
     baldock = metrics.prediction_depth(golden["knn_predictions"], golden["test_labels"])
     np.testing.assert_array_equal(np.maximum(baldock, 1), golden["depth_label_variant"])
     assert baldock.tolist() == slow_depth(golden["knn_predictions"], golden["test_labels"])
+
+
+def test_recalls_equal_a_slow_count_and_are_not_defined_for_a_class_without_images():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 4], 150)
+    predictions = np.where(rng.random((6, 150)) < 0.6, labels, rng.integers(0, 6, (6, 150))).astype(np.int16)
+    recalls = metrics.class_recalls(predictions, labels, 6)
+    for model, label in np.ndindex(6, 6):
+        right = [predictions[model, image] == label for image in range(150) if labels[image] == label]
+        expected = sum(right) / len(right) if right else np.nan
+        assert recalls[model, label] == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(recalls[:, [3, 5]]).all()
+
+
+def test_recalls_of_hand_made_predictions():
+    recalls = metrics.class_recalls(np.array([[0, 0, 1, 1], [1, 0, 0, 0]]), np.array([0, 0, 1, 1]), 2)
+    assert recalls.tolist() == [[1, 1], [0.5, 0]]

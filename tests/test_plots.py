@@ -1,18 +1,21 @@
-"""Figures: what they show is what the arrays hold, nothing lies on anything else, and 10,000 images are drawn soon."""
+"""Figures: what they show is what the arrays hold, nothing lies on anything else, and 10,000 images are drawn
+soon."""
 
 import time
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.image import AxesImage
 
-from common import plots
+from common.plots import CLASS_COLOURS, save_figure
+from figures.report import plots
 
 TITLE = "digits 8x8 · SupCon · one-shot global pruning, sparsity 90 % · 3 models (WideResNet-16-2)"
 LONG_TITLE = (
-    "cifar10 · SupCon · global_magnitude_increase_iterative0.2_rewind0, sparsity 90.24 % · 30 models (WideResNet-28-10)\n"
+    "cifar10 · SupCon · global_magnitude_increase_iterative0.2_rewind0, sparsity 90.24 % · "
+    "30 models (WideResNet-28-10)\n"
     "k-NN against the own final prediction, 30 of the models · 10,000 test images of 10 classes"
 )
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -71,7 +74,6 @@ def against_sparsity(series):
         "series": [f"{method} {tag}" for method, tag in names],
         "learning_methods": [method for method, _ in names],
         "ylabel": "accuracy (%)",
-        "panel_title": "test accuracy",
     }
     for index in range(series):
         sparsity = np.array([0.99, 0, 0.5, 0.7, 0.9, 0.95])[: 1 if index == 4 else None]  # in no order
@@ -137,7 +139,8 @@ def all_axes(figure):
 
 
 def check_nothing_overlaps(figure):
-    """Texts and legends are inside the picture, on no other one, and, but for what is written into a panel, on no panel."""
+    """Texts and legends are inside the picture, on no other one, and, but for what is written into a panel,
+    on no panel."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     outside = [
         figure._suptitle,
@@ -209,7 +212,7 @@ def test_what_overlaps_is_found():
 )
 def test_much_is_drawn_soon(kind, arrays, tmp_path):
     started = time.process_time()
-    plots.save_figure(tmp_path / "figure.png", drawn(kind, arrays))
+    save_figure(tmp_path / "figure.png", drawn(kind, arrays))
     assert (
         time.process_time() - started < 3
     )  # 0.8 s alone, and nearly half of it again because it is drawn twice here
@@ -336,9 +339,7 @@ def test_thousands_of_triangles_are_smaller_and_translucent():
 @pytest.mark.parametrize("series", [1, 2, 8, 26])
 def test_bars_end_where_intervals_do_and_points_stand_beside_one_another(series):
     arrays = against_sparsity(series)
-    panel = drawn(
-        "against_sparsity", {**arrays, "horizontal": 90.5, "horizontal_name": "dense networks"}
-    ).axes[0]
+    panel = drawn("against_sparsity", arrays).axes[0]
     ticks = {text.get_text(): place for place, text in zip(panel.get_xticks(), panel.get_xticklabels())}
     assert (
         ticks == {"0": 0, "50": 1, "70": 2, "90": 3, "95": 4, "99": 5}
@@ -369,12 +370,7 @@ def test_bars_end_where_intervals_do_and_points_stand_beside_one_another(series)
         set(tags)
     )  # a pruning method looks the same for both
     texts = [text.get_text() for text in panel.get_legend().get_texts()]
-    assert (
-        texts == [*arrays["series"], "dense networks"]
-        and panel.get_legend().get_window_extent().x0 >= panel.bbox.x1
-    )
-    (dotted,) = [line for line in panel.lines[series:] if line.get_linestyle() == ":"]
-    assert set(dotted.get_ydata()) == {90.5}
+    assert texts == arrays["series"] and panel.get_legend().get_window_extent().x0 >= panel.bbox.x1
 
 
 def test_without_intervals_no_bars_are_promised():
@@ -420,7 +416,7 @@ def test_a_grid_shows_every_image_and_every_pie_and_says_where_there_are_no_netw
             pies.get_offsets(), arrays[f"coordinates_{row}_{column}"][is_pie]
         )
         assert [to_hex(colour) for colour in pies.get_facecolor()] == [
-            plots.CLASS_COLOURS[label].lower() for label in labels[is_pie]
+            CLASS_COLOURS[label].lower() for label in labels[is_pie]
         ]
         assert all(
             not np.array_equal(edge, face) for edge, face in zip(pies.get_edgecolor(), pies.get_facecolor())
@@ -449,7 +445,7 @@ def test_boxes_stand_at_quartiles_and_every_split_is_a_point(panels, categories,
     assert [panel.get_title() for panel in figure.axes] == arrays["panels"]
     for index, panel in enumerate(figure.axes):
         counts = arrays[f"counts_{index}"]
-        *points, whiskers, medians = panel.collections
+        points = panel.collections
         assert [set(group.get_offsets()[:, 0]) for group in points] == [set(own) for own in counts] and all(
             len(group.get_offsets()) == splits for group in points
         )
@@ -457,15 +453,16 @@ def test_boxes_stand_at_quartiles_and_every_split_is_a_point(panels, categories,
         assert all(
             np.abs(own - place).max() < 0.3 and len(set(own)) == splits for place, own in enumerate(places)
         )
-        assert [segment[0, 0] for segment in medians.get_segments()] == np.median(counts, axis=1).tolist()
-        assert [segment[:, 0].tolist() for segment in whiskers.get_segments()] == np.percentile(
-            counts, [2.5, 97.5], axis=1
-        ).T.tolist()
-        boxes = panel.containers[0]
-        assert [(box.get_x(), box.get_x() + box.get_width()) for box in boxes] == [
-            tuple(pair) for pair in np.percentile(counts, [25, 75], axis=1).T
-        ]
+        boxes = [patch for patch in panel.patches if patch.get_edgecolor() == to_rgba("#333333", 0.7)]
+        ends = [(box.get_path().vertices[:, 0].min(), box.get_path().vertices[:, 0].max()) for box in boxes]
+        assert np.allclose(ends, np.percentile(counts, [25, 75], axis=1).T)
         assert boxes[0].get_facecolor() != boxes[1].get_facecolor()
+        lines = np.array([[*line.get_xdata()] for line in panel.lines]).reshape(categories, 3, 2)
+        low, high = np.percentile(counts, [2.5, 97.5], axis=1)
+        for row, (below, above, median), first, last in zip(counts, lines, low, high):
+            assert below.tolist()[1] == min(row[row >= first].min(), below[0])
+            assert above.tolist()[1] == max(row[row <= last].max(), above[0])
+            assert median[0] == np.median(row)
         assert [text.get_text() for text in panel.get_yticklabels()] == arrays[
             f"names_{index}"
         ] and panel.get_ylim()[0] > panel.get_ylim()[1]

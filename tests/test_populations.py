@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import shutil
 
 import pytest
@@ -145,14 +146,55 @@ def test_missing_ids_are_an_error_unless_allowed(work):
     view = pies(models_number=6)
     supervised(view, [0, 3])
     with pytest.raises(
-        UserError,
-        match=r"ids 1-2, 4-5 are missing; train them: python sup_training.py --index_start 1 --index_end 5 "
-        r"--epochs 3 --batch_size 32 --dataset digits --model_depth 10 --widen_factor 1, or give",
+        UserError, match=r"ids 1-2, 4-5 are missing; train them: python .*, or give a smaller"
     ):
         populations.find_population(view, "dense", 0.0)
-    assert (
-        len(populations.find_population(pies("--allow_missing", models_number=6), "dense", 0.0).members) == 2
-    )
+    found = populations.find_population(pies("--allow_missing", models_number=6), "dense", 0.0)
+    assert len(found.members) == 2
+
+
+def test_missing_networks_are_trained_by_the_command_that_trained_the_others(work, monkeypatch):
+    view = pies(models_number=6)
+    words = "sup_training.py --dataset digits --index_start 0 --index_end=1 --threads 3 --save_path 'my own'"
+    monkeypatch.setattr("sys.argv", shlex.split(words))
+    supervised(view, [0, 3])
+    with pytest.raises(UserError) as error:
+        populations.find_population(view, "dense", 0.0)
+    command = str(error.value).split("train them: ")[1].split(", or")[0]
+    assert command == f"python {words} --index_start 1 --index_end 5 --pruning 0.0"
+    flags = shlex.split(command)[2:]
+    flags = importlib.import_module("sup_training").build_parser().parse_args(flags)
+    assert (flags.index_start, flags.index_end, flags.pruning, flags.threads) == (1, 5, 0.0, 3)
+
+
+@pytest.mark.parametrize(
+    "pruning, sparsity, told",
+    [
+        ("dense", 0.0, "sup_training.py --index_start 1 --index_end 1 --pruning 0.0 --epochs 3"),
+        (
+            "later_GMP_snip",
+            0.5,
+            "sup_training.py .*--schedule late --criterion snip --scope layer .*--epochs 3",
+        ),
+        ("layer", 0.5, "sup_pruning_finetune.py --models_number 2 .*--scope layer .*--dense_epochs 3"),
+        ("global_iterative0.5_finetune", 0.5, "--pruning_schedule iterative --rate 0.5 --after finetune"),
+    ],
+)
+def test_where_no_command_is_known_the_script_and_the_flags_that_matter_are_named(
+    work, pruning, sparsity, told
+):
+    view = pies("--threads", "1", "--dense_epochs", "3", "--save_path", "my own")
+    dense = supervised(view, range(2 - (pruning == "dense")), batch_size=64)
+    if pruning != "dense":
+        supervised(view, [0], pruning, sparsity, dense=dense)
+    with pytest.raises(
+        UserError, match=f"ids 1 are missing; train them: python .*{told} .*--threads 1 "
+    ) as error:
+        found = populations.find_population(view, "dense", 0.0)
+        populations.find_population(view, pruning, sparsity, found)
+    assert "--dataset digits --model_depth 10 --widen_factor 1 --save_path 'my own'" in str(error.value)
+    script, *flags = shlex.split(str(error.value).split("train them: python ")[1].split(", or")[0])
+    importlib.import_module(script.removesuffix(".py")).build_parser().parse_args(flags)
 
 
 def test_a_kind_of_which_no_model_exists_is_absent(work):

@@ -1,4 +1,5 @@
-"""The report: every number on the page is found again, slowly, in the stored arrays; the page needs nothing but itself."""
+"""The report: every number on the page is found again, slowly, in the stored arrays; the page needs nothing
+but itself."""
 
 import base64
 import csv
@@ -7,6 +8,7 @@ import importlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -20,8 +22,10 @@ import pytest
 import stored_results
 from PIL import Image
 
-from common.store import results
+from common.store.files import read_arrays, write_arrays
 from figures.report import claims, contents, evidence, page
+from figures.report import plots as report_plots
+from figures.report.read import read_populations
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
 BROWSER = next(
@@ -30,7 +34,10 @@ BROWSER = next(
     ),
     None,
 )
-METHODS, SPARSITIES = ("global", "GMP", "later_GMP"), (0.5, 0.7, 0.9)
+METHODS, SPARSITIES = ("global", "GMP", "later_GMP"), (0.7, 0.9)
+SMALL = dict(
+    models=1, learning=("supervised",), methods=("GMP",), sparsities=(0.9,), q_score=False, umap=False
+)
 
 
 def make(folder):
@@ -104,18 +111,14 @@ def read(folder):
 
 def networks(folder, learning, pruning, sparsity):
     """Stored evaluations of a population, by their files' names, in the order of ids."""
-    combination = next(
-        one
-        for one in np_files(folder / learning / "pies_distribution")
-        if (str(one["pruning_method"]), float(one["sparsity"]))
-        == ("global" if pruning == "dense" else pruning, 0.5 if pruning == "dense" else sparsity)
-    )
-    stems = combination["dense_evaluations" if pruning == "dense" else "evaluations"]
-    return combination, [dict(np.load(folder / learning / "evaluations" / f"{stem}.npz")) for stem in stems]
+    key = ("global", 0.7) if pruning == "dense" else (pruning, sparsity)
+    arrays = dict(np.load(stored_results.population_path(folder, (learning, *key))))
+    stems = arrays["dense_evaluations" if pruning == "dense" else "evaluations"]
+    return arrays, [dict(np.load(folder / learning / "evaluations" / f"{stem}.npz")) for stem in stems]
 
 
-def np_files(folder):
-    return [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+def compared_in(folder):
+    return evidence.read_compared(stored_results.pruned_populations(folder))[0]
 
 
 def votes(members, image):
@@ -171,22 +174,18 @@ def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives
             ]
             differences.append(sum(own[0]) / len(own[0]) - sum(own[1]) / len(own[1]))
         assert q_score.startswith(minus(np.mean(differences), 3) + " [")
-        depths = np.load(
-            next(
-                (folder / method / "prediction_depth").glob(
-                    f"*{'-1' if method == 'supervised' else '-10-1'}_{pruning}_{float(percent) / 100}sparsity_*.npz"
-                )
-            )
-        )["pruned_depth_prediction"]
+        key = (method, pruning, float(percent) / 100)
+        depths = np.load(stored_results.population_path(folder, key, depth=True))["pruned_depth_prediction"]
         assert depth.startswith(
             minus(np.mean([one[is_pie].mean() - one[~np.array(is_pie)].mean() for one in depths]), 2) + " ["
         )
 
 
 def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(folder, read):
-    """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py computes slowly."""
+    """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py
+    computes slowly."""
     rows = evidence_rows(folder)
-    found = evidence.all_evidence(evidence.read_compared(folder)[0], evidence.labels_of_sets(4))
+    found = evidence.all_evidence(compared_in(folder))
     assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [
         (str(row["claim"]), row["part"], row["comparison"]) for row in found
     ]
@@ -250,8 +249,8 @@ def test_verdicts_and_their_tallies_are_those_of_the_intervals(folder, read):
             bad = [high < 0 if part.side > 0 else low > 0 for low, high in own]
             every += good
             assert (
-                f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the other, {len(own) - sum(good) - sum(bad)} unclear"
-                in why.split("\n")
+                f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the "
+                f"other, {len(own) - sum(good) - sum(bad)} unclear" in why.split("\n")
             )
         assert verdict == ("✓ supported" if all(every) else "✗ not supported")
 
@@ -264,29 +263,28 @@ def test_confounds_name_what_was_measured(folder, read):
             [(one["predictions"] == combination["labels"]).mean() for one in members]
         )
     assert re.search(
-        r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, supervised {:.2f} \[.*?\] %\.".format(
-            *accuracies.values()
-        ),
+        r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, "
+        r"supervised {:.2f} \[.*?\] %\.".format(*accuracies.values()),
         read.text,
     )
-    floor = evidence.noise_floors(evidence.read_compared(folder)[0])["SupCon"]["dense against dense"]
+    floor = evidence.noise_floors(compared_in(folder))["SupCon"]["dense against dense"]
     assert (
-        f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves of the dense networks, in the median."
-        in read.text
+        f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves "
+        "of the dense networks, in the median." in read.text
     )
     assert (
-        "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes differ)."
-        in read.text
+        "Here without networks of the same scope: supervised, early minus one-shot global pruning (scopes "
+        "differ)." in read.text
     )
 
 
 def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(folder):
-    compared, _ = evidence.read_compared(folder)
+    compared = compared_in(folder)
     for one in compared:
-        learning, pruning, sparsity = one.combination.key
+        learning, pruning, sparsity = stored_results.key_of(one)
         combination, members = networks(folder, learning, pruning, sparsity)
         dense = networks(folder, learning, "dense", 0)[1]
-        pixels = stored_results.make_data(folder.name, 60, 4, 0).test_images.numpy()
+        pixels = stored_results.make_data(folder.name).images
         expected = []
         for i, label in enumerate(combination["labels"]):
             (d, from_dense), (p, from_pruned) = votes(dense, i), votes(members, i)
@@ -317,9 +315,7 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
                 pixels[row[1]].transpose(1, 2, 0),
             )
         if shown and sparsity == 0.9:
-            drawn = results.read_arrays(
-                folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz"
-            )
+            drawn = read_arrays(folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz")
             assert np.array_equal(drawn["images"], [entry["image"] for entry in shown]) and len(
                 drawn["captions"]
             ) == len(shown)
@@ -329,24 +325,24 @@ def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(f
 
 
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
-    compared, _ = evidence.read_compared(folder)
+    compared = compared_in(folder)
     chosen = [one for one in compared if one.sparsity == 0.9]  # the highest up to 95 %
     assert contents.shown(compared) == chosen and len(chosen) == 6
     tiles = [image for image in read.images if "style" not in image]
-    assert len(tiles) == sum(min(48, int(one.combination.arrays["is_pie"].sum())) for one in chosen)
+    assert len(tiles) == sum(min(48, int(one.is_pie.sum())) for one in chosen)
     first = contents.gallery(chosen[0])[0]
     assert base64.b64decode(tiles[0]["src"].split(",")[1]) == page.png_of(first["image"])
     assert (
-        f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned {first['pruned']} ({first['pruned_agreeing']} of 6)"
-        in read.text
+        f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned "
+        f"{first['pruned']} ({first['pruned_agreeing']} of 6)" in read.text
     )
 
 
 def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder):
-    compared, _ = evidence.read_compared(folder)
-    found = evidence.populations(compared, evidence.labels_of_sets(4))
+    compared = compared_in(folder)
+    found = evidence.populations(compared)
     for name, scale in (("pies", 1), ("accuracy", 100)):
-        arrays = results.read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
+        arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
         drawn = {
             (str(series), float(x)): values
             for index, series in enumerate(arrays["series"])
@@ -357,7 +353,7 @@ def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder)
                 f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]
             ] == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
         assert len(drawn) == len(found) + (2 if name == "accuracy" else 0)  # and the dense networks
-    floor = results.read_arrays(folder / "report" / "noise_floor.npz")
+    floor = read_arrays(folder / "report" / "noise_floor.npz")
     assert [str(name) for name in floor["panels"]] == ["SupCon", "supervised"] and floor[
         "counts_0"
     ].shape == (1 + len(METHODS) * len(SPARSITIES), 100)
@@ -372,10 +368,7 @@ def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
     assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
     total = 0
     for method, pruning, _, count, seeds, hours, machine, versions, days in rows:
-        files = (
-            1 if method == "supervised" or pruning == "global" else 2
-        )  # one-shot pruning trains encoder and head at once
-        seconds = files * sum(60 + one for one in range(6))
+        seconds = sum(60 + one for one in range(6))
         total += seconds
         assert (count, seeds, float(hours)) == ("6", "0-5", pytest.approx(seconds / 3600, rel=5e-3))
         assert (
@@ -431,25 +424,10 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
         umap=False,
         q_score=False,
     )
-    stored = results.read_table(folder)
-    results.write_rows(
-        results.table_path(folder),
-        [*stored, {**stored[-1], "pruning_method": "later_GMP", "status": "absent", "population": ""}],
-    )
-    for path in (folder / "supervised" / "evaluations").glob("wideResNet*_GMP*"):
-        path.unlink()
-    stem = str(
-        next(
-            one
-            for one in np_files(folder / "supervised" / "pies_distribution")
-            if str(one["pruning_method"]) == "GMP"
-        )["evaluations"][0]
-    )
-    (folder / "supervised" / "evaluations" / f"{stem}.npz").unlink(missing_ok=True)
+    (folder / "supervised" / "evaluations" / "supervised_GMP_0.9_id1.npz").unlink()
     assert make(folder) == 0
     read = Page((folder / "report.html").read_text(encoding="utf-8"))
     for words in (
-        "supervised later_GMP 0.9: asked for, but there are no such networks",
         "everything but its figures of supervised GMP 0.9",
         "prediction depth of SupCon global 0.9",
         "UMAP of SupCon dense: run its PIE script with --plot_umap",
@@ -465,17 +443,66 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
         "[" not in "".join(cell for row in read.table("All populations") for cell in row)
         and not (folder / "report" / "noise_floor.npz").exists()
     )
-    (folder / "supervised" / "evaluations" / "x").parent.rename(tmp_path / "away")
+    (folder / "supervised" / "evaluations").rename(tmp_path / "away")
     (folder / "SupCon" / "evaluations").rename(tmp_path / "away too")
     assert make(folder) == 0 and "No pruned population is stored here" in (folder / "report.html").read_text(
         encoding="utf-8"
     )
 
 
-def test_figures_of_an_earlier_report_go(folder):
+def test_a_folder_of_an_older_version_or_without_results_is_refused_in_one_line(tmp_path, capsys):
+    """An older version had the arrays of populations in pies_distribution/."""
+    folder = tmp_path / "old"
+    stored_results.make_results(folder, **SMALL)
+    shutil.rmtree(folder / "supervised" / "populations")
+    for place, said in (
+        (folder, "sup_pie_kmodels_detection.py and sup_prediction_depth.py again"),
+        (tmp_path / "none", "--results"),
+    ):
+        assert make(place) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line and str(place) in line
+
+
+def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, capsys):
+    folder = tmp_path / "digits"
+    stored_results.make_results(folder, **SMALL)
+    path = stored_results.population_path(folder, ("supervised", "GMP", 0.9), depth=True)
+    assert "depth_models" in read_populations(folder)[1].row
+    arrays = read_arrays(path)
+    made = json.loads(str(arrays.pop("made"))) | {"checkpoints": ["of other networks"]}
+    write_arrays(path, arrays, made)
+    assert "depth_models" not in read_populations(folder)[1].row
+    assert make(folder) == 0
+    assert "prediction depth of supervised GMP 0.9: run its" in (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_neither_torch_nor_training_is_imported(tmp_path):
+    """The whole report, in a process that has no torch."""
+    folder, no_torch = tmp_path / "digits", tmp_path / "no torch"
+    stored_results.make_results(folder, **SMALL)
+    no_torch.mkdir()
+    (no_torch / "torch.py").write_text("raise ImportError('no torch here')")
+    script = Path(__file__).parent.parent / "figures" / "make_figures.py"
+    environment = os.environ | {"PYTHONPATH": str(no_torch)}
+    command = [sys.executable, script, "--results", folder]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").exists() and (folder / "similarity" / "class_recall.csv").exists()
+
+
+def test_figures_are_always_drawn_and_those_of_an_earlier_report_go(tmp_path, monkeypatch):
+    folder = tmp_path / "digits"
+    stored_results.make_results(folder, **SMALL)
+    assert make(folder) == 0
+    before = (folder / "report" / "pies_against_sparsity.png").read_bytes()
     (folder / "report" / "old.png").write_bytes(b"")
     (folder / "report" / "notes.txt").write_text("mine")
+    monkeypatch.setitem(report_plots.METHOD_COLOURS, "supervised", "#00FF00")
     assert make(folder) == 0
+    assert (folder / "report" / "pies_against_sparsity.png").read_bytes() != before
     assert not (folder / "report" / "old.png").exists() and (folder / "report" / "notes.txt").exists()
 
 
@@ -505,16 +532,25 @@ def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path)
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, width):
-    """The report in a frame as wide as a phone or a screen, with every section unfolded; without a network."""
+    """The report in a frame as wide as a phone or a screen, with every section unfolded; without a
+    network."""
     source = (folder / "report.html").read_text(encoding="utf-8").replace("<details>", "<details open>")
-    probe = """onload = () => { const d = document.getElementById("frame").contentDocument, outside = e => e.getBoundingClientRect().right > WIDTH + 1 && !e.closest(".wide, .scroll, pre");
-      document.title = JSON.stringify({images: d.images.length, broken: [...d.images].filter(i => !i.complete || !i.naturalWidth).length, width: d.documentElement.scrollWidth,
-        outside: [...d.querySelectorAll("body *")].filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)), requests: performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:")),
-        small: [...d.querySelectorAll("p, li, td, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length}) }""".replace(
-        "WIDTH", str(width)
-    )
+    probe = """onload = () => {
+      const d = document.getElementById("frame").contentDocument, all = query =>
+      [...d.querySelectorAll(query)]; const outside = e => e.getBoundingClientRect().right > WIDTH + 1 &&
+      !e.closest(".wide, .scroll, pre"); const names = performance.getEntriesByType("resource").map(resource
+      => resource.name); document.title = JSON.stringify({
+        images: d.images.length,
+        broken: all("img").filter(image => !image.complete || !image.naturalWidth).length,
+        width: d.documentElement.scrollWidth,
+        outside: all("body *").filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)),
+        requests: names.filter(name => !name.startsWith("data:")),
+        small: all("p, li, td, figcaption").filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length
+      })
+    }""".replace("WIDTH", str(width))
     (tmp_path / "frame.html").write_text(
-        f'<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0"><iframe id="frame" width="{width}" height="900" style="border: 0" '
+        '<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">'
+        f'<iframe id="frame" width="{width}" height="900" style="border: 0" '
         f'srcdoc="{html.escape(source)}"></iframe><script>{probe}</script>',
         encoding="utf-8",
     )

@@ -2,9 +2,12 @@
 
 import csv
 import dataclasses
-import importlib
+import importlib.util
+import json
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,119 +16,165 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from common import comparison, metrics, models, plots, process, study
 from common.cli import UserError
-from common.store import checkpoints, populations, results
+from common.store import checkpoints, evaluation, files, populations, table
 from common.store.checkpoints import CheckpointName
 
 
 def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
     path = tmp_path / "folder" / "arrays.npz"
-    results.write_arrays(path, {"x": np.arange(3)}, {"checkpoints": ["a"]})
-    assert (results.read_arrays(path, {"checkpoints": ["a"]})["x"] == np.arange(3)).all()
-    assert results.read_arrays(path, {"checkpoints": ["b"]}) is None
-    assert results.read_arrays(path) is not None
-    assert results.read_arrays(tmp_path / "absent.npz") is None
+    files.write_arrays(path, {"x": np.arange(3)}, {"checkpoints": ["a"]})
+    assert (files.read_arrays(path, {"checkpoints": ["a"]})["x"] == np.arange(3)).all()
+    assert files.read_arrays(path, {"checkpoints": ["b"]}) is None
+    assert files.read_arrays(path) is not None
+    assert files.read_arrays(tmp_path / "absent.npz") is None
     path.write_bytes(path.read_bytes()[:50])
-    assert results.read_arrays(path) is None
+    assert files.read_arrays(path) is None
     assert [file.name for file in path.parent.iterdir()] == ["arrays.npz"]
 
 
-def row(learning, pruning, sparsity, population="p", dense_population="d", **columns):
+def row(learning, pruning, sparsity, population="p", **columns):
     return {
         "learning_method": learning,
         "pruning_method": pruning,
         "sparsity": sparsity,
         "status": "present",
         "population": population,
-        "dense_population": dense_population,
         **columns,
     }
 
 
+def write_row(folder, row, suffix=""):
+    path = folder / row["learning_method"] / "populations"
+    path /= f"{row['pruning_method']}_{row['sparsity']}{suffix}.npz"
+    files.write_arrays(path, {"row": json.dumps(row), "other": np.arange(3)}, {})
+    return path
+
+
+def read_table(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def keys(folder):
-    return [(r["learning_method"], r["pruning_method"], r["sparsity"]) for r in results.read_table(folder)]
+    return [tuple(row[column] for column in table.KEY_COLUMNS) for row in read_table(folder)]
 
 
-def test_the_table_is_rewritten_by_key_and_keeps_the_columns_of_the_same_models(tmp_path):
-    results.update_table(tmp_path, [row("SupCon", "dense", 0.0)])
-    results.update_table(
-        tmp_path, [row("supervised", "global", 0.9, pies=5), row("supervised", "dense", 0.0)]
-    )
-    results.update_table(
-        tmp_path,
-        [row("supervised", "global", 0.9, depth_pies=3.25), row("supervised", "global", 0.5, pies=1)],
-    )
-    assert keys(tmp_path) == [
-        ("SupCon", "dense", "0.0"),
-        ("supervised", "dense", "0.0"),
-        ("supervised", "global", "0.5"),
-        ("supervised", "global", "0.9"),
-    ]
-    stored = results.read_table(tmp_path)[3]
-    assert stored["pies"] == "5" and stored["depth_pies"] == "3.25"
-    [merged] = results.update_table(
-        tmp_path, [row("supervised", "global", 0.9, population="other models", depth_pies=4.0)]
-    )
-    assert merged["depth_pies"] == "4.0" and not merged.get("pies"), "columns of other models are forgotten"
-
-
-def test_rows_of_other_dense_networks_leave_the_table(tmp_path):
-    results.update_table(tmp_path, [row("supervised", "dense", 0.0), row("supervised", "global", 0.5)])
-    results.update_table(tmp_path, [row("SupCon", "dense", 0.0, dense_population="of SupCon")])
-    results.update_table(
-        tmp_path,
-        [
-            row("supervised", "dense", 0.0, dense_population="others"),
-            row("supervised", "global", 0.7, dense_population="others"),
-        ],
-    )
-    assert keys(tmp_path) == [
-        ("SupCon", "dense", "0.0"),
-        ("supervised", "dense", "0.0"),
-        ("supervised", "global", "0.7"),
+def test_the_table_is_made_of_all_that_is_stored_in_the_order_of_methods(tmp_path):
+    for pruning, sparsity in (
+        ("later_GMP", 0.5),
+        ("global", 0.9),
+        ("GMP", 0.5),
+        ("global", 0.55),
+        ("dense", 0.0),
+    ):
+        write_row(tmp_path, row("supervised", pruning, sparsity))
+        write_row(tmp_path, row("supervised", pruning, sparsity), "_depth")
+    write_row(tmp_path, row("SupCon", "global", 0.5))
+    made = table.make_table(tmp_path)
+    pruned = [("global", "0.55"), ("global", "0.9"), ("GMP", "0.5"), ("later_GMP", "0.5")]
+    expected = [("SupCon", "global", "0.5"), *(("supervised", *key) for key in (("dense", "0.0"), *pruned))]
+    assert keys(tmp_path) == expected and [str(row["sparsity"]) for row in made] == [
+        key[2] for key in expected
     ]
 
 
-def test_what_is_absent_here_does_not_replace_its_numbers(tmp_path):
-    results.update_table(tmp_path, [row("supervised", "global", 0.5, pies=5)])
-    [shown] = results.update_table(
-        tmp_path, [{**row("supervised", "global", 0.5, population=""), "status": "absent"}]
+def test_a_row_has_the_columns_of_pies_first_and_those_of_depth_where_they_are_of_the_same_networks(tmp_path):
+    write_row(tmp_path, row("SupCon", "dense", 0.0, depth_rest=2.5), "_depth")
+    write_row(tmp_path, row("SupCon", "global", 0.5, depth_pies=3.25), "_depth")
+    table.make_table(tmp_path)
+    assert [row["depth_rest"] for row in read_table(tmp_path)] == ["2.5", ""], "depth may stand alone"
+    write_row(tmp_path, row("SupCon", "dense", 0.0, q_score_rest=0.5))
+    write_row(tmp_path, row("SupCon", "global", 0.5, pies=5))
+    table.make_table(tmp_path)
+    stored = read_table(tmp_path)
+    assert [*stored[0]][5:] == ["q_score_rest", "pies", "depth_rest", "depth_pies"]
+    assert stored[1]["pies"] == "5" and stored[1]["depth_pies"] == "3.25"
+    write_row(tmp_path, row("SupCon", "global", 0.5, population="other networks", pies=6))
+    table.make_table(tmp_path)
+    assert read_table(tmp_path)[1]["pies"] == "6" and not read_table(tmp_path)[1].get("depth_pies")
+
+
+def test_what_is_no_longer_stored_leaves_the_table_and_what_is_torn_is_left_out(tmp_path):
+    paths = [write_row(tmp_path, row("SupCon", "global", sparsity)) for sparsity in (0.5, 0.7, 0.9)]
+    table.make_table(tmp_path)
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:40])
+    table.make_table(tmp_path)
+    assert keys(tmp_path) == [("SupCon", "global", "0.9")]
+
+
+def test_a_table_is_made_anew_whatever_lies_there(tmp_path):
+    (tmp_path / "results.csv").write_bytes(b"\xff\xfe\x00")
+    write_row(tmp_path, row("supervised", "global", 0.5))
+    table.make_table(tmp_path)
+    assert keys(tmp_path) == [("supervised", "global", "0.5")]
+
+
+def test_tables_made_at_the_same_time_by_several_processes_have_all_rows(tmp_path):
+    start = (
+        "import json, sys; from pathlib import Path; from common.store import files, table\n"
+        "folder, method = Path(sys.argv[1]), sys.argv[2]\n"
+        "for i in range(20):\n"
+        "    row = dict(learning_method=method, pruning_method='global', sparsity=i / 100, status='present',"
+        " population='p')\n"
+        "    path = folder / method / 'populations' / f'global_{i / 100}.npz'\n"
+        "    files.write_arrays(path, {'row': json.dumps(row)}, {})\n"
+        "    table.make_table(folder)\n"
     )
-    assert shown["status"] == "absent" and results.read_table(tmp_path)[0]["pies"] == "5"
+    methods = ("SupCon", "supervised", "SimCLR")
+    writers = [subprocess.Popen([sys.executable, "-c", start, str(tmp_path), method]) for method in methods]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert len(read_table(tmp_path)) == 60
+
+
+@pytest.mark.parametrize("module", ["files", "table"])
+def test_files_and_the_table_need_no_torch(module):
+    code = (
+        f"import sys; import common.store.{module}; assert not {{'torch', 'matplotlib'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def module_of(path, text):
+    path.write_text(text)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    return module
+
+
+MODULE = '"""A module."""\n\n\ndef f(x, *, y=None):\n    """Of x."""\n    return [x, f"{y:.2f}"]\n'
 
 
 @pytest.mark.parametrize(
-    "content",
+    "old, new, same",
     [
-        b"\xff\xfe\x00",
-        b"a,b\n1,2\n",
-        b"learning_method,pruning_method,status,sparsity\nSupCon,other,present,0.5\n",
-        b"learning_method,pruning_method,status,sparsity\nSupCon,global,present,half\n",
+        ('"""A module."""\n', "", True),
+        ("Of x.", "Of x and y.", True),
+        ('    """Of x."""\n', "", True),
+        ("return", "# the pair\n    return", True),
+        ("[x, ", "[\n        x,\n        ", True),
+        (".2f", ".3f", False),
+        ("y=None", "y=0", False),
+        ("    return", "    'Of x.' + x\n    return", False),
+        ("[x, ", "[", False),
     ],
 )
-def test_a_table_that_is_not_ours_is_refused(tmp_path, content):
-    (tmp_path / "results.csv").write_bytes(content)
-    with pytest.raises(UserError, match="not a table of this study"):
-        results.update_table(tmp_path, [row("supervised", "global", 0.5)])
-    assert (tmp_path / "results.csv").read_bytes() == content
-
-
-def test_rows_written_at_the_same_time_by_several_processes_are_all_kept(tmp_path):
-    start = (
-        "import sys; from pathlib import Path; from common import results\n"
-        "for i in range(20):\n"
-        "    results.update_table(Path(sys.argv[1]), [dict(learning_method=sys.argv[2], pruning_method='global', sparsity=i / 100,"
-        " status='present', population='p', dense_population='d')])"
+def test_a_digest_changes_with_code_and_not_with_comments_docstrings_or_layout(tmp_path, old, new, same):
+    assert MODULE.count(old) == 1
+    one, other = (
+        module_of(tmp_path / f"{i}.py", text) for i, text in enumerate((MODULE, MODULE.replace(old, new)))
     )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", start, str(tmp_path), method])
-        for method in ("SupCon", "supervised", "SimCLR")
-    ]
-    assert [writer.wait() for writer in writers] == [0, 0, 0]
-    assert len(results.read_table(tmp_path)) == 60
+    assert (files.module_digest(one) == files.module_digest(other)) == same
+    assert (files.code_digest(metrics, one) == files.code_digest(metrics, other)) == same
+    assert len(files.module_digest(one)) == len(files.code_digest(one, other)) == 12
+
+
+def test_a_digest_does_not_depend_on_the_version_of_python(tmp_path):
+    assert files.module_digest(module_of(tmp_path / "m.py", MODULE)) == "f3f52dbabbc5"
 
 
 def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
-    shown = results.format_table(
+    shown = table.format_table(
         [
             row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="made elsewhere"),
             {**row("supervised", "GMP", 0.9), "status": "absent"},
@@ -135,9 +184,10 @@ def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
 
 
 def test_values_that_are_not_defined_are_empty_in_the_table(tmp_path):
-    results.update_table(
-        tmp_path, [row("supervised", "global", 0.9, pies=0, q_score_pies=None, q_score_rest=float("nan"))]
+    write_row(
+        tmp_path, row("supervised", "global", 0.9, pies=0, q_score_pies=None, q_score_rest=float("nan"))
     )
+    table.make_table(tmp_path)
     [stored] = csv.DictReader((tmp_path / "results.csv").open())
     assert stored["q_score_pies"] == stored["q_score_rest"] == "" and stored["pies"] == "0"
 
@@ -185,32 +235,68 @@ def view(tmp_path, monkeypatch):
 
 def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, monkeypatch):
     member = populations.find_population(view, "dense", 0.0).members[0]
-    first = results.evaluate(view, member)
+    first = evaluation.evaluate(view, member)
     loads = []
-    monkeypatch.setattr(results, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
-    again = results.evaluate(view, member)
+    monkeypatch.setattr(evaluation, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
+    again = evaluation.evaluate(view, member)
     assert not loads and (first["predictions"] == again["predictions"]).all()
-    assert results.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
+    assert evaluation.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
     assert len(loads) == 1
-    results.evaluate(view, member, with_latent=True)
+    evaluation.evaluate(view, member, with_latent=True)
     assert len(loads) == 1
     state = torch.load(member.paths[0], weights_only=True)
     state["base.fc.bias"][0] = 50.0
     torch.save(state, member.paths[0])
     member.paths[0].with_suffix(".json").unlink()
-    member = next(
-        m for m in populations._members(view, (view.folder, view.head_folder), "dense", 0.0) if m.id == 0
-    )
-    assert (results.evaluate(view, member)["predictions"] == 0).all() and len(loads) == 2
+    view.flags.allow_missing, view.flags.models_number = True, 1
+    [member] = populations.find_population(view, "dense", 0.0).members
+    assert (evaluation.evaluate(view, member)["predictions"] == 0).all() and len(loads) == 2
 
 
-original = results.load_member
+@pytest.mark.parametrize("compute", [evaluation.evaluate, evaluation.probe])
+def test_a_network_is_evaluated_anew_when_the_code_changed_and_not_for_a_comment(
+    view, monkeypatch, tmp_path, compute
+):
+    member = populations.find_population(view, "dense", 0.0).members[0]
+    compute(view, member)
+    loads = []
+    monkeypatch.setattr(evaluation, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
+    source = Path(metrics.__file__).read_text()
+    edits = (source + "\n# A comment.\n", source.replace("norm > 0", "norm > 1"))
+    for index, (text, computed) in enumerate(zip(edits, (0, 1))):
+        assert text != source
+        (tmp_path / f"edited{index}.py").write_text(text)
+        spec = importlib.util.spec_from_file_location("metrics", tmp_path / f"edited{index}.py")
+        edited = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(edited)
+        monkeypatch.setattr(evaluation, "metrics", edited)
+        compute(view, member)
+        compute(view, member)
+        assert len(loads) == computed
+
+
+def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_is_said_once(view, caplog):
+    members = populations.find_population(view, "dense", 0.0).members
+    first = [evaluation.evaluate(view, member) for member in members]
+    for member in members:
+        path = evaluation.evaluation_path(view, member)
+        arrays = {**files.read_arrays(path), "zero_latents": 7}
+        made = json.loads(str(arrays.pop("made")))
+        del made["code"], made["format"]
+        files.write_arrays(path, arrays, made)
+    assert [evaluation.evaluate(view, member)["zero_latents"] for member in members] == [7, 7]
+    assert caplog.text.count("before the code was noted") == 1
+    files.write_arrays(path, arrays, {**made, "data": "other"})
+    assert evaluation.evaluate(view, members[-1])["zero_latents"] == first[-1]["zero_latents"]
+
+
+original = evaluation.load_member
 
 
 def test_predictions_and_q_scores_are_those_of_the_network(view):
     member = populations.find_population(view, "dense", 0.0).members[0]
-    stored = results.evaluate(view, member)
-    network = results.load_member(view, member)
+    stored = evaluation.evaluate(view, member)
+    network = evaluation.load_member(view, member)
     with torch.no_grad():
         image = (
             view.data.test_images[7:8].float() / 255 - torch.tensor(view.data.mean)[:, None, None]
@@ -222,29 +308,30 @@ def test_predictions_and_q_scores_are_those_of_the_network(view):
 
 def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
     population = populations.find_population(view, "dense", 0.0)
-    _, quality = comparison.evaluate_population(view, population)
-    alone = results.evaluate(view, population.members[0])
-    assert quality["zero_latents"] == 500
-    assert np.allclose(quality["q_score"], alone["q_score"]) and not np.isnan(quality["q_score"]).any()
+    together = comparison.evaluate_population(view, population)
+    alone = evaluation.evaluate(view, population.members[0])
+    assert together.zero_latents == 500 and together.predictions.shape == (2, 500)
+    quality = together.quality["q_score"]
+    assert np.allclose(quality, alone["q_score"]) and not np.isnan(quality).any()
 
 
 def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
     population = populations.find_population(view, "dense", 0.0)
     view.flags.batch_size = 200
-    first = results.probe(view, population.members[0])
+    first = evaluation.probe(view, population.members[0])
     assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_places(10, 1)
-    assert (first["predictions"] == results.evaluate(view, population.members[0])["predictions"]).all()
+    assert (first["predictions"] == evaluation.evaluate(view, population.members[0])["predictions"]).all()
     (
         view.method_folder / "prediction_depth" / "votes" / f"{population.members[0].paths[0].stem}.npz"
     ).unlink()
-    monkeypatch.setattr(results, "HIDDEN_BYTES", 1)
-    assert (results.probe(view, population.members[0])["knn"] == first["knn"]).all()
+    monkeypatch.setattr(evaluation, "HIDDEN_BYTES", 1)
+    assert (evaluation.probe(view, population.members[0])["knn"] == first["knn"]).all()
 
 
 def test_places_are_grouped_by_memory(monkeypatch):
-    monkeypatch.setattr(results, "HIDDEN_BYTES", 4 * 100 * 48)
+    monkeypatch.setattr(evaluation, "HIDDEN_BYTES", 4 * 100 * 48)
     widths = dict(zip("abcdef", [16, 32, 32, 64, 16, 16]))
-    assert results._place_groups(widths, 100) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+    assert evaluation._place_groups(widths, 100) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
 
 
 def figure_arrays(kind):
@@ -313,9 +400,21 @@ def test_umap_is_seeded():
 
 
 def test_without_serialization_a_plot_has_no_arrays_beside_it(view):
+    folder = view.method_folder / "q_score"
+    comparison.draw_figure(view, "q_score/one", figure_arrays("q_score"), {})
+    assert sorted(path.name for path in folder.iterdir()) == ["one.npz", "one.png"]
     view.flags.not_serialize_plots = True
-    comparison.store_figure(view, "q_score", "one", {"made": 1}, figure_arrays("q_score"))
-    assert sorted(path.name for path in (view.method_folder / "q_score").iterdir()) == ["one.png"]
+    comparison.draw_figure(view, "q_score/one", figure_arrays("q_score"), {})
+    assert sorted(path.name for path in folder.iterdir()) == ["one.png"]
+
+
+def test_a_figure_is_drawn_anew_from_the_same_arrays(view, monkeypatch):
+    pictures = []
+    for colour in ("#D55E00", "#D55E00", "#000000"):
+        monkeypatch.setattr(plots, "PIE_COLOUR", colour)
+        comparison.draw_figure(view, "q_score/one", figure_arrays("q_score"), {"made": "from the same"})
+        pictures.append((view.method_folder / "q_score/one.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 @pytest.mark.parametrize("kind", ["curves", "umap", "q_score", "prediction_depth", "pies_distribution"])
@@ -363,27 +462,128 @@ def test_a_umap_of_too_few_images_is_refused():
     )
 
 
-def test_arrays_of_other_networks_do_not_stay_beside_a_plot(view):
-    folder = view.method_folder / "q_score"
-    comparison.store_figure(view, "q_score", "one", {"made": "a"}, figure_arrays("q_score"))
-    picture = (folder / "one.png").read_bytes()
-    view.flags.not_serialize_plots = True
-    comparison.store_figure(
-        view, "q_score", "one", {"made": "b"}, {**figure_arrays("q_score"), "title": "other"}
-    )
-    assert not (folder / "one.npz").exists() and (folder / "one.png").read_bytes() != picture
-    view.flags.not_serialize_plots = False
-    comparison.store_figure(view, "q_score", "one", {"made": "a"}, figure_arrays("q_score"))
-    assert (folder / "one.png").read_bytes() == picture
-
-
 def test_the_identity_of_a_row_changes_with_the_data(view):
     population = populations.find_population(view, "dense", 0.0)
     other = dataclasses.replace(view, data=dataclasses.replace(view.data, checksum="0" * 64))
-    one, two = (
-        results.population_row(study, population, "dense", 0.0, population) for study in (view, other)
-    )
+    one, two = (comparison.population_row(study, population, population) for study in (view, other))
     assert one["population"] != two["population"] and one["dense_population"] != two["dense_population"]
+
+
+def evaluated(predictions, seed, **record):
+    """Networks that predict this, K lists of N classes, with Q-Scores by chance, NaN for image 1."""
+    generator = np.random.default_rng(seed)
+    members = []
+    for model_id in range(len(predictions)):
+        name = CheckpointName(
+            "supervised", "supervised", "global", 0.5, 3, model_id, widen_factor=1, depth=10
+        )
+        record_of = {"seed": model_id, "accuracy_as_pruned": 0.1 * model_id, **record}
+        members.append(populations.Member((Path(str(name)),), (name,), (record_of,), (f"sum {model_id}",)))
+    quality = {part: generator.random(len(predictions[0])) for part in comparison.PARTS}
+    quality["q_score"][1] = np.nan
+    population = populations.Population("supervised", "global", 0.5, tuple(members))
+    return comparison.Evaluated(population, np.array(predictions), quality, 4)
+
+
+def test_what_is_measured_is_what_a_slow_version_finds():
+    dense = evaluated([[0, 1, 2, 0, 1, 1], [0, 1, 2, 1, 1, 2], [0, 1, 2, 0, 2, 0]], 1)
+    pruned = evaluated([[0, 2, 2, 1, 1, 1], [1, 2, 1, 1, 1, 2]], 2, movement={"base.a": 1.0, "b": 2.0})
+    labels = np.array([0, 1, 2, 0, 1, 1])
+    found = comparison.measure(dense, pruned, labels, 3)
+
+    def modal(side, image):
+        votes = [list(side.predictions[:, image]).count(label) for label in range(3)]
+        return votes.index(max(votes)), votes.count(max(votes)) > 1
+
+    images = range(6)
+    pies = [image for image in images if modal(dense, image)[0] != modal(pruned, image)[0]]
+    assert 0 < len(pies) < 6
+    arrays, columns = found.arrays, found.columns
+    assert list(np.flatnonzero(arrays["is_pie"])) == pies and columns["pies"] == len(pies)
+    for prefix, side in (("", pruned), ("dense_", dense)):
+        assert [modal(side, image) for image in images] == list(
+            zip(arrays[f"{prefix}modal_labels"], arrays[f"{prefix}tied"])
+        )
+        assert arrays[f"{prefix}ids"] == list(range(len(side.predictions)))
+        for part in comparison.PARTS:
+            for group, chosen in (("pies", pies), ("rest", [i for i in images if i not in pies])):
+                values = [side.quality[part][i] for i in chosen if not (part == "q_score" and i == 1)]
+                assert columns[f"{prefix}{part}_{group}"] == pytest.approx(sum(values) / len(values))
+    assert columns["ties_pruned"] == sum(modal(pruned, i)[1] for i in images)
+    assert columns["ties_dense"] == sum(modal(dense, i)[1] for i in images)
+    right = [sum(row == labels) / 6 for row in pruned.predictions]
+    assert columns["accuracy_mean"] == pytest.approx(sum(right) / 2)
+    assert columns["accuracy_std"] == pytest.approx(abs(right[0] - right[1]) / 2**0.5)
+    assert columns["accuracy_before_finetuning_mean"] == pytest.approx(0.05)
+    assert list(arrays["pies_per_class"]) == [sum(labels[i] == c for i in pies) for c in range(3)]
+    assert set(arrays["gallery"]) == set(pies)
+    assert arrays["movement_layers"] == ["a", "b"] and arrays["movement"].tolist() == [[1, 2]] * 2
+
+
+def test_depths_are_measured_by_both_definitions_and_pies_apart():
+    knn = np.array([[0, 1, 2], [0, 0, 2], [0, 1, 2]])
+    dense = [{"knn": knn, "predictions": np.array([0, 1, 0])}]
+    pruned = [*dense, {"knn": knn[:, ::-1], "predictions": np.array([2, 1, 2])}]
+    found = comparison.measure_depths(dense, pruned, np.array([0, 1, 1]), np.array([True, False, False]))
+    assert found.arrays["places"] == 3
+    assert found.arrays["pruned_depth_prediction"].tolist() == [[0, 2, 3], [0, 2, 3]]
+    assert found.arrays["pruned_depth_label"].tolist() == [[1, 2, 3], [3, 2, 3]]
+    assert found.arrays["dense_depth_label"].tolist() == [[1, 2, 3]]
+    assert found.columns == {
+        "pies": 1,
+        "depth_models": 2,
+        "depth_pies": 0.0,
+        "depth_rest": 2.5,
+        "dense_depth_pies": 0.0,
+        "dense_depth_rest": 2.5,
+        "label_depth_pies": 2.0,
+        "label_depth_rest": 2.5,
+        "dense_label_depth_pies": 1.0,
+        "dense_label_depth_rest": 2.5,
+        "never_agreeing": 2,
+    }
+
+
+def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplog):
+    folder = view.method_folder / "populations"
+
+    def stored(dense, pruned, suffix=""):
+        two = [evaluated([[0, 1], [1, 1]], 1), evaluated([[1, 1], [1, 1]], 2)]
+        two = [
+            dataclasses.replace(
+                side.population,
+                pruning_method=method,
+                sparsity=sparsity,
+                members=tuple(
+                    dataclasses.replace(m, checksums=(f"{text} {m.id}",)) for m in side.population.members
+                ),
+            )
+            for side, method, sparsity, text in zip(
+                two, ("dense", "global"), (0.0, pruned[0]), (dense, pruned[1])
+            )
+        ]
+        columns = {"pies": 1, "dense_q_score_rest": 0.5, "ties_pruned": 2, "ties_dense": 3}
+        measured = [comparison.Measured({"is_pie": np.array([True, False])}, columns) for _ in two]
+        rows = comparison.store(view, two, measured, suffix)
+        said = [line for line in caplog.messages if "left the table" in line]
+        caplog.clear()
+        return rows, sorted(path.stem for path in folder.iterdir()), said
+
+    rows, there, said = stored("a", (0.5, "b"))
+    assert there == ["dense_0.0", "global_0.5"] and not said
+    assert rows[1]["dense_q_score_rest"] == 0.5 and rows[1]["ties_pruned"] == 2
+    assert rows[0]["ties_dense"] == 3
+    assert [rows[0][name] for name in ("pies", "dense_q_score_rest", "ties_pruned")] == [None] * 3
+    _, there, said = stored("a", (0.5, "b"), "_depth")
+    assert there == ["dense_0.0", "dense_0.0_depth", "global_0.5", "global_0.5_depth"] and not said
+    _, there, said = stored("a", (0.9, "c"))
+    assert len(there) == 5 and not said
+    _, there, said = stored("a", (0.5, "pruned again"))
+    assert "global_0.5" in there and "global_0.5_depth" not in there and len(there) == 4
+    (folder / "torn.npz").write_bytes(b"torn")
+    _, there, said = stored("other", (0.7, "d"), "_depth")
+    assert there == ["dense_0.0_depth", "global_0.7_depth"]
+    assert said == ["4 results of other networks left the table"]
 
 
 def test_depths_are_compared_on_ids_that_both_populations_have(view):

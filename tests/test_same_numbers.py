@@ -1,7 +1,8 @@
-"""A chain of the eight scripts on a few digits: the checksum of every model, of every array of a network, and the table's numbers.
+"""A chain of the eight scripts on a few digits: the checksum of every model, of every array of a network, and
+the table's numbers.
 
-They were taken before the code was laid out anew, and hold on one kind of machine only: elsewhere sums round in other ways.
-To take them again, on purpose: python tests/test_same_numbers.py
+They were taken before the code was laid out anew, and hold on one kind of machine only: elsewhere sums round
+in other ways. To take them again, on purpose: python tests/test_same_numbers.py
 """
 
 import csv

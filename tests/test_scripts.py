@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -201,34 +202,41 @@ def test_model_i_comes_from_dense_model_i(chain):
         assert record["dense_sha256"] == [hashlib.sha256(dense.read_bytes()).hexdigest()]
 
 
-def test_the_table_has_a_row_for_every_combination_and_agrees_with_the_arrays(chain):
-    work, _ = chain
+def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(chain):
+    work, said = chain
     rows = table(work)
     assert set(rows) == {
         (learning, pruning, sparsity)
         for learning in ("SupCon", "supervised")
-        for pruning, sparsity in (("dense", 0.0), ("global", 0.5), ("global", 0.7), ("global", 0.9))
-    } | {("supervised", "GMP", s) for s in (0.5, 0.9)} | {
-        ("SupCon", m, s) for m in ("GMP", "later_GMP") for s in (0.5, 0.9)
+        for pruning, sparsity in (("dense", 0.0), ("global", 0.5), ("global", 0.9))
     }
-    assert {key for key, row in rows.items() if row["status"] == "absent"} == {
-        key for key in rows if key[1].endswith("GMP") or key[2] == 0.7
-    }
+    for method, absent in (("sup", 1), ("clr", 1)):
+        shown = said[f"{method}_pie_kmodels_detection"].stdout.splitlines()
+        assert sum(line.split()[1:4] == ["global", "0.7", "absent"] for line in shown) == absent
+    assert said["clr_prediction_depth"].stdout.count("  absent  ") == 4  # of GMP and later GMP
     for (learning, pruning, sparsity), row in rows.items():
-        if row["status"] == "absent" or pruning == "dense":
-            continue
+        assert (
+            row["status"] == "present"
+            and row["origin"] == "made here"
+            and 0 <= float(row["accuracy_mean"]) <= 1
+        )
         folder = work / "pies/few digits" / learning
-        name = {"SupCon": "WideResNet-10-1", "supervised": "WideResNet-10-1"}[learning]
-        q = np.load(folder / "q_score" / f"{name}_global_{sparsity}sparsity_2models.npz")
-        assert int(row["pies"]) == q["is_pie"].sum()
+        stored, depth = (
+            np.load(folder / "populations" / f"{pruning}_{sparsity}{suffix}.npz") for suffix in ("", "_depth")
+        )
+        assert {**json.loads(str(stored["row"])), **json.loads(str(depth["row"]))}.keys() <= row.keys()
+        assert float(row["accuracy_mean"]) == pytest.approx(stored["accuracy"].mean(), abs=1e-6)
+        assert depth["pruned_depth_label"].shape == (2, 36) and depth["ids"].tolist() == [0, 1]
+        pruned_depth = depth["pruned_depth_prediction"].mean(0)
+        assert float(row["depth_rest"]) == pytest.approx(pruned_depth[~stored["is_pie"]].mean(), abs=1e-6)
+        if pruning == "dense":
+            assert not row["pies"] and not stored["is_pie"].any()
+            continue
+        assert int(row["pies"]) == stored["is_pie"].sum() == stored["pies_per_class"].sum()
+        q = np.load(folder / "q_score" / f"WideResNet-10-1_global_{sparsity}sparsity_2models.npz")
+        assert (q["is_pie"] == stored["is_pie"]).all()
         rest = q["pruned_q_score"][~q["is_pie"]]
         assert float(row["q_score_rest"]) == pytest.approx(np.nanmean(rest), abs=1e-6)
-        depth = np.load(
-            folder / "prediction_depth" / f"{name}_global_{sparsity}sparsity_2models_prediction.npz"
-        )
-        assert float(row["depth_rest"]) == pytest.approx(depth["pruned_depth"][~q["is_pie"]].mean(), abs=1e-6)
-        assert depth["pruned_depth_label"].shape == (2, 36)
-        assert 0 <= float(row["accuracy_mean"]) <= 1 and row["origin"] == "made here"
 
 
 @pytest.mark.parametrize("method", ["SupCon", "supervised"])
@@ -336,28 +344,47 @@ def test_nothing_but_the_result_is_written_to_a_pipe(chain):
 def test_missing_models_are_an_error_with_the_command_that_trains_them(chain):
     done = run("sup_pie_kmodels_detection", "--models_number", "4", *SMALL, cwd=chain[0], check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert (
-        "ids 2-3 are missing" in done.stderr
-        and "python sup_training.py --index_start 2 --index_end 3" in done.stderr
-    )
-    assert "--epochs 3 --batch_size 32" in done.stderr and "--allow_missing" in done.stderr
-    done = run(
-        "sup_pie_kmodels_detection",
-        "--models_number",
-        "4",
-        "--allow_missing",
-        "--pruning_percentages",
-        "0.9",
-        *SMALL,
-        cwd=chain[0],
-    )
+    assert "ids 2-3 are missing; train them: python sup_training.py --dataset folder" in done.stderr
+    assert "--index_start 2 --index_end 3" in done.stderr and "--allow_missing" in done.stderr
+    assert "--epochs 3 --batch_size 32 --learning_rate 0.1" in done.stderr
+    few = ["--allow_missing", "--pruning_percentages", "0.9"]
+    done = run("sup_pie_kmodels_detection", "--models_number", "4", *few, *SMALL, cwd=chain[0])
     assert "ids 0-1" in done.stdout
 
 
+def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of_today(
+    chain, tmp_path, monkeypatch
+):
+    """Also with a folder of before: evaluations, but nothing in populations/."""
+    from common import comparison, plots
+
+    shutil.copytree(chain[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "pies/few digits"
+    before, evaluations = (folder / "results.csv").read_bytes(), list(folder.glob("*/evaluations/*.npz"))
+    ages = {path: path.stat().st_mtime_ns for path in evaluations}
+    shutil.rmtree(folder / "supervised/populations")
+    (folder / "results.csv").write_text("no table")
+    pictures = {path: path.read_bytes() for path in (folder / "supervised").rglob("*.png")}
+    monkeypatch.setattr(plots, "REST_COLOUR", "#000000")
+    monkeypatch.setattr(plots, "PIE_COLOUR", "#FF0000")
+    monkeypatch.setattr(comparison, "umap_coordinates", lambda latent: pytest.fail("coordinates were stored"))
+    two = [*SMALL, "--models_number", 2, "--pruning_percentages"]
+    extra = ["--plot_umap", "--plot_q_score", "--umap_models", 2]
+    assert main("sup_pie_kmodels_detection", *two, "0.5,0.7,0.9", *extra) == 0
+    assert main("sup_prediction_depth", *two, "0.5,0.9", "--prediction_depth_models", 2) == 0
+    assert (folder / "results.csv").read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in evaluations} == ages and len(pictures) == 9
+    same = [path.name for path, picture in pictures.items() if path.read_bytes() == picture]
+    assert same == ["WideResNet-10-1_dense_0.0sparsity_2models_2latents.png"], "it has no PIEs and no rest"
+
+
 def main(script, *flags):
-    """A script inside the test process."""
+    """A script inside the test process, whose command line is the script's."""
     sys.path.insert(0, str(ROOT / "figures"))
-    return importlib.import_module(script).main([str(flag) for flag in flags])
+    words = [str(flag) for flag in flags]
+    with mock.patch.object(sys, "argv", [f"{script}.py", *words]):
+        return importlib.import_module(script).main(words)
 
 
 def test_debug_is_verbose_and_saves_no_model(digits_on_disk, capsys):
@@ -394,7 +421,8 @@ def test_debug_runs_beside_finished_models_of_other_settings_and_leaves_them_alo
 
 
 def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
-    # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60 images.
+    # A batch of 257 or more is needed for the warm-up to have an effect; the last and only batch holds the 60
+    # images.
     assert (
         main(
             "clr_training",

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from figures.report import similarity
+from figures.report.similarity import Recalls
 
 
 def slow_jaccard(one, other):
@@ -88,7 +89,8 @@ def test_chance_jaccard_of_empty_masks_is_not_defined():
 
 
 def slow_mask_similarity(masks, sizes, groups, seeds, one, other):
-    """(same, different, chance, chance_by_layer, same_pairs, different_pairs) of two groups: loops over all ordered pairs of networks."""
+    """(same, different, chance, chance_by_layer, same_pairs, different_pairs) of two groups: loops over all
+    ordered pairs of networks."""
     bounds = [*zip(np.cumsum([0, *sizes]), np.cumsum(sizes)), (0, sum(sizes))]
     firsts, seconds = ([m for m in range(len(masks)) if groups[m] == group] for group in (one, other))
     pairs = {True: [], False: []}
@@ -434,22 +436,6 @@ def test_recalls_of_hand_made_predictions():
     assert found.tolist() == [[1, 1], [0.5, 0]]
 
 
-@pytest.mark.parametrize(
-    "degrees", [1, 1.01, 1.37, 1.5, 2, 2.3, 2.999, 3, 3.7, 4, 5.5, 7.2, 10, 17.9, 29, 58, 99.5, 300.3, 1000]
-)
-def test_p_values_of_students_t_equal_scipys(degrees):
-    t = np.concatenate([[0, 1e-6, 1e-3], np.linspace(0.01, 40, 200)])
-    expected = 2 * scipy.stats.t.sf(t, degrees)
-    found = similarity.student_t_p(np.concatenate([t, -t]), np.full(2 * len(t), degrees))
-    np.testing.assert_allclose(found, np.concatenate([expected, expected]), rtol=1e-9)
-
-
-def test_p_values_of_students_t_keep_their_shape():
-    found = similarity.student_t_p(np.array([[1.0, 2.0, 3.0], [0.0, -1.0, -2.0]]), np.array([3.0, 4.0, 5.5]))
-    np.testing.assert_allclose(found, 2 * scipy.stats.t.sf([[1, 2, 3], [0, 1, 2]], [3, 4, 5.5]), rtol=1e-9)
-    assert float(similarity.student_t_p(2.0, 3.0)) == pytest.approx(2 * scipy.stats.t.sf(2, 3))
-
-
 @pytest.mark.parametrize("rows, other_rows", [(2, 2), (2, 9), (5, 5), (30, 30), (30, 3)])
 def test_welchs_test_equals_scipys(rows, other_rows):
     rng = np.random.default_rng(rows)
@@ -517,7 +503,8 @@ def test_p_values_of_equal_populations_are_about_uniform(test):
 
 
 def slow_holm(p):
-    """The smallest level at which Holm's procedure rejects each hypothesis, from its definition: the largest corrected p so far."""
+    """The smallest level at which Holm's procedure rejects each hypothesis, from its definition: the largest
+    corrected p so far."""
     known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     corrected = [math.nan] * len(p)
     for rank, (_, index) in enumerate(known):
@@ -557,44 +544,36 @@ def test_holms_correction_bounds_false_alarms_over_all_tests():
     assert 0.03 < np.mean(alarms) < 0.065
 
 
-def slow_comparison(dense, dense_accuracy, dense_ids, pruned, pruned_accuracy, pruned_ids):
+def slow_comparison(dense, pruned):
     """Class by class (difference, welch_p, paired_p): relative recalls in lists, tests by scipy."""
+    shared = [model_id for model_id in pruned.ids.tolist() if model_id in dense.ids.tolist()]
+
+    def relative(population, c, ids):
+        places = [population.ids.tolist().index(model_id) for model_id in ids]
+        mean = sum(population.accuracy[place] for place in places) / max(len(places), 1)
+        return [population.recall[place, c] - mean for place in places]
+
     rows = []
-    dense_mean, pruned_mean = (
-        sum(values) / len(values) for values in (dense_accuracy.tolist(), pruned_accuracy.tolist())
-    )
-    for c in range(dense.shape[1]):
-        before = {i: recall - dense_mean for i, recall in zip(dense_ids.tolist(), dense[:, c].tolist())}
-        after = {i: recall - pruned_mean for i, recall in zip(pruned_ids.tolist(), pruned[:, c].tolist())}
-        shared = [i for i in pruned_ids.tolist() if i in dense_ids.tolist()]
-        means = [
-            sum(accuracy.tolist()[ids.tolist().index(i)] for i in shared) / max(len(shared), 1)
-            for accuracy, ids in ((pruned_accuracy, pruned_ids), (dense_accuracy, dense_ids))
-        ]
-        pairs = [
-            (
-                pruned[pruned_ids.tolist().index(i), c] - means[0],
-                dense[dense_ids.tolist().index(i), c] - means[1],
-            )
-            for i in shared
-        ]
-        difference = sum(after.values()) / len(after) - sum(before.values()) / len(before)
-        welch = scipy.stats.ttest_ind([*after.values()], [*before.values()], equal_var=False).pvalue
-        paired = scipy.stats.ttest_rel(*zip(*pairs)).pvalue if len(pairs) > 1 else math.nan
-        rows.append((difference, welch, paired))
+    for c in range(dense.recall.shape[1]):
+        before, after = (relative(population, c, population.ids.tolist()) for population in (dense, pruned))
+        pairs = [relative(population, c, shared) for population in (pruned, dense)]
+        difference = sum(after) / len(after) - sum(before) / len(before)
+        welch = scipy.stats.ttest_ind(after, before, equal_var=False).pvalue
+        rows.append(
+            (difference, welch, scipy.stats.ttest_rel(*pairs).pvalue if len(shared) > 1 else math.nan)
+        )
     return np.array(rows).T
 
 
-def recall_arguments(dense_ids, pruned_ids, classes=5, seed=0):
-    rng = np.random.default_rng(seed)
+def recalls_of(dense_ids, pruned_ids, classes=5):
+    rng = np.random.default_rng(0)
     return [
-        part
-        for ids, shift in ((dense_ids, 0), (pruned_ids, 0.1))
-        for part in (
+        Recalls(
             rng.uniform(0.6, 0.9, (len(ids), classes)) - shift,
             rng.uniform(0.6, 0.9, len(ids)) - shift,
             np.array(ids),
         )
+        for ids, shift in ((dense_ids, 0), (pruned_ids, 0.1))
     ]
 
 
@@ -610,9 +589,9 @@ def recall_arguments(dense_ids, pruned_ids, classes=5, seed=0):
     ],
 )
 def test_comparisons_of_recalls_equal_loops_over_classes_and_shared_ids(dense_ids, pruned_ids, shared):
-    arguments = recall_arguments(dense_ids, pruned_ids)
-    found = similarity.compare_recalls(*arguments)
-    difference, welch, paired = slow_comparison(*arguments)
+    populations = recalls_of(dense_ids, pruned_ids)
+    found = similarity.compare_recalls(*populations)
+    difference, welch, paired = slow_comparison(*populations)
     np.testing.assert_allclose(found["difference"], difference, rtol=1e-10)
     np.testing.assert_allclose(found["welch_p"], welch, rtol=1e-8)
     np.testing.assert_allclose(found["paired_p"], paired, rtol=1e-8)
@@ -621,16 +600,18 @@ def test_comparisons_of_recalls_equal_loops_over_classes_and_shared_ids(dense_id
 
 
 def test_a_recall_that_falls_as_the_accuracy_does_has_not_changed():
-    dense, accuracy, ids, *_ = recall_arguments([0, 1, 2, 3], [0])
-    found = similarity.compare_recalls(dense, accuracy, ids, dense - 0.2, accuracy - 0.2, ids)
+    dense, _ = recalls_of([0, 1, 2, 3], [0])
+    pruned = Recalls(dense.recall - 0.2, dense.accuracy - 0.2, dense.ids)
+    found = similarity.compare_recalls(dense, pruned)
     np.testing.assert_allclose(found["difference"], 0, atol=1e-12)
     assert (found["welch_p"] > 0.999).all()
 
 
 def test_a_class_without_images_has_no_comparison():
-    arguments = recall_arguments([0, 1, 2], [0, 1, 2])
-    arguments[0][:, 2] = arguments[3][:, 2] = np.nan
-    found = similarity.compare_recalls(*arguments)
+    populations = recalls_of([0, 1, 2], [0, 1, 2])
+    for population in populations:
+        population.recall[:, 2] = np.nan
+    found = similarity.compare_recalls(*populations)
     for key in ("difference", "welch_p", "paired_p", "paired_p_holm"):
         assert np.isnan(found[key]).tolist() == [False, False, True, False, False]
     known = [0, 1, 3, 4]

@@ -163,16 +163,6 @@ def test_quantiles_of_student_are_those_of_tables(degrees, expected):
     assert uncertainty.student_t_quantile(degrees) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_quantile_is_computed_once(monkeypatch):
-    calls = []
-    real = uncertainty.student_t_p
-    monkeypatch.setattr(uncertainty, "student_t_p", lambda t, degrees: calls.append(1) or real(t, degrees))
-    first = uncertainty.student_t_quantile(1234)
-    assert calls and len(calls) < 100
-    before = len(calls)
-    assert uncertainty.student_t_quantile(1234) == first and len(calls) == before
-
-
 def quantile(values, share):
     """Linear between the two nearest of the sorted values."""
     place = share * (len(values) - 1)
@@ -254,7 +244,8 @@ def make_world(seed):
 
 
 def draw_networks(world, seeds, rng, bias):
-    """Predictions (K, N) of each population: networks of one seed have a liking for classes and luck with images in common."""
+    """Predictions (K, N) of each population: networks of one seed have a liking for classes and luck with
+    images in common."""
     liking, luck = rng.normal(0, bias, (seeds, 1, CLASSES)), rng.random((seeds, IMAGES))
     drawn = []
     for logits in world:

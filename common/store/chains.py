@@ -18,8 +18,7 @@ from common.evaluation import evaluate_test_set
 from common.methods import RETRAINED, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import Masks, prunable_parameters
-from common.store import checkpoints, runs
-from common.store import results as evaluation
+from common.store import checkpoints, evaluation, runs
 from common.store.populations import Member, Population, find_population
 from common.store.runs import Asked
 from common.study import Study

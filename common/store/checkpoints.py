@@ -79,8 +79,8 @@ class CheckpointName:
                 f"{self.dropout}dropout_id{self.id}.pt"
             )
         return (
-            f"{self.encoder_name}_{self.part}_{self.learning_method}_{self.sparsity}pruning{tag}_{self.batch_size}batch_"
-            f"{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt"
+            f"{self.encoder_name}_{self.part}_{self.learning_method}_{self.sparsity}pruning{tag}_"
+            f"{self.batch_size}batch_{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt"
         )
 
 
@@ -90,7 +90,8 @@ _SUPERVISED = re.compile(
     rf"wideResNet(?:-(\d+))?{_TAG}_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_id(\d+)\.pt"
 )
 _CONTRASTIVE = re.compile(
-    rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt"
+    rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_"
+    rf"({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt"
 )
 
 

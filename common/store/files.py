@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, arrays with what made them, locks, digests of code. No torch
+here."""
 
 import ast
 import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -19,8 +21,7 @@ FORMAT = 2  # of the stored arrays: another number means that they are computed 
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary path)` and renames the result to `path`: there is never half a file under that
-    name."""
+    """Calls `write(temporary path)` and renames the result to `path`, which never names half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{path.name}.{os.uname().nodename}."
     for left in path.parent.glob(f"{glob.escape(mine)}*.tmp{path.suffix}"):
@@ -54,23 +55,70 @@ def write_json(path: Path, content: dict) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
 
 
+def write_arrays(path: Path, arrays: dict, made: dict) -> None:
+    """Stores arrays in one .npz, atomically, with `made`: what they depend on."""
+    content = {**arrays, "made": json.dumps({"format": FORMAT, **made}, sort_keys=True)}
+    write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
+
+
+def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
+    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with
+    `made` given, made from something else. What was stored before `code` was noted in `made` is taken as it
+    is.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files if only is None or name in only}
+            known = None if made is None else json.loads(str(stored["made"]))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
+        logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
+        return None
+    if made is not None:
+        asked = {"format": FORMAT, **made}
+        if "code" in asked and known == {name: asked[name] for name in asked if name != "code"}:
+            _say_that_code_is_not_known(path.parent)
+        elif known != asked:
+            return None
+    return arrays
+
+
+@functools.cache
+def _say_that_code_is_not_known(folder: Path) -> None:
+    logger.info("%s: arrays stored before the code was noted with them are taken as they are", folder)
+
+
+@functools.cache
 def module_digest(module: ModuleType) -> str:
-    """A digest of a module's code: of its syntax tree without docstrings, so that comments and layout do not
-    count."""
-    tree = ast.parse(Path(module.__file__).read_text())
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    """12 hexadecimal digits that change with a module's code, not with its comments, docstrings or layout.
+
+    The same in every version of Python: of the syntax tree only fields that are not empty count.
+    """
+
+    def facts(node) -> object:
+        if isinstance(node, list):
+            return [facts(part) for part in node]
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+        fields = {name: facts(value) for name, value in ast.iter_fields(node) if value not in (None, [])}
+        return [type(node).__name__, fields]
+
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    tree = facts(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """`module_digest` of several modules at once."""
+    return hashlib.sha256("".join(map(module_digest, modules)).encode()).hexdigest()[:12]
 
 
 @contextmanager
 def claim(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds the lock beside `path`; gives whether it is held. Without `wait` another process's claim is left
-    alone.
+    """Holds the lock beside `path`; gives whether it is held. Without `wait` another's claim is left alone.
 
     The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that
     is gone, and tries again.
@@ -98,25 +146,3 @@ def _is_the_same(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def write_arrays(path: Path, arrays: dict, made: dict) -> None:
-    """Stores arrays in one .npz, atomically, with `made`: what they depend on."""
-    content = {**arrays, "made": json.dumps({"format": FORMAT, **made}, sort_keys=True)}
-    write_atomically(path, lambda temporary: np.savez_compressed(temporary, **content))
-
-
-def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
-    """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with
-    `made` given, made from something else."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files if only is None or name in only}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
-        logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
-        return None
-    if made is not None and str(arrays.get("made")) != json.dumps({"format": FORMAT, **made}, sort_keys=True):
-        return None
-    return arrays

@@ -1,6 +1,8 @@
-"""The paper's claims, the rules of their verdicts, and the verdicts. The rules were written before any result was seen."""
+"""The paper's claims, the rules of their verdicts, and the verdicts. The rules were written before any result
+was seen."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from figures.report.uncertainty import FEWEST_SEEDS
@@ -11,8 +13,8 @@ SUPPORTED, NOT_SUPPORTED, NOT_DECIDABLE = "supported", "not supported", "not dec
 
 @dataclass(frozen=True)
 class Part:
-    """One measure of a claim: `side` is +1 where the claim says that the difference is above zero, -1 below; it is shown times `scale`
-    with so many `decimals`."""
+    """One measure of a claim: `side` is +1 where the claim says that the difference is above zero, -1 below;
+    it is shown times `scale` with so many `decimals`."""
 
     name: str
     side: int
@@ -34,8 +36,9 @@ class Claim:
 
 JACKKNIFE, BOOTSTRAP = "delete-2 jackknife over seeds", "bootstrap over seeds"
 
-# A claim is supported if the 95 % interval of every difference lies on the claimed side, for every pair of populations that is stored, at every
-# sparsity from HIGH_SPARSITY; not supported if any interval does not; not decidable if there is a difference without an interval, or none at all.
+# A claim is supported if the 95 % interval of every difference lies on the claimed side, for every pair of
+# populations that is stored, at every sparsity from HIGH_SPARSITY; not supported if any interval does not;
+# not decidable if there is a difference without an interval, or none at all.
 CLAIMS = (
     Claim(
         1,
@@ -44,13 +47,16 @@ CLAIMS = (
             Part(
                 "PIEs",
                 +1,
-                "number of PIEs of contrastive minus that of supervised networks, same pruning method and sparsity",
+                "number of PIEs of contrastive minus that of supervised networks, same pruning method and "
+                "sparsity",
                 JACKKNIFE,
             ),
         ),
         (
-            "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the loss alone.",
-            "One-shot pruned contrastive networks are finetuned with cross-entropy, encoder included: after that they are no longer purely contrastive.",
+            "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the "
+            "loss alone.",
+            "One-shot pruned contrastive networks are finetuned with cross-entropy, encoder included: "
+            "after that they are no longer purely contrastive.",
             "PIEs also come from the choice of seeds: compare the noise floor.",
         ),
     ),
@@ -61,15 +67,17 @@ CLAIMS = (
             Part(
                 "unique PIEs",
                 +1,
-                "share of a combination's PIEs that no other combination of the same sparsity has, minus one half",
+                "share of a combination's PIEs that no other combination of the same sparsity has, minus "
+                "one half",
                 JACKKNIFE,
                 decimals=2,
             ),
             Part(
                 "likeness of halves",
                 +1,
-                "Jaccard similarity of the PIE sets of two halves of a combination's seeds, minus that of one half and, with the "
-                "other half, other combinations: PIEs that are unique to the draw of seeds are not unique to the method",
+                "Jaccard similarity of the PIE sets of two halves of a combination's seeds, minus that of "
+                "one half and, with the other half, other combinations: PIEs that are unique to the draw "
+                "of seeds are not unique to the method",
                 JACKKNIFE,
                 decimals=2,
             ),
@@ -77,7 +85,8 @@ CLAIMS = (
         (
             "Small random sets are nearly always unique: the share by chance stands beside the measured one.",
             "The more combinations are compared, the less can be unique.",
-            "Pruning methods of one learning method share their dense networks, which makes their PIE sets more alike.",
+            "Pruning methods of one learning method share their dense networks, which makes their PIE "
+            "sets more alike.",
         ),
     ),
     Claim(
@@ -87,7 +96,8 @@ CLAIMS = (
             Part(
                 "accuracy",
                 -1,
-                "test accuracy (percentage points) of networks pruned early minus that of networks pruned late or in one shot, seed by seed",
+                "test accuracy (percentage points) of networks pruned early minus that of networks pruned "
+                "late or in one shot, seed by seed",
                 BOOTSTRAP,
                 100,
                 2,
@@ -101,22 +111,27 @@ CLAIMS = (
             Part(
                 "Q-Score",
                 -1,
-                "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, seed by seed",
+                "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, "
+                "seed by seed",
                 BOOTSTRAP,
                 decimals=3,
             ),
             Part(
                 "prediction depth",
                 +1,
-                "mean prediction depth of networks pruned early minus that of networks pruned late or in one shot, seed by seed",
+                "mean prediction depth of networks pruned early minus that of networks pruned late or in "
+                "one shot, seed by seed",
                 BOOTSTRAP,
                 decimals=2,
             ),
         ),
         (
-            "Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: networks of the same scope are compared where they exist.",
-            "One-shot pruned networks are finetuned with cross-entropy after their training, contrastive encoders too; gradually pruned ones are not.",
-            "One-shot pruned networks train dense all the time, gradually pruned ones recover with the training's learning rate of that time.",
+            "Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: "
+            "networks of the same scope are compared where they exist.",
+            "One-shot pruned networks are finetuned with cross-entropy after their training, contrastive "
+            "encoders too; gradually pruned ones are not.",
+            "One-shot pruned networks train dense all the time, gradually pruned ones recover with the "
+            "training's learning rate of that time.",
         ),
     ),
     Claim(
@@ -140,14 +155,16 @@ CLAIMS = (
         ),
         (
             "The PIEs are found with the same networks whose Q-Scores and depths are compared.",
-            "PIEs are often images that are hard for dense networks too: a difference need not come from pruning.",
+            "PIEs are often images that are hard for dense networks too: a difference need not come from "
+            "pruning.",
         ),
     ),
 )
 
 
 def verdict(rows: list[dict]) -> str:
-    """What rows of evidence for one claim, or for a part of one, say; each has value, low, high, claim and part.
+    """What rows of evidence for one claim, or for a part of one, say; each has value, low, high, claim and
+    part.
 
     Any interval that is not wholly on the claimed side decides against the claim, whatever is missing.
     """
@@ -180,22 +197,26 @@ def part_of(row: dict) -> Part:
     )
 
 
+def either(numbers: Iterable[int]) -> str:
+    """3, 5, 3 as `3 or 5`."""
+    return " or ".join(map(str, sorted(set(numbers))))
+
+
 def why_undecided(claim: Claim, rows: list[dict]) -> list[str]:
     """What is missing for a decision, in words."""
-    words = []
+    reasons = []
     for part in claim.parts:
-        own = [row for row in rows if row["part"] == part.name]
-        if not own:
-            words.append(f"{part.name}: nothing to compare from sparsity {HIGH_SPARSITY:g} on")
+        of_part = [row for row in rows if row["part"] == part.name]
+        if not of_part:
+            reasons.append(f"{part.name}: nothing to compare from sparsity {HIGH_SPARSITY:g} on")
             continue
-        few = sorted({row["models"] for row in own if 0 < row["models"] < FEWEST_SEEDS})
-        undefined = [row for row in own if on_side(row) is None and row["models"] not in few]
+        few = {row["models"] for row in of_part if 0 < row["models"] < FEWEST_SEEDS}
+        undefined = [row for row in of_part if on_side(row) is None and row["models"] not in few]
         if few:
-            words.append(
-                f"{part.name}: {' or '.join(map(str, few))} models, and intervals need {FEWEST_SEEDS}"
-            )
+            reasons.append(f"{part.name}: {either(few)} models, and intervals need {FEWEST_SEEDS}")
         if undefined:
-            words.append(
-                f"{part.name}: no value for {len(undefined)} of {len(own)} comparisons: no PIEs, or their arrays are not stored"
+            reasons.append(
+                f"{part.name}: no value for {len(undefined)} of {len(of_part)} comparisons: no PIEs, or "
+                "their arrays are not stored"
             )
-    return words
+    return reasons

@@ -1,0 +1,160 @@
+"""What a network gives for the images: computed once, and kept while checkpoint, data and code are the
+same."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import augment, evaluation, metrics, models
+from common.cli import UserError
+from common.data import ImageDataset
+from common.evaluation import evaluation_batch, evaluation_batches, outputs
+from common.models import Classifier
+from common.pruning import layer_name, masks_of
+from common.store.checkpoints import load_classifier
+from common.store.files import code_digest, read_arrays, write_arrays
+from common.store.populations import Member
+from common.study import Study
+from common.training import prepare
+
+HIDDEN_BYTES = 2**30  # representations of the training images held at once
+
+
+def load_member(study: Study, member: Member) -> Classifier:
+    """The network of a population's member on the device, in eval mode."""
+    network = load_classifier(
+        list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names)
+    )
+    return prepare(network, study.device).eval()
+
+
+def evaluation_path(study: Study, member: Member) -> Path:
+    """Where `evaluate` stores what it finds."""
+    return study.method_folder / "evaluations" / f"{member.paths[0].stem}.npz"
+
+
+def probe_path(study: Study, member: Member) -> Path:
+    """Where `probe` stores what it finds."""
+    return study.method_folder / "prediction_depth" / "votes" / f"{member.paths[0].stem}.npz"
+
+
+def code() -> str:
+    """The digest of the modules that what is stored of a network depends on."""
+    return code_digest(augment, evaluation, metrics, models)
+
+
+def _made_from(study: Study, member: Member) -> dict:
+    return {"checkpoints": list(member.checksums), "data": study.data.checksum, "code": code()}
+
+
+@torch.no_grad()
+def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[str, np.ndarray]:
+    """Predictions and Q-Scores of a network on the test images.
+
+    Returns:
+        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N,
+        D); and the network's mask: layers (L,) names, the same in supervised and contrastive networks,
+        `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed bits of all
+        layers one after the other, 1 kept.
+    """
+    path, made = evaluation_path(study, member), _made_from(study, member)
+    stored = read_arrays(path, made)
+    if stored is not None and ("latent" in stored or not with_latent):
+        return stored
+    network = load_member(study, member)
+    latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
+    masks = {layer_name(name): mask.cpu().numpy().astype(bool) for name, mask in masks_of(network).items()}
+    arrays = {
+        "predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
+        **metrics.q_scores(latent.cpu().numpy()),
+        "zero_latents": int((latent == 0).all(1).sum()),
+        "layers": np.array(list(masks)),
+        "layer_shapes": np.array([(*mask.shape, 1, 1, 1)[:4] for mask in masks.values()]),
+        "mask_bits": np.packbits(np.concatenate([mask.ravel() for mask in masks.values()])),
+    }
+    if with_latent:
+        arrays["latent"] = latent.cpu().numpy()
+    write_arrays(path, arrays, made)
+    return arrays
+
+
+@torch.no_grad()
+def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
+    """The k-NN label of every test image at every probe place, and the network's own prediction.
+
+    The k-NN is fitted on the un-augmented training images, with the network in eval mode.
+
+    Returns:
+        knn (P, N), predictions (N,), places (P,) their names.
+    Raises:
+        UserError: fewer training images than neighbours.
+    """
+    path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": metrics.NEIGHBOURS}
+    stored = read_arrays(path, made)
+    if stored is not None:
+        return stored
+    data, batch_size = study.data, study.flags.batch_size
+    if len(data.train_images) < metrics.NEIGHBOURS:
+        raise UserError(
+            f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {data.name} has "
+            f"{len(data.train_images)}"
+        )
+    network = load_member(study, member)
+    knn = knn_at_places(network, data, batch_size)
+    logits = outputs(network, data.test_images, data, batch_size)
+    arrays = {
+        "knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
+        "predictions": logits.argmax(1).cpu().numpy().astype(np.int16),
+        "places": np.array(list(knn)),
+    }
+    write_arrays(path, arrays, made)
+    return arrays
+
+
+@torch.no_grad()
+def knn_at_places(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
+    """Place -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in
+    `evaluation_batches`."""
+    first = network.representations(evaluation_batch(data.test_images[:1], data))
+    widths = {place: hidden.shape[1] for place, hidden in first.items()}
+    labels = {}
+    for places in _place_groups(widths, len(data.train_images)):
+        train, test = (
+            _representations(network, images, data, places, batch_size)
+            for images in (data.train_images, data.test_images)
+        )
+        for place in places:
+            labels[place] = metrics.knn_labels(
+                train.pop(place), data.train_labels, test.pop(place), len(data.class_names)
+            )
+    return labels
+
+
+def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
+    """Consecutive places whose representations fit into memory together; one place at least."""
+    groups, room = [], 0
+    for place, width in widths.items():
+        size = 4 * width * images
+        if size > room:
+            groups.append([])
+            room = HIDDEN_BYTES
+        groups[-1].append(place)
+        room -= size
+    return groups
+
+
+def _representations(
+    network: Classifier, images: Tensor, data: ImageDataset, places: list[str], batch_size: int
+) -> dict[str, Tensor]:
+    stored, done = {}, 0
+    for batch in evaluation_batches(images, data, batch_size):
+        hidden = network.representations(batch)
+        for place in places:
+            # In place: batches that are put together at the end would be there twice.
+            if place not in stored:
+                stored[place] = hidden[place].new_empty(len(images), hidden[place].shape[1])
+            stored[place][done : done + len(batch)] = hidden[place]
+        done += len(batch)
+    return stored

@@ -1,0 +1,163 @@
+"""What the report reads: everything that is stored of a data set below pies/NAME/. K networks, M of them
+probed, N images."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import UserError
+from common.methods import order
+from common.store.files import read_arrays
+from common.store.table import KEY_COLUMNS
+
+SAME = ("checkpoints", "dense_checkpoints", "data")  # what results of the same networks agree in
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """A population of one learning method, pruning method and sparsity, as its PIE script stored it.
+
+    arrays: of METHOD/populations/; row: its columns of results.csv; made: checksums of networks and data;
+    depths: the arrays of its prediction depths, None where those of these networks are not stored.
+    """
+
+    folder: Path  # RESULTS/METHOD
+    arrays: dict
+    row: dict
+    made: dict
+    depths: dict | None
+
+    @property
+    def learning_method(self) -> str:
+        return self.row["learning_method"]
+
+    @property
+    def pruning_method(self) -> str:
+        return self.row["pruning_method"]
+
+    @property
+    def sparsity(self) -> float:
+        return float(self.row["sparsity"])
+
+    @property
+    def method(self) -> str:
+        """Learning and pruning method."""
+        return f"{self.learning_method} {self.pruning_method}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.sparsity:g}"
+
+    @property
+    def facts(self) -> dict:
+        """The columns that say in a table which population a row is about."""
+        return {column: getattr(self, column) for column in KEY_COLUMNS}
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(name) for name in self.arrays["class_names"]]
+
+    @property
+    def is_pie(self) -> np.ndarray:
+        return self.arrays["is_pie"].astype(bool)
+
+
+def in_order(population: Combination) -> tuple:
+    """The order of tables and figures."""
+    return population.learning_method, order(population.pruning_method), population.sparsity
+
+
+def read_populations(results_folder: Path) -> list[Combination]:
+    """The populations that are stored, the dense ones too, in the order of the table.
+
+    Raises:
+        UserError: there is none, one of an older version, or of another version of the data.
+    """
+    for old in sorted(results_folder.glob("*/pies_distribution")):
+        if not (old.parent / "populations").is_dir():
+            side = "sup" if old.parent.name == "supervised" else "clr"
+            raise UserError(
+                f"{old.parent} is of an older version; run {side}_pie_kmodels_detection.py and "
+                f"{side}_prediction_depth.py again, which keep the evaluations of networks"
+            )
+    paths = results_folder.glob("*/populations/*.npz")
+    stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
+    populations = sorted(filter(None, stored), key=in_order)
+    if not populations:
+        raise UserError(
+            f"--results {results_folder}: no populations are stored there; run the pie_kmodels_detection "
+            "scripts first"
+        )
+    if len({population.made["data"] for population in populations}) > 1:
+        raise UserError(
+            f"{results_folder} holds results of different versions of the data; run the PIE scripts of both "
+            "learning methods again"
+        )
+    return populations
+
+
+def _read_population(path: Path) -> Combination | None:
+    arrays = read_arrays(path)
+    if arrays is None or "row" not in arrays:
+        return None
+    row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
+    depths = read_arrays(path.with_name(f"{path.stem}_depth.npz")) or {"made": "{}"}
+    if not _same(json.loads(str(depths["made"])), made):
+        return Combination(path.parent.parent, arrays, row, made, None)
+    return Combination(path.parent.parent, arrays, row | json.loads(str(depths["row"])), made, depths)
+
+
+def _same(made: dict, other: dict) -> bool:
+    return all(made.get(name) == other[name] for name in SAME)
+
+
+def read_evaluations(population: Combination, names: tuple[str, ...], prefix: str = "") -> list[dict] | None:
+    """The arrays of these names of each of a population's networks, or of the dense ones that it was compared
+    with; None where not all are there as they were then."""
+    evaluations = []
+    stems, checksums = population.arrays[f"{prefix}evaluations"], population.made[f"{prefix}checkpoints"]
+    for stem, checksum in zip(stems, checksums):
+        path = population.folder / "evaluations" / f"{stem}.npz"
+        arrays = read_arrays(path, only=("made", *names)) or {}
+        if not {"made", *names} <= set(arrays):
+            return None
+        if "+".join(json.loads(str(arrays["made"]))["checkpoints"]) != checksum:  # of another folder, say
+            return None
+        evaluations.append(arrays)
+    return evaluations
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The masks of a population's networks: kept (K, n) bool, the layers one after the other, of `layers`
+    (L,) with `shapes` (L, 4), padded with ones."""
+
+    population: Combination
+    kept: np.ndarray
+    layers: list[str]
+    shapes: np.ndarray
+
+
+def read_masks(population: Combination) -> Masks | None:
+    """None where those of its checkpoints are not stored."""
+    stored = read_evaluations(population, ("mask_bits", "layers", "layer_shapes"))
+    if stored is None:
+        return None
+    shapes = stored[0]["layer_shapes"]
+    kept = [np.unpackbits(arrays["mask_bits"], count=shapes.prod(1).sum()).astype(bool) for arrays in stored]
+    return Masks(population, np.stack(kept), [str(layer) for layer in stored[0]["layers"]], shapes)
+
+
+def read_figure(population: Combination, kind: str, dense: bool = False) -> dict | None:
+    """The arrays of a figure of that kind about a population, or about the dense one that it was compared
+    with, made from the same networks; None where there is none."""
+    made = population.made | ({"checkpoints": population.made["dense_checkpoints"]} if dense else {})
+    name = "dense_0.0" if dense else f"{population.pruning_method}_{population.sparsity}"
+    # Backwards: depths by prediction before by label.
+    for path in sorted((population.folder / kind).glob(f"*_{name}sparsity_*.npz"), reverse=True):
+        arrays = read_arrays(path) or {}
+        if "figure" in arrays and _same(json.loads(str(arrays["made"])), made):
+            return arrays
+    return None
