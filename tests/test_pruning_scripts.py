@@ -855,16 +855,21 @@ def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work,
     assert rows_of(work) >= {(learning, "dense"), (learning, name)}
 
 
-def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for_step_by_step(work, capsys):
+@pytest.mark.parametrize("kept_later", [False, True])
+def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for(digits, capsys, kept_later):
+    """The command is that of a network beside them, which kept its weights, or did so by another command."""
+    keep = ["--save_epochs", 0]
+    assert main(*dense_training("sup", *([] if kept_later else keep))) == 0
+    assert main(*dense_training("sup", *keep)) == 0
     assert main(*iterate("sup", "rewind", [])) == 0
-    command = ["sup_pie_kmodels_detection", *COMPARED, "--models_number", 3]
+    command = ["sup_pie_kmodels_detection", *COMPARED, "--models_number", 2]
     command += ["--pruning_methods", "global_iterative0.5_rewind0"]
-    script, words = remedy(refused(work, capsys, *command))
+    script, words = remedy(refused(digits, capsys, *command))
     assert script == "sup_training" and main(script, *words) == 0
-    script, words = remedy(refused(work, capsys, *command))
+    script, words = remedy(refused(digits, capsys, *command))
     assert script == "sup_pruning_finetune"
-    assert follow(work, capsys, script, *words) == 1  # the weights of the new network were not kept
-    assert follow(work, capsys, *command) == 0
+    assert follow(digits, capsys, script, *words) == kept_later
+    assert follow(digits, capsys, *command) == 0
 
 
 def test_the_commands_hold_what_the_network_and_its_folders_are(digits, capsys):
