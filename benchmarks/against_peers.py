@@ -355,8 +355,7 @@ def seeds(device, folder: Path, workers: int):
 
 
 def find(device, folder: Path):
-    """The study in `folder`, its dense and pruned populations, trained for an epoch where they are not
-    there."""
+    """The study in `folder` and its populations, the dense one first; trained for an epoch where none is."""
     import sup_pie_kmodels_detection
     from common import comparison
     from common.study import open_studies
@@ -370,8 +369,7 @@ def find(device, folder: Path):
     cli.logger.disabled = True  # its story is not the benchmark's
     flags = sup_pie_kmodels_detection.build_parser().parse_args([*on_images(folder), *of_models.split()])
     study = next(open_studies("sup_pie_kmodels_detection", flags))
-    dense, pruned = comparison.find_populations(study)
-    return study, dense, [one for _, _, one in pruned]
+    return study, comparison.find_populations(study)
 
 
 def population(device, folder: Path):
@@ -380,11 +378,11 @@ def population(device, folder: Path):
 
     from common import comparison
 
-    study, dense, pruned = find(device, folder)
+    study, populations = find(device, folder)
 
     def evaluate() -> None:
         shutil.rmtree(study.method_folder / "evaluations", ignore_errors=True)
-        for one in (dense, *pruned):
+        for one in populations:
             comparison.evaluate_population(study, one)
 
     return evaluate
@@ -397,11 +395,9 @@ def peer_population(device, folder: Path, figures: int):
 
     from common import models
 
-    study, dense, pruned = find(device, folder)
-    network, loader = (
-        models.SupervisedNetwork(16, 2, 0.0, 10).to(device).eval(),
-        peer_loader(study.data, "evaluation"),
-    )
+    study, (dense, *pruned) = find(device, folder)
+    network = models.SupervisedNetwork(16, 2, 0.0, 10).to(device).eval()
+    loader = peer_loader(study.data, "evaluation")
 
     @torch.no_grad()
     def evaluate() -> None:
@@ -418,17 +414,16 @@ def peer_population(device, folder: Path, figures: int):
 def probed(device):
     from common import models, training
 
-    return random_data(PROBE_TRAIN, PROBE_TEST, PROBE_SIDE, device), training.prepare(
-        models.SupervisedNetwork(16, 2, 0.0, 10), device
-    ).eval()
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    return random_data(PROBE_TRAIN, PROBE_TEST, PROBE_SIDE, device), network
 
 
 def our_depth(device):
     """The k-NN labels of one network at its 16 places, the forward passes of the images included."""
-    from common.store import evaluation as results
+    from common.store import evaluation
 
     data, network = probed(device)
-    return lambda: results.knn_at_places(network, data, 1024)
+    return lambda: evaluation.knn_at_places(network, data, 1024)
 
 
 def peer_depth(device):

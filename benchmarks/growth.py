@@ -140,11 +140,11 @@ def pies(device, size: int):
 def depth(device, size: int):
     """k-NN labels at all places of one network for `size` x DEPTH_IMAGES training images of 8x8."""
     from common import models, training
-    from common.store import evaluation as results
+    from common.store import evaluation
 
     data = random_data(size * DEPTH_IMAGES, TEST_IMAGES, 8, device)
     network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
-    return lambda: results.knn_at_places(network, data, 1024)
+    return lambda: evaluation.knn_at_places(network, data, 1024)
 
 
 KINDS = {

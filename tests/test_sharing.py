@@ -16,7 +16,8 @@ from conftest import write_few_digits
 from test_scripts import ROOT, SMALL, main
 
 from common import augment, evaluation, metrics
-from common.store import files, results
+from common.store import evaluation as stored
+from common.store import files
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
@@ -87,7 +88,7 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
         (augment, "CHUNK_PIXELS", 7 * 64),
         (evaluation, "CACHED_PIXELS", 5 * 64),
         (metrics, "CHUNK_BYTES", 3 * 4 * 60),
-        (results, "HIDDEN_BYTES", 1),
+        (stored, "HIDDEN_BYTES", 1),
     ):
         assert getattr(room, name) > value
         monkeypatch.setattr(room, name, value)
