@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,7 +290,9 @@ def test_the_digest_of_a_module_is_that_of_what_it_does(tmp_path, old, new, same
     for number, text in enumerate((CODE, CODE.replace(old, new))):
         path = tmp_path / f"{number}.py"
         path.write_text(text)
-        digests.add(module_digest(SimpleNamespace(__file__=str(path))))
+        module = ModuleType(path.stem)
+        module.__file__ = str(path)
+        digests.add(module_digest(module))
     assert len(digests) == (1 if same else 2)
 
 

@@ -35,17 +35,10 @@ def pies(*words, models_number=2, method="sup"):
 
 
 def save(view, path, name, network, payload, configuration, elsewhere, **more):
-    record = checkpoints.make_record(
-        name,
-        configuration,
-        name.id,
-        view.data,
-        network,
-        [],
-        process.environment(torch.device("cpu"), 0.0),
-        **more,
-    )
-    checkpoints.save_checkpoint(path, payload, record, network)
+    run = process.environment(torch.device("cpu"), 0.0)
+    facts = {"seed": name.id, "data": view.data.facts(), "run": run, **more}
+    record = checkpoints.make_record(name, configuration, network, [], **facts)
+    checkpoints.save_checkpoint(path, payload, record)
     if elsewhere:
         path.with_suffix(".json").unlink()
     return checkpoints.file_sha256(path)

@@ -218,18 +218,10 @@ def view(tmp_path, monkeypatch):
         if model_id == 1:
             torch.nn.init.constant_(network.base.bn1.bias, -100.0)
         name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
-        record = checkpoints.make_record(
-            name,
-            {"epochs": 3},
-            model_id,
-            opened.data,
-            network,
-            [],
-            process.environment(torch.device("cpu"), 0.0),
-        )
-        checkpoints.save_checkpoint(
-            opened.folder / str(name), checkpoints.cpu_state(network), record, network
-        )
+        run = process.environment(torch.device("cpu"), 0.0)
+        facts = {"seed": model_id, "data": opened.data.facts(), "run": run}
+        record = checkpoints.make_record(name, {"epochs": 3}, network, [], **facts)
+        checkpoints.save_checkpoint(opened.folder / str(name), checkpoints.cpu_state(network), record)
     return opened
 
 

@@ -130,7 +130,8 @@ def test_models_have_the_published_names_and_a_record(chain):
         }
         for sparsity in (0.5, 0.9):
             expected |= {
-                f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning_global_128batch_0.5temperature_2epochs_id{i}"
+                f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning_global_128batch_"
+                f"0.5temperature_2epochs_id{i}"
                 for part in ("encoder", "head")
             }
     assert {path.name for path in models.iterdir()} == {
@@ -333,7 +334,7 @@ def test_a_second_run_changes_nothing(chain):
 
 def test_the_story_is_in_the_logs(chain):
     story = (chain[0] / "logs/few digits/clr_training.log").read_text()
-    assert "chance" in story and "SupCon id 1 epoch 2/2" in story and "throw-away head" in story
+    assert "chance" in story and "SupCon id 1 encoder epoch 2/2" in story and "throw-away head" in story
     assert "no CUDA device: running on the CPU" in chain[1]["sup_training"].stdout
 
 
@@ -453,7 +454,8 @@ def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
     )
     path = (
         digits_on_disk
-        / "models/few digits/WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
+        / "models/few digits"
+        / "WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
     )
     record = json.loads(path.read_text())
     assert (
@@ -664,12 +666,9 @@ def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, fl
     assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
 
 
-def test_figures_are_not_drawn_from_foreign_arrays(digits_on_disk, capsys):
-    folder = digits_on_disk / "pies/few digits"
-    (folder / "SupCon/umap").mkdir(parents=True)
-    (folder / "results.csv").write_text(
-        "learning_method,pruning_method,sparsity,status\nSupCon,dense,0.0,present\n"
-    )
+def test_figures_are_not_drawn_from_foreign_arrays(chain, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(chain[0] / "pies/few digits", tmp_path / "pies/few digits"))
     for content in (b"torn", None):
         path = folder / "SupCon/umap/one.npz"
         path.write_bytes(content) if content else np.savez(path, x=np.arange(3))

@@ -1,4 +1,4 @@
-"""Masks as results.evaluate stores them: those of the networks, with the same names for both learning
+"""Masks as evaluation.evaluate stores them: those of the networks, with the same names for both learning
 methods."""
 
 import importlib
@@ -8,8 +8,9 @@ import torch
 
 from common import models, process, study
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
-from common.store import checkpoints, populations, results
+from common.store import checkpoints, evaluation, populations
 from common.store.checkpoints import CheckpointName
+from common.store.files import read_arrays
 
 
 def open_study(script):
@@ -34,12 +35,20 @@ def prune(network, sparsity=0.8):
     return network
 
 
+def save(view, path, payload, name, network):
+    run = process.environment(torch.device("cpu"), 0.0)
+    facts = {"seed": 0, "data": view.data.facts(), "run": run}
+    record = checkpoints.make_record(name, {"epochs": 3}, network, [], **facts)
+    checkpoints.save_checkpoint(path, payload, record)
+
+
 def evaluated_mask(view, paths):
     """What is stored of the only member of a population, after its checkpoint was written."""
-    [member] = populations._members(view, (view.folder, view.head_folder), "global", 0.8)
+    kind = populations.Population(view.learning_method, "global", 0.8, ())
+    [member] = populations._members(view, kind, (view.folder, view.head_folder))
     assert list(member.paths) == paths
-    results.evaluate(view, member)
-    return results.read_arrays(view.method_folder / "evaluations" / f"{paths[0].stem}.npz")
+    evaluation.evaluate(view, member)
+    return read_arrays(view.method_folder / "evaluations" / f"{paths[0].stem}.npz")
 
 
 def check_stored_mask(stored, network):
@@ -59,17 +68,11 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
 ):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    made = process.environment(torch.device("cpu"), 0.0)
     view = open_study("sup_pie_kmodels_detection")
     network = prune(models.SupervisedNetwork(10, 1, 0.0, 10))
     name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)
     path = view.folder / str(name)
-    checkpoints.save_checkpoint(
-        path,
-        checkpoints.cpu_state(network),
-        checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made),
-        network,
-    )
+    save(view, path, checkpoints.cpu_state(network), name, network)
     supervised = evaluated_mask(view, [path])
     check_stored_mask(supervised, network)
 
@@ -83,12 +86,7 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     ):
         name = view.name(part, "global", 0.8, 3, 32, 0)
         paths.append(folder / str(name))
-        checkpoints.save_checkpoint(
-            paths[-1],
-            payload,
-            checkpoints.make_record(name, {"epochs": 3}, 0, view.data, network, [], made),
-            network,
-        )
+        save(view, paths[-1], payload, name, network)
     contrastive = evaluated_mask(view, paths)
     check_stored_mask(contrastive, network)
     assert contrastive["layers"].tolist() == supervised["layers"].tolist()

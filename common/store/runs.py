@@ -345,6 +345,10 @@ def train_network(study: Study, files: tuple[Asked, ...]) -> None:
             histories[file.name.part] = (checkpoints.read_record(file.path) or {}).get("history", [])
     if missing.files[-1] and not study.flags.debug:
         store_curves(study, files[-1].name, histories)
+    if epochs := ", ".join(
+        map(str, missing_of(study, files).epochs)
+    ):  # from before the state that it went on from
+        logger.info("note: give the same command again for the weights after %s epochs", epochs)
 
 
 def train_file(
