@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -389,11 +390,19 @@ def _add_criterion_flags(group, default_scope: str) -> None:
     )
 
 
-def interval(text: str) -> tuple[str, float]:
-    """`10` -> ('epochs', 10), `5min` -> ('seconds', 300.0)."""
+@dataclass(frozen=True)
+class Interval:
+    """So many epochs, or so many seconds."""
+
+    epochs: float = infinity
+    seconds: float = infinity
+
+
+def interval(text: str) -> Interval:
+    """`10`: epochs; `5min`: minutes."""
     if text.endswith("min"):
-        return "seconds", 60 * positive_float(text.removesuffix("min"))
-    return "epochs", positive_integer(text)
+        return Interval(seconds=60 * positive_float(text.removesuffix("min")))
+    return Interval(epochs=positive_integer(text))
 
 
 def add_save_every(group) -> None:

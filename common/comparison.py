@@ -86,7 +86,7 @@ def compare_depths(study: Study) -> None:
     for side, wanted in zip(evaluated, ids):
         is_pie = metrics.find_pies(evaluated[0].predictions, side.predictions, classes)
         networks = (
-            [work() for _, work in probes(study, population, wanted)]
+            [job.work() for job in probes(study, population, wanted)]
             for population in (dense, side.population)
         )
         measured.append(measure_depths(*networks, labels, is_pie))
@@ -122,7 +122,7 @@ def evaluations(study: Study, population: Population) -> list[Job]:
     """The evaluation of each network, to be shared."""
     ids = umap_ids(study, population)
     return [
-        (
+        Job(
             evaluation.evaluation_path(study, member),
             partial(evaluation.evaluate, study, member, member.id in ids),
         )
@@ -133,7 +133,7 @@ def evaluations(study: Study, population: Population) -> list[Job]:
 def probes(study: Study, population: Population, ids: list[int]) -> list[Job]:
     """The probing of the networks with these ids, to be shared."""
     return [
-        (evaluation.probe_path(study, member), partial(evaluation.probe, study, member))
+        Job(evaluation.probe_path(study, member), partial(evaluation.probe, study, member))
         for member in population.members
         if member.id in ids
     ]
@@ -162,7 +162,7 @@ def first_ids(study: Study, *populations: Population) -> list[int]:
 
 def evaluate_population(study: Study, population: Population) -> Evaluated:
     """What the networks of a population give together."""
-    networks = [work() for _, work in evaluations(study, population)]
+    networks = [job.work() for job in evaluations(study, population)]
     zero_latents = int(sum(network["zero_latents"] for network in networks))
     if zero_latents:
         logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
@@ -393,7 +393,7 @@ def draw_pies(study: Study, dense: Evaluated, pruned: Evaluated, arrays: dict) -
         made |= {"umap_models": ids, "umap_seed": UMAP_SEED, "code": evaluation.code()}
         stored = read_arrays(study.method_folder / f"{path}.npz", made)  # coordinates take long
         if stored is None:
-            networks = [work() for _, work in evaluations(study, population)][: len(ids)]
+            networks = [job.work() for job in evaluations(study, population)][: len(ids)]
             stored = {
                 "coordinates": umap_coordinates(np.mean([network["latent"] for network in networks], 0))
             }

@@ -97,7 +97,7 @@ def prune_population(study: Study) -> None:
         for step, pair in prune_chain(study, chain):
             accuracies.setdefault(step.sparsity, []).append(pair)
 
-    jobs = [(chain.steps[-1].paths[-1], functools.partial(work, chain)) for chain in chains]
+    jobs = [runs.Job(chain.steps[-1].paths[-1], functools.partial(work, chain)) for chain in chains]
     if not runs.share(study, jobs):
         return
     for sparsity, pairs in accuracies.items():

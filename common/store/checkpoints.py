@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from common import augment, losses, models, pruning, training
-from common.cli import UserError, logger
+from common.cli import Interval, UserError, logger
 from common.methods import parse_method
 from common.pruning import Masks, measure_sparsity
 from common.store.files import module_digest, write_atomically, write_json
@@ -477,11 +477,11 @@ class TrainingState:
 
     Args:
         facts: configuration, seed, stage, data and origin of the training.
-        every: ('epochs', n) or ('seconds', s) between states that are written.
+        every: between states that are written.
         other_code: go on with a state that other code wrote.
     """
 
-    def __init__(self, path: Path, facts: dict, every: tuple[str, float], folder_flag: str, other_code: bool):
+    def __init__(self, path: Path, facts: dict, every: Interval, folder_flag: str, other_code: bool):
         self.path, self.facts, self.every = path, facts, every
         self.folder_flag, self.other_code = folder_flag, other_code
         self.unsaved: bytes | None = None
@@ -536,9 +536,9 @@ class TrainingState:
                 content,
             )
             self.unsaved = content.getvalue()
-            unit, every = self.every
-            since = epoch + 1 - written if unit == "epochs" else time.monotonic() - written_at
-            if epoch + 1 < epochs.stop and since >= every:
+            in_epochs = epoch + 1 - written >= self.every.epochs
+            in_seconds = time.monotonic() - written_at >= self.every.seconds
+            if epoch + 1 < epochs.stop and (in_epochs or in_seconds):
                 self._save()
                 written, written_at = epoch + 1, time.monotonic()
 

@@ -35,9 +35,6 @@ from common.study import Study
 from common.training import Run, fit
 from common.twins import Twin, twin_of
 
-Job = tuple[
-    Path, Callable[[], None]
-]  # the file that is there when the job is done, and what does it unless it is done
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
 
@@ -324,7 +321,7 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
     ]
     for files in asked:
         missing_of(study, files)  # refuses what is in the way before the first step
-    share(study, [(files[-1].path, functools.partial(train_network, study, files)) for files in asked])
+    share(study, [Job(files[-1].path, functools.partial(train_network, study, files)) for files in asked])
 
 
 def train_network(study: Study, files: tuple[Asked, ...]) -> None:
@@ -479,6 +476,14 @@ def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[d
 # Sharing
 
 
+@dataclass(frozen=True)
+class Job:
+    """Work that makes a file, unless the file is there."""
+
+    path: Path
+    work: Callable[[], object]
+
+
 def rank_and_world() -> tuple[int, int]:
     """Which of how many processes this is, as torchrun and `--workers` say it; (0, 1) alone."""
     return int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
@@ -495,22 +500,22 @@ def share(study: Study, jobs: list[Job]) -> bool:
     """
     flags = study.flags
     if flags.debug:  # saves nothing that could be shared
-        for _, work in jobs:
-            work()
+        for job in jobs:
+            job.work()
         return True
     if flags.workers and jobs:
         _run_workers(study, jobs)
     rank, world = rank_and_world()
     first = rank * len(jobs) // world
     busy = []
-    for path, work in jobs[first:] + jobs[:first]:
-        with claim(path, wait=False) as held:
-            work() if held else busy.append((path, work))
+    for job in jobs[first:] + jobs[:first]:
+        with claim(job.path, wait=False) as held:
+            job.work() if held else busy.append(job)
     if WORKER in os.environ:
         return False
-    for path, work in busy:
-        with claim(path, wait=True):
-            work()
+    for job in busy:
+        with claim(job.path, wait=True):
+            job.work()
     return True
 
 
@@ -531,7 +536,7 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
         try:
             with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
                 while workers.poll() is None:
-                    bar.update(sum(path.exists() for path, _ in jobs) - bar.n)
+                    bar.update(sum(job.path.exists() for job in jobs) - bar.n)
                     time.sleep(POLL_SECONDS)
         finally:
             workers.terminate()  # after an interruption; they keep their states
