@@ -3,6 +3,7 @@ it."""
 
 import json
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from common.methods import describe
 from figures.report import across, evidence, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Compared
-from figures.report.read import Combination, read_figure
+from figures.report.read import Combination, grouped, read_figure
 
 SHOWN_SPARSITY = 0.95  # of the figures that would be too many: the highest sparsity up to this one
 
@@ -141,16 +142,13 @@ def comparison_pictures(comparisons: dict[str, across.Comparison], compared: lis
 
 def shown(compared: list[Compared]) -> list[Compared]:
     """Of each learning and pruning method the one sparsity of which details are shown."""
-    groups: dict[str, list[Compared]] = {}
-    for population in compared:
-        groups.setdefault(population.method, []).append(population)
     return [
         max(
-            (population for population in group if population.sparsity <= SHOWN_SPARSITY),
-            key=lambda population: population.sparsity,
+            [population for population in group if population.sparsity <= SHOWN_SPARSITY],
+            key=attrgetter("sparsity"),
             default=group[0],
         )
-        for group in groups.values()
+        for group in grouped(compared, "method").values()
     ]
 
 
@@ -205,15 +203,15 @@ def against_sparsity(
 ) -> Picture:
     """PIEs or accuracy against sparsity with intervals, of all learning and pruning methods."""
     scale, ylabel = (1, "PIEs (images)") if name == "pies" else (100, "test accuracy (%)")
-    series: dict[tuple[str, str], list[dict]] = {}
+    series: dict[str, list[dict]] = {}
     for row in rows:
-        series.setdefault((row["learning_method"], row["pruning_method"]), []).append(row)
+        series.setdefault(f"{row['learning_method']} {row['pruning_method']}", []).append(row)
     arrays = {
         "figure": "against_sparsity",
         "title": across.title(compared, heading),
         "ylabel": ylabel,
-        "series": [" ".join(methods) for methods in series],
-        "learning_methods": [learning_method for learning_method, _ in series],
+        "series": list(series),
+        "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
@@ -287,7 +285,7 @@ def gallery(population: Compared) -> list[dict]:
         votes = np.array(
             [[(each.predictions[:, place] == label).sum() for label in labels] for each in networks]
         )
-        shares = votes / [[len(each.ids)] for each in networks]
+        (dense, dense_other), (pruned_other, pruned) = votes / [[len(each.ids)] for each in networks]
         entries.append(
             {
                 "image": image,
@@ -296,7 +294,7 @@ def gallery(population: Compared) -> list[dict]:
                 "pruned": names[labels[1]],
                 "dense_agreeing": votes[0, 0],
                 "pruned_agreeing": votes[1, 1],
-                "confidence": (shares[0, 0] - shares[0, 1] + shares[1, 1] - shares[1, 0]) / 2,
+                "confidence": (dense - dense_other + pruned - pruned_other) / 2,
             }
         )
     return entries

@@ -3,6 +3,7 @@ probed, N images."""
 
 import json
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,14 @@ class Combination:
     @property
     def is_pie(self) -> np.ndarray:
         return self.arrays["is_pie"].astype(bool)
+
+
+def grouped(populations: list, *attributes: str) -> dict:
+    """Value of the attribute, or tuple of values of several -> the populations that have it, in order."""
+    groups = {}
+    for population in populations:
+        groups.setdefault(attrgetter(*attributes)(population), []).append(population)
+    return groups
 
 
 def in_order(population: Combination) -> tuple:
