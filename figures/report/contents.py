@@ -84,7 +84,7 @@ def collect(
         *comparison_pictures(comparisons, compared),
     ]
     missing += not_stored + no_joint
-    few = {len(each.seeds) for each in compared if len(each.seeds) < uncertainty.FEWEST_SEEDS}
+    few = {len(each.seeds) for each in compared} & set(range(uncertainty.FEWEST_SEEDS))
     if few:
         missing.append(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
@@ -132,12 +132,12 @@ def comparison_pictures(comparisons: dict[str, across.Comparison], compared: lis
     """Those of the figures of figures/report/across.py that the report shows."""
     figures = {name: arrays for each in comparisons.values() for name, arrays in each.figures.items()}
     per_class = f"pies_per_class_{max(each.sparsity for each in shown(compared))}sparsity"
-    names = {name: per_class if name == "pies_per_class" else name for name in COMPARISONS}
-    return [
-        Picture(names[name], *texts, figures[names[name]])
-        for name, texts in COMPARISONS.items()
-        if names[name] in figures
-    ]
+    pictures = []
+    for kind, texts in COMPARISONS.items():
+        name = per_class if kind == "pies_per_class" else kind
+        if name in figures:
+            pictures.append(Picture(name, *texts, figures[name]))
+    return pictures
 
 
 def shown(compared: list[Compared]) -> list[Compared]:
@@ -222,7 +222,7 @@ def against_sparsity(
 
 def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
-    enough = [len(each.seeds) for each in compared if len(each.seeds) >= uncertainty.FEWEST_SEEDS]
+    enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
     halves = either(seeds // 2 for seeds in enough)
     heading = f"PIEs between halves of {halves} models, {uncertainty.SPLITS} random splits"
     arrays = {"figure": "noise_floor", "panels": list(floors), "title": across.title(compared, heading)}

@@ -72,13 +72,13 @@ def mask_similarity(
     alike = seeds[:, None] == seeds[None]
 
     def mean(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        means = []
-        for layer in np.moveaxis(similarity, -1, 0):
-            defined = pairs & ~np.isnan(layer)  # pairs that both keep nothing of a layer say nothing of it
-            count = member.T @ defined @ member
-            total = member.T @ np.where(defined, layer, 0) @ member
-            means.append(total / np.where(count > 0, count, np.nan))
-        return np.stack(means, -1), member.T @ pairs @ member
+        # Pairs that both keep nothing of a layer say nothing of it.
+        defined = pairs[..., None] & ~np.isnan(similarity)
+        count, total = (
+            np.einsum("mg,mnl,nh->ghl", member, values, member, optimize=True)
+            for values in (defined, np.where(defined, similarity, 0))
+        )
+        return total / np.where(count > 0, count, np.nan), member.T @ pairs @ member
 
     same, same_pairs = mean(alike & ~np.eye(len(masks), dtype=bool))
     different, different_pairs = mean(~alike)
