@@ -179,8 +179,8 @@ def verdict(rows: list[dict]) -> str:
 
 def on_side(row: dict) -> bool | None:
     """Whether the row's 95 % interval lies on the claimed side; None without an interval."""
-    nearest, _ = towards_claim(row)
-    return None if math.isnan(nearest) else nearest > 0
+    nearest, farthest = towards_claim(row)
+    return None if math.isnan(nearest + farthest) else nearest > 0
 
 
 def against(row: dict) -> bool:
