@@ -7,8 +7,8 @@ picture again. figures/report/plots.py draws the report's own kinds. Importing t
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
@@ -18,9 +18,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from common.store.files import write_atomically
 
-matplotlib.use("Agg")
-matplotlib.rcParams.update({"figure.titlesize": 10, "axes.titlesize": 9})
-matplotlib.rcParams.update({"legend.fontsize": 8, "legend.title_fontsize": 8, "legend.frameon": False})
+rcParams.update({"figure.titlesize": 10, "axes.titlesize": 9, "legend.fontsize": 8})
+rcParams.update({"legend.title_fontsize": 8, "legend.frameon": False})
 
 # Paul Tol's muted scheme and black, which colour-blind readers tell apart; markers tell classes apart again.
 CLASS_COLOURS = "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499 #000000".split()
@@ -28,6 +27,7 @@ CLASS_MARKERS = "os^vDPX<>*"
 REST_COLOUR, PIE_COLOUR, LINE_COLOUR = "#7A9CC6", "#D55E00", "#333333"
 DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", ("#C9D9EA", REST_COLOUR, "#0B2545"))
 BESIDE = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))  # a legend at the right of its panel
+BELOW = "outside lower center"  # a legend of the whole figure
 DPI = 130
 
 
@@ -36,21 +36,29 @@ def save_figure(path: Path, figure: Figure) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=DPI))
 
 
-def titled_figure(arrays: dict, width: float, height: float) -> Figure:
-    """An empty figure of so many inches with the arrays' title; a long one takes nothing from the panels."""
+def titled_figure(
+    arrays: dict, width: float, height: float, rows: int = 1, columns: int = 1, **grid
+) -> tuple[Figure, np.ndarray]:
+    """A figure of so many inches with the arrays' title, and its empty panels (rows * columns,); a long title
+    takes nothing from the panels. `grid`: as for Figure.subplots."""
     # Lines break between facts only.
     title = plain(arrays["title"]).replace(" ", "\xa0").replace("\xa0·\xa0", " · ")
     letters = int(11 * width)  # of size 10 in a line
     lines = [line.strip(" ·") for row in title.split("\n") for line in textwrap.wrap(row, letters)]
     figure = Figure(figsize=(width, height + 0.16 * max(0, len(lines) - 1)), layout="constrained")
     figure.suptitle("\n".join(lines))
-    return figure
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel()
 
 
 def plain(text) -> str:
     """Text that matplotlib shows as it is: no mathematics between dollars, no hidden label."""
     text = str(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def names_in(arrays: dict, key: str = "class_names") -> list[str]:
+    """Stored names, as matplotlib is to show them."""
+    return list(map(plain, arrays[key]))
 
 
 def label_axes(panel: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
@@ -61,8 +69,8 @@ def label_axes(panel: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 
 def label_classes(panel: Axes, names: list[str], title: str) -> None:
     """Axes of numbers of PIEs in each class."""
-    long = max(map(len, names)) > 6
-    panel.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
+    turned = dict(rotation=45, ha="right") if max(map(len, names)) > 6 else {}
+    panel.set_xticks(range(len(names)), names, **turned)
     panel.yaxis.get_major_locator().set_params(integer=True)
     label_axes(panel, "true class", "PIEs (images)", title)
 
@@ -72,38 +80,47 @@ def class_style(label: int) -> dict:
     return dict(color=CLASS_COLOURS[label % 10], marker=CLASS_MARKERS[(label + label // 10) % 10])
 
 
+def pie_style(count: int) -> dict:
+    """Triangles for so many PIEs: few must be found, many must not hide the rest."""
+    room = np.clip(10 / np.sqrt(max(count, 1)), 0.12, 1)
+    edge = dict(edgecolors="black", linewidths=0.5 * room)
+    return dict(color=PIE_COLOUR, marker="^", s=26 * room, alpha=0.5 + 0.4 * room, rasterized=True, **edge)
+
+
+def pie_labels(is_pie: np.ndarray) -> tuple[str, str]:
+    """What legends say of the other images and of the PIEs."""
+    return f"other images ({(~is_pie).sum()})", f"PIEs ({is_pie.sum()})"
+
+
 def draw_classes(
     panel: Axes, coordinates: np.ndarray, labels: np.ndarray, names: list[str], size: float
 ) -> None:
     """Points (N, 2) in the colours and markers of their classes (N,)."""
+    look = dict(s=size, alpha=0.8, linewidths=0, rasterized=True)
     for label, name in enumerate(names):
-        points, style = coordinates[labels == label].T, class_style(label)
-        panel.scatter(*points, s=size, alpha=0.8, linewidths=0, label=name, rasterized=True, **style)
-    panel.set(xticks=[], yticks=[])
+        panel.scatter(*coordinates[labels == label].T, label=name, **look, **class_style(label))
 
 
 def draw_curves(arrays: dict) -> Figure:
     """Training curves: `stages`, and for each stage s `s_epoch`, `s_loss`, `s_chance_loss`, where they exist
     `s_test_loss`, `s_train_accuracy`, `s_test_accuracy`, and `s_sparsity`, drawn grey behind the loss."""
-    quantities = (("loss", "loss"), ("accuracy", "train_accuracy"))
+    quantities = (("loss", "loss", 1, "loss"), ("train_accuracy", "accuracy", 100, "accuracy (%)"))
     stages = [(str(stage), *quantity) for stage in arrays["stages"] for quantity in quantities]
-    curves = [curve for curve in stages if f"{curve[0]}_{curve[2]}" in arrays]
-    figure = titled_figure(arrays, 4.2 * len(curves), 3.4)
-    for panel, (stage, quantity, train) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves):
-        epoch, is_loss = arrays[f"{stage}_epoch"] + 1, quantity == "loss"
-        scale = 1 if is_loss else 100
-        dot = "." if len(epoch) < 3 else ""
+    curves = [curve for curve in stages if f"{curve[0]}_{curve[1]}" in arrays]
+    figure, panels = titled_figure(arrays, 4.2 * len(curves), 3.4, 1, len(curves))
+    for panel, (stage, train, quantity, scale, ylabel) in zip(panels, curves):
+        epoch, test = arrays[f"{stage}_epoch"] + 1, f"{stage}_test_{quantity}"
+        look = dict(marker="." * (len(epoch) < 3))  # a line needs more to be seen
         values = scale * arrays[f"{stage}_{train}"]
-        panel.plot(epoch, values, color=CLASS_COLOURS[0], label="training views", marker=dot)
-        if f"{stage}_test_{quantity}" in arrays:
-            values = scale * arrays[f"{stage}_test_{quantity}"]
-            panel.plot(epoch, values, color=PIE_COLOUR, linestyle="--", label="test images")
-        if is_loss:
+        panel.plot(epoch, values, color=CLASS_COLOURS[0], label="training views", **look)
+        if test in arrays:
+            panel.plot(epoch, scale * arrays[test], "--", color=PIE_COLOUR, label="test images", **look)
+        if quantity == "loss":
             if f"{stage}_sparsity" in arrays:
                 _draw_sparsity(panel, epoch, arrays[f"{stage}_sparsity"])
             chance = arrays[f"{stage}_chance_loss"][0]
             panel.axhline(chance, color=LINE_COLOUR, linestyle=":", linewidth=1, label="chance")
-        label_axes(panel, "epoch", "loss" if is_loss else "accuracy (%)", stage)
+        label_axes(panel, "epoch", ylabel, stage)
         panel.legend()
     return figure
 
@@ -121,106 +138,92 @@ def _draw_sparsity(panel: Axes, epoch: np.ndarray, sparsity: np.ndarray) -> None
 def draw_umap(arrays: dict) -> Figure:
     """UMAP of latents: `coordinates` (N, 2), `modal_labels` (N,), `class_names` (C,), and for pruned networks
     `is_pie` (N,), which adds a second picture with the PIEs marked."""
-    coordinates, with_pies = arrays["coordinates"], "is_pie" in arrays
-    names = [plain(name) for name in arrays["class_names"]]
-    figure = titled_figure(arrays, 6.6 + 5.2 * with_pies, 5.2)
-    panels = figure.subplots(1, 1 + with_pies, squeeze=False)[0]
-    size = 14 if len(coordinates) <= 2000 else 4
+    coordinates, with_pies, names = arrays["coordinates"], "is_pie" in arrays, names_in(arrays)
+    figure, panels = titled_figure(arrays, 6.6 + 5.2 * with_pies, 5.2, 1, 1 + with_pies)
+    size, scale = (14, 1.5) if len(coordinates) <= 2000 else (4, 3)
+    for panel, title in zip(panels, ("classes by modal label", "PIEs marked")):
+        panel.set(xticks=[], yticks=[])
+        label_axes(panel, "UMAP 1", "UMAP 2", title)
     draw_classes(panels[0], coordinates, arrays["modal_labels"], names, size)
-    label_axes(panels[0], "UMAP 1", "UMAP 2", "classes by modal label")
-    columns, scale = 1 + (len(names) - 1) // 20, 1.5 if size > 10 else 3
+    columns = 1 + (len(names) - 1) // 20
     panels[0].legend(**BESIDE, title="modal label", ncols=columns, markerscale=scale)
     if with_pies:
-        is_pie = arrays["is_pie"].astype(bool)
-        # Few must be found, many must not hide the rest.
-        larger, edge = _style(is_pie.sum(), ((100, 18, 0.4), (1500, 6, 0.4), (np.inf, 0, 0)))
-        others, pies = coordinates[~is_pie].T, coordinates[is_pie].T
-        panels[1].scatter(*others, s=size, color="#BBBBBB", lw=0, label=f"other images ({(~is_pie).sum()})")
-        triangle = dict(color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=edge)
-        panels[1].scatter(*pies, s=size + larger, label=f"PIEs ({is_pie.sum()})", **triangle)
-        label_axes(panels[1], "UMAP 1", "UMAP 2", "PIEs marked")
+        is_pie = arrays["is_pie"]
+        rest_label, pie_label = pie_labels(is_pie)
+        panels[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0, label=rest_label)
+        panels[1].scatter(*coordinates[is_pie].T, label=pie_label, **pie_style(is_pie.sum()))
         panels[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
-        panels[1].set(xticks=[], yticks=[])
     return figure
-
-
-def _style(count: int, styles: tuple) -> list[float]:
-    """The values of the first of (most, *values) that is for so many points."""
-    return next(values for most, *values in styles if count <= most)
 
 
 def draw_q_score(arrays: dict) -> Figure:
     """Dense against pruned: `dense_q_score`, `pruned_q_score` (N,), as for z_score, l1_norm; `is_pie`
     (N,)."""
-    figure = titled_figure(arrays, 14.0, 5.1)
-    panels = figure.subplots(1, 3)
+    figure, panels = titled_figure(arrays, 14.0, 5.1, 1, 3)
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
     for panel, (quantity, name) in zip(panels, names.items()):
         values = np.concatenate([arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]])
         cells = 60 if len(values) > 4000 else 30
-        values = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([0.0, 1.0])
-        margin = 0.03 * np.ptp(values) or max(0.1 * abs(values[0]), 0.1)
-        edges = np.linspace(values.min() - margin, values.max() + margin, cells + 1)
-        _draw_joint(panel, arrays, quantity, edges, edges[::2], name)
+        low, high = np.histogram_bin_edges(values[np.isfinite(values)], 1)
+        margin = 0.03 * (high - low)
+        edges = np.linspace(low - margin, high + margin, cells + 1)
+        _draw_joint(panel, arrays, quantity, edges, name)
         label_axes(panel, f"{name}, dense networks", f"{name}, pruned networks")
-    _explain_joint(figure, panels, arrays["is_pie"].astype(bool))
+    _explain_joint(figure, arrays["is_pie"])
     return figure
 
 
 def draw_prediction_depth(arrays: dict) -> Figure:
     """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` ()."""
-    places = int(arrays["places"])
-    figure = titled_figure(arrays, 7.2, 6.6)
-    panel = figure.subplots()
+    figure, (panel,) = titled_figure(arrays, 7.2, 6.6)
     # Depths are multiples of 1 / models: cells and bars hold a whole number of them, against stripes.
-    steps = np.diff(np.unique(np.concatenate([arrays["dense_depth"], arrays["pruned_depth"]])))
-    step = min(steps[steps > 1e-4], default=1.0)
-    widths = (step * np.ceil((places / step + 1) / cells) for cells in (60, 30))
-    cells = (width * np.arange(np.ceil(round((places + step) / width, 6)) + 1) - step / 2 for width in widths)
-    _draw_joint(panel, arrays, "depth", *cells, "larger triangles: several PIEs at one point")
+    steps = np.diff(np.unique([arrays["dense_depth"], arrays["pruned_depth"]]))
+    step, places = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
+    width = step * np.ceil((places / step + 1) / 60)
+    edges = width * np.arange(np.ceil(round((places + step) / width, 6)) + 1) - step / 2
+    _draw_joint(panel, arrays, "depth", edges, "larger triangles: several PIEs at one point")
     label_axes(panel, *(f"prediction depth, {kind} networks (places)" for kind in ("dense", "pruned")))
-    _explain_joint(figure, [panel], arrays["is_pie"].astype(bool))
+    _explain_joint(figure, arrays["is_pie"])
     return figure
 
 
-def _draw_joint(
-    panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, wider: np.ndarray, title: str
-) -> None:
+def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, title: str) -> None:
     """Dense against pruned: how many of the other images are in each cell between `edges`, the PIEs on them,
-    and at the sides what share of either lies between the edges `wider`. Images without a value are left out,
-    and counted in the title."""
-    dense, pruned = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]
-    is_pie = arrays["is_pie"].astype(bool)
+    and at the sides what share of either lies in bars of two cells. Images without a value are left out, and
+    counted in the title."""
+    dense, pruned, is_pie = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"], arrays["is_pie"]
     defined = np.isfinite(dense) & np.isfinite(pruned)
     others, pies = defined & ~is_pie, defined & is_pie
-    counts = np.ma.masked_equal(np.histogram2d(dense[others], pruned[others], [edges, edges])[0].T, 0)
-    panel.pcolormesh(edges, edges, counts, cmap=DENSITY_COLOURS, norm=LogNorm(1, 10), rasterized=True)
+    look = dict(cmap=DENSITY_COLOURS, norm=LogNorm(1, 10), rasterized=True)
+    panel.hist2d(dense[others], pruned[others], edges, cmin=1, **look)
     points, together = np.unique(np.stack([dense, pruned], 1)[pies], axis=0, return_counts=True)
-    styles = ((100, 26, 0.9, 0.5), (600, 14, 0.75, 0.3), (1500, 8, 0.6, 0.15), (np.inf, 3, 0.5, 0))
-    size, alpha, width = _style(len(points), styles)
-    look = dict(color=PIE_COLOUR, marker="^", edgecolors="black", linewidths=width, alpha=alpha)
-    panel.scatter(*points.T, s=size * np.sqrt(together), rasterized=True, **look)
-    limits = edges[0], max(edges[-1], wider[-1])
-    panel.plot(limits, limits, color=LINE_COLOUR, linewidth=1, linestyle="--")
+    style = pie_style(len(points))
+    panel.scatter(*points.T, **style | {"s": style["s"] * np.sqrt(together)})
+    bars = edges[0] + 2 * (edges[1] - edges[0]) * np.arange(len(edges) // 2 + 1)
+    limits = edges[0], max(edges[-1], bars[-1])
+    panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label="dense = pruned")
     panel.set(xlim=limits, ylim=limits, box_aspect=1)  # with equal limits: equal units
     panel.locator_params(nbins=8, steps=[1, 2, 5, 10])  # equal limits: the same ticks
     top = panel.inset_axes([0, 1.03, 1, 0.2], sharex=panel)
     right = panel.inset_axes([1.03, 0, 0.2, 1], sharey=panel)
-    left_out = "" if defined.all() else f" ({(~defined).sum()} images without a value)"
-    top.set_title(f"{title}{left_out}")
-    for side, values, direction, axis in ((top, dense, "vertical", "y"), (right, pruned, "horizontal", "x")):
+    if not defined.all():
+        title = f"{title} ({(~defined).sum()} images without a value)"
+    top.set_title(title)
+    sides = ((top, dense, "vertical", top.yaxis), (right, pruned, "horizontal", right.xaxis))
+    for side, values, direction, axis in sides:
         for chosen, colour, width in ((others, REST_COLOUR, 0), (pies, PIE_COLOUR, 1.3)):
             if chosen.any():
-                shares = 100 * np.histogram(values[chosen], wider)[0] / chosen.sum()
-                side.stairs(shares, wider, orientation=direction, color=colour, fill=not width, lw=width)
+                shares = 100 * np.histogram(values[chosen], bars)[0] / chosen.sum()
+                side.stairs(shares, bars, orientation=direction, color=colour, fill=not width, lw=width)
         side.tick_params(labelsize=7, labelbottom=side is right, labelleft=side is top)
-        getattr(side, f"{axis}axis").set_major_locator(MaxNLocator(2, min_n_ticks=2))
+        axis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
+        axis.set_label_text("share (%)", fontsize=7)
         side.spines[["top", "right"]].set_visible(False)
-        getattr(side, f"set_{axis}label")("share (%)", fontsize=7)
 
 
-def _explain_joint(figure: Figure, panels: list[Axes], is_pie: np.ndarray) -> None:
+def _explain_joint(figure: Figure, is_pie: np.ndarray) -> None:
     """One scale of colours for all panels, and what the signs are."""
+    panels = figure.axes
     cells = [panel.collections[0] for panel in panels]
     highest = max(10, *(mesh.get_array().filled(0).max() for mesh in cells))
     for mesh in cells:
@@ -229,22 +232,22 @@ def _explain_joint(figure: Figure, panels: list[Axes], is_pie: np.ndarray) -> No
     bar = figure.colorbar(cells[0], **place, format="%g", label="other images in a cell")
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     edge = dict(markeredgecolor="black", markeredgewidth=0.5)
+    rest_label, pie_label = pie_labels(is_pie)
     handles = [
-        Patch(color=REST_COLOUR, label=f"other images ({(~is_pie).sum()})"),
-        Line2D([], [], color=PIE_COLOUR, marker="^", label=f"PIEs ({is_pie.sum()})", **edge),
-        Line2D([], [], color=LINE_COLOUR, linewidth=1, linestyle="--", label="dense = pruned"),
+        Patch(color=REST_COLOUR, label=rest_label),
+        Line2D([], [], color=PIE_COLOUR, marker="^", label=pie_label, **edge),
+        *panels[0].lines,
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc=BELOW, ncols=3)
 
 
 def draw_pies_distribution(arrays: dict) -> Figure:
     """PIEs per true class: `pies_per_class` (C,), `class_names` (C,), `images` () in all."""
-    names, counts = [plain(name) for name in arrays["class_names"]], arrays["pies_per_class"]
-    figure = titled_figure(arrays, max(6.5, 0.5 * len(names)), 4.0)
-    panel = figure.subplots()
+    names, counts = names_in(arrays), arrays["pies_per_class"]
+    figure, (panel,) = titled_figure(arrays, max(6.5, 0.5 * len(names)), 4.0)
     bars = panel.bar(range(len(names)), counts, color=REST_COLOUR, edgecolor="black", linewidth=0.4)
     panel.bar_label(bars, fontsize=8)
-    label_classes(panel, names, f"{int(counts.sum())} PIEs of {int(arrays['images'])} test images")
+    label_classes(panel, names, f"{counts.sum()} PIEs of {arrays['images']} test images")
     panel.margins(y=0.12)
     return figure
 

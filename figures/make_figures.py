@@ -28,10 +28,7 @@ def build_parser() -> cli.Parser:
         "--results", type=Path, default=Path("pies/cifar10"), help="the folder of one data set's results"
     )
     parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=None,
-        help="draw every figure anew into this folder, None: list them only",
+        "--output_dir", type=Path, help="draw every figure anew into this folder, None: list them only"
     )
     parser.add_argument(
         "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"

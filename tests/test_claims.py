@@ -117,7 +117,7 @@ def test_all_evidence_is_of_parts_of_the_claims_and_all_parts_have_evidence(tmp_
     rows = evidence.all_evidence(compared)
     assert {(one["claim"], one["part"]) for one in rows} == set(PARTS)
     for one in rows:
-        part = claims.part_of(one)
+        part = claims.PARTS[one["claim"], one["part"]]
         assert part.name == one["part"] and one["sparsity"] == 0.9 and one["group"] and one["comparison"]
         assert claims.on_side(one) is (
             one["low"] > 0 if SIDES[one["claim"], one["part"]] > 0 else one["high"] < 0

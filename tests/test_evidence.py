@@ -450,8 +450,7 @@ def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_st
     ],
 )
 def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
-    row = {"learning_method": "SupCon", "pruning_method": method, "sparsity": sparsity}
-    population = evidence.Compared(Path("pies"), {}, row, {}, None, None, None)
+    population = evidence.Compared("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None, None, None)
     assert population.claimed_about is expected
 
 

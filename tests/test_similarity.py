@@ -411,31 +411,6 @@ def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(gr
 # Recalls
 
 
-def slow_recalls(predictions, labels, classes):
-    recalls = []
-    for model in predictions:
-        row = []
-        for one in range(classes):
-            right = [prediction == one for prediction, label in zip(model, labels) if label == one]
-            row.append(mean_or_nan(right))
-        recalls.append(row)
-    return recalls
-
-
-def test_recalls_equal_a_slow_count_and_are_not_defined_for_a_class_without_images():
-    rng = np.random.default_rng(0)
-    labels = rng.choice([0, 1, 2, 4], 150)
-    predictions = np.where(rng.random((6, 150)) < 0.6, labels, rng.integers(0, 6, (6, 150))).astype(np.int16)
-    found = similarity.class_recalls(predictions, labels, 6)
-    np.testing.assert_allclose(found, slow_recalls(predictions.tolist(), labels.tolist(), 6), rtol=1e-12)
-    assert np.isnan(found[:, [3, 5]]).all() and not np.isnan(found[:, [0, 1, 2, 4]]).any()
-
-
-def test_recalls_of_hand_made_predictions():
-    found = similarity.class_recalls(np.array([[0, 0, 1, 1], [1, 0, 0, 0]]), np.array([0, 0, 1, 1]), 2)
-    assert found.tolist() == [[1, 1], [0.5, 0]]
-
-
 @pytest.mark.parametrize("rows, other_rows", [(2, 2), (2, 9), (5, 5), (30, 30), (30, 3)])
 def test_welchs_test_equals_scipys(rows, other_rows):
     rng = np.random.default_rng(rows)

@@ -4,6 +4,7 @@ and the arrays of figures (kinds of figures/report/plots.py)."""
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, permutations
 
 import numpy as np
 
@@ -89,29 +90,24 @@ def compare_pies(combinations: list[Combination]) -> Comparison:
             unique[places] = np.stack([alone["unique"], alone["chance_unique"]], 1)
             chosen = [combinations[index] for index in places]
             figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
-    compared = [index for index in range(len(combinations)) if not np.isnan(unique[index]).all()]
-    if compared:
+    compared = np.flatnonzero(~np.isnan(unique).all(1))
+    if len(compared):
         figures["pies_unique"] = heat_maps(
             [combinations[index] for index in compared],
             "share of PIEs that no other set of the same sparsity has, sizes of the sets in brackets",
             {"": unique[compared]},
             ["measured", "by chance"],
         ) | {"rows": [sized[index] for index in compared]}
+    names = ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")
     rows = [
         {
-            **pair_facts(combination, other),
+            **pair_facts(combinations[i], combinations[j]),
             "pies": overlap["size"][i],
             "other_pies": overlap["size"][j],
-            **{
-                name: overlap[name][i, j]
-                for name in ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")
-            },
-            "unique_at_sparsity": unique[i, 0],
-            "chance_unique_at_sparsity": unique[i, 1],
+            **{name: overlap[name][i, j] for name in names},
+            **dict(zip(("unique_at_sparsity", "chance_unique_at_sparsity"), unique[i])),
         }
-        for i, combination in enumerate(combinations)
-        for j, other in enumerate(combinations)
-        if i != j
+        for i, j in permutations(range(len(combinations)), 2)
     ]
     return Comparison(rows, figures)
 
@@ -176,7 +172,7 @@ def compare_masks(masks: list[Masks]) -> Comparison:
     )
     rows = [
         {
-            **pair_facts(combination, combinations[j]),
+            **pair_facts(combinations[i], combinations[j]),
             "seeds": seeds,
             "layer": layer,
             "pairs": int(pairs[i, j] / (2 if i == j else 1)),
@@ -184,8 +180,7 @@ def compare_masks(masks: list[Masks]) -> Comparison:
             "chance": alike.chance[i, j, index],
             "chance_by_layer": alike.chance_by_layer[i, j] if layer == "total" else None,
         }
-        for i, combination in enumerate(combinations)
-        for j in range(i, len(combinations))
+        for i, j in combinations_with_replacement(range(len(combinations)), 2)
         for seeds, values, pairs in (
             ("same", alike.same, alike.same_pairs),
             ("different", alike.different, alike.different_pairs),
@@ -220,7 +215,6 @@ def compare_structure(masks: list[Masks]) -> Comparison:
     """Filters and input channels of convolutions that are wholly zero, beside random masks of the same
     density in each layer; means over the networks."""
     combinations, layers, shapes = [each.population for each in masks], masks[0].layers, masks[0].shapes
-    ends = np.cumsum(shapes.prod(1))
     convolutions = [index for index, layer in enumerate(layers) if not layer.startswith("fc.")]
 
     def shares(mask: np.ndarray) -> list[float]:
@@ -237,9 +231,10 @@ def compare_structure(masks: list[Masks]) -> Comparison:
     }
     values, rows = np.zeros((len(panels), len(masks), len(convolutions))), []
     for g, each in enumerate(masks):
+        kept = np.split(each.kept, np.cumsum(shapes.prod(1)), 1)
         for place, index in enumerate(convolutions):
-            kept = each.kept[:, ends[index] - shapes[index].prod() : ends[index]]
-            values[:, g, place] = np.mean([shares(mask.reshape(shapes[index])) for mask in kept], 0)
+            of_networks = kept[index].reshape(-1, *shapes[index])
+            values[:, g, place] = np.mean(list(map(shares, of_networks)), 0)
             columns = dict(zip(panels.values(), values[:, g, place]))
             rows.append({**each.population.facts, "layer": layers[index], **columns})
     figure = heat_maps(

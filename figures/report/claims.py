@@ -162,6 +162,9 @@ CLAIMS = (
 )
 
 
+PARTS = {(claim.number, part.name): part for claim in CLAIMS for part in claim.parts}
+
+
 def verdict(rows: list[dict]) -> str:
     """What rows of evidence for one claim, or for a part of one, say; each has value, low, high, claim and
     part.
@@ -176,25 +179,19 @@ def verdict(rows: list[dict]) -> str:
 
 def on_side(row: dict) -> bool | None:
     """Whether the row's 95 % interval lies on the claimed side; None without an interval."""
-    if math.isnan(row["low"]) or math.isnan(row["high"]):
-        return None
-    return row["low"] > 0 if part_of(row).side > 0 else row["high"] < 0
+    nearest, farthest = towards_claim(row)
+    return None if math.isnan(nearest + farthest) else nearest > 0
 
 
 def against(row: dict) -> bool:
     """Whether the row's 95 % interval lies wholly on the other side."""
-    return row["high"] < 0 if part_of(row).side > 0 else row["low"] > 0  # never of NaN
+    return towards_claim(row)[1] < 0  # never of NaN
 
 
-def part_of(row: dict) -> Part:
-    """The part of a claim that a row of evidence is about."""
-    return next(
-        part
-        for claim in CLAIMS
-        if claim.number == row["claim"]
-        for part in claim.parts
-        if part.name == row["part"]
-    )
+def towards_claim(row: dict) -> list[float]:
+    """The ends of the row's 95 % interval, the claimed side of 0 above it; NaN without an interval."""
+    side = PARTS[row["claim"], row["part"]].side
+    return [side * row[end] for end in ("low", "high")][::side]
 
 
 def either(numbers: Iterable[int]) -> str:

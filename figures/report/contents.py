@@ -3,6 +3,7 @@ it."""
 
 import json
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from common.methods import describe
 from figures.report import across, evidence, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Compared
-from figures.report.read import Combination, read_figure
+from figures.report.read import Combination, grouped, read_figure
 
 SHOWN_SPARSITY = 0.95  # of the figures that would be too many: the highest sparsity up to this one
 
@@ -83,7 +84,7 @@ def collect(
         *comparison_pictures(comparisons, compared),
     ]
     missing += not_stored + no_joint
-    few = {len(each.seeds) for each in compared if len(each.seeds) < uncertainty.FEWEST_SEEDS}
+    few = {len(each.seeds) for each in compared} & set(range(uncertainty.FEWEST_SEEDS))
     if few:
         missing.append(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
@@ -131,26 +132,23 @@ def comparison_pictures(comparisons: dict[str, across.Comparison], compared: lis
     """Those of the figures of figures/report/across.py that the report shows."""
     figures = {name: arrays for each in comparisons.values() for name, arrays in each.figures.items()}
     per_class = f"pies_per_class_{max(each.sparsity for each in shown(compared))}sparsity"
-    names = {name: per_class if name == "pies_per_class" else name for name in COMPARISONS}
-    return [
-        Picture(names[name], *texts, figures[names[name]])
-        for name, texts in COMPARISONS.items()
-        if names[name] in figures
-    ]
+    pictures = []
+    for kind, texts in COMPARISONS.items():
+        name = per_class if kind == "pies_per_class" else kind
+        if name in figures:
+            pictures.append(Picture(name, *texts, figures[name]))
+    return pictures
 
 
 def shown(compared: list[Compared]) -> list[Compared]:
     """Of each learning and pruning method the one sparsity of which details are shown."""
-    groups: dict[str, list[Compared]] = {}
-    for population in compared:
-        groups.setdefault(population.method, []).append(population)
     return [
         max(
-            (population for population in group if population.sparsity <= SHOWN_SPARSITY),
-            key=lambda population: population.sparsity,
+            [population for population in group if population.sparsity <= SHOWN_SPARSITY],
+            key=attrgetter("sparsity"),
             default=group[0],
         )
-        for group in groups.values()
+        for group in grouped(compared, "method").values()
     ]
 
 
@@ -205,15 +203,15 @@ def against_sparsity(
 ) -> Picture:
     """PIEs or accuracy against sparsity with intervals, of all learning and pruning methods."""
     scale, ylabel = (1, "PIEs (images)") if name == "pies" else (100, "test accuracy (%)")
-    series: dict[tuple[str, str], list[dict]] = {}
+    series: dict[str, list[dict]] = {}
     for row in rows:
-        series.setdefault((row["learning_method"], row["pruning_method"]), []).append(row)
+        series.setdefault(f"{row['learning_method']} {row['pruning_method']}", []).append(row)
     arrays = {
         "figure": "against_sparsity",
         "title": across.title(compared, heading),
         "ylabel": ylabel,
-        "series": [" ".join(methods) for methods in series],
-        "learning_methods": [learning_method for learning_method, _ in series],
+        "series": list(series),
+        "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
@@ -224,7 +222,7 @@ def against_sparsity(
 
 def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
-    enough = [len(each.seeds) for each in compared if len(each.seeds) >= uncertainty.FEWEST_SEEDS]
+    enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
     halves = either(seeds // 2 for seeds in enough)
     heading = f"PIEs between halves of {halves} models, {uncertainty.SPLITS} random splits"
     arrays = {"figure": "noise_floor", "panels": list(floors), "title": across.title(compared, heading)}
@@ -287,7 +285,7 @@ def gallery(population: Compared) -> list[dict]:
         votes = np.array(
             [[(each.predictions[:, place] == label).sum() for label in labels] for each in networks]
         )
-        shares = votes / [[len(each.ids)] for each in networks]
+        (dense, dense_other), (pruned_other, pruned) = votes / [[len(each.ids)] for each in networks]
         entries.append(
             {
                 "image": image,
@@ -296,7 +294,7 @@ def gallery(population: Compared) -> list[dict]:
                 "pruned": names[labels[1]],
                 "dense_agreeing": votes[0, 0],
                 "pruned_agreeing": votes[1, 1],
-                "confidence": (shares[0, 0] - shares[0, 1] + shares[1, 1] - shares[1, 0]) / 2,
+                "confidence": (dense - dense_other + pruned - pruned_other) / 2,
             }
         )
     return entries

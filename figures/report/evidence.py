@@ -5,16 +5,21 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from common.methods import describe, parse_method
+from common.methods import PruningMethod, describe, parse_method
 from figures.report import similarity, uncertainty
 from figures.report.claims import HIGH_SPARSITY
-from figures.report.read import Combination, read_evaluations
+from figures.report.read import Combination, grouped, read_evaluations
 
 # Where halves are compared: how many of the leave-two-out sets, and how many random splits of each.
 HALVES_SETS, HALVES_SPLITS = 60, 4
+MEASURES = (
+    ("Q-Score", "q_score"),
+    ("prediction depth", "depth"),
+)  # of images: part of a claim, name in arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +59,16 @@ class Compared(Combination):
     def claimed_about(self) -> bool:
         """Whether the claims are about it: pruned by magnitude, in one shot or while training, to a high
         sparsity."""
-        method = parse_method(self.pruning_method)
-        schedules = ("one-shot", "early", "late")
-        magnitude = method.criterion == "magnitude" and method.schedule in schedules
-        return self.sparsity >= HIGH_SPARSITY and magnitude
+        magnitude = self.parsed.criterion == "magnitude"
+        return self.sparsity >= HIGH_SPARSITY and magnitude and self.schedule in ("one-shot", "early", "late")
+
+    @property
+    def parsed(self) -> PruningMethod:
+        return parse_method(self.pruning_method)
+
+    @property
+    def schedule(self) -> str:
+        return self.parsed.schedule
 
 
 def read_compared(combinations: list[Combination]) -> tuple[list[Compared], list[str]]:
@@ -237,8 +248,7 @@ def uniqueness(claimed: list[Compared]) -> Iterator[dict]:
     """Claim 2: the share of a combination's PIEs that no other combination of that sparsity has, minus one
     half; and how much more alike the PIE sets of two halves of its seeds are than those of one half and, with
     the other half, of other combinations."""
-    for sparsity in sorted({population.sparsity for population in claimed}):
-        chosen = [population for population in claimed if population.sparsity == sparsity]
+    for sparsity, chosen in sorted(grouped(claimed, "sparsity").items()):
         if len(chosen) < 2:
             continue
         seeds = shared(*chosen)
@@ -307,10 +317,9 @@ def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> np.ndarray:
 def early_against_others(claimed: list[Compared]) -> Iterator[dict]:
     """Claim 3: networks pruned early minus those pruned late and minus those pruned in one shot, of the same
     scope where both exist; networks of one seed begin alike and are compared with each other."""
-    for learning_method, sparsity in sorted({(each.learning_method, each.sparsity) for each in claimed}):
-        chosen = [
-            each for each in claimed if (each.learning_method, each.sparsity) == (learning_method, sparsity)
-        ]
+    for (learning_method, sparsity), chosen in sorted(
+        grouped(claimed, "learning_method", "sparsity").items()
+    ):
         for early, other in schedule_pairs(chosen):
             matched = same_scope(early, other)
             scopes = "" if matched else " (scopes differ)"
@@ -321,8 +330,7 @@ def early_against_others(claimed: list[Compared]) -> Iterator[dict]:
                 "comparison": f"early minus {describe(other.pruning_method)}{scopes}",
                 "matched": matched,
             }
-            measures = {"accuracy": "accuracy", "Q-Score": "q_score", "prediction depth": "depth"}
-            for part, measure in measures.items():
+            for part, measure in (("accuracy", "accuracy"), *MEASURES):
                 means, others = seed_by_seed(early, measure), seed_by_seed(other, measure)
                 both = sorted(means.keys() & others.keys())
                 differences = np.array([means[seed] - others[seed] for seed in both])
@@ -331,18 +339,16 @@ def early_against_others(claimed: list[Compared]) -> Iterator[dict]:
 
 
 def same_scope(population: Compared, other: Compared) -> bool:
-    return parse_method(population.pruning_method).scope == parse_method(other.pruning_method).scope
+    return population.parsed.scope == other.parsed.scope
 
 
 def schedule_pairs(chosen: list[Compared]) -> list[tuple[Compared, Compared]]:
     """(early, other) for other schedules; pairs of other scopes only where a schedule has no pair of the
     same."""
-    of_schedule: dict[str, list[Compared]] = {"early": [], "late": [], "one-shot": []}
-    for population in chosen:
-        of_schedule[parse_method(population.pruning_method).schedule].append(population)
+    of_schedule = grouped(chosen, "schedule")
     pairs = []
     for schedule in ("late", "one-shot"):
-        all_pairs = [(early, other) for early in of_schedule["early"] for other in of_schedule[schedule]]
+        all_pairs = list(product(*(of_schedule.get(each, []) for each in ("early", schedule))))
         pairs += [pair for pair in all_pairs if same_scope(*pair)] or all_pairs
     return pairs
 
@@ -350,7 +356,7 @@ def schedule_pairs(chosen: list[Compared]) -> list[tuple[Compared, Compared]]:
 def pies_against_others(claimed: list[Compared]) -> Iterator[dict]:
     """Claim 4: Q-Score and depth of PIEs minus those of other images, in pruned networks."""
     for population in claimed:
-        for part, measure in (("Q-Score", "q_score"), ("prediction depth", "depth")):
+        for part, measure in MEASURES:
             if len(getattr(population.pruned, measure)):
                 yield {
                     "claim": 4,

@@ -38,26 +38,24 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         "fewest_seeds": uncertainty.FEWEST_SEEDS,
     }
     if report.compared:
-        elsewhere = any(row["made_elsewhere"] for row in rows)
         values |= {
             "name": text(report.compared[0].arrays["data_title"]),
             "images": len(report.compared[0].labels),
             "learning": each_once(population.learning_method for population in report.compared),
             "networks": each_once(population.arrays["architecture"] for population in report.compared),
             "models": claims.either(len(each.pruned.ids) for each in report.compared),
-            "elsewhere": " Some networks were made elsewhere." if elsewhere else "",
+            "elsewhere": " Some networks were made elsewhere." * any(row["made_elsewhere"] for row in rows),
             "claims": "".join(claim_line(claim, report.evidence) for claim in claims.CLAIMS),
             "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
             "evidence": "".join(claim_details(claim, report) for claim in claims.CLAIMS),
             "figures": figures(report.pictures, pngs),
             "galleries": "".join(
-                gallery_details(population, is_open=index == 0)
+                gallery_details(population, index == 0)
                 for index, population in enumerate(shown(report.compared))
             ),
             "populations": population_lines(report),
         }
-    absent = ["nothing compared"] if report.compared else ["compared"]
-    absent += [] if report.missing else ["missing"]
+    absent = ["nothing compared" if report.compared else "compared", *["missing"] * (not report.missing)]
     template = TEMPLATE.read_text(encoding="utf-8")
     for section in absent:
         template = re.sub(f"<!-- {section} -->.*?<!-- end -->", "", template, flags=re.DOTALL)
@@ -80,8 +78,9 @@ def items(texts: list[str]) -> str:
 
 def line(cells: list[str], numbers: range = range(0)) -> str:
     """A row of a table, of cells in HTML; those at the places `numbers` are set as numbers."""
-    kinds = [' class="number"' if place in numbers else "" for place in range(len(cells))]
-    return f"<tr>{''.join(f'<td{kind}>{cell}</td>' for kind, cell in zip(kinds, cells))}</tr>"
+    number = ' class="number"'
+    cells = [f"<td{number * (place in numbers)}>{cell}</td>" for place, cell in enumerate(cells)]
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def chip(verdict: str) -> str:
@@ -251,50 +250,48 @@ def png_of(image: np.ndarray) -> bytes:
 
 # Populations, and how they were made
 
+POPULATION_COLUMNS = (
+    *KEY_COLUMNS,
+    "networks",
+    "accuracy",
+    "pies",
+    "ties_pruned",
+    "q_score",
+    "depth",
+    "origin",
+)
+SHOWN_AS = {"accuracy": (100, 2), "pies": (), "q_score": (1, 3, True), "depth": (1, 2, True)}  # for `show`
+
 
 def population_lines(report: Report) -> str:
     """One line for each population."""
     rows = {tuple(row[name] for name in KEY_COLUMNS): row for row in (*report.dense, *report.populations)}
     lines = []
     for population in report.stored:
-        row = rows.get(tuple(population.facts.values()))
-        if row is None:
-            continue
-        cells = [
-            text(population.learning_method),
-            text(population.pruning_method),
-            f"{100 * population.sparsity:g}",
-            str(row["networks"]),
-            show(row["accuracy"], 100, 2),
-            show(row["pies"]) if "pies" in row else "",
-            text(population.row.get("ties_pruned", "")),
-            show(row["q_score"], 1, 3, True) if "q_score" in row else "",
-            show(row["depth"], 1, 2, True) if "depth" in row else "",
-            text(population.row.get("origin", "")),
-        ]
-        lines.append(line(cells, range(2, 9)))
+        if row := rows.get(tuple(population.facts.values())):
+            numbers = {name: show(row[name], *how) for name, how in SHOWN_AS.items() if name in row}
+            cells = population.row | row | numbers | {"sparsity": f"{100 * population.sparsity:g}"}
+            lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 9)))
     return "".join(lines)
 
 
 def made_line(row: dict) -> str:
     """Networks, seeds, hours of training, machine, versions and days of a population."""
-    days = " to ".join(dict.fromkeys((row["days"][0], row["days"][-1]))) if row["days"] else ""
-    recorded = (show_seeds(row["seeds"]), "; ".join(row["devices"]), "; ".join(row["versions"]), days)
-    seeds, *where_and_when = (text(value or "not recorded") for value in recorded)
-    return line(
-        [
-            text(row["learning_method"]),
-            text(row["pruning_method"]),
-            f"{100 * row['sparsity']:g}",
-            str(row["networks"]),
-            seeds,
-            f"{row['seconds'] / 3600:.3g}",
-            *where_and_when,
-        ]
+    cells = (
+        row["learning_method"],
+        row["pruning_method"],
+        f"{100 * row['sparsity']:g}",
+        row["networks"],
+        show_seeds(row["seeds"]),
+        f"{row['seconds'] / 3600:.3g}",
+        "; ".join(row["devices"]),
+        "; ".join(row["versions"]),
+        " to ".join(dict.fromkeys(row["days"][:1] + row["days"][-1:])),
     )
+    return line([text(cell or "not recorded") for cell in cells])
 
 
 def show_seeds(seeds: list[int]) -> str:
     """[0, 1, 2, 5] as `0-2, 5`."""
     runs = np.split(seeds, np.flatnonzero(np.diff(seeds) != 1) + 1) if seeds else []
-    return ", ".join("-".join(dict.fromkeys((str(run[0]), str(run[-1])))) for run in runs)
+    return ", ".join("-".join(dict.fromkeys((f"{run[0]}", f"{run[-1]}"))) for run in runs)

@@ -12,12 +12,14 @@ from matplotlib.ticker import FuncFormatter
 from common import plots
 from common.cli import UserError
 from common.plots import (
+    BELOW,
     BESIDE,
     CLASS_COLOURS,
     CLASS_MARKERS,
     LINE_COLOUR,
     REST_COLOUR,
     label_axes,
+    names_in,
     plain,
     titled_figure,
 )
@@ -65,30 +67,26 @@ def draw_again(path: Path, target: Path) -> None:
 def draw_heat_maps(arrays: dict) -> Figure:
     """Heat maps, two in a row: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and
     `columns` (C,), `texts` (P, R, C) written into the cells; `diverging` () colours around 0."""
-    panels, titles = arrays["panels"].astype(float), [str(title) for title in arrays["panel_titles"]]
-    rows, columns = ([plain(name) for name in arrays[side]] for side in ("rows", "columns"))
+    panels, titles = arrays["panels"].astype(float), names_in(arrays, "panel_titles")
+    rows, columns = names_in(arrays, "rows"), names_in(arrays, "columns")
     across = min(2, len(titles))
     width = [max(0.42 * len(columns), 0.07 * len(title)) for title in titles[:across]]
     height, deep = 0.3 * len(rows) + 0.5, -(-len(titles) // across)
     beside, below = (0.075 * max(map(len, names)) for names in (rows, columns))
-    widest = sum(width) + 0.8 * across + beside
-    figure = titled_figure(arrays, max(8.0, widest), 0.5 + deep * height + below)
-    grid = figure.subplots(deep, across, squeeze=False, width_ratios=width)
+    size = max(8.0, sum(width) + 0.8 * across + beside), 0.5 + deep * height + below
+    figure, grid = titled_figure(arrays, *size, deep, across, width_ratios=width)
     highest, diverging = np.nanmax(np.abs(panels), initial=0) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
-    for index, (panel, values) in enumerate(zip(grid.flat, panels)):
+    for index, (panel, values) in enumerate(zip(grid, panels)):
         image = panel.imshow(values, aspect="auto", **colours)
-        shown_rows = rows if index % across == 0 else [""] * len(rows)
-        shown_columns = columns if index + across >= len(titles) else [""] * len(columns)
-        panel.set_yticks(range(len(rows)), shown_rows, fontsize=7)
-        panel.set_xticks(range(len(columns)), shown_columns, fontsize=7, rotation=90)
+        panel.set_yticks(range(len(rows)), rows, fontsize=7)
+        panel.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90)
+        panel.tick_params(labelleft=index % across == 0, labelbottom=index + across >= len(titles))
         panel.set(title=titles[index], facecolor="#EEEEEE")  # seen where there is no value
-        for (row, column), value in np.ndenumerate(values):
-            dark = (
-                not np.isnan(value) and np.dot(image.cmap(image.norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5
-            )
-            look = dict(ha="center", va="center", fontsize=6, color="white" if dark else "black")
-            panel.text(column, row, str(arrays["texts"][index][row][column]), **look)
+        darkness = image.to_rgba(values) @ (-0.299, -0.587, -0.114, 1)  # 0 where there is no value
+        for (row, column), text in np.ndenumerate(arrays["texts"][index]):
+            colour = "white" if darkness[row, column] > 0.5 else "black"
+            panel.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
         if index % across == across - 1:
             figure.colorbar(image, ax=panel, fraction=0.08, pad=0.02).ax.tick_params(labelsize=7)
     return figure
@@ -97,17 +95,22 @@ def draw_heat_maps(arrays: dict) -> Figure:
 def draw_pies_per_class(arrays: dict) -> Figure:
     """PIEs of several sets per true class, stacked: `counts` (G + 1, C), unique to each of `sets` (G,), then
     in two sets or more; `class_names` (C,)."""
-    names, sets = [plain(name) for name in arrays["class_names"]], [f"only {name}" for name in arrays["sets"]]
-    figure = titled_figure(arrays, max(8.0, 0.6 * len(names) + 3), max(4.4, 0.17 * len(sets) + 1.4))
-    panel = figure.subplots()
-    styles = [(CLASS_COLOURS[g % 10], ("", "///", "...", "xxx")[g // 10 % 4]) for g in range(len(sets))]
-    bottom = np.zeros(len(names))
-    for row, label, (colour, hatch) in zip(
-        arrays["counts"], [*sets, "in two sets or more"], [*styles, ("#BBBBBB", "")]
-    ):
-        look = dict(color=colour, edgecolor="white", linewidth=0.4, hatch=hatch)
-        panel.bar(range(len(names)), row, bottom=bottom, label=f"{label} ({int(row.sum())})", **look)
-        bottom += row
+    names, counts = names_in(arrays), arrays["counts"]
+    sets = [*(f"only {name}" for name in arrays["sets"]), "in two sets or more"]
+    size = max(8.0, 0.6 * len(names) + 3), max(4.4, 0.17 * len(sets) + 1.23)
+    figure, (panel,) = titled_figure(arrays, *size)
+    for g, (label, row) in enumerate(zip(sets, counts)):
+        shared = g == len(sets) - 1
+        panel.bar(
+            range(len(names)),
+            row,
+            bottom=counts[:g].sum(0),
+            label=f"{label} ({row.sum()})",
+            color="#BBBBBB" if shared else CLASS_COLOURS[g % 10],
+            hatch="" if shared else ("", "///", "...", "xxx")[g // 10 % 4],
+            edgecolor="white",
+            linewidth=0.4,
+        )
     plots.label_classes(panel, names, "each image once")
     panel.legend(**BESIDE)
     return figure
@@ -116,26 +119,24 @@ def draw_pies_per_class(arrays: dict) -> Figure:
 def draw_against_sparsity(arrays: dict) -> Figure:
     """A number against sparsity: `ylabel`, `series` and `learning_methods` (S,), and for each series s
     `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval."""
-    series, methods = ([plain(name) for name in arrays[key]] for key in ("series", "learning_methods"))
+    series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     kinds = list(dict.fromkeys(pruning))  # the same marker for all learning methods
     sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
     width = max(6.5, 0.08 * len(series) * len(sparsities)) + 0.075 * max(map(len, series)) + 0.6
-    figure = titled_figure(arrays, width, max(4.2, 0.19 * len(series) + 1.4))
-    panel = figure.subplots()
+    figure, (panel,) = titled_figure(arrays, width, max(4.2, 0.19 * len(series) + 1.4))
     with_intervals = False
     for index, (name, method) in enumerate(zip(series, methods)):
-        order, kind = np.argsort(arrays[f"sparsity_{index}"]), kinds.index(pruning[index])
-        sparsity, value, low, high = (
-            arrays[f"{key}_{index}"][order].astype(float) for key in ("sparsity", "value", "low", "high")
-        )
+        columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
+        sparsity, value, low, high = np.transpose(sorted(zip(*columns)))
+        kind, colour = kinds.index(pruning[index]), METHOD_COLOURS.get(method, LINE_COLOUR)
         # Beside one another, so that no interval hides another.
         place = np.searchsorted(sparsities, sparsity) + 0.7 * ((index + 0.5) / len(series) - 0.5)
-        known, colour = np.isfinite(low) & np.isfinite(high), METHOD_COLOURS.get(method, LINE_COLOUR)
+        known = np.isfinite(low + high)
         panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
-        line = dict(marker=CLASS_MARKERS[kind % 10], linestyle=LINE_STYLES[(kind + kind // 10) % 4])
+        style = f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
         edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
-        panel.plot(place, value, color=colour, linewidth=1, label=name, **line, **edge)
+        panel.plot(place, value, style, color=colour, linewidth=1, label=name, **edge)
         with_intervals |= known.any()
     panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
     panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
@@ -151,15 +152,13 @@ def draw_umap_grid(arrays: dict) -> Figure:
     """UMAPs in rows and columns: `class_names` (C,), `rows`, `columns` names, and for row r and column c,
     where there are networks, `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones
     `is_pie_r_c` (N,)."""
-    names, rows, columns = (
-        [plain(name) for name in arrays[key]] for key in ("class_names", "rows", "columns")
-    )
+    names, rows, columns = (names_in(arrays, key) for key in ("class_names", "rows", "columns"))
     side = 1.7 if len(rows) * len(columns) > 6 else 2.6
     width = max(7.0, side * len(columns) + 1.8)
     deep = -(-len(names) // max(1, int(width / (0.075 * max(map(len, names)) + 0.45))))  # of the legend
-    figure = titled_figure(arrays, width, side * len(rows) + 0.18 * deep + 0.8)
-    grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for (row, column), panel in np.ndenumerate(grid):
+    height = side * len(rows) + 0.18 * deep + 0.8
+    figure, grid = titled_figure(arrays, width, height, len(rows), len(columns))
+    for (row, column), panel in np.ndenumerate(grid.reshape(len(rows), len(columns))):
         cell = f"_{row}_{column}"
         panel.set(xticks=[], yticks=[], box_aspect=1)
         panel.spines[:].set_color("#BBBBBB")
@@ -168,21 +167,22 @@ def draw_umap_grid(arrays: dict) -> Figure:
         if column == 0:
             panel.set_ylabel(_broken(rows[row], 20), fontsize=9, rotation=0, ha="right", va="center")
         if f"coordinates{cell}" not in arrays:
-            middle = dict(ha="center", va="center", transform=panel.transAxes)
-            panel.text(0.5, 0.5, "no networks", color="#888888", fontsize=8, **middle)
+            style = dict(ha="center", va="center", color="#888888", fontsize=8)
+            panel.text(0.5, 0.5, "no networks", transform=panel.transAxes, **style)
             continue
         coordinates, labels = arrays[f"coordinates{cell}"], arrays[f"modal_labels{cell}"]
         size = side * (2 if len(labels) <= 2000 else 0.4)
         plots.draw_classes(panel, coordinates, labels, names, size)
         if f"is_pie{cell}" in arrays:
-            _mark_pies(panel, coordinates, labels, arrays[f"is_pie{cell}"].astype(bool), side)
+            is_pie = arrays[f"is_pie{cell}"]
+            _mark_pies(panel, coordinates[is_pie], labels[is_pie], side)
     handles = [
         Line2D([], [], linestyle="", markersize=5, label=name, **plots.class_style(label))
         for label, name in enumerate(names)
     ]
     with_pies = any(key.startswith("is_pie_") for key in arrays)
-    title = "modal label" + "; PIEs are triangles with an edge" * with_pies
-    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(names) // deep), title=title)
+    title = f"modal label{'; PIEs are triangles with an edge' * with_pies}"
+    figure.legend(handles=handles, loc=BELOW, ncols=-(-len(names) // deep), title=title)
     return figure
 
 
@@ -191,60 +191,58 @@ def _broken(name: str, letters: int) -> str:
     return textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_")
 
 
-def _mark_pies(panel, coordinates: np.ndarray, labels: np.ndarray, is_pie: np.ndarray, side: float) -> None:
-    """PIEs as triangles with an edge, smaller where there are many, and their number, in a panel `side`
+def _mark_pies(panel, coordinates: np.ndarray, labels: np.ndarray, side: float) -> None:
+    """PIEs (P, 2) as triangles in the colours of their classes (P,), and their number, in a panel `side`
     inches wide."""
-    pies = is_pie.sum()
-    colours = [CLASS_COLOURS[label % 10] for label in labels[is_pie]]
-    edges = ["white" if colour == "#000000" else "black" for colour in colours]
-    width = 0.6 if pies <= 150 else 0.3 if pies <= 1000 else 0.15
-    size = side * np.clip(900 / max(pies, 1), 0.9, 9)
-    look = dict(marker="^", c=colours, edgecolors=edges, linewidths=width, rasterized=True)
-    panel.scatter(*coordinates[is_pie].T, s=size, **look)
+    colours = np.array(CLASS_COLOURS)[labels % 10]
+    edges = np.where(colours == "#000000", "white", "black")
+    style = plots.pie_style(len(labels))
+    look = dict(color=colours, edgecolors=edges, s=0.35 * side * style["s"], alpha=1)
+    panel.scatter(*coordinates.T, **style | look)
     box = dict(facecolor="white", alpha=0.8, linewidth=0, pad=1)
     place = dict(ha="right", va="bottom", transform=panel.transAxes)
-    panel.text(0.97, 0.03, f"{pies} PIEs", fontsize=7, bbox=box, **place)
+    panel.text(0.97, 0.03, f"{len(labels)} PIEs", fontsize=7, bbox=box, **place)
 
 
 def draw_noise_floor(arrays: dict) -> Figure:
     """PIEs that chance makes: `panels` (P,) learning methods, and for each panel p `names_p` (G,), the first
     of them dense networks against dense networks, and `counts_p` (G, S) over S random splits; whiskers from
     the 2.5th to the 97.5th percentile."""
-    titles = [plain(name) for name in arrays["panels"]]
+    titles = names_in(arrays, "panels")
     highest = max(len(arrays[f"names_{index}"]) for index in range(len(titles)))
-    figure = titled_figure(arrays, max(7.0, 5.6 * len(titles)), 0.34 * highest + 1.6)
-    for index, (panel, title) in enumerate(zip(figure.subplots(1, len(titles), squeeze=False)[0], titles)):
-        counts, names = arrays[f"counts_{index}"], [plain(name) for name in arrays[f"names_{index}"]]
-        splits = counts.shape[1]
+    size = max(7.0, 5.6 * len(titles)), 0.34 * highest + 1.6
+    figure, panels = titled_figure(arrays, *size, 1, len(titles))
+    for index, (panel, title) in enumerate(zip(panels, titles)):
+        counts = arrays[f"counts_{index}"]
+        places, splits = range(len(counts)), counts.shape[1]
         colours = ["#999999"] + [REST_COLOUR] * (len(counts) - 1)
-        jitter = 0.5 * (
-            np.arange(splits) * 0.618034 % 1 - 0.5
-        )  # the golden ratio spreads any number of points
+        jitter = 0.5 * (np.arange(splits) * 0.618034 % 1 - 0.5)  # golden ratio: spreads any number of points
         panel.axvspan(*np.percentile(counts[0], [2.5, 97.5]), color="#EEEEEE", linewidth=0, zorder=0)
         look = dict(s=7, alpha=min(0.6, 40 / splits), linewidths=0, rasterized=True)
-        for place, (values, colour) in enumerate(zip(counts, colours)):
-            panel.scatter(values, place + jitter, color=colour, **look)
         boxes = panel.boxplot(
             list(counts),
             whis=(2.5, 97.5),
-            positions=range(len(counts)),
+            positions=places,
             widths=0.56,
             orientation="horizontal",
             patch_artist=True,
             showfliers=False,
             showcaps=False,
+            boxprops=dict(alpha=0.7, edgecolor=LINE_COLOUR, linewidth=0.8),
             medianprops=dict(color="black", linewidth=2),
-        )
-        for box, colour in zip(boxes["boxes"], colours):
-            box.set(facecolor=colour, alpha=0.7, edgecolor=LINE_COLOUR, linewidth=0.8)
+        )["boxes"]
+        for place, values, colour, box in zip(places, counts, colours, boxes):
+            panel.scatter(values, place + jitter, color=colour, **look)
+            box.set_facecolor(colour)
         label, linear = "PIEs (images)", max(np.median(counts[0]), 1)
-        if counts.max() > 50 * linear:
+        logarithmic = counts.max() > 50 * linear
+        if logarithmic:
             panel.set_xscale("symlog", linthresh=linear)
             panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             label = f"PIEs (images), logarithmic above {linear:g}"
         # Boxes at 0 are seen.
-        panel.set_xlim(left=-0.02 * (linear if panel.get_xscale() == "symlog" else panel.get_xlim()[1]))
-        panel.set_yticks(range(len(counts)), names, fontsize=8)
+        panel.set_xlim(left=-0.02 * (linear if logarithmic else panel.get_xlim()[1]))
+        panel.set_yticks(places, names_in(arrays, f"names_{index}"), fontsize=8)
         panel.set_ylim(len(counts) - 0.5, -0.5)  # the first on top
         label_axes(panel, label, "", title)
     return figure
@@ -253,21 +251,19 @@ def draw_noise_floor(arrays: dict) -> Figure:
 def draw_gallery(arrays: dict) -> Figure:
     """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
     captions = [
-        "\n".join(textwrap.fill(line, 30) for line in plain(caption).split("\n"))
-        for caption in arrays["captions"]
+        "\n".join(textwrap.fill(line, 30) for line in caption.split("\n"))
+        for caption in names_in(arrays, "captions")
     ]
     across, deep = min(6, len(captions)), -(-len(captions) // 6)
     height = 1.95 + 0.12 * max(caption.count("\n") for caption in captions)
-    figure = titled_figure(arrays, max(6.0, 1.8 * across), height * deep + 0.4)
+    figure, panels = titled_figure(arrays, max(6.0, 1.8 * across), height * deep + 0.4, deep, across)
     figure.set_layout_engine("compressed")  # square images leave no gaps
-    for index, panel in enumerate(figure.subplots(deep, across, squeeze=False).flat):
-        if index >= len(captions):
-            panel.set_visible(False)
-            continue
-        panel.imshow(arrays["images"][index].transpose(1, 2, 0), interpolation="nearest")
+    for panel in panels:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-        panel.set_xlabel(captions[index], fontsize=6.5, labelpad=2)
+    for panel, image, caption in zip(panels, arrays["images"], captions):
+        panel.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+        panel.set_xlabel(caption, fontsize=6.5, labelpad=2)
     return figure
 
 

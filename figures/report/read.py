@@ -3,6 +3,7 @@ probed, N images."""
 
 import json
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +24,14 @@ class Combination:
     depths: the arrays of its prediction depths, None where those of these networks are not stored.
     """
 
+    learning_method: str
+    pruning_method: str
+    sparsity: float
     folder: Path  # RESULTS/METHOD
     arrays: dict
     row: dict
     made: dict
     depths: dict | None
-
-    @property
-    def learning_method(self) -> str:
-        return self.row["learning_method"]
-
-    @property
-    def pruning_method(self) -> str:
-        return self.row["pruning_method"]
-
-    @property
-    def sparsity(self) -> float:
-        return float(self.row["sparsity"])
 
     @property
     def method(self) -> str:
@@ -62,6 +54,14 @@ class Combination:
     @property
     def is_pie(self) -> np.ndarray:
         return self.arrays["is_pie"].astype(bool)
+
+
+def grouped(populations: list, *attributes: str) -> dict:
+    """Value of the attribute, or tuple of values of several -> the populations that have it, in order."""
+    groups = {}
+    for population in populations:
+        groups.setdefault(attrgetter(*attributes)(population), []).append(population)
+    return groups
 
 
 def in_order(population: Combination) -> tuple:
@@ -103,10 +103,12 @@ def _read_population(path: Path) -> Combination | None:
     if arrays is None or "row" not in arrays:
         return None
     row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
-    depths = read_arrays(path.with_name(f"{path.stem}_depth.npz")) or {"made": "{}"}
-    if not _same(json.loads(str(depths["made"])), made):
-        return Combination(path.parent.parent, arrays, row, made, None)
-    return Combination(path.parent.parent, arrays, row | json.loads(str(depths["row"])), made, depths)
+    depths = read_arrays(path.with_name(f"{path.stem}_depth.npz"))
+    if depths and _same(json.loads(str(depths["made"])), made):
+        row |= json.loads(str(depths["row"]))
+    else:
+        depths = None
+    return Combination(*(row[name] for name in KEY_COLUMNS), path.parent.parent, arrays, row, made, depths)
 
 
 def _same(made: dict, other: dict) -> bool:

@@ -20,12 +20,10 @@ def mask_intersections(masks: np.ndarray, layer_sizes: list[int]) -> np.ndarray:
     Returns:
         (M, M, L) float64; [m, m] is the number that mask m keeps.
     """
-    counts, start = [], 0
-    for size in layer_sizes:
-        layer = masks[:, start : start + size].astype(np.float32)  # sums of ones are exact up to 2^24
-        counts.append((layer @ layer.T).astype(np.float64))
-        start += size
-    return np.stack(counts, -1)
+    layers = np.split(masks, np.cumsum(layer_sizes)[:-1], 1)
+    # Sums of ones are exact up to 2^24.
+    counts = [layer @ layer.T for layer in (each.astype(np.float32) for each in layers)]
+    return np.stack(counts, -1).astype(np.float64)
 
 
 def jaccard(common: np.ndarray, size: np.ndarray, other_size: np.ndarray) -> np.ndarray:
@@ -74,13 +72,13 @@ def mask_similarity(
     alike = seeds[:, None] == seeds[None]
 
     def mean(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        means = []
-        for layer in np.moveaxis(similarity, -1, 0):
-            defined = pairs & ~np.isnan(layer)  # pairs that both keep nothing of a layer say nothing of it
-            count = member.T @ defined @ member
-            total = member.T @ np.where(defined, layer, 0) @ member
-            means.append(total / np.where(count > 0, count, np.nan))
-        return np.stack(means, -1), member.T @ pairs @ member
+        # Pairs that both keep nothing of a layer say nothing of it.
+        defined = pairs[..., None] & ~np.isnan(similarity)
+        count, total = (
+            np.einsum("mg,mnl,nh->ghl", member, values, member, optimize=True)
+            for values in (defined, np.where(defined, similarity, 0))
+        )
+        return total / np.where(count > 0, count, np.nan), member.T @ pairs @ member
 
     same, same_pairs = mean(alike & ~np.eye(len(masks), dtype=bool))
     different, different_pairs = mean(~alike)
@@ -159,15 +157,6 @@ def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: 
 # Recalls
 
 
-def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, N) predictions and (N,) labels -> (K, C) recall of each class by each model, NaN for a class
-    without images."""
-    correct = predictions == labels
-    count = np.bincount(labels, minlength=num_classes)
-    right = np.stack([np.bincount(labels[row], minlength=num_classes) for row in correct])
-    return right / np.where(count > 0, count, np.nan)
-
-
 def welch_test(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Welch's t-test of equal means, column by column: (K, C) and (K', C) -> (C,) two-sided p-values; NaN
     with fewer than two rows, or without any spread."""
@@ -192,12 +181,9 @@ def paired_test(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def holm(p: np.ndarray) -> np.ndarray:
     """p-values corrected for their number by Holm's step-down method; NaN stay and do not count."""
-    corrected = np.full(len(p), np.nan)
-    order = [index for index in np.argsort(p) if not np.isnan(p[index])]
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p[index]))
-        corrected[index] = highest
+    order, tests, corrected = np.argsort(p), np.sum(~np.isnan(p)), np.empty(len(p))  # NaN are last
+    larger = np.minimum(1, (tests - np.arange(len(p))) * p[order])
+    corrected[order] = np.maximum.accumulate(larger)
     return corrected
 
 
