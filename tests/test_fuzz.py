@@ -1060,7 +1060,6 @@ def test_recalls_equal_a_slow_count(population, seed):
     classes, predictions = population
     labels = np.random.default_rng(seed).integers(0, classes, predictions.shape[1])
     found = metrics.class_recalls(predictions, labels, classes)
-    same(similarity.class_recalls(predictions, labels, classes), found, 0)
     for model, one in itertools.product(range(len(predictions)), range(classes)):
         right = [predictions[model, image] == one for image in np.flatnonzero(labels == one)]
         same(found[model, one], sum(right) / len(right) if right else math.nan)
