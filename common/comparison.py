@@ -269,7 +269,7 @@ def store(
     dense, folder = populations[0], study.method_folder / "populations"
     made = {kind_of(population): made_from(study, population, dense) for population in populations}
     gone = set()
-    for path in folder.glob("*.npz"):
+    for path in folder.glob("[!.]*.npz"):  # not what another script is writing there
         known = json.loads(str((read_arrays(path, only=("made",)) or {}).get("made", "{}")))
         kind = path.stem.removesuffix("_depth")
         asked = made.get(kind, {**made[kind_of(dense)], "checkpoints": known.get("checkpoints")})

@@ -470,3 +470,16 @@ def test_two_networks_of_one_seed_are_no_population(work):
     path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 0}))
     with pytest.raises(UserError, match="id1.pt has the same seed as .*id0.pt"):
         populations.find_population(view, "dense", 0.0)
+
+
+def test_networks_of_different_code_are_no_population_unless_that_is_asked_for(work, capsys):
+    view = pies()
+    supervised(view, range(2))
+    path = view.folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "code": {**record["code"], "training": "of another day"}}))
+    with pytest.raises(UserError, match="different versions of the code; .* give --other_code"):
+        populations.find_population(view, "dense", 0.0)
+    asked = pies("--other_code")
+    assert len(populations.find_population(asked, "dense", 0.0).members) == 2
+    assert "made by other code of training" in capsys.readouterr().out

@@ -585,3 +585,14 @@ def test_depths_are_compared_on_ids_that_both_populations_have(view):
     assert comparison.first_ids(view, dense, other) == [1]
     with pytest.raises(UserError, match="no id is in all of"):
         comparison.first_ids(view, one, other)
+
+
+def test_what_another_script_is_writing_is_left_alone_and_not_in_the_table(view):
+    folder = view.method_folder / "populations"
+    folder.mkdir(parents=True)
+    half_written = folder / ".dense_0.0.npz.host.1.tmp.npz"
+    half_written.write_bytes(b"half")
+    population = populations.find_population(view, "dense", 0.0)
+    measured = comparison.Measured({"is_pie": np.array([True, False])}, {"pies": 1})
+    comparison.store(view, [population], [measured])
+    assert half_written.read_bytes() == b"half" and len(read_table(view.results_folder)) == 1

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
@@ -135,7 +136,8 @@ def parse_name(name: str) -> CheckpointName | None:
         )
     else:
         return None
-    return found if found.pruning_method else None
+    finite = all(map(math.isfinite, (found.sparsity, found.temperature, found.dropout)))
+    return found if found.pruning_method and finite else None
 
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
@@ -484,8 +486,8 @@ class TrainingState:
     def __init__(self, path: Path, facts: dict, every: Interval, folder_flag: str, other_code: bool):
         self.path, self.facts, self.every = path, facts, every
         self.folder_flag, self.other_code = folder_flag, other_code
-        self.unsaved: bytes | None = None
-        self.epoch = self.saved_epoch = 0
+        self.unsaved: tuple[int, bytes] | None = None  # epochs done, and what the file is to hold
+        self.saved_epoch = 0
 
     def __enter__(self) -> "TrainingState":
         return self
@@ -514,8 +516,8 @@ class TrainingState:
         """
         first = epochs.start
         if (state := self._read()) is not None:
-            first = self.saved_epoch = state["epoch"]
             self._restore(state, trained, masks, history)
+            first = self.saved_epoch = state["epoch"]
             logger.info("goes on after %d of %d epochs: %s", first, epochs.stop, self.path)
         written, written_at = first, time.monotonic()
         for epoch in range(first, epochs.stop):
@@ -523,7 +525,7 @@ class TrainingState:
             # A copy, in the main memory: a signal, or an error of the device, may come in the middle of the
             # next epoch.
             parts = {name: part.state_dict() for name, part in trained.items()}
-            content, self.epoch = io.BytesIO(), epoch + 1
+            content = io.BytesIO()
             facts = {"format": STATE_FORMAT, "facts": self.facts, "code": science_code(), "epoch": epoch + 1}
             torch.save(
                 {
@@ -535,7 +537,7 @@ class TrainingState:
                 },
                 content,
             )
-            self.unsaved = content.getvalue()
+            self.unsaved = epoch + 1, content.getvalue()
             in_epochs = epoch + 1 - written >= self.every.epochs
             in_seconds = time.monotonic() - written_at >= self.every.seconds
             if epoch + 1 < epochs.stop and (in_epochs or in_seconds):
@@ -543,11 +545,12 @@ class TrainingState:
                 written, written_at = epoch + 1, time.monotonic()
 
     def _save(self) -> None:
-        if (content := self.unsaved) is None:
+        if self.unsaved is None:
             return
+        epoch, content = self.unsaved
         write_atomically(self.path, lambda temporary: temporary.write_bytes(content))
-        self.unsaved, self.saved_epoch = None, self.epoch
-        logger.debug("kept: %s after %d epochs", self.path, self.epoch)
+        self.unsaved, self.saved_epoch = None, epoch
+        logger.debug("kept: %s after %d epochs", self.path, epoch)
 
     def _read(self) -> dict | None:
         if not self.path.exists():

@@ -12,6 +12,7 @@ from common.methods import RETRAINED, describe, parse_method
 from common.store.checkpoints import (
     CheckpointName,
     describe_differences,
+    differing_code,
     file_sha256,
     parse_name,
     read_record,
@@ -343,6 +344,15 @@ def _check_ids(study: Study, population: Population) -> None:
 def _check(study: Study, population: Population, dense: Population | None) -> None:
     """Refuses models of other data, pruned ones whose dense model has changed since, and one network
     twice."""
+    records = [member.record for member in population.members if member.record]
+    codes = {json.dumps(record["code"], sort_keys=True) for record in records if "code" in record}
+    if len(codes) > 1 and not study.flags.other_code:
+        raise UserError(
+            f"{population}: made by different versions of the code; train them all by one of them, or give "
+            "--other_code"
+        )
+    for modules in {", ".join(differing_code(json.loads(code))) for code in codes} - {""}:
+        logger.info("note: %s: made by other code of %s", population, modules)
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
     seen: dict[tuple, Member] = {}
     for member in population.members:

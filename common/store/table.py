@@ -42,7 +42,7 @@ def make_table(results_folder: Path) -> list[dict]:
     """
     with claim(table_path(results_folder), wait=True):  # scripts of both learning methods may run at once
         stored = []
-        for path in results_folder.glob("*/populations/*.npz"):
+        for path in results_folder.glob("*/populations/[!.]*.npz"):
             if arrays := read_arrays(path, only=("row",)):
                 stored.append((path.stem.endswith("_depth"), json.loads(str(arrays["row"]))))
         rows, columns = {}, {}

@@ -82,7 +82,7 @@ def read_populations(results_folder: Path) -> list[Combination]:
                 f"{old.parent} is of an older version; run {side}_pie_kmodels_detection.py and "
                 f"{side}_prediction_depth.py again, which keep the evaluations of networks"
             )
-    paths = results_folder.glob("*/populations/*.npz")
+    paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
     populations = sorted(filter(None, stored), key=in_order)
     if not populations:
