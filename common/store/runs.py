@@ -225,7 +225,9 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     record = checkpoints.read_record(path)
     if record is None:
         return True
-    keep_both = f"to keep both, give {study.folder_flag} another folder"
+    name = checkpoints.parse_name(path.name)
+    folder_flag = "--head_save_path" if name and name.part == "head" else study.folder_flag
+    keep_both = f"to keep both, give {folder_flag} another folder"
     differences = checkpoints.describe_differences(
         {**record["configuration"], "data": record["data"]["checksum"][:12]},
         {**configuration, "data": study.data.checksum[:12]},
