@@ -148,7 +148,6 @@ class Training:
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         """The rate of every step of an epoch, counted from 0."""
-        raise NotImplementedError
 
     def draw(self, batches: list[Tensor], generator: torch.Generator) -> None:
         """Draws the views of an epoch. Image i of the training set has row i of what is drawn."""
@@ -157,14 +156,12 @@ class Training:
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean loss of a batch (B,) of training images, and how many are classified correctly (None: no
         classifier)."""
-        raise NotImplementedError
 
     def before_step(self, masks: Masks, rate: float) -> None:
         """Called between the backward pass and the optimizer's step."""
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
         """The losses of some batches, for pruning criteria that look at gradients."""
-        raise NotImplementedError
 
     def test_scores(self) -> dict[str, float]:
         """test_loss and test_accuracy, of a classifier."""
