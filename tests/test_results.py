@@ -267,21 +267,6 @@ def test_a_network_is_evaluated_anew_when_the_code_changed_and_not_for_a_comment
         assert len(loads) == computed
 
 
-def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_is_said_once(view, caplog):
-    members = populations.find_population(view, "dense", 0.0).members
-    first = [evaluation.evaluate(view, member) for member in members]
-    for member in members:
-        path = evaluation.evaluation_path(view, member)
-        arrays = {**files.read_arrays(path), "zero_latents": 7}
-        made = json.loads(str(arrays.pop("made")))
-        del made["code"], made["format"]
-        files.write_arrays(path, arrays, made)
-    assert [evaluation.evaluate(view, member)["zero_latents"] for member in members] == [7, 7]
-    assert caplog.text.count("before the code was noted") == 1
-    files.write_arrays(path, arrays, {**made, "data": "other"})
-    assert evaluation.evaluate(view, members[-1])["zero_latents"] == first[-1]["zero_latents"]
-
-
 original = evaluation.load_member
 
 
