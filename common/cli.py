@@ -572,8 +572,8 @@ def add_depth_flags(parser: Parser) -> None:
         group,
         "--prediction_depth_models",
         positive_integer,
-        5,
-        "networks that the depth is averaged over, the first of the K",
+        None,
+        "probe the first N of the K networks (published: 5), None: every network",
     )
     add_flag(
         group,
