@@ -246,7 +246,9 @@ def make_measures(networks: Networks, names: tuple[str, ...]) -> dict:
     first has none of one."""
     rng, measures = np.random.default_rng([*seeds_of(networks.key), 4]), {}
     for name in names:
-        measures[name] = rng.integers(9) if name.endswith("ed_pies") else rng.random(len(networks.ids))
+        measures[name] = (
+            rng.integers(9) if name in ("lost_pies", "gained_pies") else rng.random(len(networks.ids))
+        )
     if "auroc_q_score" in measures and len(networks.ids) > 1:
         measures["auroc_q_score"][0] = np.nan
     return measures

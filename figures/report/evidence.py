@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from common.methods import PruningMethod, describe, parse_method
-from common.store.table import MEASURES
+from common.store import table
 from figures.report import similarity, uncertainty
 from figures.report.claims import HIGH_SPARSITY
 from figures.report.read import Combination, grouped, read_evaluations
@@ -213,7 +213,7 @@ def measures(population: Combination) -> dict[str, dict]:
     """What pruning loses and keeps: every measure that the population's row has, a mean over networks with
     its interval; a number of images has none."""
     stored = {**(population.depths or {}), **population.arrays}
-    values = {name: np.atleast_1d(stored[name]) for name in MEASURES if name in population.row}
+    values = {name: np.atleast_1d(stored[name]) for name in table.MEASURES if name in population.row}
     return {name: bootstrapped(each[~np.isnan(each)]) for name, each in values.items()}
 
 
