@@ -56,6 +56,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}
+            # float16 is for the disk alone: sums of it would not be exact.
+            half = {name for name, values in arrays.items() if values.dtype == np.float16}
+            arrays |= {name: arrays[name].astype(np.float32) for name in half}
             same = made is None or json.loads(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
