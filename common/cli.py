@@ -502,8 +502,8 @@ def add_depth_flags(parser: Parser) -> None:
         (
             "--prediction_depth_models",
             positive_integer,
-            5,
-            "networks that the depth is averaged over, the first of the K",
+            None,
+            "probe the first N of the K networks (published: 5), None: every network",
         ),
         (
             "--depth_target",
