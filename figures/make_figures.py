@@ -7,8 +7,8 @@ Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ an
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz. Writes RESULTS/report.html,
 one file that opens in any browser; into RESULTS/report/ its figures, their arrays, the evidence and a list of
 the PIEs of every population; into RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables
-are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every figure
-anew from its arrays into that folder, named after data set, learning method and kind.
+are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every
+figure anew from its arrays into that folder, named after data set, learning method and kind.
 """
 
 import re
