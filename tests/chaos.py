@@ -94,7 +94,7 @@ def disturbed(
 
 
 def company(work: Path, kills: int, chance: random.Random) -> int:
-    """4 processes on 12 models; so many of them are killed, each replaced by another. The number of kills."""
+    """4 processes on the same models; so many are killed, each replaced by another. The number of kills."""
     processes, done = [start(COMPANY, work) for _ in range(4)], 0
     while done < kills and any(process.poll() is None for process in processes):
         time.sleep(chance.uniform(0.3, 2.5))
@@ -154,7 +154,7 @@ def main() -> int:
         problems += compare(alone, undisturbed)
         finish(start(COMPANY, calm))
         many = company(together, max(2, flags.kills // 4), chance)
-        print(f"company of 4 over 12 models: {many} kills", flush=True)
+        print(f"company of 4 over {int(COMPANY[-1]) + 1} models: {many} kills", flush=True)
         problems += compare(together, calm)
     print("\n".join(problems))
     print(

@@ -8,6 +8,9 @@ import os
 import re
 from pathlib import Path
 
+# Two processes test at once, on two cores: more threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,6 +41,15 @@ def golden_keys(name, pattern):
     return groups
 
 
+# The files that take longest, longest first: begun first, the two processes of ./setup.sh test end together.
+LONGEST = "pruning_scripts scripts resume sharing bad_input report same_numbers fuzz across".split()
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def quiet_logger():
     """Scripts run inside the test process leave no open log behind."""
@@ -45,6 +57,14 @@ def quiet_logger():
     for handler in list(cli.logger.handlers):
         cli.logger.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture(scope="module")
+def unsaved_figures():
+    """To lay out and write the figures of so short a training takes as long as the training."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("common.plots.save_figure", lambda path, figure: None)
+        yield
 
 
 def write_few_digits(folder):
