@@ -67,6 +67,14 @@ def unsaved_figures():
         yield
 
 
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """Nothing is drawn on the report's figures, which takes longest of all that make_figures does."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
+
+
 def write_few_digits(folder):
     from sklearn.datasets import load_digits
 

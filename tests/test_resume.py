@@ -14,6 +14,7 @@ import chaos
 import pytest
 import torch
 from conftest import write_few_digits
+from forked import Forked
 from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
@@ -442,12 +443,8 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
 
 @pytest.mark.parametrize("number, workers", [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
 def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
-    flags = [*FLAGS, *f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "sup_training.py"), *flags],
-        **{"cwd": work, "env": {**os.environ, "CUDA_VISIBLE_DEVICES": ""}, "start_new_session": True},
-        **{"text": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE},
-    )
+    flags = f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()
+    process = Forked("sup_training", *FLAGS, *flags, cwd=work)
     log, deadline = work / "logs/few digits/sup_training.log", time.monotonic() + 60
     trainings = max(1, workers)
     while time.monotonic() < deadline and not (

@@ -120,7 +120,7 @@ def is_number(text: str) -> bool:
     return True
 
 
-def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch):
+def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch, unsaved_figures):
     pinned = json.loads(PINNED.read_text())
     if pinned["machine"] != machine():
         pytest.skip(f"the checksums were taken on {pinned['machine']}, this is {machine()}")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_few_digits
+from forked import Forked
 from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics
@@ -32,13 +33,6 @@ STAGES = list(FLAGS)
 # Fewer than the 3 models, and more; a process takes longer to import torch than to do its share.
 WORKERS = dict(zip(STAGES, (2, 4, 2, 4, 2)))
 RANKS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
-
-
-def start(script, *flags, cwd, **environment):
-    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
 
 
 def finish(*processes):
@@ -141,7 +135,7 @@ def rows(table):
 
 def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
     for script, workers in WORKERS.items():
-        [said] = finish(start(script, *FLAGS[script], "--workers", workers, cwd=work))
+        [said] = finish(Forked(script, *FLAGS[script], "--workers", workers, cwd=work))
         compares = "pie" in script or "depth" in script
         assert f"{workers if compares else min(workers, 3)} workers of 1 threads" in said
         # What follows the shared work is done once.
@@ -159,7 +153,7 @@ def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, wor
                 {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
                 for rank in range(ranks)
             ]
-        said = "".join(finish(*(start(script, *FLAGS[script], cwd=work, **place) for place in places)))
+        said = "".join(finish(*(Forked(script, *FLAGS[script], cwd=work, **place) for place in places)))
         if script == "sup_training":  # each is trained once
             assert [said.count(f"supervised id {model_id}: 2 epochs") for model_id in range(3)] == [1, 1, 1]
     assert contents(work) == alone
@@ -167,7 +161,7 @@ def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, wor
 
 def test_a_model_of_a_killed_process_is_taken_up(work):
     flags = "--index_end 1 --batch_size 4 --threads 1 --epochs 400 --save_path models"
-    first = start("sup_training", *SMALL, *flags.split(), cwd=work)
+    first = Forked("sup_training", *SMALL, *flags.split(), cwd=work)
     lock = work / "models/.wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
     while not lock.exists() and first.poll() is None:
         time.sleep(0.05)
