@@ -8,8 +8,10 @@ import os
 import re
 from pathlib import Path
 
-# Two processes test at once, on two cores: more threads would only wait for one another.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Two processes test at once, on two cores: more threads would only wait for one another. Numba's number of
+# threads, once UMAP has run, is torch's too.
+for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 import numpy as np
 import pytest

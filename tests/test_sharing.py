@@ -31,7 +31,7 @@ FLAGS = {
 FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLAGS.items()}
 STAGES = list(FLAGS)
 # Fewer than the 3 models, and more; a process takes longer to import torch than to do its share.
-WORKERS = dict(zip(STAGES, (2, 4, 2, 4, 2)))
+WORKERS = dict(zip(STAGES, (4, 2, 2, 2, 2)))
 RANKS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
 
 
