@@ -149,7 +149,11 @@ mode=${1:-setup}
 case $mode in
   setup) set_up; echo "ready: ./setup.sh demo runs the study on digits" ;;
   demo) set_up; demo ;;
-  test) set_up; install tests/requirements.txt; run -m pytest -q -rs -n 2 --dist loadfile tests ;;
+  test)
+    set_up
+    install tests/requirements.txt
+    run -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests
+    ;;
   paper) set_up; paper "$@" ;;
   help | -h | --help) usage ;;
   *) die "unknown word $mode; ./setup.sh help lists what there is" ;;

@@ -473,7 +473,7 @@ def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
     )
 
 
-def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
+def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures):
     folder = tmp_path / "pies" / "few"
     stored_results.make_results(
         folder,
@@ -524,7 +524,7 @@ def test_a_folder_of_an_older_version_or_without_results_is_refused_in_one_line(
         assert said in line and str(place) in line
 
 
-def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, capsys):
+def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, empty_figures):
     folder = tmp_path / "digits"
     stored_results.make_results(folder, **SMALL)
     path = stored_results.population_path(folder, ("supervised", "GMP", 0.9), depth=True)
@@ -573,7 +573,9 @@ def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
     assert page.show({"value": 0.5, "low": 0.25, "high": 0.75}, 100, 1) == "50.0 [25.0, 75.0]"
 
 
-def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path):
+def test_figures_can_be_drawn_again_under_names_without_blanks(tmp_path, empty_figures):
+    folder = tmp_path / "A & <b>"
+    stored_results.make_results(folder, **{**SMALL, "models": 6, "umap": True})
     assert (
         importlib.import_module("make_figures").main(
             ["--results", str(folder), "--output_dir", str(tmp_path / "out")]
