@@ -457,7 +457,7 @@ def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[d
     from common import plots
 
     sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
-    method = f"{study.learning_method} · {methods.describe(name.pruning_method)}{sparsity}"
+    method = f"{study.learning_method} · {name.pruning_method}{sparsity}"
     title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
     stages = {
         study.learning_method if part == "encoder" else part: history
