@@ -13,7 +13,7 @@ import numpy as np
 from common import metrics, process
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.methods import describe, parse_method
+from common.methods import parse_method
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.files import FORMAT, read_arrays, write_arrays
@@ -537,7 +537,7 @@ def title(study: Study, population: Population) -> str:
     head = study.architecture.projection_head
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
     return (
-        f"{study.data.title} · {study.learning_method} · {describe(population.pruning_method)}{sparsity} · "
+        f"{study.data.title} · {study.learning_method} · {population.pruning_method}{sparsity} · "
         f"{len(population.members)} models ({network}{elsewhere})"
     )
 

@@ -7,12 +7,13 @@ Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ an
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz. Writes RESULTS/report.html,
 one file that opens in any browser; into RESULTS/report/ its figures, their arrays, the evidence and a list of
 the PIEs of every population; into RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables
-are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every figure
-anew from its arrays into that folder, named after data set, learning method and kind.
+are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every
+figure anew from its arrays into that folder, named after data set, learning method and kind.
 """
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,7 +30,7 @@ def build_parser() -> cli.Parser:
         "--results", type=Path, default=Path("pies/cifar10"), help="the folder of one data set's results"
     )
     parser.add_argument(
-        "--output_dir", type=Path, help="draw every figure anew into this folder, None: list them only"
+        "--output_dir", type=Path, help="draw every figure anew into this folder, None: do not"
     )
     parser.add_argument(
         "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"
@@ -78,14 +79,15 @@ def main(argv=None) -> None:
     files.write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
 
     if flags.output_dir is None:
-        for path in stored_figures(folder, "png"):
-            print(f"figure: {path}")
+        drawn = stored_figures(folder, "png")
     else:
-        models = sorted({len(population.arrays["ids"]) for population in combinations})
+        drawn, models = [], sorted({len(population.arrays["ids"]) for population in combinations})
         for path in stored_figures(folder, "npz"):
             target = flags.output_dir / f"{figure_name(path, folder, models)}.{flags.format}"
             plots.draw_again(path, target)
-            print(f"figure: {target}")
+            drawn.append(target)
+    folders = Counter(str(path.parent) for path in drawn)
+    print("figures:", ", ".join(f"{number} in {name}" for name, number in folders.items()))
     for name in rows:
         print(f"table: {folder / name}.csv, .tex")
     print(f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {short}")

@@ -427,16 +427,16 @@ def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
     rows = read.table("How it was made")[1:]
     assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
     total = 0
-    for method, pruning, _, count, seeds, hours, machine, versions, days in rows:
+    for method, pruning, _, count, seeds, training, machine, versions, days in rows:
         seconds = sum(60 + one for one in range(6))
         total += seconds
-        assert (count, seeds, float(hours)) == ("6", "0-5", pytest.approx(seconds / 3600, rel=5e-3))
+        assert (count, seeds, training) == ("6", "0-5", f"{math.ceil(seconds / 60)} min")
         assert (
             machine == "a processor, 2 cores, 2 threads"
             and versions == "torch 2.0, python 3.12"
             and days == "2024-05-01 to 2024-05-06"
         )
-    assert f"{total / 3600:.3g} hours of training together" in read.text
+    assert total == 14 * 375 and "1 h 28 min of training together" in read.text
     for command in (
         "sup_training.py --pruning 0.9",
         "clr_training.py --pruning 0.0",
@@ -473,7 +473,7 @@ def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
     )
 
 
-def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
+def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures):
     folder = tmp_path / "pies" / "few"
     stored_results.make_results(
         folder,
@@ -524,7 +524,7 @@ def test_a_folder_of_an_older_version_or_without_results_is_refused_in_one_line(
         assert said in line and str(place) in line
 
 
-def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, capsys):
+def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, empty_figures):
     folder = tmp_path / "digits"
     stored_results.make_results(folder, **SMALL)
     path = stored_results.population_path(folder, ("supervised", "GMP", 0.9), depth=True)
@@ -566,6 +566,20 @@ def test_figures_are_always_drawn_and_those_of_an_earlier_report_go(tmp_path, mo
     assert not (folder / "report" / "old.png").exists() and (folder / "report" / "notes.txt").exists()
 
 
+def test_times_are_hours_and_minutes():
+    shown = {0: "", 20: "1 min", 300: "5 min", 301: "6 min", 3600: "1 h", 7500: "2 h 5 min", 360_000: "100 h"}
+    assert {seconds: page.duration(seconds) for seconds in shown} == shown
+
+
+def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read):
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    captions = re.findall(r'<figure id="[^"]*"><h3>([^<]+)</h3><figcaption>([^<]+)</figcaption>', source)
+    assert len(captions) == sum("style" in image for image in read.images)
+    depths = [heading for heading, _ in captions if heading.startswith("Prediction depth")]
+    assert depths[1] == "Prediction depth, dense against pruned: SupCon GMP, sparsity 90 %, 6 models"
+    assert "global: one-shot global pruning, GMP: early gradual pruning, later_GMP: late" in read.text
+
+
 def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
     assert page.show({"value": math.nan, "low": math.nan, "high": math.nan}) == "–"
     assert page.show({"value": 3.0, "low": math.nan, "high": math.nan}) == "3"
@@ -573,7 +587,9 @@ def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
     assert page.show({"value": 0.5, "low": 0.25, "high": 0.75}, 100, 1) == "50.0 [25.0, 75.0]"
 
 
-def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path):
+def test_figures_can_be_drawn_again_under_names_without_blanks(tmp_path, empty_figures):
+    folder = tmp_path / "A & <b>"
+    stored_results.make_results(folder, **{**SMALL, "models": 6, "umap": True})
     assert (
         importlib.import_module("make_figures").main(
             ["--results", str(folder), "--output_dir", str(tmp_path / "out")]
@@ -604,6 +620,10 @@ def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, wi
         broken: all("img").filter(image => !image.complete || !image.naturalWidth).length,
         width: d.documentElement.scrollWidth,
         outside: all("body *").filter(outside).map(e => e.tagName + " " + e.textContent.slice(0, 40)),
+        broken_flags: all(".flag").filter(e => e.getClientRects().length != 1).length,
+        flags: all(".flag").length,
+        numbers: all("td.number").filter(e => getComputedStyle(e.closest("table").rows[0].cells[e.cellIndex])
+          .textAlign != "right").length,
         requests: names.filter(name => !name.startsWith("data:")),
         small: all("p, li, td, figcaption").filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length
       })
@@ -639,4 +659,6 @@ def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, wi
         and seen["width"] <= width
         and seen["requests"] == []
         and seen["small"] == 0
+        and seen["broken_flags"] == 0 < seen["flags"]
+        and seen["numbers"] == 0
     )

@@ -298,21 +298,6 @@ def test_a_network_is_evaluated_anew_when_the_code_changed_and_not_for_a_comment
         assert len(loads) == computed
 
 
-def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_is_said_once(view, caplog):
-    members = populations.find_population(view, "dense", 0.0).members
-    first = [evaluation.evaluate(view, member) for member in members]
-    for member in members:
-        path = evaluation.evaluation_path(view, member)
-        arrays = {**files.read_arrays(path), "zero_latents": 7}
-        made = json.loads(str(arrays.pop("made")))
-        del made["code"], made["format"]
-        files.write_arrays(path, arrays, made)
-    assert [evaluation.evaluate(view, member)["zero_latents"] for member in members] == [7, 7]
-    assert caplog.text.count("before the code was noted") == 1
-    files.write_arrays(path, arrays, {**made, "data": "other"})
-    assert evaluation.evaluate(view, members[-1])["zero_latents"] == first[-1]["zero_latents"]
-
-
 original = evaluation.load_member
 
 
@@ -446,11 +431,6 @@ def test_figures_without_pies_or_without_the_rest_can_be_drawn():
         plots.draw({"x": np.arange(3)})
 
 
-def test_umap_is_seeded():
-    latent = np.random.default_rng(0).random((80, 16)).astype(np.float32)
-    assert (comparison.umap_coordinates(latent) == comparison.umap_coordinates(latent)).all()
-
-
 def test_without_serialization_a_plot_has_no_arrays_beside_it(view):
     folder = view.method_folder / "q_score"
     comparison.draw_figure(view, "q_score/one", figure_arrays("q_score"), {})
@@ -503,15 +483,6 @@ def test_class_names_are_shown_as_they_are():
     shown = [text.get_text().strip().replace("\\$", "$") for text in figure.axes[0].get_legend().get_texts()]
     assert shown == ["_back", "$x^$", "a_$b"]
     FigureCanvasAgg(plots.draw({**arrays, "figure": "pies_distribution"})).draw()
-
-
-def test_a_umap_of_too_few_images_is_refused():
-    with pytest.raises(UserError, match="--plot_umap needs at least 10"):
-        comparison.umap_coordinates(np.random.default_rng(0).random((9, 4)))
-    assert comparison.umap_coordinates(np.random.default_rng(0).random((10, 4)).astype(np.float32)).shape == (
-        10,
-        2,
-    )
 
 
 def test_the_identity_of_a_row_changes_with_the_data(view):

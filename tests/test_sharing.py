@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_few_digits
-from test_scripts import ROOT, SMALL, main
+from forked import Forked
+from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics
 from common.store import evaluation as stored
@@ -29,13 +30,9 @@ FLAGS = {
 }
 FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLAGS.items()}
 STAGES = list(FLAGS)
-
-
-def start(script, *flags, cwd, **environment):
-    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+# Fewer than the 3 models, and more; a process takes longer to import torch than to do its share.
+WORKERS = dict(zip(STAGES, (4, 2, 2, 2, 2)))
+RANKS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
 
 
 def finish(*processes):
@@ -64,13 +61,20 @@ def contents(work):
     return content
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """All stages by one process with one thread."""
     work = tmp_path_factory.mktemp("alone")
     write_few_digits(work / "few digits")
     for script in STAGES:
-        finish(start(script, *FLAGS[script], cwd=work))
+        run_here(script, *FLAGS[script], cwd=work)
     return contents(work)
 
 
@@ -92,10 +96,8 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
     ):
         assert getattr(room, name) > value
         monkeypatch.setattr(room, name, value)
-    threads = torch.get_num_threads()
     for script in STAGES:
         assert main(script, *FLAGS[script]) == 0
-    torch.set_num_threads(threads)
     in_pieces = contents(work)
     assert in_pieces.keys() == alone.keys()
     for name, expected in alone.items():
@@ -131,10 +133,9 @@ def rows(table):
     return list(csv.DictReader(table.decode().splitlines()))
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, workers):
-    for script in STAGES:
-        [said] = finish(start(script, *FLAGS[script], "--workers", workers, cwd=work))
+def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
+    for script, workers in WORKERS.items():
+        [said] = finish(Forked(script, *FLAGS[script], "--workers", workers, cwd=work))
         compares = "pie" in script or "depth" in script
         assert f"{workers if compares else min(workers, 3)} workers of 1 threads" in said
         # What follows the shared work is done once.
@@ -144,24 +145,23 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, worker
     assert not list(work.rglob("*.lock"))
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work, ranks):
-    for script in STAGES[:3]:
-        places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-        started = [
-            start(script, *FLAGS[script], cwd=work, WORLD_SIZE=str(ranks), **place) for place in places
-        ]
-        said = "".join(finish(*started))
+def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work):
+    for script, ranks in RANKS.items():
+        places = [{}] * ranks  # shells know nothing of one another
+        if script in STAGES[:3]:
+            places = [
+                {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                for rank in range(ranks)
+            ]
+        said = "".join(finish(*(Forked(script, *FLAGS[script], cwd=work, **place) for place in places)))
         if script == "sup_training":  # each is trained once
             assert [said.count(f"supervised id {model_id}: 2 epochs") for model_id in range(3)] == [1, 1, 1]
-    for script in STAGES[3:]:
-        finish(*(start(script, *FLAGS[script], cwd=work) for _ in range(ranks)))
     assert contents(work) == alone
 
 
 def test_a_model_of_a_killed_process_is_taken_up(work):
     flags = "--index_end 1 --batch_size 4 --threads 1 --epochs 400 --save_path models"
-    first = start("sup_training", *SMALL, *flags.split(), cwd=work)
+    first = Forked("sup_training", *SMALL, *flags.split(), cwd=work)
     lock = work / "models/.wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
     while not lock.exists() and first.poll() is None:
         time.sleep(0.05)

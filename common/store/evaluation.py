@@ -65,9 +65,9 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
         predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); log_probabilities (N, C) float16,
         the logits after log-softmax, which keeps them small; latent_sample (S, D) float16: the latents of at
         most 2,000 test images, evenly spaced, divided by their largest magnitude; with `with_latent` also
-        latent (N, D); and the network's mask: layers (L,) names, the same in supervised and contrastive networks,
-        `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed bits of all
-        layers one after the other, 1 kept.
+        latent (N, D); and the network's mask: layers (L,) names, the same in supervised and contrastive
+        networks, `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed
+        bits of all layers one after the other, 1 kept.
     """
     path, made = evaluation_path(study, member), _made_from(study, member)
     stored = read_arrays(path, made)

@@ -7,7 +7,6 @@ from operator import attrgetter
 
 import numpy as np
 
-from common.methods import describe
 from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, uncertainty
 from figures.report.claims import either
@@ -155,10 +154,9 @@ def shown(compared: list[Compared]) -> list[Compared]:
 
 
 def describe_population(population: Compared) -> str:
-    """A population in the words of headings."""
+    """A population in headings, named as in flags and tables."""
     return (
-        f"{population.learning_method}, {describe(population.pruning_method)}, sparsity "
-        f"{100 * population.sparsity:g} %, {len(population.pruned.ids)} models"
+        f"{population.method}, sparsity {100 * population.sparsity:g} %, {len(population.pruned.ids)} models"
     )
 
 
@@ -171,17 +169,16 @@ JOINT = {  # kind of figure -> heading, what to run for it, caption
     "q_score": (
         "Q-Score, dense against pruned",
         "its PIE script with --plot_q_score",
-        "Every image once; colour: how many of the images that are no PIEs lie there, triangles: PIEs. "
-        "Look for PIEs below and left of the bulk: that is claim 4. Below the dashed line, pruning has "
-        "lowered the quality of an image's latent. The margins show dense networks on top, pruned ones at "
-        "the right.",
+        "Every image once: PIEs are triangles, colour says how many other images lie there. Look for PIEs "
+        "below and left of the bulk (claim 4). Below the dashed line pruning has lowered the quality of an "
+        "image's latent. At the sides the share of PIEs and of others: dense networks on top, pruned right.",
     ),
     "prediction_depth": (
         "Prediction depth, dense against pruned",
         "its prediction_depth script",
-        "As above, in places of the network that come before the k-NN has settled on the network's "
-        "prediction. Look for PIEs high and right: they are settled late. Above the dashed line pruning "
-        "has made an image harder.",
+        "How many places of the network come before the k-NN has settled on the network's prediction. PIEs "
+        "are triangles, colour says how many other images lie there. Look for PIEs high and right (claim 4): "
+        "they are settled late. Above the dashed line pruning has made an image harder.",
     ),
 }
 
@@ -230,6 +227,8 @@ def against_sparsity(
         "series": list(series),
         "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
+    if name == "pies":
+        arrays["counts"] = True
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
         for key in ("value", "low", "high"):

@@ -12,12 +12,14 @@ from string import Template
 
 import numpy as np
 
+from common.methods import describe
 from common.store.table import KEY_COLUMNS, MEASURES
 from figures.report import claims, uncertainty
 from figures.report.contents import Picture, Report, describe_population, gallery, provenance, shown
 from figures.report.evidence import Compared, measures
 
 TEMPLATE = Path(__file__).with_name("report.html")
+FLAG = r"--\w+(?![^<>]*>)"  # in text, not in a tag: no line ends within it
 
 
 def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
@@ -33,7 +35,7 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         "missing": items(report.missing),
         "commands": text("\n".join(f"python {each}" for each in (*commands, command))),
         "made": "".join(map(made_line, rows)),
-        "hours": f"{sum(row['seconds'] for row in rows) / 3600:.3g}",
+        "training": duration(sum(row["seconds"] for row in rows)),
         "resamples": f"{uncertainty.RESAMPLES:,}",
         "fewest_seeds": uncertainty.FEWEST_SEEDS,
     }
@@ -43,6 +45,10 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
             "images": len(report.compared[0].labels),
             "learning": each_once(population.learning_method for population in report.compared),
             "networks": each_once(population.arrays["architecture"] for population in report.compared),
+            "pruning": each_once(
+                f"{population.pruning_method}: {describe(population.pruning_method)}"
+                for population in report.compared
+            ),
             "models": claims.either(len(each.pruned.ids) for each in report.compared),
             "elsewhere": " Some networks were made elsewhere." * any(row["made_elsewhere"] for row in rows),
             "claims": "".join(claim_line(claim, report.evidence) for claim in claims.CLAIMS),
@@ -62,6 +68,9 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
     template = TEMPLATE.read_text(encoding="utf-8")
     for section in absent:
         template = re.sub(f"<!-- {section} -->.*?<!-- end -->", "", template, flags=re.DOTALL)
+    values = {
+        name: re.sub(FLAG, r"<span class='flag'>\g<0></span>", str(value)) for name, value in values.items()
+    }
     return Template(template).substitute(values)
 
 
@@ -168,7 +177,7 @@ def part_table(part: claims.Part, rows: list[dict]) -> str:
     for row in rows:
         cells = lines.setdefault((text(row["group"]), text(row["comparison"])), {})
         cells[row["sparsity"]] = difference(row, part)
-    head = "".join(f"<th>{100 * sparsity:g} %</th>" for sparsity in sparsities)
+    head = "".join(f"<th class='number'>{100 * sparsity:g} %</th>" for sparsity in sparsities)
     body = "".join(
         line([*names, *(cells.get(sparsity, "") for sparsity in sparsities)], range(2, 2 + len(sparsities)))
         for names, cells in lines.items()
@@ -202,16 +211,15 @@ def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -
 
 
 def figures(pictures: list[Picture], pngs: dict[str, bytes]) -> str:
-    """All figures with what to look for; a caption once for figures of one kind."""
-    sections, before = [], ""
+    """All figures with what to look for."""
+    sections = []
     for picture in pictures:
         png = pngs[picture.name]
         width = int.from_bytes(png[16:20], "big")  # in the header of every PNG
-        smallest = round(0.55 * width)  # at which its smallest letters can still be read
-        caption = f"<figcaption>{text(picture.caption)}</figcaption>" if picture.caption != before else ""
-        before = picture.caption
+        smallest = round(0.75 * width)  # at which its smallest letters, of size 8, can still be read
         sections.append(
-            f'<figure id="{text(picture.name)}"><h3>{text(picture.heading)}</h3>{caption}<div class="wide">'
+            f'<figure id="{text(picture.name)}"><h3>{text(picture.heading)}</h3>'
+            f'<figcaption>{text(picture.caption)}</figcaption><div class="wide">'
             f'<img alt="{text(picture.heading)}" style="max-width: {width}px; min-width: {smallest}px" '
             f'src="{png_uri(png)}"></div></figure>'
         )
@@ -291,19 +299,25 @@ def measure_lines(report: Report) -> str:
 
 
 def made_line(row: dict) -> str:
-    """Networks, seeds, hours of training, machine, versions and days of a population."""
+    """Networks, seeds, time of training, machine, versions and days of a population."""
     cells = (
         row["learning_method"],
         row["pruning_method"],
         f"{100 * row['sparsity']:g}",
         row["networks"],
         show_seeds(row["seeds"]),
-        f"{row['seconds'] / 3600:.3g}",
+        duration(row["seconds"]),
         "; ".join(row["devices"]),
         "; ".join(row["versions"]),
         " to ".join(dict.fromkeys(row["days"][:1] + row["days"][-1:])),
     )
-    return line([text(cell or "not recorded") for cell in cells])
+    return line([text(cell or "not recorded") for cell in cells], range(2, 6))
+
+
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `5 min`; at least one minute, nothing for 0."""
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return " ".join([f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0))
 
 
 def show_seeds(seeds: list[int]) -> str:
