@@ -67,8 +67,9 @@ def main(argv=None) -> None:
             pngs[picture.name] = plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
-    tables.append(folder / "report" / "evidence.csv")
-    table.write_rows(tables[-1], report.evidence)
+    for name, rows in (("evidence", report.evidence), ("populations", contents.population_table(report))):
+        tables.append(folder / "report" / f"{name}.csv")
+        table.write_rows(tables[-1], rows)
     html = page.write(report, pngs, folder)
     files.write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
 
