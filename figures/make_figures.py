@@ -68,7 +68,7 @@ def main(argv=None) -> None:
             pngs[picture.name] = plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
-    rows["report/evidence"] = report.evidence
+    rows |= {"report/evidence": report.evidence, "report/populations": contents.population_table(report)}
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in combinations}
     for name, lines in (rows | lists).items():
         cells = table.write_rows(folder / f"{name}.csv", lines)

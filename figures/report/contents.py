@@ -67,16 +67,26 @@ def collect(
             "PIEs against sparsity",
             "Images whose modal label over the pruned networks differs from that over the dense ones. "
             "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-            "(claim 3). Bars: 95 % intervals, delete-2 jackknife over seeds; without bars there are fewer "
-            "than 6 models.",
+            "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
+            "models.",
         ),
+        against_sparsity(
+            compared,
+            populations,
+            "excess",
+            "PIEs beyond the noise floor, against sparsity",
+            "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
+            "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
+            "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
+        ),
+        against_models(compared),
         against_sparsity(
             compared,
             [*populations, *dense],
             "accuracy",
             "Accuracy against sparsity",
             "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
-            "is that it falls later. Bars: 95 % intervals, bootstrap over seeds.",
+            "is that it falls later. Bars: 95 % intervals, Student's t over networks.",
         ),
         *measures_against_sparsity(stored, compared),
         *([noise_floor(compared, floors)] if floors else []),
@@ -93,6 +103,23 @@ def collect(
         )
     rows = evidence.all_evidence(compared)
     return Report(stored, compared, populations, dense, rows, floors, pictures, list(dict.fromkeys(missing)))
+
+
+def population_table(report: Report) -> list[dict]:
+    """The rows of populations.csv: every number of a population, with its interval in columns of its own."""
+    ends = ("low", "high", "models", "circular")
+    return [
+        {
+            column: value
+            for name, cell in row.items()
+            for column, value in (
+                {name: cell["value"]} | {f"{name}_{end}": cell[end] for end in ends if end in cell}
+                if isinstance(cell, dict)
+                else {name: cell}
+            ).items()
+        }
+        for row in (*report.populations, *report.dense)
+    ]
 
 
 # Figures
@@ -197,7 +224,11 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
     return pictures, missing
 
 
-SHOWN = {"pies": Measure("PIEs (images)", ""), "accuracy": Measure("test accuracy (%)", "", 100)}
+SHOWN = {
+    "pies": Measure("PIEs (images)", ""),
+    "excess": Measure("PIEs beyond the noise floor (images)", ""),
+    "accuracy": Measure("test accuracy (%)", "", 100),
+}
 CURVES = ("calibration_error", "cka")  # the measures that are drawn
 
 
@@ -215,7 +246,7 @@ def measures_against_sparsity(stored: list[Combination], compared: list[Compared
 def against_sparsity(
     compared: list[Compared], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
-    """PIEs or accuracy against sparsity with intervals, of all learning and pruning methods."""
+    """A number of all learning and pruning methods against sparsity, with intervals."""
     ylabel, _, scale, _ = SHOWN.get(name) or MEASURES[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
@@ -236,6 +267,28 @@ def against_sparsity(
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
 
 
+def against_models(compared: list[Compared]) -> Picture:
+    """PIEs against the number of networks that vote, and the noise floors."""
+    heading = "PIEs against the number of networks"
+    arrays = {"figure": "against_models", "title": across.title(compared, f"{heading}, random subsets")}
+    series: dict[tuple[str, str], dict[int, float]] = {}
+    for population in shown(compared):
+        means, learning_method = evidence.pies_of_fewer(population), population.learning_method
+        series[population.label, learning_method] = means["pruned"]
+        series.setdefault((f"{learning_method} dense against dense", learning_method), means["dense"])
+    arrays |= dict(zip(("series", "learning_methods"), map(list, zip(*series))))
+    for index, means in enumerate(series.values()):
+        arrays |= {f"models_{index}": list(means), f"value_{index}": list(means.values())}
+    return Picture(
+        "pies_against_models",
+        heading,
+        "The mean over random subsets of the seeds. Fewer networks make more PIEs, so that only populations "
+        "of equally many can be compared. Look how far a curve lies above that of dense networks against as "
+        "many other dense ones, which ends at half of the seeds: the noise floor.",
+        arrays,
+    )
+
+
 def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
     enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
@@ -250,7 +303,7 @@ def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray
         "One half of the dense networks against the other half (nothing is pruned there), beside the same "
         "half against the pruned networks of the other half. Look how far a box stands away from that of "
         "dense against dense: only what is beyond it comes from pruning. Fewer models make more PIEs, so "
-        "that these counts are higher than those of all models.",
+        "that these counts are higher than those of all models, the noise floor by about sqrt(2).",
         arrays,
     )
 
