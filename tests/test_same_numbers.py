@@ -132,12 +132,10 @@ def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch, unsaved_figures
         run_chain(tmp_path)
     finally:
         torch.set_num_threads(threads)
-    measured = checksums(tmp_path)
-    differing = {name for name in {*pinned["checksums"], *measured}} - {
-        name for name, text in measured.items() if pinned["checksums"].get(name) == text
-    }
-    assert not differing, sorted(differing)[:20]
-    assert len(measured) > 500
+    measured = checksums(tmp_path)  # of more, where arrays and columns were added since
+    differing = [name for name, text in pinned["checksums"].items() if measured.get(name) != text]
+    assert not differing, differing[:20]
+    assert len(pinned["checksums"]) > 500
 
 
 if __name__ == "__main__":
