@@ -258,7 +258,12 @@ def add_common_flags(parser: Parser) -> None:
         1,
         "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
     )
-    add_boolean(group, "--cuda_deterministic", True, "cuDNN deterministic, cuBLAS workspace fixed")
+    add_boolean(
+        group,
+        "--cuda_deterministic",
+        True,
+        "on CUDA deterministic algorithms alone; an error where there is none",
+    )
 
 
 def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
@@ -622,7 +627,9 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            remedy = "give a smaller --batch_size or --widen_factor, or another --cuda_device"
+            remedy = (
+                "give fewer --workers, a smaller --batch_size or --widen_factor, or another --cuda_device"
+            )
             return _say_and_return(script, 2, f"error: the memory is full; {remedy}", error)
         finally:
             for number, handler in handlers.items():
@@ -639,10 +646,10 @@ def _say_and_return(script: str, status: int, message: str, error: BaseException
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in
-    words."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
+    """torch's errors, of CUDA, cuBLAS, cuDNN or the CPU, are known by their words, so as not to import torch
+    here."""
+    words = r"out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
+    return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
 
 
 def _raise_on_signals() -> dict:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common import cli
@@ -40,8 +41,9 @@ def golden_keys(name, pattern):
 
 @pytest.fixture(autouse=True)
 def quiet_logger():
-    """Scripts run inside the test process leave no open log behind."""
+    """Scripts run inside the test process leave no open log and no deterministic mode behind."""
     yield
+    torch.set_deterministic_debug_mode("default")
     for handler in list(cli.logger.handlers):
         cli.logger.removeHandler(handler)
         handler.close()

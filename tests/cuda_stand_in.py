@@ -1,10 +1,10 @@
 """A stand-in for a CUDA device, on a CPU: what can be known of the GPU path without a GPU.
 
 Its tensors are CPU tensors whose storage is tagged as being on `cuda`. A function mode answers `.device`,
-`.is_cuda`, `.to`, `.cuda`, `device=...` and torch.cuda's questions. A dispatch mode sees every operation, those
-of the backward pass too. It refuses tensors of different devices in one operation, and operations that
-torch.use_deterministic_algorithms(True) refuses on CUDA. It counts waits for the device, copies to it, and the
-bytes of live storages.
+`.is_cuda`, `.to`, `.cuda`, `device=...` and torch.cuda's questions. A dispatch mode sees every operation,
+those of the backward pass too. It refuses tensors of different devices in one operation, and operations that
+torch.use_deterministic_algorithms(True) refuses on CUDA. It counts waits for the device, copies to it, and
+the bytes of live storages.
 
     with CudaStandIn() as device_stand_in, watched_training(device_stand_in):
         ...  # in a training step a wait or a copy to the device is refused

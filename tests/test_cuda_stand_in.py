@@ -1,5 +1,5 @@
-"""The GPU path as far as a CPU can show it: all scripts under a stand-in for a CUDA device, beside a plain run;
-and misuses that the stand-in must find."""
+"""The GPU path as far as a CPU can show it: all scripts under a stand-in for a CUDA device, beside a plain
+run; and misuses that the stand-in must find."""
 
 import contextlib
 import importlib
@@ -77,13 +77,15 @@ def without_figures():
     return mock.patch.multiple(plots, draw=mock.DEFAULT, save_figure=mock.DEFAULT)
 
 
-def stop_after_an_epoch(monkeypatch) -> None:
-    def stop(description, epochs, entry, original=training.log_epoch):
-        original(description, epochs, entry)
-        if entry["epoch"] == 1:  # the second: the state of the first is kept
-            raise cli.Interrupted(15)
+def fail_in_the_second_epoch(monkeypatch, fail) -> None:
+    def log_epoch(description, epochs, entry, original=training.log_epoch):
+        fail() if entry["epoch"] == 1 else original(description, epochs, entry)
 
-    monkeypatch.setattr(training, "log_epoch", stop)
+    monkeypatch.setattr(training, "log_epoch", log_epoch)
+
+
+def interrupt() -> None:
+    raise cli.Interrupted(15)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def runs(tmp_path_factory):
     seen = {}
     with inside(beside), without_figures():
         with CudaStandIn() as stand_in, pytest.MonkeyPatch.context() as monkeypatch:
-            stop_after_an_epoch(monkeypatch)
+            fail_in_the_second_epoch(monkeypatch, interrupt)
             assert run(STOPPED) == 128 + 15
         assert list(Path("stopped").glob(".*.state"))
         for command in [*COMMANDS, STOPPED]:
@@ -154,6 +156,55 @@ def test_the_host_waits_for_the_device_a_few_times_an_epoch_and_never_in_a_step(
     assert not [what for phase, what in stand_in.uploads if phase == "masks"]
     assert stand_in.live == 0 or not trains  # nothing is left there
     assert firings or "pruning" not in command.split()[0]
+
+
+def test_a_state_outlives_a_device_that_fails_for_good(runs, tmp_path):
+    command = f"{STOPPED} --save_every 5min"
+    with inside(tmp_path / "failed"), without_figures():
+        with CudaStandIn() as stand_in, pytest.MonkeyPatch.context() as monkeypatch:
+            error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+            def fail(*args):
+                stand_in.wait = fail  # whatever is asked of the device from now on
+                raise error
+
+            fail_in_the_second_epoch(monkeypatch, fail)
+            with pytest.raises(torch.AcceleratorError) as raised:
+                run(command)
+        assert "holds the state after 1 epochs" in raised.value.__notes__[0]
+        assert run(command) == 0
+        [path] = Path("stopped").glob("*.pt")
+        assert path.read_bytes() == (runs[0] / path).read_bytes()
+
+
+class Asked:
+    """The end of a pipe at which a benchmark asks for one measurement."""
+
+    def __init__(self):
+        self.questions, self.answers = [True, False], []
+
+    def recv(self):
+        return self.questions.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
+
+
+def test_benchmarks_measure_memory_of_the_device_with_the_settings_of_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import measure
+
+    def prepare(device):
+        held = torch.zeros(1000, device=device)
+        return lambda: (held, torch.ones(10**6, device=device))[:0]
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with CudaStandIn():
+        connection = Asked()
+        measure._contest(measure.Contestant(prepare), torch.device("cuda", 0), connection)
+    [ready, (seconds, memory)] = connection.answers
+    assert ready is None and seconds > 0 and memory == 4 * 10**6
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.allow_tf32
 
 
 # The stand-in itself
@@ -271,8 +322,7 @@ def test_what_cuda_has_no_deterministic_algorithm_for_is_found(operation):
         x = torch.arange(16.0).view(4, 4).to("cuda").requires_grad_()
         with pytest.raises(Misuse, match="deterministic"):
             NONDETERMINISTIC[operation](x).sum().backward()
-    x = torch.arange(16.0).view(4, 4).requires_grad_()
-    NONDETERMINISTIC[operation](x)  # not for the CPU
+    NONDETERMINISTIC[operation](torch.arange(16.0).view(4, 4).requires_grad_())  # it has one on the CPU
 
 
 def test_outside_of_a_step_waits_and_copies_are_counted():

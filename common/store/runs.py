@@ -488,7 +488,7 @@ class Job:
 
 def rank_and_world() -> tuple[int, int]:
     """Which of how many processes this is, as torchrun and `--workers` say it; (0, 1) alone."""
-    return int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
+    return int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def share(study: Study, jobs: list[Job]) -> bool:
