@@ -1,6 +1,7 @@
 """Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -267,10 +269,12 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
     assert chosen == [3, 1, 0, 0]
 
 
-def test_empty_ranks_are_as_none(monkeypatch):
+def test_empty_ranks_are_as_none(monkeypatch, tmp_path):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "")
-    assert runs.rank_and_world() == (0, 1)
+    done, flags = [], SimpleNamespace(debug=False, workers=0)
+    jobs = [runs.Job(tmp_path / name, functools.partial(done.append, name)) for name in "ab"]
+    assert runs.share(SimpleNamespace(flags=flags), jobs) and done == ["a", "b"]
 
 
 def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys):
