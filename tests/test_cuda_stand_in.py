@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from conftest import write_few_digits
 from cuda_stand_in import CPU, CudaStandIn, Misuse, device_of, watched_training
 
-from common import augment, cli, methods, plots, training
+from common import augment, cli, methods, models, plots, training
 
 SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1 --save_every 1"
 ANALYSIS = SMALL.removesuffix(" --save_every 1")
@@ -50,6 +50,8 @@ COMMANDS = (
 )
 STOPPED = f"{SUPERVISED} --dropout 0.1 --save_path stopped --pruning 0.9 --begin_epoch 0.5 --end_epoch 1.5"
 WAITS_AN_EPOCH = 5  # its sums, three scores, the size of the largest class
+UPLOADS_AN_EPOCH = 8  # the order of the images, six parameters of the views; or a head's weights
+UPLOADS_A_PRUNING = 1 + 6 * training.GRADIENT_BATCHES  # the same for batches whose gradients are seen
 PRUNABLE = 11  # tensors of a WideResNet-10-1 that can be pruned, weights and biases
 
 
@@ -147,13 +149,18 @@ def test_the_host_waits_for_the_device_a_few_times_an_epoch_and_never_in_a_step(
     trains = "pie" not in command and "depth " not in command.replace("model_depth ", "")
     assert bool(epochs) == bool(stand_in.phases["step"]) == trains
     assert not [phase for phase, _ in [*stand_in.waits, *stand_in.uploads] if phase == "step"]
-    waits = {phase: 0 for phase in ("epoch", "scores", "masks")}
+    waits = dict.fromkeys(("epoch", "scores", "masks"), 0)
     for (phase, what), count in stand_in.waits.items():
         if phase in waits and "to the CPU" not in what:  # weights that are kept go there once
             waits[phase] += count
     assert waits["epoch"] <= (WAITS_AN_EPOCH + PRUNABLE) * epochs
     assert waits["scores"] == waits["masks"] == 0
-    assert not [what for phase, what in stand_in.uploads if phase == "masks"]
+    uploads = dict.fromkeys(("epoch", "scores", "masks"), 0)
+    for (phase, _), count in stand_in.uploads.items():
+        if phase in uploads:
+            uploads[phase] += count
+    assert uploads["epoch"] <= UPLOADS_AN_EPOCH * epochs or command == STOPPED  # which loads its state
+    assert uploads["scores"] <= UPLOADS_A_PRUNING * firings and uploads["masks"] == 0
     assert stand_in.live == 0 or not trains  # nothing is left there
     assert firings or "pruning" not in command.split()[0]
 
@@ -205,6 +212,20 @@ def test_benchmarks_measure_memory_of_the_device_with_the_settings_of_the_script
     [ready, (seconds, memory)] = connection.answers
     assert ready is None and seconds > 0 and memory == 4 * 10**6
     assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("depth, width, images", [(10, 1, 4), (16, 2, 3)])
+def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypatch, depth, width, images):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import gpu_memory
+
+    with CudaStandIn() as stand_in:
+        network = models.SupervisedNetwork(depth, width, 0.0, 10).to("cuda")
+        batch, before = torch.zeros(images, 3, 16, 16, device="cuda"), stand_in.live
+        logits = network(batch)
+        kept = stand_in.live - before + 4 * batch.numel()
+    computed = 4 * images * gpu_memory.kept_values(depth, width, side=16)
+    assert logits.requires_grad and computed <= kept < 1.02 * computed + 8_000  # statistics, and the latent
 
 
 # The stand-in itself
