@@ -15,6 +15,7 @@ for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common import cli
@@ -54,8 +55,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def quiet_logger():
-    """Scripts run inside the test process leave no open log behind."""
+    """Scripts run inside the test process leave no open log and no deterministic mode behind."""
     yield
+    torch.set_deterministic_debug_mode("default")
     for handler in list(cli.logger.handlers):
         cli.logger.removeHandler(handler)
         handler.close()

@@ -183,8 +183,8 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
         (signal.SIGINT, 130, "interrupted: finished models are kept, the same command goes on; {}"),
         (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
         (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
-        (MemoryError(), 2, "error: the memory is full; give a smaller --batch_size"),
-        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: the memory is full; give a smaller"),
+        (MemoryError(), 2, "error: the memory is full; give fewer --workers, a smaller --batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: the memory is full; give fewer"),
     ],
 )
 def test_whatever_stops_a_training_its_state_is_kept_and_named(
@@ -221,11 +221,19 @@ def fails_from(monkeypatch, place, name, call, error):
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
-@pytest.mark.parametrize("place, name", [(checkpoints, "write_atomically"), (torch, "save")])
+@pytest.mark.parametrize(
+    "place, name, error",
+    [
+        (checkpoints, "write_atomically", MemoryError()),
+        (torch, "save", MemoryError()),
+        (torch, "save", torch.OutOfMemoryError("CUDA out of memory")),
+    ],
+)
+# The error, and where and when it comes; and what pytest gives.
 def test_a_memory_that_is_full_while_the_state_is_kept_is_told_in_one_line(
-    work, monkeypatch, capsys, place, name, epochs
+    work, monkeypatch, capsys, place, name, error, epochs
 ):
-    fails_from(monkeypatch, place, name, epochs + 1, MemoryError())
+    fails_from(monkeypatch, place, name, epochs + 1, error)
     assert give(FOUR, "--save_every", 1) == 2
     line = line_of(capsys)
     assert "the memory is full" in line and ("holds the state" in line) == (epochs > 0)

@@ -1,6 +1,7 @@
 """Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -8,17 +9,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_few_digits
+from cuda_stand_in import CudaStandIn
 from forked import Forked
 from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics
 from common.store import evaluation as stored
-from common.store import files
+from common.store import files, runs
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
@@ -254,7 +257,38 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
     chosen = []
     of_device = lambda device: chosen.append(device) or torch.device("cpu")
     monkeypatch.setattr(process, "select_device", of_device)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    for flags in ([], ["--cuda_device", "1"]):
+    for rank, devices, flags in (
+        ("3", 4, []),
+        ("3", 4, ["--cuda_device", "1"]),
+        ("3", 1, []),  # CUDA_VISIBLE_DEVICES shows each process its own device alone
+        ("", 4, []),
+    ):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
         next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))
-    assert chosen == [3, 1]
+    assert chosen == [3, 1, 0, 0]
+
+
+def test_empty_ranks_are_as_none(monkeypatch, tmp_path):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    done, flags = [], SimpleNamespace(debug=False, workers=0)
+    jobs = [runs.Job(tmp_path / name, functools.partial(done.append, name)) for name in "ab"]
+    assert runs.share(SimpleNamespace(flags=flags), jobs) and done == ["a", "b"]
+
+
+def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys):
+    def work_alone(study, jobs):
+        assert study.device.type == "cpu" and torch.cuda.memory_allocated() == 0
+        study.flags.workers = 0
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(runs, "_run_workers", work_alone)
+    with CudaStandIn() as stand_in:
+        flags = [*SMALL, "--index_end", "0", "--epochs", "1", "--threads", torch.get_num_threads()]
+        assert main("sup_training", *flags, "--workers", "2") == 0
+        assert stand_in.peak == 0 and not stand_in.uploads
+        assert main("sup_training", *flags, "--workers", "2", "--cuda_device", "1") == 2  # said at once
+        assert "--cuda_device 1 does not exist" in capsys.readouterr().err
+        assert main("sup_training", *flags, "--workers", "2", "--debug") == 0  # trains itself, saves nothing
+        assert stand_in.peak > 0

@@ -474,7 +474,7 @@ def share(study: Study, jobs: list[Job]) -> bool:
     if flags.workers and jobs:
         _run_workers(study, jobs)
     # Which of how many processes this is, as torchrun and `--workers` say it.
-    rank, world = int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
+    rank, world = int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
     first = rank * len(jobs) // world
     busy = []
     for job in jobs[first:] + jobs[:first]:
