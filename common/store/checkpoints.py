@@ -524,8 +524,10 @@ class TrainingState:
                     f"--other_code to go on with it, {remedy}"
                 )
             if state["threads"] != (threads := torch.get_num_threads()):
-                note = "note: %s was kept by a run of %d threads, this one has %d: the result differs by rounding"
-                logger.info(note, self.path, state["threads"], threads)
+                logger.info(
+                    f"note: {self.path} was kept by a run of {state['threads']} threads, this one has "
+                    f"{threads}: the result differs by rounding"
+                )
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
             device = next(iter(trained["network"].parameters())).device

@@ -83,7 +83,8 @@ def draw_heat_maps(arrays: dict) -> Figure:
         panel.set_yticks(range(len(rows)), rows, fontsize=9)
         panel.set_xticks(range(len(columns)), columns, fontsize=9, rotation=90)
         panel.tick_params(labelleft=index % across == 0, labelbottom=index + across >= len(titles))
-        panel.set(title=titles[index], facecolor="#EEEEEE")  # seen where there is no value
+        panel.set(facecolor="#EEEEEE")  # seen where there is no value
+        panel.set_title(titles[index], x=0, ha="left")  # seen before a wide map is scrolled
         darkness = image.to_rgba(values) @ (-0.299, -0.587, -0.114, 1)  # 0 where there is no value
         for (row, column), text in np.ndenumerate(arrays["texts"][index]):
             colour = "white" if darkness[row, column] > 0.5 else "black"
