@@ -213,8 +213,8 @@ def draw_prediction_depth(arrays: dict) -> Figure:
 
 def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, title: str) -> None:
     """Dense against pruned: how many of the other images are in each cell between `edges`, the PIEs on them,
-    and at the sides what share (%) of either lies in bars of two cells. Images without a value are left out, and
-    counted in the title."""
+    and at the sides what share (%) of either lies in bars of two cells. Images without a value are left out,
+    and counted in the title."""
     dense, pruned, is_pie = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"], arrays["is_pie"]
     defined = np.isfinite(dense) & np.isfinite(pruned)
     others, pies = defined & ~is_pie, defined & is_pie

@@ -65,8 +65,8 @@ def draw_again(path: Path, target: Path) -> None:
 
 def draw_heat_maps(arrays: dict) -> Figure:
     """Heat maps, two in a row: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and
-    `columns` (C,), `texts` (P, R, C) written into the cells; `diverging` () colours around 0; what the colours
-    and the columns are, `quantity` and `xlabel` ()."""
+    `columns` (C,), `texts` (P, R, C) written into the cells; `diverging` () colours around 0; what the
+    colours and the columns are, `quantity` and `xlabel` ()."""
     panels, titles = arrays["panels"].astype(float), names_in(arrays, "panel_titles")
     rows, columns = names_in(arrays, "rows"), names_in(arrays, "columns")
     cell = 0.14 + 0.07 * max(map(len, arrays["texts"].ravel()))  # inches
