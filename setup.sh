@@ -95,10 +95,10 @@ demo_of() {
   fi
   run "$1"_pruning_finetune.py $six $one_shot --epochs 8
   run "$1"_pie_kmodels_detection.py $six $one_shot --plot_q_score --plot_umap
-  run "$1"_prediction_depth.py $six $one_shot --prediction_depth_models 6 --pruning_methods global
+  run "$1"_prediction_depth.py $six $one_shot --pruning_methods global
   if [ "$1" = sup ]; then
     run sup_pie_kmodels_detection.py $six $gradual --plot_q_score --plot_umap
-    run sup_prediction_depth.py $six $gradual --prediction_depth_models 6
+    run sup_prediction_depth.py $six $gradual
   fi
 }
 

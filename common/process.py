@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -28,7 +29,7 @@ def select_device(cuda_device: int) -> "torch.device":
     import torch
 
     if not torch.cuda.is_available():
-        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
+        logger.info(f"no CUDA device: running on the CPU with {torch.get_num_threads()} threads")
         return torch.device("cpu")
     names = [f"{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
     if cuda_device >= len(names):
@@ -70,9 +71,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    if (
-        WORKER in os.environ
-    ):  # what another worker has finished is no news; the process that started them says it once
+    if WORKER in os.environ:
+        # What another worker has finished is no news; the process that started them says it once.
         console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
     story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -100,17 +100,14 @@ def environment(device: "torch.device", started: float) -> dict:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {
         "command": command_line(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
         "seconds": round(time.time() - started, 2),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions,
     }
 
 
@@ -122,11 +119,9 @@ def command_line() -> str:
 def processor() -> str:
     """The processor's name and its number of cores."""
     try:
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        text = ""
+    match = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    name = match[1] if match else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"

@@ -131,11 +131,12 @@ SGD = {"momentum": 0.9, "shuffle": True}
             "clr_prediction_depth",
             {
                 **{**COMPARED, "pruning_percentages": SPARSITIES, "figures_number": 0, "pies_to_store": 1},
-                **{"prediction_depth_models": 5, "depth_target": "prediction", "plot_umap": False},
+                **{"depth_target": "prediction", "plot_umap": False},
+                "prediction_depth_models": None,  # every network; published: 5
                 "pruning_methods": ["GMP", "global", "later_GMP"],
             },
         ),
-        ("sup_prediction_depth", {"prediction_depth_models": 5, "pruning_methods": ["GMP", "global"]}),
+        ("sup_prediction_depth", {"prediction_depth_models": None, "pruning_methods": ["GMP", "global"]}),
     ],
 )
 def test_defaults_are_the_published_ones(script, defaults):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import chaos
 import pytest
@@ -179,7 +180,7 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     "error, status, told",
     [
-        (signal.SIGINT, 130, "interrupted: finished models are kept; {}; give the same command to go on"),
+        (signal.SIGINT, 130, "interrupted: finished models are kept, the same command goes on; {}"),
         (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
         (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
         (MemoryError(), 2, "error: the memory is full; give a smaller --batch_size"),
@@ -320,7 +321,7 @@ def test_a_state_of_other_images_is_refused(work, begun, capsys):
         (b"torn", "not a readable checkpoint"),
         ({}, "not a state of this version"),
         ({"format": 0}, "not a state of this version"),
-        ({"format": checkpoints.STATE_FORMAT}, "not a state of this version"),
+        ({"format": checkpoints.STATE_FORMAT}, "does not fit the network"),
     ],
 )
 def test_a_torn_or_foreign_state_is_refused_in_one_line(begun, capsys, content, told):
@@ -465,18 +466,31 @@ def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     assert not list(work.rglob("*.tmp*"))
 
 
-def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    host = os.uname().nodename
-    dead, running, elsewhere = (
-        tmp_path / f".model.pt.{name}.tmp.pt"
-        for name in (f"{host}.{ended.pid}", f"{host}.{os.getppid()}", f"other.{ended.pid}")
-    )
-    for path in (dead, running, elsewhere):
-        path.write_bytes(b"half")
+def test_what_a_killed_process_left_half_is_written_over(tmp_path):
+    (tmp_path / ".model.pt.tmp.pt").write_bytes(b"half of something longer")
     files.write_atomically(tmp_path / "model.pt", lambda temporary: temporary.write_bytes(b"whole"))
-    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", running.name, elsewhere.name}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"model.pt": b"whole"}
+
+
+def test_writers_of_one_file_wait_for_each_other(tmp_path):
+    """Each writes its letter in two halves; the file that is there is never a mixture."""
+    path, seen = tmp_path / "model.pt", set()
+
+    def write(letter):
+        def in_halves(temporary):
+            with temporary.open("w") as file:
+                for _ in range(2):
+                    file.write(letter * 1000)
+                    file.flush()
+                    time.sleep(0.002)
+
+        for _ in range(10):
+            files.write_atomically(path, in_halves)
+            seen.add(path.read_text())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert seen <= {letter * 2000 for letter in "abcd"} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_short_chaos_leaves_what_an_undisturbed_run_leaves(monkeypatch, capsys):

@@ -8,6 +8,7 @@ from operator import attrgetter
 import numpy as np
 
 from common.methods import describe
+from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Compared
@@ -78,6 +79,7 @@ def collect(
             "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
             "is that it falls later. Bars: 95 % intervals, bootstrap over seeds.",
         ),
+        *measures_against_sparsity(stored, compared),
         *([noise_floor(compared, floors)] if floors else []),
         *grid,
         *joint,
@@ -160,7 +162,7 @@ def describe_population(population: Compared) -> str:
     )
 
 
-def file_name(population: Compared) -> str:
+def file_name(population: Combination) -> str:
     """A population in names of figures."""
     return f"{population.learning_method}_{population.pruning_method}_{population.sparsity}sparsity"
 
@@ -198,11 +200,26 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
     return pictures, missing
 
 
+SHOWN = {"pies": Measure("PIEs (images)", ""), "accuracy": Measure("test accuracy (%)", "", 100)}
+CURVES = ("calibration_error", "cka")  # the measures that are drawn
+
+
+def measures_against_sparsity(stored: list[Combination], compared: list[Compared]) -> list[Picture]:
+    """What pruning loses and keeps against sparsity."""
+    rows, pictures = [population.facts | evidence.measures(population) for population in stored], []
+    for name in CURVES:
+        heading, meaning, _, _ = MEASURES[name]
+        if chosen := [row for row in rows if name in row]:
+            caption = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
+            pictures.append(against_sparsity(compared, chosen, name, heading, caption))
+    return pictures
+
+
 def against_sparsity(
     compared: list[Compared], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
     """PIEs or accuracy against sparsity with intervals, of all learning and pruning methods."""
-    scale, ylabel = (1, "PIEs (images)") if name == "pies" else (100, "test accuracy (%)")
+    ylabel, _, scale, _ = SHOWN.get(name) or MEASURES[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
         series.setdefault(f"{row['learning_method']} {row['pruning_method']}", []).append(row)
@@ -277,27 +294,41 @@ def umap_grid(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
 def gallery(population: Compared) -> list[dict]:
     """The stored PIEs: image (3, H, W) uint8, label, dense and pruned modal labels, how many networks agree
     with them, and the confidence of the disagreement, as metrics.disagreement says it."""
-    arrays, names, entries = population.arrays, population.class_names, []
-    for place, image in zip(arrays["gallery"], arrays["gallery_images"]):
-        labels = [arrays[name][place] for name in ("dense_modal_labels", "modal_labels")]
-        # votes[0, 1]: how many dense networks predict the modal label of the pruned ones
-        networks = (population.dense, population.pruned)
-        votes = np.array(
-            [[(each.predictions[:, place] == label).sum() for label in labels] for each in networks]
-        )
-        (dense, dense_other), (pruned_other, pruned) = votes / [[len(each.ids)] for each in networks]
-        entries.append(
-            {
-                "image": image,
-                "label": names[arrays["labels"][place]],
-                "dense": names[labels[0]],
-                "pruned": names[labels[1]],
-                "dense_agreeing": votes[0, 0],
-                "pruned_agreeing": votes[1, 1],
-                "confidence": (dense - dense_other + pruned - pruned_other) / 2,
-            }
-        )
-    return entries
+    arrays, pictures = population.arrays, population.arrays["gallery_images"]
+    return [
+        {"image": image, **votes_on(population, place)} for place, image in zip(arrays["gallery"], pictures)
+    ]
+
+
+def votes_on(population: Combination, place: int) -> dict:
+    """An image's label, both modal labels, how many networks agree with them, and how confident they are."""
+    arrays, names = population.arrays, population.class_names
+    return {
+        "label": names[arrays["labels"][place]],
+        "dense": names[arrays["dense_modal_labels"][place]],
+        "pruned": names[arrays["modal_labels"][place]],
+        "dense_agreeing": arrays["dense_votes"][place],
+        "pruned_agreeing": arrays["votes"][place],
+        "confidence": arrays["confidence"][place],
+    }
+
+
+def pie_list(population: Combination) -> list[dict]:
+    """One row for every PIE, the most confident disagreement first: image (file, or its place among the test
+    images), label and votes, and, averaged over the pruned networks, Q-Score and, where they were probed,
+    prediction depth."""
+    arrays, depths = population.arrays, population.depths
+    depth = depths["pruned_depth_prediction"].mean(0) if depths else np.full(len(population.is_pie), np.nan)
+    rows = [
+        {
+            "image": str(name),
+            **votes_on(population, place),
+            "q_score": arrays["q_score"][place],
+            "depth": depth[place],
+        }
+        for name, place in zip(arrays["pie_images"], np.flatnonzero(population.is_pie))
+    ]
+    return sorted(rows, key=lambda row: -row["confidence"])
 
 
 def gallery_picture(population: Compared) -> Picture | None:

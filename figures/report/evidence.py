@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from common.methods import PruningMethod, describe, parse_method
+from common.store.table import MEASURES
 from figures.report import similarity, uncertainty
 from figures.report.claims import HIGH_SPARSITY
 from figures.report.read import Combination, grouped, read_evaluations
@@ -206,6 +207,14 @@ def dense_populations(compared: list[Compared]) -> list[dict]:
         }
         for _, population in sorted(first.items())
     ]
+
+
+def measures(population: Combination) -> dict[str, dict]:
+    """What pruning loses and keeps: every measure that the population's row has, a mean over networks with
+    its interval; a number of images has none."""
+    stored = {**(population.depths or {}), **population.arrays}
+    values = {name: np.atleast_1d(stored[name]) for name in MEASURES if name in population.row}
+    return {name: bootstrapped(each[~np.isnan(each)]) for name, each in values.items()}
 
 
 def accuracy(networks: Networks, labels: np.ndarray) -> dict:

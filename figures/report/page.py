@@ -12,10 +12,10 @@ from string import Template
 
 import numpy as np
 
-from common.store.table import KEY_COLUMNS
+from common.store.table import KEY_COLUMNS, MEASURES
 from figures.report import claims, uncertainty
 from figures.report.contents import Picture, Report, describe_population, gallery, provenance, shown
-from figures.report.evidence import Compared
+from figures.report.evidence import Compared, measures
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -54,6 +54,9 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
                 for index, population in enumerate(shown(report.compared))
             ),
             "populations": population_lines(report),
+            "measures": "".join(f"<th>{text(measure.title)}</th>" for measure in MEASURES.values()),
+            "measured": measure_lines(report),
+            "meanings": items([f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()]),
         }
     absent = ["nothing compared" if report.compared else "compared", *["missing"] * (not report.missing)]
     template = TEMPLATE.read_text(encoding="utf-8")
@@ -272,6 +275,18 @@ def population_lines(report: Report) -> str:
             numbers = {name: show(row[name], *how) for name, how in SHOWN_AS.items() if name in row}
             cells = population.row | row | numbers | {"sparsity": f"{100 * population.sparsity:g}"}
             lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 9)))
+    return "".join(lines)
+
+
+def measure_lines(report: Report) -> str:
+    """What pruning loses and keeps: one line for each population."""
+    lines = []
+    for population in report.stored:
+        numbers = measures(population)
+        cells = [population.learning_method, population.pruning_method, f"{100 * population.sparsity:g}"]
+        for name, (_, _, scale, decimals) in MEASURES.items():
+            cells.append(show(numbers[name], scale, decimals) if name in numbers else "")
+        lines.append(line([*map(text, cells)], range(2, len(cells))))
     return "".join(lines)
 
 
