@@ -240,7 +240,12 @@ def add_common_flags(parser: Parser) -> None:
             1,
             "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
         ),
-        ("--cuda_deterministic", bool, True, "cuDNN deterministic, cuBLAS workspace fixed"),
+        (
+            "--cuda_deterministic",
+            bool,
+            True,
+            "on CUDA deterministic algorithms alone, an error where there is none",
+        ),
     )
 
 
@@ -502,8 +507,8 @@ def add_depth_flags(parser: Parser) -> None:
         (
             "--prediction_depth_models",
             positive_integer,
-            5,
-            "networks that the depth is averaged over, the first of the K",
+            None,
+            "probe the first N of the K networks (published: 5), None: every network",
         ),
         (
             "--depth_target",
@@ -555,8 +560,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 
 def _message_of(error: BaseException) -> str | None:
-    """What to say of an error; None: a bug. torch's own error is known by its name, so as not to import torch
-    here; on a CPU it says it in words."""
+    """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
+    CPU, are known by their words, so as not to import torch here."""
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
@@ -564,11 +569,11 @@ def _message_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if named or "can't allocate memory" in str(error):
+    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
+    if isinstance(error, MemoryError) or re.search(words, str(error)):
         return (
-            "error: the memory is full; give a smaller --batch_size or --widen_factor, or another "
-            "--cuda_device"
+            "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
+            "another --cuda_device"
         )
     return None
 

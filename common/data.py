@@ -29,7 +29,7 @@ class ImageDataset:
 
     Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, of pixels scaled to
     [0, 1]. `horizontal_flip` and `vertical_flip` say which flips keep the classes. `checksum` is the SHA-256
-    of all of it.
+    of all of it. `test_files` are the paths of the test images below the data folder, where it is one.
     """
 
     name: str
@@ -44,6 +44,7 @@ class ImageDataset:
     horizontal_flip: bool
     vertical_flip: bool
     checksum: str = ""
+    test_files: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "ImageDataset":
         """The same data set with its tensors on `device`."""
@@ -238,7 +239,8 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
     train, test = pixels[:trained], pixels[trained:]
     statistics, labels = channel_statistics(train), torch.tensor(labels)
     halves = train, labels[:trained], test, labels[trained:]
-    return ImageDataset(name, name, *halves, tuple(class_names), *statistics, True, True)
+    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
+    return ImageDataset(name, name, *halves, tuple(class_names), *statistics, True, True, test_files=files)
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from common.store.files import write_atomically
 
@@ -67,6 +67,21 @@ def label_axes(panel: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
+def square_root_scale(panel: Axes, which: str, highest: float) -> None:
+    """Counts up to `highest` on the axis `x` or `y` with a square-root scale, where few are told apart beside
+    many and the errors of all are about as long; with ticks that do not collide."""
+    highest = max(1, highest)
+    axis, ticks, apart = getattr(panel, f"{which}axis"), [0.0], np.sqrt(highest) / 9
+    for tick in np.outer(10.0 ** np.arange(6), (1, 2, 5)).ravel():
+        if np.sqrt(tick) - np.sqrt(ticks[-1]) > apart:
+            ticks.append(tick)
+    functions = lambda count: np.sign(count) * np.sqrt(np.abs(count)), lambda root: root * np.abs(root)
+    getattr(panel, f"set_{which}scale")("function", functions=functions)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter("{x:g}")
+    panel.set(**{f"{which}lim": (-0.002 * highest, 1.1 * highest)})  # what is at 0 is seen
+
+
 def label_classes(panel: Axes, names: list[str], title: str) -> None:
     """Axes of numbers of PIEs in each class."""
     turned = dict(rotation=45, ha="right") if max(map(len, names)) > 6 else {}
@@ -80,11 +95,11 @@ def class_style(label: int) -> dict:
     return dict(color=CLASS_COLOURS[label % 10], marker=CLASS_MARKERS[(label + label // 10) % 10])
 
 
-def pie_style(count: int) -> dict:
-    """Triangles for so many PIEs: few must be found, many must not hide the rest."""
+def pie_style(count: int, colour: str = PIE_COLOUR) -> dict:
+    """Open triangles for so many PIEs: few must be found, many must not hide what they lie on."""
     room = np.clip(10 / np.sqrt(max(count, 1)), 0.12, 1)
-    edge = dict(edgecolors="black", linewidths=0.5 * room)
-    return dict(color=PIE_COLOUR, marker="^", s=26 * room, alpha=0.5 + 0.4 * room, rasterized=True, **edge)
+    edge = dict(facecolors="none", edgecolors=colour, linewidths=0.2 + 0.6 * room)
+    return dict(marker="^", s=26 * room, alpha=0.2 + 0.7 * room, rasterized=True, **edge)
 
 
 def pie_labels(is_pie: np.ndarray) -> tuple[str, str]:
@@ -139,27 +154,35 @@ def draw_umap(arrays: dict) -> Figure:
     """UMAP of latents: `coordinates` (N, 2), `modal_labels` (N,), `class_names` (C,), and for pruned networks
     `is_pie` (N,), which adds a second picture with the PIEs marked."""
     coordinates, with_pies, names = arrays["coordinates"], "is_pie" in arrays, names_in(arrays)
-    figure, panels = titled_figure(arrays, 6.6 + 5.2 * with_pies, 5.2, 1, 1 + with_pies)
+    columns = 1 + (len(names) - 1) // 20
+    beside = columns * (0.075 * max(map(len, names)) + 0.5)
+    figure, panels = titled_figure(arrays, 4.7 * (1 + with_pies) + beside, 5, 1, 1 + with_pies)
     size, scale = (14, 1.5) if len(coordinates) <= 2000 else (4, 3)
-    for panel, title in zip(panels, ("classes by modal label", "PIEs marked")):
-        panel.set(xticks=[], yticks=[])
+    for panel, title in zip(panels, ("modal labels", "PIEs")):
+        square_units(panel)
         label_axes(panel, "UMAP 1", "UMAP 2", title)
     draw_classes(panels[0], coordinates, arrays["modal_labels"], names, size)
-    columns = 1 + (len(names) - 1) // 20
-    panels[0].legend(**BESIDE, title="modal label", ncols=columns, markerscale=scale)
+    handles = panels[0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside right center", ncols=columns, markerscale=scale)
     if with_pies:
         is_pie = arrays["is_pie"]
         rest_label, pie_label = pie_labels(is_pie)
-        panels[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0, label=rest_label)
-        panels[1].scatter(*coordinates[is_pie].T, label=pie_label, **pie_style(is_pie.sum()))
-        panels[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+        panels[1].scatter(*coordinates[~is_pie].T, s=size, color="#BBBBBB", linewidths=0)
+        panels[1].scatter(*coordinates[is_pie].T, **pie_style(is_pie.sum()))
+        panels[1].set_title(f"triangles: {pie_label}; grey: {rest_label}")
     return figure
+
+
+def square_units(panel: Axes) -> None:
+    """A square panel without ticks in which distances are the same in all directions."""
+    panel.set(xticks=[], yticks=[], box_aspect=1)
+    panel.set_aspect("equal", adjustable="datalim")
 
 
 def draw_q_score(arrays: dict) -> Figure:
     """Dense against pruned: `dense_q_score`, `pruned_q_score` (N,), as for z_score, l1_norm; `is_pie`
     (N,)."""
-    figure, panels = titled_figure(arrays, 14.0, 5.1, 1, 3)
+    figure, panels = titled_figure(arrays, 11.0, 3.9, 1, 3)
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
     for panel, (quantity, name) in zip(panels, names.items()):
         values = np.concatenate([arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]])
@@ -167,7 +190,7 @@ def draw_q_score(arrays: dict) -> Figure:
         low, high = np.histogram_bin_edges(values[np.isfinite(values)], 1)
         margin = 0.03 * (high - low)
         edges = np.linspace(low - margin, high + margin, cells + 1)
-        _draw_joint(panel, arrays, quantity, edges, name)
+        _draw_joint(panel, arrays, quantity, edges, "")
         label_axes(panel, f"{name}, dense networks", f"{name}, pruned networks")
     _explain_joint(figure, arrays["is_pie"])
     return figure
@@ -175,22 +198,23 @@ def draw_q_score(arrays: dict) -> Figure:
 
 def draw_prediction_depth(arrays: dict) -> Figure:
     """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` ()."""
-    figure, (panel,) = titled_figure(arrays, 7.2, 6.6)
+    title, _, target = str(arrays["title"]).partition("\n")
+    figure, (panel,) = titled_figure({"title": title}, 7.2, 6.6)
     # Depths are multiples of 1 / models: cells and bars hold a whole number of them, against stripes.
     steps = np.diff(np.unique([arrays["dense_depth"], arrays["pruned_depth"]]))
     step, places = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
     width = step * np.ceil((places / step + 1) / 60)
     edges = width * np.arange(np.ceil(round((places + step) / width, 6)) + 1) - step / 2
-    _draw_joint(panel, arrays, "depth", edges, "larger triangles: several PIEs at one point")
+    _draw_joint(panel, arrays, "depth", edges, plain(target))
     label_axes(panel, *(f"prediction depth, {kind} networks (places)" for kind in ("dense", "pruned")))
-    _explain_joint(figure, arrays["is_pie"])
+    _explain_joint(figure, arrays["is_pie"], "; larger: several at one point")
     return figure
 
 
 def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, title: str) -> None:
     """Dense against pruned: how many of the other images are in each cell between `edges`, the PIEs on them,
-    and at the sides what share of either lies in bars of two cells. Images without a value are left out, and
-    counted in the title."""
+    and at the sides what share (%) of either lies in bars of two cells. Images without a value are left out,
+    and counted in the title."""
     dense, pruned, is_pie = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"], arrays["is_pie"]
     defined = np.isfinite(dense) & np.isfinite(pruned)
     others, pies = defined & ~is_pie, defined & is_pie
@@ -203,11 +227,11 @@ def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, tit
     limits = edges[0], max(edges[-1], bars[-1])
     panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label="dense = pruned")
     panel.set(xlim=limits, ylim=limits, box_aspect=1)  # with equal limits: equal units
-    panel.locator_params(nbins=8, steps=[1, 2, 5, 10])  # equal limits: the same ticks
+    panel.locator_params(nbins=6, steps=[1, 2, 5, 10])  # equal limits: the same ticks
     top = panel.inset_axes([0, 1.03, 1, 0.2], sharex=panel)
     right = panel.inset_axes([1.03, 0, 0.2, 1], sharey=panel)
     if not defined.all():
-        title = f"{title} ({(~defined).sum()} images without a value)"
+        title = f"{title} ({(~defined).sum()} images without a value)".strip()
     top.set_title(title)
     sides = ((top, dense, "vertical", top.yaxis), (right, pruned, "horizontal", right.xaxis))
     for side, values, direction, axis in sides:
@@ -215,14 +239,14 @@ def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, tit
             if chosen.any():
                 shares = 100 * np.histogram(values[chosen], bars)[0] / chosen.sum()
                 side.stairs(shares, bars, orientation=direction, color=colour, fill=not width, lw=width)
-        side.tick_params(labelsize=7, labelbottom=side is right, labelleft=side is top)
-        axis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
-        axis.set_label_text("share (%)", fontsize=7)
+        side.tick_params(labelsize=8, labelbottom=side is right, labelleft=side is top)
+        axis.set_major_locator(MaxNLocator(2, prune="lower"))  # 0 would lie on a tick of the panel
+        axis.set_label_text("%", fontsize=8)
         side.spines[["top", "right"]].set_visible(False)
 
 
-def _explain_joint(figure: Figure, is_pie: np.ndarray) -> None:
-    """One scale of colours for all panels, and what the signs are."""
+def _explain_joint(figure: Figure, is_pie: np.ndarray, sizes: str = "") -> None:
+    """One scale of colours for all panels, and what the signs, and sizes of triangles, are."""
     panels = figure.axes
     cells = [panel.collections[0] for panel in panels]
     highest = max(10, *(mesh.get_array().filled(0).max() for mesh in cells))
@@ -231,11 +255,10 @@ def _explain_joint(figure: Figure, is_pie: np.ndarray) -> None:
     place = dict(ax=panels, shrink=0.6, pad=0.02, aspect=30)
     bar = figure.colorbar(cells[0], **place, format="%g", label="other images in a cell")
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    edge = dict(markeredgecolor="black", markeredgewidth=0.5)
     rest_label, pie_label = pie_labels(is_pie)
     handles = [
         Patch(color=REST_COLOUR, label=rest_label),
-        Line2D([], [], color=PIE_COLOUR, marker="^", label=pie_label, **edge),
+        Line2D([], [], color=PIE_COLOUR, marker="^", mfc="none", label=f"{pie_label}{sizes}"),
         *panels[0].lines,
     ]
     figure.legend(handles=handles, loc=BELOW, ncols=3)

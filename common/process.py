@@ -31,19 +31,23 @@ def select_device(cuda_device: int) -> "torch.device":
     if not torch.cuda.is_available():
         logger.info(f"no CUDA device: running on the CPU with {torch.get_num_threads()} threads")
         return torch.device("cpu")
-    names = [f"{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
-    if cuda_device >= len(names):
-        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {', '.join(names)}")
+    devices = range(torch.cuda.device_count())
+    if cuda_device not in devices:
+        names = ", ".join(f"{index} ({torch.cuda.get_device_name(index)})" for index in devices)
+        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {names}")
     return torch.device("cuda", cuda_device)
 
 
 def set_determinism(deterministic: bool) -> None:
-    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the
-    CPU."""
+    """`--cuda_deterministic`: deterministic algorithms alone, an error where an operation has none, cuDNN
+    without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
     import torch
 
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    # As use_deterministic_algorithms, which would import the compiler, for seconds.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which is for finding bugs
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic

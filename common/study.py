@@ -105,9 +105,12 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    # Under torchrun each process has a device of its own.
-    rank = flags.cuda_device if "cuda_device" in flags.given else os.environ.get("LOCAL_RANK", 0)
-    device = process.select_device(int(rank))
+    cuda_device, rank = flags.cuda_device, os.environ.get("LOCAL_RANK")
+    if rank and "cuda_device" not in flags.given:  # under torchrun each process has a device of its own
+        cuda_device = int(rank) % max(1, torch.cuda.device_count())  # or sees no other
+    device = process.select_device(cuda_device)
+    if flags.workers and not flags.debug:  # this process looks on, and takes no memory of the device
+        device = torch.device("cpu")
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)

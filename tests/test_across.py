@@ -550,7 +550,7 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
     assert set(compare(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
 
 
-def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys):
+def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys, empty_figures):
     write_folder(folder)
     path = folder / "supervised/evaluations/supervised_global_0.9_id1.npz"
     stored = {name: value for name, value in read_arrays(path).items() if name != "made"}
@@ -622,16 +622,18 @@ def test_tables_hold_the_rows_and_a_second_run_gives_the_same_bytes(folder, caps
                     else (found[column] == value)
                 )
         for figure in figures:
-            assert f"figure: {folder / 'similarity' / figure}.png" in said
             assert (folder / "similarity" / f"{figure}.png").stat().st_size > 5000 and (
                 folder / "similarity" / f"{figure}.npz"
             ).exists()
+    pictures = len(list((folder / "similarity").glob("*.png")))
+    (line,) = [line for line in said.splitlines() if line.startswith("figures:")]
+    assert f" {pictures} in {folder / 'similarity'}" in line and "figure: " not in said
     before = {path.name: path.read_bytes() for path in (folder / "similarity").glob("*.csv")}
     assert len(before) == 5 and make_figures("--results", folder) == 0
     assert {path.name: path.read_bytes() for path in (folder / "similarity").glob("*.csv")} == before
 
 
-def test_figures_of_sparsities_that_are_not_stored_any_more_leave_the_folder(folder):
+def test_figures_of_sparsities_that_are_not_stored_any_more_leave_the_folder(folder, empty_figures):
     write_folder(folder)
     assert make_figures("--results", folder) == 0
     assert (folder / "similarity/pies_per_class_0.9sparsity.png").exists()
@@ -668,8 +670,7 @@ def test_all_figures_are_drawn_anew_into_a_folder(folder, tmp_path, capsys):
         )
     }
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == names
-    said = capsys.readouterr().out
-    assert all(f"figure: {tmp_path / 'drawn' / name}" in said for name in names)
+    assert f"figures: {len(names)} in {tmp_path / 'drawn'}\n" in capsys.readouterr().out
 
 
 def test_names_of_layers_are_shortened():
@@ -768,7 +769,7 @@ def heat_maps(panels, rows, columns):
     """The arrays of heat maps of combinations with these names."""
     combinations = [SimpleNamespace(label=row) for row in rows]
     with mock.patch.object(across, "title", lambda combinations, shown: shown):
-        return across.heat_maps(combinations, "title", panels, columns)
+        return across.heat_maps(combinations, "title", panels, columns, "Jaccard similarity")
 
 
 def check_picture(arrays):
@@ -853,8 +854,22 @@ def test_a_heat_map_shows_all_names_and_no_text_lies_on_another(figures, name):
     rows = [str(row) for row in arrays[name]["rows"]]
     assert len(rows) == len(keys) and all(row in texts for row in rows)
     assert all(str(column) in texts for column in arrays[name]["columns"])
-    written = [text for row in arrays[name]["texts"][0] for text in row if text]
-    assert len(written) >= len(keys) and set(written) <= set(texts)
+    written = [text for row in arrays[name]["texts"][0] for text in row]
+    assert len(written) >= len(keys) and set(written) <= set(texts) and "" not in written
+    said = {"class_recall": "true class", "mask_structure": "layer", "mask_similarity_layers": "layer"}
+    assert str(arrays[name]["quantity"]) in texts and said.get(name, "") in ["", *texts]
+
+
+def test_sets_without_pies_have_dashes_not_likenesses_of_0(folder):
+    write_combination(folder, SMALL[0], images=())
+    for key in SMALL[1:]:
+        write_combination(folder, key)
+    arrays = compare(folder)["pie_overlap"][1]["pie_overlap"]
+    sizes = [int(row.split("(")[1].rstrip(")")) for row in map(str, arrays["rows"])]
+    assert sizes.count(0) == 1
+    for panel in arrays["texts"]:
+        for (i, j), text in np.ndenumerate(panel):
+            assert (text == "–") == (i == j or 0 in (sizes[i], sizes[j]))
 
 
 def test_pies_per_class_name_all_sets_and_no_text_lies_on_another(figures):
@@ -905,14 +920,15 @@ def test_bars_of_pies_per_class_stand_on_one_another():
 def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
     panels = {"one": np.array([[0.0, 1.0], [math.nan, 0.5]]), "other": np.array([[0.25, 2.0], [0, 0]])}
     arrays = heat_maps(panels, ["a", "b"], ["d", "e"])
-    assert arrays["texts"] == [[["0.00", "1.00"], ["", "0.50"]], [["0.25", "2.00"], ["0.00", "0.00"]]]
+    assert arrays["texts"] == [[["0.00", "1.00"], ["–", "0.50"]], [["0.25", "2.00"], ["0.00", "0.00"]]]
     figure = plots.draw({key: np.asarray(value) for key, value in arrays.items()})
     images = [axes.images[0] for axes in figure.axes if axes.images and axes.texts]
+    assert figure.axes[-1].get_ylabel() == "Jaccard similarity"  # of the bar of colours
     assert [image.get_clim() for image in images] == [(0, 2)] * 2
     for axes in figure.axes:
         for text in axes.texts:
             column, row = (int(value) for value in text.get_position())
-            if text.get_text():
+            if text.get_text() != "–":
                 red, green, blue, _ = axes.images[0].cmap(
                     axes.images[0].norm(axes.images[0].get_array()[row, column])
                 )

@@ -82,6 +82,15 @@ def test_images_of_any_mode_become_rgb(tmp_path, mode, ending):
         assert (data.train_images[:, 0] == data.train_images[:, 2]).all()
 
 
+def test_a_folder_names_the_files_of_its_test_images(digits_on_disk):
+    data = load_dataset("folder", "few digits")
+    assert len(data.test_files) == len(data.test_images) == 36
+    assert (
+        data.test_files[13] == "test/digit 1/01.png" and data.class_names[data.test_labels[13]] == "digit 1"
+    )
+    assert load_dataset("digits", "data").test_files == ()
+
+
 def test_a_folder_gives_what_torchvisions_imagefolder_gives(tmp_path):
     root = write_folder(tmp_path / "pets", classes=("b c", "Z", "a", "b"))
     for mode, name in (

@@ -5,6 +5,7 @@ import ast
 import fcntl
 import functools
 import hashlib
+import inspect
 import json
 import os
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 
 from common.cli import logger
 
-FORMAT = 2  # of the stored arrays: another number means that they are computed anew
+FORMAT = 3  # of the stored arrays: another number means that they are computed anew
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -56,6 +57,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}
+            # float16 is for the disk alone: sums of it would not be exact.
+            half = {name for name, values in arrays.items() if values.dtype == np.float16}
+            arrays |= {name: arrays[name].astype(np.float32) for name in half}
             same = made is None or json.loads(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
@@ -66,8 +70,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
 
 
 @functools.cache
-def module_digest(module: ModuleType) -> str:
-    """12 hexadecimal digits that change with a module's code, not with its comments, docstrings or layout.
+def module_digest(module: ModuleType | Callable) -> str:
+    """12 hexadecimal digits that change with the code of a module, or of a function, not with its comments,
+    docstrings or layout.
 
     The same in every version of Python: of the syntax tree only fields that are not empty count.
     """
@@ -83,12 +88,12 @@ def module_digest(module: ModuleType) -> str:
         return [type(node).__name__, fields]
 
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    tree = facts(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+    tree = facts(ast.parse(inspect.getsource(module)))
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def code_digest(*modules: ModuleType) -> str:
-    """`module_digest` of several modules at once."""
+def code_digest(*modules: ModuleType | Callable) -> str:
+    """`module_digest` of several modules and functions at once."""
     return hashlib.sha256("".join(map(module_digest, modules)).encode()).hexdigest()[:12]
 
 

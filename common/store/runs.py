@@ -430,13 +430,12 @@ def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[d
     """Stores and draws the curves of a run beside its log: part of the network -> history."""
     from common import plots
 
-    method = methods.describe(name.pruning_method)
-    if name.sparsity:
-        method += f", sparsity {100 * name.sparsity:g} %"
-    title = f"{study.data.title} · {study.learning_method} · {method} · 1 model, id {name.id}"
+    sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
+    method = f"{study.learning_method} · {name.pruning_method}{sparsity}"
+    title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
     stages = {part.replace("encoder", study.learning_method): histories[part] for part in histories}
     stages = {stage: history for stage, history in stages.items() if history}
-    arrays = {"figure": "curves", "title": f"{title} ({study.architecture})", "stages": list(stages)}
+    arrays = {"figure": "curves", "title": title, "stages": list(stages)}
     for stage, history in stages.items():
         keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
         arrays |= {f"{stage}_{key}": [entry.get(key, 0.0) for entry in history] for key in keys}
@@ -475,7 +474,7 @@ def share(study: Study, jobs: list[Job]) -> bool:
     if flags.workers and jobs:
         _run_workers(study, jobs)
     # Which of how many processes this is, as torchrun and `--workers` say it.
-    rank, world = int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
+    rank, world = int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
     first = rank * len(jobs) // world
     busy = []
     for job in jobs[first:] + jobs[:first]:

@@ -68,7 +68,9 @@ def compare_pies(combinations: list[Combination]) -> Comparison:
     is_pie = np.stack([combination.is_pie for combination in combinations])
     overlap = similarity.pie_overlap(is_pie)
     sized = [f"{each.label} ({size})" for each, size in zip(combinations, overlap["size"])]
-    apart = np.where(np.eye(len(combinations), dtype=bool), np.nan, 1)  # a set is no pair with itself
+    filled = overlap["size"] > 0
+    # A set is no pair with itself, and nothing is like an empty one.
+    apart = np.where(np.outer(filled, filled) & ~np.eye(len(filled), dtype=bool), 1, np.nan)
     figures = {
         "pie_overlap": heat_maps(
             combinations,
@@ -78,25 +80,27 @@ def compare_pies(combinations: list[Combination]) -> Comparison:
                 "by chance, sets of these sizes": apart * overlap["chance_jaccard"],
             },
             [combination.label for combination in combinations],
+            "Jaccard similarity",
         )
         | {"rows": sized}
     }
     # Sets of other sparsities of the same method would hide what is unique to the method.
-    unique = np.full((len(combinations), 2), np.nan)
+    unique, compared = np.full((len(combinations), 2), np.nan), []
     for sparsity in sorted({combination.sparsity for combination in combinations}):
         places = [index for index, each in enumerate(combinations) if each.sparsity == sparsity]
         if len(places) > 1:
             alone = similarity.pie_overlap(is_pie[places])
             unique[places] = np.stack([alone["unique"], alone["chance_unique"]], 1)
+            compared += places
             chosen = [combinations[index] for index in places]
             figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
-    compared = np.flatnonzero(~np.isnan(unique).all(1))
-    if len(compared):
+    if compared := sorted(compared):
         figures["pies_unique"] = heat_maps(
             [combinations[index] for index in compared],
-            "share of PIEs that no other set of the same sparsity has, sizes of the sets in brackets",
+            "PIEs that no other set of that sparsity has, sizes of the sets in brackets",
             {"": unique[compared]},
             ["measured", "by chance"],
+            "share of the PIEs",
         ) | {"rows": [sized[index] for index in compared]}
     names = ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")
     rows = [
@@ -153,11 +157,13 @@ def compare_recalls(combinations: list[Combination]) -> Comparison:
         marks.append([f"{round(each, 1) + 0.0:+.1f}{star}" for each, star in zip(differences[-1], stars)])
     figure = heat_maps(
         combinations,
-        "recall of each class relative to the mean accuracy, pruned minus dense",
-        {f"percentage points; * paired test, Holm-corrected p < {SIGNIFICANT:g}": np.stack(differences)},
+        "recall per class relative to the mean accuracy, pruned minus dense",
+        {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": np.stack(differences)},
         names,
+        "recall minus accuracy, pruned minus dense (percentage points)",
     )
-    return Comparison(rows, {"class_recall": figure | {"texts": [marks], "diverging": True}})
+    figure |= {"texts": [marks], "diverging": True, "xlabel": "true class"}
+    return Comparison(rows, {"class_recall": figure})
 
 
 def compare_masks(masks: list[Masks]) -> Comparison:
@@ -198,6 +204,7 @@ def compare_masks(masks: list[Masks]) -> Comparison:
             "random masks of the same density in each layer": alike.chance_by_layer,
         },
         [combination.label for combination in combinations],
+        "Jaccard similarity",
     )
     by_layer = heat_maps(
         combinations,
@@ -207,8 +214,10 @@ def compare_masks(masks: list[Masks]) -> Comparison:
             "random masks, d / (2 - d)": np.einsum("ggl->gl", alike.chance),
         },
         map(short_layer, layers),
+        "Jaccard similarity",
     )
-    return Comparison(rows, {"mask_similarity": in_total, "mask_similarity_layers": by_layer})
+    figures = {"mask_similarity": in_total, "mask_similarity_layers": by_layer | {"xlabel": "layer"}}
+    return Comparison(rows, figures)
 
 
 def compare_structure(masks: list[Masks]) -> Comparison:
@@ -239,12 +248,13 @@ def compare_structure(masks: list[Masks]) -> Comparison:
             rows.append({**each.population.facts, "layer": layers[index], **columns})
     figure = heat_maps(
         combinations,
-        "share of wholly zero filters and input channels (%)",
+        "wholly zero filters and input channels",
         dict(zip(panels, 100 * values)),
         [short_layer(layers[index]) for index in convolutions],
+        "share (%)",
         decimals=0,
     )
-    return Comparison(rows, {"mask_structure": figure})
+    return Comparison(rows, {"mask_structure": figure | {"xlabel": "layer"}})
 
 
 def compare_movement(combinations: list[Combination]) -> Comparison:
@@ -265,10 +275,11 @@ def compare_movement(combinations: list[Combination]) -> Comparison:
     figure = heat_maps(
         combinations,
         "change of kept weights from the network that was pruned to the trained one",
-        {"root mean square change over root mean square weight": values},
+        {"": values},
         map(short_layer, layers),
+        "root mean square change over root mean square weight",
     )
-    return Comparison(rows, {"weight_movement": figure})
+    return Comparison(rows, {"weight_movement": figure | {"xlabel": "layer"}})
 
 
 def short_layer(layer: str) -> str:
@@ -281,13 +292,14 @@ def heat_maps(
     shown: str,
     panels: dict[str, np.ndarray],
     columns: Iterable[str],
+    quantity: str,
     decimals: int = 2,
 ) -> dict:
-    """The arrays of a figure of heat maps, title -> values (R, C) that are written into the cells, one row
-    for each combination."""
+    """The arrays of a figure of heat maps, title -> values (R, C) of a quantity that are written into the
+    cells, one row for each combination; a dash where there is no value."""
 
     def cell(value: float) -> str:
-        return "" if math.isnan(value) else f"{value:.{decimals}f}"
+        return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
     return {
         "figure": "heat_maps",
@@ -298,4 +310,5 @@ def heat_maps(
         "columns": list(columns),
         "texts": [[[cell(value) for value in row] for row in panel] for panel in panels.values()],
         "diverging": False,
+        "quantity": quantity,
     }

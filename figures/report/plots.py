@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
 
 from common import plots
 from common.cli import UserError
@@ -66,29 +65,33 @@ def draw_again(path: Path, target: Path) -> None:
 
 def draw_heat_maps(arrays: dict) -> Figure:
     """Heat maps, two in a row: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and
-    `columns` (C,), `texts` (P, R, C) written into the cells; `diverging` () colours around 0."""
+    `columns` (C,), `texts` (P, R, C) written into the cells; `diverging` () colours around 0; what the
+    colours and the columns are, `quantity` and `xlabel` ()."""
     panels, titles = arrays["panels"].astype(float), names_in(arrays, "panel_titles")
     rows, columns = names_in(arrays, "rows"), names_in(arrays, "columns")
-    across = min(2, len(titles))
-    width = [max(0.42 * len(columns), 0.07 * len(title)) for title in titles[:across]]
-    height, deep = 0.3 * len(rows) + 0.5, -(-len(titles) // across)
-    beside, below = (0.075 * max(map(len, names)) for names in (rows, columns))
-    size = max(8.0, sum(width) + 0.8 * across + beside), 0.5 + deep * height + below
+    cell = 0.14 + 0.07 * max(map(len, arrays["texts"].ravel()))  # inches
+    across = 1 if len(titles) == 1 or cell * len(columns) > 4 else 2
+    width = [max(cell * len(columns), 0.07 * len(title)) for title in titles[:across]]
+    height, deep = 0.28 * len(rows) + 0.5, -(-len(titles) // across)
+    beside, below = (0.09 * max(map(len, names)) for names in (rows, columns))
+    size = max(6.5, sum(width) + 1.3 + 0.2 * across + beside), 0.9 + deep * height + below
     figure, grid = titled_figure(arrays, *size, deep, across, width_ratios=width)
     highest, diverging = np.nanmax(np.abs(panels), initial=0) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
     for index, (panel, values) in enumerate(zip(grid, panels)):
         image = panel.imshow(values, aspect="auto", **colours)
-        panel.set_yticks(range(len(rows)), rows, fontsize=7)
-        panel.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90)
+        panel.set_yticks(range(len(rows)), rows, fontsize=9)
+        panel.set_xticks(range(len(columns)), columns, fontsize=9, rotation=90)
         panel.tick_params(labelleft=index % across == 0, labelbottom=index + across >= len(titles))
-        panel.set(title=titles[index], facecolor="#EEEEEE")  # seen where there is no value
+        panel.set(facecolor="#EEEEEE")  # seen where there is no value
+        panel.set_title(titles[index], x=0, ha="left")  # seen before a wide map is scrolled
         darkness = image.to_rgba(values) @ (-0.299, -0.587, -0.114, 1)  # 0 where there is no value
         for (row, column), text in np.ndenumerate(arrays["texts"][index]):
             colour = "white" if darkness[row, column] > 0.5 else "black"
-            panel.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
-        if index % across == across - 1:
-            figure.colorbar(image, ax=panel, fraction=0.08, pad=0.02).ax.tick_params(labelsize=7)
+            panel.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    bar = dict(ax=list(grid), fraction=0.3 / size[0], aspect=40, pad=0.02)
+    figure.colorbar(image, label=plain(arrays.get("quantity", "")), **bar)
+    grid[-1].set_xlabel(plain(arrays.get("xlabel", "")))
     return figure
 
 
@@ -118,7 +121,8 @@ def draw_pies_per_class(arrays: dict) -> Figure:
 
 def draw_against_sparsity(arrays: dict) -> Figure:
     """A number against sparsity: `ylabel`, `series` and `learning_methods` (S,), and for each series s
-    `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval."""
+    `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval. `counts` () where the
+    number is one of images."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     kinds = list(dict.fromkeys(pruning))  # the same marker for all learning methods
@@ -143,8 +147,32 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
     panel.tick_params(which="minor", length=0)
     panel.set_xlim(-0.5, len(sparsities) - 0.5)
-    label_axes(panel, "sparsity (%), not to scale", plain(arrays["ylabel"]))
+    ylabel = plain(arrays["ylabel"])
+    if "counts" in arrays:
+        plots.square_root_scale(panel, "y", panel.dataLim.y1)
+        ylabel += ", square-root scale"
+    label_axes(panel, "sparsity (%), not to scale", ylabel)
     panel.legend(**BESIDE, handlelength=3, title="bars: 95 % intervals" if with_intervals else None)
+    return figure
+
+
+def draw_against_models(arrays: dict) -> Figure:
+    """Numbers of PIEs against numbers of networks: `series` and `learning_methods` (S,), and for each series
+    s `models_s`, `value_s` (n,); those named dense are noise floors."""
+    figure, (panel,) = titled_figure(arrays, 9.0, 4.6)
+    kinds: dict[str, int] = {}
+    for index, (name, method) in enumerate(
+        zip(names_in(arrays, "series"), names_in(arrays, "learning_methods"))
+    ):
+        floor = "dense" in name
+        kind = 0 if floor else kinds.setdefault(name.replace(method, ""), len(kinds))
+        style = "x:" if floor else f"{CLASS_MARKERS[kind % 10]}-"
+        look = dict(color=METHOD_COLOURS.get(method, LINE_COLOUR), linewidth=2 if floor else 1, markersize=5)
+        panel.plot(arrays[f"models_{index}"], arrays[f"value_{index}"], style, label=name, **look)
+    panel.set_ylim(bottom=0)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    label_axes(panel, "networks of each population", "PIEs (images)")
+    panel.legend(**BESIDE, handlelength=3)
     return figure
 
 
@@ -153,19 +181,19 @@ def draw_umap_grid(arrays: dict) -> Figure:
     where there are networks, `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones
     `is_pie_r_c` (N,)."""
     names, rows, columns = (names_in(arrays, key) for key in ("class_names", "rows", "columns"))
-    side = 1.7 if len(rows) * len(columns) > 6 else 2.6
+    side = np.clip(9.2 / len(columns), 1.2, 2.6)
     width = max(7.0, side * len(columns) + 1.8)
     deep = -(-len(names) // max(1, int(width / (0.075 * max(map(len, names)) + 0.45))))  # of the legend
     height = side * len(rows) + 0.18 * deep + 0.8
     figure, grid = titled_figure(arrays, width, height, len(rows), len(columns))
     for (row, column), panel in np.ndenumerate(grid.reshape(len(rows), len(columns))):
         cell = f"_{row}_{column}"
-        panel.set(xticks=[], yticks=[], box_aspect=1)
+        plots.square_units(panel)
         panel.spines[:].set_color("#BBBBBB")
         if row == 0:
-            panel.set_title(_broken(columns[column], int(11 * side)))
+            panel.set_title(columns[column])
         if column == 0:
-            panel.set_ylabel(_broken(rows[row], 20), fontsize=9, rotation=0, ha="right", va="center")
+            panel.set_ylabel(_broken(rows[row]), fontsize=9, rotation=0, ha="right", va="center")
         if f"coordinates{cell}" not in arrays:
             style = dict(ha="center", va="center", color="#888888", fontsize=8)
             panel.text(0.5, 0.5, "no networks", transform=panel.transAxes, **style)
@@ -174,47 +202,40 @@ def draw_umap_grid(arrays: dict) -> Figure:
         size = side * (2 if len(labels) <= 2000 else 0.4)
         plots.draw_classes(panel, coordinates, labels, names, size)
         if f"is_pie{cell}" in arrays:
-            is_pie = arrays[f"is_pie{cell}"]
-            _mark_pies(panel, coordinates[is_pie], labels[is_pie], side)
+            pies = coordinates[arrays[f"is_pie{cell}"]]
+            style = plots.pie_style(len(pies) * (3 / side) ** 2, "black")  # in a small panel few are many
+            panel.scatter(*pies.T, **style | {"s": 0.35 * side * style["s"]})
+            box = dict(facecolor="white", alpha=0.8, linewidth=0, pad=1)
+            place = dict(ha="right", va="bottom", transform=panel.transAxes)
+            panel.text(0.97, 0.03, f"{len(pies)} PIEs", fontsize=8, bbox=box, **place)
     handles = [
         Line2D([], [], linestyle="", markersize=5, label=name, **plots.class_style(label))
         for label, name in enumerate(names)
     ]
     with_pies = any(key.startswith("is_pie_") for key in arrays)
-    title = f"modal label{'; PIEs are triangles with an edge' * with_pies}"
+    title = f"modal label{'; open triangles: PIEs' * with_pies}"
     figure.legend(handles=handles, loc=BELOW, ncols=-(-len(names) // deep), title=title)
     return figure
 
 
-def _broken(name: str, letters: int) -> str:
-    """A name of a method in lines of so many letters, broken after underscores."""
-    return textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_")
-
-
-def _mark_pies(panel, coordinates: np.ndarray, labels: np.ndarray, side: float) -> None:
-    """PIEs (P, 2) as triangles in the colours of their classes (P,), and their number, in a panel `side`
-    inches wide."""
-    colours = np.array(CLASS_COLOURS)[labels % 10]
-    edges = np.where(colours == "#000000", "white", "black")
-    style = plots.pie_style(len(labels))
-    look = dict(color=colours, edgecolors=edges, s=0.35 * side * style["s"], alpha=1)
-    panel.scatter(*coordinates.T, **style | look)
-    box = dict(facecolor="white", alpha=0.8, linewidth=0, pad=1)
-    place = dict(ha="right", va="bottom", transform=panel.transAxes)
-    panel.text(0.97, 0.03, f"{len(labels)} PIEs", fontsize=7, bbox=box, **place)
+def _broken(name: str) -> str:
+    """Learning and pruning method in short lines: between the two, and a long one after underscores."""
+    lines = [textwrap.fill(word.replace("_", "_ "), 20) for word in name.split(" ")]
+    return "\n".join(lines).replace("_ ", "_")
 
 
 def draw_noise_floor(arrays: dict) -> Figure:
     """PIEs that chance makes: `panels` (P,) learning methods, and for each panel p `names_p` (G,), the first
     of them dense networks against dense networks, and `counts_p` (G, S) over S random splits; whiskers from
-    the 2.5th to the 97.5th percentile."""
+    the 2.5th to the 97.5th percentile. All panels have the same rows and one scale."""
     titles = names_in(arrays, "panels")
-    highest = max(len(arrays[f"names_{index}"]) for index in range(len(titles)))
-    size = max(7.0, 5.6 * len(titles)), 0.34 * highest + 1.6
-    figure, panels = titled_figure(arrays, *size, 1, len(titles))
+    names = [names_in(arrays, f"names_{index}") for index in range(len(titles))]
+    rows = list(dict.fromkeys(sum(names, [])))
+    size = max(7.0, 4.6 * len(titles) + 1.5), 0.28 * len(rows) + 1.6
+    figure, panels = titled_figure(arrays, *size, 1, len(titles), sharex=True, sharey=True)
     for index, (panel, title) in enumerate(zip(panels, titles)):
-        counts = arrays[f"counts_{index}"]
-        places, splits = range(len(counts)), counts.shape[1]
+        counts, places = arrays[f"counts_{index}"], [rows.index(name) for name in names[index]]
+        splits = counts.shape[1]
         colours = ["#999999"] + [REST_COLOUR] * (len(counts) - 1)
         jitter = 0.5 * (np.arange(splits) * 0.618034 % 1 - 0.5)  # golden ratio: spreads any number of points
         panel.axvspan(*np.percentile(counts[0], [2.5, 97.5]), color="#EEEEEE", linewidth=0, zorder=0)
@@ -230,32 +251,26 @@ def draw_noise_floor(arrays: dict) -> Figure:
             showcaps=False,
             boxprops=dict(alpha=0.7, edgecolor=LINE_COLOUR, linewidth=0.8),
             medianprops=dict(color="black", linewidth=2),
+            manage_ticks=False,
         )["boxes"]
         for place, values, colour, box in zip(places, counts, colours, boxes):
             panel.scatter(values, place + jitter, color=colour, **look)
             box.set_facecolor(colour)
-        label, linear = "PIEs (images)", max(np.median(counts[0]), 1)
-        logarithmic = counts.max() > 50 * linear
-        if logarithmic:
-            panel.set_xscale("symlog", linthresh=linear)
-            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            label = f"PIEs (images), logarithmic above {linear:g}"
-        # Boxes at 0 are seen.
-        panel.set_xlim(left=-0.02 * (linear if logarithmic else panel.get_xlim()[1]))
-        panel.set_yticks(places, names_in(arrays, f"names_{index}"), fontsize=8)
-        panel.set_ylim(len(counts) - 0.5, -0.5)  # the first on top
-        label_axes(panel, label, "", title)
+        label_axes(panel, "PIEs (images), square-root scale", "", title)
+    plots.square_root_scale(panel, "x", max(panel.dataLim.x1 for panel in panels))
+    panel.set_yticks(range(len(rows)), rows)
+    panel.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
     return figure
 
 
 def draw_gallery(arrays: dict) -> Figure:
     """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
     captions = [
-        "\n".join(textwrap.fill(line, 30) for line in caption.split("\n"))
+        "\n".join(textwrap.fill(line, 26) for line in caption.split("\n"))
         for caption in names_in(arrays, "captions")
     ]
     across, deep = min(6, len(captions)), -(-len(captions) // 6)
-    height = 1.95 + 0.12 * max(caption.count("\n") for caption in captions)
+    height = 1.95 + 0.14 * max(caption.count("\n") for caption in captions)
     figure, panels = titled_figure(arrays, max(6.0, 1.8 * across), height * deep + 0.4, deep, across)
     figure.set_layout_engine("compressed")  # square images leave no gaps
     for panel in panels:
@@ -263,7 +278,7 @@ def draw_gallery(arrays: dict) -> Figure:
         panel.spines[:].set_visible(False)
     for panel, image, caption in zip(panels, arrays["images"], captions):
         panel.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        panel.set_xlabel(caption, fontsize=6.5, labelpad=2)
+        panel.set_xlabel(caption, fontsize=8, labelpad=2)
     return figure
 
 
@@ -271,6 +286,7 @@ KINDS = plots.KINDS | {
     "heat_maps": draw_heat_maps,
     "pies_per_class": draw_pies_per_class,
     "against_sparsity": draw_against_sparsity,
+    "against_models": draw_against_models,
     "umap_grid": draw_umap_grid,
     "noise_floor": draw_noise_floor,
     "gallery": draw_gallery,
