@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from common.store.files import write_atomically
 
@@ -65,21 +65,6 @@ def label_axes(panel: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     """Names both axes and the panel, and leaves out the lines at the top and right."""
     panel.set(xlabel=xlabel, ylabel=ylabel, title=title)
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def square_root_scale(panel: Axes, which: str, highest: float) -> None:
-    """Counts up to `highest` on the axis `x` or `y` with a square-root scale, where few are told apart beside
-    many and the errors of all are about as long; with ticks that do not collide."""
-    highest = max(1, highest)
-    axis, ticks, apart = getattr(panel, f"{which}axis"), [0.0], np.sqrt(highest) / 9
-    for tick in np.outer(10.0 ** np.arange(6), (1, 2, 5)).ravel():
-        if np.sqrt(tick) - np.sqrt(ticks[-1]) > apart:
-            ticks.append(tick)
-    functions = lambda count: np.sign(count) * np.sqrt(np.abs(count)), lambda root: root * np.abs(root)
-    getattr(panel, f"set_{which}scale")("function", functions=functions)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter("{x:g}")
-    panel.set(**{f"{which}lim": (-0.002 * highest, 1.1 * highest)})  # what is at 0 is seen
 
 
 def label_classes(panel: Axes, names: list[str], title: str) -> None:
@@ -162,8 +147,8 @@ def draw_umap(arrays: dict) -> Figure:
         square_units(panel)
         label_axes(panel, "UMAP 1", "UMAP 2", title)
     draw_classes(panels[0], coordinates, arrays["modal_labels"], names, size)
-    handles = panels[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside right center", ncols=columns, markerscale=scale)
+    place = dict(loc="outside right center", ncols=columns, markerscale=scale)
+    figure.legend(handles=list(panels[0].collections), **place)
     if with_pies:
         is_pie = arrays["is_pie"]
         rest_label, pie_label = pie_labels(is_pie)

@@ -5,8 +5,10 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
 
 from common import plots
 from common.cli import UserError
@@ -119,6 +121,21 @@ def draw_pies_per_class(arrays: dict) -> Figure:
     return figure
 
 
+def square_root_scale(panel: Axes, which: str, highest: float) -> None:
+    """Counts up to `highest` on the axis `x` or `y` with a square-root scale, where few are told apart beside
+    many and the errors of all are about as long; with ticks that do not collide."""
+    highest = max(1, highest)
+    axis, ticks, apart = getattr(panel, f"{which}axis"), [0.0], np.sqrt(highest) / 9
+    for tick in np.outer(10.0 ** np.arange(6), (1, 2, 5)).ravel():
+        if np.sqrt(tick) - np.sqrt(ticks[-1]) > apart:
+            ticks.append(tick)
+    functions = lambda count: np.sign(count) * np.sqrt(np.abs(count)), lambda root: root * np.abs(root)
+    getattr(panel, f"set_{which}scale")("function", functions=functions)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter("{x:g}")
+    panel.set(**{f"{which}lim": (-0.002 * highest, 1.1 * highest)})  # what is at 0 is seen
+
+
 def draw_against_sparsity(arrays: dict) -> Figure:
     """A number against sparsity: `ylabel`, `series` and `learning_methods` (S,), and for each series s
     `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval. `counts` () where the
@@ -149,7 +166,7 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     panel.set_xlim(-0.5, len(sparsities) - 0.5)
     ylabel = plain(arrays["ylabel"])
     if "counts" in arrays:
-        plots.square_root_scale(panel, "y", panel.dataLim.y1)
+        square_root_scale(panel, "y", panel.dataLim.y1)
         ylabel += ", square-root scale"
     label_axes(panel, "sparsity (%), not to scale", ylabel)
     panel.legend(**BESIDE, handlelength=3, title="bars: 95 % intervals" if with_intervals else None)
@@ -257,7 +274,7 @@ def draw_noise_floor(arrays: dict) -> Figure:
             panel.scatter(values, place + jitter, color=colour, **look)
             box.set_facecolor(colour)
         label_axes(panel, "PIEs (images), square-root scale", "", title)
-    plots.square_root_scale(panel, "x", max(panel.dataLim.x1 for panel in panels))
+    square_root_scale(panel, "x", max(panel.dataLim.x1 for panel in panels))
     panel.set_yticks(range(len(rows)), rows)
     panel.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
     return figure
