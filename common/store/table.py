@@ -69,7 +69,10 @@ MEASURES = {
         "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
     ),
     "agreement": Measure(
-        "agreement (%)", "images on which the dense and the pruned network of one seed agree", 100, 2
+        "agreement with dense (%)",
+        "images on which the dense and the pruned network of one seed agree",
+        100,
+        2,
     ),
     "agreement_others": Measure(
         "agreement across seeds (%)",
@@ -77,7 +80,9 @@ MEASURES = {
         100,
         2,
     ),
-    "cka": Measure("CKA", "likeness of the latents of the dense and the pruned network of one seed", 1, 3),
+    "cka": Measure(
+        "CKA with dense", "likeness of the latents of the dense and the pruned network of one seed", 1, 3
+    ),
     "cka_others": Measure(
         "CKA across seeds", "likeness of the latents of a network and the dense one of the next seed", 1, 3
     ),
