@@ -174,7 +174,7 @@ CLAIMS = (
                 -1,
                 "mean Q-Score that pruned networks give PIEs minus that of all other images; PIEs are found "
                 "with one half of the seeds, the networks of the other half are measured",
-                MEAN,
+                JACKKNIFE,
                 decimals=3,
             ),
             Part(
@@ -182,7 +182,7 @@ CLAIMS = (
                 +1,
                 "mean prediction depth in pruned networks of PIEs minus that of all other images, halves of "
                 "the seeds as above",
-                MEAN,
+                JACKKNIFE,
                 decimals=2,
             ),
         ),

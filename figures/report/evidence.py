@@ -184,17 +184,16 @@ def excess(population: Compared, seeds: tuple[int, ...]) -> dict:
     return uncertainty.jackknifed((halves["pruned"] - halves["floor"]).mean(1), len(seeds))
 
 
-def mean_over(values: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """(K, N) over S sets of images (S, N) -> (K, S) means over those that have a value; NaN where none
-    has."""
-    defined, chosen = ~np.isnan(values), images.T.astype(np.float64)
-    count = defined.astype(np.float64) @ chosen
-    return np.where(defined, values, 0) @ chosen / np.where(count > 0, count, np.nan)
+def mean_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(S, N) -> (S,) means over what is chosen, (S, N) bool, and has a value; NaN where nothing has."""
+    defined = chosen & ~np.isnan(values)
+    count = defined.sum(1)
+    return np.where(defined, values, 0).sum(1) / np.where(count > 0, count, np.nan)
 
 
 def over_images(values: np.ndarray) -> np.ndarray:
     """(K, N) -> (K,) means over all images that have a value."""
-    return mean_over(values, np.ones((1, values.shape[1]), bool))[:, 0]
+    return mean_of(values, np.ones_like(values, bool))
 
 
 def seed_by_seed(population: Compared, measure: str) -> dict[int, float]:
@@ -284,27 +283,37 @@ def beyond_floor(population: Compared) -> dict:
 
 
 def pies_minus_others(population: Compared, measure: str) -> dict:
-    """The mean Q-Score or depth that pruned networks give PIEs minus that of other images, the mean over
-    networks with its interval. PIEs are found with one half of the seeds and measured in networks of the
-    other half, averaged over splits; `circular`: all networks, measured on the PIEs that they make."""
+    """The mean Q-Score or depth that pruned networks give PIEs minus that of other images, with its interval.
+    PIEs are found with one half of the seeds and measured in the networks of the other half, averaged over
+    networks and splits. `circular`: all networks, measured on the PIEs that they make."""
     networks, seeds = population.pruned, population.seeds
     ids, values = networks.depth_ids if measure == "depth" else networks.ids, getattr(networks, measure)
     known = [index for index, seed in enumerate(ids.tolist()) if seed in seeds]
-    values, places = values[known], [seeds.index(ids[index]) for index in known]
-    if len(seeds) < 2:
+    if len(seeds) < 2 or not known:
         return uncertainty.mean_estimate(np.zeros(0)) | {"circular": math.nan}
-
-    def minus_others(sets: np.ndarray) -> np.ndarray:
-        return mean_over(values, sets) - mean_over(values, ~sets)
-
-    sets = np.unpackbits(between_halves(population, seeds)["sets"][:, 0], -1, values.shape[1]).astype(bool)
-    measured = uncertainty.splits_of_sets(len(seeds))[::-1, 0].reshape(-1, len(seeds))[:, places].T
-    differences = minus_others(sets.reshape(-1, values.shape[1]))  # (M, 2 splits)
-    chosen = measured & ~np.isnan(differences)
-    total, count = np.where(chosen, differences, 0).sum(1), chosen.sum(1)
-    circular = minus_others(pies(population, seeds)[:1]).mean() if known else math.nan
-    estimate = uncertainty.mean_estimate(total / np.where(count, count, np.nan))
+    values, places = values[known], [seeds.index(ids[index]) for index in known]
+    circular = minus_others(values, pies(population, seeds)[:1]).mean()
+    sets = between_halves(population, seeds)["sets"]  # (2, 1 + S, splits, N / 8)
+    measured = uncertainty.splits_of_sets(len(seeds))[::-1, ..., places]  # in the other half
+    statistic = []
+    for index in range(sets.shape[1]):
+        is_pie = np.unpackbits(sets[:, index], -1, values.shape[1]).astype(bool)
+        differences = minus_others(values, is_pie.reshape(-1, values.shape[1]))  # (M, 2 splits)
+        chosen = measured[:, index].reshape(-1, len(known)).T
+        statistic.append(mean_of(differences.reshape(1, -1), chosen.reshape(1, -1))[0])
+    # Seeds leave out of all K; where fewer networks were probed, these are the degrees of freedom.
+    estimate = uncertainty.jackknifed(np.array(statistic), len(seeds), len(known))
     return estimate | {"circular": float(circular)}
+
+
+def minus_others(values: np.ndarray, is_pie: np.ndarray) -> np.ndarray:
+    """Networks' values (M, N) and PIE sets (S, N) -> (M, S) means over PIEs minus means over others."""
+    ever = is_pie.any(0)  # of the few images that are PIEs of any set
+    known, chosen = ~np.isnan(values), is_pie[:, ever].T.astype(np.float64)
+    values = np.where(known, values, 0)
+    total, count = values[:, ever] @ chosen, known[:, ever] @ chosen
+    others, rest = values.sum(1, keepdims=True) - total, known.sum(1, keepdims=True) - count
+    return total / np.where(count > 0, count, np.nan) - others / np.where(rest > 0, rest, np.nan)
 
 
 def pies_of_fewer(population: Compared) -> dict[str, dict[int, float]]:

@@ -20,6 +20,7 @@ MOST_HALVES = 300
 SPLITS = 40  # of the seeds into two halves
 FEWER_SETS = 30  # of seeds without two of them, of which splits are averaged
 CHUNK = 2**22  # votes held at once
+SPREAD = 1e-12  # what is smaller is an error of rounding
 UNBOUNDED = (-math.inf, math.inf)
 
 
@@ -123,7 +124,7 @@ def estimate(
     """A number with its interval value +- t sqrt(variance), clipped to what is possible; NaN with fewer than
     6 seeds, and where nothing varies or the number is not defined."""
     error = math.sqrt(variance) if models >= FEWEST_SEEDS else math.nan
-    half = student_t_quantile(degrees) * error if error > 0 and not math.isnan(value) else math.nan
+    half = student_t_quantile(degrees) * error if error > SPREAD and not math.isnan(value) else math.nan
     low, high = np.clip((value - half, value + half), *bounds).tolist()
     return dict(value=float(value), low=low, high=high, error=error, degrees=degrees, models=models)
 
@@ -160,11 +161,12 @@ def half_sampled_ratio(
     return estimate(part[0] / whole[0], variance, seeds - 1, seeds, bounds)
 
 
-def jackknifed(statistic: np.ndarray, seeds: int) -> dict:
+def jackknifed(statistic: np.ndarray, seeds: int, models: int | None = None) -> dict:
     """A number that is averaged over splits, (1 + S,): of all seeds, then without two of them. The delete-2
-    jackknife (Shao & Wu 1989): (K - 2) / 2 times the variance over sets."""
+    jackknife (Shao & Wu 1989): (K - 2) / 2 times the variance over sets. models: if not all were measured."""
     variance = (seeds - 2) / 2 * statistic[1:].var() if len(statistic) > 1 else math.nan
-    return estimate(statistic[0], variance, seeds - 1, seeds)
+    models = seeds if models is None else models
+    return estimate(statistic[0], variance, models - 1, models)
 
 
 def mean_estimate(values: np.ndarray) -> dict:
