@@ -10,7 +10,6 @@ record, an array or the table differs from the undisturbed run's, or something i
 """
 
 import argparse
-import os
 import random
 import signal
 import sys
@@ -83,7 +82,7 @@ def disturbed(
         time.sleep(chance.uniform(0, longest))
         killed = process.poll() is None
         if killed:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
         said += process.communicate()[0]
         if not killed:
             break  # the work is done: nothing is left to be killed
@@ -99,7 +98,7 @@ def company(work: Path, kills: int, chance: random.Random) -> int:
         running = [process for process in processes if process.poll() is None]
         if running:
             victim = chance.choice(running)
-            os.killpg(victim.pid, signal.SIGKILL)
+            victim.send_signal(signal.SIGKILL)
             victim.communicate()
             processes[processes.index(victim)] = start(COMPANY, work)
             done += 1

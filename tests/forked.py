@@ -14,11 +14,13 @@ SERVER.set_forkserver_preload(["torch._dynamo", "torchvision", "matplotlib.figur
 
 
 class Forked:
-    """What subprocess.Popen is, as far as tests ask for it; leads a process group."""
+    """What subprocess.Popen is, as far as tests ask for it; leads a process group once it is at work."""
 
     def __init__(self, script: str, *flags: object, cwd: Path, **environment: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.outputs = [Path(self.folder.name) / name for name in ("stdout", "stderr")]
+        for path in self.outputs:  # a process may be killed before it opens them
+            path.touch()
         self.args = [str(ROOT / f"{script}.py"), *map(str, flags)]
         environment = {"CUDA_VISIBLE_DEVICES": "", **environment}
         self.process = SERVER.Process(target=_run, args=(self.args, cwd, self.outputs, environment))
@@ -46,6 +48,6 @@ def _run(arguments: list[str], cwd: Path, outputs: list[Path], environment: dict
     os.chdir(cwd)
     os.environ.update(environment)
     for number, path in enumerate(outputs, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.argv = arguments
     runpy.run_path(arguments[0], run_name="__main__")
