@@ -440,7 +440,7 @@ def test_class_names_are_shown_as_they_are():
     arrays = {**figure_arrays("umap"), "class_names": np.array(["_back", "$x^$", "a_$b"]), "title": "of $x^$"}
     figure = plots.draw(arrays)
     FigureCanvasAgg(figure).draw()
-    shown = [text.get_text().strip().replace("\\$", "$") for text in figure.axes[0].get_legend().get_texts()]
+    shown = [text.get_text().strip().replace("\\$", "$") for text in figure.legends[0].get_texts()]
     assert shown == ["_back", "$x^$", "a_$b"]
     FigureCanvasAgg(plots.draw({**arrays, "figure": "pies_distribution"})).draw()
 
