@@ -18,47 +18,43 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training of the encoder")
-    cli.add_flag(group, "--index_start", cli.model_id, 0, "first model id, which is its seed")
-    cli.add_flag(group, "--index_end", cli.model_id, 29, "last model id, inclusive")
-    cli.add_flag(group, "--batch_size", cli.positive_integer, 1024, "images in a batch, each in two views")
-    cli.add_flag(group, "--epochs", cli.positive_integer, 500, "training epochs")
-    cli.add_flag(group, "--learning_rate", cli.positive_float, 0.05, "learning rate of SGD")
-    cli.add_flag(group, "--momentum", cli.fraction, 0.9, "momentum of SGD")
-    cli.add_flag(group, "--weight_decay", cli.natural_float, 0.0004, "weight decay of SGD")
-    cli.add_flag(
-        group, "--base_temperature", cli.positive_float, 0.07, "the loss is scaled by temperature / this"
-    )
-    cli.add_flag(
-        group, "--warmup_epochs", cli.natural_number, 0, "linear from 0.01, with a batch above 256 only"
-    )
-    cli.add_boolean(group, "--cosine_annealing", False, "per epoch down to learning_rate / 1000")
-    cli.add_boolean(group, "--lars", False, "layer-wise adaptive rates, trust coefficient 0.02")
-    cli.add_flag(group, "--num_classes", cli.positive_integer, 10, "must be the data set's, or 10")
-    cli.add_flag(group, "--lr_decay_epochs", str, "1500", cli.COMPATIBILITY)
-    cli.add_boolean(group, "--clipping", False, cli.COMPATIBILITY)
-    cli.add_boolean(group, "--shuffle", True, cli.COMPATIBILITY)
-    cli.add_saving_flags(group)
-    group = parser.add_argument_group("training of the classifier head")
-    cli.add_flag(group, "--head_epochs", cli.positive_integer, 100, "epochs of the linear classifier")
-    cli.add_flag(
-        group, "--batch_size_head", cli.positive_integer, 256, "images in a batch of the linear classifier"
-    )
-    cli.add_boolean(
+    cli.add_training_flags(group)
+    cli.add_flags(
         group,
-        "--debug_classification_head",
-        False,
-        "log the accuracy of a throw-away head (2 epochs) now and then",
+        ("--batch_size", cli.positive_integer, 1024, "images in a batch, each in two views"),
+        ("--epochs", cli.positive_integer, 500, "training epochs"),
+        ("--learning_rate", cli.positive_float, 0.05, "learning rate of SGD"),
+        ("--weight_decay", cli.natural_float, 0.0004, "weight decay of SGD"),
+        ("--base_temperature", cli.positive_float, 0.07, "the loss is scaled by temperature / this"),
+        ("--warmup_epochs", cli.natural_number, 0, "linear from 0.01, with a batch above 256 only"),
+        ("--cosine_annealing", bool, False, "per epoch down to learning_rate / 1000"),
+        ("--lars", bool, False, "layer-wise adaptive rates, trust coefficient 0.02"),
+        ("--num_classes", cli.positive_integer, 10, "must be the data set's, or 10"),
+        ("--lr_decay_epochs", str, "1500", cli.COMPATIBILITY),
+        ("--clipping", bool, False, cli.COMPATIBILITY),
+        ("--shuffle", bool, True, cli.COMPATIBILITY),
     )
-    cli.add_flag(
-        group, "--debug_classification_head_epochs", cli.positive_integer, 25, "epochs between these"
+    cli.add_flags(
+        parser.add_argument_group("training of the classifier head"),
+        ("--head_epochs", cli.positive_integer, 100, "epochs of the linear classifier"),
+        ("--batch_size_head", cli.positive_integer, 256, "images in a batch of the linear classifier"),
+        (
+            "--debug_classification_head",
+            bool,
+            False,
+            "log the accuracy of a throw-away head (2 epochs) now and then",
+        ),
+        ("--debug_classification_head_epochs", cli.positive_integer, 25, "epochs between these"),
     )
     group = parser.add_argument_group("pruning while training")
-    cli.add_flag(
+    cli.add_flags(
         group,
-        "--pruning_percentages",
-        cli.sparsity_list,
-        "0.0,0.3,0.5,0.7,0.9",
-        "final sparsities, one training each, 0.0: dense",
+        (
+            "--pruning_percentages",
+            cli.sparsity_list,
+            "0.0,0.3,0.5,0.7,0.9",
+            "final sparsities, one training each, 0.0: dense",
+        ),
     )
     cli.add_gradual_pruning_flags(group, "late")
     cli.add_schedule_flags(group, "encoder", "", "contrastive")

@@ -95,10 +95,10 @@ demo_of() {
   fi
   run "$1"_pruning_finetune.py $six $one_shot --epochs 8
   run "$1"_pie_kmodels_detection.py $six $one_shot --plot_q_score --plot_umap
-  run "$1"_prediction_depth.py $six $one_shot --prediction_depth_models 6 --pruning_methods global
+  run "$1"_prediction_depth.py $six $one_shot --pruning_methods global
   if [ "$1" = sup ]; then
     run sup_pie_kmodels_detection.py $six $gradual --plot_q_score --plot_umap
-    run sup_prediction_depth.py $six $gradual --prediction_depth_models 6
+    run sup_prediction_depth.py $six $gradual
   fi
 }
 
@@ -149,7 +149,11 @@ mode=${1:-setup}
 case $mode in
   setup) set_up; echo "ready: ./setup.sh demo runs the study on digits" ;;
   demo) set_up; demo ;;
-  test) set_up; install tests/requirements.txt; run -m pytest -q -rs -n 2 --dist loadfile tests ;;
+  test)
+    set_up
+    install tests/requirements.txt
+    run -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests
+    ;;
   paper) set_up; paper "$@" ;;
   help | -h | --help) usage ;;
   *) die "unknown word $mode; ./setup.sh help lists what there is" ;;

@@ -17,35 +17,30 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training")
-    cli.add_flag(group, "--index_start", cli.model_id, 0, "first model id, which is its seed")
-    cli.add_flag(group, "--index_end", cli.model_id, 29, "last model id, inclusive")
-    cli.add_flag(group, "--batch_size", cli.positive_integer, 128, "images in a batch")
-    cli.add_flag(group, "--epochs", cli.positive_integer, 205, "training epochs")
-    cli.add_flag(
-        group, "--learning_rate", cli.positive_float, 1.0, "learning rate of SGD, in the first epoch"
-    )
-    cli.add_flag(
+    cli.add_training_flags(group)
+    cli.add_flags(
         group,
-        "--lr_milestones",
-        cli.milestone_list,
-        "5,30,50,80",
-        "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
+        ("--batch_size", cli.positive_integer, 128, "images in a batch"),
+        ("--epochs", cli.positive_integer, 205, "training epochs"),
+        ("--learning_rate", cli.positive_float, 1.0, "learning rate of SGD, in the first epoch"),
+        (
+            "--lr_milestones",
+            cli.epoch_list,
+            "5,30,50,80",
+            "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
+        ),
+        ("--lr_gamma", cli.positive_float, 0.1, "factor of the learning rate at each milestone"),
+        (
+            "--cosine_annealing",
+            bool,
+            False,
+            "in place of the milestones: per epoch down to learning_rate / 1000",
+        ),
+        ("--weight_decay", cli.natural_float, 0.0005, "weight decay of SGD"),
+        ("--shuffle", bool, True, "a new order of the images in every epoch"),
     )
-    cli.add_flag(
-        group, "--lr_gamma", cli.positive_float, 0.1, "factor of the learning rate at each milestone"
-    )
-    cli.add_boolean(
-        group,
-        "--cosine_annealing",
-        False,
-        "in place of the milestones: per epoch down to learning_rate / 1000",
-    )
-    cli.add_flag(group, "--momentum", cli.fraction, 0.9, "momentum of SGD")
-    cli.add_flag(group, "--weight_decay", cli.natural_float, 0.0005, "weight decay of SGD")
-    cli.add_boolean(group, "--shuffle", True, "a new order of the images in every epoch")
-    cli.add_saving_flags(group)
     group = parser.add_argument_group("pruning while training")
-    cli.add_flag(group, "--pruning", cli.fraction, 0.0, "final sparsity, 0: dense")
+    cli.add_flags(group, ("--pruning", cli.fraction, 0.0, "final sparsity, 0: dense"))
     cli.add_gradual_pruning_flags(group, "early")
     cli.add_schedule_flags(group, "network", "", "supervised")
     cli.add_supervised_flags(parser)

@@ -59,6 +59,7 @@ def start(cuda_device: int):
 
     cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
     cli.logger.setLevel(cli.logging.INFO)
+    process.set_determinism(True)
     device = process.select_device(cuda_device)
     name = (
         torch.cuda.get_device_name(device)
@@ -131,8 +132,14 @@ def timed(work: Callable[[], None], device) -> float:
     return time.perf_counter() - started
 
 
-def _memory(what: str) -> int:
-    """Bytes that this process has in memory now (VmRSS) or had at most (VmHWM)."""
+def _memory(what: str, device) -> int:
+    """Bytes that this process has in memory now (VmRSS) or had at most (VmHWM); on a GPU those of its
+    tensors there."""
+    import torch
+
+    if device.type == "cuda":
+        read = torch.cuda.memory_allocated if what == "VmRSS" else torch.cuda.max_memory_allocated
+        return read(device)
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return 1024 * int(line.split()[1])
 
@@ -143,17 +150,22 @@ def _contest(contestant: Contestant, device, connection) -> None:
 
     It answers with seconds and bytes.
     """
-    from common.process import keep_freed_memory
+    import torch
 
+    process.set_determinism(True)  # as the scripts do; peers are not measured at another precision
     if device.type == "cpu" and not contestant.published:
-        keep_freed_memory()
+        process.keep_freed_memory()
     work = contestant.prepare(device, *contestant.arguments)
-    before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # from here on, the most is counted anew
+    before = _memory("VmRSS", device)
+    # From here on, the most is counted anew.
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
     timed(work, device)
     connection.send(None)
     while connection.recv():
-        connection.send((timed(work, device), _memory("VmHWM") - before))
+        connection.send((timed(work, device), _memory("VmHWM", device) - before))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def main(argv=None) -> None:
 
     cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
     cli.logger.setLevel(cli.logging.INFO)
+    process.set_determinism(True)
     device = process.select_device(flags.cuda_device)
     images = IMAGES if device.type == "cuda" else CPU_IMAGES
     seconds = {kind: value * IMAGES / images for kind, value in measure(device, images).items()}

@@ -21,6 +21,7 @@ from common import methods
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
+DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 
@@ -43,12 +44,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
 
     def error(self, message: str):
-        unnamed = message.startswith("unrecognized") or message.endswith("expected one argument")
-        self.exit(
-            2,
-            f"{self.prog}: error: "
-            f"{one_line(message)}{'; --help lists the flags and their values' if unnamed else ''}\n",
-        )
+        if message.startswith("unrecognized") or message.endswith("expected one argument"):
+            message += "; --help lists the flags and their values"
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the
@@ -67,16 +65,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 class _BooleanAction(argparse.Action):
     """`--flag`, `--no-flag` and the published `--flag True|False`."""
 
-    def __init__(self, option_strings, dest, default=False, help=None):
-        name = option_strings[0].removeprefix("--")
-        super().__init__(
-            [*option_strings, f"--no-{name}"],
-            dest,
-            nargs="?",
-            default=default,
-            help=help,
-            metavar="True|False",
-        )
+    def __init__(self, option_strings, dest, **more):
+        spellings = [*option_strings, option_strings[0].replace("--", "--no-")]
+        super().__init__(spellings, dest, nargs="?", metavar="True|False", **more)
 
     def __call__(self, parser, namespace, value, option_string=None):
         negated = option_string.startswith("--no-")
@@ -89,55 +80,60 @@ class _BooleanAction(argparse.Action):
         setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
 
 
-def add_boolean(parser: argparse._ActionsContainer, flag: str, default: bool, help: str) -> None:
-    """Adds a boolean flag in its three spellings: `--flag`, `--no-flag`, `--flag False`."""
-    parser.add_argument(flag, action=_BooleanAction, default=default, help=help)
+def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
+    """Adds flags, each a row of its name, kind, default and help.
+
+    The kind is a function that reads the value, a tuple of what it may be, or bool: a flag in three
+    spellings, `--flag`, `--no-flag`, `--flag False`.
+    """
+    for flag, kind, default, help in rows:
+        value = {"action": _BooleanAction} if kind is bool else {"type": kind}
+        if isinstance(kind, tuple):
+            value = {"choices": kind}
+        group.add_argument(flag, default=default, help=help, **value)
 
 
-def add_flag(
-    group: argparse._ActionsContainer, flag: str, kind: Callable | tuple[str, ...], default, help: str
-) -> None:
-    """Adds a flag with a value: `kind` reads it, or is a tuple of what it may be."""
-    value = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
-    group.add_argument(flag, default=default, help=help, **value)
-
-
-def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool, words: str) -> Callable:
+def _number(kind: type, words: str, fits: Callable[[float], bool]) -> Callable:
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {words}") from None
-        below = value <= low if low_open else value < low
-        above = value >= high if high_open else value > high
-        if below or above or value != value or value in (float("inf"), float("-inf")):
+            value = None
+        if value is None or not fits(value):
             raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
         return value
 
     return parse
 
 
+def _whole_number(low: int, high: int) -> Callable:
+    return _number(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
 infinity, largest = float("inf"), 2**31 - 1
-positive_integer = _number(int, 1, largest, False, False, f"a whole number from 1 to {largest}")
+positive_integer = _whole_number(1, largest)
+natural_number = _whole_number(0, largest)
 # Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
 # nothing to prune.
-model_id = _number(int, 0, 999_999, False, False, "a whole number from 0 to 999999")
-model_count = _number(int, 1, 1_000_000, False, False, "a whole number from 1 to 1000000")
-iteration_count = _number(int, 1, 1000, False, False, "a whole number from 1 to 1000")
-thread_count = _number(int, 1, 1024, False, False, "a whole number from 1 to 1024")
-natural_number = _number(int, 0, largest, False, False, f"a whole number from 0 to {largest}")
-positive_float = _number(float, 0, infinity, True, False, "a number above 0")
-natural_float = _number(float, 0, infinity, False, False, "a number of 0 or more")
-fraction = _number(float, 0, 1, False, True, "a number from 0 up to, not including, 1")
-pruning_rate = _number(float, 0.01, 0.99, False, False, "a number from 0.01 to 0.99")
+model_id = _whole_number(0, 999_999)
+model_count = _whole_number(1, 1_000_000)
+iteration_count = _whole_number(1, 1000)
+thread_count = _whole_number(1, 1024)
+positive_float = _number(float, "a number above 0", lambda value: 0 < value < infinity)
+natural_float = _number(float, "a number of 0 or more", lambda value: 0 <= value < infinity)
+fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
+
+
+def _each_once(values: list, text: str) -> list:
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names one twice")
+    return values
 
 
 def sparsity_list(text: str) -> list[float]:
     """`0.3,0.5` -> [0.3, 0.5]; each from 0 up to, not including, 1, and each once."""
-    sparsities = [fraction(part.strip()) for part in text.split(",")]
-    if len(set(sparsities)) != len(sparsities):
-        raise argparse.ArgumentTypeError(f"{text!r} names a sparsity twice")
-    return sparsities
+    return _each_once([fraction(part) for part in text.split(",")], text)
 
 
 def pruned_sparsity_list(text: str) -> list[float]:
@@ -167,27 +163,18 @@ def pruning_method_list(text: str) -> list[str]:
                 f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
                 "global_iterative0.2_rewind0, ... as in the names of the models"
             )
-    if len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} names a pruning method twice")
-    return names
+    return _each_once(names, text)
 
 
 def epoch_list(text: str) -> list[int]:
-    """`0,2` -> [0, 2]: numbers of epochs done."""
-    return sorted({natural_number(part.strip()) for part in text.split(",")})
-
-
-def milestone_list(text: str) -> list[int]:
-    """`5,30` -> [5, 30]: epochs, counted from 0, at which the learning rate falls."""
-    return sorted({positive_integer(part.strip()) for part in text.split(",")})
+    """`0,2` -> [0, 2]: numbers of epochs done, or epochs counted from 0."""
+    return sorted({natural_number(part) for part in text.split(",")})
 
 
 def encoder_name(text: str) -> str:
     """The first part of an encoder's file names; depth, width and projection head are added to it where they
     are not 16, 2, mlp."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) or re.search(
-        r"-\d+-\d+(-linear)?$|-linear$", text
-    ):
+    if not re.fullmatch(r"(?!.*(-\d+-\d+|-linear)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
             "projection head are appended by the script"
@@ -210,55 +197,56 @@ def model_folder(text: str) -> str:
 
 def add_common_flags(parser: Parser) -> None:
     """Flags of every script: data, network, device, seeds."""
-    group = parser.add_argument_group("data, network and device")
-    add_flag(
-        group,
-        "--dataset",
-        ("cifar10", "digits", "folder"),
-        "cifar10",
-        "cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
-        "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
+    add_flags(
+        parser.add_argument_group("data, network and device"),
+        (
+            "--dataset",
+            ("cifar10", "digits", "folder"),
+            "cifar10",
+            "cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
+            "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
+        ),
+        ("--data_dir", str, "data", "where CIFAR-10 lies or goes; with --dataset folder, the folder"),
+        ("--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
+        ("--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4"),
+        ("--widen_factor", positive_integer, 2, "width of the WideResNet"),
+        ("--dropout", fraction, 0.0, "dropout rate inside the blocks"),
+        (
+            "--workers",
+            natural_number,
+            0,
+            "models that are worked on at once, each in a process of its own; 0: one after another in this "
+            "process",
+        ),
+        (
+            "--threads",
+            thread_count,
+            None,
+            "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
+            "it in the last digits",
+        ),
+        (
+            "--other_code",
+            bool,
+            False,
+            "go on with networks and states that other code of this study made (it is recorded); else they "
+            "are refused",
+        ),
+        ("--debug", bool, False, "verbose; saves no model"),
+        ("--seed", natural_number, 1, COMPATIBILITY),
+        (
+            "--total_seed",
+            positive_integer,
+            1,
+            "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
+        ),
+        (
+            "--cuda_deterministic",
+            bool,
+            True,
+            "on CUDA deterministic algorithms alone, an error where there is none",
+        ),
     )
-    add_flag(
-        group, "--data_dir", str, "data", "where CIFAR-10 lies or goes; with --dataset folder, the folder"
-    )
-    add_flag(group, "--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used")
-    add_flag(group, "--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4")
-    add_flag(group, "--widen_factor", positive_integer, 2, "width of the WideResNet")
-    add_flag(group, "--dropout", fraction, 0.0, "dropout rate inside the blocks")
-    add_flag(
-        group,
-        "--workers",
-        natural_number,
-        0,
-        "models that are worked on at once, each in a process of its own; 0: one after another in this "
-        "process",
-    )
-    add_flag(
-        group,
-        "--threads",
-        thread_count,
-        None,
-        "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
-        "it in the last digits",
-    )
-    add_boolean(
-        group,
-        "--other_code",
-        False,
-        "go on with networks and states that other code of this study made (it is recorded); else they are "
-        "refused",
-    )
-    add_boolean(group, "--debug", False, "verbose; saves no model")
-    add_flag(group, "--seed", natural_number, 1, COMPATIBILITY)
-    add_flag(
-        group,
-        "--total_seed",
-        positive_integer,
-        1,
-        "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
-    )
-    add_boolean(group, "--cuda_deterministic", True, "cuDNN deterministic, cuBLAS workspace fixed")
 
 
 def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
@@ -271,122 +259,102 @@ def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
         default="SupCon",
         help="contrastive loss",
     )
-    add_flag(
+    add_flags(
         group,
-        "--encoder_name",
-        encoder_name,
-        "WideResNet",
-        "first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
-    )
-    add_flag(group, "--projection_head", ("mlp", "linear"), "mlp", "network between latent and loss")
-    add_flag(group, "--temperature", positive_float, 0.5, "temperature of the contrastive loss")
-    add_flag(
-        group,
-        "--encoder_save_path",
-        model_folder,
-        None,
-        "folder of the encoders, None: models/ (cifar10) or models/NAME/",
-    )
-    add_flag(
-        group,
-        "--head_save_path",
-        model_folder,
-        None,
-        "folder of the classifier heads, None: that of the encoders",
+        (
+            "--encoder_name",
+            encoder_name,
+            "WideResNet",
+            "first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
+        ),
+        ("--projection_head", ("mlp", "linear"), "mlp", "network between latent and loss"),
+        ("--temperature", positive_float, 0.5, "temperature of the contrastive loss"),
+        ("--encoder_save_path", model_folder, None, f"folder of the encoders, {DEFAULT_FOLDER}"),
+        (
+            "--head_save_path",
+            model_folder,
+            None,
+            "folder of the classifier heads, None: that of the encoders",
+        ),
     )
 
 
 def add_supervised_flags(parser: Parser) -> None:
     """Flags that name a supervised network beyond its depth, width and dropout."""
-    add_flag(
-        parser,
-        "--save_path",
-        model_folder,
-        None,
-        "folder of the models, None: models/ (cifar10) or models/NAME/",
-    )
+    add_flags(parser, ("--save_path", model_folder, None, f"folder of the models, {DEFAULT_FOLDER}"))
     parser.set_defaults(learning_method="supervised")
 
 
 def add_gradual_pruning_flags(group, default_schedule: str) -> None:
     """When the network is pruned while it trains, and by what."""
-    add_flag(
+    add_flags(
         group,
-        "--schedule",
-        tuple(methods.GRADUAL),
-        default_schedule,
-        "the steps below where they are not given, and the file's name (late: _later)",
+        (
+            "--schedule",
+            tuple(methods.GRADUAL),
+            default_schedule,
+            "the steps below where they are not given, and the file's name (late: _later)",
+        ),
+        *_criterion_flags("None: layer"),
     )
-    _add_criterion_flags(group, "None: layer")
 
 
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
     """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
     training."""
-    steps = methods.SCHEDULE_STEPS[kind]
-    words = [
-        " or ".join(
-            dict.fromkeys(
-                f"{steps[schedule][index]}" + (f" ({schedule})" if len(set(steps.values())) > 1 else "")
-                for schedule in steps
-            )
-        )
-        for index in range(3)
-    ]
-    add_flag(
+    (begin, end, frequency), (late_begin, late_end, _) = methods.SCHEDULE_STEPS[kind].values()
+    add_flags(
         group,
-        f"--begin_step{suffix}",
-        natural_number,
-        None,
-        f"step of the first pruning of the {what}, None: {words[0]}",
-    )
-    add_flag(
-        group,
-        f"--end_step{suffix}",
-        natural_number,
-        None,
-        f"step of the last pruning of the {what}, None: {words[1]}",
-    )
-    add_flag(
-        group,
-        f"--frequency{suffix}",
-        positive_integer,
-        None,
-        f"steps between prunings of the {what}, None: {steps['late'][2]}, or with epochs given so that "
-        f"there are at most {methods.INTERVALS} intervals",
-    )
-    add_flag(
-        group,
-        f"--begin_epoch{suffix}",
-        natural_float,
-        None,
-        f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
-    )
-    add_flag(
-        group,
-        f"--end_epoch{suffix}",
-        natural_float,
-        None,
-        f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
+        (
+            f"--begin_step{suffix}",
+            natural_number,
+            None,
+            f"step of the first pruning of the {what}, None: {begin} (early) or {late_begin} (late)",
+        ),
+        (
+            f"--end_step{suffix}",
+            natural_number,
+            None,
+            f"step of the last pruning of the {what}, None: {end} (early) or {late_end} (late)",
+        ),
+        (
+            f"--frequency{suffix}",
+            positive_integer,
+            None,
+            f"steps between prunings of the {what}, None: {frequency}, or with epochs given so that there "
+            f"are at most {methods.INTERVALS} intervals",
+        ),
+        (
+            f"--begin_epoch{suffix}",
+            natural_float,
+            None,
+            f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
+        ),
+        (
+            f"--end_epoch{suffix}",
+            natural_float,
+            None,
+            f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
+        ),
     )
 
 
-def _add_criterion_flags(group, default_scope: str) -> None:
-    add_flag(
-        group,
-        "--criterion",
-        tuple(methods.CRITERIA),
-        "magnitude",
-        "what is pruned, the lowest first: "
-        + "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items()),
-    )
-    add_flag(
-        group,
-        "--scope",
-        methods.SCOPES,
-        None,
-        f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always "
-        "in their layer",
+def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items())
+    return (
+        (
+            "--criterion",
+            tuple(methods.CRITERIA),
+            "magnitude",
+            f"what is pruned, the lowest first: {meanings}",
+        ),
+        (
+            "--scope",
+            methods.SCOPES,
+            None,
+            f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always "
+            "in their layer",
+        ),
     )
 
 
@@ -405,187 +373,154 @@ def interval(text: str) -> Interval:
     return Interval(epochs=positive_integer(text))
 
 
-def add_save_every(group) -> None:
-    """How often the state of a training is kept."""
-    add_flag(
-        group,
-        "--save_every",
-        interval,
-        "5min",
-        "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go "
-        "on from; a signal keeps it too",
-    )
+SAVE_EVERY = (
+    "--save_every",
+    interval,
+    "5min",
+    "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a "
+    "signal keeps it too",
+)
 
 
-def add_saving_flags(group) -> None:
-    """What a training keeps on its way."""
-    add_save_every(group)
-    add_flag(
+def add_training_flags(group) -> None:
+    """What both training scripts have: ids, momentum, what a training keeps on its way."""
+    add_flags(
         group,
-        "--save_epochs",
-        epoch_list,
-        [],
-        "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
-        "magnitude_increase; where the model is finished, only these are trained",
+        ("--index_start", model_id, 0, "first model id, which is its seed"),
+        ("--index_end", model_id, 29, "last model id, inclusive"),
+        ("--momentum", fraction, 0.9, "momentum of SGD"),
+        SAVE_EVERY,
+        (
+            "--save_epochs",
+            epoch_list,
+            [],
+            "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
+            "magnitude_increase; where the model is finished, only these are trained",
+        ),
     )
 
 
 def add_finetuning_flags(parser: Parser) -> None:
-    """Flags of one-shot pruning with finetuning."""
-    group = parser.add_argument_group("pruning and finetuning")
-    add_flag(group, "--models_number", model_count, 30, "model ids 0 to N-1 are pruned")
-    add_flag(group, "--batch_size", positive_integer, 128, "images in a finetuning batch")
-    add_flag(group, "--epochs", positive_integer, 30, "finetuning epochs")
-    add_flag(group, "--learning_rate", positive_float, 0.001, "learning rate of finetuning, constant")
-    add_flag(
-        group,
-        "--pruning_percentages",
-        pruned_sparsity_list,
-        "0.3,0.5,0.7,0.9",
-        "one-shot: sparsities, each from the dense models anew",
+    """Flags of one-shot and iterative pruning."""
+    add_flags(
+        parser.add_argument_group("pruning and finetuning"),
+        ("--models_number", model_count, 30, "model ids 0 to N-1 are pruned"),
+        ("--batch_size", positive_integer, 128, "images in a finetuning batch"),
+        ("--epochs", positive_integer, 30, "finetuning epochs"),
+        ("--learning_rate", positive_float, 0.001, "learning rate of finetuning, constant"),
+        (
+            "--pruning_percentages",
+            pruned_sparsity_list,
+            "0.3,0.5,0.7,0.9",
+            "one-shot: sparsities, each from the dense models anew",
+        ),
+        SAVE_EVERY,
+        *_criterion_flags("None: global"),
+        ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
+        ("--iterations", iteration_count, 10, "iterative: how often"),
+        ("--rate", pruning_rate, 0.2, "iterative: the share of what remains that each iteration prunes"),
+        (
+            "--after",
+            methods.AFTER,
+            "rewind",
+            "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
+            "the dense network was; a new initialisation and the same training; or finetuning for --epochs "
+            "from where it is",
+        ),
+        (
+            "--rewind_epoch",
+            natural_number,
+            0,
+            "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
+            "script kept (--save_epochs)",
+        ),
+        *_choice_of("dense", "dense networks", parser),
     )
-    add_save_every(group)
-    _add_criterion_flags(group, "None: global")
-    add_flag(
-        group, "--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"
-    )
-    add_flag(group, "--iterations", iteration_count, 10, "iterative: how often")
-    add_flag(
-        group, "--rate", pruning_rate, 0.2, "iterative: the share of what remains that each iteration prunes"
-    )
-    add_flag(
-        group,
-        "--after",
-        methods.AFTER,
-        "rewind",
-        "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
-        "the dense network was; a new initialisation and the same training; or finetuning for --epochs "
-        "from where it is",
-    )
-    add_flag(
-        group,
-        "--rewind_epoch",
-        natural_number,
-        0,
-        "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
-        "script kept (--save_epochs)",
-    )
-    add_choice_of_dense(group, parser)
 
 
-def add_choice_of_dense(group, parser: Parser) -> None:
-    """Flags that choose among several populations of dense networks."""
-    add_flag(
-        group,
-        "--dense_epochs",
-        positive_integer,
-        None,
-        "take dense networks trained for so many epochs, None: the only ones there are",
-    )
-    add_flag(
-        group,
-        "--dense_batch_size",
-        positive_integer,
-        None,
-        "take dense networks trained with this batch size, None: the only ones there are",
-    )
-    if parser.get_default("learning_method") != "supervised":
-        add_flag(
-            group,
-            "--dense_head_epochs",
-            positive_integer,
-            None,
-            "take classifier heads trained for so many epochs, None: the only ones there are",
-        )
+def _choice_of(stage: str, what: str, parser: Parser) -> list[tuple]:
+    """Flags that choose among several populations."""
+    facts = {"epochs": f"{what} trained for so many epochs", "batch_size": f"{what} of this batch size"}
+    if stage == "dense" and parser.get_default("learning_method") != "supervised":
+        facts["head_epochs"] = "classifier heads trained for so many epochs"
+    return [
+        (f"--{stage}_{fact}", positive_integer, None, f"take {words}, None: the only ones there are")
+        for fact, words in facts.items()
+    ]
 
 
 def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) -> None:
     """Flags of the scripts that compare populations of dense and pruned networks."""
-    group = parser.add_argument_group("populations to compare")
-    add_flag(group, "--models_number", model_count, 30, "K: model ids 0 to K-1")
-    add_flag(
-        group,
-        "--batch_size",
-        positive_integer,
-        1024,
-        "images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
-    )
-    add_flag(
-        group,
-        "--pruning_methods",
-        pruning_method_list,
-        pruning_methods,
-        "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-        "global_snip, GMP_global, global_iterative0.2_rewind0, ...",
-    )
-    add_flag(
-        group,
-        "--pruning_percentages",
-        pruned_sparsity_list,
-        sparsities,
-        "sparsities; one of which no model exists is reported as absent",
-    )
-    add_choice_of_dense(group, parser)
-    add_flag(
-        group,
-        "--finetune_epochs",
-        positive_integer,
-        None,
-        "take pruned networks of so many epochs, None: the only ones there are",
-    )
-    add_flag(
-        group,
-        "--finetune_batch_size",
-        positive_integer,
-        None,
-        "take pruned networks of this batch size, None: the only ones there are",
-    )
-    add_boolean(
-        group, "--allow_missing", False, "go on with the models that exist and divide by their number"
+    add_flags(
+        parser.add_argument_group("populations to compare"),
+        ("--models_number", model_count, 30, "K: model ids 0 to K-1"),
+        (
+            "--batch_size",
+            positive_integer,
+            1024,
+            "images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
+        ),
+        (
+            "--pruning_methods",
+            pruning_method_list,
+            pruning_methods,
+            "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...",
+        ),
+        (
+            "--pruning_percentages",
+            pruned_sparsity_list,
+            sparsities,
+            "sparsities; one of which no model exists is reported as absent",
+        ),
+        *_choice_of("dense", "dense networks", parser),
+        *_choice_of("finetune", "pruned networks", parser),
+        ("--allow_missing", bool, False, "go on with the models that exist and divide by their number"),
     )
 
 
 def add_pie_flags(parser: Parser) -> None:
     """Flags of the scripts that find PIEs."""
-    group = parser.add_argument_group("figures")
-    add_boolean(group, "--plot_q_score", False, "Q-Score, Z-score and L1 norm, dense against pruned")
-    add_boolean(
-        group,
-        "--plot_umap",
-        False,
-        "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one",
+    add_flags(
+        parser.add_argument_group("figures"),
+        ("--plot_q_score", bool, False, "Q-Score, Z-score and L1 norm, dense against pruned"),
+        (
+            "--plot_umap",
+            bool,
+            False,
+            "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one",
+        ),
+        (
+            "--umap_models",
+            positive_integer,
+            1,
+            "latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
+        ),
+        ("--not_serialize_plots", bool, False, "no .npz beside the plots"),
     )
-    add_flag(
-        group,
-        "--umap_models",
-        positive_integer,
-        1,
-        "latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
-    )
-    add_boolean(group, "--not_serialize_plots", False, "no .npz beside the plots")
 
 
 def add_depth_flags(parser: Parser) -> None:
     """Flags of the scripts on prediction depth."""
-    group = parser.add_argument_group("prediction depth")
-    add_flag(
-        group,
-        "--prediction_depth_models",
-        positive_integer,
-        5,
-        "networks that the depth is averaged over, the first of the K",
+    add_flags(
+        parser.add_argument_group("prediction depth"),
+        (
+            "--prediction_depth_models",
+            positive_integer,
+            None,
+            "probe the first N of the K networks (published: 5), None: every network",
+        ),
+        (
+            "--depth_target",
+            ("prediction", "label"),
+            "prediction",
+            "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
+            "published); both are computed and stored",
+        ),
+        ("--figures_number", natural_number, 0, COMPATIBILITY),
+        ("--pies_to_store", natural_number, 1, COMPATIBILITY),
+        ("--plot_umap", bool, False, COMPATIBILITY),
     )
-    add_flag(
-        group,
-        "--depth_target",
-        ("prediction", "label"),
-        "prediction",
-        "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
-        "published); both are computed and stored",
-    )
-    add_flag(group, "--figures_number", natural_number, 0, COMPATIBILITY)
-    add_flag(group, "--pies_to_store", natural_number, 1, COMPATIBILITY)
-    add_boolean(group, "--plot_umap", False, COMPATIBILITY)
 
 
 class Interrupted(BaseException):
@@ -610,20 +545,13 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         try:
             main(argv)
             return 0
-        except Interrupted as error:
-            status, message = 128 + error.signal, "interrupted: finished models are kept"
-            return _say_and_return(script, status, message, error, "; give the same command to go on")
-        except UserError as error:
-            return _say_and_return(script, 2, f"error: {one_line(error)}", error)
-        except OSError as error:
-            where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
-            remedy = "free space or permissions there, or name another folder"
-            return _say_and_return(script, 2, f"error: {where}: {reason}; {remedy}", error)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+        except (Interrupted, UserError, OSError, RuntimeError, MemoryError) as error:
+            message = _message_of(error)
+            if message is None:
                 raise
-            remedy = "give a smaller --batch_size or --widen_factor, or another --cuda_device"
-            return _say_and_return(script, 2, f"error: the memory is full; {remedy}", error)
+            notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
+            print(f"{script}: {message}{notes}", file=sys.stderr)
+            return 128 + error.signal if isinstance(error, Interrupted) else 2
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -631,18 +559,23 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
     return wrapped
 
 
-def _say_and_return(script: str, status: int, message: str, error: BaseException, end: str = "") -> int:
-    """Prints the one line on stderr, with the notes of the error; gives the exit status."""
-    notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
-    print(f"{script}: {message}{notes}{end}", file=sys.stderr)
-    return status
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own error is known by its name, so as not to import torch here; on a CPU it says it in
-    words."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
+def _message_of(error: BaseException) -> str | None:
+    """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
+    CPU, are known by their words, so as not to import torch here."""
+    if isinstance(error, Interrupted):
+        return "interrupted: finished models are kept, the same command goes on"
+    if isinstance(error, UserError):
+        return f"error: {one_line(error)}"
+    if isinstance(error, OSError):
+        where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
+        return f"error: {where}: {reason}; free space or permissions there, or name another folder"
+    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
+    if isinstance(error, MemoryError) or re.search(words, str(error)):
+        return (
+            "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
+            "another --cuda_device"
+        )
+    return None
 
 
 def _raise_on_signals() -> dict:

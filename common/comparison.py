@@ -12,6 +12,7 @@ import numpy as np
 
 from common import metrics, process
 from common.cli import UserError, logger
+from common.data import ImageDataset
 from common.methods import parse_method
 from common.pruning import layer_name
 from common.store import evaluation
@@ -24,7 +25,9 @@ from common.study import Study
 UMAP_SEED = 0
 UMAP_IMAGES = 10
 PARTS = ("q_score", "z_score", "l1_norm")
+OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
+OF_PRUNED = ("ties_pruned", "agreement", "cka")  # columns that say nothing of dense networks
 DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
 
@@ -33,14 +36,21 @@ GALLERY = 48  # images of PIEs that are stored, those of the most confident disa
 class Evaluated:
     """What the K networks of a population give for the N test images.
 
-    predictions: (K, N) classes; quality: q_score, z_score and l1_norm, (N,) each, averaged over the networks;
-    zero_latents: how many latents of zeros are left out of these averages, having no Q-Score.
+    outputs: predictions, q_score, z_score and l1_norm (K, N), log_probabilities (K, N, C), latent_sample (K,
+    S, D); zero_latents: how many latents of zeros have no Q-Score.
     """
 
     population: Population
-    predictions: np.ndarray
-    quality: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
     zero_latents: int
+
+    @property
+    def ids(self) -> list[int]:
+        return [member.id for member in self.population.members]
+
+    @property
+    def predictions(self) -> np.ndarray:
+        return self.outputs["predictions"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,17 @@ def detect_pies(study: Study) -> None:
     # 2. Compute all, together with whoever else works on them.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
         return  # a worker
-    evaluated = [evaluate_population(study, population) for population in populations]
-    # 3. Measure.
-    measured = [measure(evaluated[0], side, labels, classes) for side in evaluated]
+    # 3. Measure, with two populations in memory at once.
+    dense = evaluate_population(study, populations[0])
+    measured = [measure(dense, dense, labels, classes)]
+    for population in populations[1:]:
+        measured.append(measure(dense, evaluate_population(study, population), labels, classes))
+    for outcome in measured:
+        outcome.arrays["pie_images"] = image_names(study.data, outcome.arrays["is_pie"])
     # 4. Store, then draw.
     rows = store(study, populations, measured)
-    for side, outcome in zip(evaluated, measured):
-        draw_pies(study, evaluated[0], side, outcome.arrays)
+    for population, outcome in zip(populations, measured):
+        draw_pies(study, populations[0], population, outcome.arrays)
     show_table(study, rows)
 
 
@@ -80,15 +94,12 @@ def compare_depths(study: Study) -> None:
     jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
     if not share(study, jobs):
         return  # a worker
-    evaluated = [evaluate_population(study, population) for population in populations]
     # 3. Measure.
-    measured = []
-    for side, wanted in zip(evaluated, ids):
-        is_pie = metrics.find_pies(evaluated[0].predictions, side.predictions, classes)
-        networks = (
-            [job.work() for job in probes(study, population, wanted)]
-            for population in (dense, side.population)
-        )
+    measured, dense_predictions = [], evaluate_population(study, dense).predictions
+    for population, wanted in zip(populations, ids):
+        predictions = evaluate_population(study, population).predictions
+        is_pie = metrics.find_pies(dense_predictions, predictions, classes)
+        networks = ([job.work() for job in probes(study, side, wanted)] for side in (dense, population))
         measured.append(measure_depths(*networks, labels, is_pie))
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
@@ -166,9 +177,8 @@ def evaluate_population(study: Study, population: Population) -> Evaluated:
     zero_latents = int(sum(network["zero_latents"] for network in networks))
     if zero_latents:
         logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
-    values = {name: np.stack([network[name] for network in networks]) for name in ("predictions", *PARTS)}
-    quality = {part: metrics.mean_over_defined(values[part]) for part in PARTS}
-    return Evaluated(population, values["predictions"], quality, zero_latents)
+    outputs = {name: np.stack([network[name] for network in networks]) for name in OUTPUTS}
+    return Evaluated(population, outputs, zero_latents)
 
 
 def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: int) -> Measured:
@@ -179,27 +189,36 @@ def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: in
         labels: (N,) true classes.
     Returns:
         arrays: of N images is_pie, and labels; of each side (the dense one's names begin with `dense_`)
-        modal_labels and tied (N,), ids, evaluations and accuracy (K,), recall (K, classes); pies_per_class
-        (classes,); gallery, the images of the most confident PIEs; where records have it movement (K, L) of
-        the movement_layers (L,).
+        modal_labels, tied and votes for the modal label (N,), q_score, z_score and l1_norm (N,) averaged over
+        the networks, ids, evaluations and accuracy (K,), recall (K, classes); confidence of the disagreement
+        (N,); pies_per_class (classes,); gallery, the images of the most confident PIEs; what `MEASURES` of
+        common/store/table.py names; where records have it movement (K, L) of the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
+    sure = metrics.disagreement(dense.predictions, pruned.predictions, classes)
     for prefix, side in (("", pruned), ("dense_", dense)):
         modal_labels, tied = metrics.modal_labels(side.predictions, classes)
         facts = {
             "modal_labels": modal_labels,
             "tied": tied,
-            "ids": [member.id for member in side.population.members],
+            "votes": sure[f"{prefix or 'pruned_'}agreeing"],
+            **{part: metrics.mean_over_defined(side.outputs[part]) for part in PARTS},
+            "ids": side.ids,
             "evaluations": [member.paths[0].stem for member in side.population.members],
             "recall": metrics.class_recalls(side.predictions, labels, classes),
             "accuracy": (side.predictions == labels).mean(1),
         }
         arrays |= {f"{prefix}{name}": value for name, value in facts.items()}
     is_pie = metrics.find_pies(dense.predictions, pruned.predictions, classes)
-    confidence = metrics.disagreement(dense.predictions, pruned.predictions, classes)["confidence"]
-    images = np.flatnonzero(is_pie)
+    confidence, images = sure["confidence"], np.flatnonzero(is_pie)
+    measures = lost_and_kept(dense, pruned, labels, is_pie)
+    changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
+    counts = {f"{name}_pies": int(chosen.sum()) for name, chosen in changes.items()}
     arrays |= {
+        **measures,
+        **counts,
         "is_pie": is_pie,
+        "confidence": confidence,
         "pies_per_class": metrics.pies_per_class(is_pie, labels, classes),
         "gallery": images[np.argsort(-confidence[images], kind="stable")][:GALLERY],
     }
@@ -216,13 +235,43 @@ def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: in
         "accuracy_std": accuracy.std(ddof=1) if len(accuracy) > 1 else None,
         "accuracy_before_finetuning_mean": np.mean(before) if before else None,
         "pies": int(is_pie.sum()),
+        **counts,
         "ties_dense": int(arrays["dense_tied"].sum()),
         "ties_pruned": int(arrays["tied"].sum()),
         "zero_latents": pruned.zero_latents,
+        **_means(measures),
     }
     for part in PARTS:
-        columns |= _means(part, pruned.quality[part], dense.quality[part], is_pie)
+        columns |= _apart(part, arrays[part], arrays[f"dense_{part}"], is_pie)
     return Measured(arrays, columns)
+
+
+def lost_and_kept(
+    dense: Evaluated, pruned: Evaluated, labels: np.ndarray, is_pie: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What pruning loses and keeps, network by network: those of `MEASURES` that are (K,), or of the networks
+    of one seed (K',), or of one and the next seed."""
+    predictions, wrong = pruned.predictions, pruned.predictions != labels
+    measures = {
+        "accuracy_pies": metrics.accuracy_on(is_pie, predictions, labels),
+        "dense_accuracy_pies": metrics.accuracy_on(is_pie, dense.predictions, labels),
+        "accuracy_rest": metrics.accuracy_on(~is_pie, predictions, labels),
+        "dense_accuracy_rest": metrics.accuracy_on(~is_pie, dense.predictions, labels),
+        "auroc_q_score": [*map(metrics.auroc, -pruned.outputs["q_score"], wrong)],
+        "calibration_error": [
+            metrics.calibration_error(logits, labels) for logits in pruned.outputs["log_probabilities"]
+        ],
+    }
+    shared = sorted({*dense.ids} & {*pruned.ids})
+    own, same = ([side.ids.index(model_id) for model_id in shared] for side in (pruned, dense))
+    for suffix, other in (("", same), ("_others", same[1:] + same[:1] if len(same) > 1 else [])):
+        for name, alike, output in (
+            ("agreement", metrics.agreement, "predictions"),
+            ("cka", metrics.linear_cka, "latent_sample"),
+        ):
+            pairs = zip(pruned.outputs[output][own], dense.outputs[output][other])
+            measures[f"{name}{suffix}"] = [alike(*pair) for pair in pairs]
+    return {name: np.array(values) for name, values in measures.items()}
 
 
 def measure_depths(dense: list[dict], pruned: list[dict], labels: np.ndarray, is_pie: np.ndarray) -> Measured:
@@ -231,7 +280,8 @@ def measure_depths(dense: list[dict], pruned: list[dict], labels: np.ndarray, is
     Args:
         dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
     Returns:
-        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places.
+        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places; of the
+        pruned networks knn_accuracy and auroc_depth (M,).
     """
     places = len(pruned[0]["knn"])
     arrays = {"is_pie": is_pie, "places": places}
@@ -240,22 +290,41 @@ def measure_depths(dense: list[dict], pruned: list[dict], labels: np.ndarray, is
         arrays[f"{side}_depth_prediction"] = np.stack(depths)
         depths = [metrics.label_prediction_depth(network["knn"], labels) for network in networks]
         arrays[f"{side}_depth_label"] = np.stack(depths)
-    columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned)}
+    wrong = (network["predictions"] != labels for network in pruned)
+    measures = {
+        "knn_accuracy": np.array([(network["knn"][-1] == labels).mean() for network in pruned]),
+        "auroc_depth": np.array([*map(metrics.auroc, arrays["pruned_depth_prediction"], wrong)]),
+    }
+    arrays |= measures
+    columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned), **_means(measures)}
     for target, column in DEPTH_COLUMNS.items():
         means = (arrays[f"{side}_depth_{target}"].mean(0) for side in ("pruned", "dense"))
-        columns |= _means(column, *means, is_pie)
+        columns |= _apart(column, *means, is_pie)
     columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == places).sum())
     return Measured(arrays, columns)
 
 
-def _means(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarray) -> dict[str, float | None]:
-    """Means of (N,) values over PIEs and over the rest, of those that are defined."""
-    means = {}
+def _means(measures: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """The mean of each array's defined values."""
+    defined = {name: values[~np.isnan(values)] for name, values in measures.items()}
+    return {name: float(values.mean()) if len(values) else None for name, values in defined.items()}
+
+
+def _apart(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarray) -> dict[str, float | None]:
+    """Means and standard deviations (n in the denominator) of (N,) values over PIEs, over the rest, and over
+    all images, of those that are defined."""
+    columns = {}
     for prefix, values in (("", pruned), ("dense_", dense)):
-        for group, chosen in (("pies", is_pie), ("rest", ~is_pie)):
+        for group, chosen in (("pies", is_pie), ("rest", ~is_pie), ("all", is_pie | True)):
             defined = values[chosen & ~np.isnan(values)]
-            means[f"{prefix}{column}_{group}"] = float(defined.mean()) if len(defined) else None
-    return means
+            columns[f"{prefix}{column}_{group}"] = float(defined.mean()) if len(defined) else None
+            columns[f"{prefix}{column}_std_{group}"] = float(defined.std()) if len(defined) else None
+    return columns
+
+
+def image_names(data: ImageDataset, chosen: np.ndarray) -> list[str]:
+    """What lists call the chosen (N,) test images: their files, below the data folder, or else places."""
+    return [data.test_files[place] if data.test_files else str(place) for place in np.flatnonzero(chosen)]
 
 
 def store(
@@ -285,7 +354,7 @@ def store(
             compared = [
                 name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")
             ]
-            row = {name: value for name, value in row.items() if name not in (*compared, "ties_pruned")}
+            row = {name: value for name, value in row.items() if name not in (*compared, *OF_PRUNED)}
         facts = {
             "title": title(study, population),
             "architecture": str(study.architecture),
@@ -374,18 +443,20 @@ def runs(population: Population) -> dict:
     }
 
 
-def draw_pies(study: Study, dense: Evaluated, pruned: Evaluated, arrays: dict) -> None:
+def draw_pies(study: Study, dense: Population, population: Population, arrays: dict) -> None:
     """PIEs per class, and as flags ask Q-Scores and the UMAP; of the dense population alone its UMAP."""
-    population, flags = pruned.population, study.flags
-    made, name = made_from(study, population, dense.population), figure_name(study, population)
+    flags = study.flags
+    made, name = made_from(study, population, dense), figure_name(study, population)
     shared = {"title": title(study, population), "class_names": study.data.class_names}
-    if pruned is not dense:
+    if population is not dense:
         shared["is_pie"] = arrays["is_pie"]
         counts = {name: arrays[name] for name in ("pies_per_class", "images")}
         draw_figure(study, f"pies_distribution/{name}", {**shared, **counts}, made)
-    if pruned is not dense and flags.plot_q_score:
-        sides = {"dense": dense, "pruned": pruned}
-        quality = {f"{name}_{part}": side.quality[part] for name, side in sides.items() for part in PARTS}
+    if population is not dense and flags.plot_q_score:
+        sides = {"dense": "dense_", "pruned": ""}
+        quality = {
+            f"{side}_{part}": arrays[f"{prefix}{part}"] for side, prefix in sides.items() for part in PARTS
+        }
         draw_figure(study, f"q_score/{name}", {**shared, **quality}, made)
     if flags.plot_umap:
         ids = umap_ids(study, population)
@@ -393,7 +464,7 @@ def draw_pies(study: Study, dense: Evaluated, pruned: Evaluated, arrays: dict) -
         made |= {"umap_models": ids, "umap_seed": UMAP_SEED, "code": evaluation.code()}
         stored = read_arrays(study.method_folder / f"{path}.npz", made)  # coordinates take long
         if stored is None:
-            networks = [job.work() for job in evaluations(study, population)][: len(ids)]
+            networks = [job.work() for job in evaluations(study, population)[: len(ids)]]
             stored = {
                 "coordinates": umap_coordinates(np.mean([network["latent"] for network in networks], 0))
             }

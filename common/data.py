@@ -1,6 +1,5 @@
 """A data set as tensors: uint8 images, labels, class names, mean and std. Only this room reads images."""
 
-import fcntl
 import hashlib
 import http.client
 import itertools
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.cli import UserError, logger
+from common.store.files import claim
 
 CIFAR10_MEAN = (0.4915, 0.4823, 0.4468)  # as published
 CIFAR10_STD = (0.2047, 0.2435, 0.2616)
@@ -29,7 +29,7 @@ class ImageDataset:
 
     Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, of pixels scaled to
     [0, 1]. `horizontal_flip` and `vertical_flip` say which flips keep the classes. `checksum` is the SHA-256
-    of all of it.
+    of all of it. `test_files` are the paths of the test images below the data folder, where it is one.
     """
 
     name: str
@@ -44,13 +44,11 @@ class ImageDataset:
     horizontal_flip: bool
     vertical_flip: bool
     checksum: str = ""
+    test_files: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "ImageDataset":
         """The same data set with its tensors on `device`."""
-        return replace(
-            self,
-            **{field: getattr(self, field).to(device) for field in TENSORS},
-        )
+        return replace(self, **{field: getattr(self, field).to(device) for field in TENSORS})
 
     def facts(self) -> dict:
         """What a checkpoint records about its data."""
@@ -117,14 +115,12 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     """
     # From the 256 counts of each channel: exact, and no float copy of the images.
     levels = torch.arange(256, dtype=torch.float64) / 255
-    shares = torch.stack(
-        [torch.bincount(images[:, channel].flatten().int(), minlength=256) for channel in range(3)]
-    )
-    shares = shares.double() / shares.sum(1, keepdim=True)
+    counts = [torch.bincount(channel.flatten().int(), minlength=256) for channel in images.unbind(1)]
+    shares = torch.stack(counts).double() / counts[0].sum()
     mean = shares @ levels
     std = ((shares * (levels - mean[:, None]) ** 2).sum(1)).sqrt()
     std[std < 1e-6] = 1.0
-    return tuple(round(value, 6) for value in mean.tolist()), tuple(round(value, 6) for value in std.tolist())
+    return tuple(tuple(round(value, 6) for value in values.tolist()) for values in (mean, std))
 
 
 def _load_digits() -> ImageDataset:
@@ -155,9 +151,7 @@ def _load_digits() -> ImageDataset:
 def _load_cifar10(root: Path) -> ImageDataset:
     sets = _read_cifar10(root)
     if not sets:
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / ".cifar10.lock").open("w") as lock:  # of several scripts one fetches, the others wait
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with claim(root / "CIFAR-10", wait=True):  # of several scripts one fetches, the others wait
             sets = _read_cifar10(root) or _fetch_cifar10(root)
     tensors = []
     for half in sets:
@@ -183,25 +177,20 @@ def _read_cifar10(root: Path) -> list:
 def _fetch_cifar10(root: Path) -> list:
     """Unpacks CIFAR-10 under `root`, from a checked archive there or else from its server, and reads it."""
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+    from torchvision.datasets.utils import download_url, extract_archive
 
-    archive, unfinished = root / CIFAR10.filename, root / ".cifar10_unfinished"
-    if not check_integrity(str(archive), CIFAR10.tgz_md5):
-        found = f"{archive} is damaged" if archive.exists() else f"no CIFAR-10 in {root}"
-        logger.info("%s: downloading 170 MB", found)
-        try:
-            download_url(CIFAR10.url, str(root), unfinished.name, CIFAR10.tgz_md5)
-            unfinished.replace(archive)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"--dataset cifar10: {found} and the download failed ({reason}); put {CIFAR10.filename} "
-                f"from the CIFAR-10 home page into {root}, or use --dataset digits, which needs no download"
-            ) from None
-        finally:
-            unfinished.unlink(missing_ok=True)
+    found = f"no undamaged CIFAR-10 in {root}"
+    logger.info(f"{found}: unpacking its archive, or downloading it first (170 MB)")
+    try:
+        download_url(CIFAR10.url, str(root), CIFAR10.filename, CIFAR10.tgz_md5)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--dataset cifar10: {found} and the download failed ({reason}); put {CIFAR10.filename} "
+            f"from the CIFAR-10 home page into {root}, or use --dataset digits, which needs no download"
+        ) from None
     shutil.rmtree(root / CIFAR10.base_folder, ignore_errors=True)
-    extract_archive(str(archive), str(root))
+    extract_archive(str(root / CIFAR10.filename), str(root))
     return _read_cifar10(root)
 
 
@@ -219,7 +208,7 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
         [path.name for path in sorted((root / half).glob("[!.]*")) if path.is_dir()]
         for half in ("train", "test")
     )
-    if strangers := [name for name in test_classes if name not in class_names]:
+    if strangers := sorted({*test_classes} - {*class_names}):
         raise UserError(f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(strangers)}")
     if len(class_names) < 2:
         raise UserError(
@@ -236,7 +225,7 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
         images = list(pool.map(_read_image, paths))
-    height, width = images[0].shape[:2]
+    height, width, _ = images[0].shape
     for image, path in zip(images, paths):
         if image.shape != images[0].shape:
             raise UserError(
@@ -244,25 +233,14 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
                 f"{image.shape[1]}x{image.shape[0]}; resize them to one"
             )
     if min(height, width) < SMALLEST_SIDE:
-        raise UserError(
-            f"--data_dir {root}: images of {width}x{height}; at least {SMALLEST_SIDE}x{SMALLEST_SIDE} is "
-            "needed"
-        )
+        smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        raise UserError(f"--data_dir {root}: images of {width}x{height}; at least {smallest} is needed")
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     train, test = pixels[:trained], pixels[trained:]
     statistics, labels = channel_statistics(train), torch.tensor(labels)
-    return ImageDataset(
-        name,
-        name,
-        train,
-        labels[:trained],
-        test,
-        labels[trained:],
-        tuple(class_names),
-        *statistics,
-        True,
-        True,
-    )
+    halves = train, labels[:trained], test, labels[trained:]
+    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
+    return ImageDataset(name, name, *halves, tuple(class_names), *statistics, True, True, test_files=files)
 
 
 def _read_image(path: Path) -> np.ndarray:

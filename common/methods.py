@@ -39,10 +39,8 @@ SCHEDULE_STEPS = {
 }
 PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
 INTERVALS = 38  # between the first and the last pruning, in all published schedules
-RETRAINED = (
-    "rewind",
-    "reinit",
-)  # trained as the dense network was; `finetune` and one-shot networks have a short training of their own
+# Trained as the dense network was; `finetune` and one-shot networks have a short training of their own.
+RETRAINED = ("rewind", "reinit")
 
 
 def is_filter_criterion(criterion: str) -> bool:
@@ -155,8 +153,5 @@ def iteration_sparsity(rate: float, iteration: int) -> float:
 def order(name: str) -> tuple:
     """The order of methods in tables and figures: dense, one-shot, early, late, iterative; within these by
     name."""
-    return (
-        ("dense", "one-shot", "early", "late", "iterative").index(parse_method(name).schedule),
-        len(name),
-        name,
-    )
+    schedules = ("dense", "one-shot", "early", "late", "iterative")
+    return schedules.index(parse_method(name).schedule), len(name), name

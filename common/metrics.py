@@ -1,11 +1,12 @@
-"""PIEs, Q-Score and prediction depth: pure functions of arrays. K models, N images, P places, D
-dimensions."""
+"""PIEs, Q-Score, prediction depth, and what pruning loses and keeps: pure functions of arrays. K models, N
+images, C classes, P places, D dimensions."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 NEIGHBOURS = 30
+BINS = 15  # of the calibration error
 CHUNK_BYTES, DEVICE_CHUNK_BYTES = (
     16 * 2**20,
     256 * 2**20,
@@ -179,3 +180,79 @@ def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int)
     count = np.bincount(labels, minlength=num_classes)
     right = np.stack([np.bincount(labels[model], minlength=num_classes) for model in correct])
     return right / np.where(count > 0, count, np.nan)
+
+
+def accuracy_on(images: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N,) bool, (K, N) predictions and (N,) true classes -> (K,): the accuracy of each model on the chosen
+    images, NaN where there are none."""
+    return ((predictions == labels) & images).sum(1) / (images.sum() or np.nan)
+
+
+def lost_and_gained(dense: np.ndarray, pruned: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """PIEs by what pruning did to them.
+
+    Args:
+        dense, pruned: (N,) modal labels; labels: (N,) true classes.
+    Returns:
+        lost: the dense modal label is right; gained: the pruned one is; wrong: neither is. (N,) bool each,
+        together the PIEs.
+    """
+    was_right, is_right = dense == labels, pruned == labels
+    return {
+        "lost": was_right & ~is_right,
+        "gained": is_right & ~was_right,
+        "wrong": (dense != pruned) & ~was_right & ~is_right,
+    }
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The area under the ROC curve: how often a positive image has a higher score than another, ties counted
+    half.
+
+    Args:
+        scores: (N,), NaN where not defined: left out; positive: (N,) bool.
+    Returns:
+        0.5 by chance; NaN where all images are positive or none is.
+    """
+    from scipy.stats import rankdata
+
+    defined = ~np.isnan(scores)
+    ranks, positive = rankdata(scores[defined]), positive[defined]
+    count = positive.sum()
+    pairs = count * (len(ranks) - count)
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (pairs or np.nan))
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error (Guo et al. 2017, eq. 3): images are put into bins of equal width by
+    confidence, the largest of their softmax; |accuracy - mean confidence| of a bin is averaged over images.
+
+    Args:
+        logits: (N, C); labels: (N,) true classes.
+    """
+    logits = logits.astype(np.float64)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    confidence = 1 / shares.sum(1)
+    right = logits.argmax(1) == labels
+    bin_of = np.ceil(confidence * bins).astype(int) - 1  # a bin holds its upper end, not its lower one
+    return float(np.abs(np.bincount(bin_of, right - confidence)).sum() / len(labels))
+
+
+def agreement(predictions: np.ndarray, others: np.ndarray) -> float:
+    """The share of images on which two models predict the same class, right or wrong; 1 - agreement is known
+    as churn. (N,) and (N,)."""
+    return float((predictions == others).mean())
+
+
+def linear_cka(latent: np.ndarray, other: np.ndarray) -> float:
+    """How alike two latents of the same images are: linear centred kernel alignment (Kornblith et al. 2019,
+    eq. 5 with a linear kernel), ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, columns centred.
+
+    Args:
+        latent, other: (N, D) and (N, D').
+    Returns:
+        1 where they are alike up to rotation and scale; NaN where one is the same for all images.
+    """
+    x, y = (values.astype(np.float64) - values.mean(0, dtype=np.float64) for values in (latent, other))
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(y.T @ x) ** 2 / (norms or np.nan))

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -28,21 +29,25 @@ def select_device(cuda_device: int) -> "torch.device":
     import torch
 
     if not torch.cuda.is_available():
-        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
+        logger.info(f"no CUDA device: running on the CPU with {torch.get_num_threads()} threads")
         return torch.device("cpu")
-    names = [f"{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
-    if cuda_device >= len(names):
-        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {', '.join(names)}")
+    devices = range(torch.cuda.device_count())
+    if cuda_device not in devices:
+        names = ", ".join(f"{index} ({torch.cuda.get_device_name(index)})" for index in devices)
+        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {names}")
     return torch.device("cuda", cuda_device)
 
 
 def set_determinism(deterministic: bool) -> None:
-    """`--cuda_deterministic`: cuDNN without autotuning and cuBLAS with a fixed workspace. No effect on the
-    CPU."""
+    """`--cuda_deterministic`: deterministic algorithms alone, an error where an operation has none, cuDNN
+    without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
     import torch
 
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    # As use_deterministic_algorithms, which would import the compiler, for seconds.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which is for finding bugs
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
@@ -70,9 +75,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    if (
-        WORKER in os.environ
-    ):  # what another worker has finished is no news; the process that started them says it once
+    if WORKER in os.environ:
+        # What another worker has finished is no news; the process that started them says it once.
         console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
     story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -100,17 +104,14 @@ def environment(device: "torch.device", started: float) -> dict:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {
         "command": command_line(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
         "seconds": round(time.time() - started, 2),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions,
     }
 
 
@@ -122,11 +123,9 @@ def command_line() -> str:
 def processor() -> str:
     """The processor's name and its number of cores."""
     try:
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        text = ""
+    match = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    name = match[1] if match else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"

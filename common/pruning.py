@@ -183,7 +183,8 @@ def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     """
     flat = torch.cat([score.flatten() for score in scores.values()])
     kept = torch.ones(flat.shape, device=flat.device)
-    kept[flat.sort(stable=True).indices[: round(sparsity * flat.numel())]] = 0
+    # Not by `kept[...] = 0`, which copies the number to the device.
+    kept.index_fill_(0, flat.sort(stable=True).indices[: round(sparsity * flat.numel())], 0)
     parts = kept.split([score.numel() for score in scores.values()])
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
 
@@ -205,7 +206,7 @@ def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     for name, score in scores.items():
         if score.ndim == 4:
             order = score.flatten(1).amax(1).sort(stable=True).indices
-            masks[name][order[: round(sparsity * len(score))]] = 0
+            masks[name].index_fill_(0, order[: round(sparsity * len(score))], 0)
     return masks
 
 

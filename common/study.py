@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Iterator
 
@@ -55,13 +55,9 @@ class Study:
     @property
     def architecture_name(self) -> str:
         """The network in tables, titles and names of figures."""
-        if not self.supervised:
-            return self.encoder_name
-        return (
-            f"{self.architecture}-dropout{self.architecture.dropout}"
-            if self.architecture.dropout
-            else str(self.architecture)
-        )
+        dropout = self.architecture.dropout
+        supervised_name = f"{self.architecture}-dropout{dropout}" if dropout else str(self.architecture)
+        return supervised_name if self.supervised else self.encoder_name
 
     def model_seed(self, model_id: int) -> int:
         """The seed of a model: its id, and under total seed s > 0 another one for every (s, id)."""
@@ -71,64 +67,28 @@ class Study:
         self, part: str, pruning_method: str, sparsity: float, epochs: int, batch_size: int, model_id: int
     ) -> CheckpointName:
         """The name of a checkpoint of this study."""
-        if self.supervised:
-            return CheckpointName(
-                part,
-                self.learning_method,
-                pruning_method,
-                sparsity,
-                epochs,
-                model_id,
-                widen_factor=self.architecture.widen_factor,
-                depth=self.architecture.depth,
-                dropout=self.architecture.dropout,
-            )
-        return CheckpointName(
-            part,
-            self.learning_method,
-            pruning_method,
-            sparsity,
-            epochs,
-            model_id,
-            encoder_name=self.encoder_name,
-            batch_size=batch_size,
-            temperature=self.flags.temperature,
-        )
+        shape = self.architecture
+        own = {"widen_factor": shape.widen_factor, "depth": shape.depth, "dropout": shape.dropout}
+        if not self.supervised:
+            own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
+            own["temperature"] = self.flags.temperature
+        return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
 
     def architecture_configuration(self) -> dict:
         """What every configuration says of the network."""
-        configuration = {
-            "model_depth": self.architecture.depth,
-            "widen_factor": self.architecture.widen_factor,
-            "dropout": self.architecture.dropout,
-        }
-        return (
-            configuration
-            if self.supervised
-            else {**configuration, "projection_head": self.architecture.projection_head}
-        )
+        shape = asdict(self.architecture)
+        if self.supervised:
+            del shape["projection_head"]
+        return {"model_depth": shape.pop("depth"), **shape}
 
     def same_flags(self, folders: bool) -> list[str]:
         """The flags with which another script looks at the same data, architecture and, with `folders`,
         folders, for messages."""
-        words = []
-        paths = (
-            (("encoder_save_path", None), ("head_save_path", None), ("save_path", None)) if folders else ()
-        )
-        for flag, default in (
-            ("dataset", "cifar10"),
-            ("data_dir", "data"),
-            ("model_depth", 16),
-            ("widen_factor", 2),
-            ("dropout", 0.0),
-            ("projection_head", "mlp"),
-            ("temperature", 0.5),
-            ("encoder_name", "WideResNet"),
-            *paths,
-        ):
-            value = getattr(self.flags, flag, default)
-            if value != default:
-                words += [f"--{flag}", str(value)]
+        names = "dataset data_dir model_depth widen_factor dropout projection_head temperature encoder_name"
+        if folders:
+            names += " encoder_save_path head_save_path save_path"
+        given = [name for name in names.split() if name in self.flags.given]
+        words = [word for name in given for word in (f"--{name}", str(getattr(self.flags, name)))]
         return words + (["--total_seed", str(self.total_seed + 1)] if self.total_seed else [])
 
 
@@ -141,38 +101,35 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     """
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
-    logger.info("%s on %s", script, name)
+    logger.info(f"{script} on {name}")
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    # Under torchrun each process has a device of its own.
-    device = process.select_device(
-        flags.cuda_device
-        if "cuda_device" in flags.given
-        else int(os.environ.get("LOCAL_RANK", flags.cuda_device))
-    )
+    cuda_device, rank = flags.cuda_device, os.environ.get("LOCAL_RANK")
+    if rank and "cuda_device" not in flags.given:  # under torchrun each process has a device of its own
+        cuda_device = int(rank) % max(1, torch.cuda.device_count())  # or sees no other
+    device = process.select_device(cuda_device)
+    if flags.workers and not flags.debug:  # this process looks on, and takes no memory of the device
+        device = torch.device("cpu")
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
-    if getattr(flags, "num_classes", 10) not in (
-        10,
-        len(data.class_names),
-    ):  # 10, the published default, leaves it to the data
-        raise UserError(f"--num_classes {flags.num_classes}: {name} has {len(data.class_names)} classes")
-    architecture = Architecture(
-        flags.model_depth, flags.widen_factor, flags.dropout, getattr(flags, "projection_head", "mlp")
-    )
-    supervised = flags.learning_method == "supervised"
-    own = flags.save_path if supervised else flags.encoder_save_path
-    own_head = None if supervised else flags.head_save_path
+    classes = len(data.class_names)
+    # 10, the published default, leaves it to the data.
+    if getattr(flags, "num_classes", 10) not in (10, classes):
+        raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
+    head = getattr(flags, "projection_head", "mlp")
+    architecture = Architecture(flags.model_depth, flags.widen_factor, flags.dropout, head)
+    if flags.learning_method == "supervised":
+        encoder_name, own, own_head = "wideResNet", flags.save_path, None
+    else:
+        encoder_name = full_encoder_name(flags.encoder_name, architecture)
+        own, own_head = flags.encoder_save_path, flags.head_save_path
     for total_seed in range(flags.total_seed):
-
-        def seeded(path: Path) -> Path:
-            return path / f"seed_{total_seed}" if total_seed else path
-
-        default_folder = study_folder("models", name, total_seed)
-        folder = default_folder if own is None else seeded(Path(own))
-        head_folder = folder if own_head is None else seeded(Path(own_head))
+        below = f"seed_{total_seed}" if total_seed else ""
+        default_folder = study_folder("models", name) / below
+        folder = Path(own) / below if own else default_folder
+        head_folder = Path(own_head) / below if own_head else folder
         if writes_models and not flags.debug:
             check_writable(folder)
             check_writable(head_folder)
@@ -181,13 +138,13 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
             flags,
             flags.learning_method,
             architecture,
-            "wideResNet" if supervised else full_encoder_name(flags.encoder_name, architecture),
+            encoder_name,
             data,
             device,
             total_seed,
             folder,
             head_folder,
             default_folder,
-            study_folder("logs", name, total_seed),
-            seeded(Path("pies") / name),
+            study_folder("logs", name) / below,
+            Path("pies") / name / below,
         )

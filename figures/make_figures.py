@@ -5,9 +5,10 @@
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz. Writes RESULTS/report.html,
-one file that opens in any browser; into RESULTS/report/ its figures, their arrays and the evidence (CSV);
-into RESULTS/similarity/ how alike masks and PIEs of the populations are. With --output_dir draws every figure
-anew from its arrays into that folder, named after data set, learning method and kind.
+one file that opens in any browser; into RESULTS/report/ its figures, their arrays, the evidence and a list of
+the PIEs of every population; into RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables
+are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every
+figure anew from its arrays into that folder, named after data set, learning method and kind.
 """
 
 import re
@@ -53,10 +54,9 @@ def main(argv=None) -> None:
         empty(folder / name)
 
     comparisons = across.compare_all(combinations, masks)
-    tables, pngs = [], {}
+    pngs = {}
+    rows = {f"similarity/{name}": comparison.rows for name, comparison in comparisons.items()}
     for name, comparison in comparisons.items():
-        tables.append(folder / "similarity" / f"{name}.csv")
-        table.write_rows(tables[-1], comparison.rows)
         for figure, arrays in comparison.figures.items():
             pngs[figure] = plots.store(folder / "similarity" / f"{figure}.npz", arrays)
 
@@ -68,8 +68,13 @@ def main(argv=None) -> None:
             pngs[picture.name] = plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
-    tables.append(folder / "report" / "evidence.csv")
-    table.write_rows(tables[-1], report.evidence)
+    rows |= {"report/evidence": report.evidence, "report/populations": contents.population_table(report)}
+    lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in combinations}
+    for name, lines in (rows | lists).items():
+        cells = table.write_rows(folder / f"{name}.csv", lines)
+        table.write_tex(folder / f"{name}.tex", cells)
+    short = folder / "report" / "results.tex"
+    table.write_tex(short, table.short_table([population.row for population in stored]))
     html = page.write(report, pngs, folder)
     files.write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
 
@@ -83,8 +88,9 @@ def main(argv=None) -> None:
             drawn.append(target)
     folders = Counter(str(path.parent) for path in drawn)
     print("figures:", ", ".join(f"{number} in {name}" for name, number in folders.items()))
-    for path in tables:
-        print(f"table: {path}")
+    for name in rows:
+        print(f"table: {folder / name}.csv, .tex")
+    print(f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {short}")
     print(table.format_table([population.row for population in stored]))
     print(f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}")
 
@@ -106,7 +112,7 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
 def empty(folder: Path) -> None:
     """Deletes what an earlier call wrote there: of populations that may not be stored any more."""
     for path in folder.glob("*.*"):
-        if path.suffix in (".csv", ".npz", ".png"):
+        if path.suffix in (".csv", ".tex", ".npz", ".png"):
             path.unlink()
 
 

@@ -10,10 +10,8 @@ record, an array or the table differs from the undisturbed run's, or something i
 """
 
 import argparse
-import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from forked import Forked
 
 SMALL = ["--dataset", "folder", "--data_dir", "few digits"]
 SMALL += "--model_depth 10 --widen_factor 1 --threads 1".split()
@@ -41,19 +41,16 @@ STAGES, COMPANY = [stage.split() for stage in STAGES], f"{SUPERVISED} 11".split(
 LIMIT_SECONDS = 600  # for one command to come to its end
 
 
-def start(words: list[str], work: Path) -> subprocess.Popen:
+def start(words: list[str], work: Path) -> Forked:
     script, *flags = words
     if "pie" not in script and "depth" not in script:
         flags += ["--save_every", "1"]
-    command = [sys.executable, str(ROOT / f"{script}.py"), *SMALL, *flags]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=work, env=environment, start_new_session=True, **pipes)
+    return Forked(script, *SMALL, *flags, cwd=work)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: Forked) -> str:
     """What it said, once it has ended well."""
-    said = process.communicate(timeout=LIMIT_SECONDS)[0]
+    said = "".join(process.communicate(timeout=LIMIT_SECONDS))
     if process.returncode != 0:
         raise SystemExit(f"status {process.returncode}: {' '.join(map(str, process.args))}\n{said}")
     return said
@@ -63,7 +60,7 @@ def story(work: Path, script: str) -> Path:
     return work / "logs/few digits" / f"{script}.log"
 
 
-def wait_until_at_work(process: subprocess.Popen, work: Path, script: str) -> None:
+def wait_until_at_work(process: Forked, work: Path, script: str) -> None:
     """Until its story goes on, which it begins when all is imported, or until it has ended."""
     path = story(work, script)
     before = path.stat().st_size if path.exists() else 0
@@ -85,7 +82,7 @@ def disturbed(
         time.sleep(chance.uniform(0, longest))
         killed = process.poll() is None
         if killed:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
         said += process.communicate()[0]
         if not killed:
             break  # the work is done: nothing is left to be killed
@@ -94,14 +91,14 @@ def disturbed(
 
 
 def company(work: Path, kills: int, chance: random.Random) -> int:
-    """4 processes on 12 models; so many of them are killed, each replaced by another. The number of kills."""
+    """4 processes on the same models; so many are killed, each replaced by another. The number of kills."""
     processes, done = [start(COMPANY, work) for _ in range(4)], 0
     while done < kills and any(process.poll() is None for process in processes):
         time.sleep(chance.uniform(0.3, 2.5))
         running = [process for process in processes if process.poll() is None]
         if running:
             victim = chance.choice(running)
-            os.killpg(victim.pid, signal.SIGKILL)
+            victim.send_signal(signal.SIGKILL)
             victim.communicate()
             processes[processes.index(victim)] = start(COMPANY, work)
             done += 1
@@ -154,7 +151,7 @@ def main() -> int:
         problems += compare(alone, undisturbed)
         finish(start(COMPANY, calm))
         many = company(together, max(2, flags.kills // 4), chance)
-        print(f"company of 4 over 12 models: {many} kills", flush=True)
+        print(f"company of 4 over {int(COMPANY[-1]) + 1} models: {many} kills", flush=True)
         problems += compare(together, calm)
     print("\n".join(problems))
     print(

@@ -8,8 +8,14 @@ import os
 import re
 from pathlib import Path
 
+# Two processes test at once, on two cores: more threads would only wait for one another. Numba's number of
+# threads, once UMAP has run, is torch's too.
+for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common import cli
@@ -38,13 +44,39 @@ def golden_keys(name, pattern):
     return groups
 
 
+# The files that take longest, longest first: begun first, the two processes of ./setup.sh test end together.
+LONGEST = "pruning_scripts scripts resume sharing bad_input report same_numbers fuzz across".split()
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def quiet_logger():
-    """Scripts run inside the test process leave no open log behind."""
+    """Scripts run inside the test process leave no open log and no deterministic mode behind."""
     yield
+    torch.set_deterministic_debug_mode("default")
     for handler in list(cli.logger.handlers):
         cli.logger.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture(scope="module")
+def unsaved_figures():
+    """To lay out and write the figures of so short a training takes as long as the training."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("common.plots.save_figure", lambda path, figure: None)
+        yield
+
+
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """Nothing is drawn on the report's figures, which takes longest of all that make_figures does."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
 
 
 def write_few_digits(folder):

@@ -21,6 +21,7 @@ LAYERS = {
     "fc.weight": (4, 5),
     "fc.bias": (4,),
 }
+MEASURED = ("lost_pies", "gained_pies", "auroc_q_score", "calibration_error", "agreement", "cka")
 Key = tuple[str, str, float]  # learning method, pruning method, sparsity
 
 
@@ -225,8 +226,11 @@ def row_of(networks: Networks, **columns) -> dict:
 
 def write_dense(folder: Path, dense: Networks, data: Data) -> dict:
     """Stores the dense population; returns its row of the table."""
-    row = row_of(dense, accuracy_mean=float((dense.predictions == data.labels).mean()))
+    measures = make_measures(dense, ("accuracy_rest", "calibration_error"))
+    accuracy = float((dense.predictions == data.labels).mean())
+    row = row_of(dense, accuracy_mean=accuracy, **columns_of(measures))
     arrays = {
+        **measures,
         "title": "a title",
         "labels": data.labels,
         "class_names": data.class_names,
@@ -237,6 +241,24 @@ def write_dense(folder: Path, dense: Networks, data: Data) -> dict:
     return row
 
 
+def make_measures(networks: Networks, names: tuple[str, ...]) -> dict:
+    """Made-up values of measures, numbers of images and one of each network; of two networks and more the
+    first has none of one."""
+    rng, measures = np.random.default_rng([*seeds_of(networks.key), 4]), {}
+    for name in names:
+        measures[name] = (
+            rng.integers(9) if name in ("lost_pies", "gained_pies") else rng.random(len(networks.ids))
+        )
+    if "auroc_q_score" in measures and len(networks.ids) > 1:
+        measures["auroc_q_score"][0] = np.nan
+    return measures
+
+
+def columns_of(measures: dict) -> dict:
+    """Means of the values that there are."""
+    return {name: float(np.nanmean(values)) for name, values in measures.items()}
+
+
 def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data, **changed) -> dict:
     """Stores a pruned population, of which arrays may be changed; returns its row of the table."""
     classes, predictions = len(data.class_names), (dense.predictions, pruned.predictions)
@@ -245,7 +267,9 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
     is_pie = changed.get("is_pie", dense_labels != labels)
     places = np.flatnonzero(is_pie)
     gallery = places[np.argsort(-confidence[places], kind="stable")][:48]
-    row = row_of(pruned, pies=int(is_pie.sum()), ties_pruned=int(tied.sum()))
+    measures = make_measures(pruned, MEASURED)
+    row = row_of(pruned, pies=int(is_pie.sum()), ties_pruned=int(tied.sum()), **columns_of(measures))
+    quality = np.random.default_rng([*seeds_of(pruned.key), 3]).random(len(data.labels))
     movement = 0.1 * (1 + np.tile(np.arange(len(LAYERS)), (len(pruned.ids), 1)))
     arrays = {
         "figure": "pies_distribution",
@@ -263,6 +287,12 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
         "dense_modal_labels": dense_labels,
         "tied": tied,
         "dense_tied": dense_tied,
+        "votes": (pruned.predictions == labels).sum(0),
+        "dense_votes": (dense.predictions == dense_labels).sum(0),
+        "confidence": confidence,
+        "q_score": quality,
+        "pie_images": [f"test/a/{place}.png" for place in places],
+        **measures,
         "pies_per_class": metrics.pies_per_class(is_pie, data.labels, classes),
         "gallery": gallery,
         "gallery_images": data.images[gallery],
@@ -287,7 +317,8 @@ def write_depths(folder: Path, dense: Networks, pruned: Networks, data: Data, mo
     names = [f"{kind}_depth_{target}" for kind in ("dense", "pruned") for target in ("prediction", "label")]
     depths = {name: rng.integers(0, PLACES + 1, (len(ids), len(data.labels))) for name in names}
     is_pie = metrics.find_pies(dense.predictions, pruned.predictions, len(data.class_names))
-    columns = {"depth_models": len(ids), "population": row_of(pruned)["population"]}
+    measures = {name: rng.random(len(ids)) for name in ("knn_accuracy", "auroc_depth")}
+    columns = {**columns_of(measures), "depth_models": len(ids), "population": row_of(pruned)["population"]}
     side = "sup" if pruned.key[0] == "supervised" else "clr"
     analysis = json.dumps({"analysis": f"{side}_prediction_depth.py --dataset folder"})
     arrays = {
@@ -296,6 +327,7 @@ def write_depths(folder: Path, dense: Networks, pruned: Networks, data: Data, mo
         "is_pie": is_pie,
         "runs": analysis,
         "row": json.dumps(columns),
+        **measures,
         **depths,
     }
     made = made_from(dense, pruned, data)

@@ -550,7 +550,7 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
     assert set(compare(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
 
 
-def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys):
+def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys, empty_figures):
     write_folder(folder)
     path = folder / "supervised/evaluations/supervised_global_0.9_id1.npz"
     stored = {name: value for name, value in read_arrays(path).items() if name != "made"}
@@ -633,7 +633,7 @@ def test_tables_hold_the_rows_and_a_second_run_gives_the_same_bytes(folder, caps
     assert {path.name: path.read_bytes() for path in (folder / "similarity").glob("*.csv")} == before
 
 
-def test_figures_of_sparsities_that_are_not_stored_any_more_leave_the_folder(folder):
+def test_figures_of_sparsities_that_are_not_stored_any_more_leave_the_folder(folder, empty_figures):
     write_folder(folder)
     assert make_figures("--results", folder) == 0
     assert (folder / "similarity/pies_per_class_0.9sparsity.png").exists()

@@ -131,11 +131,12 @@ SGD = {"momentum": 0.9, "shuffle": True}
             "clr_prediction_depth",
             {
                 **{**COMPARED, "pruning_percentages": SPARSITIES, "figures_number": 0, "pies_to_store": 1},
-                **{"prediction_depth_models": 5, "depth_target": "prediction", "plot_umap": False},
+                **{"depth_target": "prediction", "plot_umap": False},
+                "prediction_depth_models": None,  # every network; published: 5
                 "pruning_methods": ["GMP", "global", "later_GMP"],
             },
         ),
-        ("sup_prediction_depth", {"prediction_depth_models": 5, "pruning_methods": ["GMP", "global"]}),
+        ("sup_prediction_depth", {"prediction_depth_models": None, "pruning_methods": ["GMP", "global"]}),
     ],
 )
 def test_defaults_are_the_published_ones(script, defaults):
@@ -180,15 +181,39 @@ def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch, capsys):
     assert shown.count("\n") == 1 and "logs" in shown
 
 
-def test_full_memory_is_one_line_and_other_bugs_are_not_hidden(capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_full_memory_is_one_line_with_the_flags_that_need_less(capsys, error):
     def fill(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     assert cli.command(fill)([]) == 2
     shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and "--batch_size" in shown
-    with pytest.raises(RuntimeError, match="a bug"):
-        cli.command(lambda _: (_ for _ in ()).throw(RuntimeError("a bug")))([])
+    assert shown.count("\n") == 1 and all(flag in shown for flag in ("--batch_size", "--workers"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a bug"), torch.AcceleratorError("CUDA error: an illegal memory access was encountered")],
+    ids=repr,
+)
+def test_other_bugs_are_not_hidden(error):
+    def fail(_):
+        raise error
+
+    with pytest.raises(type(error), match="a bug|illegal"):
+        cli.command(fail)([])
 
 
 def test_without_cuda_the_cpu_is_used_and_said_once(monkeypatch, tmp_path, capsys):
@@ -212,7 +237,14 @@ def test_a_cuda_device_that_does_not_exist_lists_those_that_do(monkeypatch):
 def test_determinism_is_switched_on_and_off(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     process.set_determinism(False)
+    assert not torch.are_deterministic_algorithms_enabled()
     assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
     process.set_determinism(True)
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    with pytest.raises(RuntimeError, match="deterministic"):  # one of the few that have none on a CPU either
+        torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    torch.empty(10**5).fill_(1.0)
+    assert not torch.utils.deterministic.fill_uninitialized_memory

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WIDTH = 110
 README_BYTES = 10_240
-COMMON_TOKENS, ALL_TOKENS = 42_000, 60_500  # may fall, not rise; the plan is 36,000 and 52,000
+COMMON_TOKENS, ALL_TOKENS = 40_600, 59_000  # may fall, not rise; the plan is 36,000 and 52,000
 PARAMETERS = 6
 NO_TOKENS = {
     tokenize.COMMENT,

@@ -360,3 +360,105 @@ def test_recalls_equal_a_slow_count_and_are_not_defined_for_a_class_without_imag
 def test_recalls_of_hand_made_predictions():
     recalls = metrics.class_recalls(np.array([[0, 0, 1, 1], [1, 0, 0, 0]]), np.array([0, 0, 1, 1]), 2)
     assert recalls.tolist() == [[1, 1], [0.5, 0]]
+
+
+# What is lost and what is kept
+
+
+def test_accuracies_on_some_images_equal_a_slow_count_and_are_not_defined_on_none():
+    rng = np.random.default_rng(0)
+    images, labels, predictions = rng.random(80) < 0.3, rng.integers(0, 3, 80), rng.integers(0, 3, (4, 80))
+    slow = []
+    for model in predictions:
+        right = [model[i] == labels[i] for i in range(80) if images[i]]
+        slow.append(sum(right) / len(right))
+    assert metrics.accuracy_on(images, predictions, labels).tolist() == pytest.approx(slow)
+    assert np.isnan(metrics.accuracy_on(np.zeros(80, dtype=bool), predictions, labels)).all()
+
+
+def test_pies_are_lost_gained_or_wrong_twice_and_nothing_else():
+    cases = {(0, 1, 0): "lost", (1, 0, 0): "gained", (1, 2, 0): "wrong", (0, 0, 0): None, (1, 1, 0): None}
+    changes = metrics.lost_and_gained(*map(np.array, zip(*cases)))
+    for image, kind in enumerate(cases.values()):
+        assert [name for name, chosen in changes.items() if chosen[image]] == ([kind] if kind else [])
+
+
+def slow_auroc(scores, positive):
+    wins = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a, is_positive in zip(scores, positive)
+        for b, other in zip(scores, positive)
+        if is_positive and not other and a == a and b == b
+    ]
+    return sum(wins) / len(wins)
+
+
+def test_auroc_equals_a_count_of_all_pairs_with_ties_and_without_what_has_no_score():
+    rng = np.random.default_rng(0)
+    positive = rng.random(60) < 0.4
+    scores = np.round(rng.normal(size=60) + positive, 1)
+    scores[:3] = np.nan
+    assert len(set(scores)) < 55, "some are tied"
+    assert metrics.auroc(scores, positive) == pytest.approx(slow_auroc(scores, positive))
+    assert metrics.auroc(-scores, positive) == pytest.approx(1 - metrics.auroc(scores, positive))
+    assert metrics.auroc(np.arange(4), np.arange(4) > 1) == 1
+    for none_or_all in (False, True):
+        assert np.isnan(metrics.auroc(scores, np.full(60, none_or_all)))
+
+
+def slow_calibration_error(logits, labels, bins):
+    inside = [[] for _ in range(bins)]
+    for row, label in zip(logits.tolist(), labels):
+        shares = [np.exp(value) / sum(map(np.exp, row)) for value in row]
+        confidence = max(shares)
+        index = next(b for b in range(bins) if confidence <= (b + 1) / bins or b == bins - 1)
+        inside[index].append((shares.index(confidence) == label, confidence))
+    gaps = [
+        len(pairs) / len(labels) * abs(np.mean([r for r, _ in pairs]) - np.mean([c for _, c in pairs]))
+        for pairs in inside
+        if pairs
+    ]
+    return sum(gaps)
+
+
+@pytest.mark.parametrize("bins", [1, 5, 15])
+def test_the_calibration_error_equals_a_slow_one(bins):
+    rng = np.random.default_rng(bins)
+    logits, labels = rng.normal(0, 2, (200, 4)), rng.integers(0, 4, 200)
+    labels[:120] = logits[:120].argmax(1)
+    expected = slow_calibration_error(logits, labels, bins)
+    assert metrics.calibration_error(logits, labels, bins) == pytest.approx(expected) and expected > 0
+    assert metrics.calibration_error(logits + 1000, labels, bins) == pytest.approx(expected)
+
+
+def test_sure_networks_are_calibrated_as_often_as_they_are_right():
+    sure = np.array([[0.0, -np.inf], [-np.inf, 0.0], [0.0, -np.inf], [0.0, -np.inf]], np.float16)
+    assert metrics.calibration_error(sure, np.array([0, 1, 0, 0])) == 0
+    assert metrics.calibration_error(sure, np.array([0, 1, 0, 1])) == 0.25
+    assert metrics.BINS == 15
+
+
+def test_agreement_counts_equal_predictions():
+    assert metrics.agreement(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 2])) == 0.75
+
+
+def slow_cka(x, y):
+    """By kernels of all pairs of images: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))."""
+
+    def centred(kernel):
+        n = len(kernel)
+        return (np.eye(n) - 1 / n) @ kernel @ (np.eye(n) - 1 / n)
+
+    k, l = (centred(values @ values.T) for values in (x, y))
+    return (k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum())
+
+
+def test_linear_cka_equals_that_of_kernels_and_sees_neither_rotation_nor_scale():
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 1, (40, 6))
+    y = x[:, :4] + rng.normal(size=(40, 4))
+    assert metrics.linear_cka(x, y) == pytest.approx(slow_cka(x, y)) and 0.3 < slow_cka(x, y) < 0.9
+    rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    assert metrics.linear_cka(x, 7 * x @ rotation + 1) == pytest.approx(1)
+    assert metrics.linear_cka(x, y) == pytest.approx(metrics.linear_cka(y, x))
+    assert np.isnan(metrics.linear_cka(x, np.ones((40, 2))))

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.image import AxesImage
 
-from common.plots import CLASS_COLOURS, save_figure
+from common.plots import save_figure
 from figures.report import plots
 
 TITLE = "digits 8x8 · SupCon · global, sparsity 90 % · 3 models (WideResNet-16-2)"

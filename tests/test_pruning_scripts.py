@@ -17,6 +17,7 @@ from common.store import checkpoints
 from common.store.checkpoints import Architecture
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
+pytestmark = pytest.mark.usefixtures("unsaved_figures")
 SUPERVISED = [*SMALL, *"--epochs 2 --batch_size 16 --learning_rate 0.05".split()]
 CONTRASTIVE = [*SUPERVISED, *"--head_epochs 2 --batch_size_head 16".split()]
 GRADUAL = "--schedule early --begin_epoch 0 --end_epoch 1".split()

@@ -23,6 +23,7 @@ import stored_results
 from PIL import Image
 
 from common.store.files import read_arrays, write_arrays
+from common.store.table import MEASURES
 from figures.report import claims, contents, evidence, page
 from figures.report import plots as report_plots
 from figures.report.read import read_populations
@@ -363,6 +364,65 @@ def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder)
     )
 
 
+def test_what_is_lost_and_gained_is_in_the_table_and_in_curves(folder, read):
+    titles, *rows = read.table("What is lost and what is gained")
+    stored = read_populations(folder)
+    assert titles[3:] == [measure.title for measure in MEASURES.values()] and len(rows) == len(stored)
+    curves = {
+        name: read_arrays(folder / "report" / f"{name}_against_sparsity.npz") for name in contents.CURVES
+    }
+    for population, (learning, pruning, sparsity, *cells) in zip(stored, rows):
+        assert (learning, pruning) == (population.learning_method, population.pruning_method)
+        arrays = (population.depths or {}) | population.arrays
+        for (name, measure), cell in zip(MEASURES.items(), cells):
+            if name not in arrays:
+                assert cell == ""
+                continue
+            values = np.atleast_1d(arrays[name])
+            values = [measure.scale * value for value in values if value == value]
+            mean, *ends = [float(text) for text in re.findall(r"[\d.]+", cell)]
+            assert mean == pytest.approx(sum(values) / len(values), abs=0.51 * 10**-measure.decimals)
+            assert len(ends) == (0 if len(values) < 6 else 2)
+            if name in curves:
+                series = list(curves[name]["series"]).index(f"{learning} {pruning}")
+                place = list(curves[name][f"sparsity_{series}"]).index(population.sparsity)
+                assert curves[name][f"value_{series}"][place] == pytest.approx(sum(values) / len(values))
+    assert all(f"{measure.title}: {measure.meaning}" in read.text for measure in MEASURES.values())
+
+
+def test_lists_of_pies_name_image_labels_votes_quality_and_depth(folder):
+    for population in stored_results.pruned_populations(folder):
+        name = "{}_{}_{}sparsity".format(*stored_results.key_of(population))
+        with (folder / "report" / f"pies_{name}.csv").open(newline="") as file:
+            rows = {row["image"]: row for row in csv.DictReader(file)}
+        places = np.flatnonzero(population.is_pie)
+        assert sorted(rows) == sorted(f"test/a/{place}.png" for place in places)
+        confidences = [float(row["confidence"]) for row in rows.values()]
+        assert confidences == sorted(confidences, reverse=True)
+        arrays, names = population.arrays, population.class_names
+        _, pruned = networks(folder, *stored_results.key_of(population))
+        for place in places:
+            row = rows[f"test/a/{place}.png"]
+            labels = [arrays[each][place] for each in ("labels", "dense_modal_labels", "modal_labels")]
+            assert [row["label"], row["dense"], row["pruned"]] == [names[label] for label in labels]
+            votes = sum(network["predictions"][place] == labels[2] for network in pruned)
+            assert int(row["pruned_agreeing"]) == votes
+            assert float(row["q_score"]) == pytest.approx(arrays["q_score"][place], abs=1e-6)
+            depths = population.depths["pruned_depth_prediction"][:, place]
+            assert float(row["depth"]) == pytest.approx(sum(depths) / len(depths), abs=1e-6)
+
+
+def test_every_table_is_there_in_latex_too_and_the_short_one(folder):
+    tables = [*folder.glob("report/*.csv"), *folder.glob("similarity/*.csv")]
+    assert len(tables) > 12
+    for path in tables:
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        tex = path.with_suffix(".tex").read_text()
+        assert tex.count(r" \\" + "\n") == len(rows) and tex.startswith(r"\begin{tabular}{")
+    assert r"later\_GMP" in (folder / "report/results.tex").read_text()
+
+
 def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
     rows = read.table("How it was made")[1:]
     assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
@@ -399,7 +459,7 @@ def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folde
     assert not re.search(r"https?:|@import|url\(", source)
     assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
     drawn = [image for image in read.images if "style" in image]
-    assert len(drawn) == 2 + 1 + 1 + 2 * 6 + 5 and all(image["alt"] for image in read.images)
+    assert len(drawn) == 4 + 1 + 1 + 2 * 6 + 5 and all(image["alt"] for image in read.images)
     for image in drawn:
         picture = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1])))
         assert f"max-width: {picture.width}px" in image["style"]
@@ -413,7 +473,7 @@ def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
     )
 
 
-def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, capsys):
+def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures):
     folder = tmp_path / "pies" / "few"
     stored_results.make_results(
         folder,
@@ -464,7 +524,7 @@ def test_a_folder_of_an_older_version_or_without_results_is_refused_in_one_line(
         assert said in line and str(place) in line
 
 
-def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, capsys):
+def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, empty_figures):
     folder = tmp_path / "digits"
     stored_results.make_results(folder, **SMALL)
     path = stored_results.population_path(folder, ("supervised", "GMP", 0.9), depth=True)
@@ -527,7 +587,9 @@ def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
     assert page.show({"value": 0.5, "low": 0.25, "high": 0.75}, 100, 1) == "50.0 [25.0, 75.0]"
 
 
-def test_figures_can_be_drawn_again_under_names_without_blanks(folder, tmp_path):
+def test_figures_can_be_drawn_again_under_names_without_blanks(tmp_path, empty_figures):
+    folder = tmp_path / "A & <b>"
+    stored_results.make_results(folder, **{**SMALL, "models": 6, "umap": True})
     assert (
         importlib.import_module("make_figures").main(
             ["--results", str(folder), "--output_dir", str(tmp_path / "out")]

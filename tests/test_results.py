@@ -183,6 +183,37 @@ def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
     assert "95.12%" in shown and "made elsewhere" in shown and "absent" in shown.splitlines()[2]
 
 
+def test_a_table_in_latex_needs_no_package_and_escapes_what_latex_takes_for_its_own(tmp_path):
+    row = {"method": "later_GMP", "share of A & B": "50 %", "PIEs": 3, "file": r"a\b^c~{#$}"}
+    cells = table.write_rows(tmp_path / "table.csv", [row, {"method": "global", "PIEs": 12}])
+    table.write_tex(tmp_path / "table.tex", cells)
+    assert (tmp_path / "table.tex").read_text().splitlines() == [
+        r"\begin{tabular}{lrrl}",
+        r"\hline",
+        r"method & share of A \& B & PIEs & file \\",
+        r"\hline",
+        r"later\_GMP & 50 \% & 3 & a\textbackslash{}b\textasciicircum{}c\textasciitilde{}\{\#\$\} \\",
+        r"global &  & 12 &  \\",
+        r"\hline",
+        r"\end{tabular}",
+    ]
+    assert read_cells(tmp_path / "table.csv") == cells
+    table.write_tex(tmp_path / "empty.tex", table.write_rows(tmp_path / "empty.csv", []))
+    assert r"\begin{tabular}{lll}" in (tmp_path / "empty.tex").read_text()
+
+
+def read_cells(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_file_whose_name_is_no_text_is_listed_by_its_bytes(tmp_path):
+    name = b"test/a/\xff.png".decode("utf-8", "surrogateescape")
+    table.write_tex(tmp_path / "pies.tex", table.write_rows(tmp_path / "pies.csv", [{"image": name}]))
+    assert b"test/a/\xff.png" in (tmp_path / "pies.csv").read_bytes()
+    assert b"test/a/\xff.png" in (tmp_path / "pies.tex").read_bytes()
+
+
 def test_values_that_are_not_defined_are_empty_in_the_table(tmp_path):
     write_row(
         tmp_path, row("supervised", "global", 0.9, pies=0, q_score_pies=None, q_score_rest=float("nan"))
@@ -267,21 +298,6 @@ def test_a_network_is_evaluated_anew_when_the_code_changed_and_not_for_a_comment
         assert len(loads) == computed
 
 
-def test_an_evaluation_of_before_the_code_was_noted_is_taken_as_it_is_and_that_is_said_once(view, caplog):
-    members = populations.find_population(view, "dense", 0.0).members
-    first = [evaluation.evaluate(view, member) for member in members]
-    for member in members:
-        path = evaluation.evaluation_path(view, member)
-        arrays = {**files.read_arrays(path), "zero_latents": 7}
-        made = json.loads(str(arrays.pop("made")))
-        del made["code"], made["format"]
-        files.write_arrays(path, arrays, made)
-    assert [evaluation.evaluate(view, member)["zero_latents"] for member in members] == [7, 7]
-    assert caplog.text.count("before the code was noted") == 1
-    files.write_arrays(path, arrays, {**made, "data": "other"})
-    assert evaluation.evaluate(view, members[-1])["zero_latents"] == first[-1]["zero_latents"]
-
-
 original = evaluation.load_member
 
 
@@ -294,8 +310,37 @@ def test_predictions_and_q_scores_are_those_of_the_network(view):
             view.data.test_images[7:8].float() / 255 - torch.tensor(view.data.mean)[:, None, None]
         ) / torch.tensor(view.data.std)[:, None, None]
         latent = network.latent(image)
-    assert stored["predictions"][7] == network.classify(latent).argmax()
+        logits = network.classify(latent)[0].double()
+    assert stored["predictions"][7] == logits.argmax()
     assert stored["q_score"][7] == pytest.approx(metrics.q_scores(latent.numpy())["q_score"][0], rel=1e-5)
+    expected = (logits - logits.exp().sum().log()).numpy()
+    assert np.allclose(stored["log_probabilities"][7], expected, rtol=1e-3, atol=1e-6)
+    sample = stored["latent_sample"]
+    assert stored["log_probabilities"].dtype == sample.dtype == np.float16
+    assert sample.shape == (500, 64) and np.abs(sample).max() == 1
+    ratio = sample[7].astype(float) @ latent[0].numpy() / (np.linalg.norm(sample[7]) * latent.norm().item())
+    assert ratio == pytest.approx(1, abs=1e-5), "the same direction, at another scale"
+
+
+@pytest.mark.parametrize("images, first, last", [(10, [0, 1, 2], 9), (2000, [0, 1, 2], 1999)])
+def test_latents_of_few_images_are_all_kept(images, first, last):
+    assert evaluation.sampled(images)[:3].tolist() == first and evaluation.sampled(images)[-1] == last
+    assert len(evaluation.sampled(images)) == images
+
+
+def test_latents_of_many_images_are_those_of_evenly_spaced_ones():
+    places = evaluation.sampled(9000)
+    assert len(places) == 2000 and set(np.diff(places)) == {4, 5} and places[-1] == 8995
+
+
+def test_an_evaluation_of_an_older_format_is_computed_again(view):
+    member = populations.find_population(view, "dense", 0.0).members[0]
+    path, arrays = evaluation.evaluation_path(view, member), evaluation.evaluate(view, member)
+    old = {name: value for name, value in arrays.items() if name not in ("made", "log_probabilities")}
+    made = json.loads(str(files.read_arrays(path)["made"]))
+    for change in ({"format": 2}, {"code": "of before"}):
+        np.savez(path, **old, made=json.dumps({**made, **change}))
+        assert "log_probabilities" in evaluation.evaluate(view, member)
 
 
 def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
@@ -303,7 +348,7 @@ def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
     together = comparison.evaluate_population(view, population)
     alone = evaluation.evaluate(view, population.members[0])
     assert together.zero_latents == 500 and together.predictions.shape == (2, 500)
-    quality = together.quality["q_score"]
+    quality = metrics.mean_over_defined(together.outputs["q_score"])
     assert np.allclose(quality, alone["q_score"]) and not np.isnan(quality).any()
 
 
@@ -386,11 +431,6 @@ def test_figures_without_pies_or_without_the_rest_can_be_drawn():
         plots.draw({"x": np.arange(3)})
 
 
-def test_umap_is_seeded():
-    latent = np.random.default_rng(0).random((80, 16)).astype(np.float32)
-    assert (comparison.umap_coordinates(latent) == comparison.umap_coordinates(latent)).all()
-
-
 def test_without_serialization_a_plot_has_no_arrays_beside_it(view):
     folder = view.method_folder / "q_score"
     comparison.draw_figure(view, "q_score/one", figure_arrays("q_score"), {})
@@ -445,15 +485,6 @@ def test_class_names_are_shown_as_they_are():
     FigureCanvasAgg(plots.draw({**arrays, "figure": "pies_distribution"})).draw()
 
 
-def test_a_umap_of_too_few_images_is_refused():
-    with pytest.raises(UserError, match="--plot_umap needs at least 10"):
-        comparison.umap_coordinates(np.random.default_rng(0).random((9, 4)))
-    assert comparison.umap_coordinates(np.random.default_rng(0).random((10, 4)).astype(np.float32)).shape == (
-        10,
-        2,
-    )
-
-
 def test_the_identity_of_a_row_changes_with_the_data(view):
     population = populations.find_population(view, "dense", 0.0)
     other = dataclasses.replace(view, data=dataclasses.replace(view.data, checksum="0" * 64))
@@ -461,26 +492,36 @@ def test_the_identity_of_a_row_changes_with_the_data(view):
     assert one["population"] != two["population"] and one["dense_population"] != two["dense_population"]
 
 
-def evaluated(predictions, seed, **record):
-    """Networks that predict this, K lists of N classes, with Q-Scores by chance, NaN for image 1."""
+def evaluated(predictions, seed, first_id=0, **record):
+    """Networks that predict this, K lists of N classes, with Q-Scores, logits and latents by chance, of the
+    first network no Q-Score for image 1."""
     generator = np.random.default_rng(seed)
     members = []
-    for model_id in range(len(predictions)):
+    for model_id in range(first_id, first_id + len(predictions)):
         name = CheckpointName(
             "supervised", "supervised", "global", 0.5, 3, model_id, widen_factor=1, depth=10
         )
         record_of = {"seed": model_id, "accuracy_as_pruned": 0.1 * model_id, **record}
         members.append(populations.Member((Path(str(name)),), (name,), (record_of,), (f"sum {model_id}",)))
-    quality = {part: generator.random(len(predictions[0])) for part in comparison.PARTS}
-    quality["q_score"][1] = np.nan
+    shape = np.shape(predictions)
+    outputs = {part: generator.random(shape) for part in comparison.PARTS}
+    outputs["q_score"][0, 1] = np.nan
+    outputs |= {"predictions": np.array(predictions), "log_probabilities": generator.normal(size=(*shape, 3))}
+    outputs["latent_sample"] = generator.normal(size=(*shape, 4)).astype(np.float16)
     population = populations.Population("supervised", "global", 0.5, tuple(members))
-    return comparison.Evaluated(population, np.array(predictions), quality, 4)
+    return comparison.Evaluated(population, outputs, 4)
 
 
-def test_what_is_measured_is_what_a_slow_version_finds():
+@pytest.fixture
+def three_against_two():
+    """Dense networks 0 to 2, pruned ones 1 and 2, and the true classes."""
     dense = evaluated([[0, 1, 2, 0, 1, 1], [0, 1, 2, 1, 1, 2], [0, 1, 2, 0, 2, 0]], 1)
-    pruned = evaluated([[0, 2, 2, 1, 1, 1], [1, 2, 1, 1, 1, 2]], 2, movement={"base.a": 1.0, "b": 2.0})
-    labels = np.array([0, 1, 2, 0, 1, 1])
+    pruned = evaluated([[0, 2, 2, 1, 1, 1], [1, 2, 1, 1, 1, 2]], 2, 1, movement={"base.a": 1.0, "b": 2.0})
+    return dense, pruned, np.array([0, 1, 2, 0, 1, 1])
+
+
+def test_what_is_measured_is_what_a_slow_version_finds(three_against_two):
+    dense, pruned, labels = three_against_two
     found = comparison.measure(dense, pruned, labels, 3)
 
     def modal(side, image):
@@ -496,20 +537,64 @@ def test_what_is_measured_is_what_a_slow_version_finds():
         assert [modal(side, image) for image in images] == list(
             zip(arrays[f"{prefix}modal_labels"], arrays[f"{prefix}tied"])
         )
-        assert arrays[f"{prefix}ids"] == list(range(len(side.predictions)))
+        assert arrays[f"{prefix}ids"] == [
+            int(path.split("id")[-1]) for path in arrays[f"{prefix}evaluations"]
+        ]
+        votes = [list(side.predictions[:, i]).count(modal(side, i)[0]) for i in images]
+        assert list(arrays[f"{prefix}votes"]) == votes
         for part in comparison.PARTS:
-            for group, chosen in (("pies", pies), ("rest", [i for i in images if i not in pies])):
-                values = [side.quality[part][i] for i in chosen if not (part == "q_score" and i == 1)]
-                assert columns[f"{prefix}{part}_{group}"] == pytest.approx(sum(values) / len(values))
+            scores = [[v for v in side.outputs[part][:, i] if v == v] for i in images]  # NaN is no score
+            scores = [sum(values) / len(values) for values in scores]
+            assert list(arrays[f"{prefix}{part}"]) == pytest.approx(scores)
+            groups = {"pies": pies, "rest": [i for i in images if i not in pies], "all": images}
+            for group, chosen in groups.items():
+                values = [scores[i] for i in chosen]
+                mean = sum(values) / len(values)
+                std = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+                assert columns[f"{prefix}{part}_{group}"] == pytest.approx(mean)
+                assert columns[f"{prefix}{part}_std_{group}"] == pytest.approx(std)
     assert columns["ties_pruned"] == sum(modal(pruned, i)[1] for i in images)
     assert columns["ties_dense"] == sum(modal(dense, i)[1] for i in images)
     right = [sum(row == labels) / 6 for row in pruned.predictions]
     assert columns["accuracy_mean"] == pytest.approx(sum(right) / 2)
     assert columns["accuracy_std"] == pytest.approx(abs(right[0] - right[1]) / 2**0.5)
-    assert columns["accuracy_before_finetuning_mean"] == pytest.approx(0.05)
+    assert columns["accuracy_before_finetuning_mean"] == pytest.approx(0.15)
     assert list(arrays["pies_per_class"]) == [sum(labels[i] == c for i in pies) for c in range(3)]
     assert set(arrays["gallery"]) == set(pies)
     assert arrays["movement_layers"] == ["a", "b"] and arrays["movement"].tolist() == [[1, 2]] * 2
+
+
+def test_what_is_lost_and_kept_is_measured_network_by_network(three_against_two):
+    dense, pruned, labels = three_against_two
+    arrays, columns = dataclasses.astuple(comparison.measure(dense, pruned, labels, 3))
+    pies = np.flatnonzero(arrays["is_pie"])
+    for prefix, side in (("", pruned), ("dense_", dense)):
+        right = [[int(row[i] == labels[i]) for i in pies] for row in side.predictions]
+        assert list(arrays[f"{prefix}accuracy_pies"]) == [sum(row) / len(pies) for row in right]
+    same, others = ((0, 1), (1, 2)), ((0, 2), (1, 1))  # pruned id 1 and 2 with dense 1 and 2, then 2 and 1
+    for suffix, pairs in (("", same), ("_others", others)):
+        for name, alike, output in (
+            ("agreement", metrics.agreement, "predictions"),
+            ("cka", metrics.linear_cka, "latent_sample"),
+        ):
+            values = [alike(pruned.outputs[output][a], dense.outputs[output][b]) for a, b in pairs]
+            assert list(arrays[f"{name}{suffix}"]) == values
+            assert columns[f"{name}{suffix}"] == pytest.approx(sum(values) / 2)
+    errors = [metrics.calibration_error(logits, labels) for logits in pruned.outputs["log_probabilities"]]
+    assert columns["calibration_error"] == pytest.approx(sum(errors) / 2)
+    wrong = pruned.predictions != labels
+    auroc = [metrics.auroc(-scores, row) for scores, row in zip(pruned.outputs["q_score"], wrong)]
+    assert list(arrays["auroc_q_score"]) == auroc
+    counts = [columns[f"{name}_pies"] for name in ("lost", "gained", "wrong")]
+    assert sum(counts) == columns["pies"] and counts == [3, 1, 0]
+    assert {*table.MEASURES} - {"auroc_depth", "knn_accuracy"} <= {*arrays} & {*columns}
+
+
+def test_networks_without_a_partner_or_pies_have_no_measures_of_them():
+    lone = evaluated([[0, 1, 2]], 1)
+    columns = comparison.measure(lone, lone, np.array([0, 1, 1]), 3).columns
+    assert [columns[name] for name in ("accuracy_pies", "cka_others", "agreement_others")] == [None] * 3
+    assert columns["accuracy_rest"] == pytest.approx(2 / 3) and columns["cka"] == pytest.approx(1)
 
 
 def test_depths_are_measured_by_both_definitions_and_pies_apart():
@@ -521,7 +606,17 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
     assert found.arrays["pruned_depth_prediction"].tolist() == [[0, 2, 3], [0, 2, 3]]
     assert found.arrays["pruned_depth_label"].tolist() == [[1, 2, 3], [3, 2, 3]]
     assert found.arrays["dense_depth_label"].tolist() == [[1, 2, 3]]
+    apart = {"knn_accuracy": 0.5, "auroc_depth": 0.75}
+    for name in ("depth", "dense_depth", "label_depth", "dense_label_depth"):
+        side, target = (
+            "dense" if "dense" in name else "pruned",
+            "label" if "label" in name else "prediction",
+        )
+        depth = found.arrays[f"{side}_depth_{target}"].mean(0)
+        apart |= {f"{name}_all": depth.mean(), f"{name}_std_all": depth.std()}
+        apart |= {f"{name}_std_pies": 0, f"{name}_std_rest": abs(depth[1] - depth[2]) / 2}
     assert found.columns == {
+        **{name: pytest.approx(value) for name, value in apart.items()},
         "pies": 1,
         "depth_models": 2,
         "depth_pies": 0.0,
@@ -540,7 +635,7 @@ def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplo
     folder = view.method_folder / "populations"
 
     def stored(dense, pruned, suffix=""):
-        two = [evaluated([[0, 1], [1, 1]], 1), evaluated([[1, 1], [1, 1]], 2)]
+        two = [evaluated([[0, 1], [1, 1]], seed) for seed in (1, 2)]
         two = [
             dataclasses.replace(
                 side.population,
@@ -554,7 +649,7 @@ def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplo
                 two, ("dense", "global"), (0.0, pruned[0]), (dense, pruned[1])
             )
         ]
-        columns = {"pies": 1, "dense_q_score_rest": 0.5, "ties_pruned": 2, "ties_dense": 3}
+        columns = {"pies": 1, "dense_q_score_rest": 0.5, "ties_pruned": 2, "ties_dense": 3, "cka": 1.0}
         measured = [comparison.Measured({"is_pie": np.array([True, False])}, columns) for _ in two]
         rows = comparison.store(view, two, measured, suffix)
         said = [line for line in caplog.messages if "left the table" in line]
@@ -565,7 +660,7 @@ def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplo
     assert there == ["dense_0.0", "global_0.5"] and not said
     assert rows[1]["dense_q_score_rest"] == 0.5 and rows[1]["ties_pruned"] == 2
     assert rows[0]["ties_dense"] == 3
-    assert [rows[0][name] for name in ("pies", "dense_q_score_rest", "ties_pruned")] == [None] * 3
+    assert [rows[0][name] for name in ("pies", "dense_q_score_rest", "ties_pruned", "cka")] == [None] * 4
     _, there, said = stored("a", (0.5, "b"), "_depth")
     assert there == ["dense_0.0", "dense_0.0_depth", "global_0.5", "global_0.5_depth"] and not said
     _, there, said = stored("a", (0.9, "c"))
@@ -581,7 +676,7 @@ def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplo
 def test_depths_are_compared_on_ids_that_both_populations_have(view):
     dense = populations.find_population(view, "dense", 0.0)
     one, other = (populations.Population("supervised", "dense", 0.0, (member,)) for member in dense.members)
-    view.flags.prediction_depth_models = 5
+    view.flags.prediction_depth_models = None  # the default: all
     assert comparison.first_ids(view, dense, other) == [1]
     with pytest.raises(UserError, match="no id is in all of"):
         comparison.first_ids(view, one, other)

@@ -22,12 +22,15 @@ from common.training import Run, fit
 
 CLR, SUP = clr_training.build_parser(), sup_training.build_parser()
 PARSERS = {"contrastive": CLR, "supervised": SUP, "head": CLR}
-PUBLISHED = {"contrastive": (500, 1024), "supervised": (205, 128), "head": (100, 256)}  # epochs, batch size
 
 
 def schedule_of(kind, words="", epochs=None, batch_size=None, images=50_000, sparsity=0.9):
-    sizes = epochs or PUBLISHED[kind][0], batch_size or PUBLISHED[kind][1], images
-    return runs.gradual_pruning(PARSERS[kind].parse_args(words.split()), sparsity, kind, *sizes)
+    """The schedule that a training script's flags ask for; its sizes are the published ones by default."""
+    flags = PARSERS[kind].parse_args(words.split())
+    if epochs:
+        flags.epochs = flags.head_epochs = epochs
+        flags.batch_size = flags.batch_size_head = batch_size
+    return runs.gradual_pruning(flags, sparsity, kind, images)
 
 
 def steps_of(pruning):

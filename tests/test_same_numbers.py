@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from common import comparison
+
 PINNED = Path(__file__).parent / "golden" / "chain.json"
 SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1"
 SUPERVISED = f"sup_training {SMALL} --epochs 3 --batch_size 16 --learning_rate 0.1"
@@ -118,22 +120,22 @@ def is_number(text: str) -> bool:
     return True
 
 
-def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch):
+def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch, unsaved_figures):
     pinned = json.loads(PINNED.read_text())
     if pinned["machine"] != machine():
         pytest.skip(f"the checksums were taken on {pinned['machine']}, this is {machine()}")
     monkeypatch.chdir(tmp_path)
+    # UMAP takes half a minute to be compiled; its coordinates are not among the numbers.
+    monkeypatch.setattr(comparison, "umap_coordinates", lambda latent: latent[:, :2])
     threads = torch.get_num_threads()
     try:
         run_chain(tmp_path)
     finally:
         torch.set_num_threads(threads)
-    measured = checksums(tmp_path)
-    differing = {name for name in {*pinned["checksums"], *measured}} - {
-        name for name, text in measured.items() if pinned["checksums"].get(name) == text
-    }
-    assert not differing, sorted(differing)[:20]
-    assert len(measured) > 500
+    measured = checksums(tmp_path)  # of more, where arrays and columns were added since
+    differing = [name for name, text in pinned["checksums"].items() if measured.get(name) != text]
+    assert not differing, differing[:20]
+    assert len(pinned["checksums"]) > 500
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """All eight scripts chained through their command lines, on a few digits with tiny settings, on the CPU."""
 
+import contextlib
 import csv
 import hashlib
 import importlib
+import io
 import json
 import os
 import shlex
@@ -16,6 +18,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN_HERE, write_few_digits
+
+from common import comparison
+from common.cli import UserError
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = (
@@ -35,78 +40,62 @@ DENSE = [
 ]  # clr_training trains the gradually pruned networks too where it is left out
 
 
-def run(script, *flags, cwd, check=True):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+def run(script, *flags, cwd):
+    """A script as a process of its own; what it wrote to stdout and stderr."""
     done = subprocess.run(
         [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)],
         cwd=cwd,
-        env=environment,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         text=True,
         capture_output=True,
     )
-    if check:
-        assert done.returncode == 0, f"{script} {flags}\n{done.stdout}\n{done.stderr}"
-    return done
+    assert done.returncode == 0, f"{script} {flags}\n{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def run_here(script, *flags, cwd):
+    """A script inside the test process; what it wrote to stdout and stderr."""
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        assert main(script, *flags) == 0, err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+AS_PROCESSES = ("sup_training", "clr_pie_kmodels_detection")  # imports of torch cost more than the scripts
+CHAIN = {
+    "sup_training": "--index_end 1 --epochs 3 --batch_size 32 --learning_rate 0.1",
+    "clr_training": "--pruning_percentages 0.0 --index_end 1 --epochs 2 --batch_size 32 --head_epochs 3 "
+    "--debug_classification_head --debug_classification_head_epochs 1",
+}
+for method in ("sup", "clr"):
+    CHAIN |= {
+        f"{method}_pruning_finetune": "--models_number 2 --pruning_percentages 0.5,0.9 --epochs 2",
+        f"{method}_pie_kmodels_detection": "--models_number 2 --pruning_percentages 0.5,0.7,0.9 "
+        "--plot_umap --plot_q_score --umap_models 2",
+        f"{method}_prediction_depth": "--models_number 2 --pruning_percentages 0.5,0.9 "
+        "--prediction_depth_models 2",
+    }
+CHAIN = {script: [*SMALL, *flags.split()] for script, flags in CHAIN.items()}
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """A working folder in which every script has run once; the output of each."""
+    """A working folder in which every script has run once; what each wrote to stdout and stderr."""
     work = tmp_path_factory.mktemp("work")
     write_few_digits(work / "few digits")
-    two = ["--models_number", "2", *SMALL]
-    sparsities = ["--pruning_percentages", "0.5,0.9"]
-    said = {
-        "sup_training": run(
-            "sup_training",
-            *SMALL,
-            "--index_end",
-            "1",
-            "--epochs",
-            "3",
-            "--batch_size",
-            "32",
-            "--learning_rate",
-            "0.1",
-            cwd=work,
-        ),
-        "clr_training": run(
-            "clr_training",
-            *SMALL,
-            *DENSE,
-            "--index_end",
-            "1",
-            "--epochs",
-            "2",
-            "--batch_size",
-            "32",
-            "--head_epochs",
-            "3",
-            "--debug_classification_head",
-            "--debug_classification_head_epochs",
-            "1",
-            cwd=work,
-        ),
-    }
-    for method in ("sup", "clr"):
-        said[f"{method}_pruning_finetune"] = run(
-            f"{method}_pruning_finetune", *two, *sparsities, "--epochs", "2", cwd=work
-        )
-        said[f"{method}_pie_kmodels_detection"] = run(
-            f"{method}_pie_kmodels_detection",
-            *two,
-            "--pruning_percentages",
-            "0.5,0.7,0.9",
-            "--plot_umap",
-            "--plot_q_score",
-            "--umap_models",
-            "2",
-            cwd=work,
-        )
-        said[f"{method}_prediction_depth"] = run(
-            f"{method}_prediction_depth", *two, *sparsities, "--prediction_depth_models", "2", cwd=work
-        )
-    return work, said
+    how = {script: run if script in AS_PROCESSES else run_here for script in CHAIN}
+    return work, {script: how[script](script, *flags, cwd=work) for script, flags in CHAIN.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn(chain, tmp_path_factory):
+    """Figures drawn again from the chain's arrays; what the script wrote to stdout."""
+    folder = tmp_path_factory.mktemp("drawn")
+    flags = ["--results", chain[0] / "pies/few digits", "--output_dir", folder, "--format", "svg"]
+    return folder, run("figures/make_figures", *flags, cwd=chain[0])[0]
 
 
 def table(work):
@@ -212,9 +201,9 @@ def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(cha
         for pruning, sparsity in (("dense", 0.0), ("global", 0.5), ("global", 0.9))
     }
     for method, absent in (("sup", 1), ("clr", 1)):
-        shown = said[f"{method}_pie_kmodels_detection"].stdout.splitlines()
+        shown = said[f"{method}_pie_kmodels_detection"][0].splitlines()
         assert sum(line.split()[1:4] == ["global", "0.7", "absent"] for line in shown) == absent
-    assert said["clr_prediction_depth"].stdout.count("  absent  ") == 4  # of GMP and later GMP
+    assert said["clr_prediction_depth"][0].count("  absent  ") == 4  # of GMP and later GMP
     for (learning, pruning, sparsity), row in rows.items():
         assert (
             row["status"] == "present"
@@ -241,7 +230,7 @@ def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(cha
 
 
 @pytest.mark.parametrize("method", ["SupCon", "supervised"])
-def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, method, tmp_path):
+def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, method, drawn):
     folder = chain[0] / "pies/few digits" / method
     stems = {
         f"WideResNet-10-1_{kind}" for kind in ("global_0.5sparsity_2models", "global_0.9sparsity_2models")
@@ -254,18 +243,8 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
     assert {path.stem for path in (folder / "prediction_depth").glob("*.png")} == {
         f"{stem}_prediction" for stem in stems
     }
-    made = run(
-        "figures/make_figures",
-        "--results",
-        folder.parent,
-        "--output_dir",
-        tmp_path,
-        "--format",
-        "svg",
-        cwd=chain[0],
-    )
-    pictures = sorted(tmp_path.glob(f"few_digits_{method}_*.svg"))
-    assert len(pictures) == 9 and "accuracy" in made.stdout
+    pictures = sorted(drawn[0].glob(f"few_digits_{method}_*.svg"))
+    assert len(pictures) == 9 and "accuracy" in drawn[1]
     page = (folder.parent / "report.html").read_text()
     assert (
         page.count('<td><span class="verdict not-decidable">') == 4
@@ -283,46 +262,12 @@ def test_a_second_run_changes_nothing(chain):
         for path in (work / folder).rglob("*")
         if path.is_file()
     }
-    said = run(
-        "clr_training",
-        *SMALL,
-        *DENSE,
-        "--index_end",
-        "1",
-        "--epochs",
-        "2",
-        "--batch_size",
-        "32",
-        "--head_epochs",
-        "3",
-        cwd=work,
-    ).stdout
-    assert said.count("finished before") == 2
-    said = run(
-        "sup_pruning_finetune",
-        "--models_number",
-        "2",
-        *SMALL,
-        "--pruning_percentages",
-        "0.5,0.9",
-        "--epochs",
-        "2",
-        cwd=work,
-    ).stdout
-    assert said.count("finished before") == 4
-    run(
-        "clr_pie_kmodels_detection",
-        "--models_number",
-        "2",
-        *SMALL,
-        "--pruning_percentages",
-        "0.5,0.7,0.9",
-        "--plot_umap",
-        "--plot_q_score",
-        "--umap_models",
-        "2",
-        cwd=work,
-    )
+    for script, finished in (
+        ("clr_training", 2),
+        ("sup_pruning_finetune", 4),
+        ("clr_pie_kmodels_detection", 0),
+    ):
+        assert run_here(script, *CHAIN[script], cwd=work)[0].count("finished before") == finished
     after = {
         path: path.read_bytes()
         for folder in ("models", "pies")
@@ -335,29 +280,31 @@ def test_a_second_run_changes_nothing(chain):
 def test_the_story_is_in_the_logs(chain):
     story = (chain[0] / "logs/few digits/clr_training.log").read_text()
     assert "chance" in story and "SupCon id 1 encoder epoch 2/2" in story and "throw-away head" in story
-    assert "no CUDA device: running on the CPU" in chain[1]["sup_training"].stdout
+    assert "no CUDA device: running on the CPU" in chain[1]["sup_training"][0]
 
 
 def test_nothing_but_the_result_is_written_to_a_pipe(chain):
-    assert all("\r" not in done.stderr and "it/s" not in done.stderr for done in chain[1].values())
+    assert all("\r" not in stderr and "it/s" not in stderr for _, stderr in chain[1].values())
 
 
-def test_missing_models_are_an_error_with_the_command_that_trains_them(chain):
-    done = run("sup_pie_kmodels_detection", "--models_number", "4", *SMALL, cwd=chain[0], check=False)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "ids 2-3 are missing; train them: python sup_training.py --dataset folder" in done.stderr
-    assert "--index_start 2 --index_end 3" in done.stderr and "--allow_missing" in done.stderr
-    assert "--epochs 3 --batch_size 32 --learning_rate 0.1" in done.stderr
-    few = ["--allow_missing", "--pruning_percentages", "0.9"]
-    done = run("sup_pie_kmodels_detection", "--models_number", "4", *few, *SMALL, cwd=chain[0])
-    assert "ids 0-1" in done.stdout
+def test_missing_models_are_an_error_with_the_command_that_trains_them(chain, monkeypatch, capsys):
+    monkeypatch.chdir(chain[0])
+    four = ["sup_pie_kmodels_detection", *SMALL, "--models_number", 4]
+    assert main(*four) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "ids 2-3 are missing; train them: python sup_training.py --dataset folder" in message
+    assert "--index_start 2 --index_end 3" in message and "--allow_missing" in message
+    assert "--epochs 3 --batch_size 32 --learning_rate 0.1" in message
+    assert main(*four, "--allow_missing", "--pruning_percentages", 0.9) == 0
+    assert "ids 0-1" in capsys.readouterr().out
 
 
 def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of_today(
     chain, tmp_path, monkeypatch
 ):
     """Also with a folder of before: evaluations, but nothing in populations/."""
-    from common import comparison, plots
+    from common import plots
 
     shutil.copytree(chain[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -668,7 +615,10 @@ def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, fl
 
 def test_figures_are_not_drawn_from_foreign_arrays(chain, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("figures.report.plots.png", lambda arrays: bytes(24))  # the report is not looked at
     folder = Path(shutil.copytree(chain[0] / "pies/few digits", tmp_path / "pies/few digits"))
+    for path in folder.glob("*/*/WideResNet-*.npz"):
+        path.unlink()
     for content in (b"torn", None):
         path = folder / "SupCon/umap/one.npz"
         path.write_bytes(content) if content else np.savez(path, x=np.arange(3))
@@ -703,6 +653,21 @@ def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_
         assert "made elsewhere" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "pies/digits/results.csv").open()))
     assert len(rows) == 4 and {row["origin"] for row in rows} == {"made elsewhere"}
+
+
+# UMAP's own code, which takes half a minute to be compiled, runs in this file alone.
+
+
+def test_umap_is_seeded():
+    latent = np.random.default_rng(0).random((80, 16)).astype(np.float32)
+    assert (comparison.umap_coordinates(latent) == comparison.umap_coordinates(latent)).all()
+
+
+def test_a_umap_of_too_few_images_is_refused():
+    latent = np.random.default_rng(0).random((10, 4)).astype(np.float32)
+    with pytest.raises(UserError, match="--plot_umap needs at least 10"):
+        comparison.umap_coordinates(latent[:9])
+    assert comparison.umap_coordinates(latent).shape == (10, 2)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

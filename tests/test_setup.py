@@ -243,7 +243,7 @@ def test_tests_install_their_tools_and_run_pytest(project):
     assert setup(project, "test").returncode == 0
     assert (
         asked(project)[1].endswith("-r tests/requirements.txt")
-        and asked(project)[2] == "-m pytest -q -rs -n 2 --dist loadfile tests"
+        and asked(project)[2] == "-m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests"
     )
 
 

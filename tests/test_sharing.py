@@ -1,6 +1,7 @@
 """Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -8,16 +9,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_few_digits
-from test_scripts import ROOT, SMALL, main
+from cuda_stand_in import CudaStandIn
+from forked import Forked
+from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics
 from common.store import evaluation as stored
-from common.store import files
+from common.store import files, runs
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
@@ -29,13 +33,9 @@ FLAGS = {
 }
 FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLAGS.items()}
 STAGES = list(FLAGS)
-
-
-def start(script, *flags, cwd, **environment):
-    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+# Fewer than the 3 models, and more; a process takes longer to import torch than to do its share.
+WORKERS = dict(zip(STAGES, (4, 2, 2, 2, 2)))
+RANKS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
 
 
 def finish(*processes):
@@ -64,13 +64,20 @@ def contents(work):
     return content
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """All stages by one process with one thread."""
     work = tmp_path_factory.mktemp("alone")
     write_few_digits(work / "few digits")
     for script in STAGES:
-        finish(start(script, *FLAGS[script], cwd=work))
+        run_here(script, *FLAGS[script], cwd=work)
     return contents(work)
 
 
@@ -92,10 +99,8 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
     ):
         assert getattr(room, name) > value
         monkeypatch.setattr(room, name, value)
-    threads = torch.get_num_threads()
     for script in STAGES:
         assert main(script, *FLAGS[script]) == 0
-    torch.set_num_threads(threads)
     in_pieces = contents(work)
     assert in_pieces.keys() == alone.keys()
     for name, expected in alone.items():
@@ -131,10 +136,9 @@ def rows(table):
     return list(csv.DictReader(table.decode().splitlines()))
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, workers):
-    for script in STAGES:
-        [said] = finish(start(script, *FLAGS[script], "--workers", workers, cwd=work))
+def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
+    for script, workers in WORKERS.items():
+        [said] = finish(Forked(script, *FLAGS[script], "--workers", workers, cwd=work))
         compares = "pie" in script or "depth" in script
         assert f"{workers if compares else min(workers, 3)} workers of 1 threads" in said
         # What follows the shared work is done once.
@@ -144,24 +148,23 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work, worker
     assert not list(work.rglob("*.lock"))
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work, ranks):
-    for script in STAGES[:3]:
-        places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-        started = [
-            start(script, *FLAGS[script], cwd=work, WORLD_SIZE=str(ranks), **place) for place in places
-        ]
-        said = "".join(finish(*started))
+def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work):
+    for script, ranks in RANKS.items():
+        places = [{}] * ranks  # shells know nothing of one another
+        if script in STAGES[:3]:
+            places = [
+                {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                for rank in range(ranks)
+            ]
+        said = "".join(finish(*(Forked(script, *FLAGS[script], cwd=work, **place) for place in places)))
         if script == "sup_training":  # each is trained once
             assert [said.count(f"supervised id {model_id}: 2 epochs") for model_id in range(3)] == [1, 1, 1]
-    for script in STAGES[3:]:
-        finish(*(start(script, *FLAGS[script], cwd=work) for _ in range(ranks)))
     assert contents(work) == alone
 
 
 def test_a_model_of_a_killed_process_is_taken_up(work):
     flags = "--index_end 1 --batch_size 4 --threads 1 --epochs 400 --save_path models"
-    first = start("sup_training", *SMALL, *flags.split(), cwd=work)
+    first = Forked("sup_training", *SMALL, *flags.split(), cwd=work)
     lock = work / "models/.wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
     while not lock.exists() and first.poll() is None:
         time.sleep(0.05)
@@ -254,7 +257,38 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
     chosen = []
     of_device = lambda device: chosen.append(device) or torch.device("cpu")
     monkeypatch.setattr(process, "select_device", of_device)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    for flags in ([], ["--cuda_device", "1"]):
+    for rank, devices, flags in (
+        ("3", 4, []),
+        ("3", 4, ["--cuda_device", "1"]),
+        ("3", 1, []),  # CUDA_VISIBLE_DEVICES shows each process its own device alone
+        ("", 4, []),
+    ):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
         next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))
-    assert chosen == [3, 1]
+    assert chosen == [3, 1, 0, 0]
+
+
+def test_empty_ranks_are_as_none(monkeypatch, tmp_path):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    done, flags = [], SimpleNamespace(debug=False, workers=0)
+    jobs = [runs.Job(tmp_path / name, functools.partial(done.append, name)) for name in "ab"]
+    assert runs.share(SimpleNamespace(flags=flags), jobs) and done == ["a", "b"]
+
+
+def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys):
+    def work_alone(study, jobs):
+        assert study.device.type == "cpu" and torch.cuda.memory_allocated() == 0
+        study.flags.workers = 0
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(runs, "_run_workers", work_alone)
+    with CudaStandIn() as stand_in:
+        flags = [*SMALL, "--index_end", "0", "--epochs", "1", "--threads", torch.get_num_threads()]
+        assert main("sup_training", *flags, "--workers", "2") == 0
+        assert stand_in.peak == 0 and not stand_in.uploads
+        assert main("sup_training", *flags, "--workers", "2", "--cuda_device", "1") == 2  # said at once
+        assert "--cuda_device 1 does not exist" in capsys.readouterr().err
+        assert main("sup_training", *flags, "--workers", "2", "--debug") == 0  # trains itself, saves nothing
+        assert stand_in.peak > 0

@@ -7,7 +7,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 from torch import Tensor
@@ -22,7 +21,7 @@ from common.store import checkpoints, evaluation, runs
 from common.store.populations import Member, Population, find_population
 from common.store.runs import Asked
 from common.study import Study
-from common.training import CrossEntropy, Run, classification_losses, fit, prepare
+from common.training import CrossEntropy, Run, Training, classification_losses, fit, prepare
 from common.twins import Start, twin_of
 
 FINETUNING = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
@@ -64,14 +63,6 @@ class Chain:
         return self.steps[step.iteration - 2] if step.iteration > 1 else None
 
 
-@dataclass(frozen=True)
-class Accuracies:
-    """Test accuracies of a network as it was pruned, and when it had been trained again."""
-
-    as_pruned: float
-    trained: float
-
-
 def prune_population(study: Study) -> None:
     """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own
     id.
@@ -91,25 +82,20 @@ def prune_population(study: Study) -> None:
         chains.append(Chain(member, method, steps, kept_weights(study, member, method)))
     for chain in chains:
         refuse_broken_chain(study, chain)
-    accuracies: dict[float, list[Accuracies]] = {}
-
-    def work(chain: Chain) -> None:
-        for step, pair in prune_chain(study, chain):
-            accuracies.setdefault(step.sparsity, []).append(pair)
-
-    jobs = [runs.Job(chain.steps[-1].paths[-1], functools.partial(work, chain)) for chain in chains]
-    if not runs.share(study, jobs):
+    jobs = [
+        runs.Job(chain.steps[-1].paths[-1], functools.partial(prune_chain, study, chain)) for chain in chains
+    ]
+    if not runs.share(study, jobs) or flags.debug:
         return
-    for sparsity, pairs in accuracies.items():
-        logger.info(
-            "%s %s sparsity %s: %d networks, mean test accuracy %.2f %% as pruned, %.2f %% at the end",
-            *(study.learning_method, method, sparsity, len(pairs)),
-            100 * np.mean([pair.as_pruned for pair in pairs]),
-            100 * np.mean([pair.trained for pair in pairs]),
-        )
-    if not flags.debug:
-        sparsities = ",".join(str(sparsity) for _, sparsity in asked_sparsities(flags))
-        logger.info("compare them with --pruning_methods %s --pruning_percentages %s", method, sparsities)
+    for steps in zip(*(chain.steps for chain in chains)):
+        if pairs := [pair for step in steps if (pair := accuracies(step))]:
+            as_pruned, trained = np.mean(pairs, 0)
+            logger.info(
+                f"{study.learning_method} {method} sparsity {steps[0].sparsity}: {len(pairs)} networks, mean "
+                f"test accuracy {100 * as_pruned:.2f} % as pruned, {100 * trained:.2f} % at the end"
+            )
+    sparsities = ",".join(str(sparsity) for _, sparsity in asked_sparsities(flags))
+    logger.info(f"compare them with --pruning_methods {method} --pruning_percentages {sparsities}")
 
 
 # What is asked for, and what of it is there
@@ -170,26 +156,26 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
     epochs = {method.rewind_epoch} if method.after == "rewind" else set()
     if pruning.uses(method.criterion, "initial_weight"):
         epochs.add(0)
-    if epochs and member.made_elsewhere:
+    if not epochs:
+        return {}
+    path, record = member.paths[0], member.records[0]
+    if member.made_elsewhere:
         raise UserError(
-            f"{member.paths[0]} was made elsewhere: its initialisation is not known; choose another "
-            "--criterion, or train networks here"
+            f"{path} was made elsewhere: its initialisation is not known; choose another --criterion, or "
+            "train networks here"
         )
-    if method.after == "rewind" and method.rewind_epoch >= (
-        last := member.records[0]["configuration"]["epochs"]
-    ):
+    last = record["configuration"]["epochs"]
+    if method.rewind_epoch >= last:
         raise UserError(
             f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
             "fewer"
         )
-    files = {
-        epoch: checkpoints.find_epoch(member.paths[0], epoch, member.records[0]) for epoch in sorted(epochs)
-    }
-    if missing := [str(epoch) for epoch, path in files.items() if path is None]:
-        command = member.records[0].get("run", {}).get("command") or f"{study.script[:3]}_training.py"
+    files = {epoch: checkpoints.find_epoch(path, epoch, record) for epoch in sorted(epochs)}
+    if missing := [str(epoch) for epoch in files if files[epoch] is None]:
+        command = record.get("run", {}).get("command") or f"{study.script[:3]}_training.py"
         raise UserError(
-            f"the weights of {member.paths[0].name} after {' and '.join(missing)} epochs were not kept; "
-            f"keep them: python {command} --save_epochs {','.join(map(str, files))}"
+            f"the weights of {path.name} after {' and '.join(missing)} epochs were not kept; keep them: "
+            f"python {command} --save_epochs {','.join(map(str, files))}"
         )
     return files
 
@@ -199,7 +185,7 @@ def asked_step(
     study: Study, method: PruningMethod, dense: Population, member: Member, iteration: int, sparsity: float
 ) -> Step:
     """What is to be made of a dense network at this iteration and sparsity."""
-    flags, twin = study.flags, twin_of(study)
+    flags = study.flags
     configuration = {
         "learning_method": study.learning_method,
         **study.architecture_configuration(),
@@ -212,20 +198,18 @@ def asked_step(
         configuration["iteration"] = iteration
         configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
     if method.finetuned:
-        configuration |= {key: getattr(flags, key) for key in ("epochs", "batch_size", "learning_rate")}
-        configuration |= FINETUNING
-        epochs = (flags.epochs,) * 2
+        settings = {**vars(flags), "head_epochs": flags.epochs}
+        configuration |= FINETUNING | {"learning_rate": flags.learning_rate}
     else:  # trained as the dense network was
         settings = member.record["configuration"]
-        configuration |= {key: settings[key] for key in ("epochs", "batch_size")}
-        epochs = (settings["epochs"], settings.get("head_epochs"))
+    configuration |= {key: settings[key] for key in ("epochs", "batch_size")}
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
     files = []
-    for part, part_epochs, folder in zip(twin.parts, epochs, (study.folder, study.head_folder)):
-        batch_size = configuration["batch_size"]
-        name = study.name(part, str(method), sparsity, part_epochs, batch_size, member.id)
+    for part in twin_of(study).parts:
+        folder, key = (study.head_folder, "head_epochs") if part == "head" else (study.folder, "epochs")
+        name = study.name(part, str(method), sparsity, settings[key], configuration["batch_size"], member.id)
         files.append(Asked(name, folder / str(name), configuration))
     return Step(iteration, sparsity, tuple(files))
 
@@ -235,12 +219,12 @@ def is_finished(study: Study, chain: Chain, step: Step) -> bool:
     if study.flags.debug:
         return False
     dense = list(chain.member.checksums)
-    finished = [
-        runs.is_finished(study, file.path, file.configuration, dense_sha256=dense) for file in step.files
-    ]
-    if not all(finished):
-        runs.refuse_to_replace(step.paths)
-    return all(finished)
+    if all(
+        [runs.is_finished(study, file.path, file.configuration, dense_sha256=dense) for file in step.files]
+    ):
+        return True
+    runs.refuse_to_replace(step.paths)
+    return False
 
 
 def refuse_broken_chain(study: Study, chain: Chain) -> None:
@@ -250,16 +234,12 @@ def refuse_broken_chain(study: Study, chain: Chain) -> None:
     for step, step_finished, previous_finished in zip(chain.steps[1:], finished[1:], finished):
         if not step_finished or not step.iteration:
             continue
-        record, previous = checkpoints.read_record(step.paths[-1]), chain.previous(step)
-        if (
-            not previous_finished
-            or record is None
-            or record.get("previous_sha256") != sha256_of(previous.paths)
-        ):
+        record, previous = checkpoints.read_record(step.paths[-1]) or {}, chain.previous(step)
+        if not previous_finished or record.get("previous_sha256") != sha256_of(previous.paths):
             raise UserError(
                 f"{step.paths[-1]} does not come from iteration {previous.iteration} as it is now, or that "
-                "is missing; delete it and "
-                f"the later ones to have them made again, or give {study.folder_flag} another folder"
+                "is missing; delete it and the later ones to have them made again, or give "
+                f"{study.folder_flag} another folder"
             )
 
 
@@ -270,23 +250,26 @@ def sha256_of(paths: list[Path]) -> list[str]:
 # Pruning
 
 
-def prune_chain(study: Study, chain: Chain) -> Iterator[tuple[Step, Accuracies]]:
-    """Does the steps of one network that are not finished; gives the accuracies of all of them."""
+def prune_chain(study: Study, chain: Chain) -> None:
+    """Does the steps of one network that are not finished."""
     network = None
     for step in chain.steps:
         if is_finished(study, chain, step):
             runs.finished_before(*step.paths)
-            if record := checkpoints.read_record(step.paths[-1]):
-                try:
-                    pair = Accuracies(record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
-                except (KeyError, IndexError):
-                    raise checkpoints.damaged_record(step.paths[-1]) from None
-                yield step, pair
             continue
         if network is None or step.iteration == 0:
             network = network_to_prune(study, chain, step)
-        network, pair = prune_network(study, chain, step, network)
-        yield step, pair
+        network = prune_network(study, chain, step, network)
+
+
+def accuracies(step: Step) -> tuple[float, float] | None:
+    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of one
+    made elsewhere."""
+    record = checkpoints.read_record(step.paths[-1])
+    try:
+        return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
+    except (KeyError, IndexError):
+        raise checkpoints.damaged_record(step.paths[-1]) from None
 
 
 def network_to_prune(study: Study, chain: Chain, step: Step) -> Classifier:
@@ -300,53 +283,44 @@ def network_to_prune(study: Study, chain: Chain, step: Step) -> Classifier:
     return prepare(network, study.device)
 
 
-def prune_network(
-    study: Study, chain: Chain, step: Step, network: Classifier
-) -> tuple[Classifier, Accuracies]:
+def prune_network(study: Study, chain: Chain, step: Step, network: Classifier) -> Classifier:
     """Prunes a network, trains it on and saves it."""
     method, started, seed = chain.method, time.time(), study.model_seed(chain.member.id)
-    masks = step_masks(study, chain, step, network)
-    before = copy_of(network)
+    masks, before = step_masks(study, chain, step, network), copy_of(network)
     pruning.apply_masks(network, masks)
     as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     previous = chain.previous(step)
     made_from = [*chain.member.paths, *(previous.paths if previous else ())]
-    description = f"{study.learning_method} {method} {step.sparsity} id {chain.member.id}"
     with ExitStack() as states:
 
-        def run(part: int, key: tuple) -> Run:
-            state = runs.training_state(study, step.files[part], seed, step.stage, made_from)
-            text = f"{description} {step.files[part].name.part}" if len(step.files) > 1 else description
-            return Run(key, text, states.enter_context(state))
+        def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
+            file = step.files[part]
+            state = states.enter_context(runs.training_state(study, file, seed, step.stage, made_from))
+            return fit(training, Run(key, runs.describe_run(file.name), state), epochs, masks)
 
         if method.finetuned:
             finetuning = CrossEntropy(network, study.data, step.configuration)
-            history = fit(finetuning, run(-1, (seed, step.stage)), range(step.configuration["epochs"]), masks)
-            histories, payloads = [history] * len(step.files), twin_of(study).payloads(network)
+            epochs = range(step.configuration["epochs"])
+            histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
+            payloads = twin_of(study).payloads(network)
         else:
-            settings, start = chain.member.record["configuration"], start_of(chain, step, seed)
-            model, histories, payloads = twin_of(study)(study, seed, start), [], []
+            settings = chain.member.record["configuration"]
+            start = start_of(chain, seed, step.iteration, method.rewind_epoch)
+            model, histories = twin_of(study)(study, seed, start), []
             for part in range(len(step.files)):
                 epochs = range(settings["head_epochs"]) if part else range(start.epoch, settings["epochs"])
-                part_training, part_masks = model.training(part, settings), model.part_masks(part, masks)
-                histories.append(fit(part_training, run(part, model.key(part)), epochs, part_masks))
-                payloads.append(model.payload(part))
-            network = model.classifier()
-        accuracies = Accuracies(as_pruned, histories[-1][-1]["test_accuracy"])
-        achieved = pruning.measure_sparsity(network)
+                training, part_masks = model.training(part, settings), model.part_masks(part, masks)
+                histories.append(train(part, training, model.key(part), epochs, part_masks))
+            network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
+        achieved, trained = pruning.measure_sparsity(network), histories[-1][-1]["test_accuracy"]
         logger.info(
-            "%s: sparsity %.6f (%.6f without biases), test accuracy %.2f %% as pruned, %.2f %% %s",
-            *(
-                description,
-                achieved["total"],
-                achieved["weights_only"],
-                100 * as_pruned,
-                100 * accuracies.trained,
-            ),
-            "finetuned" if method.finetuned else "trained again",
+            f"{study.learning_method} {method} {step.sparsity} id {chain.member.id}: sparsity "
+            f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
+            f"{100 * as_pruned:.2f} % as pruned, {100 * trained:.2f} % "
+            f"{'finetuned' if method.finetuned else 'trained again'}"
         )
         if study.flags.debug:
-            return network, accuracies
+            return network
         facts = {
             "dense_sha256": list(chain.member.checksums),
             "accuracy_as_pruned": as_pruned,
@@ -358,15 +332,15 @@ def prune_network(
         for file, payload, history in zip(step.files, payloads, histories):
             runs.save(study, file, payload, network, history=history, **facts)
             facts["encoder_sha256"] = checkpoints.file_sha256(file.path)
-    return network, accuracies
+    return network
 
 
-def start_of(chain: Chain, step: Step, seed: int) -> Start:
-    """Where a network begins that is trained again."""
-    renewed = (seed, "reinit", step.iteration)
-    if chain.method.after == "reinit":
+def start_of(chain: Chain, seed: int, iteration: int, epoch: int) -> Start:
+    """Where a network begins that has been pruned so often: with the dense one's weights after `epoch`
+    epochs, or, once reinitialised, with new ones."""
+    renewed = (seed, "reinit", iteration)
+    if iteration and chain.method.after == "reinit":
         return Start(renewed, (*renewed, "head"))
-    epoch = chain.method.rewind_epoch
     return Start(renewed, (seed, "head"), chain.kept[epoch], epoch)
 
 
@@ -379,11 +353,7 @@ def step_masks(study: Study, chain: Chain, step: Step, network: Classifier) -> M
     """The step's masks: of what the network still has, the lowest by the criterion are pruned."""
     method, seed, initial = chain.method, study.model_seed(chain.member.id), None
     if pruning.uses(method.criterion, "initial_weight"):
-        # A reinitialised network has left the dense one's initialisation behind.
-        renewed = (seed, "reinit", step.iteration - 1)
-        start = Start(renewed, (*renewed, "head"))
-        if method.after != "reinit" or step.iteration <= 1:
-            start = Start(renewed, (seed, "head"), chain.kept[0])
+        start = start_of(chain, seed, max(0, step.iteration - 1), 0)
         initial = copy_of(twin_of(study)(study, seed, start).classifier())
     key = (seed, "pruning", step.iteration)
     scores = pruning.score_weights(

@@ -86,13 +86,13 @@ class CheckpointName:
 
 
 _NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-_TAG = r"(_[A-Za-z][A-Za-z0-9_.]*)?"
-_SUPERVISED = re.compile(
-    rf"wideResNet(?:-(\d+))?{_TAG}_({_NUMBER})pruning_(\d+)epochs_(\d+)depth_({_NUMBER})dropout_id(\d+)\.pt"
-)
-_CONTRASTIVE = re.compile(
-    rf"(.+)_(encoder|head)_(SupCon|SimCLR)_({_NUMBER})pruning{_TAG}_(\d+)batch_"
-    rf"({_NUMBER})temperature_(\d+)epochs_id(\d+)\.pt"
+_TAG = r"(?P<tag>_[A-Za-z][A-Za-z0-9_.]*)?"
+_NAMES = (
+    rf"(?P<part>wideResNet)(?:-(?P<widen_factor>\d+))?{_TAG}_(?P<sparsity>{_NUMBER})pruning_(?P<epochs>\d+)"
+    rf"epochs_(?P<depth>\d+)depth_(?P<dropout>{_NUMBER})dropout_id(?P<id>\d+)\.pt",
+    rf"(?P<encoder_name>.+)_(?P<part>encoder|head)_(?P<learning_method>SupCon|SimCLR)_"
+    rf"(?P<sparsity>{_NUMBER})pruning{_TAG}_(?P<batch_size>\d+)batch_"
+    rf"(?P<temperature>{_NUMBER})temperature_(?P<epochs>\d+)epochs_id(?P<id>\d+)\.pt",
 )
 
 
@@ -101,62 +101,34 @@ def parse_name(name: str) -> CheckpointName | None:
 
     The published script tags dense networks `_later` where gradual ones would be: they are dense.
     """
-
-    def pruning_method(tag: str | None, sparsity: str) -> str | None:
-        if tag in (None, "_later"):
-            return "dense" if float(sparsity) == 0 else {None: "GMP", "_later": "later_GMP"}[tag]
-        method = parse_method(tag[1:])
-        return str(method) if method and tag[1:] not in PUBLISHED_TAGS else None
-
-    if match := _SUPERVISED.fullmatch(name):
-        width, tag, sparsity, epochs, depth, dropout, id = match.groups()
-        found = CheckpointName(
-            "supervised",
-            "supervised",
-            pruning_method(tag, sparsity),
-            float(sparsity),
-            int(epochs),
-            int(id),
-            widen_factor=int(width or 2),
-            depth=int(depth),
-            dropout=float(dropout),
-        )
-    elif match := _CONTRASTIVE.fullmatch(name):
-        encoder_name, part, method, sparsity, tag, batch_size, temperature, epochs, id = match.groups()
-        found = CheckpointName(
-            part,
-            method,
-            pruning_method(tag, sparsity),
-            float(sparsity),
-            int(epochs),
-            int(id),
-            encoder_name=encoder_name,
-            batch_size=int(batch_size),
-            temperature=float(temperature),
-        )
-    else:
+    match = next(filter(None, (re.fullmatch(pattern, name) for pattern in _NAMES)), None)
+    if not match:
         return None
-    finite = all(map(math.isfinite, (found.sparsity, found.temperature, found.dropout)))
-    return found if found.pruning_method and finite else None
+    texts = match.groupdict()
+    tag = texts.pop("tag")
+    if texts["part"] == "wideResNet":
+        texts |= {"part": "supervised", "learning_method": "supervised"}
+        texts["widen_factor"] = texts["widen_factor"] or "2"
+    facts = {key: CheckpointName.__annotations__[key](text) for key, text in texts.items()}
+    if tag in (None, "_later"):
+        method = ("later_GMP" if tag else "GMP") if facts["sparsity"] else "dense"
+    else:
+        method = tag[1:] if tag[1:] not in PUBLISHED_TAGS and parse_method(tag[1:]) else None
+    finite = all(map(math.isfinite, (value for value in facts.values() if isinstance(value, float))))
+    return CheckpointName(pruning_method=method, **facts) if method and finite else None
 
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`."""
-    suffix = (
-        ""
-        if (architecture.depth, architecture.widen_factor) == (16, 2)
-        else f"-{architecture.depth}-{architecture.widen_factor}"
-    )
-    if architecture.projection_head != "mlp":
-        suffix += f"-{architecture.projection_head}"
-    return encoder_name + suffix
+    shape = architecture.depth, architecture.widen_factor
+    suffix = "" if shape == (16, 2) else f"-{shape[0]}-{shape[1]}"
+    head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
+    return encoder_name + suffix + head
 
 
-def study_folder(root: str, dataset_name: str, total_seed: int = 0) -> Path:
-    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name; seed s
-    > 0 below it."""
-    folder = Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
-    return folder if total_seed == 0 else folder / f"seed_{total_seed}"
+def study_folder(root: str, dataset_name: str) -> Path:
+    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name."""
+    return Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
 
 
 def check_writable(folder: Path) -> None:
@@ -191,22 +163,22 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_torch(path: Path, payload: dict) -> None:
-    """torch.save by way of the memory: into a full disk it raises what says nothing of the disk.
-
-    Given a path, it would write the file's name into the file: equal weights, other bytes.
-    """
-    content = io.BytesIO()
-    torch.save(payload, content)
-    path.write_bytes(content.getbuffer())
+def torch_bytes(content: dict) -> bytes:
+    """What torch.save writes. Given a path, it would write the file's name into the file: equal weights,
+    other bytes; and into a full disk it raises what says nothing of the disk."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
     """Writes a checkpoint and its record, which gets the checkpoint's SHA-256."""
+    content = torch_bytes(payload)
 
     def write(temporary: Path) -> None:
-        write_torch(temporary, payload)
-        write_json(record_path(path), {**record, "checkpoint_sha256": file_sha256(temporary)})
+        temporary.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        write_json(record_path(path), {**record, "checkpoint_sha256": sha256})
 
     write_atomically(path, write)
 
@@ -281,22 +253,18 @@ def read_record(checkpoint: Path) -> dict | None:
         return None
     try:
         record = json.loads(path.read_text())
-        sha256, history = record["checkpoint_sha256"], record["history"]
-        kinds = (
-            (record["configuration"], dict),
-            (record["data"]["checksum"], str),
-            (record["sparsity"]["zeros"], int),
-            (history, list),
-            (record.get("movement", {}), dict),
-            (record.get("seed", 0), int),
-            (record.get("accuracy_as_pruned", 0), (int, float)),
-            (record.get("run", {}), dict),
-            (record.get("code", {}), dict),
-            (record.get("run", {}).get("seconds", 0), (int, float)),
-            *((entry, dict) for entry in history),
-        )
-        if not all(isinstance(value, kind) for value, kind in kinds):
-            raise TypeError
+        sha256, run = record["checkpoint_sha256"], record.get("run", {})
+        dictionaries = [record.get(key, {}) for key in ("movement", "run", "code")]
+        numbers = [record.get("accuracy_as_pruned", 0), run.get("seconds", 0)]
+        for kind, values in (
+            (dict, [record["configuration"], *dictionaries, *record["history"]]),
+            (list, [record["history"]]),
+            (str, [record["data"]["checksum"]]),
+            (int, [record["sparsity"]["zeros"], record.get("seed", 0)]),
+            (int | float, numbers),
+        ):
+            if not all(isinstance(value, kind) for value in values):
+                raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise damaged_record(checkpoint) from None
     if sha256 != file_sha256(checkpoint):
@@ -347,20 +315,16 @@ def load_classifier(
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
             should.
     """
+    shape = architecture.depth, architecture.widen_factor, architecture.dropout
     if len(paths) == 1:
-        network = models.SupervisedNetwork(
-            architecture.depth, architecture.widen_factor, architecture.dropout, num_classes
-        )
+        network = models.SupervisedNetwork(*shape, num_classes)
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
     else:
-        network = models.ContrastiveClassifier(
-            models.WideResNet(architecture.depth, architecture.widen_factor, architecture.dropout),
-            models.ClassificationHead(64 * architecture.widen_factor, num_classes),
-        )
-        load_encoder(network.encoder, paths[0], architecture, num_classes)
-        _load_state(
-            network.classification_head, _entry(paths[1], "head"), paths[1], architecture, num_classes
-        )
+        encoder = models.WideResNet(*shape)
+        head = models.ClassificationHead(encoder.latent_size, num_classes)
+        load_encoder(encoder, paths[0], architecture, num_classes)
+        _load_state(head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
+        network = models.ContrastiveClassifier(encoder, head)
     _check_sparsity(network, paths[-1], record, name.sparsity)
     return network.eval()
 
@@ -438,11 +402,9 @@ def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_cl
 def encoder_state(path: Path) -> dict:
     """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a
     finetuned one."""
-    state = _entry(path, "model")
-    prefixed = {
-        key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")
-    }
-    return prefixed or state
+    state, prefix = _entry(path, "model"), "encoder."
+    encoder = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    return encoder or state
 
 
 def load_encoder(
@@ -468,6 +430,7 @@ def _load_state(
         ) from None
 
 
+@dataclass
 class TrainingState:
     """The state of one unfinished training, in a file, and what it must belong to.
 
@@ -477,17 +440,17 @@ class TrainingState:
     generators: a training that was stopped and goes on ends bit for bit as one that was not, on a CPU at the
     same number of threads.
 
-    Args:
-        facts: configuration, seed, stage, data and origin of the training.
-        every: between states that are written.
-        other_code: go on with a state that other code wrote.
+    facts: configuration, seed, stage, data and origin of the training. every: between states that are
+    written. other_code: go on with a state that other code wrote.
     """
 
-    def __init__(self, path: Path, facts: dict, every: Interval, folder_flag: str, other_code: bool):
-        self.path, self.facts, self.every = path, facts, every
-        self.folder_flag, self.other_code = folder_flag, other_code
-        self.unsaved: tuple[int, bytes] | None = None  # epochs done, and what the file is to hold
-        self.saved_epoch = 0
+    path: Path
+    facts: dict
+    every: Interval
+    folder_flag: str
+    other_code: bool
+    unsaved: tuple[int, bytes] | None = None  # epochs done, and what the file is to hold
+    saved_epoch: int = 0
 
     def __enter__(self) -> "TrainingState":
         return self
@@ -515,34 +478,24 @@ class TrainingState:
             UserError: a state of other settings or code, or one that does not fit.
         """
         first = epochs.start
-        if (state := self._read()) is not None:
-            self._restore(state, trained, masks, history)
-            first = self.saved_epoch = state["epoch"]
+        if self.path.exists():
+            first = self.saved_epoch = self._take_up(trained, masks, history)
             logger.info("goes on after %d of %d epochs: %s", first, epochs.stop, self.path)
         written, written_at = first, time.monotonic()
-        for epoch in range(first, epochs.stop):
-            yield epoch
+        for done in range(first + 1, epochs.stop + 1):
+            yield done - 1
+            state = {
+                **{"format": STATE_FORMAT, "facts": self.facts, "code": science_code(), "epoch": done},
+                **{"threads": torch.get_num_threads(), "masks": masks, "history": history},
+                "parts": {name: part.state_dict() for name, part in trained.items()},
+            }
             # A copy, in the main memory: a signal, or an error of the device, may come in the middle of the
             # next epoch.
-            parts = {name: part.state_dict() for name, part in trained.items()}
-            content = io.BytesIO()
-            facts = {"format": STATE_FORMAT, "facts": self.facts, "code": science_code(), "epoch": epoch + 1}
-            torch.save(
-                {
-                    **facts,
-                    "threads": torch.get_num_threads(),
-                    "parts": parts,
-                    "masks": masks,
-                    "history": history,
-                },
-                content,
-            )
-            self.unsaved = epoch + 1, content.getvalue()
-            in_epochs = epoch + 1 - written >= self.every.epochs
-            in_seconds = time.monotonic() - written_at >= self.every.seconds
-            if epoch + 1 < epochs.stop and (in_epochs or in_seconds):
+            self.unsaved = done, torch_bytes(state)
+            due = done - written >= self.every.epochs or time.monotonic() - written_at >= self.every.seconds
+            if due and done < epochs.stop:
                 self._save()
-                written, written_at = epoch + 1, time.monotonic()
+                written, written_at = done, time.monotonic()
 
     def _save(self) -> None:
         if self.unsaved is None:
@@ -552,47 +505,36 @@ class TrainingState:
         self.unsaved, self.saved_epoch = None, epoch
         logger.debug("kept: %s after %d epochs", self.path, epoch)
 
-    def _read(self) -> dict | None:
-        if not self.path.exists():
-            return None
+    def _take_up(self, trained: dict[str, Any], masks: Masks, history: list[dict]) -> int:
+        """Sets what is trained to the state in the file; how many epochs it has done."""
         state = read_payload(self.path)
-        expected = {"facts", "epoch", "threads", "parts", "masks", "history"}
-        if state.get("format") != STATE_FORMAT or not expected <= state.keys():
+        if state.get("format") != STATE_FORMAT:
             raise UserError(
                 f"{self.path} is not a state of this version; delete it to begin that training anew"
             )
-        facts = {
-            **state["facts"],
-            "configuration": with_later_settings(state["facts"].get("configuration", {})),
-        }
         remedy = f"delete it to begin anew, or to keep both give {self.folder_flag} another folder"
-        if differences := describe_differences(facts, self.facts):
-            raise UserError(
-                f"{self.path} is the state of a training with other settings ({differences}); {remedy}"
-            )
-        if (modules := differing_code(state.get("code"))) and not self.other_code:
-            raise UserError(
-                f"{self.path} is the state of a training by other code of {', '.join(modules)}; give "
-                f"--other_code to go on with it, {remedy}"
-            )
-        if state["threads"] != torch.get_num_threads():
-            logger.info(
-                "note: %s was kept by a run of %d threads, this one has %d: the result differs by rounding",
-                self.path,
-                state["threads"],
-                torch.get_num_threads(),
-            )
-        return state
-
-    def _restore(self, state: dict, trained: dict[str, Any], masks: Masks, history: list[dict]) -> None:
         try:
+            if differences := describe_differences(state["facts"], self.facts):
+                raise UserError(
+                    f"{self.path} is the state of a training with other settings ({differences}); {remedy}"
+                )
+            if (modules := differing_code(state.get("code"))) and not self.other_code:
+                raise UserError(
+                    f"{self.path} is the state of a training by other code of {', '.join(modules)}; give "
+                    f"--other_code to go on with it, {remedy}"
+                )
+            if state["threads"] != (threads := torch.get_num_threads()):
+                logger.info(
+                    f"note: {self.path} was kept by a run of {state['threads']} threads, this one has "
+                    f"{threads}: the result differs by rounding"
+                )
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
             device = next(iter(trained["network"].parameters())).device
             masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
             history[:] = state["history"]
+            return state["epoch"]
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.path} does not fit the network ({type(error).__name__}); delete it to begin that "
-                "training anew"
+                f"{self.path} does not fit the network ({type(error).__name__}); {remedy}"
             ) from None

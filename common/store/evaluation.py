@@ -20,6 +20,7 @@ from common.study import Study
 from common.training import prepare
 
 HIDDEN_BYTES = 2**30  # representations of the training images held at once
+LATENT_IMAGES = 2000
 
 
 def load_member(study: Study, member: Member) -> Classifier:
@@ -41,12 +42,19 @@ def probe_path(study: Study, member: Member) -> Path:
 
 
 def code() -> str:
-    """The digest of the modules that what is stored of a network depends on."""
-    return code_digest(augment, evaluation, metrics, models)
+    """The digest of the code that what is stored of a network depends on. A new metric of stored arrays
+    leaves it as it is."""
+    return code_digest(augment, evaluation, metrics.q_scores, metrics.knn_labels, models)
 
 
 def _made_from(study: Study, member: Member) -> dict:
     return {"checkpoints": list(member.checksums), "data": study.data.checksum, "code": code()}
+
+
+def sampled(images: int) -> np.ndarray:
+    """The places of the images whose latents are kept: evenly spaced, as a folder's are sorted by class."""
+    count = min(images, LATENT_IMAGES)
+    return np.arange(count) * images // count
 
 
 @torch.no_grad()
@@ -54,10 +62,12 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
     """Predictions and Q-Scores of a network on the test images.
 
     Returns:
-        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); with `with_latent` also latent (N,
-        D); and the network's mask: layers (L,) names, the same in supervised and contrastive networks,
-        `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed bits of all
-        layers one after the other, 1 kept.
+        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); log_probabilities (N, C) float16,
+        the logits after log-softmax, which keeps them small; latent_sample (S, D) float16: the latents of at
+        most 2,000 test images, evenly spaced, divided by their largest magnitude; with `with_latent` also
+        latent (N, D); and the network's mask: layers (L,) names, the same in supervised and contrastive
+        networks, `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed
+        bits of all layers one after the other, 1 kept.
     """
     path, made = evaluation_path(study, member), _made_from(study, member)
     stored = read_arrays(path, made)
@@ -66,8 +76,11 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
     network = load_member(study, member)
     latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
     masks = {layer_name(name): mask.cpu().numpy().astype(bool) for name, mask in masks_of(network).items()}
+    logits, sample = network.classify(latent), latent[sampled(len(latent))]
     arrays = {
-        "predictions": network.classify(latent).argmax(1).cpu().numpy().astype(np.int16),
+        "predictions": logits.argmax(1).cpu().numpy().astype(np.int16),
+        "log_probabilities": logits.log_softmax(1).half().cpu().numpy(),
+        "latent_sample": (sample / sample.abs().max().clamp(min=1e-30)).half().cpu().numpy(),
         **metrics.q_scores(latent.cpu().numpy()),
         "zero_latents": int((latent == 0).all(1).sum()),
         "layers": np.array(list(masks)),

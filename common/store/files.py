@@ -4,8 +4,8 @@ here."""
 import ast
 import fcntl
 import functools
-import glob
 import hashlib
+import inspect
 import json
 import os
 from contextlib import contextmanager
@@ -17,37 +17,27 @@ import numpy as np
 
 from common.cli import logger
 
-FORMAT = 2  # of the stored arrays: another number means that they are computed anew
+FORMAT = 3  # of the stored arrays: another number means that they are computed anew
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary path)` and renames the result to `path`, which never names half a file."""
+    """Calls `write(temporary path)` and renames the result to `path`, which never names half a file.
+
+    The temporary file is locked: another writer of `path` waits, and what a killed one left is written over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = f".{path.name}.{os.uname().nodename}."
-    for left in path.parent.glob(f"{glob.escape(mine)}*.tmp{path.suffix}"):
-        if not _is_running(left.name.removeprefix(mine).split(".")[0]):
-            left.unlink(missing_ok=True)  # its process was killed
-    temporary = path.with_name(f"{mine}{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # before the name is there, the content is on the disk
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk, say, names no file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        pass  # of somebody else
-    return True
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    with _locked(temporary, wait=True):
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # before the name is there, the content is on the disk
+            os.replace(temporary, path)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(path)  # a full disk, say, names no file
+            raise
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -63,35 +53,26 @@ def write_arrays(path: Path, arrays: dict, made: dict) -> None:
 
 def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | None = None) -> dict | None:
     """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with
-    `made` given, made from something else. What was stored before `code` was noted in `made` is taken as it
-    is.
-    """
+    `made` given, made from something else."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}
-            known = None if made is None else json.loads(str(stored["made"]))
+            # float16 is for the disk alone: sums of it would not be exact.
+            half = {name for name, values in arrays.items() if values.dtype == np.float16}
+            arrays |= {name: arrays[name].astype(np.float32) for name in half}
+            same = made is None or json.loads(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
     except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
         logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
         return None
-    if made is not None:
-        asked = {"format": FORMAT, **made}
-        if "code" in asked and known == {name: asked[name] for name in asked if name != "code"}:
-            _say_that_code_is_not_known(path.parent)
-        elif known != asked:
-            return None
-    return arrays
+    return arrays if same else None
 
 
 @functools.cache
-def _say_that_code_is_not_known(folder: Path) -> None:
-    logger.info("%s: arrays stored before the code was noted with them are taken as they are", folder)
-
-
-@functools.cache
-def module_digest(module: ModuleType) -> str:
-    """12 hexadecimal digits that change with a module's code, not with its comments, docstrings or layout.
+def module_digest(module: ModuleType | Callable) -> str:
+    """12 hexadecimal digits that change with the code of a module, or of a function, not with its comments,
+    docstrings or layout.
 
     The same in every version of Python: of the syntax tree only fields that are not empty count.
     """
@@ -107,12 +88,12 @@ def module_digest(module: ModuleType) -> str:
         return [type(node).__name__, fields]
 
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    tree = facts(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+    tree = facts(ast.parse(inspect.getsource(module)))
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def code_digest(*modules: ModuleType) -> str:
-    """`module_digest` of several modules at once."""
+def code_digest(*modules: ModuleType | Callable) -> str:
+    """`module_digest` of several modules and functions at once."""
     return hashlib.sha256("".join(map(module_digest, modules)).encode()).hexdigest()[:12]
 
 
@@ -120,29 +101,33 @@ def code_digest(*modules: ModuleType) -> str:
 def claim(path: Path, wait: bool) -> Iterator[bool]:
     """Holds the lock beside `path`; gives whether it is held. Without `wait` another's claim is left alone.
 
-    The lock file goes when the claim ends. A process that waited for it may then hold the lock of a file that
-    is gone, and tries again.
+    The lock file goes when the claim ends.
     """
     lock_path = path.with_name(f".{path.name}.lock")
     lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(lock_path, wait) as held:
+        try:
+            yield held
+        finally:
+            if held:
+                lock_path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Makes a file where there is none and locks it. A process that waited for it may then hold the lock of a
+    file that is gone, and tries again."""
     while True:
-        with lock_path.open("w") as lock:
+        with path.open("a") as file:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return
-            if not _is_the_same(lock.fileno(), lock_path):
-                continue
             try:
+                is_there = os.path.samefile(path, file.fileno())
+            except FileNotFoundError:
+                is_there = False
+            if is_there:
                 yield True
-            finally:
-                lock_path.unlink(missing_ok=True)
-            return
-
-
-def _is_the_same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+                return

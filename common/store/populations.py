@@ -73,11 +73,13 @@ class Population:
 
     def facts(self) -> dict:
         """What a table says of where its numbers come from."""
-        first = self.members[0]
-        batch = first.names[0].batch_size or (first.record or {}).get("configuration", {}).get("batch_size")
-        facts = {"epochs": first.names[0].epochs, **({"batch_size": batch} if batch else {})}
-        if len(first.names) == 2 and not parse_method(self.pruning_method).finetuned:
-            facts["head_epochs"] = first.names[1].epochs
+        first, *head = self.members[0].names
+        facts = {"epochs": first.epochs}
+        batch = first.batch_size or (self.members[0].record or {}).get("configuration", {}).get("batch_size")
+        if batch:
+            facts["batch_size"] = batch
+        if head and not parse_method(self.pruning_method).finetuned:
+            facts["head_epochs"] = head[0].epochs
         return facts
 
     def __str__(self) -> str:
@@ -91,11 +93,11 @@ def show_ids(ids: list[int]) -> str:
     """[0, 1, 2, 5] -> '0-2, 5'."""
     runs: list[list[int]] = []
     for model_id in sorted(ids):
-        if runs and model_id == runs[-1][1] + 1:
-            runs[-1][1] = model_id
+        if runs and model_id == runs[-1][-1] + 1:
+            runs[-1].append(model_id)
         else:
-            runs.append([model_id, model_id])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            runs.append([model_id])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def find_population(
@@ -128,30 +130,31 @@ def find_population(
         if pruning_method != "dense":
             others = ", ".join(map(str, sorted({name.sparsity for name in names})))
             there = f"; there are {others}" if others else ""
-            what = f"{study.learning_method} models, {describe(pruning_method)}, sparsity {sparsity}{there}"
-            logger.info("absent: no %s", what)
+            kind_of = f"{study.learning_method} models, {describe(pruning_method)}, sparsity {sparsity}"
+            logger.info(f"absent: no {kind_of}{there}")
             return None
         populations = _populations(study, kind, (study.default_folder, study.default_folder))
     chosen = _chosen(study, pruning_method)
     fitting = [population for population in populations if chosen.items() <= population.facts().items()]
     if not fitting:
         asked = "".join(f" --{_stage(pruning_method)}_{fact} {value}" for fact, value in chosen.items())
-        message = f"no {study.learning_method} models {pruning_method} {sparsity}{asked} in {study.folder}"
-        others = [*map(str, populations)] or sorted(str(name).replace("id0", "id*") for name in strangers)
-        message += f"; there are: {'; '.join(others)}" if others else ""
-        if not populations and headless:
-            message += f", without classifier heads in {study.head_folder} (--head_save_path)"
-        temperatures = {name.temperature for name in strangers if name.encoder_name == study.encoder_name}
-        temperatures -= {getattr(study.flags, "temperature", None)}
-        if not populations and temperatures:
-            message += f"; choose with --temperature {' or '.join(map(str, sorted(temperatures)))}"
+        message = [f"no {study.learning_method} models {pruning_method} {sparsity}{asked} in {study.folder}"]
+        if others := [*map(str, populations)] or sorted(
+            str(name).replace("id0", "id*") for name in strangers
+        ):
+            message.append(f"there are: {'; '.join(others)}")
+        if not populations:
+            if headless:
+                message[-1] += f", without classifier heads in {study.head_folder} (--head_save_path)"
+            temperatures = {name.temperature for name in strangers if name.encoder_name == study.encoder_name}
+            if temperatures := temperatures - {getattr(study.flags, "temperature", None)}:
+                message.append(f"choose with --temperature {' or '.join(map(str, sorted(temperatures)))}")
         command = command_for(study, kind, range(study.flags.models_number))
-        raise UserError(f"{message}; train them: {command}")
+        raise UserError("; ".join([*message, f"train them: {command}"]))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
-    _check_ids(study, population)
     _check(study, population, dense)
-    what = "dense networks:" if pruning_method == "dense" else "pruned networks:"
-    logger.info("%s %s in %s", what, population, population.folder)
+    what = "dense" if pruning_method == "dense" else "pruned"
+    logger.info(f"{what} networks: {population} in {population.folder}")
     return population
 
 
@@ -199,33 +202,36 @@ def _members(study: Study, kind: Population, folders: tuple[Path, Path]) -> list
     else:
         both = product(files(folders[0], "encoder"), files(folders[1], "head"))
         pairs = [(encoder, head) for encoder, head in both if network(encoder[1]) == network(head[1])]
+    members = [
+        Member(paths, names, tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
+        for paths, names in (zip(*pair) for pair in pairs)
+    ]
     best: dict[tuple[CheckpointName, ...], Member] = {}
-    for paths, names in (zip(*pair) for pair in pairs):
-        member = Member(paths, names, tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
-        if _fits(study, member) and _tags(member) < _tags(best.get(names)):
-            best[names] = member
+    for member in sorted(members, key=_tags):
+        if _fits(study, member):
+            best.setdefault(member.names, member)
     return list(best.values())
 
 
-def _tags(member: Member | None) -> int:
+def _tags(member: Member) -> int:
     """Plain names come first, then those of published dense networks with the tag `_later`, then mixed
     ones."""
-    if member is None:
-        return 3
-    tagged = {path.name != str(name) for path, name in zip(member.paths, member.names)}
-    return 2 if len(tagged) > 1 else int(True in tagged)
+    tagged = [path.name != str(name) for path, name in zip(member.paths, member.names)]
+    return 2 * any(tagged) - all(tagged)
 
 
 def _fits(study: Study, member: Member) -> bool:
     """Whether the record's architecture (contrastive names lack the dropout) and a head's encoder are
     these."""
-    record, architecture = member.record, study.architecture_configuration()
-    if record is None:
+    if member.record is None:
         return True
-    if any(record["configuration"].get(key, value) != value for key, value in architecture.items()):
-        return False
+    configuration = member.record["configuration"]
+    shape = study.architecture_configuration()
     # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
-    return study.supervised or record.get("encoder_sha256") in (None, member.checksums[0])
+    encoders = (None, member.checksums[0])
+    return {**shape, **configuration}.items() >= shape.items() and (
+        study.supervised or member.record.get("encoder_sha256") in encoders
+    )
 
 
 def _stage(pruning_method: str) -> str:
@@ -260,17 +266,18 @@ def _related(study: Study, fitting: list[Population], dense: Population) -> list
         for population in fitting
         if unknown or population.made_elsewhere or origin(population) == dense.configuration
     ]
-    if not related and not gradual:
+    if related:
+        return related
+    if not gradual:
         flags = " or ".join(f"--dense_{fact}" for fact in dense.facts())
         raise UserError(
             f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
             f"{flags}, or finetune into a folder of its own ({study.folder_flag})"
         )
-    if not related:  # trained on their own: they may be compared with others, but not chosen among by chance
-        differences = describe_differences(origin(fitting[0]), dense.configuration)
-        note = "note: %s were trained with other settings than the dense networks: %s"
-        logger.info(note, fitting[0], differences)
-    return related or fitting
+    # Trained on their own: they may be compared with others, but not chosen among by chance.
+    differences = describe_differences(origin(fitting[0]), dense.configuration)
+    logger.info(f"note: {fitting[0]} were trained with other settings than the dense networks: {differences}")
+    return fitting
 
 
 def _only(study: Study, fitting: list[Population]) -> Population:
@@ -279,14 +286,13 @@ def _only(study: Study, fitting: list[Population]) -> Population:
         return fitting[0]
     stage, facts = _stage(fitting[0].pruning_method), [population.facts() for population in fitting]
     flags = [f"--{stage}_{fact}" for fact in FACTS if len({each.get(fact) for each in facts} - {None}) > 1]
-    if stage and flags:
-        remedy = f"choose with {' or '.join(sorted(flags))}"
-    else:
+    remedy = f"choose with {' or '.join(sorted(flags))}"
+    if not (stage and flags):
         first, second = (population.configuration for population in fitting[:2])
         keys = first and second and sorted(k for k in {*first, *second} if first.get(k) != second.get(k))
-        differing = ", ".join(keys or ["origin"])
         remedy = (
-            f"they differ in {differing}: move one into a folder of its own and name it ({study.folder_flag})"
+            f"they differ in {', '.join(keys or ['origin'])}: move one into a folder of its own and name it "
+            f"({study.folder_flag})"
         )
     raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
 
@@ -296,41 +302,43 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
 
     It is that of a network that is there, as its record says, or else the script with the flags that matter.
     """
-    method, learning = parse_method(population.pruning_method), study.learning_method
-    finetunes = method.schedule in ("one-shot", "iterative")
-    script = f"{'sup' if study.supervised else 'clr'}_{'pruning_finetune' if finetunes else 'training'}.py"
-    asked = {"--index_start": min(ids), "--index_end": max(ids)}
-    if finetunes:
-        asked = {"--models_number": max(ids) + 1}
-    if method.schedule != "iterative":
+    flags, method = study.flags, parse_method(population.pruning_method)
+    iterative = method.schedule == "iterative"
+    if finetunes := iterative or method.schedule == "one-shot":
+        script, asked = "pruning_finetune.py", {"--models_number": max(ids) + 1}
+    else:
+        script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
+    script = f"{'sup' if study.supervised else 'clr'}_{script}"
+    if not iterative:
         asked["--pruning" if script == "sup_training.py" else "--pruning_percentages"] = population.sparsity
-    for record in (member.record or {} for member in population.members):
-        words = shlex.split(record.get("run", {}).get("command") or "")
+    for member in population.members:
+        words = shlex.split((member.record or {}).get("run", {}).get("command") or "")
         if words[:1] == [script]:
             return shlex.join(["python", *words, *_words(asked)])  # the last of two equal flags counts
-    if method.schedule == "iterative":
+    if iterative:
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
     if method.schedule != "dense":
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
-        asked["--clr_method" if finetunes else "--method"] = learning
+        asked["--clr_method" if finetunes else "--method"] = study.learning_method
     facts = (population.facts() if population.members else {}) | _chosen(study, population.pruning_method)
     asked |= {f"--{fact}": value for fact, value in facts.items() if method.after not in RETRAINED}
     if finetunes:
         asked |= {f"--dense_{fact}": value for fact, value in _chosen(study, "dense").items()}
-    asked["--threads"] = getattr(study.flags, "threads", None)
+    asked |= {"--threads": flags.threads} if flags.threads else {}
     here = not population.members or population.folder == study.folder
     return shlex.join(["python", script, *_words(asked), *study.same_flags(here)])
 
 
 def _words(flags: dict) -> list[str]:
-    return [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    return [str(word) for pair in flags.items() for word in pair]
 
 
-def _check_ids(study: Study, population: Population) -> None:
-    """Refuses a population in which an asked id is missing, unless that is allowed."""
+def _check(study: Study, population: Population, dense: Population | None) -> None:
+    """Refuses a population in which an asked id is missing, unless that is allowed; models of other data,
+    pruned ones whose dense model has changed since, and one network twice."""
     flags = study.flags
     missing = sorted(set(range(flags.models_number)) - {member.id for member in population.members})
     if missing and not getattr(flags, "allow_missing", False):
@@ -339,20 +347,18 @@ def _check_ids(study: Study, population: Population) -> None:
             f"{population} in {population.folder}: ids {show_ids(missing)} are missing; train them: "
             f"{command_for(study, population, missing)}, or give a smaller --models_number{allow}"
         )
-
-
-def _check(study: Study, population: Population, dense: Population | None) -> None:
-    """Refuses models of other data, pruned ones whose dense model has changed since, and one network
-    twice."""
-    records = [member.record for member in population.members if member.record]
-    codes = {json.dumps(record["code"], sort_keys=True) for record in records if "code" in record}
-    if len(codes) > 1 and not study.flags.other_code:
+    codes = {
+        json.dumps(member.record["code"], sort_keys=True)
+        for member in population.members
+        if "code" in (member.record or {})
+    }
+    if len(codes) > 1 and not flags.other_code:
         raise UserError(
             f"{population}: made by different versions of the code; train them all by one of them, or give "
             "--other_code"
         )
     for modules in {", ".join(differing_code(json.loads(code))) for code in codes} - {""}:
-        logger.info("note: %s: made by other code of %s", population, modules)
+        logger.info(f"note: {population}: made by other code of {modules}")
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
     seen: dict[tuple, Member] = {}
     for member in population.members:
@@ -369,7 +375,7 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         if record["data"]["checksum"] != study.data.checksum:
             raise UserError(
                 f"{path} was trained on another version of {study.data.name} than the one in "
-                f"--data_dir {study.flags.data_dir}; train it again into a folder of its own"
+                f"--data_dir {flags.data_dir}; train it again into a folder of its own"
             )
         origin = record.get("dense_sha256")
         if origin not in (None, dense_checksums.get(member.id, origin)):

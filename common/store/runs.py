@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -107,26 +107,36 @@ def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsiti
             f"--{given[0]}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
         )
     for name in sorted(name for name in flags.given if name.startswith(noted)):
-        logger.info("--%s has no effect: nothing is pruned", name)
+        logger.info(f"--{name} has no effect: nothing is pruned")
 
 
-# All six are numbers of one training, from flags that the encoder and its head share.
 def gradual_pruning(
-    flags: argparse.Namespace, sparsity: float, kind: str, epochs: int, batch_size: int, images: int
-) -> GradualPruning:
+    flags: argparse.Namespace, sparsity: float, kind: str, images: int
+) -> GradualPruning | None:
     """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does
-    not fit the training.
+    not fit the training; None for a classifier head where whole filters are pruned, of which it has none.
 
     Args:
         kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
     Raises:
         UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step
-            and an epoch for one thing.
+            and an epoch for one thing; a flag of the head's schedule where whole filters are pruned.
     """
-    suffix, steps_an_epoch = "_head" if kind == "head" else "", math.ceil(images / batch_size)
-    default_begin, default_end, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
+    epochs, batch_size, suffix = flags.epochs, flags.batch_size, ""
+    if kind == "head":
+        epochs, batch_size, suffix = flags.head_epochs, flags.batch_size_head, "_head"
+        if methods.is_filter_criterion(flags.criterion):
+            names = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch")
+            if given := sorted(flags.given & {f"{name}_head" for name in names}):
+                raise UserError(
+                    f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion "
+                    f"{flags.criterion}; leave it out"
+                )
+            return None
+    steps_an_epoch = math.ceil(images / batch_size)
+    *defaults, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
     steps = []
-    for end, default in (("begin", default_begin), ("end", default_end)):
+    for end, default in zip(("begin", "end"), defaults):
         step, epoch = (getattr(flags, f"{end}_{unit}{suffix}") for unit in ("step", "epoch"))
         if step is not None and epoch is not None:
             raise UserError(f"--{end}_step{suffix} and --{end}_epoch{suffix} say the same: give one of them")
@@ -139,8 +149,7 @@ def gradual_pruning(
     frequency = getattr(flags, f"frequency{suffix}") or frequency
     # The published places in the training; the last step of all is the latest that fits.
     fitting = [
-        min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / steps_an_epoch)
-        for step in (default_begin, default_end)
+        min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / steps_an_epoch) for step in defaults
     ]
     numbers = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
     remedy = f"give --begin_epoch{suffix} {numbers[0]} --end_epoch{suffix} {numbers[1]}, say"
@@ -156,53 +165,29 @@ def gradual_pruning(
     return GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
 
 
-def head_pruning(flags: argparse.Namespace, sparsity: float, images: int) -> GradualPruning | None:
-    """The schedule of the contrastive classifier head; None where whole filters are pruned, of which it has
-    none.
-
-    Raises:
-        UserError: as `gradual_pruning`; a flag of the head's schedule where whole filters are pruned.
-    """
-    if not methods.is_filter_criterion(flags.criterion):
-        return gradual_pruning(flags, sparsity, "head", flags.head_epochs, flags.batch_size_head, images)
-    if given := sorted(flags.given & {f"{name}_head" for name in SCHEDULE_FLAGS}):
-        raise UserError(
-            f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion "
-            f"{flags.criterion}; leave it out"
-        )
-    return None
-
-
-SCHEDULE_FLAGS = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch")
-
-
-def training_files(study: Study, sparsity: float, model_id: int) -> tuple[Asked, ...]:
+def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
     """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity
     above 0."""
-    flags, twin, images = study.flags, twin_of(study), len(study.data.train_images)
-    method, files = PruningMethod("dense"), []
+    flags, twin, files = study.flags, twin_of(study), []
+    method = asked_method(flags, flags.schedule) if sparsity else PruningMethod("dense")
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
     if sparsity:
-        method = asked_method(flags, flags.schedule)
         configuration |= {"pruning_method": str(method), "sparsity": sparsity}
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
     for part, folder in zip(twin.parts, (study.folder, study.head_folder)):
         is_head, pruning = part == "head", None
         settings = twin.head_settings if is_head else twin.settings
         configuration = configuration | {key: getattr(flags, key) for key in settings}
-        epochs = flags.head_epochs if is_head else flags.epochs
-        if sparsity and is_head:
-            pruning = head_pruning(flags, sparsity, images)
-        elif sparsity:
-            kind = "supervised" if study.supervised else "contrastive"
-            pruning = gradual_pruning(flags, sparsity, kind, epochs, flags.batch_size, images)
+        if sparsity:
+            kind = "contrastive" if part == "encoder" else part
+            pruning = gradual_pruning(flags, sparsity, kind, len(study.data.train_images))
         if pruning:
-            suffix = "_head" if is_head else ""
-            steps = {key: getattr(pruning, key) for key in ("begin_step", "end_step", "frequency")}
-            configuration = configuration | {f"{key}{suffix}": step for key, step in steps.items()}
+            for key in ("begin_step", "end_step", "frequency"):
+                configuration[f"{key}_head" if is_head else key] = getattr(pruning, key)
+        epochs = flags.head_epochs if is_head else flags.epochs
         name = study.name(part, str(method), sparsity, epochs, flags.batch_size, model_id)
         files.append(Asked(name, folder / str(name), configuration, pruning))
-    return tuple(files)
+    return files
 
 
 # What is there
@@ -262,50 +247,48 @@ def refuse_to_replace(paths: Sequence[Path]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Missing:
-    """What of a network is still to be trained: which of its files, and the epochs of --save_epochs."""
-
-    files: tuple[bool, ...]
-    epochs: tuple[int, ...]
-
-
-def missing_of(study: Study, files: tuple[Asked, ...]) -> Missing:
-    """What of a network is missing, made with these settings; --debug saves and reads nothing.
+def finished_parts(study: Study, files: list[Asked]) -> list[bool]:
+    """Which files of a network are there, made with these settings; --debug saves and reads nothing.
 
     Raises:
         UserError: something else is in the way.
     """
     if study.flags.debug:
-        return Missing((True,) * len(files), ())
+        return [False] * len(files)
     finished, facts = [], {}
     for file in files:
         finished.append(is_finished(study, file.path, file.configuration, **facts))
-        if finished[0] and len(files) > len(
-            finished
-        ):  # the head's record says which encoder it was trained on
+        if finished == [True]:  # the head's record says which encoder it was trained on
             facts = {"encoder_sha256": checkpoints.file_sha256(file.path)}
     if finished[-1] and not all(finished):
         refuse_to_replace([files[-1].path])
         finished[-1] = False
-    path, epochs = files[0].path, study.flags.save_epochs
-    if epochs and path.exists() and checkpoints.read_record(path) is None:
+    return finished
+
+
+def epochs_to_keep(study: Study, file: Asked) -> list[int]:
+    """Those of --save_epochs whose weights are not there yet.
+
+    Raises:
+        UserError: the network was made elsewhere; other weights are in the way.
+    """
+    epochs = [] if study.flags.debug else study.flags.save_epochs
+    if epochs and file.path.exists() and checkpoints.read_record(file.path) is None:
         raise UserError(
-            f"--save_epochs: {path} was made elsewhere, the weights on its way are not known; leave the "
+            f"--save_epochs: {file.path} was made elsewhere, the weights on its way are not known; leave the "
             "flag out, or give another folder"
         )
-    kept = [
-        is_finished(study, checkpoints.epoch_path(path, epoch), files[0].configuration, epoch=epoch)
-        for epoch in epochs
+    paths = {epoch: checkpoints.epoch_path(file.path, epoch) for epoch in epochs}
+    return [
+        epoch
+        for epoch, path in paths.items()
+        if not is_finished(study, path, file.configuration, epoch=epoch)
     ]
-    return Missing(
-        tuple(not one for one in finished), tuple(epoch for epoch, there in zip(epochs, kept) if not there)
-    )
 
 
 def finished_before(*paths: Path) -> None:
     """Says that a network is there already, and forgets the states of its trainings."""
-    logger.info("finished before: %s", paths[-1])
+    logger.info(f"finished before: {paths[-1]}")
     for path in paths:
         checkpoints.state_path(path).unlink(missing_ok=True)
 
@@ -316,74 +299,63 @@ def finished_before(*paths: Path) -> None:
 def train_networks(study: Study, sparsities: list[float]) -> None:
     """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
     finished ones are skipped."""
-    asked = [
-        training_files(study, sparsity, model_id)
-        for sparsity in sparsities
-        for model_id in model_ids(study.flags)
-    ]
-    for files in asked:
-        missing_of(study, files)  # refuses what is in the way before the first step
-    share(study, [Job(files[-1].path, functools.partial(train_network, study, files)) for files in asked])
+    jobs = []
+    for sparsity in sparsities:
+        for model_id in model_ids(study.flags):
+            files = training_files(study, sparsity, model_id)
+            finished_parts(study, files)  # refuses what is in the way before the first step
+            epochs_to_keep(study, files[0])
+            jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
+    share(study, jobs)
 
 
-def train_network(study: Study, files: tuple[Asked, ...]) -> None:
+def train_network(study: Study, files: list[Asked]) -> None:
     """Trains and saves what is missing of one network."""
-    missing, paths = missing_of(study, files), [file.path for file in files]
-    there = [path for path, is_missing in zip(paths, missing.files) if not is_missing]
-    if there:
+    finished, epochs = finished_parts(study, files), epochs_to_keep(study, files[0])
+    if there := [file.path for file, is_there in zip(files, finished) if is_there]:
         finished_before(*there)
-    if len(there) == len(files) and not missing.epochs:
+    if all(finished) and not epochs:
         return
-    network = twin_of(study)(study, study.model_seed(files[0].name.id))
-    histories = {}
+    network, histories = twin_of(study)(study, study.model_seed(files[0].name.id)), {}
     for part, file in enumerate(files):
-        if missing.files[part] or part == 0 and missing.epochs:
-            histories[file.name.part] = train_file(study, network, part, files, missing)
-        if not missing.files[part] and any(missing.files[part + 1 :]):
+        if not finished[part]:
+            histories[file.name.part] = train_file(study, network, part, files, [] if part else epochs)
+            continue
+        if part == 0 and epochs:  # only weights on its way are missing
+            keep = functools.partial(keep_epoch, study, network, file, epochs)
+            run = Run(network.key(part), describe_run(file.name))
+            training = network.training(part, file.configuration)
+            fit(training, run, range(max(epochs)), pruning=file.pruning, at_epoch=keep)
+        if not all(finished):
             network.load(part, file.path)
             histories[file.name.part] = (checkpoints.read_record(file.path) or {}).get("history", [])
-    if missing.files[-1] and not study.flags.debug:
+    if not finished[-1] and not study.flags.debug:
         store_curves(study, files[-1].name, histories)
-    if epochs := ", ".join(
-        map(str, missing_of(study, files).epochs)
-    ):  # from before the state that it went on from
-        logger.info("note: give the same command again for the weights after %s epochs", epochs)
+    if later := epochs_to_keep(study, files[0]):  # from before the state that it went on from
+        numbers = ", ".join(map(str, later))
+        logger.info(f"note: give the same command again for the weights after {numbers} epochs")
 
 
 def train_file(
-    study: Study, network: Twin, part: int, files: tuple[Asked, ...], missing: Missing
+    study: Study, network: Twin, part: int, files: list[Asked], kept_epochs: list[int]
 ) -> list[dict]:
-    """Trains one part of a network and saves it, unless only epochs on its way are missing; returns its
-    history."""
-    file, started, seed = files[part], time.time(), network.seed
-    name, configuration, saved = file.name, file.configuration, missing.files[part]
-    description = " ".join([describe_run(name), *([name.part] if len(files) > 1 else [])])
-    epochs = name.epochs if saved else max(missing.epochs)
-    made_from = [earlier.path for earlier in files[:part]]
-    keep = functools.partial(keep_epoch, study, network, file, () if part else missing.epochs)
+    """Trains one part of a network and saves it; returns its history."""
+    file, started, made_from = files[part], time.time(), [earlier.path for earlier in files[:part]]
+    description = describe_run(file.name)
 
     def at_epoch(done: int) -> None:
-        keep(done)
+        keep_epoch(study, network, file, kept_epochs, done)
         if part == 0:
             network.at_epoch(done)
 
-    with (
-        training_state(study, file, seed, name.part, made_from)
-        if saved
-        else contextlib.nullcontext() as state
-    ):
-        run = Run(network.key(part), description, state)
-        history = fit(
-            network.training(part, configuration), run, range(epochs), pruning=file.pruning, at_epoch=at_epoch
-        )
-        if not saved:
-            return history
+    with training_state(study, file, network.seed, file.name.part, made_from) as state:
+        run, training = Run(network.key(part), description, state), network.training(part, file.configuration)
+        history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
-        accuracy = f", test accuracy {100 * last['test_accuracy']:.2f} %" if "test_accuracy" in last else ""
-        sparsity = f", sparsity {last['sparsity']:.6f}" if "sparsity" in last else ""
-        loss = f"loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"
-        seconds = time.time() - started
-        logger.info("%s: %d epochs, %s%s%s, %.1f s", description, epochs, loss, accuracy, sparsity, seconds)
+        facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
+        facts += [f"test accuracy {100 * last['test_accuracy']:.2f} %"] if "test_accuracy" in last else []
+        facts += [f"sparsity {last['sparsity']:.6f}"] if "sparsity" in last else []
+        logger.info(f"{description}: {', '.join(facts)}, {time.time() - started:.1f} s")
         if not study.flags.debug:
             facts = {"encoder_sha256": checkpoints.file_sha256(made_from[0])} if part else {}
             facts |= {"history": history, "run": process.environment(study.device, started)}
@@ -414,15 +386,15 @@ def training_state(
     )
 
 
-def keep_epoch(study: Study, network: Twin, file: Asked, epochs: tuple[int, ...], done: int) -> None:
+def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done: int) -> None:
     """Keeps the weights after `done` epochs where that is one of `epochs`."""
     if done not in epochs:
         return
     path = checkpoints.epoch_path(file.path, done)
     run = process.environment(study.device, time.time())
     payload = {"model": checkpoints.cpu_state(network.kept)}
-    save(study, Asked(file.name, path, file.configuration), payload, network.counted(0), run=run, epoch=done)
-    logger.info("kept: %s", path)
+    save(study, replace(file, path=path), payload, network.counted(0), run=run, epoch=done)
+    logger.info(f"kept: {path}")
 
 
 def save(study: Study, file: Asked, payload: dict, network: torch.nn.Module, **facts) -> None:
@@ -435,21 +407,23 @@ def save(study: Study, file: Asked, payload: dict, network: torch.nn.Module, **f
     if study.flags.other_code:
         facts["other_code"] = True
     record = checkpoints.make_record(file.name, file.configuration, network, **facts)
+    shares, of_head = record["sparsity"]["per_tensor"], file.name.part == "head"
+    # Encoder and head tell of the same network: each names its own layers.
     emptied = [
         layer_name(tensor)
-        for tensor, share in record["sparsity"]["per_tensor"].items()
-        # Encoder and head tell of the same network: each names its own layers.
-        if share == 1.0 and tensor.startswith("classification_head.") == (file.name.part == "head")
+        for tensor, share in shares.items()
+        if share == 1.0 and tensor.startswith("classification_head.") == of_head
     ]
     if emptied and "epoch" not in facts:
-        logger.info("%s: nothing left in %s", describe_run(file.name), ", ".join(emptied))
+        logger.info(f"{describe_run(file.name)}: nothing left in {', '.join(emptied)}")
     checkpoints.save_checkpoint(file.path, payload, record)
 
 
 def describe_run(name: CheckpointName) -> str:
-    """A network in the story: `SupCon later_GMP 0.9 id 3`, or `supervised id 3` of a dense one."""
-    pruned = [name.pruning_method, str(name.sparsity)] if name.sparsity else []
-    return " ".join([name.learning_method, *pruned, f"id {name.id}"])
+    """A training in the story: `SupCon later_GMP 0.9 id 3 head`, or `supervised id 3` of a dense network."""
+    pruned = f" {name.pruning_method} {name.sparsity}" if name.sparsity else ""
+    part = "" if name.part == "supervised" else f" {name.part}"
+    return f"{name.learning_method}{pruned} id {name.id}{part}"
 
 
 def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[dict]]) -> None:
@@ -459,11 +433,8 @@ def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[d
     sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
     method = f"{study.learning_method} · {name.pruning_method}{sparsity}"
     title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
-    stages = {
-        study.learning_method if part == "encoder" else part: history
-        for part, history in histories.items()
-        if history
-    }
+    stages = {part.replace("encoder", study.learning_method): histories[part] for part in histories}
+    stages = {stage: history for stage, history in stages.items() if history}
     arrays = {"figure": "curves", "title": title, "stages": list(stages)}
     for stage, history in stages.items():
         keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
@@ -486,11 +457,6 @@ class Job:
     work: Callable[[], object]
 
 
-def rank_and_world() -> tuple[int, int]:
-    """Which of how many processes this is, as torchrun and `--workers` say it; (0, 1) alone."""
-    return int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1)))
-
-
 def share(study: Study, jobs: list[Job]) -> bool:
     """Does all jobs, together with whoever else works on them, and returns True when all are done.
 
@@ -507,7 +473,8 @@ def share(study: Study, jobs: list[Job]) -> bool:
         return True
     if flags.workers and jobs:
         _run_workers(study, jobs)
-    rank, world = rank_and_world()
+    # Which of how many processes this is, as torchrun and `--workers` say it.
+    rank, world = int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
     first = rank * len(jobs) // world
     busy = []
     for job in jobs[first:] + jobs[:first]:
@@ -525,14 +492,14 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     """Runs this script's command in --workers processes, by torch.distributed.run, and waits for them."""
     flags = study.flags
     count = min(flags.workers, len(jobs))
-    threads = str(flags.threads or max(1, torch.get_num_threads() // count))
+    threads = flags.threads or max(1, torch.get_num_threads() // count)
     script = SCRIPTS / f"{study.script}.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {count}".split()
     # The device is named, so that it is not one for each worker.
-    command += [str(script), *flags.argv, "--workers", "0", "--threads", threads]
-    command += ["--cuda_device", str(flags.cuda_device)]
-    logger.info("%d workers of %s threads", count, threads)
-    environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": threads}
+    own = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
+    command = [sys.executable, *launcher, str(script), *flags.argv, *own]
+    environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads)}
+    logger.info(f"{count} workers of {threads} threads")
     with tempfile.TemporaryFile("w+") as errors:
         workers = subprocess.Popen(command, stderr=errors, env=environment)
         try:

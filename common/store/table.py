@@ -5,6 +5,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,65 @@ SHORT_TABLE = (  # column, its title in the terminal, how a value is shown
     ("depth_rest", "rest", "{:.2f}"),
     ("origin", "origin", "{}"),
 )
+TEX = str.maketrans(
+    {
+        **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
+
+
+class Measure(NamedTuple):
+    """How the report shows a column: times `scale`, with so many decimals."""
+
+    title: str
+    meaning: str
+    scale: int = 1
+    decimals: int = 0
+
+
+# Columns of what pruning loses and keeps. An array of the same name is stored with the population: a number
+# of images, or one value of each network, whose mean the column is.
+MEASURES = {
+    "lost_pies": Measure("PIEs lost", "the dense modal label is right, the pruned one wrong"),
+    "gained_pies": Measure("PIEs gained", "the pruned modal label is right, the dense one wrong"),
+    "wrong_pies": Measure("PIEs wrong twice", "neither modal label is right"),
+    "accuracy_pies": Measure("accuracy on PIEs (%)", "of the networks of this population", 100, 2),
+    "accuracy_rest": Measure("accuracy off PIEs (%)", "on all other images", 100, 2),
+    "auroc_q_score": Measure(
+        "AUROC of Q-Score", "how often a misclassified image has a lower Q-Score than a right one", 1, 3
+    ),
+    "auroc_depth": Measure(
+        "AUROC of depth",
+        "how often a misclassified image has a higher prediction depth than a right one",
+        1,
+        3,
+    ),
+    "knn_accuracy": Measure("k-NN accuracy (%)", "of the k-NN at the last place", 100, 2),
+    "calibration_error": Measure(
+        "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
+    ),
+    "agreement": Measure(
+        "agreement with dense (%)",
+        "images on which the dense and the pruned network of one seed agree",
+        100,
+        2,
+    ),
+    "agreement_others": Measure(
+        "agreement across seeds (%)",
+        "images on which a network and the dense one of the next seed agree",
+        100,
+        2,
+    ),
+    "cka": Measure(
+        "CKA with dense", "likeness of the latents of the dense and the pruned network of one seed", 1, 3
+    ),
+    "cka_others": Measure(
+        "CKA across seeds", "likeness of the latents of a network and the dense one of the next seed", 1, 3
+    ),
+}
 
 
 def table_path(results_folder: Path) -> Path:
@@ -65,19 +125,30 @@ def _order(row: dict) -> tuple:
     return row["learning_method"], methods.order(row["pruning_method"]), row["sparsity"]
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
+def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
     """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every
-    other in the order of its first appearance."""
+    other in the order of its first appearance. Returns its lines of cells."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = dict.fromkeys([*(name for name in KEY_COLUMNS if name in names or not rows), *names])
+    lines = [[*columns], *([_show(row.get(name)) for name in columns] for row in rows)]
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([{name: _show(value) for name, value in row.items()} for row in rows])
+        # Names of files may be bytes that are no text.
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
 
     write_atomically(path, write)
+    return lines
+
+
+def write_tex(path: Path, lines: list[list[str]]) -> None:
+    """Writes lines of cells, the first their titles, as a LaTeX tabular that needs no package."""
+    numbers = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
+    form = "".join("lr"[is_number] for is_number in numbers) or "l" * len(lines[0])
+    rows = [" & ".join(text.translate(TEX) for text in line) + r" \\" for line in lines]
+    content = [rf"\begin{{tabular}}{{{form}}}", r"\hline", rows[0], r"\hline", *rows[1:], r"\hline"]
+    text = "\n".join([*content, r"\end{tabular}", ""])
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))
 
 
 def _show(value) -> str:
@@ -89,8 +160,9 @@ def _show(value) -> str:
     return str(value)
 
 
-def format_table(rows: list[dict]) -> str:
-    """The short table for the terminal: of the table's columns those that answer first, '-' without a value.
+def short_table(rows: list[dict]) -> list[list[str]]:
+    """Lines of cells, the first their titles: of the table's columns those that answer first, '-' without a
+    value.
 
     Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
     """
@@ -101,8 +173,13 @@ def format_table(rows: list[dict]) -> str:
         value = _show(row.get(column))
         return form.format(float(value) if form != "{}" else value) if value else "-"
 
-    lines = [[title for _, title, _ in SHORT_TABLE]]
-    lines += [[cell(row, column, form) for column, _, form in SHORT_TABLE] for row in rows]
+    titles = [title for _, title, _ in SHORT_TABLE]
+    return [titles, *([cell(row, column, form) for column, _, form in SHORT_TABLE] for row in rows)]
+
+
+def format_table(rows: list[dict]) -> str:
+    """The short table for the terminal."""
+    lines = short_table(rows)
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(

@@ -2,19 +2,22 @@
 was seen."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from figures.report.uncertainty import FEWEST_SEEDS
+from figures.report.uncertainty import CONFIDENCE, FEWEST_SEEDS, student_t_quantile
 
 HIGH_SPARSITY = 0.7  # from here on the claims are about
-SUPPORTED, NOT_SUPPORTED, NOT_DECIDABLE = "supported", "not supported", "not decidable with this many models"
+CONTRADICTED, SUPPORTED, UNDECIDED = "contradicted", "supported", "undecided"
+NOTHING, FEW = "nothing to compare", "too few models"
+TOO_MANY = 10  # times the networks that there are: so many more are not suggested
 
 
 @dataclass(frozen=True)
 class Part:
     """One measure of a claim: `side` is +1 where the claim says that the difference is above zero, -1 below;
-    it is shown times `scale` with so many `decimals`."""
+    it is shown times `scale` with so many `decimals`. One that does not decide stands beside those that
+    do."""
 
     name: str
     side: int
@@ -22,23 +25,32 @@ class Part:
     interval: str
     scale: int = 1
     decimals: int = 0
+    decides: bool = True
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, the measures that decide it, and what else could make the differences."""
+    """A claim of the paper, the measures that decide it, what to run where there is nothing to compare, and
+    what else could make the differences."""
 
     number: int
     statement: str
     parts: tuple[Part, ...]
+    run: str
     confounds: tuple[str, ...]
 
+    @property
+    def deciding(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.decides)
 
-JACKKNIFE, BOOTSTRAP = "delete-2 jackknife over seeds", "bootstrap over seeds"
 
-# A claim is supported if the 95 % interval of every difference lies on the claimed side, for every pair of
-# populations that is stored, at every sparsity from HIGH_SPARSITY; not supported if any interval does not;
-# not decidable if there is a difference without an interval, or none at all.
+HALVES, JACKKNIFE, MEAN = "half-sampling", "delete-2 jackknife over splits", "Student's t over networks"
+MORE_NETWORKS = (
+    f"train more networks (--index_end {FEWEST_SEEDS - 1} or higher), then run the scripts after it with "
+    f"--models_number {FEWEST_SEEDS} or more"
+)
+DEPTHS = "run clr_prediction_depth.py and sup_prediction_depth.py with --prediction_depth_models 6 or more"
+
 CLAIMS = (
     Claim(
         1,
@@ -49,15 +61,32 @@ CLAIMS = (
                 +1,
                 "number of PIEs of contrastive minus that of supervised networks, same pruning method and "
                 "sparsity",
+                HALVES,
+            ),
+            Part(
+                "excess PIEs",
+                +1,
+                "number of PIEs beyond the noise floor, of contrastive minus that of supervised networks: "
+                "pruned against dense networks, minus dense against dense ones, of halves of the seeds",
                 JACKKNIFE,
             ),
+            Part(
+                "PIEs at matched accuracy",
+                +1,
+                "number of PIEs of contrastive networks minus that of the supervised ones of the same "
+                "pruning method, at any sparsity, whose mean accuracy is nearest and at most one "
+                "percentage point away; does not decide, because sparsities may differ",
+                HALVES,
+                decides=False,
+            ),
         ),
+        "run the clr_ and the sup_ scripts with the same pruning methods and --pruning_percentages",
         (
             "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the "
             "loss alone.",
             "One-shot pruned contrastive networks are finetuned with cross-entropy, encoder included: "
             "after that they are no longer purely contrastive.",
-            "PIEs also come from the choice of seeds: compare the noise floor.",
+            "PIEs also come from the choice of seeds, the more the more networks err: hence the excess.",
         ),
     ),
     Claim(
@@ -69,7 +98,7 @@ CLAIMS = (
                 +1,
                 "share of a combination's PIEs that no other combination of the same sparsity has, minus "
                 "one half",
-                JACKKNIFE,
+                HALVES,
                 decimals=2,
             ),
             Part(
@@ -82,6 +111,7 @@ CLAIMS = (
                 decimals=2,
             ),
         ),
+        "run the PIE scripts for two combinations of learning and pruning method at one sparsity",
         (
             "Small random sets are nearly always unique: the share by chance stands beside the measured one.",
             "The more combinations are compared, the less can be unique.",
@@ -98,7 +128,7 @@ CLAIMS = (
                 -1,
                 "test accuracy (percentage points) of networks pruned early minus that of networks pruned "
                 "late or in one shot, seed by seed",
-                BOOTSTRAP,
+                MEAN,
                 100,
                 2,
             ),
@@ -106,14 +136,14 @@ CLAIMS = (
                 "PIEs",
                 +1,
                 "number of PIEs of networks pruned early minus that of networks pruned late or in one shot",
-                JACKKNIFE,
+                HALVES,
             ),
             Part(
                 "Q-Score",
                 -1,
                 "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, "
                 "seed by seed",
-                BOOTSTRAP,
+                MEAN,
                 decimals=3,
             ),
             Part(
@@ -121,10 +151,11 @@ CLAIMS = (
                 +1,
                 "mean prediction depth of networks pruned early minus that of networks pruned late or in "
                 "one shot, seed by seed",
-                BOOTSTRAP,
+                MEAN,
                 decimals=2,
             ),
         ),
+        "train networks with --pruning, early and with --schedule late, then run the PIE scripts for them",
         (
             "Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: "
             "networks of the same scope are compared where they exist.",
@@ -141,20 +172,22 @@ CLAIMS = (
             Part(
                 "Q-Score",
                 -1,
-                "mean Q-Score that pruned networks give PIEs minus that of all other images",
-                BOOTSTRAP,
+                "mean Q-Score that pruned networks give PIEs minus that of all other images; PIEs are found "
+                "with one half of the seeds, the networks of the other half are measured",
+                JACKKNIFE,
                 decimals=3,
             ),
             Part(
                 "prediction depth",
                 +1,
-                "mean prediction depth in pruned networks of PIEs minus that of all other images",
-                BOOTSTRAP,
+                "mean prediction depth in pruned networks of PIEs minus that of all other images, halves of "
+                "the seeds as above",
+                JACKKNIFE,
                 decimals=2,
             ),
         ),
+        "run the PIE scripts",
         (
-            "The PIEs are found with the same networks whose Q-Scores and depths are compared.",
             "PIEs are often images that are hard for dense networks too: a difference need not come from "
             "pruning.",
         ),
@@ -165,33 +198,99 @@ CLAIMS = (
 PARTS = {(claim.number, part.name): part for claim in CLAIMS for part in claim.parts}
 
 
-def verdict(rows: list[dict]) -> str:
-    """What rows of evidence for one claim, or for a part of one, say; each has value, low, high, claim and
-    part.
+def rows_of(evidence: list[dict], parts: Iterable[Part]) -> list[dict]:
+    """The differences of these parts, the largest evidence first."""
+    rows = [row for row in evidence if PARTS[row["claim"], row["part"]] in parts]
+    return sorted(rows, key=lambda row: -abs(strength(row)) if on_side(row) is not None else 1)
 
-    Any interval that is not wholly on the claimed side decides against the claim, whatever is missing.
-    """
-    sides = [on_side(row) for row in rows]
-    if False in sides:
-        return NOT_SUPPORTED
-    return SUPPORTED if sides and None not in sides else NOT_DECIDABLE
+
+def towards_claim(row: dict, differences: int = 1) -> tuple[float, float]:
+    """The ends of the row's interval at level 1 - 0.05 / differences, the claimed side of 0 above it; NaN
+    without an interval."""
+    value = PARTS[row["claim"], row["part"]].side * row["value"]
+    if math.isnan(row["low"]):
+        return math.nan, math.nan
+    half = student_t_quantile(row["degrees"], 1 - (1 - CONFIDENCE) / differences) * row["error"]
+    return value - half, value + half
+
+
+def strength(row: dict) -> float:
+    """The difference in standard errors, above 0 on the claimed side; NaN without an interval."""
+    value = PARTS[row["claim"], row["part"]].side * row["value"]
+    return math.nan if math.isnan(row["low"]) else value / row["error"]
 
 
 def on_side(row: dict) -> bool | None:
     """Whether the row's 95 % interval lies on the claimed side; None without an interval."""
-    nearest, farthest = towards_claim(row)
-    return None if math.isnan(nearest + farthest) else nearest > 0
+    nearest, _ = towards_claim(row)
+    return None if math.isnan(nearest) else nearest > 0
 
 
-def against(row: dict) -> bool:
-    """Whether the row's 95 % interval lies wholly on the other side."""
-    return towards_claim(row)[1] < 0  # never of NaN
+def against(rows: list[dict], corrected: bool = True) -> list[dict]:
+    """The rows whose interval lies wholly on the other side: at level 1 - 0.05 / m, m the number of rows with
+    an interval, because one row alone contradicts; or at 95 %."""
+    differences = sum(on_side(row) is not None for row in rows) if corrected else 1
+    return [row for row in rows if towards_claim(row, max(1, differences))[1] < 0]
 
 
-def towards_claim(row: dict) -> list[float]:
-    """The ends of the row's 95 % interval, the claimed side of 0 above it; NaN without an interval."""
-    side = PARTS[row["claim"], row["part"]].side
-    return [side * row[end] for end in ("low", "high")][::side]
+def lacking(rows: list[dict], parts: Iterable[Part], run: str = "") -> dict[str, list[str]]:
+    """NOTHING and FEW -> what is missing for a decision and what to run, in words."""
+    missing = {NOTHING: [], FEW: []}
+    for part in parts:
+        of_part = [row for row in rows if row["part"] == part.name]
+        few = [row for row in of_part if 0 < row["models"] < FEWEST_SEEDS]
+        undefined = [row for row in of_part if on_side(row) is None and row not in few]
+        if not of_part:
+            remedy = DEPTHS if part.name == "prediction depth" else run
+            missing[NOTHING].append(f"{part.name}: nothing from sparsity {HIGH_SPARSITY:g} on; {remedy}")
+        if few:
+            remedies = "; ".join(dict.fromkeys(row.get("run") or MORE_NETWORKS for row in few))
+            models = either(row["models"] for row in few)
+            missing[FEW].append(
+                f"{part.name}: {models} models, and intervals need {FEWEST_SEEDS}; {remedies}"
+            )
+        if undefined:
+            missing[NOTHING].append(
+                f"{part.name}: no interval for {len(undefined)} of {len(of_part)} differences: no PIEs, "
+                "networks that do not differ, or arrays that are not stored"
+            )
+    return missing
+
+
+# The first rule that holds gives the verdict. Rows are all differences of the deciding parts, for every pair
+# of populations that is stored and every sparsity from HIGH_SPARSITY.
+Rule = Callable[[list[dict], tuple[Part, ...]], bool]
+RULES: tuple[tuple[str, str, Rule], ...] = (
+    (
+        CONTRADICTED,
+        "some interval at level 1 - 0.05 / m, m the number of differences with an interval, lies wholly on "
+        "the other side, whatever is missing",
+        lambda rows, parts: bool(against(rows)),
+    ),
+    (
+        NOTHING,
+        "a measure has no difference, or one that is not defined",
+        lambda rows, parts: bool(lacking(rows, parts)[NOTHING]),
+    ),
+    (
+        FEW,
+        f"a difference has no interval because it is of fewer than {FEWEST_SEEDS} networks",
+        lambda rows, parts: bool(lacking(rows, parts)[FEW]),
+    ),
+    (
+        SUPPORTED,
+        "the 95 % interval of every difference lies on the claimed side",
+        lambda rows, parts: all(map(on_side, rows)),
+    ),
+    (UNDECIDED, "otherwise", lambda rows, parts: True),
+)
+
+
+def verdict(evidence: list[dict], parts: tuple[Part, ...]) -> str:
+    """What the rows of these parts of a claim say; each has value, low, high, error, degrees, models, claim,
+    part, and with too few models what to run."""
+    rows = rows_of(evidence, parts)
+    return next(name for name, _, holds in RULES if holds(rows, parts))
 
 
 def either(numbers: Iterable[int]) -> str:
@@ -199,21 +298,53 @@ def either(numbers: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(set(numbers))))
 
 
-def why_undecided(claim: Claim, rows: list[dict]) -> list[str]:
-    """What is missing for a decision, in words."""
-    reasons = []
-    for part in claim.parts:
-        of_part = [row for row in rows if row["part"] == part.name]
-        if not of_part:
-            reasons.append(f"{part.name}: nothing to compare from sparsity {HIGH_SPARSITY:g} on")
-            continue
-        few = {row["models"] for row in of_part if 0 < row["models"] < FEWEST_SEEDS}
-        undefined = [row for row in of_part if on_side(row) is None and row["models"] not in few]
-        if few:
-            reasons.append(f"{part.name}: {either(few)} models, and intervals need {FEWEST_SEEDS}")
-        if undefined:
-            reasons.append(
-                f"{part.name}: no value for {len(undefined)} of {len(of_part)} comparisons: no PIEs, or "
-                "their arrays are not stored"
-            )
-    return reasons
+def named(rows: list[dict]) -> str:
+    """Differences in words, the least in favour first, no more than four."""
+    rows = sorted(rows, key=strength)
+    names = [
+        f"{row['part']}, {row['group']}, {row['comparison']}, at {100 * row['sparsity']:g} %" for row in rows
+    ]
+    more = f"; and {len(rows) - 4} more, marked below" if len(rows) > 4 else ""
+    return "; ".join(names[:4]) + more
+
+
+def why(claim: Claim, evidence: list[dict]) -> list[str]:
+    """What decided a claim or what is missing for it, in words."""
+    rows = rows_of(evidence, claim.deciding)
+    said = verdict(rows, claim.deciding)
+    if said in (NOTHING, FEW):
+        missing = lacking(rows, claim.deciding, claim.run)
+        return missing[NOTHING] + missing[FEW]
+    contrary, at_95 = against(rows), against(rows, corrected=False)
+    across = [row for row in rows if on_side(row) is False and row not in at_95]
+    groups = {
+        "Against the claim": contrary,
+        "Against it at 95 % only, which with so many differences is no proof": [
+            row for row in at_95 if row not in contrary
+        ],
+        "Across 0": across if said == UNDECIDED else [],
+    }
+    reasons = [f"{words}: {named(chosen)}." for words, chosen in groups.items() if chosen]
+    return reasons + ([more_networks(rows)] if said == UNDECIDED else [])
+
+
+def networks_needed(row: dict, differences: int = 1) -> int:
+    """How many networks would bring the interval of a row to 0, if the difference stays and the half-width
+    falls as 1 / sqrt(K); 0 without a difference."""
+    nearest, farthest = towards_claim(row, differences)
+    middle = (nearest + farthest) / 2
+    return math.ceil(row["models"] * ((farthest - middle) / middle) ** 2) if middle else 0
+
+
+def more_networks(rows: list[dict]) -> str:
+    """Whether more networks would decide a claim, and about how many, as `networks_needed` assumes."""
+    undecided = [row for row in rows if not on_side(row)]
+    contrary = [row for row in undecided if strength(row) <= 0]
+    # All must be on the claimed side; one on the other side is enough.
+    needed = max(map(networks_needed, undecided))
+    if contrary:
+        needed = min(networks_needed(row, len(rows)) or math.inf for row in contrary)
+    if needed > TOO_MANY * max(row["models"] for row in rows):
+        return "More networks would hardly decide: a difference is too near 0."
+    decision = "contradict" if contrary else "support"
+    return f"About {needed} networks of each kind or more would be needed to {decision} it."

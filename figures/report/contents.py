@@ -7,6 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
+from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Compared
@@ -66,17 +67,28 @@ def collect(
             "PIEs against sparsity",
             "Images whose modal label over the pruned networks differs from that over the dense ones. "
             "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-            "(claim 3). Bars: 95 % intervals, delete-2 jackknife over seeds; without bars there are fewer "
-            "than 6 models.",
+            "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
+            "models.",
         ),
+        against_sparsity(
+            compared,
+            populations,
+            "excess",
+            "PIEs beyond the noise floor, against sparsity",
+            "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
+            "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
+            "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
+        ),
+        against_models(compared),
         against_sparsity(
             compared,
             [*populations, *dense],
             "accuracy",
             "Accuracy against sparsity",
             "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
-            "is that it falls later. Bars: 95 % intervals, bootstrap over seeds.",
+            "is that it falls later. Bars: 95 % intervals, Student's t over networks.",
         ),
+        *measures_against_sparsity(stored, compared),
         *([noise_floor(compared, floors)] if floors else []),
         *grid,
         *joint,
@@ -91,6 +103,23 @@ def collect(
         )
     rows = evidence.all_evidence(compared)
     return Report(stored, compared, populations, dense, rows, floors, pictures, list(dict.fromkeys(missing)))
+
+
+def population_table(report: Report) -> list[dict]:
+    """The rows of populations.csv: every number of a population, with its interval in columns of its own."""
+    ends = ("low", "high", "models", "circular")
+    return [
+        {
+            column: value
+            for name, cell in row.items()
+            for column, value in (
+                {name: cell["value"]} | {f"{name}_{end}": cell[end] for end in ends if end in cell}
+                if isinstance(cell, dict)
+                else {name: cell}
+            ).items()
+        }
+        for row in (*report.populations, *report.dense)
+    ]
 
 
 # Figures
@@ -158,7 +187,7 @@ def describe_population(population: Compared) -> str:
     )
 
 
-def file_name(population: Compared) -> str:
+def file_name(population: Combination) -> str:
     """A population in names of figures."""
     return f"{population.learning_method}_{population.pruning_method}_{population.sparsity}sparsity"
 
@@ -195,11 +224,30 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
     return pictures, missing
 
 
+SHOWN = {
+    "pies": Measure("PIEs (images)", ""),
+    "excess": Measure("PIEs beyond the noise floor (images)", ""),
+    "accuracy": Measure("test accuracy (%)", "", 100),
+}
+CURVES = ("calibration_error", "cka")  # the measures that are drawn
+
+
+def measures_against_sparsity(stored: list[Combination], compared: list[Compared]) -> list[Picture]:
+    """What pruning loses and keeps against sparsity."""
+    rows, pictures = [population.facts | evidence.measures(population) for population in stored], []
+    for name in CURVES:
+        heading, meaning, _, _ = MEASURES[name]
+        if chosen := [row for row in rows if name in row]:
+            caption = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
+            pictures.append(against_sparsity(compared, chosen, name, heading, caption))
+    return pictures
+
+
 def against_sparsity(
     compared: list[Compared], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
-    """PIEs or accuracy against sparsity with intervals, of all learning and pruning methods."""
-    scale, ylabel = (1, "PIEs (images)") if name == "pies" else (100, "test accuracy (%)")
+    """A number of all learning and pruning methods against sparsity, with intervals."""
+    ylabel, _, scale, _ = SHOWN.get(name) or MEASURES[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
         series.setdefault(f"{row['learning_method']} {row['pruning_method']}", []).append(row)
@@ -219,6 +267,28 @@ def against_sparsity(
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
 
 
+def against_models(compared: list[Compared]) -> Picture:
+    """PIEs against the number of networks that vote, and the noise floors."""
+    heading = "PIEs against the number of networks"
+    arrays = {"figure": "against_models", "title": across.title(compared, f"{heading}, random subsets")}
+    series: dict[tuple[str, str], dict[int, float]] = {}
+    for population in shown(compared):
+        means, learning_method = evidence.pies_of_fewer(population), population.learning_method
+        series[population.label, learning_method] = means["pruned"]
+        series.setdefault((f"{learning_method} dense against dense", learning_method), means["dense"])
+    arrays |= dict(zip(("series", "learning_methods"), map(list, zip(*series))))
+    for index, means in enumerate(series.values()):
+        arrays |= {f"models_{index}": list(means), f"value_{index}": list(means.values())}
+    return Picture(
+        "pies_against_models",
+        heading,
+        "The mean over random subsets of the seeds. Fewer networks make more PIEs, so that only populations "
+        "of equally many can be compared. Look how far a curve lies above that of dense networks against as "
+        "many other dense ones, which ends at half of the seeds: the noise floor.",
+        arrays,
+    )
+
+
 def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
     enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
@@ -233,7 +303,7 @@ def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray
         "One half of the dense networks against the other half (nothing is pruned there), beside the same "
         "half against the pruned networks of the other half. Look how far a box stands away from that of "
         "dense against dense: only what is beyond it comes from pruning. Fewer models make more PIEs, so "
-        "that these counts are higher than those of all models.",
+        "that these counts are higher than those of all models, the noise floor by about sqrt(2).",
         arrays,
     )
 
@@ -276,27 +346,41 @@ def umap_grid(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
 def gallery(population: Compared) -> list[dict]:
     """The stored PIEs: image (3, H, W) uint8, label, dense and pruned modal labels, how many networks agree
     with them, and the confidence of the disagreement, as metrics.disagreement says it."""
-    arrays, names, entries = population.arrays, population.class_names, []
-    for place, image in zip(arrays["gallery"], arrays["gallery_images"]):
-        labels = [arrays[name][place] for name in ("dense_modal_labels", "modal_labels")]
-        # votes[0, 1]: how many dense networks predict the modal label of the pruned ones
-        networks = (population.dense, population.pruned)
-        votes = np.array(
-            [[(each.predictions[:, place] == label).sum() for label in labels] for each in networks]
-        )
-        (dense, dense_other), (pruned_other, pruned) = votes / [[len(each.ids)] for each in networks]
-        entries.append(
-            {
-                "image": image,
-                "label": names[arrays["labels"][place]],
-                "dense": names[labels[0]],
-                "pruned": names[labels[1]],
-                "dense_agreeing": votes[0, 0],
-                "pruned_agreeing": votes[1, 1],
-                "confidence": (dense - dense_other + pruned - pruned_other) / 2,
-            }
-        )
-    return entries
+    arrays, pictures = population.arrays, population.arrays["gallery_images"]
+    return [
+        {"image": image, **votes_on(population, place)} for place, image in zip(arrays["gallery"], pictures)
+    ]
+
+
+def votes_on(population: Combination, place: int) -> dict:
+    """An image's label, both modal labels, how many networks agree with them, and how confident they are."""
+    arrays, names = population.arrays, population.class_names
+    return {
+        "label": names[arrays["labels"][place]],
+        "dense": names[arrays["dense_modal_labels"][place]],
+        "pruned": names[arrays["modal_labels"][place]],
+        "dense_agreeing": arrays["dense_votes"][place],
+        "pruned_agreeing": arrays["votes"][place],
+        "confidence": arrays["confidence"][place],
+    }
+
+
+def pie_list(population: Combination) -> list[dict]:
+    """One row for every PIE, the most confident disagreement first: image (file, or its place among the test
+    images), label and votes, and, averaged over the pruned networks, Q-Score and, where they were probed,
+    prediction depth."""
+    arrays, depths = population.arrays, population.depths
+    depth = depths["pruned_depth_prediction"].mean(0) if depths else np.full(len(population.is_pie), np.nan)
+    rows = [
+        {
+            "image": str(name),
+            **votes_on(population, place),
+            "q_score": arrays["q_score"][place],
+            "depth": depth[place],
+        }
+        for name, place in zip(arrays["pie_images"], np.flatnonzero(population.is_pie))
+    ]
+    return sorted(rows, key=lambda row: -row["confidence"])
 
 
 def gallery_picture(population: Compared) -> Picture | None:

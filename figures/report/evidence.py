@@ -2,20 +2,23 @@
 seeds."""
 
 import functools
+import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from common.methods import PruningMethod, describe, parse_method
+from common.store import table
 from figures.report import similarity, uncertainty
-from figures.report.claims import HIGH_SPARSITY
+from figures.report.claims import DEPTHS, HIGH_SPARSITY
 from figures.report.read import Combination, grouped, read_evaluations
 
-# Where halves are compared: how many of the leave-two-out sets, and how many random splits of each.
-HALVES_SETS, HALVES_SPLITS = 60, 4
+MARGINS = (10, 20)  # % of the votes
+MATCHED = 0.01  # accuracies that are no further apart
 MEASURES = (
     ("Q-Score", "q_score"),
     ("prediction depth", "depth"),
@@ -116,55 +119,81 @@ def shared(*populations: Compared) -> tuple[int, ...]:
 
 @functools.cache
 def labels_of_sets(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
-    """Modal labels (1 + S, N): of all networks, then of all but two of the seeds, every pair once.
-
-    Networks of other seeds always vote. With fewer than 6 seeds S = 0. What was asked for once is remembered.
-    """
-    sets = np.ones((1, len(networks.ids)), bool)
+    """Modal labels (1 + S, N): of all these seeds, then of their half-samples; S = 0 with fewer than 6 seeds.
+    What was asked for once is remembered."""
+    sets = np.ones((1, len(seeds)), bool)
     if len(seeds) >= uncertainty.FEWEST_SEEDS:
-        kept = uncertainty.leave_two_out(len(seeds))
-        always = np.ones(len(kept), bool)
-        votes = [kept[:, seeds.index(seed)] if seed in seeds else always for seed in networks.ids.tolist()]
-        sets = np.concatenate([sets, np.stack(votes, 1)])
-    return uncertainty.modal_labels_of_sets(networks.predictions, sets, networks.classes)
+        sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
+    return uncertainty.modal_labels_of_sets(networks.predictions_of(seeds), sets)
 
 
 def pies(population: Compared, seeds: tuple[int, ...]) -> np.ndarray:
-    """The PIE sets of all networks, and without two of the seeds: (1 + S, N) bool."""
+    """The PIE sets of all these seeds, and of their half-samples: (1 + S, N) bool."""
     return labels_of_sets(population.dense, seeds) != labels_of_sets(population.pruned, seeds)
 
 
+def number_of_pies(population: Compared, seeds: tuple[int, ...]) -> dict:
+    """The number of PIEs with its interval."""
+    return uncertainty.half_sampled(pies(population, seeds).sum(1), len(seeds), (0, math.inf))
+
+
 def pies_minus(population: Compared, other: Compared) -> dict:
-    """The number of PIEs of a population minus that of another one, with its interval."""
+    """The number of PIEs of a population minus that of another one of the same dense networks, with its
+    interval."""
     seeds = shared(population, other)
-    return jackknifed(pies(population, seeds).sum(1) - pies(other, seeds).sum(1), seeds)
+    if not seeds:
+        return uncertainty.mean_estimate(np.zeros(0))
+    return uncertainty.half_sampled(pies(population, seeds).sum(1) - pies(other, seeds).sum(1), len(seeds))
 
 
-def jackknifed(
-    statistic: np.ndarray, seeds: tuple[int, ...], bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> dict:
-    """value, low, high, models of a statistic (1 + S,) of `pies` that cannot lie outside the bounds."""
-    value, replicates = np.asarray(statistic[0], np.float64), statistic[1:].astype(np.float64)
-    interval = (math.nan, math.nan)
-    if len(replicates):
-        interval = np.clip(uncertainty.jackknife_interval(value, replicates, len(seeds)), *bounds)
-    low, high = map(float, interval)
-    return {"value": float(value), "low": low, "high": high, "models": len(seeds)}
+def equal_seeds(populations: list[Compared]) -> dict[str, tuple[int, ...]]:
+    """Learning method -> the ids that all its populations have; of the methods with more the first, as many
+    as the smallest has."""
+    ids = {method: shared(*group) for method, group in grouped(populations, "learning_method").items()}
+    fewest = min(map(len, ids.values()))
+    return {method: seeds[:fewest] for method, seeds in ids.items()}
 
 
-def bootstrapped(values: np.ndarray) -> dict:
-    """value, low, high, models of a mean over networks (K,)."""
-    low, high = uncertainty.bootstrap_interval(values)
-    value = float(values.mean()) if len(values) else math.nan
-    return {"value": value, "low": low, "high": high, "models": len(values)}
+@functools.lru_cache(maxsize=2)  # of dense networks, which several combinations share, and of pruned ones
+def labels_of_splits(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
+    """Modal labels of both halves of `splits_of_sets`: (2, 1 + S, splits, N)."""
+    sets = uncertainty.splits_of_sets(len(seeds))
+    labels = uncertainty.modal_labels_of_sets(networks.predictions_of(seeds), sets.reshape(-1, len(seeds)))
+    return labels.reshape(*sets.shape[:3], -1)
 
 
-def mean_over(values: np.ndarray, images: np.ndarray | slice = slice(None)) -> np.ndarray:
-    """(K, N) -> (K,) the mean over the chosen images that have a value; NaN where none has."""
-    chosen = values[:, images]
-    defined = ~np.isnan(chosen)
+@functools.cache
+def between_halves(population: Compared, seeds: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """What halves of the seeds say, dense and pruned networks: sets (2, 1 + S, splits, N / 8), the PIEs of
+    either half as bits; floor, pruned (1 + S, splits): how many images dense networks of one half differ on
+    from dense, and from pruned ones of the other half."""
+    dense, pruned = (labels_of_splits(each, seeds) for each in (population.dense, population.pruned))
+    crossed = (dense != pruned[::-1]).sum(-1, dtype=np.int32)
+    return {
+        "sets": np.packbits(dense != pruned, -1),
+        "floor": (dense[0] != dense[1]).sum(-1, dtype=np.int32),
+        "pruned": crossed.mean(0),
+    }
+
+
+def excess(population: Compared, seeds: tuple[int, ...]) -> dict:
+    """PIEs beyond the noise floor, both between halves of the seeds, means over splits, with its interval."""
+    if len(seeds) < 2:
+        return uncertainty.mean_estimate(np.zeros(0))
+    halves = between_halves(population, seeds)
+    return uncertainty.jackknifed((halves["pruned"] - halves["floor"]).mean(1), len(seeds))
+
+
+def mean_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(S, N) -> (S,) means over what is chosen, (S, N) bool, and has a value; NaN where nothing has."""
+    defined = chosen & ~np.isnan(values)
     count = defined.sum(1)
-    return np.where(defined, chosen, 0).sum(1) / np.where(count > 0, count, np.nan)
+    return np.where(defined, values, 0).sum(1) / np.where(count > 0, count, np.nan)
+
+
+def over_images(values: np.ndarray) -> np.ndarray:
+    """(K, N) -> (K,) means over all images that have a value."""
+    return mean_of(values, np.ones_like(values, bool))
 
 
 def seed_by_seed(population: Compared, measure: str) -> dict[int, float]:
@@ -172,21 +201,23 @@ def seed_by_seed(population: Compared, measure: str) -> dict[int, float]:
     networks = population.pruned
     correct, ids = networks.predictions == population.labels, networks.ids
     values = correct if measure == "accuracy" else getattr(networks, measure)
-    return dict(zip((networks.depth_ids if measure == "depth" else ids).tolist(), mean_over(values)))
+    return dict(zip((networks.depth_ids if measure == "depth" else ids).tolist(), over_images(values)))
 
 
 # Populations
 
 
 def populations(compared: list[Compared]) -> list[dict]:
-    """One row for each: accuracy, PIEs, Q-Score and depth of PIEs minus that of other images, with
-    intervals."""
+    """One row for each: accuracy, PIEs at all vote margins and under both tie rules, the noise floor and what
+    is beyond it, Q-Score and depth of PIEs minus that of other images, with intervals."""
     return [
         {
             **population.facts,
             "networks": len(population.pruned.ids),
             "accuracy": accuracy(population.pruned, population.labels),
-            "pies": jackknifed(pies(population, population.seeds).sum(1), population.seeds, (0, math.inf)),
+            "pies": number_of_pies(population, population.seeds),
+            **pies_by_votes(population),
+            **beyond_floor(population),
             **{measure: pies_minus_others(population, measure) for measure in ("q_score", "depth")},
         }
         for population in compared
@@ -208,40 +239,150 @@ def dense_populations(compared: list[Compared]) -> list[dict]:
     ]
 
 
+def measures(population: Combination) -> dict[str, dict]:
+    """What pruning loses and keeps: every measure that the population's row has, a mean over networks with
+    its interval; a number of images has none."""
+    stored = {**(population.depths or {}), **population.arrays}
+    values = {name: np.atleast_1d(stored[name]) for name in table.MEASURES if name in population.row}
+    return {name: uncertainty.mean_estimate(each[~np.isnan(each)]) for name, each in values.items()}
+
+
 def accuracy(networks: Networks, labels: np.ndarray) -> dict:
     """The mean test accuracy with its interval."""
-    return bootstrapped(mean_over(networks.predictions == labels))
+    return uncertainty.mean_estimate(over_images(networks.predictions == labels))
+
+
+def pies_by_votes(population: Compared) -> dict[str, int]:
+    """How many PIEs remain where in either population the modal label leads the second class by these
+    percentages of the votes, and how many there are if ties go to the largest class."""
+    seeds, classes = population.seeds, population.dense.classes
+    both = [each.predictions_of(seeds) for each in (population.dense, population.pruned)]
+    votes = [np.sort([(each == c).sum(0) for c in range(classes)], 0) for each in both]
+    lead = np.minimum(*(each[-1] - each[-2] for each in votes))  # (N,)
+    reverse = [uncertainty.modal_labels_of_sets(-each, np.ones((1, len(seeds)), bool)) for each in both]
+    is_pie = pies(population, seeds)[0]
+    return {
+        f"pies_margin_{margin}": int((is_pie & (100 * lead >= margin * len(seeds))).sum())
+        for margin in MARGINS
+    } | {"pies_ties_to_largest": int((reverse[0] != reverse[1]).sum())}
+
+
+def beyond_floor(population: Compared) -> dict:
+    """noise_floor: images that halves of the dense networks differ on; excess: how many more they and pruned
+    ones differ on, with its interval; excess_of_all: what that says of all K, PIEs minus the floor at K,
+    which is about that of halves over sqrt(2): a lower bound, because networks of one seed differ less."""
+    seeds, floor = population.seeds, math.nan
+    if len(seeds) > 1:
+        floor = float(between_halves(population, seeds)["floor"][0].mean())
+    number = pies(population, seeds)[0].sum()
+    return {
+        "noise_floor": floor,
+        "excess": excess(population, seeds),
+        "excess_of_all": float(number - floor / math.sqrt(2)),
+    }
 
 
 def pies_minus_others(population: Compared, measure: str) -> dict:
-    """The mean Q-Score or depth that pruned networks give PIEs minus that of other images, the mean over
-    networks with its interval."""
-    values, is_pie = getattr(population.pruned, measure), population.is_pie
-    return bootstrapped(mean_over(values, is_pie) - mean_over(values, ~is_pie))
+    """The mean Q-Score or depth that pruned networks give PIEs minus that of other images, with its interval.
+    PIEs are found with one half of the seeds and measured in the networks of the other half, averaged over
+    networks and splits. `circular`: all networks, measured on the PIEs that they make."""
+    networks, seeds = population.pruned, population.seeds
+    ids, values = networks.depth_ids if measure == "depth" else networks.ids, getattr(networks, measure)
+    known = [index for index, seed in enumerate(ids.tolist()) if seed in seeds]
+    if len(seeds) < 2 or not known:
+        return uncertainty.mean_estimate(np.zeros(0)) | {"circular": math.nan}
+    values, places = values[known], [seeds.index(ids[index]) for index in known]
+    circular = minus_others(values, pies(population, seeds)[:1]).mean()
+    sets = between_halves(population, seeds)["sets"]  # (2, 1 + S, splits, N / 8)
+    measured = uncertainty.splits_of_sets(len(seeds))[::-1, ..., places]  # in the other half
+    statistic = []
+    for index in range(sets.shape[1]):
+        is_pie = np.unpackbits(sets[:, index], -1, values.shape[1]).astype(bool)
+        differences = minus_others(values, is_pie.reshape(-1, values.shape[1]))  # (M, 2 splits)
+        chosen = measured[:, index].reshape(-1, len(known)).T
+        statistic.append(mean_of(differences.reshape(1, -1), chosen.reshape(1, -1))[0])
+    # Seeds leave out of all K; where fewer networks were probed, these are the degrees of freedom.
+    estimate = uncertainty.jackknifed(np.array(statistic), len(seeds), len(known))
+    return estimate | {"circular": float(circular)}
 
 
-# Evidence for the claims: rows of claim, part, group (what is decided together), comparison, sparsity, value,
-# low, high, models. All populations are such that the claims are about.
+def minus_others(values: np.ndarray, is_pie: np.ndarray) -> np.ndarray:
+    """Networks' values (M, N) and PIE sets (S, N) -> (M, S) means over PIEs minus means over others."""
+    ever = is_pie.any(0)  # of the few images that are PIEs of any set
+    known, chosen = ~np.isnan(values), is_pie[:, ever].T.astype(np.float64)
+    values = np.where(known, values, 0)
+    total, count = values[:, ever] @ chosen, known[:, ever] @ chosen
+    others, rest = values.sum(1, keepdims=True) - total, known.sum(1, keepdims=True) - count
+    return total / np.where(count > 0, count, np.nan) - others / np.where(rest > 0, rest, np.nan)
 
 
-def contrastive_against_supervised(claimed: list[Compared]) -> Iterator[dict]:
-    """Claim 1: PIEs of contrastive minus those of supervised networks, of one pruning method and sparsity."""
-    supervised = {
-        (other.pruning_method, other.sparsity): other
-        for other in claimed
-        if other.learning_method == "supervised"
-    }
+def pies_of_fewer(population: Compared) -> dict[str, dict[int, float]]:
+    """pruned, dense -> number of networks -> PIEs: the mean over random subsets of the seeds, of pruned
+    against dense networks of the same seeds, and of dense ones against as many others."""
+    networks, total = (population.dense, population.pruned), len(population.seeds)
+    dense, pruned = (each.predictions_of(population.seeds) for each in networks)
+    ranks = np.random.default_rng(0).random((uncertainty.SPLITS, total)).argsort(1).argsort(1)
+    means: dict[str, dict[int, float]] = {"pruned": {}, "dense": {}}
+    for models in sorted({*range(2, total, 2), total}):
+        chosen = ranks < models
+        labels = uncertainty.modal_labels_of_sets(dense, chosen)
+        others = {"pruned": uncertainty.modal_labels_of_sets(pruned, chosen)}
+        if 2 * models <= total:
+            others["dense"] = uncertainty.modal_labels_of_sets(
+                dense, (ranks >= models) & (ranks < 2 * models)
+            )
+        for name, other in others.items():
+            means[name][models] = float((labels != other).sum(1).mean())
+    return means
+
+
+# Evidence for the claims: rows of claim, part, group (what is decided together), comparison, sparsity, and
+# what `estimate` says. All populations are such that the claims are about.
+
+
+def contrastive_against_supervised(claimed: list[Compared], compared: list[Compared]) -> Iterator[dict]:
+    """Claim 1: PIEs of contrastive minus those of supervised networks, of one pruning method and sparsity;
+    and of supervised networks of that pruning method that are about as accurate."""
+    supervised = grouped(
+        [each for each in compared if each.learning_method == "supervised"], "pruning_method"
+    )
     for population in claimed:
-        other = supervised.get((population.pruning_method, population.sparsity))
-        if other not in (None, population):
-            yield {
-                "claim": 1,
-                "part": "PIEs",
-                "group": describe(population.pruning_method),
-                "sparsity": population.sparsity,
-                "comparison": f"{population.learning_method} minus supervised",
-                **pies_minus(population, other),
-            }
+        if population.learning_method == "supervised":
+            continue
+        others = supervised.get(population.pruning_method, [])
+        for other in others:
+            if other.sparsity == population.sparsity:
+                yield claim_1(population, other, "PIEs", number_of_pies)
+                yield claim_1(population, other, "excess PIEs", excess)
+        nearest = min(others, key=lambda other: accuracy_gap(population, other), default=None)
+        if nearest is not None and accuracy_gap(population, nearest) <= MATCHED:
+            yield claim_1(population, nearest, "PIEs at matched accuracy", number_of_pies)
+
+
+def mean_accuracy(population: Compared) -> float:
+    return float((population.pruned.predictions == population.labels).mean())
+
+
+def accuracy_gap(population: Compared, other: Compared) -> float:
+    return abs(mean_accuracy(population) - mean_accuracy(other))
+
+
+def claim_1(population: Compared, other: Compared, part: str, measure: Callable[..., dict]) -> dict:
+    """A number of a contrastive population minus that of a supervised one of equally many networks."""
+    both = (population, other)
+    seeds = equal_seeds(both)
+    estimates = [measure(each, seeds[each.learning_method]) for each in both]
+    at = "" if population.sparsity == other.sparsity else f" at {100 * other.sparsity:g} %"
+    accuracies = " and ".join(f"{100 * mean_accuracy(each):.2f}" for each in both)
+    return {
+        "claim": 1,
+        "part": part,
+        "group": describe(population.pruning_method),
+        "sparsity": population.sparsity,
+        "comparison": f"{population.learning_method} minus supervised{at}",
+        **uncertainty.independent_difference(*estimates),
+        "note": f"accuracy {accuracies} %",
+    }
 
 
 def uniqueness(claimed: list[Compared]) -> Iterator[dict]:
@@ -251,11 +392,17 @@ def uniqueness(claimed: list[Compared]) -> Iterator[dict]:
     for sparsity, chosen in sorted(grouped(claimed, "sparsity").items()):
         if len(chosen) < 2:
             continue
-        seeds = shared(*chosen)
-        sets = np.stack([pies(population, seeds) for population in chosen])  # (G, 1 + S, N)
+        of_method = equal_seeds(chosen)
+        seeds = [of_method[population.learning_method] for population in chosen]
+        models = len(seeds[0])
+        if not models:
+            continue
+        sets = np.stack([pies(*each) for each in zip(chosen, seeds)])  # (G, 1 + S, N)
+        for index, population in enumerate(chosen):  # seeds of other learning methods are unrelated
+            stream = list(of_method).index(population.learning_method)
+            sets[index, 1:] = sets[index, 1 + uncertainty.reordered(sets.shape[1] - 1, stream)]
         size, alone = sets.sum(2), (sets & (sets.sum(0, dtype=np.int16) == 1)).sum(2)
-        unique = alone / np.where(size > 0, size, np.nan)  # NaN without PIEs
-        likeness = halves(chosen, seeds)
+        alike = likeness(chosen, seeds)
         chance = similarity.pie_overlap(sets[:, 0])["chance_unique"]
         for index, population in enumerate(chosen):
             about = {
@@ -263,55 +410,38 @@ def uniqueness(claimed: list[Compared]) -> Iterator[dict]:
                 "group": f"{population.learning_method}, {describe(population.pruning_method)}",
                 "sparsity": sparsity,
             }
-            share = f"{100 * unique[index, 0]:.0f} % unique, by chance {100 * chance[index]:.0f} %"
+            unique = uncertainty.half_sampled_ratio(
+                alone[index] - size[index] / 2, size[index], models, (-0.5, 0.5)
+            )
+            share = f"{100 * unique['value'] + 50:.0f} % unique, by chance {100 * chance[index]:.0f} %"
             yield {
                 **about,
                 "part": "unique PIEs",
                 "comparison": "share in no other set, minus one half",
-                **jackknifed(unique[index] - 0.5, seeds, (-0.5, 0.5)),
+                **unique,
                 "note": share if size[index, 0] else "no PIEs",
             }
             yield {
                 **about,
                 "part": "likeness of halves",
                 "comparison": "Jaccard of its halves minus Jaccard with others",
-                **jackknifed(likeness[index], seeds),
+                **uncertainty.jackknifed(alike[index], models),
             }
 
 
-def halves(chosen: list[Compared], seeds: tuple[int, ...]) -> np.ndarray:
+def likeness(chosen: list[Compared], seeds: list[tuple[int, ...]]) -> np.ndarray:
     """Jaccard similarity of PIE sets of half of the seeds and the other half, of a combination with itself
-    minus that with the others, means over random splits: (G, 1 + S'); column 0 of all seeds, then without two
-    of them. S' = 0 with fewer than 6 seeds."""
-    groups, total = len(chosen), len(seeds)
-    kept = np.ones((1, total), bool)
-    if total >= uncertainty.FEWEST_SEEDS:
-        pairs = uncertainty.leave_two_out(total)
-        drawn = np.random.default_rng(0).permutation(len(pairs))[:HALVES_SETS]
-        kept = np.concatenate([kept, pairs[drawn]])
-    splits = np.zeros((2, len(kept), HALVES_SPLITS, total), bool)
-    for index, row in enumerate(kept):
-        splits[:, index][..., row] = uncertainty.random_halves(int(row.sum()), HALVES_SPLITS)
-    votes = splits.reshape(2 * len(kept) * HALVES_SPLITS, total)
-
-    @functools.cache  # dense networks are those of several combinations
-    def modal_labels(networks: Networks) -> np.ndarray:
-        predictions = networks.predictions_of(seeds)
-        return uncertainty.modal_labels_of_sets(predictions, votes, networks.classes)
-
-    differ = [modal_labels(each.dense) != modal_labels(each.pruned) for each in chosen]
-    sets = np.stack(differ).reshape(groups, 2, len(kept) * HALVES_SPLITS, -1)
-    size = sets.sum(3)
-    alike = np.array(
-        [
-            [similarity.jaccard((a[0] & b[1]).sum(1), size_a[0], size_b[1]) for b, size_b in zip(sets, size)]
-            for a, size_a in zip(sets, size)
-        ]
-    )
-    alike = alike.reshape(groups, groups, len(kept), HALVES_SPLITS).mean(3)
+    minus that with the others, means over random splits: (G, 1 + S) of all seeds, then without two of
+    them."""
+    sets = [between_halves(*each)["sets"] for each in zip(chosen, seeds)]
+    size = [np.bitwise_count(each).sum(-1, dtype=np.int32) for each in sets]
+    alike = np.empty((len(chosen), len(chosen), sets[0].shape[1]))
+    for i, j in product(range(len(chosen)), repeat=2):
+        common = np.bitwise_count(sets[i][0] & sets[j][1]).sum(-1, dtype=np.int32)
+        alike[i, j] = similarity.jaccard(common, size[i][0], size[j][1]).mean(-1)
     alike = (alike + alike.transpose(1, 0, 2)) / 2  # either half may be the first
-    itself = np.eye(groups, dtype=bool)
-    return alike[itself] - alike[~itself].reshape(groups, groups - 1, -1).mean(1)
+    itself = np.eye(len(chosen), dtype=bool)
+    return alike[itself] - alike[~itself].reshape(len(chosen), len(chosen) - 1, -1).mean(1)
 
 
 def early_against_others(claimed: list[Compared]) -> Iterator[dict]:
@@ -334,8 +464,21 @@ def early_against_others(claimed: list[Compared]) -> Iterator[dict]:
                 means, others = seed_by_seed(early, measure), seed_by_seed(other, measure)
                 both = sorted(means.keys() & others.keys())
                 differences = np.array([means[seed] - others[seed] for seed in both])
-                yield {**about, "part": part, **bootstrapped(differences)}
+                estimate = uncertainty.mean_estimate(differences)
+                yield {**about, "part": part, **estimate, **to_run(estimate, early, other)}
             yield {**about, "part": "PIEs", **pies_minus(early, other)}
+
+
+def to_run(estimate: dict, *populations: Compared) -> dict[str, str]:
+    """run: the commands that give depths of too few networks their interval."""
+    models = min(len(population.seeds) for population in populations)
+    if not 0 < estimate["models"] < uncertainty.FEWEST_SEEDS <= models:
+        return {}
+    stored = [population.depths for population in populations if population.depths]
+    commands = [json.loads(str(depths["runs"]))["analysis"] for depths in stored if "runs" in depths]
+    flag = "--prediction_depth_models"
+    commands = [f"python {re.sub(rf' {flag}[ =][0-9]+', '', each)} {flag} {models}" for each in commands]
+    return {"run": f"run {' and '.join(dict.fromkeys(commands))}" if commands else DEPTHS}
 
 
 def same_scope(population: Compared, other: Compared) -> bool:
@@ -358,13 +501,15 @@ def pies_against_others(claimed: list[Compared]) -> Iterator[dict]:
     for population in claimed:
         for part, measure in MEASURES:
             if len(getattr(population.pruned, measure)):
+                difference = pies_minus_others(population, measure)
                 yield {
                     "claim": 4,
                     "part": part,
                     "group": population.learning_method,
                     "sparsity": population.sparsity,
                     "comparison": f"PIEs minus others, {describe(population.pruning_method)}",
-                    **pies_minus_others(population, measure),
+                    **difference,
+                    **to_run(difference, population),
                 }
 
 
@@ -372,7 +517,7 @@ def all_evidence(compared: list[Compared]) -> list[dict]:
     """The rows of all claims."""
     claimed = [population for population in compared if population.claimed_about]
     return [
-        *contrastive_against_supervised(claimed),
+        *contrastive_against_supervised(claimed, compared),
         *uniqueness(claimed),
         *early_against_others(claimed),
         *pies_against_others(claimed),
@@ -388,13 +533,8 @@ def noise_floors(compared: list[Compared]) -> dict[str, dict[str, np.ndarray]]:
     6 seeds."""
     floors: dict[str, dict[str, np.ndarray]] = {}
     for population in compared:
-        if len(population.seeds) < uncertainty.FEWEST_SEEDS:
-            continue
-        networks = (population.dense, population.pruned)
-        dense, pruned = (each.predictions_of(population.seeds) for each in networks)
-        classes = population.dense.classes
-        dense_floor = {"dense against dense": uncertainty.split_pies(dense, None, classes).sum(1)}
-        floor = floors.setdefault(population.learning_method, dense_floor)
-        name = f"{population.pruning_method} {population.sparsity:g}"
-        floor[name] = uncertainty.split_pies(dense, pruned, classes).sum(1)
+        if len(population.seeds) >= uncertainty.FEWEST_SEEDS:
+            halves = between_halves(population, population.seeds)
+            floor = floors.setdefault(population.learning_method, {"dense against dense": halves["floor"][0]})
+            floor[f"{population.pruning_method} {population.sparsity:g}"] = halves["pruned"][0]
     return floors

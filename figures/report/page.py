@@ -7,16 +7,17 @@ import io
 import math
 import re
 import shlex
+from operator import itemgetter
 from pathlib import Path
 from string import Template
 
 import numpy as np
 
 from common.methods import describe
-from common.store.table import KEY_COLUMNS
+from common.store.table import KEY_COLUMNS, MEASURES
 from figures.report import claims, uncertainty
 from figures.report.contents import Picture, Report, describe_population, gallery, provenance, shown
-from figures.report.evidence import Compared
+from figures.report.evidence import Compared, measures
 
 TEMPLATE = Path(__file__).with_name("report.html")
 FLAG = r"--\w+(?![^<>]*>)"  # in text, not in a tag: no line ends within it
@@ -36,7 +37,6 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         "commands": text("\n".join(f"python {each}" for each in (*commands, command))),
         "made": "".join(map(made_line, rows)),
         "training": duration(sum(row["seconds"] for row in rows)),
-        "resamples": f"{uncertainty.RESAMPLES:,}",
         "fewest_seeds": uncertainty.FEWEST_SEEDS,
     }
     if report.compared:
@@ -51,7 +51,9 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
             ),
             "models": claims.either(len(each.pruned.ids) for each in report.compared),
             "elsewhere": " Some networks were made elsewhere." * any(row["made_elsewhere"] for row in rows),
-            "claims": "".join(claim_line(claim, report.evidence) for claim in claims.CLAIMS),
+            "conclusion": text(" ".join(conclusion(report))),
+            "claims": claim_lines(report.evidence),
+            "rules": items([f"{name}: {rule}." for name, rule, _ in claims.RULES]),
             "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
             "evidence": "".join(claim_details(claim, report) for claim in claims.CLAIMS),
             "figures": figures(report.pictures, pngs),
@@ -60,6 +62,9 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
                 for index, population in enumerate(shown(report.compared))
             ),
             "populations": population_lines(report),
+            "measures": "".join(f"<th>{text(measure.title)}</th>" for measure in MEASURES.values()),
+            "measured": measure_lines(report),
+            "meanings": items([f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()]),
         }
     absent = ["nothing compared" if report.compared else "compared", *["missing"] * (not report.missing)]
     template = TEMPLATE.read_text(encoding="utf-8")
@@ -94,7 +99,7 @@ def line(cells: list[str], numbers: range = range(0)) -> str:
 
 def chip(verdict: str) -> str:
     """A verdict in a coloured frame, with a mark for those who do not see colours."""
-    kinds = {claims.SUPPORTED: ("supported", "✓"), claims.NOT_SUPPORTED: ("not-supported", "✗")}
+    kinds = {claims.SUPPORTED: ("supported", "✓"), claims.CONTRADICTED: ("not-supported", "✗")}
     kind, mark = kinds.get(verdict, ("not-decidable", "?"))
     return f'<span class="verdict {kind}">{mark} {text(verdict)}</span>'
 
@@ -102,29 +107,67 @@ def chip(verdict: str) -> str:
 # Claims
 
 
-def claim_line(claim: claims.Claim, evidence: list[dict]) -> str:
-    """A claim, its verdict, and why."""
-    rows = [row for row in evidence if row["claim"] == claim.number]
-    verdict = claims.verdict(rows)
-    reasons = tally(rows) + (claims.why_undecided(claim, rows) if verdict == claims.NOT_DECIDABLE else [])
-    statement = text(f"{claim.number}. {claim.statement}")
-    return line([statement, chip(verdict), "<br>".join(map(text, reasons))])
+def conclusion(report: Report) -> list[str]:
+    """The report in a few sentences."""
+    verdicts: dict[str, list[str]] = {}
+    undecided = []
+    for claim in claims.CLAIMS:
+        verdict = claims.verdict(report.evidence, claim.deciding)
+        verdicts.setdefault(verdict, []).append(str(claim.number))
+        if verdict not in (claims.SUPPORTED, claims.CONTRADICTED):
+            undecided.append(f"claim {claim.number}: {claims.why(claim, report.evidence)[-1].rstrip('.')}")
+    said = (f"{verdict}: claim {' and claim '.join(numbers)}" for verdict, numbers in verdicts.items())
+    sentences = [f"Of the paper's claims, {'; '.join(said)}."]
+    deciding = [part for claim in claims.CLAIMS for part in claim.deciding]
+    largest = claims.rows_of(report.evidence, deciding)[:1]
+    if largest and claims.on_side(largest[0]) is not None:
+        side = "for" if claims.strength(largest[0]) > 0 else "against"
+        name = claims.named(largest)
+        sentences.append(
+            f"The largest evidence is {side} claim {largest[0]['claim']}: {name}: {size(largest[0])}."
+        )
+    with_floor = [row for row in report.populations if not math.isnan(row["excess"]["value"])]
+    if with_floor:
+        highest = max(row["sparsity"] for row in with_floor)
+        with_floor = [row for row in with_floor if row["sparsity"] == highest]
+        floor, excess = (
+            f"{min(numbers):.0f} to {max(numbers):.0f}"
+            for numbers in zip(*((row["noise_floor"], row["excess"]["value"]) for row in with_floor))
+        )
+        sentences.append(
+            f"Between halves of the networks other seeds alone change the modal label of {floor} images, "
+            f"depending on the learning method; pruning to {100 * highest:g} % changes that of {excess} more."
+        )
+    if undecided:
+        sentences.append(f"What is missing: {'; '.join(undecided)}.")
+    return sentences
 
 
-def tally(rows: list[dict]) -> list[str]:
-    """How many differences lie where, part by part."""
-    lines = []
-    for part in dict.fromkeys(row["part"] for row in rows):
-        sides = [claims.on_side(row) for row in rows if row["part"] == part]
-        against = sum(claims.against(row) for row in rows if row["part"] == part)
-        undecided = sides.count(None)
-        if undecided < len(sides):
-            without = f", {undecided} without interval" if undecided else ""
-            lines.append(
-                f"{part}: {sides.count(True)} of {len(sides)} differences on the claimed side, {against} on "
-                f"the other, {sides.count(False) - against} unclear{without}"
-            )
-    return lines
+def size(row: dict) -> str:
+    """A difference with its interval, in the unit of its part."""
+    part = claims.PARTS[row["claim"], row["part"]]
+    return show(row, part.scale, part.decimals, signed=True)
+
+
+def claim_lines(evidence: list[dict]) -> str:
+    """Every measure of every claim with the difference that is least in favour; claims, and measures of one
+    claim, with the largest evidence first."""
+    tables = []
+    for claim in claims.CLAIMS:
+        lines, verdict = [], chip(claims.verdict(evidence, claim.deciding))
+        for part in claim.parts:
+            rows = claims.rows_of(evidence, (part,))
+            known = [row for row in rows if claims.on_side(row) is not None]
+            least = min(known, key=claims.strength, default=None)
+            cells = [text(claims.named([least])), size(least)] if least else [text(part.name), "–"]
+            beside = "" if part.decides else "<br>(does not decide)"
+            cells.append(chip(claims.verdict(rows, (part,))) + beside)
+            lines.append((abs(claims.strength(least)) if least else -1, cells))
+        lines.sort(key=itemgetter(0), reverse=True)
+        first = [f"{text(f'{claim.number}. {claim.statement}')}<br>{verdict}", *[""] * (len(lines) - 1)]
+        tables.append((lines[0][0], [[name, *cells] for name, (_, cells) in zip(first, lines)]))
+    tables.sort(key=itemgetter(0), reverse=True)
+    return "".join(line(cells, range(2, 3)) for _, table in tables for cells in table)
 
 
 def measured_confounds(number: int, report: Report) -> list[str]:
@@ -149,47 +192,66 @@ def measured_confounds(number: int, report: Report) -> list[str]:
 
 def claim_details(claim: claims.Claim, report: Report) -> str:
     """The evidence: one table for each part, a line for each comparison, a column for each sparsity."""
-    sections = []
+    verdict, contrary = claims.verdict(report.evidence, claim.deciding), contradicting(claim, report.evidence)
+    sections = [f"<ul>{items(claims.why(claim, report.evidence))}</ul>"]
     for part in claim.parts:
-        rows = [row for row in report.evidence if (row["claim"], row["part"]) == (claim.number, part.name)]
+        rows = claims.rows_of(report.evidence, (part,))
         side = "above" if part.side > 0 else "below"
         sections.append(
-            f"<h3>{text(part.name)} {chip(claims.verdict(rows))}</h3><p>Claimed to be {side} 0: "
-            f"{text(part.difference)}. Intervals: {part.interval}. ✓ on the claimed side, ✗ on the other, ○ "
-            "across 0.</p>"
+            f"<h3>{text(part.name)} {chip(claims.verdict(rows, (part,)))}</h3><p>Claimed to be {side} 0: "
+            f"{text(part.difference)}. Intervals: {part.interval}.</p>"
         )
         if rows:
-            sections.append(part_table(part, rows))
+            sections.append(part_table(rows, contrary))
     confounds = items([*claim.confounds, *measured_confounds(claim.number, report)])
     return (
-        f"<details><summary>Evidence for claim {claim.number}</summary>{''.join(sections)}"
+        f"<details><summary>Evidence for claim {claim.number}: {text(verdict)}</summary>{''.join(sections)}"
         f"<h3>Confounds</h3><ul>{confounds}</ul></details>"
     )
 
 
-def part_table(part: claims.Part, rows: list[dict]) -> str:
-    """The differences of a part of a claim."""
-    sparsities = sorted({row["sparsity"] for row in rows})
-    lines: dict[tuple[str, str], dict[float, str]] = {}
+def contradicting(claim: claims.Claim, evidence: list[dict]) -> list[dict]:
+    """The differences that alone contradict the claim."""
+    return claims.against(claims.rows_of(evidence, claim.deciding))
+
+
+def part_table(rows: list[dict], contrary: list[dict]) -> str:
+    """All differences of a part of a claim, the largest evidence first."""
+    head = "".join(
+        f"<th>{name}</th>" for name in ("of", "difference", "sparsity (%)", "K", "size", "where it lies", "")
+    )
+    body = ""
     for row in rows:
-        cells = lines.setdefault((text(row["group"]), text(row["comparison"])), {})
-        cells[row["sparsity"]] = difference(row, part)
-    head = "".join(f"<th class='number'>{100 * sparsity:g} %</th>" for sparsity in sparsities)
-    body = "".join(
-        line([*names, *(cells.get(sparsity, "") for sparsity in sparsities)], range(2, 2 + len(sparsities)))
-        for names, cells in lines.items()
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr><th>of</th><th>difference</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+        note = row.get("note", "")
+        if not math.isnan(row.get("circular", math.nan)):
+            note = show_circular(row)
+        names = [text(row[name]) for name in ("group", "comparison")]
+        numbers = [f"{100 * row['sparsity']:g}", str(row["models"]), size(row)]
+        body += line(
+            [*names, *numbers, where(row, contrary), f'<span class="soft">{text(note)}</span>'], range(2, 5)
+        )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def difference(row: dict, part: claims.Part) -> str:
-    """A difference with its interval and a mark for its side of 0: the claimed one, the other, neither."""
-    mark = {True: " ✓", False: " ✗" if claims.against(row) else " ○", None: ""}[claims.on_side(row)]
-    note = f"<br><span class='soft'>{text(row['note'])}</span>" if row.get("note") else ""
-    return f"{show(row, part.scale, part.decimals, signed=True)}{mark}{note}"
+def show_circular(row: dict) -> str:
+    """What the number would be if PIEs were measured in the networks that make them, and the difference."""
+    part = claims.PARTS[row["claim"], row["part"]]
+    circular, difference = (
+        show({"value": value, "low": math.nan}, part.scale, part.decimals, signed=True)
+        for value in (row["circular"], row["value"] - row["circular"])
+    )
+    return f"circular {circular}, difference {difference}"
+
+
+def where(row: dict, contrary: list[dict]) -> str:
+    """On which side of 0 a difference's interval lies."""
+    if claims.on_side(row) is None:
+        return "no interval"
+    if claims.on_side(row):
+        return "✓ as claimed"
+    if row in contrary:
+        return "✗ contrary"
+    return "(✗) contrary at 95 % only" if claims.against([row]) else "○ across 0"
 
 
 def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -> str:
@@ -263,12 +325,24 @@ POPULATION_COLUMNS = (
     "networks",
     "accuracy",
     "pies",
+    "pies_margin_10",
+    "pies_margin_20",
+    "pies_ties_to_largest",
+    "noise_floor",
+    "excess",
+    "excess_of_all",
     "ties_pruned",
     "q_score",
     "depth",
     "origin",
 )
-SHOWN_AS = {"accuracy": (100, 2), "pies": (), "q_score": (1, 3, True), "depth": (1, 2, True)}  # for `show`
+SHOWN_AS = {  # for `show`
+    "accuracy": (100, 2),
+    "pies": (),
+    "excess": (1, 0, True),
+    "q_score": (1, 3, True),
+    "depth": (1, 2, True),
+}
 
 
 def population_lines(report: Report) -> str:
@@ -278,8 +352,21 @@ def population_lines(report: Report) -> str:
     for population in report.stored:
         if row := rows.get(tuple(population.facts.values())):
             numbers = {name: show(row[name], *how) for name, how in SHOWN_AS.items() if name in row}
+            numbers |= {name: f"{row[name]:.0f}" for name in ("noise_floor", "excess_of_all") if name in row}
             cells = population.row | row | numbers | {"sparsity": f"{100 * population.sparsity:g}"}
-            lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 9)))
+            lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 15)))
+    return "".join(lines)
+
+
+def measure_lines(report: Report) -> str:
+    """What pruning loses and keeps: one line for each population."""
+    lines = []
+    for population in report.stored:
+        numbers = measures(population)
+        cells = [population.learning_method, population.pruning_method, f"{100 * population.sparsity:g}"]
+        for name, (_, _, scale, decimals) in MEASURES.items():
+            cells.append(show(numbers[name], scale, decimals) if name in numbers else "")
+        lines.append(line([*map(text, cells)], range(2, len(cells))))
     return "".join(lines)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from common.cli import UserError
 from common.methods import order
-from common.store.files import read_arrays
+from common.store.files import FORMAT, read_arrays
 from common.store.table import KEY_COLUMNS
 
-SAME = ("checkpoints", "dense_checkpoints", "data")  # what results of the same networks agree in
+SAME = ("checkpoints", "dense_checkpoints", "data", "format")  # what results of the same networks agree in
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +77,7 @@ def read_populations(results_folder: Path) -> list[Combination]:
     """
     for old in sorted(results_folder.glob("*/pies_distribution")):
         if not (old.parent / "populations").is_dir():
-            side = "sup" if old.parent.name == "supervised" else "clr"
-            raise UserError(
-                f"{old.parent} is of an older version; run {side}_pie_kmodels_detection.py and "
-                f"{side}_prediction_depth.py again, which keep the evaluations of networks"
-            )
+            raise _older(old.parent)
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
     populations = sorted(filter(None, stored), key=in_order)
@@ -98,11 +94,21 @@ def read_populations(results_folder: Path) -> list[Combination]:
     return populations
 
 
+def _older(folder: Path) -> UserError:
+    side = "sup" if folder.name == "supervised" else "clr"
+    return UserError(
+        f"{folder} is of an older version; run {side}_pie_kmodels_detection.py and "
+        f"{side}_prediction_depth.py again, which keep the evaluations of networks"
+    )
+
+
 def _read_population(path: Path) -> Combination | None:
     arrays = read_arrays(path)
     if arrays is None or "row" not in arrays:
         return None
     row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
+    if made["format"] != FORMAT:
+        raise _older(path.parent.parent)
     depths = read_arrays(path.with_name(f"{path.stem}_depth.npz"))
     if depths and _same(json.loads(str(depths["made"])), made):
         row |= json.loads(str(depths["row"]))

@@ -1,0 +1,130 @@
+"""Counts the bytes that trainings and prediction depth hold on a GPU at most, without a GPU.
+
+    python benchmarks/gpu_memory.py
+
+Runs two steps on a stand-in for a CUDA device (tests/cuda_stand_in.py), with random data of CIFAR-10's size,
+at three small batches, and scales: a peak is a + b n + c n^2 in the batch n. Beside it what is computed by
+hand: the data, and what the backward pass keeps of the images. Neither knows workspaces, fragmentation, or
+what CUDA itself takes. Minutes on a CPU; writes nothing.
+"""
+
+import sys
+from unittest import mock
+
+import numpy as np
+from measure import RATE, ROOT, random_data
+
+from common import cli
+
+SIZES = ((16, 2), (16, 4), (28, 10))  # depth and width
+CONTRASTIVE, SUPERVISED, TRAIN, TEST = 1024, 128, 50_000, 10_000
+
+
+def kept_values(depth: int, width: int, side: int = 32) -> int:
+    """How many numbers an image leaves in the network for the backward pass.
+
+    Of the stem its input. Of a block its input and what both ReLUs and the first convolution give. Of the
+    last batch norm and ReLU what goes in and out.
+    """
+    values, channels, pixels = 3 * side**2, 16, side**2
+    for group in range(3):
+        out_channels, out_pixels = 16 * width * 2**group, side**2 // 4**group
+        for _ in range((depth - 4) // 6):
+            values += 2 * channels * pixels + 2 * out_channels * out_pixels
+            channels, pixels = out_channels, out_pixels
+    return values + 2 * channels * pixels
+
+
+def build_parser() -> cli.Parser:
+    return cli.Parser(__doc__)
+
+
+@cli.command
+def main(argv=None) -> None:
+    build_parser().parse_args(argv)
+    data = (TRAIN + TEST) * (3 * 32**2 + 8)
+    print(f"{'what':<44}{'kept + data (GiB)':>18}{'counted (GiB)':>15}   counted at")
+    for depth, width in SIZES:
+        batches = (32, 64, 128) if depth < 28 else (8, 16, 32)
+        counted = scaled(lambda n: peak(contrastive, depth, width, n), batches, CONTRASTIVE)
+        what = f"SupCon, {CONTRASTIVE} x 2 views, WRN-{depth}-{width}"
+        tell(what, 4 * 2 * CONTRASTIVE * kept_values(depth, width) + data, counted, f"batches of {batches}")
+    counted = peak(supervised, 16, 2, SUPERVISED)
+    what = f"cross-entropy, {SUPERVISED}, WRN-16-2"
+    tell(what, 4 * SUPERVISED * kept_values(16, 2) + data, counted, "this batch")
+    tell("prediction depth, WRN-16-2", None, depth_peak(), f"{DEPTH_TEST} test images")
+
+
+DEPTH_TEST = 2_000  # more than are compared at once
+
+
+def tell(what: str, computed: int | None, counted: float, at: str) -> None:
+    numbers = "".join(f"{'-' if each is None else f'{each / 2**30:.2f}':>16}" for each in (computed, counted))
+    print(f"{what:<44}{numbers}   {at}", flush=True)
+
+
+def scaled(count, batches: tuple[int, ...], batch: int) -> float:
+    """The peak at a batch, by the parabola through those of three."""
+    powers = np.vander(np.array(batches, float), 3)
+    return float(np.polyval(np.linalg.solve(powers, [count(each) for each in batches]), batch))
+
+
+def stand_in():
+    sys.path.insert(0, str(ROOT / "tests"))
+    from cuda_stand_in import CudaStandIn
+
+    return CudaStandIn()
+
+
+def peak(of_kind, depth: int, width: int, batch: int) -> int:
+    """Bytes at most in an epoch of two steps: the second has the optimizer's momentum."""
+    import torch
+
+    from common import training
+
+    order = training.epoch_order
+    with stand_in() as device_stand_in:
+        device = torch.device("cuda", 0)
+        of_network = of_kind(depth, width, batch, random_data(TRAIN, TEST, 32, device))
+        with mock.patch.object(training, "epoch_order", lambda *args: order(*args)[:2]):
+            training.fit(of_network, training.Run((0, "memory")), range(1))
+        return device_stand_in.peak
+
+
+def contrastive(depth: int, width: int, batch: int, data):
+    from common import models, training
+
+    model = training.prepare(models.ContrastiveEncoder(depth, width, 0.0, "mlp"), data.train_images.device)
+    settings = {
+        **{"learning_method": "SupCon", "epochs": 1, "batch_size": batch, "learning_rate": RATE},
+        **{"momentum": 0.9, "weight_decay": 4e-4, "temperature": 0.5, "base_temperature": 0.07},
+        **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0},
+    }
+    return training.Contrastive(model, data, settings)
+
+
+def supervised(depth: int, width: int, batch: int, data):
+    from common import models, training
+
+    network = training.prepare(models.SupervisedNetwork(depth, width, 0.0, 10), data.train_images.device)
+    settings = {"batch_size": batch, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 5e-4}
+    return training.CrossEntropy(network, data, settings)
+
+
+def depth_peak() -> int:
+    """Bytes at most while the places of a network are probed, in evaluation batches as the scripts take
+    them."""
+    import torch
+
+    from common import models, training
+    from common.store.evaluation import knn_at_places
+
+    with stand_in() as device_stand_in:
+        device = torch.device("cuda", 0)
+        network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+        knn_at_places(network, random_data(TRAIN, DEPTH_TEST, 32, device), 1024)
+        return device_stand_in.peak
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,441 @@
+"""The GPU path as far as a CPU can show it: all scripts under a stand-in for a CUDA device, beside a plain
+run; and misuses that the stand-in must find."""
+
+import contextlib
+import importlib
+import json
+import os
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import write_few_digits
+from cuda_stand_in import CPU, CudaStandIn, Misuse, device_of, watched_training
+
+from common import augment, cli, methods, models, plots, training
+
+SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1 --save_every 1"
+ANALYSIS = SMALL.removesuffix(" --save_every 1")
+SUPERVISED = f"sup_training {SMALL} --index_end 0 --epochs 2 --batch_size 32 --learning_rate 0.1"
+CONTRASTIVE = (
+    f"clr_training {SMALL} --index_end 0 --epochs 2 --batch_size 32 --head_epochs 2 --batch_size_head 32"
+)
+FINETUNED = f"{SMALL} --models_number 1 --pruning_percentages 0.9 --epochs 1"
+ITERATIVE = f"{SMALL} --models_number 1 --pruning_schedule iterative --iterations 2 --rate 0.5"
+COMPARED = "--models_number 1 --pruning_percentages 0.9"
+METHODS = "--pruning_methods global,GMP,later_GMP_snip"
+COMMANDS = (
+    f"{SUPERVISED} --save_epochs 0,1",
+    f"{SUPERVISED} --dropout 0.1 --save_path dropout",
+    f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.5 --end_epoch 1.5",
+    f"{SUPERVISED} --pruning 0.9 --schedule late --criterion snip --begin_epoch 0.5 --end_epoch 1.5",
+    f"{CONTRASTIVE} --pruning_percentages 0.0 --save_epochs 0 --debug_classification_head "
+    "--debug_classification_head_epochs 2",
+    f"{CONTRASTIVE} --pruning_percentages 0.9 --method SimCLR --lars --cosine_annealing --dropout 0.1 "
+    "--criterion magnitude_gradient --begin_epoch 0.5 --end_epoch 1.5 --begin_epoch_head 0.5 "
+    "--end_epoch_head 1.5 --encoder_save_path lars",
+    *(f"sup_pruning_finetune {FINETUNED} --criterion {criterion}" for criterion in methods.CRITERIA),
+    f"clr_pruning_finetune {FINETUNED}",
+    f"sup_pruning_finetune {ITERATIVE} --after rewind --rewind_epoch 1",
+    f"sup_pruning_finetune {ITERATIVE} --after reinit",
+    f"sup_pruning_finetune {ITERATIVE} --after finetune --epochs 1",
+    f"clr_pruning_finetune {ITERATIVE} --after rewind",
+    f"sup_pie_kmodels_detection {ANALYSIS} {COMPARED} {METHODS} --plot_q_score",
+    f"clr_pie_kmodels_detection {ANALYSIS} {COMPARED} --pruning_methods global",
+    f"sup_prediction_depth {ANALYSIS} {COMPARED} --pruning_methods global --prediction_depth_models 1",
+    f"clr_prediction_depth {ANALYSIS} {COMPARED} --pruning_methods global --prediction_depth_models 1",
+)
+STOPPED = f"{SUPERVISED} --dropout 0.1 --save_path stopped --pruning 0.9 --begin_epoch 0.5 --end_epoch 1.5"
+WAITS_AN_EPOCH = 5  # its sums, three scores, the size of the largest class
+UPLOADS_AN_EPOCH = 8  # the order of the images, six parameters of the views; or a head's weights
+UPLOADS_A_PRUNING = 1 + 6 * training.GRADIENT_BATCHES  # the same for batches whose gradients are seen
+PRUNABLE = 11  # tensors of a WideResNet-10-1 that can be pruned, weights and biases
+
+
+def run(command: str) -> int:
+    script, *flags = command.split()
+    return importlib.import_module(script).main(flags)
+
+
+@contextlib.contextmanager
+def inside(folder: Path):
+    """A working folder with a few digits, one thread."""
+    before, threads = Path.cwd(), torch.get_num_threads()
+    folder.mkdir()
+    os.chdir(folder)
+    write_few_digits(folder / "few")
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        torch.set_num_threads(threads)
+
+
+def without_figures():
+    """They know nothing of devices, and take half of the time."""
+    return mock.patch.multiple(plots, draw=mock.DEFAULT, save_figure=mock.DEFAULT)
+
+
+def fail_in_the_second_epoch(monkeypatch, fail) -> None:
+    def log_epoch(description, epochs, entry, original=training.log_epoch):
+        fail() if entry["epoch"] == 1 else original(description, epochs, entry)
+
+    monkeypatch.setattr(training, "log_epoch", log_epoch)
+
+
+def interrupt() -> None:
+    raise cli.Interrupted(15)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of a plain run and of one under the stand-in, which stops and goes on; the stand-in of each
+    command."""
+    plain, beside = (tmp_path_factory.mktemp("runs") / name for name in ("plain", "stand-in"))
+    with inside(plain), without_figures():
+        for command in [*COMMANDS, STOPPED]:
+            assert run(command) == 0, command
+    seen = {}
+    with inside(beside), without_figures():
+        with CudaStandIn() as stand_in, pytest.MonkeyPatch.context() as monkeypatch:
+            fail_in_the_second_epoch(monkeypatch, interrupt)
+            assert run(STOPPED) == 128 + 15
+        assert list(Path("stopped").glob(".*.state"))
+        for command in [*COMMANDS, STOPPED]:
+            with CudaStandIn() as stand_in, watched_training(stand_in):
+                assert run(command) == 0, command
+            seen[command] = stand_in
+    return plain, beside, seen
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob(pattern))
+
+
+def test_checkpoints_are_those_of_a_plain_run_byte_for_byte(runs):
+    plain, beside, _ = runs
+    paths = files(plain, "*.pt")
+    assert files(beside, "*.pt") == paths and len(paths) > 30
+    differing = [str(path) for path in paths if (plain / path).read_bytes() != (beside / path).read_bytes()]
+    assert not differing
+
+
+def test_records_differ_in_what_they_say_of_the_run_alone(runs):
+    plain, beside, _ = runs
+    for path in files(plain, "*.pt"):
+        ours, theirs = (json.loads((folder / path.with_suffix(".json")).read_text()) for folder in runs[:2])
+        devices = [record.pop("run")["device"] for record in (ours, theirs)]
+        assert devices[0].startswith("cpu: ") and devices[1] == "cuda: stand-in"
+        assert ours == theirs
+
+
+def test_evaluations_and_votes_are_those_of_a_plain_run(runs):
+    plain, beside, _ = runs
+    paths = [*files(plain, "evaluations/*.npz"), *files(plain, "votes/*.npz")]
+    assert len(paths) >= 10
+    for path in paths:
+        with np.load(plain / path) as ours, np.load(beside / path) as theirs:
+            for name in set(ours.files) - {"made"}:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, STOPPED])
+def test_the_host_waits_for_the_device_a_few_times_an_epoch_and_never_in_a_step(runs, command):
+    stand_in = runs[2][command]
+    epochs, firings = stand_in.phases["logged"], stand_in.phases["masks"]
+    trains = "pie" not in command and "depth " not in command.replace("model_depth ", "")
+    assert bool(epochs) == bool(stand_in.phases["step"]) == trains
+    assert not [phase for phase, _ in [*stand_in.waits, *stand_in.uploads] if phase == "step"]
+    waits = dict.fromkeys(("epoch", "scores", "masks"), 0)
+    for (phase, what), count in stand_in.waits.items():
+        if phase in waits and "to the CPU" not in what:  # weights that are kept go there once
+            waits[phase] += count
+    assert waits["epoch"] <= (WAITS_AN_EPOCH + PRUNABLE) * epochs
+    assert waits["scores"] == waits["masks"] == 0
+    uploads = dict.fromkeys(("epoch", "scores", "masks"), 0)
+    for (phase, _), count in stand_in.uploads.items():
+        if phase in uploads:
+            uploads[phase] += count
+    assert uploads["epoch"] <= UPLOADS_AN_EPOCH * epochs or command == STOPPED  # which loads its state
+    assert uploads["scores"] <= UPLOADS_A_PRUNING * firings and uploads["masks"] == 0
+    assert stand_in.live == 0 or not trains  # nothing is left there
+    assert firings or "pruning" not in command.split()[0]
+
+
+def test_a_state_outlives_a_device_that_fails_for_good(runs, tmp_path):
+    command = f"{STOPPED} --save_every 5min"
+    with inside(tmp_path / "failed"), without_figures():
+        with CudaStandIn() as stand_in, pytest.MonkeyPatch.context() as monkeypatch:
+            error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+            def fail(*args):
+                stand_in.wait = fail  # whatever is asked of the device from now on
+                raise error
+
+            fail_in_the_second_epoch(monkeypatch, fail)
+            with pytest.raises(torch.AcceleratorError) as raised:
+                run(command)
+        assert "holds the state after 1 epochs" in raised.value.__notes__[0]
+        assert run(command) == 0
+        [path] = Path("stopped").glob("*.pt")
+        assert path.read_bytes() == (runs[0] / path).read_bytes()
+
+
+class Asked:
+    """The end of a pipe at which a benchmark asks for one measurement."""
+
+    def __init__(self):
+        self.questions, self.answers = [True, False], []
+
+    def recv(self):
+        return self.questions.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
+
+
+def test_benchmarks_measure_memory_of_the_device_with_the_settings_of_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import measure
+
+    def prepare(device):
+        held = torch.zeros(1000, device=device)
+        return lambda: (held, torch.ones(10**6, device=device))[:0]
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with CudaStandIn():
+        connection = Asked()
+        measure._contest(measure.Contestant(prepare), torch.device("cuda", 0), connection)
+    [ready, (seconds, memory)] = connection.answers
+    assert ready is None and seconds > 0 and memory == 4 * 10**6
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("depth, width, images", [(10, 1, 4), (16, 2, 3)])
+def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypatch, depth, width, images):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import gpu_memory
+
+    with CudaStandIn() as stand_in:
+        network = models.SupervisedNetwork(depth, width, 0.0, 10).to("cuda")
+        batch, before = torch.zeros(images, 3, 16, 16, device="cuda"), stand_in.live
+        logits = network(batch)
+        kept = stand_in.live - before + 4 * batch.numel()
+    computed = 4 * images * gpu_memory.kept_values(depth, width, side=16)
+    assert logits.requires_grad and computed <= kept < 1.02 * computed + 8_000  # statistics, and the latent
+
+
+# The stand-in itself
+
+MISUSES = {
+    "sum of tensors on CPU and device": lambda x, y: x + y,
+    "matrix product of both": lambda x, y: x @ y,
+    "concatenation of both": lambda x, y: torch.cat([x, y]),
+    "concatenation with a scalar of the CPU": lambda x, y: torch.stack([x.sum(), torch.tensor(1.0)]),
+    "in place into a tensor of the CPU": lambda x, y: y.add_(x),
+    "a sum of the device into one of the CPU": lambda x, y: torch.zeros(()).add_(x.sum()),
+    "an index of the device into a tensor of the CPU": lambda x, y: y[x.argsort(0)],
+    "an index of the CPU into a tensor of the device": lambda x, y: x[y.argsort(0)],
+    "a layer on the CPU": lambda x, y: torch.nn.Linear(4, 4)(x),
+    "a convolution with a kernel of the CPU": lambda x, y: F.conv2d(x[None, None], y[None, None, :2, :2]),
+    "labels on the CPU": lambda x, y: F.cross_entropy(x, torch.arange(4)),
+    "another device": lambda x, y: x + x.to("cuda:1"),
+    "a device that is not there": lambda x, y: x.to("cuda:7"),
+    "numpy": lambda x, y: x.numpy(),
+    "an array of it": lambda x, y: np.asarray(x),
+    "a generator of the CPU": lambda x, y: torch.rand(2, device="cuda", generator=torch.Generator()),
+    "item": lambda x, y: x.sum().item(),
+    "float": lambda x, y: float(x.sum()),
+    "a condition": lambda x, y: 1 if x.sum() > 0 else 0,
+    "a number in a text": lambda x, y: f"{x.sum():.2f}",
+    "tolist": lambda x, y: x.tolist(),
+    "cpu": lambda x, y: x.cpu(),
+    "to the CPU": lambda x, y: x.to("cpu"),
+    "a copy to the CPU": lambda x, y: y.copy_(x),
+    "nonzero": lambda x, y: x.nonzero(),
+    "where without values": lambda x, y: torch.where(x > 0),
+    "a mask as index": lambda x, y: x[x > 0],
+    "masked_select": lambda x, y: x.masked_select(x > 0),
+    "values by a mask": lambda x, y: x.index_put_((x > 9,), x[0]),
+    "unique": lambda x, y: x.unique(),
+    "equal": lambda x, y: torch.equal(x, x),
+    "bincount": lambda x, y: x.long().flatten().bincount(),
+    "repeats as a tensor": lambda x, y: x.repeat_interleave(x[0].long(), 0),
+    "synchronize": lambda x, y: torch.cuda.synchronize(),
+    "saving": lambda x, y: torch.save(x, os.devnull),
+    "an item in the backward pass": lambda x, y: backward_with(lambda gradient: gradient.sum().item(), x),
+    "a copy to the device": lambda x, y: y.to("cuda"),
+    "a tensor made of numbers": lambda x, y: torch.tensor([1.0, 2.0], device="cuda"),
+    "numbers as index": lambda x, y: x[[0, 1]],
+    "a number written by an index": lambda x, y: x.__setitem__(x.argsort(0)[0], 0),
+    "a copy into a tensor of the device": lambda x, y: x.copy_(y),
+}
+# What torch.use_deterministic_algorithms(True) refuses on CUDA; x is (4, 4).
+NONDETERMINISTIC = {
+    "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x[None], 2),
+    "adaptive maxima": lambda x: F.adaptive_max_pool2d(x[None], 2),
+    "pooling of volumes": lambda x: F.avg_pool3d(x[None, None], (1, 2, 2)),
+    "bilinear": lambda x: F.interpolate(x[None, None], scale_factor=2, mode="bilinear"),
+    "bicubic": lambda x: F.interpolate(x[None, None], scale_factor=2, mode="bicubic"),
+    "linear": lambda x: F.interpolate(x[None], scale_factor=2, mode="linear"),
+    "reflected borders": lambda x: F.pad(x[None, None], (1, 1, 1, 1), mode="reflect"),
+    "a loss for every pixel": lambda x: F.nll_loss(x[None], x.argmax(1)[None].remainder(4)[:, :4]),
+    "grid_sample": lambda x: F.grid_sample(x[None, None], x.view(1, 4, 2, 2), align_corners=False),
+    "put_": lambda x: x.clone().put_(x.argmax(0), x[0]),
+    "histogram": lambda x: x.detach().histc(4),
+    "weighted counts": lambda x: x.argmax(0).bincount(x[0].detach()),
+    "median of rows": lambda x: x.median(0).values,
+    "products": lambda x: x.scatter_reduce(0, x.argsort(0), x, "prod"),
+}
+ALLOWED = {
+    "numbers": lambda x, y: 2 * x + 1 > 0,
+    "a scalar of the CPU": lambda x, y: x * y.sum() + torch.tensor(1.0),
+    "a number by a mask": lambda x, y: x.masked_fill(x > 0, -torch.inf),
+    "a number written by a mask": lambda x, y: x.__setitem__(x > 9, 0),
+    "a number written to a row": lambda x, y: x.__setitem__(0, 0),
+    "an index of the device": lambda x, y: x[x.argsort(0)],
+    "a fill by an index": lambda x, y: x.index_fill_(0, x.argsort(0)[0], 0),
+    "tensors made there": lambda x, y: torch.arange(4, device=x.device) + torch.zeros_like(x),
+    "work on the CPU": lambda x, y: (y[y > 0].sum().item(), y.tolist(), y.numpy()),
+    "conversion where it is": lambda x, y: x.to(x.device).to(torch.float64).to("cuda"),
+    "like another": lambda x, y: torch.empty_like(x, device="cpu") + y,
+    "a backward pass": lambda x, y: backward_with(lambda gradient: gradient * 2, x),
+    "scatter and sort": lambda x, y: x.scatter_add(0, x.argsort(0), x).sort(stable=True),
+    "a step of SGD": lambda x, y: step_of_sgd(x),
+}
+
+
+def backward_with(hook, x) -> None:
+    leaf = x.detach().clone().requires_grad_()
+    leaf.register_hook(hook)
+    (leaf**2).sum().backward()
+
+
+def step_of_sgd(x) -> None:
+    leaf = torch.nn.Parameter(x.clone())
+    optimizer = torch.optim.SGD([leaf], 0.1, momentum=0.9, weight_decay=0.1)
+    (leaf**2).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("misuse", MISUSES)
+def test_a_misuse_in_a_step_is_found(misuse):
+    with CudaStandIn(devices=2) as stand_in:
+        x, y = torch.arange(16.0).view(4, 4).to("cuda"), torch.arange(16.0).view(4, 4)
+        with stand_in.during("step"), pytest.raises(Misuse):
+            MISUSES[misuse](x, y)
+
+
+@pytest.mark.parametrize("use", ALLOWED)
+def test_what_is_allowed_is_not_found(use):
+    with CudaStandIn() as stand_in:
+        x, y = torch.arange(16.0).view(4, 4).to("cuda"), torch.arange(16.0).view(4, 4)
+        with stand_in.during("step"):
+            ALLOWED[use](x, y)
+
+
+@pytest.mark.parametrize("operation", NONDETERMINISTIC)
+def test_what_cuda_has_no_deterministic_algorithm_for_is_found(operation):
+    with CudaStandIn():
+        x = torch.arange(16.0).view(4, 4).to("cuda").requires_grad_()
+        with pytest.raises(Misuse, match="deterministic"):
+            NONDETERMINISTIC[operation](x).sum().backward()
+    NONDETERMINISTIC[operation](torch.arange(16.0).view(4, 4).requires_grad_())  # it has one on the CPU
+
+
+def test_outside_of_a_step_waits_and_copies_are_counted():
+    with CudaStandIn() as stand_in:
+        x = torch.ones(3).cuda()
+        with stand_in.during("epoch"):
+            x.tolist(), x.sum().item(), x.cpu()
+    assert stand_in.uploads == {("", "_to_copy"): 1}
+    assert sorted(stand_in.waits) == [
+        ("epoch", "_local_scalar_dense"),
+        ("epoch", "_to_copy to the CPU"),
+        ("epoch", "tolist"),
+    ]
+
+
+def test_tensors_are_where_they_were_made_or_brought_and_so_are_their_views():
+    with CudaStandIn(devices=2):
+        network = torch.nn.Linear(4, 4).to("cuda:1")
+        x = torch.ones(2, 4, device="cuda:1")
+        loss = network(x).square().sum()
+        loss.backward()
+        for tensor in (network.weight, network.weight.grad, x[0].view(2, 2), loss, torch.zeros_like(x)):
+            assert tensor.device == torch.device("cuda", 1) and tensor.is_cuda
+        assert x.cpu().device == CPU and not x.cpu().is_cuda
+        assert x.to("cuda").device == torch.device("cuda", 0)
+    assert x.device == CPU and device_of(x).index == 1  # afterwards it is a tensor like any other
+
+
+def test_live_bytes_are_those_of_the_storages_that_are_still_there():
+    with CudaStandIn() as stand_in:
+        x = torch.ones(1000, device="cuda")
+        view, double = x[10:], x * 2
+        assert torch.cuda.memory_allocated() == 8000
+        del x, double
+        assert (stand_in.live, stand_in.peak) == (4000, 8000)
+        del view
+        assert stand_in.live == 0
+        leaf = torch.ones(1000, device="cuda", requires_grad=True)
+        product = (leaf * 2) ** 2  # keeps leaf * 2 for the backward pass
+        assert stand_in.live == 12_000
+        product.sum().backward()
+        assert stand_in.live == 12_000  # leaf, product, gradient
+        stand_in.reset_peak()
+        assert stand_in.peak == 12_000
+
+
+def spoil_draw(monkeypatch):
+    def draw(self, batches, generator):
+        height, width = self.data.train_images.shape[-2:]
+        count = len(self.data.train_images)
+        self.drawn = augment.draw_supervised(count, height, width, True, True, generator)
+
+    monkeypatch.setattr(training.CrossEntropy, "draw", draw)
+
+
+def spoil_normalise(monkeypatch):
+    def normalise(images, mean, std):
+        mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (mean, std))
+        return images.sub_(mean).div_(std)
+
+    monkeypatch.setattr(augment, "normalise_", normalise)
+
+
+def spoil_loss(monkeypatch):
+    def loss(logits, labels):
+        value = F.cross_entropy(logits, labels)
+        assert value.item() < 100
+        return value, (logits.argmax(1) == labels).sum()
+
+    monkeypatch.setattr(training, "cross_entropy", loss)
+
+
+def spoil_masks(monkeypatch):
+    def apply(module, masks):
+        with torch.no_grad():
+            for name, mask in masks.items():
+                module.get_parameter(name)[mask == 0] = torch.zeros(
+                    int((mask == 0).sum()), device=mask.device
+                )
+
+    monkeypatch.setattr(training, "apply_masks", apply)
+
+
+def spoil_order(monkeypatch):
+    original = training.epoch_order
+    monkeypatch.setattr(training, "epoch_order", lambda *args: [batch.cpu() for batch in original(*args)])
+
+
+@pytest.mark.parametrize("spoil", [spoil_draw, spoil_normalise, spoil_loss, spoil_masks, spoil_order])
+def test_a_misuse_in_the_code_of_the_study_is_found(spoil, monkeypatch, tmp_path):
+    spoil(monkeypatch)
+    command = f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.25 --end_epoch 1.5"
+    with inside(tmp_path / "spoilt"), CudaStandIn() as stand_in, watched_training(stand_in):
+        with pytest.raises(Misuse, match="in a step|different devices|copies to"):
+            run(command)
