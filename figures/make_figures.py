@@ -8,7 +8,8 @@ figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz.
 one file that opens in any browser; into RESULTS/report/ its figures, their arrays, the evidence and a list of
 the PIEs of every population; into RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables
 are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every
-figure anew from its arrays into that folder, named after data set, learning method and kind.
+figure anew from its arrays into that folder, named after data set, learning method and kind. With --release
+also copies what it reads into a folder small enough to publish; from the copy it makes the same report.
 """
 
 import re
@@ -35,6 +36,9 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"
     )
+    parser.add_argument(
+        "--release", type=Path, help="copy the results that this script reads into this folder, None: do not"
+    )
     return parser
 
 
@@ -42,9 +46,11 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     from common.store import files, table
-    from figures.report import across, contents, page, plots, read
+    from figures.report import across, contents, page, plots, read, release
 
     folder = flags.results
+    if flags.release and flags.release.resolve() == folder.resolve():
+        raise cli.UserError("--release names the folder of --results; name another one for the copy")
     stored = read.read_populations(folder)
     combinations = [population for population in stored if population.pruning_method != "dense"]
     masks, missing = across.read_all_masks(combinations)
@@ -93,6 +99,8 @@ def main(argv=None) -> None:
     print(f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {short}")
     print(table.format_table([population.row for population in stored]))
     print(f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}")
+    if flags.release:
+        print(f"released: {release.release(folder, flags.release) / 1e6:.1f} MB in {flags.release}")
 
 
 def stored_figures(folder: Path, ending: str) -> list[Path]:

@@ -1,0 +1,72 @@
+"""Results that are small enough to publish give the report of those that they are a copy of."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+from stored_results import make_results
+
+from common.store.files import read_arrays
+from figures import make_figures
+from figures.report import release
+
+
+def make(folder, *flags):
+    return make_figures.main(["--results", str(folder), *map(str, flags)])
+
+
+def numbers_of(folder):
+    with (folder / "report" / "evidence.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ("claim", "part", "group", "comparison", "sparsity", "value", "low", "high")
+    return [[row[column] for column in columns] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    results = tmp_path_factory.mktemp("pies") / "few digits"
+    make_results(results, methods=("global",), sparsities=(0.9,), images=1200)
+    copy = results.parent / "copy" / "few digits"
+    assert make(results, "--release", copy) == 0 and make(copy) == 0
+    return results, copy
+
+
+def test_a_copy_gives_the_same_evidence_to_the_digits_that_are_shown(released):
+    rows, copied = map(numbers_of, released)
+    assert len(rows) == len(copied) > 6
+    for row, other in zip(rows, copied):
+        assert row[:5] == other[:5]
+        for value, again in zip(row[5:], other[5:]):
+            assert (value == again == "") or float(again) == pytest.approx(float(value), abs=2e-4)
+
+
+def test_a_copy_gives_the_same_claims_and_populations(released):
+    def sections(folder):
+        page = (folder / "report.html").read_text()
+        tables = re.findall(r"<table.*?</table>", page, re.S)
+        return len(tables), tables[0]
+
+    assert sections(released[0]) == sections(released[1])
+    assert (released[0] / "results.csv").read_bytes() == (released[1] / "results.csv").read_bytes()
+
+
+def test_a_copy_holds_many_values_in_two_bytes_and_the_rest_as_it_was(released):
+    results, copy = released
+    sizes = [sum(path.stat().st_size for path in each.rglob("*/evaluations/*.npz")) for each in released]
+    assert sizes[1] < sizes[0]
+    for path in copy.glob("*/evaluations/*.npz"):
+        stored, original = np.load(path), read_arrays(results / path.relative_to(copy))
+        assert set(stored.files) <= set(release.OF_NETWORKS) and stored["q_score"].dtype == np.float16
+        assert read_arrays(path)["q_score"].dtype == np.float32
+        assert np.array_equal(stored["predictions"], original["predictions"])
+
+
+@pytest.mark.parametrize("values", [np.full(2000, 7e4), np.arange(3.0), np.arange(5000)])
+def test_what_two_bytes_do_not_hold_stays(values):
+    assert release.rounded(values).dtype == values.dtype
+
+
+def test_a_copy_onto_itself_is_refused(released, capsys):
+    assert make(released[0], "--release", released[0]) == 2
+    assert "--release names the folder of --results" in capsys.readouterr().err
