@@ -44,6 +44,11 @@ def golden_keys(name, pattern):
     return groups
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: minutes of simulation, left out unless -m asks for it")
+    config.option.markexpr = config.option.markexpr or "not slow"
+
+
 # The files that take longest, longest first: begun first, the two processes of ./setup.sh test end together.
 LONGEST = "pruning_scripts scripts resume sharing bad_input report same_numbers fuzz across".split()
 

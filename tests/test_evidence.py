@@ -1,6 +1,7 @@
 """Evidence from stored arrays: every number found again with votes counted image by image over sets of ids
 that are written out."""
 
+import functools
 import itertools
 import json
 import math
@@ -60,11 +61,15 @@ class Stored:
             self.depth = dict(zip(depths["ids"].tolist(), depths["pruned_depth_prediction"]))
         self.ids = sorted(self.dense.keys() & self.pruned.keys())
 
-    def pies(self, without: tuple[int, ...] = ()) -> set[int]:
-        """The PIEs where networks of these ids do not vote."""
-        return votes_differ(
-            self.dense, self.dense.keys() - set(without), self.pruned, self.pruned.keys() - set(without)
-        )
+    @functools.cache
+    def pies(self, ids: tuple[int, ...], others: tuple[int, ...] = ()) -> set[int]:
+        """The PIEs where dense networks of these ids vote, and pruned ones of these or of other ids."""
+        return votes_differ(self.dense, ids, self.pruned, others or ids)
+
+    @functools.cache
+    def floor(self, ids: tuple[int, ...], others: tuple[int, ...]) -> set[int]:
+        """Where dense networks of these ids and of others differ."""
+        return votes_differ(self.dense, ids, self.dense, others)
 
 
 def votes_differ(one, ids, other, other_ids):
@@ -82,27 +87,89 @@ def votes_differ(one, ids, other, other_ids):
     }
 
 
-def jackknifed(statistic, ids, sets=None):
-    """value, low, high, models of a function of the ids that do not vote."""
-    value, seeds = statistic(()), len(ids)
-    if seeds < 6:
-        return {"value": value, "low": math.nan, "high": math.nan, "models": seeds}
-    replicates = [statistic(pair) for pair in sets or itertools.combinations(ids, 2)]
-    mean = sum(replicates) / len(replicates)
-    half = uncertainty.student_t_quantile(seeds - 1) * math.sqrt(
-        (seeds - 2) / 2 * sum((one - mean) ** 2 for one in replicates) / len(replicates)
+def estimate(value, variance, degrees, models, bounds=(-math.inf, math.inf)):
+    """value, low, high, models; no interval below 6 models and where nothing varies."""
+    half = math.nan
+    if models >= 6 and variance > 0 and not math.isnan(value):
+        half = uncertainty.student_t_quantile(degrees) * math.sqrt(variance)
+    low, high = (
+        each if math.isnan(each) else min(max(each, bounds[0]), bounds[1])
+        for each in (value - half, value + half)
     )
-    return {"value": value, "low": value - half, "high": value + half, "models": seeds}
+    return {"value": value, "low": low, "high": high, "models": models}
 
 
-def bootstrapped(values):
-    low, high = uncertainty.bootstrap_interval(np.array(values))
-    return {
-        "value": sum(values) / len(values) if values else math.nan,
-        "low": low,
-        "high": high,
-        "models": len(values),
-    }
+def variance(values):
+    values = list(values)
+    return sum((each - sum(values) / len(values)) ** 2 for each in values) / len(values)
+
+
+def half_samples(ids):
+    """Tuples of ids: halves and what they leave out, in the order of the half-samples."""
+    return [chosen(ids, half) for half in uncertainty.half_samples(len(ids))]
+
+
+def chosen(ids, row):
+    return tuple(each for each, taken in zip(ids, row) if taken)
+
+
+def variance_of_halves(values, halves):
+    """The mean of the variances within each size."""
+    by_size = {}
+    for value, half in zip(values, halves):
+        by_size.setdefault(len(half), []).append(value)
+    return sum(map(variance, by_size.values())) / len(by_size)
+
+
+def half_sampled(statistic, ids, bounds=(-math.inf, math.inf)):
+    """A function of the ids that vote."""
+    spread = math.nan
+    if len(ids) >= 6:
+        halves = half_samples(ids)
+        spread = variance_of_halves(map(statistic, halves), halves)
+    return estimate(float(statistic(tuple(ids))), spread, len(ids) - 1, len(ids), bounds)
+
+
+def splits_of(ids):
+    """Of all seeds, then without two of them: pairs of halves."""
+    first, second = uncertainty.splits_of_sets(len(ids))
+    return [[(chosen(ids, a), chosen(ids, b)) for a, b in zip(*rows)] for rows in zip(first, second)]
+
+
+def jackknifed(statistic, ids, models=None):
+    """A function of pairs of halves."""
+    value, *replicates = map(statistic, splits_of(ids))
+    spread = (len(ids) - 2) / 2 * variance(replicates) if replicates else math.nan
+    models = len(ids) if models is None else models
+    return estimate(value, spread, models - 1, models)
+
+
+def student(values):
+    """A mean over networks."""
+    values = list(values)
+    count = len(values)
+    spread = variance(values) / (count - 1) if count > 1 else math.nan
+    return estimate(sum(values) / count if count else math.nan, spread, count - 1, count)
+
+
+def independent(first, second):
+    """The difference of estimates of unrelated seeds, degrees of freedom by Satterthwaite."""
+    spreads = [
+        ((each["high"] - each["value"]) / uncertainty.student_t_quantile(max(1, each["models"] - 1))) ** 2
+        for each in (first, second)
+    ]
+    below = sum(spread**2 / max(1, each["models"] - 1) for spread, each in zip(spreads, (first, second)))
+    degrees = sum(spreads) ** 2 / below if below > 0 else math.nan
+    return estimate(first["value"] - second["value"], sum(spreads), degrees, first["models"])
+
+
+def excess(stored, ids):
+    def beyond(pairs):
+        """PIEs between halves minus the noise floor, means over splits."""
+        crossed = [(len(stored.pies(a, b)) + len(stored.pies(b, a))) / 2 for a, b in pairs]
+        return sum(crossed) / len(pairs) - sum(len(stored.floor(a, b)) for a, b in pairs) / len(pairs)
+
+    return jackknifed(beyond, ids)
 
 
 def mean(values):
@@ -110,15 +177,26 @@ def mean(values):
     return sum(values) / len(values) if values else math.nan
 
 
-def minus_others(networks, is_pie):
-    """Seed by seed: values of PIEs minus those of other images."""
-    return bootstrapped(
-        [
-            mean(value for value, pie in zip(values, is_pie) if pie)
-            - mean(value for value, pie in zip(values, is_pie) if not pie)
-            for values in networks
-        ]
+def apart(values, pies):
+    """The mean over PIEs minus that over other images."""
+    return mean(value for image, value in enumerate(values) if image in pies) - mean(
+        value for image, value in enumerate(values) if image not in pies
     )
+
+
+def minus_others(stored, values):
+    """values: id -> (N,) of measured networks. PIEs of one half are measured in networks of the other."""
+    known = [each for each in stored.ids if each in values]
+    if not known:
+        return {**student([]), "circular": math.nan}
+    remembered = functools.cache(lambda half, each: apart(values[each], stored.pies(half)))
+
+    def average(pairs):
+        both = [pair for a, b in pairs for pair in ((a, b), (b, a))]
+        return mean(remembered(half, each) for half, other in both for each in other if each in known)
+
+    circular = [remembered(tuple(stored.ids), each) for each in known]
+    return {**jackknifed(average, stored.ids, len(known)), "circular": sum(circular) / len(circular)}
 
 
 def accuracy(network, truth):
@@ -172,36 +250,42 @@ def test_numbers_of_populations_equal_slow_ones(case):
     name, compared, _, stored = case
     rows = evidence.populations(compared)
     assert [(row["learning_method"], row["pruning_method"], row["sparsity"]) for row in rows] == list(stored)
-    assert set(stored) == {
-        (learning, method, sparsity)
-        for learning in CASES[name].get("learning", ("SupCon", "supervised"))
-        for method in CASES[name]["methods"]
-        for sparsity in CASES[name]["sparsities"]
-    }
     for row, one in zip(rows, stored.values()):
         assert row["networks"] == len(one.pruned)
-        same(row["accuracy"], bootstrapped([accuracy(network, one.truth) for network in one.pruned.values()]))
-        expected = jackknifed(lambda without: float(len(one.pies(without))), one.ids)
-        same(
-            row["pies"], {**expected, "low": 0.0 if expected["low"] < 0 else expected["low"]}
-        )  # no count is below zero
-        assert row["pies"]["value"] == sum(one.is_pie) > 0
-        same(
-            row["q_score"], minus_others([network["q_score"] for network in one.pruned.values()], one.is_pie)
-        )
-        same(row["depth"], minus_others(one.depth.values(), one.is_pie))
-        assert math.isnan(row["pies"]["low"]) == (len(one.ids) < 6) and row["depth"]["models"] == len(
-            one.depth
-        )
-        assert any(np.isnan(network["q_score"]).any() for network in one.pruned.values()), (
-            "one latent of zeros is left out"
-        )
+        same(row["accuracy"], student(accuracy(network, one.truth) for network in one.pruned.values()))
+        same(row["pies"], half_sampled(lambda ids: len(one.pies(ids)), one.ids, (0, math.inf)))
+        same(row["excess"], excess(one, one.ids))
+        floors = [len(one.floor(a, b)) for a, b in splits_of(one.ids)[0]]
+        assert row["noise_floor"] == pytest.approx(sum(floors) / len(floors))
+        beyond = len(one.pies(tuple(one.ids))) - row["noise_floor"] / math.sqrt(2)
+        assert row["excess_of_all"] == pytest.approx(beyond)
+        values = {each: network["q_score"] for each, network in one.pruned.items()}
+        same(row["q_score"], minus_others(one, values))
+        same(row["depth"], minus_others(one, one.depth))
         assert not math.isnan(row["q_score"]["value"])
     if name == "other ids":
-        assert {row["pies"]["models"] for row in rows} == {6, 7} and {row["networks"] for row in rows} == {
-            6,
-            7,
-        }
+        assert {row["pies"]["models"] for row in rows} == {6, 7}
+
+
+def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by_hand(case):
+    _, compared, _, stored = case
+    for population in compared:
+        one, counts = stored[key_of(population)], evidence.pies_by_votes(population)
+        leads, largest = {}, set()
+        for image in one.images:
+            votes = [
+                Counter(int(networks[each]["predictions"][image]) for each in one.ids)
+                for networks in (one.dense, one.pruned)
+            ]
+            ranked = [[*sorted(each.values(), reverse=True), 0] for each in votes]
+            leads[image] = min(each[0] - each[1] for each in ranked)
+            modal = [max(c for c in each if each[c] == max(each.values())) for each in votes]
+            if modal[0] != modal[1]:
+                largest.add(image)
+        assert counts["pies_ties_to_largest"] == len(largest)
+        for margin in (10, 20):
+            far = [image for image in one.pies(tuple(one.ids)) if leads[image] >= margin / 100 * len(one.ids)]
+            assert counts[f"pies_margin_{margin}"] == len(far)
 
 
 def test_accuracy_of_dense_populations_equals_a_slow_one(case):
@@ -211,17 +295,19 @@ def test_accuracy_of_dense_populations_equals_a_slow_one(case):
     for row in rows:
         one = next(one for key, one in stored.items() if key[0] == row["learning_method"])
         assert (row["pruning_method"], row["sparsity"], row["networks"]) == ("dense", 0.0, len(one.dense))
-        same(row["accuracy"], bootstrapped([accuracy(network, one.truth) for network in one.dense.values()]))
+        same(row["accuracy"], student(accuracy(network, one.truth) for network in one.dense.values()))
 
 
-def test_pies_of_all_networks_are_the_stored_ones_and_then_those_without_two_seeds(case):
-    _, compared, _, stored = case
-    for found in compared:
-        one = stored[key_of(found)]
-        sets = evidence.pies(found, found.seeds)
-        assert found.seeds == tuple(one.ids) and sets[0].tolist() == one.is_pie
-        left_out = [(), *itertools.combinations(one.ids, 2)] if len(one.ids) >= 6 else [()]
-        assert [set(np.flatnonzero(row)) for row in sets] == [one.pies(pair) for pair in left_out]
+def test_pies_are_those_of_all_shared_seeds_and_then_of_their_half_samples(case):
+    name, compared, _, stored = case
+    for population in compared:
+        one = stored[key_of(population)]
+        sets = evidence.pies(population, population.seeds)
+        assert population.seeds == tuple(one.ids)
+        assert name == "other ids" or sets[0].tolist() == one.is_pie
+        halves = half_samples(one.ids) if len(one.ids) >= 6 else []
+        expected = [one.pies(ids) for ids in (tuple(one.ids), *halves)]
+        assert [set(np.flatnonzero(row)) for row in sets] == expected
 
 
 def test_dense_networks_of_several_combinations_are_one_population_whose_labels_are_found_once(case):
@@ -266,93 +352,130 @@ def of_claim(case, number):
     return found, claimed(stored)
 
 
+def equal_seeds(*groups):
+    """Of several learning methods the ids that each has in all its populations, as many of each."""
+    ids = [in_common(*group) for group in groups]
+    return [each[: min(map(len, ids))] for each in ids]
+
+
 def test_contrastive_minus_supervised_pies_equal_slow_ones(case):
     found, stored = of_claim(case, 1)
-    expected = {
-        ("PIEs", WORDS[key[1]], "SupCon minus supervised", key[2]): (one, stored["supervised", *key[1:]])
-        for key, one in stored.items()
-        if key[0] == "SupCon" and ("supervised", *key[1:]) in stored
-    }
-    assert (
-        found.keys() == expected.keys()
-        and len(found) == {"seven": 5, "three": 2, "other ids": 3, "no scopes match": 0}[case[0]]
+    expected = set()
+    for key, one in stored.items():
+        other = stored.get(("supervised", *key[1:]))
+        if key[0] == "supervised" or other is None:
+            continue
+        seeds = equal_seeds([one], [other])
+        for part, number in (
+            ("PIEs", lambda each, ids: half_sampled(lambda kept: len(each.pies(kept)), ids)),
+            ("excess PIEs", excess),
+        ):
+            name = (part, WORDS[key[1]], "SupCon minus supervised", key[2])
+            expected.add(name)
+            same(found[name], independent(number(one, seeds[0]), number(other, seeds[1])))
+            accuracies = [
+                np.mean([accuracy(n, each.truth) for n in each.pruned.values()]) for each in (one, other)
+            ]
+            assert found[name]["note"] == "accuracy {:.2f} and {:.2f} %".format(
+                *(100 * a for a in accuracies)
+            )
+    matched = {name for name in found if name[0] == "PIEs at matched accuracy"}
+    assert found.keys() - matched == expected
+
+
+def test_populations_are_matched_by_the_nearest_accuracy_of_one_pruning_method(tmp_path):
+    """Networks that pruning does not change are alike, whatever their sparsity."""
+    folder = tmp_path / "few digits"
+    none = lambda learning, method, sparsity: 0.0 if method == "global" else 3.0 * (learning == "SupCon")
+    make_results(
+        folder,
+        methods=("global", "GMP"),
+        sparsities=(0.5, 0.9),
+        images=300,
+        damage=none,
+        depths=False,
+        umap=False,
+        q_score=False,
     )
-    for name, (one, other) in expected.items():
-        same(
-            found[name],
-            jackknifed(
-                lambda without: float(len(one.pies(without)) - len(other.pies(without))),
-                in_common(one, other),
-            ),
-        )
+    compared, _ = read_compared(folder)
+    rows = [row for row in evidence.all_evidence(compared) if row["part"] == "PIEs at matched accuracy"]
+    gaps = {}
+    for population, other in itertools.product(compared, compared):
+        both = (population.learning_method, other.learning_method)
+        if (
+            both == ("SupCon", "supervised")
+            and population.pruning_method == other.pruning_method
+            and population.sparsity == 0.9
+        ):
+            means = [(each.pruned.predictions == each.labels).mean() for each in (population, other)]
+            gaps.setdefault(WORDS[population.pruning_method], []).append(abs(means[0] - means[1]))
+    assert {row["group"] for row in rows} == {group for group, values in gaps.items() if min(values) <= 0.01}
+    assert len(rows) < len(gaps) == 2, "one pair is too far apart"
+
+
+def seeds_of_combinations(stored):
+    """Key -> the ids of its learning method that are compared."""
+    methods = list(dict.fromkeys(key[0] for key in stored))
+    groups = [[one for key, one in stored.items() if key[0] == method] for method in methods]
+    of_method = dict(zip(methods, equal_seeds(*groups)))
+    return methods, {key: of_method[key[0]] for key in stored}
 
 
 def test_shares_of_unique_pies_equal_those_of_python_sets(case):
     found, stored = of_claim(case, 2)
-    ids = in_common(*stored.values())
-    remembered = {
-        (key, without): one.pies(without)
-        for key, one in stored.items()
-        for without in ((), *itertools.combinations(ids, 2))
-    }
+    methods, seeds = seeds_of_combinations(stored)
+    models = len(next(iter(seeds.values())))
     unique = {name: row for name, row in found.items() if name[0] == "unique PIEs"}
     assert len(unique) == len(stored) == len(found) / 2
+    sets, halves = {}, []
     for key, one in stored.items():
+        halves = half_samples(seeds[key]) if models >= 6 else []
+        order = uncertainty.reordered(len(halves), methods.index(key[0]))
+        kept = [tuple(seeds[key]), *(halves[index] for index in order)]
+        sets[key] = [one.pies(ids) for ids in kept]
+    for key, one in stored.items():
+        others = [set().union(*row) for row in zip(*(sets[other] for other in stored if other != key))]
+        sizes = [len(each) for each in sets[key]]
+        parts = [len(each - rest) - len(each) / 2 for each, rest in zip(sets[key], others)]
+        value, spread = parts[0] / sizes[0] if sizes[0] else math.nan, math.nan
+        if models >= 6:
+            share = sum(parts[1:]) / sum(sizes[1:])
+            residuals = [part - share * size for part, size in zip(parts[1:], sizes[1:])]
+            spread = variance_of_halves(residuals, halves) / (sizes[0] * sum(sizes[1:]) / len(halves))
         row = unique[
             "unique PIEs", f"{key[0]}, {WORDS[key[1]]}", "share in no other set, minus one half", key[2]
         ]
-
-        def alone(without):
-            others = set().union(*(remembered[other, without] for other in stored if other != key))
-            return share(remembered[key, without] - others, remembered[key, without]) - 0.5
-
-        expected = jackknifed(alone, ids)
-        if len(ids) >= 6:  # no share is below 0 or above 1
-            expected |= {
-                "low": -0.5 if expected["low"] < -0.5 else expected["low"],
-                "high": 0.5 if expected["high"] > 0.5 else expected["high"],
-            }
-        same(row, expected)
-        chance = math.prod(
-            1 - len(other.pies()) / len(one.truth) for name, other in stored.items() if name != key
-        )
-        assert row["note"] == f"{100 * (alone(()) + 0.5):.0f} % unique, by chance {100 * chance:.0f} %"
+        same(row, estimate(value, spread, models - 1, models, (-0.5, 0.5)))
+        chance = math.prod(1 - len(sets[other][0]) / len(one.truth) for other in stored if other != key)
+        assert row["note"] == f"{100 * (value + 0.5):.0f} % unique, by chance {100 * chance:.0f} %"
 
 
 def test_likeness_of_halves_equals_a_slow_one(case):
     found, stored = of_claim(case, 2)
-    ids = in_common(*stored.values())
-    pairs = list(itertools.combinations(ids, 2))
-    chosen = (
-        [pairs[index] for index in np.random.default_rng(0).permutation(len(pairs))[: evidence.HALVES_SETS]]
-        if len(ids) >= 6
-        else []
-    )
-    values = {}
-    for without in ((), *chosen):
-        rest = [one for one in ids if one not in without]
-        alike = {key: ([], []) for key in stored}
-        for masks in zip(*uncertainty.random_halves(len(rest), evidence.HALVES_SPLITS)):
-            halves = [[one for one, taken in zip(rest, mask) if taken] for mask in masks]
-            pies = {
-                key: [votes_differ(one.dense, half, one.pruned, half) for half in halves]
-                for key, one in stored.items()
-            }
-            for key, other in itertools.product(stored, repeat=2):
-                for first, second in ((0, 1), (1, 0)):
-                    alike[key][key != other].append(
-                        share(pies[key][first] & pies[other][second], pies[key][first] | pies[other][second])
-                    )
-        for key, (own, others) in alike.items():
-            values[key, without] = sum(own) / len(own) - sum(others) / len(others)
+    _, seeds = seeds_of_combinations(stored)
+    models = len(next(iter(seeds.values())))
+    splits = {key: splits_of(ids) for key, ids in seeds.items()}
+
+    @functools.cache
+    def alike(key, other, index):
+        """The mean Jaccard similarity of PIE sets of one's halves and the other's."""
+        values = []
+        for own, its in zip(splits[key][index], splits[other][index]):
+            for first, second in ((0, 1), (1, 0)):
+                a, b = stored[key].pies(own[first]), stored[other].pies(its[second])
+                values.append(share(a & b, a | b))
+        return sum(values) / len(values)
+
     for key in stored:
-        row = found[
-            "likeness of halves",
-            f"{key[0]}, {WORDS[key[1]]}",
-            "Jaccard of its halves minus Jaccard with others",
-            key[2],
-        ]
-        same(row, jackknifed(lambda without: values[key, without], ids, chosen))
+        others = [other for other in stored if other != key]
+        value, *replicates = (
+            alike(key, key, index) - sum(alike(key, other, index) for other in others) / len(others)
+            for index in range(len(splits[key]))
+        )
+        spread = (models - 2) / 2 * variance(replicates) if replicates else math.nan
+        words = "Jaccard of its halves minus Jaccard with others"
+        row = found["likeness of halves", f"{key[0]}, {WORDS[key[1]]}", words, key[2]]
+        same(row, estimate(value, spread, models - 1, models))
 
 
 PAIRS = {  # early, other, whether their scopes match
@@ -379,7 +502,7 @@ def test_early_minus_other_schedules_equals_slow_differences_of_the_same_scope_w
             both = sorted(one.pruned.keys() & other.pruned.keys())
             same(
                 rows["accuracy"],
-                bootstrapped(
+                student(
                     [
                         accuracy(one.pruned[id], one.truth) - accuracy(other.pruned[id], one.truth)
                         for id in both
@@ -388,13 +511,11 @@ def test_early_minus_other_schedules_equals_slow_differences_of_the_same_scope_w
             )
             same(
                 rows["Q-Score"],
-                bootstrapped(
-                    [mean(one.pruned[id]["q_score"]) - mean(other.pruned[id]["q_score"]) for id in both]
-                ),
+                student([mean(one.pruned[id]["q_score"]) - mean(other.pruned[id]["q_score"]) for id in both]),
             )
             same(
                 rows["prediction depth"],
-                bootstrapped(
+                student(
                     [
                         mean(one.depth[id]) - mean(other.depth[id])
                         for id in sorted(one.depth.keys() & other.depth.keys())
@@ -403,10 +524,7 @@ def test_early_minus_other_schedules_equals_slow_differences_of_the_same_scope_w
             )
             same(
                 rows["PIEs"],
-                jackknifed(
-                    lambda without: float(len(one.pies(without)) - len(other.pies(without))),
-                    in_common(one, other),
-                ),
+                half_sampled(lambda ids: len(one.pies(ids)) - len(other.pies(ids)), in_common(one, other)),
             )
     assert found.keys() == expected
 
@@ -423,15 +541,9 @@ def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_st
         case[0] != "no scopes match"
     )
     for name, one in expected.items():
-        same(
-            found[name],
-            minus_others(
-                [network["q_score"] for network in one.pruned.values()]
-                if name[0] == "Q-Score"
-                else one.depth.values(),
-                one.is_pie,
-            ),
-        )
+        q_scores = {each: network["q_score"] for each, network in one.pruned.items()}
+        same(found[name], minus_others(one, q_scores if name[0] == "Q-Score" else one.depth))
+        assert found[name]["value"] != pytest.approx(found[name]["circular"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -471,16 +583,13 @@ def test_noise_floors_equal_slow_ones(case):
             and next(iter(floor)) == "dense against dense"
         )
         for one in own:
-            halves = [
-                tuple([each for each, taken in zip(one.ids, mask) if taken] for mask in masks)
-                for masks in zip(*uncertainty.random_halves(len(one.ids)))
-            ]
-            counts = [len(votes_differ(one.dense, first, one.pruned, second)) for first, second in halves]
-            assert floor[f"{one.key[1]} {one.key[2]:g}"].tolist() == counts and len(counts) == 100
-            if f"{one.key[1]} {one.key[2]:g}" == list(floor)[1]:  # whose seeds are split
-                assert floor["dense against dense"].tolist() == [
-                    len(votes_differ(one.dense, first, one.dense, second)) for first, second in halves
-                ]
+            pairs = splits_of(one.ids)[0]
+            crossed = [(len(one.pies(a, b)) + len(one.pies(b, a))) / 2 for a, b in pairs]
+            label = f"{one.key[1]} {one.key[2]:g}"
+            assert floor[label].tolist() == crossed and len(crossed) == uncertainty.SPLITS
+            if label == list(floor)[1]:  # whose seeds are split
+                expected = [len(one.floor(a, b)) for a, b in pairs]
+                assert floor["dense against dense"].tolist() == expected
     assert sum(len(floor) for floor in floors.values()) > len(stored)
 
 
@@ -562,7 +671,7 @@ def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
         for row in evidence.populations(compared)
         if (row["learning_method"], row["pruning_method"]) == ("SupCon", "global")
     )
-    same(empty["pies"], {"value": 0.0, "low": 0.0, "high": 0.0, "models": 7})
+    same(empty["pies"], {"value": 0.0, "low": math.nan, "high": math.nan, "models": 7})
     for measure in ("q_score", "depth"):
         assert (
             math.isnan(empty[measure]["value"])
@@ -583,24 +692,48 @@ def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
         and len(notes) == 3
         and not any("nan" in note for note in notes.values())
     )
-    for number in (2, 4):
-        own = [
-            row
-            for row in rows
-            if row["claim"] == number
-            and "SupCon" in row["group"]
-            and "one-shot" in row["group"] + row["comparison"]
-        ]
-        assert len(own) == 2 and (number == 2 or claims.verdict(own) == claims.NOT_DECIDABLE)
+    own = [
+        row
+        for row in rows
+        if row["claim"] == 4 and row["group"] == "SupCon" and "one-shot" in row["comparison"]
+    ]
+    assert len(own) == 2 and claims.verdict(own, claims.CLAIMS[3].deciding) == claims.NOTHING
 
 
 def test_means_leave_out_what_has_no_value():
     values = np.array([[1.0, np.nan, 3.0, 8.0], [np.nan, np.nan, np.nan, 2.0]])
-    assert evidence.mean_over(values, np.array([1, 1, 1, 0], bool)) == pytest.approx(
-        [2.0, math.nan], nan_ok=True
-    )
-    assert evidence.mean_over(values, np.zeros(4, bool)) == pytest.approx([math.nan, math.nan], nan_ok=True)
-    assert evidence.mean_over(values, np.ones(4, bool)) == pytest.approx([4.0, 2.0])
+    chosen = np.array([1, 1, 1, 0], bool) & np.ones_like(values, bool)
+    assert evidence.mean_of(values, chosen) == pytest.approx([2.0, math.nan], nan_ok=True)
+    assert evidence.over_images(values) == pytest.approx([4.0, 2.0])
+    sets = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    expected = [[1 - 5.5, math.nan], [math.nan, math.nan]]
+    assert evidence.minus_others(values, sets) == pytest.approx(np.array(expected), nan_ok=True)
+
+
+def test_pies_of_fewer_networks_equal_a_slow_count(case):
+    _, compared, _, stored = case
+    population = compared[0]
+    one, total = stored[key_of(population)], len(compared[0].seeds)
+    means = evidence.pies_of_fewer(population)
+    assert list(means["pruned"]) == sorted({*range(2, total, 2), total})
+    ranks = np.random.default_rng(0).random((uncertainty.SPLITS, total)).argsort(1).argsort(1)
+    for models, value in means["pruned"].items():
+        counts = [len(one.pies(chosen(one.ids, row < models))) for row in ranks]
+        assert value == pytest.approx(sum(counts) / len(counts))
+    for models, value in means["dense"].items():
+        assert 2 * models <= total
+        pairs = [(row < models, (row >= models) & (row < 2 * models)) for row in ranks]
+        counts = [len(one.floor(chosen(one.ids, a), chosen(one.ids, b))) for a, b in pairs]
+        assert value == pytest.approx(sum(counts) / len(counts))
+
+
+def test_depths_of_too_few_networks_say_what_to_run(tmp_path):
+    folder = tmp_path / "few digits"
+    make_results(folder, methods=("global",), sparsities=(0.9,), depth_models=5, umap=False, q_score=False)
+    rows = evidence.all_evidence(read_compared(folder)[0])
+    depths = [row for row in rows if row["part"] == "prediction depth"]
+    assert depths and all(row["models"] == 5 and math.isnan(row["low"]) for row in depths)
+    assert all("--prediction_depth_models" in row["run"] for row in depths)
 
 
 def test_without_populations_there_is_no_evidence():
@@ -626,10 +759,8 @@ def test_hardly_any_networks_have_values_without_intervals(tmp_path, ids):
     )
     compared, _ = read_compared(tmp_path / "few digits")
     rows = evidence.all_evidence(compared)
-    assert len(compared) == 4 and len(rows) == 2 + 8 + 8 + 4 and evidence.noise_floors(compared) == {}
-    assert all(
-        math.isnan(row["low"]) and math.isnan(row["high"]) and claims.verdict([row]) == claims.NOT_DECIDABLE
-        for row in rows
-    )
-    assert not any(math.isnan(row["value"]) for row in rows if row["part"] == "PIEs")
-    assert {row["models"] for row in rows} == ({0, 1} if ids else {1}) | {0}  # depths are not stored
+    assert len(compared) == 4 - bool(ids) and evidence.noise_floors(compared) == {}
+    assert {row["claim"] for row in rows} >= {1, 3, 4} and all(math.isnan(row["low"]) for row in rows)
+    for claim in claims.CLAIMS:
+        assert claims.verdict(rows, claim.deciding) in (claims.NOTHING, claims.FEW)
+    assert {row["models"] for row in rows} <= {0, 1}

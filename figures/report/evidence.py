@@ -88,6 +88,11 @@ def read_compared(combinations: list[Combination]) -> tuple[list[Compared], list
                 "stored; run its PIE script again"
             )
             continue
+        if not set(dense.ids) & set(pruned.ids):
+            missing.append(
+                f"everything but its figures of {combination.label}: no network has the seed of a dense one"
+            )
+            continue
         if combination.depths is None:
             missing.append(f"prediction depth of {combination.label}: run its prediction_depth script")
         compared.append(Compared(**vars(combination), dense=dense, pruned=pruned))

@@ -62,7 +62,9 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
                 for index, population in enumerate(shown(report.compared))
             ),
             "populations": population_lines(report),
-            "measures": "".join(f"<th>{text(measure.title)}</th>" for measure in MEASURES.values()),
+            "measures": "".join(
+                f'<th class="number">{text(measure.title)}</th>' for measure in MEASURES.values()
+            ),
             "measured": measure_lines(report),
             "meanings": items([f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()]),
         }
@@ -217,9 +219,8 @@ def contradicting(claim: claims.Claim, evidence: list[dict]) -> list[dict]:
 
 def part_table(rows: list[dict], contrary: list[dict]) -> str:
     """All differences of a part of a claim, the largest evidence first."""
-    head = "".join(
-        f"<th>{name}</th>" for name in ("of", "difference", "sparsity (%)", "K", "size", "where it lies", "")
-    )
+    numbers = "".join(f'<th class="number">{name}</th>' for name in ("sparsity (%)", "K", "size"))
+    head = f"<th>of</th><th>difference</th>{numbers}<th>where it lies</th><th></th>"
     body = ""
     for row in rows:
         note = row.get("note", "")
