@@ -18,6 +18,7 @@ from common import cli
 
 SIZES = ((16, 2), (16, 4), (28, 10))  # depth and width
 CONTRASTIVE, SUPERVISED, TRAIN, TEST = 1024, 128, 50_000, 10_000
+DEPTH_TEST = 2_000  # more than are compared at once
 
 
 def kept_values(depth: int, width: int, side: int = 32) -> int:
@@ -45,17 +46,15 @@ def main(argv=None) -> None:
     data = (TRAIN + TEST) * (3 * 32**2 + 8)
     print(f"{'what':<44}{'kept + data (GiB)':>18}{'counted (GiB)':>15}   counted at")
     for depth, width in SIZES:
-        batches = (32, 64, 128) if depth < 28 else (8, 16, 32)
+        batches = (32, 64, 128) if depth < 28 else (8, 12, 16)
         counted = scaled(lambda n: peak(contrastive, depth, width, n), batches, CONTRASTIVE)
         what = f"SupCon, {CONTRASTIVE} x 2 views, WRN-{depth}-{width}"
         tell(what, 4 * 2 * CONTRASTIVE * kept_values(depth, width) + data, counted, f"batches of {batches}")
     counted = peak(supervised, 16, 2, SUPERVISED)
     what = f"cross-entropy, {SUPERVISED}, WRN-16-2"
     tell(what, 4 * SUPERVISED * kept_values(16, 2) + data, counted, "this batch")
+    tell("test set after an epoch, WRN-16-2", None, test_set_peak(), "all test images")
     tell("prediction depth, WRN-16-2", None, depth_peak(), f"{DEPTH_TEST} test images")
-
-
-DEPTH_TEST = 2_000  # more than are compared at once
 
 
 def tell(what: str, computed: int | None, counted: float, at: str) -> None:
@@ -77,7 +76,7 @@ def stand_in():
 
 
 def peak(of_kind, depth: int, width: int, batch: int) -> int:
-    """Bytes at most in an epoch of two steps: the second has the optimizer's momentum."""
+    """Bytes at most in two steps: the second has the optimizer's momentum."""
     import torch
 
     from common import training
@@ -86,6 +85,7 @@ def peak(of_kind, depth: int, width: int, batch: int) -> int:
     with stand_in() as device_stand_in:
         device = torch.device("cuda", 0)
         of_network = of_kind(depth, width, batch, random_data(TRAIN, TEST, 32, device))
+        of_network.test_scores = dict
         with mock.patch.object(training, "epoch_order", lambda *args: order(*args)[:2]):
             training.fit(of_network, training.Run((0, "memory")), range(1))
         return device_stand_in.peak
@@ -109,6 +109,19 @@ def supervised(depth: int, width: int, batch: int, data):
     network = training.prepare(models.SupervisedNetwork(depth, width, 0.0, 10), data.train_images.device)
     settings = {"batch_size": batch, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 5e-4}
     return training.CrossEntropy(network, data, settings)
+
+
+def test_set_peak() -> int:
+    """Bytes at most while a network is evaluated on the test set."""
+    import torch
+
+    from common import evaluation, models, training
+
+    with stand_in() as device_stand_in:
+        device = torch.device("cuda", 0)
+        network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+        evaluation.evaluate_test_set(network, random_data(TRAIN, TEST, 32, device))
+        return device_stand_in.peak
 
 
 def depth_peak() -> int:
