@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -246,11 +247,8 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
     pictures = sorted(drawn[0].glob(f"few_digits_{method}_*.svg"))
     assert len(pictures) == 9 and "accuracy" in drawn[1]
     page = (folder.parent / "report.html").read_text()
-    assert (
-        page.count('<td><span class="verdict not-decidable">') == 4
-        and "they need 6" in page
-        and "python clr_training.py" in page
-    )  # of 2 models
+    assert set(re.findall('class="verdict ([a-z-]+)"', page)) == {"not-decidable"}  # of 2 models
+    assert "they need 6" in page and "python clr_training.py" in page
     assert len(list((chain[0] / "logs/few digits").glob("*_curves.png"))) == 4
 
 
@@ -323,8 +321,8 @@ def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of
     assert main("sup_prediction_depth", *two, "0.5,0.9", "--prediction_depth_models", 2) == 0
     assert (folder / "results.csv").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in evaluations} == ages and len(pictures) == 9
-    same = [path.name for path, picture in pictures.items() if path.read_bytes() == picture]
-    assert same == ["WideResNet-10-1_dense_0.0sparsity_2models_2latents.png"], "it has no PIEs and no rest"
+    same = {path for path, picture in pictures.items() if path.read_bytes() == picture}
+    assert same == {*folder.glob("supervised/umap/*.png")}, "they have the colours of classes alone"
 
 
 def main(script, *flags):
