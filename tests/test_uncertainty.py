@@ -181,6 +181,14 @@ def test_the_difference_of_unrelated_estimates_has_the_degrees_of_freedom_of_wel
     assert interval(difference) == pytest.approx((low, high)) and difference["models"] == 8
 
 
+@pytest.mark.parametrize("shape, least", [(None, 0.93), (4, 0.90), (1, 0.85)])
+def test_intervals_of_means_contain_the_truth_less_often_the_more_skewed_the_values_are(shape, least):
+    rng = np.random.default_rng(6)
+    draws = [rng.normal(0, 1, 6) if shape is None else rng.gamma(shape, 1, 6) for _ in range(2000)]
+    intervals = [interval(uncertainty.mean_estimate(values)) for values in draws]
+    assert np.mean([low <= (shape or 0) <= high for low, high in intervals]) >= least
+
+
 def test_fewer_than_six_seeds_or_no_spread_give_no_interval():
     assert uncertainty.FEWEST_SEEDS == 6
     for seeds in (0, 1, 2, 3, 5):
