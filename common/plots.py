@@ -41,10 +41,11 @@ def titled_figure(
 ) -> tuple[Figure, np.ndarray]:
     """A figure of so many inches with the arrays' title, and its empty panels (rows * columns,); a long title
     takes nothing from the panels. `grid`: as for Figure.subplots."""
-    # Lines break between facts only.
-    title = plain(arrays["title"]).replace(" ", "\xa0").replace("\xa0·\xa0", " · ")
-    letters = int(11 * width)  # of size 10 in a line
-    lines = [line.strip(" ·") for row in title.split("\n") for line in textwrap.wrap(row, letters)]
+    letters, lines = int(11 * width), []  # of size 10 in a line
+    for row in plain(arrays["title"]).split("\n"):
+        # Lines break between facts, and within those that are longer than a line.
+        facts = [fact if len(fact) > letters else fact.replace(" ", "\xa0") for fact in row.split(" · ")]
+        lines += [line.strip(" ·") for line in textwrap.wrap(" · ".join(facts), letters)]
     figure = Figure(figsize=(width, height + 0.16 * max(0, len(lines) - 1)), layout="constrained")
     figure.suptitle("\n".join(lines))
     return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel()

@@ -190,7 +190,8 @@ def check_nothing_overlaps(figure):
 def test_nothing_lies_on_anything_else(kind, arrays, title):
     figure = drawn(kind, arrays, title)
     check_nothing_overlaps(figure)
-    shown = figure._suptitle.get_text().replace("\xa0", " ")
+    shown = " ".join([figure._suptitle.get_text(), *(axes.get_title() for axes in all_axes(figure))])
+    shown = shown.replace("\xa0", " ").replace("\n", " ")
     assert all(fact in shown for line in title.split("\n") for fact in line.split(" · "))
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import stored_results
 from PIL import Image
 
 from common.store.files import read_arrays, write_arrays
 from common.store.table import MEASURES
-from figures.report import claims, contents, evidence, page
+from figures.report import claims, contents, evidence, page, uncertainty
 from figures.report import plots as report_plots
 from figures.report.read import read_populations
 
@@ -141,48 +142,95 @@ def evidence_rows(folder):
 # Numbers
 
 
+def differing(networks, others):
+    """On which images two lists of networks have different modal labels."""
+    return [votes(networks, i)[0] != votes(others, i)[0] for i in range(len(networks[0]["predictions"]))]
+
+
+def mean_apart(values, is_pie):
+    """The mean of the values of PIEs minus that of the others, where there are any; [] or [difference]."""
+    parts = [[v for v, pie in zip(values, is_pie) if pie == wanted and v == v] for wanted in (True, False)]
+    return [sum(parts[0]) / len(parts[0]) - sum(parts[1]) / len(parts[1])] if all(parts) else []
+
+
+def lead(members, image):
+    """How many votes more the modal label has than the next one."""
+    first, second = (votes(members, image)[1].most_common(2) + [("", 0)])[:2]
+    return first[1] - second[1]
+
+
 def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives(folder, read):
-    rows = read.table("All populations")
-    assert rows[0][:6] == ["method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs"] and len(
-        rows
-    ) == 1 + 2 * (1 + len(METHODS) * len(SPARSITIES))
-    for method, pruning, percent, models, accuracy, pies, _, q_score, depth, origin in rows[1:]:
-        combination, members = networks(folder, method, pruning, float(percent) / 100)
+    titles, *rows = read.table("All populations")
+    assert titles[:6] == ["method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs"]
+    assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
+    splits = [[np.flatnonzero(half) for half in split] for split in zip(*uncertainty.random_halves(6))]
+    for method, pruning, percent, models, accuracy, *numbers, origin in rows:
+        key = (method, pruning, float(percent) / 100)
+        combination, members = networks(folder, *key)
         labels = combination["labels"]
-        right = np.mean(
-            [np.mean([one["predictions"][i] == labels[i] for i in range(len(labels))]) for one in members]
-        )
-        assert (
-            accuracy.startswith(f"{100 * right:.2f} [")
-            and int(models) == len(members) == 6
-            and origin == "made here"
-        )
+        right = np.mean([np.mean([p == t for p, t in zip(one["predictions"], labels)]) for one in members])
+        assert accuracy.startswith(f"{100 * right:.2f} [") and int(models) == len(members) == 6
+        assert origin == "made here"
         if pruning == "dense":
-            assert pies == q_score == depth == ""
+            assert set(numbers) == {""}
             continue
         dense = networks(folder, method, "dense", 0)[1]
-        is_pie = [votes(dense, i)[0] != votes(members, i)[0] for i in range(len(labels))]
+        pies, *margins, other_ties, floor, excess, excess_of_all, _, q_score, depth = numbers
+        is_pie = differing(dense, members)
         assert re.match(rf"{sum(is_pie)} \[\d+, \d+\]$", pies), pies
-        differences = []
-        for one in members:
-            own = [
-                [
-                    value
-                    for value, pie in zip(one["q_score"], is_pie)
-                    if pie == wanted and not math.isnan(value)
-                ]
-                for wanted in (True, False)
-            ]
-            differences.append(sum(own[0]) / len(own[0]) - sum(own[1]) / len(own[1]))
-        assert q_score.startswith(minus(np.mean(differences), 3) + " [")
-        key = (method, pruning, float(percent) / 100)
+        # A tenth of 6 votes is one vote, a fifth two.
+        for margin, votes_apart in zip(margins, (1, 2)):
+            clear = [min(lead(dense, i), lead(members, i)) >= votes_apart for i in range(len(labels))]
+            assert int(margin) == sum(pie and far for pie, far in zip(is_pie, clear))
+        turned = [
+            [{"predictions": -one["predictions"].astype(int)} for one in each] for each in (dense, members)
+        ]
+        assert int(other_ties) == sum(differing(*turned))
+        # Halves of the seeds.
+        apart, crossed, q_differences, depth_differences = [], [], [], []
         depths = np.load(stored_results.population_path(folder, key, depth=True))["pruned_depth_prediction"]
-        assert depth.startswith(
-            minus(np.mean([one[is_pie].mean() - one[~np.array(is_pie)].mean() for one in depths]), 2) + " ["
-        )
+        for halves in splits:
+            of_dense, of_pruned = ([[each[k] for k in half] for half in halves] for each in (dense, members))
+            apart.append(sum(differing(*of_dense)))
+            crossed += [sum(differing(of_dense[h], of_pruned[1 - h])) for h in (0, 1)]
+            for h in (0, 1):
+                of_half = differing(of_dense[h], of_pruned[h])
+                for k in halves[1 - h]:
+                    q_differences += mean_apart(members[k]["q_score"].tolist(), of_half)
+                    depth_differences += mean_apart(depths[k].tolist(), of_half)
+        chance = sum(apart) / len(apart)
+        assert floor == minus(chance, 0, sign=False)
+        assert excess.startswith(minus(sum(crossed) / len(crossed) - chance, 0) + " [")
+        beyond = sum(is_pie) - chance / math.sqrt(2)
+        assert excess_of_all == minus(beyond, 0, sign=False)
+        assert q_score.startswith(minus(np.mean(q_differences), 3) + " [")
+        assert depth.startswith(minus(np.mean(depth_differences), 2) + " [")
 
 
-def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(folder, read):
+def end_towards_claim(row, differences=1, nearest=True):
+    """An end of an interval at level 1 - 0.05 / differences, turned so that the claim says > 0."""
+    half = scipy.stats.t.ppf(1 - 0.025 / differences, float(row["degrees"])) * float(row["error"])
+    return side_of(row) * float(row["value"]) + (-half if nearest else half)
+
+
+def side_of(row):
+    return part_of(row).side
+
+
+def part_of(row):
+    (part,) = [part for part in claims.CLAIMS[int(row["claim"]) - 1].parts if part.name == row["part"]]
+    return part
+
+
+def strength(row):
+    return side_of(row) * float(row["value"]) / float(row["error"])
+
+
+def is_against(row, differences):
+    return end_towards_claim(row, differences, nearest=False) < 0
+
+
+def test_every_difference_of_the_evidence_stands_in_a_row_with_its_interval(folder, read):
     """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py
     computes slowly."""
     rows = evidence_rows(folder)
@@ -191,69 +239,85 @@ def test_every_difference_of_the_evidence_stands_in_its_cell_with_its_interval(f
         (str(row["claim"]), row["part"], row["comparison"]) for row in found
     ]
     for row, other in zip(rows, found):
-        assert [float(row[key] or "nan") for key in ("value", "low", "high")] == pytest.approx(
-            [other[key] for key in ("value", "low", "high")], abs=1e-6, nan_ok=True
+        keys = ("value", "low", "high", "error", "degrees")
+        assert [float(row[key] or "nan") for key in keys] == pytest.approx(
+            [other[key] for key in keys], abs=1e-6, nan_ok=True
         )
     tables = [(heading, rows) for heading, rows in read.tables if rows[0][:2] == ["of", "difference"]]
-    parts = [part for claim in claims.CLAIMS for part in claim.parts]
+    parts = [(claim, part) for claim in claims.CLAIMS for part in claim.parts]
     assert len(tables) == len(parts)
-    seen = 0
-    for (heading, table), part, claim in zip(
-        tables, parts, [claim.number for claim in claims.CLAIMS for _ in claim.parts]
-    ):
+    seen, places = 0, Counter()
+    for (heading, table), (claim, part) in zip(tables, parts):
         assert heading.startswith(part.name)
-        own = [row for row in found if row["claim"] == claim and row["part"] == part.name]
-        for line in table[1:]:
-            for sparsity, shown in zip(table[0][2:], line[2:]):
-                row = next(
-                    (
-                        row
-                        for row in own
-                        if (row["group"], row["comparison"], f"{100 * row['sparsity']:g} %")
-                        == (line[0], line[1], sparsity)
-                    ),
-                    None,
-                )
-                if row is None:
-                    assert shown == ""
-                    continue
-                numbers = [minus(part.scale * row[key], part.decimals) for key in ("value", "low", "high")]
-                assert shown.split("\n")[0].rstrip(" ✓✗○") == f"{numbers[0]} [{numbers[1]}, {numbers[2]}]", (
-                    shown,
-                    row,
-                )
-                on_side = row["low"] > 0 if part.side > 0 else row["high"] < 0
-                on_other = row["high"] < 0 if part.side > 0 else row["low"] > 0
-                assert [" ✓" in shown, " ✗" in shown, " ○" in shown] == [
-                    on_side,
-                    on_other,
-                    not on_side and not on_other,
-                ]
-                seen += 1
-    assert seen == len(found) > 80
-
-
-def test_verdicts_and_their_tallies_are_those_of_the_intervals(folder, read):
-    rows = evidence_rows(folder)
-    lines = read.table("Claims")[1:]
-    assert len(lines) == 4
-    for claim, (statement, verdict, why) in zip(claims.CLAIMS, lines):
-        assert statement == f"{claim.number}. {claim.statement}"
-        every = []
-        for part in claim.parts:
-            own = [
-                (float(row["low"]), float(row["high"]))
-                for row in rows
-                if (row["claim"], row["part"]) == (str(claim.number), part.name)
-            ]
-            good = [low > 0 if part.side > 0 else high < 0 for low, high in own]
-            bad = [high < 0 if part.side > 0 else low > 0 for low, high in own]
-            every += good
-            assert (
-                f"{part.name}: {sum(good)} of {len(own)} differences on the claimed side, {sum(bad)} on the "
-                f"other, {len(own) - sum(good) - sum(bad)} unclear" in why.split("\n")
+        of_claim = [row for row in found if row["claim"] == claim.number]
+        differences = sum(part_of(row).decides for row in of_claim)
+        of_part = {
+            (row["group"], row["comparison"], f"{100 * row['sparsity']:g}"): row
+            for row in of_claim
+            if row["part"] == part.name
+        }
+        assert sorted(tuple(line[:3]) for line in table[1:]) == sorted(of_part)
+        strengths = [abs(strength(of_part[tuple(line[:3])])) for line in table[1:]]
+        assert strengths == sorted(strengths, reverse=True)
+        for *names, models, size, where, note in table[1:]:
+            row = of_part[tuple(names)]
+            value, low, high = (
+                minus(part.scale * row[key], part.decimals) for key in ("value", "low", "high")
             )
-        assert verdict == ("✓ supported" if all(every) else "✗ not supported")
+            assert (models, size) == (str(row["models"]), f"{value} [{low}, {high}]")
+            if end_towards_claim(row) > 0:
+                expected = "✓ as claimed"
+            elif part.decides and is_against(row, differences):
+                expected = "✗ contrary"
+            else:
+                expected = "(✗) contrary at 95 % only" if is_against(row, 1) else "○ across 0"
+            assert where == expected
+            if claim.number == 4:
+                circular = minus(row["circular"], part.decimals)
+                difference = minus(row["value"] - row["circular"], part.decimals)
+                assert note == f"circular {circular}, difference {difference}"
+            else:
+                assert note == row.get("note", "")
+            places[where[0]] += 1
+            seen += 1
+    assert seen == len(found) > 80 and set(places) == {"✓", "✗", "(", "○"}
+
+
+def test_verdicts_are_those_of_the_intervals_and_the_weakest_difference_stands_beside(folder, read):
+    """Everything is stored and of 6 networks: nothing is missing for a verdict."""
+
+    def said(rows):
+        if any(is_against(row, len(rows)) for row in rows):
+            return "✗ contradicted"
+        return "✓ supported" if all(end_towards_claim(row) > 0 for row in rows) else "? undecided"
+
+    rows, expected, conclusions = evidence_rows(folder), [], {}
+    for claim in claims.CLAIMS:
+        of_claim = [row for row in rows if row["claim"] == str(claim.number)]
+        verdict, lines = said([row for row in of_claim if part_of(row).decides]), []
+        conclusions.setdefault(verdict[2:], []).append(f"claim {claim.number}")
+        for part in claim.parts:
+            of_part = [row for row in of_claim if row["part"] == part.name]
+            least = min(of_part, key=strength)
+            value, low, high = (
+                minus(part.scale * float(least[key]), part.decimals) for key in ("value", "low", "high")
+            )
+            sparsity = 100 * float(least["sparsity"])
+            name = f"{part.name}, {least['group']}, {least['comparison']}, at {sparsity:g} %"
+            beside = "" if part.decides else "\n(does not decide)"
+            cells = [name, f"{value} [{low}, {high}]", said(of_part) + beside]
+            lines.append((abs(strength(least)), cells))
+        lines.sort(reverse=True)
+        first = [f"{claim.number}. {claim.statement}\n{verdict}", "", "", ""]
+        expected.append((lines[0][0], [[name, *cells] for name, (_, cells) in zip(first, lines)]))
+    expected.sort(reverse=True)
+    assert read.table("Claims")[1:] == [line for _, lines in expected for line in lines]
+    together = (f"{verdict}: {' and '.join(names)}" for verdict, names in conclusions.items())
+    assert f"Of the paper's claims, {'; '.join(together)}." in read.text
+    deciding = [row for row in rows if part_of(row).decides]
+    largest = max(deciding, key=lambda row: abs(strength(row)))
+    side = "for" if strength(largest) > 0 else "against"
+    assert f"The largest evidence is {side} claim {largest['claim']}: {largest['part']}, " in read.text
 
 
 def test_confounds_name_what_was_measured(folder, read):
@@ -270,7 +334,7 @@ def test_confounds_name_what_was_measured(folder, read):
     )
     floor = evidence.noise_floors(compared_in(folder))["SupCon"]["dense against dense"]
     assert (
-        f"Noise floor of SupCon here: {sorted(floor)[49] / 2 + sorted(floor)[50] / 2:g} PIEs between halves "
+        f"Noise floor of SupCon here: {sorted(floor)[19] / 2 + sorted(floor)[20] / 2:g} PIEs between halves "
         "of the dense networks, in the median." in read.text
     )
     assert (
@@ -342,7 +406,7 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
 def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder):
     compared = compared_in(folder)
     found = evidence.populations(compared)
-    for name, scale in (("pies", 1), ("accuracy", 100)):
+    for name, scale in (("pies", 1), ("excess", 1), ("accuracy", 100)):
         arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
         drawn = {
             (str(series), float(x)): values
@@ -357,7 +421,7 @@ def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder)
     floor = read_arrays(folder / "report" / "noise_floor.npz")
     assert [str(name) for name in floor["panels"]] == ["SupCon", "supervised"] and floor[
         "counts_0"
-    ].shape == (1 + len(METHODS) * len(SPARSITIES), 100)
+    ].shape == (1 + len(METHODS) * len(SPARSITIES), 40)
     assert str(floor["names_0"][0]) == "dense against dense"
     assert np.array_equal(
         floor["counts_1"][0], list(evidence.noise_floors(compared)["supervised"].values())[0]
@@ -383,6 +447,8 @@ def test_what_is_lost_and_gained_is_in_the_table_and_in_curves(folder, read):
             mean, *ends = [float(text) for text in re.findall(r"[\d.]+", cell)]
             assert mean == pytest.approx(sum(values) / len(values), abs=0.51 * 10**-measure.decimals)
             assert len(ends) == (0 if len(values) < 6 else 2)
+            # A share stays one.
+            assert "−" not in cell and all(0 <= end <= measure.scale for end in ends)
             if name in curves:
                 series = list(curves[name]["series"]).index(f"{learning} {pruning}")
                 place = list(curves[name][f"sparsity_{series}"]).index(population.sparsity)
@@ -459,7 +525,9 @@ def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folde
     assert not re.search(r"https?:|@import|url\(", source)
     assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
     drawn = [image for image in read.images if "style" in image]
-    assert len(drawn) == 4 + 1 + 1 + 2 * 6 + 5 and all(image["alt"] for image in read.images)
+    assert len(drawn) == 4 + len(contents.CURVES) + 1 + 1 + 2 * 6 + 5 and all(
+        image["alt"] for image in read.images
+    )
     for image in drawn:
         picture = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1])))
         assert f"max-width: {picture.width}px" in image["style"]
@@ -496,9 +564,9 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures)
         "masks of supervised GMP 0.9",
     ):
         assert words in read.text, words
-    assert [verdict for _, verdict, _ in read.table("Claims")[1:]] == [
-        "? not decidable with this many models"
-    ] * 4
+    verdicts = {line[0][0]: line[0].split("\n")[1] for line in read.table("Claims")[1:] if line[0]}
+    few, nothing = "? too few models", "? nothing to compare"  # without depths
+    assert verdicts == {"1": few, "2": few, "3": nothing, "4": nothing}
     assert (
         "[" not in "".join(cell for row in read.table("All populations") for cell in row)
         and not (folder / "report" / "noise_floor.npz").exists()
@@ -613,9 +681,11 @@ def test_a_browser_shows_every_image_and_nothing_sticks_out(folder, tmp_path, wi
     source = (folder / "report.html").read_text(encoding="utf-8").replace("<details>", "<details open>")
     probe = """onload = () => {
       const d = document.getElementById("frame").contentDocument, all = query =>
-      [...d.querySelectorAll(query)]; const outside = e => e.getBoundingClientRect().right > WIDTH + 1 &&
-      !e.closest(".wide, .scroll, pre"); const names = performance.getEntriesByType("resource").map(resource
-      => resource.name); document.title = JSON.stringify({
+      [...d.querySelectorAll(query)];
+      const outside = e =>
+        e.getBoundingClientRect().right > WIDTH + 1 && !e.closest(".wide, .scroll, pre");
+      const names = performance.getEntriesByType("resource").map(resource => resource.name);
+      document.title = JSON.stringify({
         images: d.images.length,
         broken: all("img").filter(image => !image.complete || !image.naturalWidth).length,
         width: d.documentElement.scrollWidth,

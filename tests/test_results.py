@@ -318,7 +318,8 @@ def test_predictions_and_q_scores_are_those_of_the_network(view):
     sample = stored["latent_sample"]
     assert stored["log_probabilities"].dtype == sample.dtype == np.float16
     assert sample.shape == (500, 64) and np.abs(sample).max() == 1
-    ratio = sample[7].astype(float) @ latent[0].numpy() / (np.linalg.norm(sample[7]) * latent.norm().item())
+    kept = sample[7].astype(float)  # a norm in float16 is off by up to 1e-3
+    ratio = kept @ latent[0].numpy() / (np.linalg.norm(kept) * latent.norm().item())
     assert ratio == pytest.approx(1, abs=1e-5), "the same direction, at another scale"
 
 

@@ -246,15 +246,15 @@ def dense_populations(compared: list[Compared]) -> list[dict]:
 
 def measures(population: Combination) -> dict[str, dict]:
     """What pruning loses and keeps: every measure that the population's row has, a mean over networks with
-    its interval; a number of images has none."""
+    its interval, which shares do not leave; a number of images has none."""
     stored = {**(population.depths or {}), **population.arrays}
     values = {name: np.atleast_1d(stored[name]) for name in table.MEASURES if name in population.row}
-    return {name: uncertainty.mean_estimate(each[~np.isnan(each)]) for name, each in values.items()}
+    return {name: uncertainty.mean_estimate(each[~np.isnan(each)], (0, 1)) for name, each in values.items()}
 
 
 def accuracy(networks: Networks, labels: np.ndarray) -> dict:
     """The mean test accuracy with its interval."""
-    return uncertainty.mean_estimate(over_images(networks.predictions == labels))
+    return uncertainty.mean_estimate(over_images(networks.predictions == labels), (0, 1))
 
 
 def pies_by_votes(population: Compared) -> dict[str, int]:

@@ -353,7 +353,8 @@ def population_lines(report: Report) -> str:
     for population in report.stored:
         if row := rows.get(tuple(population.facts.values())):
             numbers = {name: show(row[name], *how) for name, how in SHOWN_AS.items() if name in row}
-            numbers |= {name: f"{row[name]:.0f}" for name in ("noise_floor", "excess_of_all") if name in row}
+            single = {name: row[name] for name in ("noise_floor", "excess_of_all") if name in row}
+            numbers |= {name: show({"value": value, "low": math.nan}) for name, value in single.items()}
             cells = population.row | row | numbers | {"sparsity": f"{100 * population.sparsity:g}"}
             lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 15)))
     return "".join(lines)

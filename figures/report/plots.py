@@ -73,10 +73,13 @@ def draw_heat_maps(arrays: dict) -> Figure:
     rows, columns = names_in(arrays, "rows"), names_in(arrays, "columns")
     cell = 0.14 + 0.07 * max(map(len, arrays["texts"].ravel()))  # inches
     across = 1 if len(titles) == 1 or cell * len(columns) > 4 else 2
-    width = [max(cell * len(columns), 0.07 * len(title)) for title in titles[:across]]
+    width = [
+        max(cell * len(columns), *(0.07 * len(title) for title in titles[i::across])) for i in range(across)
+    ]
     height, deep = 0.28 * len(rows) + 0.5, -(-len(titles) // across)
     beside, below = (0.09 * max(map(len, names)) for names in (rows, columns))
-    size = max(6.5, sum(width) + 1.3 + 0.2 * across + beside), 0.9 + deep * height + below
+    tall = max(1.6, deep * height)
+    size = max(6.5, sum(width) + 1.3 + 0.2 * across + beside), 0.9 + tall + below
     figure, grid = titled_figure(arrays, *size, deep, across, width_ratios=width)
     highest, diverging = np.nanmax(np.abs(panels), initial=0) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
@@ -92,7 +95,8 @@ def draw_heat_maps(arrays: dict) -> Figure:
             colour = "white" if darkness[row, column] > 0.5 else "black"
             panel.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     bar = dict(ax=list(grid), fraction=0.3 / size[0], aspect=40, pad=0.02)
-    figure.colorbar(image, label=plain(arrays.get("quantity", "")), **bar)
+    quantity = textwrap.fill(plain(arrays.get("quantity", "")), int(11 * tall))
+    figure.colorbar(image, label=quantity, **bar)
     grid[-1].set_xlabel(plain(arrays.get("xlabel", "")))
     return figure
 

@@ -169,11 +169,11 @@ def jackknifed(statistic: np.ndarray, seeds: int, models: int | None = None) -> 
     return estimate(statistic[0], variance, models - 1, models)
 
 
-def mean_estimate(values: np.ndarray) -> dict:
+def mean_estimate(values: np.ndarray, bounds: tuple[float, float] = UNBOUNDED) -> dict:
     """A mean over networks (K,)."""
     models = len(values)
     variance = values.var(ddof=1) / models if models > 1 else math.nan
-    return estimate(values.mean() if models else math.nan, variance, models - 1, models)
+    return estimate(values.mean() if models else math.nan, variance, models - 1, models, bounds)
 
 
 def independent_difference(first: dict, second: dict) -> dict:
