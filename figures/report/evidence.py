@@ -287,6 +287,7 @@ def beyond_floor(population: Compared) -> dict:
     }
 
 
+@functools.cache
 def pies_minus_others(population: Compared, measure: str) -> dict:
     """The mean Q-Score or depth that pruned networks give PIEs minus that of other images, with its interval.
     PIEs are found with one half of the seeds and measured in the networks of the other half, averaged over
@@ -314,9 +315,9 @@ def pies_minus_others(population: Compared, measure: str) -> dict:
 def minus_others(values: np.ndarray, is_pie: np.ndarray) -> np.ndarray:
     """Networks' values (M, N) and PIE sets (S, N) -> (M, S) means over PIEs minus means over others."""
     ever = is_pie.any(0)  # of the few images that are PIEs of any set
-    known, chosen = ~np.isnan(values), is_pie[:, ever].T.astype(np.float64)
+    known, chosen = ~np.isnan(values), is_pie[:, ever].astype(np.float64)
     values = np.where(known, values, 0)
-    total, count = values[:, ever] @ chosen, known[:, ever] @ chosen
+    total, count = values[:, ever] @ chosen.T, known[:, ever] @ chosen.T
     others, rest = values.sum(1, keepdims=True) - total, known.sum(1, keepdims=True) - count
     return total / np.where(count > 0, count, np.nan) - others / np.where(rest > 0, rest, np.nan)
 
@@ -408,7 +409,7 @@ def uniqueness(claimed: list[Compared]) -> Iterator[dict]:
             sets[index, 1:] = sets[index, 1 + uncertainty.reordered(sets.shape[1] - 1, stream)]
         size, alone = sets.sum(2), (sets & (sets.sum(0, dtype=np.int16) == 1)).sum(2)
         alike = likeness(chosen, seeds)
-        chance = similarity.pie_overlap(sets[:, 0])["chance_unique"]
+        chance = similarity.chance_unique(size[:, 0], sets.shape[2])
         for index, population in enumerate(chosen):
             about = {
                 "claim": 2,

@@ -122,10 +122,9 @@ def pie_overlap(is_pie: np.ndarray) -> dict[str, np.ndarray]:
         row's PIEs that are not the column's; unique, chance_unique (G,): the share of a set's PIEs that are
         in no other set. NaN for empty sets.
     """
-    groups, images = is_pie.shape
+    images = is_pie.shape[1]
     common = is_pie.astype(np.float64) @ is_pie.T.astype(np.float64)
     size = common.diagonal()
-    share = size / images
     defined = np.where(size > 0, size, np.nan)
     alone = is_pie & (is_pie.sum(0) == 1)
     return {
@@ -133,12 +132,17 @@ def pie_overlap(is_pie: np.ndarray) -> dict[str, np.ndarray]:
         "jaccard": jaccard(common, size[:, None], size[None]),
         "chance_jaccard": np.array([[expected_jaccard(int(a), int(b), images) for b in size] for a in size]),
         "unique_pair": 1 - common / defined[:, None],
-        "chance_unique_pair": np.where(size[:, None] > 0, 1 - share[None], np.nan),
+        "chance_unique_pair": np.where(size[:, None] > 0, 1 - size[None] / images, np.nan),
         "unique": alone.sum(1) / defined,
-        "chance_unique": np.where(
-            size > 0, [np.prod(1 - np.delete(share, g)) for g in range(groups)], np.nan
-        ),
+        "chance_unique": chance_unique(size, images),
     }
+
+
+def chance_unique(size: np.ndarray, images: int) -> np.ndarray:
+    """The share of a random set's images that are in no other one, of random sets of these sizes (G,) out of
+    so many images: (G,), NaN for empty sets."""
+    shares = [np.prod(1 - np.delete(size, g) / images) for g in range(len(size))]
+    return np.where(size > 0, shares, np.nan)
 
 
 def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
