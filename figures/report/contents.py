@@ -300,10 +300,10 @@ def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray
     return Picture(
         "noise_floor",
         "Noise floor: PIEs that come from the seeds alone",
-        "One half of the dense networks against the other half (nothing is pruned there), beside the same "
-        "half against the pruned networks of the other half. Look how far a box stands away from that of "
-        "dense against dense: only what is beyond it comes from pruning. Fewer models make more PIEs, so "
-        "that these counts are higher than those of all models, the noise floor by about sqrt(2).",
+        "One half of the dense networks against the other half (nothing is pruned there), beside either half "
+        "against the pruned networks of the other one, the mean of both ways. Look how far a box stands away "
+        "from that of dense against dense: only what is beyond it comes from pruning. Fewer models make more "
+        "PIEs, so that these counts are higher than those of all models, the noise floor by about sqrt(2).",
         arrays,
     )
 

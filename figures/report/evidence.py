@@ -535,8 +535,8 @@ def all_evidence(compared: list[Compared]) -> list[dict]:
 
 def noise_floors(compared: list[Compared]) -> dict[str, dict[str, np.ndarray]]:
     """Learning method -> name -> numbers of PIEs over random splits of the seeds: of one half of the dense
-    networks against the other half, then against the pruned networks of the other half. Empty with fewer than
-    6 seeds."""
+    networks against the other half, then of either half against the pruned networks of the other one, the
+    mean of both ways. Empty with fewer than 6 seeds."""
     floors: dict[str, dict[str, np.ndarray]] = {}
     for population in compared:
         if len(population.seeds) >= uncertainty.FEWEST_SEEDS:
