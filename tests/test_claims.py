@@ -90,6 +90,14 @@ def test_one_of_many_differences_contradicts_only_beyond_the_corrected_level():
     assert "Against it at 95 % only" in reasons and "Across 0" not in reasons
 
 
+def test_a_part_never_contradicts_more_than_its_claim():
+    """The borderline difference is alone in its part, one of 20 in its claim."""
+    borderline, others = row(-4.44, -0.36, models=31), [halves(1, 2, models=31)] * 19
+    expected = {"unique PIEs": "undecided", "likeness of halves": "supported"}
+    assert claims.verdicts([borderline, *others], claims.CLAIMS[1]) == expected
+    assert claims.verdict([borderline], UNIQUE[:1]) == "contradicted"
+
+
 def test_a_measure_that_does_not_decide_changes_no_verdict():
     claim = claims.CLAIMS[0]
     rows = [row(1, 2, part.name, claim=1) for part in claim.deciding]

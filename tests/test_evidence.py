@@ -335,15 +335,6 @@ def in_common(*chosen):
     return sorted(set.intersection(*(set(one.ids) for one in chosen)))
 
 
-WORDS = {
-    "global": "one-shot global pruning",
-    "layer": "one-shot layer-wise pruning",
-    "GMP": "early gradual pruning",
-    "GMP_global": "early gradual global pruning",
-    "later_GMP": "late gradual pruning",
-}
-
-
 def of_claim(case, number):
     _, compared, _, stored = case
     rows = [row for row in evidence.all_evidence(compared) if row["claim"] == number]
@@ -370,7 +361,7 @@ def test_contrastive_minus_supervised_pies_equal_slow_ones(case):
             ("PIEs", lambda each, ids: half_sampled(lambda kept: len(each.pies(kept)), ids)),
             ("excess PIEs", excess),
         ):
-            name = (part, WORDS[key[1]], "SupCon minus supervised", key[2])
+            name = (part, key[1], "SupCon minus supervised", key[2])
             expected.add(name)
             same(found[name], independent(number(one, seeds[0]), number(other, seeds[1])))
             accuracies = [
@@ -408,7 +399,7 @@ def test_populations_are_matched_by_the_nearest_accuracy_of_one_pruning_method(t
             and population.sparsity == 0.9
         ):
             means = [(each.pruned.predictions == each.labels).mean() for each in (population, other)]
-            gaps.setdefault(WORDS[population.pruning_method], []).append(abs(means[0] - means[1]))
+            gaps.setdefault(population.pruning_method, []).append(abs(means[0] - means[1]))
     assert {row["group"] for row in rows} == {group for group, values in gaps.items() if min(values) <= 0.01}
     assert len(rows) < len(gaps) == 2, "one pair is too far apart"
 
@@ -442,9 +433,7 @@ def test_shares_of_unique_pies_equal_those_of_python_sets(case):
             share = sum(parts[1:]) / sum(sizes[1:])
             residuals = [part - share * size for part, size in zip(parts[1:], sizes[1:])]
             spread = variance_of_halves(residuals, halves) / (sizes[0] * sum(sizes[1:]) / len(halves))
-        row = unique[
-            "unique PIEs", f"{key[0]}, {WORDS[key[1]]}", "share in no other set, minus one half", key[2]
-        ]
+        row = unique["unique PIEs", f"{key[0]} {key[1]}", "share in no other set, minus one half", key[2]]
         same(row, estimate(value, spread, models - 1, models, (-0.5, 0.5)))
         chance = math.prod(1 - len(sets[other][0]) / len(one.truth) for other in stored if other != key)
         assert row["note"] == f"{100 * (value + 0.5):.0f} % unique, by chance {100 * chance:.0f} %"
@@ -474,7 +463,7 @@ def test_likeness_of_halves_equals_a_slow_one(case):
         )
         spread = (models - 2) / 2 * variance(replicates) if replicates else math.nan
         words = "Jaccard of its halves minus Jaccard with others"
-        row = found["likeness of halves", f"{key[0]}, {WORDS[key[1]]}", words, key[2]]
+        row = found["likeness of halves", f"{key[0]} {key[1]}", words, key[2]]
         same(row, estimate(value, spread, models - 1, models))
 
 
@@ -492,7 +481,7 @@ def test_early_minus_other_schedules_equals_slow_differences_of_the_same_scope_w
     for learning, sparsity in {(key[0], key[2]) for key in stored}:
         for early, late, matched in PAIRS[case[0]]:
             one, other = stored[learning, early, sparsity], stored[learning, late, sparsity]
-            words = f"early minus {WORDS[late]}" + ("" if matched else " (scopes differ)")
+            words = f"{early} minus {late}" + ("" if matched else " (scopes differ)")
             rows = {
                 part: found[part, learning, words, sparsity]
                 for part in ("accuracy", "Q-Score", "prediction depth", "PIEs")
@@ -532,7 +521,7 @@ def test_early_minus_other_schedules_equals_slow_differences_of_the_same_scope_w
 def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_stored(case):
     found, stored = of_claim(case, 4)
     expected = {
-        (part, key[0], f"PIEs minus others, {WORDS[key[1]]}", key[2]): one
+        (part, key[0], f"PIEs minus others, {key[1]}", key[2]): one
         for key, one in stored.items()
         for part in ("Q-Score", "prediction depth")
         if part == "Q-Score" or one.depth
@@ -684,11 +673,11 @@ def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
         (4, "Q-Score", "SupCon"),
         (4, "prediction depth", "SupCon"),
     }
-    assert (2, "unique PIEs", "SupCon, one-shot global pruning") in undefined
+    assert (2, "unique PIEs", "SupCon global") in undefined
     assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in rows if math.isnan(row["value"]))
     notes = {row["group"]: row["note"] for row in rows if row["part"] == "unique PIEs"}
     assert (
-        notes.pop("SupCon, one-shot global pruning") == "no PIEs"
+        notes.pop("SupCon global") == "no PIEs"
         and len(notes) == 3
         and not any("nan" in note for note in notes.values())
     )

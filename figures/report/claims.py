@@ -226,10 +226,14 @@ def on_side(row: dict) -> bool | None:
     return None if math.isnan(nearest) else nearest > 0
 
 
-def against(rows: list[dict], corrected: bool = True) -> list[dict]:
-    """The rows whose interval lies wholly on the other side: at level 1 - 0.05 / m, m the number of rows with
-    an interval, because one row alone contradicts; or at 95 %."""
-    differences = sum(on_side(row) is not None for row in rows) if corrected else 1
+def compared(rows: list[dict]) -> int:
+    """The number of differences with an interval."""
+    return sum(on_side(row) is not None for row in rows)
+
+
+def against(rows: list[dict], differences: int = 1) -> list[dict]:
+    """The rows whose interval at level 1 - 0.05 / differences lies wholly on the other side. Where one row
+    alone contradicts, all that are looked at are counted."""
     return [row for row in rows if towards_claim(row, max(1, differences))[1] < 0]
 
 
@@ -258,39 +262,46 @@ def lacking(rows: list[dict], parts: Iterable[Part], run: str = "") -> dict[str,
 
 
 # The first rule that holds gives the verdict. Rows are all differences of the deciding parts, for every pair
-# of populations that is stored and every sparsity from HIGH_SPARSITY.
-Rule = Callable[[list[dict], tuple[Part, ...]], bool]
+# of populations that is stored and every sparsity from HIGH_SPARSITY; m is the number of those of the claim.
+Rule = Callable[[list[dict], tuple[Part, ...], int], bool]
 RULES: tuple[tuple[str, str, Rule], ...] = (
     (
         CONTRADICTED,
-        "some interval at level 1 - 0.05 / m, m the number of differences with an interval, lies wholly on "
-        "the other side, whatever is missing",
-        lambda rows, parts: bool(against(rows)),
+        "some interval at level 1 - 0.05 / m, m the number of the claim's differences with an interval, lies "
+        "wholly on the other side, whatever is missing",
+        lambda rows, parts, m: bool(against(rows, m)),
     ),
     (
         NOTHING,
         "a measure has no difference, or one that is not defined",
-        lambda rows, parts: bool(lacking(rows, parts)[NOTHING]),
+        lambda rows, parts, m: bool(lacking(rows, parts)[NOTHING]),
     ),
     (
         FEW,
         f"a difference has no interval because it is of fewer than {FEWEST_SEEDS} networks",
-        lambda rows, parts: bool(lacking(rows, parts)[FEW]),
+        lambda rows, parts, m: bool(lacking(rows, parts)[FEW]),
     ),
     (
         SUPPORTED,
         "the 95 % interval of every difference lies on the claimed side",
-        lambda rows, parts: all(map(on_side, rows)),
+        lambda rows, parts, m: all(map(on_side, rows)),
     ),
-    (UNDECIDED, "otherwise", lambda rows, parts: True),
+    (UNDECIDED, "otherwise", lambda rows, parts, m: True),
 )
 
 
-def verdict(evidence: list[dict], parts: tuple[Part, ...]) -> str:
+def verdict(evidence: list[dict], parts: tuple[Part, ...], differences: int | None = None) -> str:
     """What the rows of these parts of a claim say; each has value, low, high, error, degrees, models, claim,
-    part, and with too few models what to run."""
+    part, and with too few models what to run. differences: those of the whole claim, None: of these parts."""
     rows = rows_of(evidence, parts)
-    return next(name for name, _, holds in RULES if holds(rows, parts))
+    m = compared(rows) if differences is None else differences
+    return next(name for name, _, holds in RULES if holds(rows, parts, m))
+
+
+def verdicts(evidence: list[dict], claim: Claim) -> dict[str, str]:
+    """Part -> its verdict. One that decides is corrected as the claim is: it never says more than the claim."""
+    m = compared(rows_of(evidence, claim.deciding))
+    return {part.name: verdict(evidence, (part,), m if part.decides else None) for part in claim.parts}
 
 
 def either(numbers: Iterable[int]) -> str:
@@ -315,7 +326,7 @@ def why(claim: Claim, evidence: list[dict]) -> list[str]:
     if said in (NOTHING, FEW):
         missing = lacking(rows, claim.deciding, claim.run)
         return missing[NOTHING] + missing[FEW]
-    contrary, at_95 = against(rows), against(rows, corrected=False)
+    contrary, at_95 = against(rows, compared(rows)), against(rows)
     across = [row for row in rows if on_side(row) is False and row not in at_95]
     groups = {
         "Against the claim": contrary,

@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from common.methods import PruningMethod, describe, parse_method
+from common.methods import PruningMethod, parse_method
 from common.store import table
 from figures.report import similarity, uncertainty
 from figures.report.claims import DEPTHS, HIGH_SPARSITY
@@ -383,7 +383,7 @@ def claim_1(population: Compared, other: Compared, part: str, measure: Callable[
     return {
         "claim": 1,
         "part": part,
-        "group": describe(population.pruning_method),
+        "group": population.pruning_method,
         "sparsity": population.sparsity,
         "comparison": f"{population.learning_method} minus supervised{at}",
         **uncertainty.independent_difference(*estimates),
@@ -413,7 +413,7 @@ def uniqueness(claimed: list[Compared]) -> Iterator[dict]:
         for index, population in enumerate(chosen):
             about = {
                 "claim": 2,
-                "group": f"{population.learning_method}, {describe(population.pruning_method)}",
+                "group": population.method,
                 "sparsity": sparsity,
             }
             unique = uncertainty.half_sampled_ratio(
@@ -463,7 +463,7 @@ def early_against_others(claimed: list[Compared]) -> Iterator[dict]:
                 "claim": 3,
                 "group": learning_method,
                 "sparsity": sparsity,
-                "comparison": f"early minus {describe(other.pruning_method)}{scopes}",
+                "comparison": f"{early.pruning_method} minus {other.pruning_method}{scopes}",
                 "matched": matched,
             }
             for part, measure in (("accuracy", "accuracy"), *MEASURES):
@@ -513,7 +513,7 @@ def pies_against_others(claimed: list[Compared]) -> Iterator[dict]:
                     "part": part,
                     "group": population.learning_method,
                     "sparsity": population.sparsity,
-                    "comparison": f"PIEs minus others, {describe(population.pruning_method)}",
+                    "comparison": f"PIEs minus others, {population.pruning_method}",
                     **difference,
                     **to_run(difference, population),
                 }

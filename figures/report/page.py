@@ -157,13 +157,14 @@ def claim_lines(evidence: list[dict]) -> str:
     tables = []
     for claim in claims.CLAIMS:
         lines, verdict = [], chip(claims.verdict(evidence, claim.deciding))
+        of_part = claims.verdicts(evidence, claim)
         for part in claim.parts:
             rows = claims.rows_of(evidence, (part,))
             known = [row for row in rows if claims.on_side(row) is not None]
             least = min(known, key=claims.strength, default=None)
             cells = [text(claims.named([least])), size(least)] if least else [text(part.name), "–"]
             beside = "" if part.decides else "<br>(does not decide)"
-            cells.append(chip(claims.verdict(rows, (part,))) + beside)
+            cells.append(chip(of_part[part.name]) + beside)
             lines.append((abs(claims.strength(least)) if least else -1, cells))
         lines.sort(key=itemgetter(0), reverse=True)
         first = [f"{text(f'{claim.number}. {claim.statement}')}<br>{verdict}", *[""] * (len(lines) - 1)]
@@ -195,12 +196,15 @@ def measured_confounds(number: int, report: Report) -> list[str]:
 def claim_details(claim: claims.Claim, report: Report) -> str:
     """The evidence: one table for each part, a line for each comparison, a column for each sparsity."""
     verdict, contrary = claims.verdict(report.evidence, claim.deciding), contradicting(claim, report.evidence)
-    sections = [f"<ul>{items(claims.why(claim, report.evidence))}</ul>"]
+    sections, of_part = (
+        [f"<ul>{items(claims.why(claim, report.evidence))}</ul>"],
+        claims.verdicts(report.evidence, claim),
+    )
     for part in claim.parts:
         rows = claims.rows_of(report.evidence, (part,))
         side = "above" if part.side > 0 else "below"
         sections.append(
-            f"<h3>{text(part.name)} {chip(claims.verdict(rows, (part,)))}</h3><p>Claimed to be {side} 0: "
+            f"<h3>{text(part.name)} {chip(of_part[part.name])}</h3><p>Claimed to be {side} 0: "
             f"{text(part.difference)}. Intervals: {part.interval}.</p>"
         )
         if rows:
@@ -214,7 +218,8 @@ def claim_details(claim: claims.Claim, report: Report) -> str:
 
 def contradicting(claim: claims.Claim, evidence: list[dict]) -> list[dict]:
     """The differences that alone contradict the claim."""
-    return claims.against(claims.rows_of(evidence, claim.deciding))
+    rows = claims.rows_of(evidence, claim.deciding)
+    return claims.against(rows, claims.compared(rows))
 
 
 def part_table(rows: list[dict], contrary: list[dict]) -> str:
