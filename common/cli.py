@@ -182,6 +182,23 @@ def encoder_name(text: str) -> str:
     return text
 
 
+def run_name(text: str) -> str:
+    """The name of a comparison, which is a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,63}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain name: up to 64 letters, digits, '_', '.', '=', '-'"
+        )
+    return text
+
+
+RUN = (
+    "--run",
+    run_name,
+    None,
+    "a name for results beside others of this data: they go to pies/NAME/runs/RUN/, None: to pies/NAME/",
+)
+
+
 def model_folder(text: str) -> str:
     """A folder; the published scripts took path templates here."""
     if not text:
@@ -476,6 +493,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
         *_choice_of("dense", "dense networks", parser),
         *_choice_of("finetune", "pruned networks", parser),
         ("--allow_missing", bool, False, "go on with the models that exist and divide by their number"),
+        RUN,
     )
 
 

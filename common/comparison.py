@@ -16,7 +16,7 @@ from common.data import ImageDataset
 from common.methods import parse_method
 from common.pruning import layer_name
 from common.store import evaluation
-from common.store.files import FORMAT, read_arrays, write_arrays
+from common.store.files import FORMAT, differences, read_arrays, write_arrays
 from common.store.populations import Population, find_population
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
@@ -28,6 +28,7 @@ PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
 OF_PRUNED = ("ties_pruned", "agreement", "cka")  # columns that say nothing of dense networks
+IN_TITLES = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
 DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
 
@@ -126,7 +127,32 @@ def find_populations(study: Study) -> list[Population]:
     dense = find_population(study, "dense", 0.0)
     asked = product(study.flags.pruning_methods, study.flags.pruning_percentages)
     pruned = [find_population(study, pruning_method, sparsity, dense) for pruning_method, sparsity in asked]
-    return [dense, *filter(None, pruned)]
+    populations = [dense, *filter(None, pruned)]
+    for population in populations:
+        refuse_other_settings(study, population)
+    return populations
+
+
+def refuse_other_settings(study: Study, population: Population) -> None:
+    """Refuses to write over results of networks that were trained in another way.
+
+    Raises:
+        UserError: there are some of this kind.
+    """
+    for suffix in ("", "_depth"):
+        path = study.method_folder / "populations" / f"{kind_of(population)}{suffix}.npz"
+        found = json.loads(str((read_arrays(path, only=("settings",)) or {}).get("settings", "{}")))
+        # A setting that one of them lacks is younger than the other.
+        changed = [
+            f"{key} {old}, not {new}"
+            for key, (old, new) in differences(found, population.settings if found else {}).items()
+            if None not in (old, new) or key == "made_elsewhere"
+        ]
+        if changed:
+            raise UserError(
+                f"{study.method_folder} holds results of other {population.pruning_method} networks "
+                f"({', '.join(changed)}); give these a place of their own (--run NAME), or delete that folder"
+            )
 
 
 def evaluations(study: Study, population: Population) -> list[Job]:
@@ -356,8 +382,9 @@ def store(
             ]
             row = {name: value for name, value in row.items() if name not in (*compared, *OF_PRUNED)}
         facts = {
-            "title": title(study, population),
+            "title": title(study, population, dense),
             "architecture": str(study.architecture),
+            "settings": json.dumps(population.settings),
             "data_title": study.data.title,
             "class_names": study.data.class_names,
             "runs": json.dumps(runs(population)),
@@ -408,6 +435,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "origin": "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here",
         "architecture": study.architecture_name,
         **population.facts(),
+        "unpublished": in_words(population.unpublished),
         "population": identity(population, dense),
     }
 
@@ -447,7 +475,7 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
     """PIEs per class, and as flags ask Q-Scores and the UMAP; of the dense population alone its UMAP."""
     flags = study.flags
     made, name = made_from(study, population, dense), figure_name(study, population)
-    shared = {"title": title(study, population), "class_names": study.data.class_names}
+    shared = {"title": title(study, population, dense), "class_names": study.data.class_names}
     if population is not dense:
         shared["is_pie"] = arrays["is_pie"]
         counts = {name: arrays[name] for name in ("pies_per_class", "images")}
@@ -497,7 +525,7 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
     models = len(depths["dense"])
     against = f"k-NN against the {DEFINITIONS[target]}, {models} of the models"
     facts = {
-        "title": f"{title(study, population)}\n{against}",
+        "title": f"{title(study, population, dense)}\n{against}",
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
@@ -530,16 +558,33 @@ def figure_name(study: Study, population: Population) -> str:
     return f"{study.architecture_name}_{kind_of(population)}sparsity_{len(population.members)}models"
 
 
-def title(study: Study, population: Population) -> str:
-    """Data set, learning method, pruning, sparsity and number of models."""
+def title(study: Study, population: Population, dense: Population) -> str:
+    """Data set, learning method, pruning, sparsity and number of models; below them those settings that are
+    most often changed, where they are not the published ones."""
     sparsity = f", sparsity {100 * population.sparsity:g} %" if population.sparsity else ""
     elsewhere = ", made elsewhere" if population.made_elsewhere else ""
     head = study.architecture.projection_head
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
-    return (
+    lines = [
         f"{study.data.title} · {study.learning_method} · {population.pruning_method}{sparsity} · "
         f"{len(population.members)} models ({network}{elsewhere})"
+    ]
+    own, of_dense = (
+        {key: value for key, value in each.unpublished.items() if key in IN_TITLES}
+        for each in (population, dense)
     )
+    if parse_method(population.pruning_method).finetuned and of_dense:
+        lines.append(
+            "; ".join(filter(None, [f"dense: {in_words(of_dense)}", own and f"pruned: {in_words(own)}"]))
+        )
+    elif own:
+        lines.append(in_words(own))
+    return "\n".join(lines)
+
+
+def in_words(settings: dict) -> str:
+    """`epochs 5, batch_size 256`"""
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def show_table(study: Study, rows: list[dict]) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
@@ -36,7 +36,7 @@ class Study:
     head_folder: Path
     default_folder: Path  # models/ or models/NAME/
     log_folder: Path
-    results_folder: Path  # pies/NAME
+    results_folder: Path  # pies/NAME, or pies/NAME/runs/RUN
 
     @property
     def method_folder(self) -> Path:
@@ -114,6 +114,9 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
+    run = getattr(flags, "run", None)
+    if run:
+        data = replace(data, title=f"{data.title}, run {run}")
     classes = len(data.class_names)
     # 10, the published default, leaves it to the data.
     if getattr(flags, "num_classes", 10) not in (10, classes):
@@ -146,5 +149,5 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
             head_folder,
             default_folder,
             study_folder("logs", name) / below,
-            Path("pies") / name / below,
+            Path("pies") / name / (f"runs/{run}" if run else "") / below,
         )

@@ -2,6 +2,7 @@
 
     python figures/make_figures.py --results pies/digits
     python figures/make_figures.py --results pies/digits --output_dir figures --format pdf
+    python figures/make_figures.py --results pies/digits --against pies/digits/runs/colder
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz. Writes RESULTS/report.html,
@@ -36,6 +37,17 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"
     )
+    cli.add_flags(
+        parser,
+        cli.RUN,
+        (
+            "--against",
+            Path,
+            None,
+            "a folder of results to compare those of --results with; writes RESULTS/against/.../report.html "
+            "alone, None: do not",
+        ),
+    )
     parser.add_argument(
         "--release", type=Path, help="copy the results that this script reads into this folder, None: do not"
     )
@@ -48,7 +60,12 @@ def main(argv=None) -> None:
     from common.store import files, table
     from figures.report import across, contents, page, plots, read, release
 
-    folder = flags.results
+    folder = flags.results / "runs" / flags.run if flags.run else flags.results
+    if flags.against:
+        refused = {"output_dir", "format", "release"} & flags.given
+        if refused:
+            raise cli.UserError(f"--{min(refused)} has no effect with --against; leave one of them out")
+        return write_against(folder, flags.against)
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     stored = read.read_populations(folder)
@@ -103,6 +120,26 @@ def main(argv=None) -> None:
         print(f"released: {release.release(folder, flags.release) / 1e6:.1f} MB in {flags.release}")
 
 
+def write_against(folder: Path, other: Path) -> None:
+    """Two runs side by side, from their stored arrays."""
+    from common.store import files, table
+    from figures.report import against, page, plots, read
+
+    runs = [read.read_populations(each) for each in (folder, other)]
+    names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
+    if len(set(names)) == 1:
+        names = str(folder), str(other)
+    report = against.collect(*runs, names)
+    target = folder / "against" / re.sub(r"[^\w.=-]+", "_", str(other)).strip("._")
+    empty(target)
+    pngs = {each.name: plots.store(target / f"{each.name}.npz", each.arrays) for each in report.pictures}
+    for name, rows in (("changed", report.changed), ("differences", report.rows)):
+        table.write_tex(target / f"{name}.tex", table.write_rows(target / f"{name}.csv", rows))
+    html = page.write_against(report, pngs)
+    files.write_atomically(target / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    print(f"{names[0]} against {names[1]}: {target / 'report.html'}, differences.csv beside it")
+
+
 def stored_figures(folder: Path, ending: str) -> list[Path]:
     """The figures of the scripts, then those that are made here."""
     patterns = [*(f"*/{kind}" for kind in KINDS), *MADE_HERE]
@@ -111,7 +148,10 @@ def stored_figures(folder: Path, ending: str) -> list[Path]:
 
 def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     """Data set, learning method or folder, kind, sparsity and number of models, in a name without blanks."""
-    facts = [results_folder.name, *path.relative_to(results_folder).with_suffix("").parts]
+    data = [results_folder.name]
+    if results_folder.parent.name == "runs":
+        data.insert(0, results_folder.parent.parent.name)
+    facts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
     if path.parent.name in MADE_HERE:  # the names of the scripts' figures say it themselves
         facts.append(f"{'-'.join(map(str, models))}models")
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))

@@ -232,6 +232,8 @@ def write_dense(folder: Path, dense: Networks, data: Data) -> dict:
     arrays = {
         **measures,
         "title": "a title",
+        "data_title": data.title,
+        "architecture": dense.architecture,
         "labels": data.labels,
         "class_names": data.class_names,
         "row": json.dumps(row),

@@ -503,6 +503,7 @@ def evaluated(predictions, seed, first_id=0, **record):
             "supervised", "supervised", "global", 0.5, 3, model_id, widen_factor=1, depth=10
         )
         record_of = {"seed": model_id, "accuracy_as_pruned": 0.1 * model_id, **record}
+        record_of["configuration"] = {"epochs": 3}
         members.append(populations.Member((Path(str(name)),), (name,), (record_of,), (f"sum {model_id}",)))
     shape = np.shape(predictions)
     outputs = {part: generator.random(shape) for part in comparison.PARTS}
@@ -672,6 +673,58 @@ def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplo
     _, there, said = stored("other", (0.7, "d"), "_depth")
     assert there == ["dense_0.0_depth", "global_0.7_depth"]
     assert said == ["4 results of other networks left the table"]
+
+
+def other_settings(view, settings):
+    """As if networks of other settings had been here before."""
+    path = view.method_folder / "populations" / "dense_0.0.npz"
+    files.write_arrays(path, {"settings": json.dumps(settings)}, {})
+
+
+def test_results_of_networks_that_were_trained_otherwise_are_not_written_over(view):
+    other_settings(view, {"epochs": 5})
+    with pytest.raises(UserError, match=r"results of other dense networks \(epochs 5, not 3\).* --run NAME"):
+        comparison.find_populations(view)
+    other_settings(view, {"made_elsewhere": ["a name"]})
+    with pytest.raises(UserError, match="made_elsewhere"):
+        comparison.find_populations(view)
+    other_settings(view, {"epochs": 3, "of before": 1})
+    assert len(comparison.find_populations(view)) == 1
+
+
+def test_a_run_has_a_folder_and_a_title_of_its_own(view):
+    words = ["--dataset", "digits", "--run", "colder"]
+    flags = importlib.import_module("clr_prediction_depth").build_parser().parse_args(words)
+    opened = next(study.open_studies("clr_prediction_depth", flags))
+    assert opened.method_folder == Path("pies/digits/runs/colder/SupCon")
+    assert opened.data.title == "digits 8x8, run colder"
+    with pytest.raises(SystemExit):
+        importlib.import_module("clr_prediction_depth").build_parser().parse_args(["--run", "../other"])
+
+
+def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(view):
+    dense, pruned, *_ = (side.population for side in (evaluated([[0, 1]], seed) for seed in (1, 2)))
+    dense = dataclasses.replace(dense, pruning_method="dense", sparsity=0.0)
+    assert dense.unpublished == {"epochs": 3}
+    assert comparison.population_row(view, dense, dense)["unpublished"] == "epochs 3"
+    assert comparison.title(view, dense, dense).endswith("\nepochs 3")
+    assert comparison.title(view, pruned, dense).endswith("\ndense: epochs 3; pruned: epochs 3")
+    late = dataclasses.replace(dense, pruning_method="later_GMP", sparsity=0.9)
+    late.members[0].record["configuration"] |= {"begin_step": 20000, "end_step": 30000, "epochs": 205}
+    assert late.unpublished == {"end_step": 30000}
+
+
+@pytest.mark.parametrize(
+    "script, published",
+    [
+        ("clr_training", populations.NETWORK | populations.CONTRASTIVE),
+        ("sup_training", populations.SUPERVISED),
+        ("sup_pruning_finetune", populations.FINETUNING),
+    ],
+)
+def test_published_settings_are_the_defaults_of_the_flags(script, published):
+    flags = vars(importlib.import_module(script).build_parser().parse_args([]))
+    assert published == {name: flags[name] for name in published}
 
 
 def test_depths_are_compared_on_ids_that_both_populations_have(view):

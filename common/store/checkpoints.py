@@ -25,7 +25,7 @@ from common import augment, losses, models, pruning, training
 from common.cli import Interval, UserError, logger
 from common.methods import parse_method
 from common.pruning import Masks, measure_sparsity
-from common.store.files import module_digest, write_atomically, write_json
+from common.store.files import differences, module_digest, write_atomically, write_json
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
 # Of supervised trainings: records from before these flags lack them, and mean the values that could not be
@@ -285,21 +285,8 @@ def with_later_settings(configuration: dict) -> dict:
 
 
 def describe_differences(found: dict, asked: dict) -> str:
-    """`key found, not asked` for every key in which two configurations differ; `dense.epochs` is a key of the
-    nested `dense`."""
-
-    def flat(configuration: dict, prefix: str = "") -> dict:
-        entries = {}
-        for key, value in configuration.items():
-            entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return entries
-
-    found, asked = flat(found), flat(asked)
-    return ", ".join(
-        f"{key} {found.get(key)}, not {asked.get(key)}"
-        for key in sorted({*found, *asked})
-        if found.get(key) != asked.get(key)
-    )
+    """`key found, not asked` for every key in which two configurations differ."""
+    return ", ".join(f"{key} {old}, not {new}" for key, (old, new) in differences(found, asked).items())
 
 
 def load_classifier(

@@ -69,6 +69,21 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     return arrays if same else None
 
 
+def differences(settings: dict, others: dict) -> dict[str, tuple]:
+    """Key -> both values, for every key in which two settings differ; `dense.epochs` is a key of the nested
+    `dense`."""
+
+    def flat(content: dict, prefix: str = "") -> dict:
+        entries = {}
+        for key, value in content.items():
+            entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return entries
+
+    first, second = flat(settings), flat(others)
+    keys = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+    return {key: (first.get(key), second.get(key)) for key in keys}
+
+
 @functools.cache
 def module_digest(module: ModuleType | Callable) -> str:
     """12 hexadecimal digits that change with the code of a module, or of a function, not with its comments,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Iterable
 
 from common.cli import UserError, logger
-from common.methods import RETRAINED, describe, parse_method
+from common.methods import RETRAINED, SCHEDULE_STEPS, describe, parse_method
 from common.store.checkpoints import (
     CheckpointName,
     describe_differences,
@@ -17,9 +17,18 @@ from common.store.checkpoints import (
     parse_name,
     read_record,
 )
+from common.store.files import differences
 from common.study import Study
 
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
+# The defaults of the published scripts, of which tables and titles say what was changed.
+NETWORK = {"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "projection_head": "mlp"}
+SUPERVISED = dict(epochs=205, batch_size=128, learning_rate=1.0, momentum=0.9, weight_decay=0.0005)
+SUPERVISED |= dict(lr_milestones=[5, 30, 50, 80], lr_gamma=0.1, cosine_annealing=False, shuffle=True)
+CONTRASTIVE = dict(epochs=500, batch_size=1024, learning_rate=0.05, momentum=0.9, weight_decay=0.0004)
+CONTRASTIVE |= dict(temperature=0.5, base_temperature=0.07, warmup_epochs=0, cosine_annealing=False)
+CONTRASTIVE |= dict(lars=False, head_epochs=100, batch_size_head=256)
+FINETUNING = dict(epochs=30, batch_size=128, learning_rate=0.001)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,33 @@ class Population:
     @property
     def checksums(self) -> list[str]:
         return ["+".join(member.checksums) for member in self.members]
+
+    @property
+    def settings(self) -> dict:
+        """What tells these networks from others of the same method and sparsity: their configuration, of
+        those made elsewhere the names of their files."""
+        names = [str(replace(name, id=0)) for name in self.members[0].names]
+        return self.configuration or {"made_elsewhere": names}
+
+    @property
+    def unpublished(self) -> dict:
+        """The settings in which they differ from the published ones, as flags name them."""
+        if self.made_elsewhere:
+            return {}
+        method, published = parse_method(self.pruning_method), NETWORK
+        if method.finetuned:
+            published = published | FINETUNING
+        else:
+            supervised = self.learning_method == "supervised"
+            published = published | (SUPERVISED if supervised else CONTRASTIVE)
+        if method.gradual:
+            kinds = {"": "supervised"} if supervised else {"": "contrastive", "_head": "head"}
+            for suffix, kind in kinds.items():
+                steps = SCHEDULE_STEPS[kind][method.schedule]
+                keys = (f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency"))
+                published = published | dict(zip(keys, steps))
+        changed = differences(self.configuration, published)
+        return {key: own for key, (own, default) in changed.items() if default is not None is not own}
 
     def facts(self) -> dict:
         """What a table says of where its numbers come from."""
@@ -275,8 +311,8 @@ def _related(study: Study, fitting: list[Population], dense: Population) -> list
             f"{flags}, or finetune into a folder of its own ({study.folder_flag})"
         )
     # Trained on their own: they may be compared with others, but not chosen among by chance.
-    differences = describe_differences(origin(fitting[0]), dense.configuration)
-    logger.info(f"note: {fitting[0]} were trained with other settings than the dense networks: {differences}")
+    others = describe_differences(origin(fitting[0]), dense.configuration)
+    logger.info(f"note: {fitting[0]} were trained with other settings than the dense networks: {others}")
     return fitting
 
 

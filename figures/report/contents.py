@@ -250,7 +250,8 @@ def against_sparsity(
     ylabel, _, scale, _ = SHOWN.get(name) or MEASURES[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
-        series.setdefault(f"{row['learning_method']} {row['pruning_method']}", []).append(row)
+        run = f" · {row['run']}" if "run" in row else ""
+        series.setdefault(f"{row['learning_method']} {row['pruning_method']}{run}", []).append(row)
     arrays = {
         "figure": "against_sparsity",
         "title": across.title(compared, heading),
@@ -409,7 +410,10 @@ def provenance(stored: list[Combination]) -> tuple[list[dict], list[str]]:
         rows of learning_method, pruning_method, sparsity, and what the PIE script says of their making;
         commands.
     """
-    rows = [population.facts | json.loads(str(population.arrays["runs"])) for population in stored]
+    rows = [
+        {"unpublished": "not recorded"} | population.row | json.loads(str(population.arrays["runs"]))
+        for population in stored
+    ]
     commands = [command for row in rows for command in row["commands"] if command]
     for population, row in zip(stored, rows):
         commands.append(row["analysis"])

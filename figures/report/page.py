@@ -15,7 +15,7 @@ import numpy as np
 
 from common.methods import describe
 from common.store.table import KEY_COLUMNS, MEASURES
-from figures.report import claims, uncertainty
+from figures.report import against, claims, uncertainty
 from figures.report.contents import Picture, Report, describe_population, gallery, provenance, shown
 from figures.report.evidence import Compared, measures
 
@@ -50,6 +50,7 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
                 for population in report.compared
             ),
             "models": claims.either(len(each.pruned.ids) for each in report.compared),
+            "settings": text(settings(report)),
             "elsewhere": " Some networks were made elsewhere." * any(row["made_elsewhere"] for row in rows),
             "conclusion": text(" ".join(conclusion(report))),
             "claims": claim_lines(report.evidence),
@@ -68,7 +69,57 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
             "measured": measure_lines(report),
             "meanings": items([f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()]),
         }
+    values["title"] = f"Report: {values['name']}"
     absent = ["nothing compared" if report.compared else "compared", *["missing"] * (not report.missing)]
+    return fill(values, ["two runs", *absent])
+
+
+def write_against(report: against.Report, pngs: dict[str, bytes]) -> str:
+    """The HTML of two runs side by side; `pngs` as in `write`."""
+    values = {
+        "title": text(" against ".join(report.names)),
+        "first": text(report.names[0]),
+        "second": text(report.names[1]),
+        "changed": "".join(line([text(row[name]) for name in against.CHANGED]) for row in report.changed)
+        or line(["no recorded setting"]),
+        "differences": "".join(
+            difference_table(report, measure, *shown) for measure, shown in against.MEASURES.items()
+        ),
+        "alone": items(report.alone),
+        "figures": figures(report.pictures, pngs),
+        "fewest_seeds": uncertainty.FEWEST_SEEDS,
+    }
+    return fill(values, ["of one run", "nothing compared", "compared", "missing"])
+
+
+def difference_table(report: against.Report, measure: str, title: str, scale: float, decimals: int) -> str:
+    """One measure of both runs, a line for each method and sparsity."""
+    lines, names = "", [*map(text, report.names)]
+    heads = [*names, f"{names[0]} − {names[1]}"] if measure != "overlap" else ["similarity", "by chance"]
+    for row in report.rows:
+        if row["measure"] != measure:
+            continue
+        cells = [text(row[name]) for name in KEY_COLUMNS[:2]] + [
+            f"{100 * row['sparsity']:g}",
+            str(row["models"]),
+        ]
+        single = ("chance",) if measure == "overlap" else ("first", "second")
+        numbers = [show({"value": row[name], "low": math.nan}, scale, decimals) for name in single]
+        whole = show(row, scale, decimals, signed=measure != "overlap")
+        cells += [whole, *numbers] if measure == "overlap" else [*numbers, whole]
+        lines += line([*cells, "the same" if row["paired"] else "different"], range(2, 4 + len(heads)))
+    if not lines:
+        return ""
+    titles = "".join(f'<th class="number">{name}</th>' for name in ("sparsity (%)", "K", *heads))
+    head = f"<th>method</th><th>pruning</th>{titles}<th>seeds</th>"
+    return (
+        f'<h3>{text(title[0].upper() + title[1:])}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def fill(values: dict, absent: list[str]) -> str:
+    """report.html without the absent sections."""
     template = TEMPLATE.read_text(encoding="utf-8")
     for section in absent:
         template = re.sub(f"<!-- {section} -->.*?<!-- end -->", "", template, flags=re.DOTALL)
@@ -76,6 +127,15 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         name: re.sub(FLAG, r"<span class='flag'>\g<0></span>", str(value)) for name, value in values.items()
     }
     return Template(template).substitute(values)
+
+
+def settings(report: Report) -> str:
+    """In what the dense networks differ from the published ones."""
+    dense = [each.row for each in report.stored if each.pruning_method == "dense"]
+    said = [
+        f"{row['learning_method']}: {row['unpublished'] or 'none'}" for row in dense if "unpublished" in row
+    ]
+    return "; ".join(said) or "not recorded"
 
 
 def text(value) -> str:
@@ -386,6 +446,7 @@ def made_line(row: dict) -> str:
         row["networks"],
         show_seeds(row["seeds"]),
         duration(row["seconds"]),
+        row["unpublished"],
         "; ".join(row["devices"]),
         "; ".join(row["versions"]),
         " to ".join(dict.fromkeys(row["days"][:1] + row["days"][-1:])),

@@ -1,0 +1,159 @@
+"""Two runs side by side: every number found again by slow votes, what differs named, nothing else written."""
+
+import csv
+import json
+import statistics
+
+import pytest
+from stored_results import make_results
+from test_evidence import Stored, estimate, half_samples, variance
+
+from common.store.files import read_arrays, write_arrays
+from figures import make_figures
+
+from figures.report.similarity import expected_jaccard
+
+KEY = ("SupCon", "global", 0.9)
+
+
+def settings_of(folder, key, settings, seeds=None):
+    """Writes a population's settings, and its seeds, into its file."""
+    path = folder / key[0] / "populations" / f"{key[1]}_{key[2]}.npz"
+    arrays = read_arrays(path)
+    made, runs = (json.loads(str(arrays[name])) for name in ("made", "runs"))
+    made.pop("format")
+    changed = {"settings": json.dumps(settings), "runs": json.dumps(runs | {"seeds": seeds or runs["seeds"]})}
+    write_arrays(path, arrays | changed, made)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of 7 networks; of `colder` the supervised networks have seeds of their own."""
+    folder = tmp_path_factory.mktemp("pies")
+    warm, colder = folder / "few digits", folder / "few digits" / "runs" / "colder"
+    few = dict(umap=False, q_score=False)
+    make_results(warm, methods=("global",), sparsities=(0.5, 0.9), **few)
+    harder = dict(damage=lambda learning, method, sparsity: 0.4 + sparsity)
+    make_results(colder, methods=("global", "GMP"), sparsities=(0.9,), depth_models=5, **harder, **few)
+    for each, temperature in ((warm, 0.5), (colder, 0.1)):
+        settings_of(each, ("SupCon", "dense", 0.0), {"temperature": temperature, "epochs": 3})
+        settings_of(each, KEY, {"epochs": 2, "dense": {"temperature": temperature}})
+    settings_of(colder, ("supervised", "global", 0.9), {}, list(range(1_000_000, 1_000_007)))
+    assert make_figures.main(["--results", str(warm), "--against", str(colder)]) == 0
+    return warm, colder
+
+
+def report_folder(warm):
+    [folder] = (warm / "against").iterdir()
+    return folder
+
+
+def rows_of(warm, name):
+    with (report_folder(warm) / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def row_of(warm, key, measure):
+    found = [row for row in rows_of(warm, "differences") if row["measure"] == measure]
+    [row] = [row for row in found if (row["learning_method"], row["pruning_method"]) == key[:2]]
+    return row
+
+
+def same(row, expected):
+    for name, value in expected.items():
+        assert float(row[name]) == pytest.approx(value, abs=1e-5), name
+
+
+def test_what_differs_is_named_once(runs):
+    rows = [tuple(row.values()) for row in rows_of(runs[0], "changed")]
+    assert ("SupCon", "dense", "temperature", "0.5", "0.1", "0") in rows
+    assert not any("epochs" in row or "dense.temperature" in row for row in rows)
+
+
+def test_paired_numbers_equal_slow_differences_seed_by_seed(runs):
+    warm, colder = (Stored(folder, KEY) for folder in runs)
+    ids = tuple(warm.ids)
+
+    def count(chosen):
+        return len(warm.pies(tuple(chosen))) - len(colder.pies(tuple(chosen)))
+
+    halves = [count(half) for half in half_samples(list(ids))]
+    places = len(halves) // 2  # of 7 seeds, halves of 3 and of 4 vary apart
+    spread = (variance(halves[:places]) + variance(halves[places:])) / 2
+    expected = estimate(count(ids), spread, 6, 7)
+    row = row_of(runs[0], KEY, "pies")
+    same(row, expected | {"first": len(warm.pies(ids)), "second": len(colder.pies(ids))})
+    assert row["paired"] == "True"
+    differences = [
+        (warm.pruned[each]["predictions"] == warm.truth).mean()
+        - (colder.pruned[each]["predictions"] == colder.truth).mean()
+        for each in ids
+    ]
+    expected = estimate(statistics.fmean(differences), statistics.variance(differences) / 7, 6, 7)
+    same(row_of(runs[0], KEY, "accuracy"), expected)
+
+
+def test_depths_are_of_the_seeds_that_were_probed_in_both(runs):
+    warm, colder = (Stored(folder, KEY).depth for folder in runs)
+    assert (len(warm), len(colder)) == (6, 5)
+    differences = [warm[each].mean() - colder[each].mean() for each in colder]
+    row = row_of(runs[0], KEY, "depth")
+    assert row["models"] == "5" and row["low"] == ""
+    assert float(row["value"]) == pytest.approx(statistics.fmean(differences), abs=1e-5)
+
+
+def test_the_overlap_of_pies_stands_beside_that_of_random_sets(runs):
+    sets = [Stored(folder, KEY).pies(tuple(range(7))) for folder in runs]
+    row = row_of(runs[0], KEY, "overlap")
+    common, either = len(sets[0] & sets[1]), len(sets[0] | sets[1])
+    same(row, {"value": common / either, "chance": expected_jaccard(*map(len, sets), 60)})
+    assert float(row["low"]) < common / either < float(row["high"])
+
+
+def test_networks_of_other_seeds_are_not_paired(runs):
+    key = ("supervised", "global", 0.9)
+    row = row_of(runs[0], key, "pies")
+    counts = []
+    for folder in runs:
+        stored = Stored(folder, key)
+        halves = [len(stored.pies(tuple(half))) for half in half_samples(stored.ids)]
+        places = len(halves) // 2
+        spread = (variance(halves[:places]) + variance(halves[places:])) / 2
+        counts.append((len(stored.pies(tuple(stored.ids))), spread))
+    (first, spread), (second, other) = counts
+    degrees = (spread + other) ** 2 / (spread**2 / 6 + other**2 / 6)
+    same(row, estimate(first - second, spread + other, degrees, 7))
+    assert row["paired"] == "False"
+
+
+def test_excess_is_that_of_the_evidence_and_its_difference(runs):
+    row = row_of(runs[0], KEY, "excess")
+    same(row, {"value": float(row["first"]) - float(row["second"])})
+    assert float(row["high"]) - float(row["low"]) > 0
+
+
+def test_the_page_says_what_only_one_run_has_and_shows_both_in_its_figures(runs):
+    page = (report_folder(runs[0]) / "report.html").read_text(encoding="utf-8")
+    assert "Only in" in page and "SupCon GMP 0.9" in page and "supervised global 0.5" in page
+    assert page.count("<figure") == 3 and "How it was made" not in page and "$" not in page
+    arrays = read_arrays(report_folder(runs[0]) / "pies_against_sparsity.npz")
+    assert len(arrays["series"]) == 6 and "against" in str(arrays["title"])
+    assert not (runs[0] / "report.html").exists()
+
+
+def test_runs_without_anything_in_common_are_refused(tmp_path, capsys):
+    make_results(tmp_path / "a", methods=("global",), sparsities=(0.5,), umap=False)
+    make_results(tmp_path / "b", methods=("GMP",), sparsities=(0.5,), umap=False)
+    command = ["--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")]
+    assert make_figures.main(command) == 2
+    assert "have no learning method, pruning method and sparsity in common" in capsys.readouterr().err
+    assert make_figures.main([*command, "--format", "pdf"]) == 2
+    assert "--format has no effect with --against" in capsys.readouterr().err
+
+
+def test_the_report_of_a_run_lies_in_its_folder_and_its_figures_name_it(runs, capsys):
+    results, run = runs
+    assert make_figures.main(["--results", str(results), "--run", "hotter"]) == 2
+    assert f"{results / 'runs' / 'hotter'}: no populations are stored there" in capsys.readouterr().err
+    name = make_figures.figure_name(run / "report" / "pies_against_sparsity.npz", run, [7])
+    assert name == "few_digits_colder_report_pies_against_sparsity_7models"
