@@ -13,9 +13,11 @@ usage() {
 ./setup.sh demo            sets up and runs the whole study on scikit-learn's digits
                            (minutes on a CPU, nothing to download)
 ./setup.sh test            sets up and runs the tests
-./setup.sh paper [--cuda_device N] [--dry_run] [--yes]
-                           the published study on CIFAR-10: prints its commands, estimates hours, runs them;
-                           --dry_run stops before running, --yes runs them without CUDA too
+./setup.sh paper [--cuda_device N] [--seeds 0-9] [--methods ...] [--sparsities ...] [--workers N]
+                 [--dry_run] [--yes]
+                           the published study on CIFAR-10, or a part of it: prints its commands, estimates
+                           the time, runs them; --dry_run stops before running, --yes runs them without CUDA
+                           too, --help says what each flag takes
 LOCKED=1 installs the versions of requirements.lock, not the newest that requirements.txt allows.
 PYTHON=/path/to/python3.12 and VENV=/path/to/environment name another interpreter or environment.
 END
@@ -102,47 +104,6 @@ demo_of() {
   fi
 }
 
-paper() {
-  local device=0 dry_run= yes= script command
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --cuda_device) [ $# -gt 1 ] || die "--cuda_device needs a device id"; device=$2; shift ;;
-      --dry_run) dry_run=1 ;;
-      --yes) yes=1 ;;
-      *) die "paper knows --cuda_device N, --dry_run and --yes, not $1" ;;
-    esac
-    shift
-  done
-  case $device in '' | *[!0-9]*) die "--cuda_device $device is not a device id" ;; esac
-  local sparsities="--pruning_percentages 0.3,0.5,0.7,0.9,0.95" sparsity
-  local all="--cuda_device $device --index_start 0 --index_end 29"
-  local thirty="--cuda_device $device --models_number 30 $sparsities"
-  local methods="--pruning_methods global,GMP,later_GMP" commands=()
-  commands+=("clr_training.py $all"
-    "clr_training.py $all --schedule early --pruning_percentages 0.3,0.5,0.7,0.9"
-    "sup_training.py $all")
-  for sparsity in 0.3 0.5 0.7 0.9; do
-    commands+=("sup_training.py $all --pruning $sparsity"
-      "sup_training.py $all --pruning $sparsity --schedule late")
-  done
-  for script in clr sup; do
-    commands+=("${script}_pruning_finetune.py $thirty"
-      "${script}_pie_kmodels_detection.py $thirty $methods --plot_q_score --plot_umap"
-      "${script}_prediction_depth.py $thirty $methods")
-  done
-  commands+=("figures/make_figures.py --results pies/cifar10")
-  echo "the published study on CIFAR-10, dense, gradually pruned and one-shot networks:"
-  printf "  $python %s\n" "${commands[@]}"
-  "$python" benchmarks/study_hours.py --cuda_device "$device"
-  [ -z "$dry_run" ] || return 0
-  if [ -z "$yes" ] && ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-    die "no CUDA device: give --yes to run all of it on the CPU"
-  fi
-  for command in "${commands[@]}"; do
-    run $command
-  done
-}
-
 mode=${1:-setup}
 [ $# -eq 0 ] || shift
 [ "$mode" = paper ] || [ $# -eq 0 ] || die "$mode takes no further words; ./setup.sh help lists what there is"
@@ -154,7 +115,7 @@ case $mode in
     install tests/requirements.txt
     run -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests
     ;;
-  paper) set_up; paper "$@" ;;
+  paper) set_up; "$python" benchmarks/paper.py "$@" ;;
   help | -h | --help) usage ;;
   *) die "unknown word $mode; ./setup.sh help lists what there is" ;;
 esac

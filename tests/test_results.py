@@ -683,7 +683,7 @@ def other_settings(view, settings):
 
 def test_results_of_networks_that_were_trained_otherwise_are_not_written_over(view):
     other_settings(view, {"epochs": 5})
-    with pytest.raises(UserError, match=r"results of other dense networks \(epochs 5, not 3\).* --run NAME"):
+    with pytest.raises(UserError, match=r"results of other dense networks \(epochs 5, not 3\).*--run NAME"):
         comparison.find_populations(view)
     other_settings(view, {"made_elsewhere": ["a name"]})
     with pytest.raises(UserError, match="made_elsewhere"):

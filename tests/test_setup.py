@@ -5,14 +5,18 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from figures.report import uncertainty
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+paper = importlib.import_module("paper")
 SPARSITIES = [0.3, 0.5, 0.7, 0.9, 0.95]
 SCRIPTS = (
     "clr_training",
@@ -174,50 +178,92 @@ def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
     assert [flags.pruning_methods for _, flags in runs[-2:]] == 2 * [["GMP", "later_GMP"]]
 
 
-def test_paper_prints_and_runs_the_published_study(project):
-    done = setup(project, "paper", "--cuda_device", "3", CUDA_MISSING="0")
-    assert done.returncode == 0, done.stderr
-    runs = scripts(asked(project)[1:])
-    assert all(flags.cuda_device == 3 and flags.dataset == "cifar10" for _, flags in runs)
+def paper_flags(*words):
+    return paper.build_parser().parse_args(words)
+
+
+def trained_by(runs):
+    """(script, schedule, sparsity) of all networks."""
     trained = set()
     for name, flags in runs:
         if "training" in name:
-            assert (flags.index_start, flags.index_end) == (0, 29)
             sparsities = flags.pruning_percentages if name == "clr_training" else [flags.pruning]
             trained |= {(name, flags.schedule if sparsity else "dense", sparsity) for sparsity in sparsities}
+    return trained
+
+
+def test_paper_has_the_commands_of_the_published_study():
+    runs = scripts(paper.commands(paper_flags("--cuda_device", "3", "--workers", "2")))
+    for name, flags in runs:
+        assert (flags.cuda_device, flags.workers, flags.dataset) == (3, 2, "cifar10")
+        if "training" in name:
+            assert (flags.index_start, flags.index_end) == (0, 29)
         else:
             assert flags.models_number == 30 and flags.pruning_percentages == SPARSITIES
         if "pie" in name or "depth" in name:
             assert flags.pruning_methods == ["global", "GMP", "later_GMP"]
-    assert trained == {
-        (name, *kind)
-        for name in ("clr_training", "sup_training")
-        for kind in (
-            ("dense", 0.0),
-            *((schedule, sparsity) for schedule in ("early", "late") for sparsity in (0.3, 0.5, 0.7, 0.9)),
-        )
-    }
+    schedules = [(each, sparsity) for each in ("early", "late") for sparsity in (0.3, 0.5, 0.7, 0.9)]
+    kinds = [("dense", 0.0), *schedules]
+    assert trained_by(runs) == {(name, *kind) for name in SCRIPTS[:2] for kind in kinds}
     assert {name for name, _ in runs} == set(SCRIPTS)
-    assert any(command.startswith("benchmarks/study_hours.py") for command in asked(project))
-    listed = [
-        line.strip().removeprefix(".venv/bin/python ")
-        for line in done.stdout.splitlines()
-        if line.startswith("  .venv")
-    ]
-    assert listed == [command for command in asked(project)[1:] if not command.startswith("benchmarks")]
+    numbers = {"contrastive": 270, "head": 270, "supervised": 270, "finetuning": 300}
+    assert paper.networks(paper_flags()) == numbers
 
 
-def test_paper_dry_run_only_prints_and_estimates(project):
-    assert setup(project, "paper", "--dry_run").returncode == 0
-    assert [command.split()[0] for command in asked(project)[1:]] == ["benchmarks/study_hours.py"]
+def test_paper_takes_a_part_of_the_study():
+    words = "--seeds 4-9 --methods supervised --pruning_methods global,later_GMP --sparsities 0.9".split()
+    runs = scripts(paper.commands(paper_flags(*words)))
+    assert trained_by(runs) == {("sup_training", "dense", 0.0), ("sup_training", "late", 0.9)}
+    assert {(flags.index_start, flags.index_end) for name, flags in runs if "training" in name} == {(4, 9)}
+    assert {flags.models_number for name, flags in runs if "training" not in name} == {10}
+    numbers = {"contrastive": 0, "head": 0, "supervised": 12, "finetuning": 6}
+    assert paper.networks(paper_flags(*words)) == numbers
 
 
-def test_paper_without_cuda_asks_for_yes(project):
-    done = setup(project, "paper")
-    assert done.returncode == 2 and "--yes" in done.stderr and len(asked(project)) == 2
-    assert setup(project, "paper", "--yes").returncode == 0 and {
-        name for name, _ in scripts(asked(project)[2:])
-    } == set(SCRIPTS)
+@pytest.mark.parametrize(
+    "flag, value",
+    [("--seeds", "9-4"), ("--seeds", "a"), ("--methods", "supcon"), ("--pruning_methods", "layer")],
+)
+def test_paper_refuses_what_the_study_does_not_have(flag, value, capsys):
+    assert pytest.raises(SystemExit, paper_flags, flag, value).value.code == 2
+    assert flag in capsys.readouterr().err
+
+
+def test_the_estimate_says_hours_of_a_network_and_round_words():
+    """Of 36 s an epoch 205 epochs are 2.05 hours."""
+    seconds = dict.fromkeys(paper.EPOCHS, 36.0)
+    lines = paper.estimate(seconds, dict.fromkeys(paper.EPOCHS, 0) | {"supervised": 10}, "this CPU")
+    assert "36.00     205         2.05        10         20.5" in lines[3]
+    assert lines[-1].startswith("about 20 hours on this CPU")
+    words = [paper.in_round_words(hours) for hours in (14 * 8766, 72, 1.6, 0.5, 0)]
+    assert words == ["about 14 years", "about 3 days", "about 2 hours", "about 30 minutes", "about 1 minute"]
+
+
+def test_paper_dry_run_measures_and_trains_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(paper, "measure", lambda device, images: dict.fromkeys(paper.EPOCHS, 1.0))
+    monkeypatch.setattr(paper.subprocess, "run", None)
+    assert paper.main(["--dry_run"]) == 0
+    assert "on this CPU" in capsys.readouterr().out
+
+
+def test_paper_without_cuda_asks_for_yes_and_stops_at_the_first_command_that_fails(monkeypatch, capsys):
+    asked = []
+
+    def failing(command, **more):
+        asked.append(command[1])
+        return subprocess.CompletedProcess(command, 3 * (len(asked) == 2))
+
+    monkeypatch.setattr(paper, "measure", lambda device, images: dict.fromkeys(paper.EPOCHS, 1.0))
+    monkeypatch.setattr(paper.subprocess, "run", failing)
+    monkeypatch.setattr(paper.process, "select_device", lambda number: torch.device("cpu"))
+    assert paper.main([]) == 2 and not asked and "--yes" in capsys.readouterr().err
+    assert pytest.raises(SystemExit, paper.main, ["--yes"]).value.code == 3
+    assert asked == ["clr_training.py"] * 2
+
+
+def test_setup_gives_its_words_to_paper(project):
+    assert setup(project, "paper", "--dry_run", "--seeds", "0-3").returncode == 0
+    assert asked(project)[1:] == ["benchmarks/paper.py --dry_run --seeds 0-3"]
 
 
 @pytest.mark.parametrize(
@@ -225,9 +271,6 @@ def test_paper_without_cuda_asks_for_yes(project):
     [
         ["demos"],
         ["demo", "fast"],
-        ["paper", "--fast"],
-        ["paper", "--cuda_device"],
-        ["paper", "--cuda_device", "x"],
     ],
 )
 def test_unknown_words_are_refused_in_one_line(project, words):

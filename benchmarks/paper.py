@@ -1,0 +1,204 @@
+"""The published study on CIFAR-10: its commands, an estimate of the hours from one measured epoch of each kind
+of training, and, unless --dry_run, all of them one after the other.
+
+    ./setup.sh paper --dry_run
+    ./setup.sh paper --cuda_device 0 --seeds 0-9 --methods supervised --sparsities 0.9,0.95
+
+Dense, gradually pruned and one-shot networks. The estimate trains on random images of CIFAR-10's size, 50,000
+on CUDA and a part of them on the CPU, scaled up: no data set is needed for it. What is finished is skipped.
+"""
+
+import argparse
+import subprocess
+import sys
+
+from measure import ROOT, classification_epoch, contrastive_epoch, random_data, timed
+
+from common import cli, process
+
+IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
+GRADUAL, ONE_SHOT = [0.3, 0.5, 0.7, 0.9], [0.3, 0.5, 0.7, 0.9, 0.95]  # sparsities
+SCHEDULES = {"GMP": "early", "later_GMP": "late"}
+EPOCHS = {"contrastive": 500, "head": 100, "supervised": 205, "finetuning": 30}  # of one network
+
+
+def seed_range(text: str) -> range:
+    """`0-9`, or `3` for one."""
+    try:
+        first, last = map(int, (text.split("-") * 2)[:2])
+    except ValueError:
+        first, last = 0, -1
+    if not 0 <= first <= last <= 999_999:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of seeds such as 0-9")
+    return range(first, last + 1)
+
+
+def learning_methods(text: str) -> list[str]:
+    """`SupCon,supervised`"""
+    names = text.split(",")
+    if not {*names} <= {"SupCon", "SimCLR", "supervised"} or len({*names}) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: any of SupCon, SimCLR, supervised, each once")
+    return names
+
+
+def pruning_methods(text: str) -> list[str]:
+    """`global,GMP`"""
+    names = cli.pruning_method_list(text)
+    if strangers := {*names} - {"global", *SCHEDULES}:
+        raise argparse.ArgumentTypeError(f"{min(strangers)!r}: the study has global, GMP and later_GMP")
+    return names
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    cli.add_flags(
+        parser,
+        ("--cuda_device", cli.natural_number, 0, "CUDA device id; without CUDA the CPU is measured"),
+        ("--seeds", seed_range, "0-29", "model ids to train; later stages need all from 0 to the last"),
+        ("--methods", learning_methods, "SupCon,supervised", "any of SupCon, SimCLR, supervised"),
+        ("--pruning_methods", pruning_methods, "global,GMP,later_GMP", "any of these"),
+        (
+            "--sparsities",
+            cli.pruned_sparsity_list,
+            None,
+            "None: as published, 0.3,0.5,0.7,0.9 and, one-shot, 0.95",
+        ),
+        ("--workers", cli.natural_number, 0, "models that are worked on at once, passed to every command"),
+    )
+    parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
+    parser.add_argument("--yes", action="store_true", help="run them without CUDA too")
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    all_commands = commands(flags)
+    print("the published study on CIFAR-10, dense, gradually pruned and one-shot networks:")
+    for command in all_commands:
+        print(f"  python {command}")
+    import torch
+
+    cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
+    cli.logger.setLevel(cli.logging.INFO)
+    process.set_determinism(True)
+    device = process.select_device(flags.cuda_device)
+    images = IMAGES if device.type == "cuda" else CPU_IMAGES
+    seconds = {kind: value * IMAGES / images for kind, value in measure(device, images).items()}
+    name = f"this {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "this CPU"
+    for line in estimate(seconds, networks(flags), name):
+        print(line)
+    if flags.dry_run:
+        return
+    if device.type != "cuda" and not flags.yes:
+        raise cli.UserError("no CUDA device: give --yes to run all of it on the CPU")
+    for command in all_commands:
+        print(f"\n$ python {command}", flush=True)
+        status = subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=False).returncode
+        if status:
+            sys.exit(status)
+
+
+def sparsities_of(flags: argparse.Namespace, method: str) -> list[float]:
+    """The sparsities of a pruning method."""
+    return flags.sparsities or (GRADUAL if method in SCHEDULES else ONE_SHOT)
+
+
+def commands(flags: argparse.Namespace) -> list[str]:
+    """The study's commands, without `python`."""
+    common = f"--cuda_device {flags.cuda_device}" + f" --workers {flags.workers}" * (flags.workers > 0)
+    ids = f"{common} --index_start {flags.seeds[0]} --index_end {flags.seeds[-1]}"
+    lines, gradual = [], [method for method in flags.pruning_methods if method in SCHEDULES]
+    contrastive = [method for method in flags.methods if method != "supervised"]
+    for method in contrastive:
+        training = f"clr_training.py --method {method} {ids}"
+        lines.append(f"{training} --pruning_percentages 0.0")
+        for each in gradual:
+            listed = ",".join(map(str, sparsities_of(flags, each)))
+            lines.append(f"{training} --schedule {SCHEDULES[each]} --pruning_percentages {listed}")
+    if "supervised" in flags.methods:
+        lines.append(f"sup_training.py {ids}")
+        for each in gradual:
+            for sparsity in sparsities_of(flags, each):
+                lines.append(f"sup_training.py {ids} --schedule {SCHEDULES[each]} --pruning {sparsity}")
+    compared = sorted(
+        {sparsity for method in flags.pruning_methods for sparsity in sparsities_of(flags, method)}
+    )
+    models = f"{common} --models_number {flags.seeds[-1] + 1}"
+    chosen = f"{models} --pruning_methods {','.join(flags.pruning_methods)}"
+    chosen += f" --pruning_percentages {','.join(map(str, compared))}"
+    for method in flags.methods:
+        script, which = ("sup", "") if method == "supervised" else ("clr", f" --clr_method {method}")
+        if "global" in flags.pruning_methods:
+            listed = ",".join(map(str, sparsities_of(flags, "global")))
+            lines.append(f"{script}_pruning_finetune.py{which} {models} --pruning_percentages {listed}")
+        lines.append(f"{script}_pie_kmodels_detection.py{which} {chosen} --plot_q_score --plot_umap")
+        lines.append(f"{script}_prediction_depth.py{which} {chosen}")
+    return [*lines, "figures/make_figures.py --results pies/cifar10"]
+
+
+def networks(flags: argparse.Namespace) -> dict[str, int]:
+    """How many networks of each kind of training the commands ask for."""
+    gradual = sum(len(sparsities_of(flags, each)) for each in flags.pruning_methods if each in SCHEDULES)
+    one_shot = len(sparsities_of(flags, "global")) if "global" in flags.pruning_methods else 0
+    seeds, supervised = len(flags.seeds), "supervised" in flags.methods
+    contrastive = (len(flags.methods) - supervised) * (1 + gradual) * seeds
+    return {
+        "contrastive": contrastive,
+        "head": contrastive,
+        "supervised": supervised * (1 + gradual) * seeds,
+        "finetuning": len(flags.methods) * one_shot * seeds,
+    }
+
+
+def measure(device, images: int) -> dict[str, float]:
+    """Seconds of one epoch over so many images, for each kind of training, after a short warm-up."""
+    kinds = {
+        "contrastive": (contrastive_epoch, 1024),
+        "head": (head_epoch,),
+        "supervised": (classification_epoch, 128),
+        "finetuning": (classification_epoch, 128, True),
+    }
+    seconds = {}
+    for kind, (prepare, *more) in kinds.items():
+        timed(prepare(device, 256, *more), device)
+        seconds[kind] = timed(prepare(device, images, *more), device)
+    return seconds
+
+
+def head_epoch(device, images: int):
+    """An epoch of a linear classifier on a frozen encoder, views included."""
+    from common import models, training
+
+    encoder = training.prepare(models.WideResNet(16, 2), device)
+    head = training.prepare(models.ClassificationHead(encoder.latent_size, 10), device)
+    settings = {"head_epochs": 1, "batch_size_head": 256}
+    of_head = training.Head(encoder, head, random_data(images, 1, 32, device), settings)
+    return lambda: training.fit(of_head, training.Run((0, "head")), range(1))
+
+
+def estimate(seconds: dict[str, float], networks: dict[str, int], device: str) -> list[str]:
+    """Lines: of each kind of training the time of one network and of all; then the whole.
+
+    Args:
+        seconds: of an epoch of each kind; networks: of each kind; device: its name.
+    """
+    lines, total = ["kind          s an epoch  epochs  h a network  networks        hours"], 0.0
+    for kind, count in networks.items():
+        hours = seconds[kind] * EPOCHS[kind] / 3600
+        total += count * hours
+        numbers = f"{seconds[kind]:10.2f}  {EPOCHS[kind]:6}  {hours:11.2f}  {count:8}  {count * hours:11,.1f}"
+        lines.append(f"{kind:<12}  {numbers}")
+    return [*lines, f"{in_round_words(total)} on {device}; evaluation and figures are not counted"]
+
+
+def in_round_words(hours: float) -> str:
+    """`about 14 years`, `about 3 days`, `about 5 hours`, `about 20 minutes`: one unit."""
+    for unit, length in (("year", 24 * 365.25), ("day", 24), ("hour", 1), ("minute", 1 / 60)):
+        if hours >= 1.5 * length or unit == "minute":
+            number = round(hours / length) or 1
+            return f"about {number} {unit}{'s' * (number > 1)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
