@@ -348,9 +348,10 @@ def _apart(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarra
     return columns
 
 
-def image_names(data: ImageDataset, chosen: np.ndarray) -> list[str]:
+def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
     """What lists call the chosen (N,) test images: their files, below the data folder, or else places."""
-    return [data.test_files[place] if data.test_files else str(place) for place in np.flatnonzero(chosen)]
+    places = np.flatnonzero(chosen)
+    return np.array([data.test_files[place] if data.test_files else place for place in places], str)
 
 
 def store(

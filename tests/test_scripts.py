@@ -22,6 +22,7 @@ from conftest import GOLDEN_HERE, write_few_digits
 
 from common import comparison
 from common.cli import UserError
+from common.store import checkpoints
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = (
@@ -766,3 +767,59 @@ PUBLISHED = {
     "clr_prediction_depth": DEPTH | CONTRASTIVE,
     "sup_prediction_depth": DEPTH,
 }
+
+
+def python_page():
+    return (ROOT / "docs/python.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_of_the_page_on_python_run_one_after_the_other(chain, monkeypatch):
+    monkeypatch.chdir(chain[0])
+    code = "\n".join(re.findall(r"```python\n(.*?)```", python_page(), re.DOTALL))
+    code = code.replace('"digits", "data"', '"folder", "few digits"').replace("/digits", "/few digits")
+    exec(compile(code, "docs/python.md", "exec"), names := {})
+    assert 0 <= float(names["accuracy"]) <= 1 and names["q_score"].shape == (len(names["latent"]),)
+    latent = names["contrastive"].latent(torch.zeros(1, 3, 8, 8))
+    assert latent.shape == names["network"].latent(torch.zeros(1, 3, 8, 8)).shape
+    assert Path("my_q_score.pdf").exists()
+
+
+def test_every_stored_array_stands_in_the_table_of_the_page_on_python(chain):
+    """File, name, number of dimensions and kind of number of all that the scripts wrote."""
+    listed, found = {}, {}
+    for line in re.findall(
+        r"^\| ([a-z_, ]+) \| `(.*)` \| (.*) \| (.*) \| .*\|$", python_page(), re.MULTILINE
+    ):
+        names = line[1].split("`, `")
+        shapes, kinds = (text.split(";") for text in line[2:])
+        columns = (each * len(names) if len(each) == 1 else each for each in (shapes, kinds))
+        for name, shape, kind in zip(names, *columns, strict=True):
+            facts = 0 if shape.strip() == "()" else shape.count(",") + 1, kind.strip()
+            listed |= {(file, name): facts for file in line[0].split(", ")}
+    for path in (chain[0] / "pies").rglob("*/*.npz"):
+        file = path.parent.name + "_depth" * path.stem.endswith("_depth")
+        with np.load(path) as arrays:
+            for name in {*arrays.files} - {"made"}:
+                kind = "text" if arrays[name].dtype.kind == "U" else str(arrays[name].dtype)
+                found[file, name.removeprefix("dense_")] = (arrays[name].ndim, kind)
+    assert {key: listed.get(key) for key in found} == found
+    assert not listed.keys() - found.keys()
+
+
+def test_a_training_leaves_its_numbers_epoch_by_epoch(chain):
+    [path] = (chain[0] / "logs/few digits").glob("wideResNet*_0.0pruning_*_id0_curves.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    [record] = (chain[0] / "models/few digits").glob("wideResNet*_0.0pruning_*_id0.json")
+    history = json.loads(record.read_text())["history"]
+    assert [row["epoch"] for row in rows] == [str(entry["epoch"]) for entry in history]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(
+        [entry["loss"] for entry in history], abs=1e-5
+    )
+
+
+def test_a_network_without_a_record_is_not_loaded_by_its_file_alone(chain, tmp_path):
+    [path] = (chain[0] / "models/few digits").glob("wideResNet*_0.0pruning_*_id0.pt")
+    shutil.copy(path, tmp_path / path.name)
+    with pytest.raises(UserError, match="no record of this study"):
+        checkpoints.load_network(tmp_path / path.name)

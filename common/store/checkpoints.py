@@ -331,6 +331,22 @@ def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: 
         )
 
 
+def load_network(*paths: Path) -> models.Classifier:
+    """The classifier in a checkpoint that was made here, or in an encoder's and its head's, on the CPU in
+    eval mode: as `load_classifier`, with what the record says.
+
+    Raises:
+        UserError: a file without a record, or one that does not fit it.
+    """
+    record, name = read_record(paths[-1]), parse_name(paths[-1].name)
+    if record is None or name is None:
+        raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
+    settings = record["configuration"]
+    shape = (settings[key] for key in ("model_depth", "widen_factor", "dropout"))
+    architecture = Architecture(*shape, settings.get("projection_head", "mlp"))
+    return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
+
+
 def read_payload(path: Path) -> dict:
     """What torch.save wrote, without running any code in it."""
     try:

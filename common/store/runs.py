@@ -31,6 +31,7 @@ from common.pruning import GradualPruning, layer_name
 from common.store import checkpoints
 from common.store.checkpoints import CheckpointName, TrainingState
 from common.store.files import claim, write_arrays
+from common.store.table import write_rows
 from common.study import Study
 from common.training import Run, fit
 from common.twins import Twin, twin_of
@@ -443,6 +444,10 @@ def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[d
     stem = str(name).removesuffix(".pt")
     path = study.log_folder / f"{stem}_curves.npz"
     write_arrays(path, arrays, {"model": stem})
+    write_rows(
+        path.with_suffix(".csv"),
+        [{"stage": stage, **entry} for stage, history in stages.items() for entry in history],
+    )
     plots.save_figure(path.with_suffix(".png"), plots.draw(arrays))
 
 
