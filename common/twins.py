@@ -18,7 +18,7 @@ from common.store import checkpoints
 from common.study import Study
 from common.training import prepare, seed_weights
 
-DEBUG_HEAD_EPOCHS = 2  # of the throw-away head
+DEBUG_HEAD_EPOCHS = 2  # of the throw-away head, the first ones of the schedule of --head_epochs
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,10 @@ class Contrastive:
             self.new_head(*key),
             f"{self.study.learning_method} seed {self.seed} throw-away head",
         )
-        settings = {"head_epochs": DEBUG_HEAD_EPOCHS, "batch_size_head": flags.batch_size_head}
+        settings = {name: getattr(flags, name) for name in self.head_settings}  # of the whole training
         head_training = training.Head(self.model.encoder, head, self.study.data, settings)
-        history = training.fit(head_training, training.Run(key, description), range(DEBUG_HEAD_EPOCHS))
+        epochs = range(min(DEBUG_HEAD_EPOCHS, flags.head_epochs))
+        history = training.fit(head_training, training.Run(key, description), epochs)
         logger.info(
             "%s after epoch %d: test accuracy %.2f %%", description, done, 100 * history[-1]["test_accuracy"]
         )

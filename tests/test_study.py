@@ -6,6 +6,9 @@ import sys
 import pytest
 from test_scripts import ROOT, SMALL
 
+import clr_training
+from common import study, training, twins
+
 PAGE_FAULTS = """
 import resource, sys
 sys.path.insert(0, {root!r})
@@ -39,3 +42,19 @@ def test_memory_of_large_freed_tensors_is_used_again(digits_on_disk, before):
     if kept == "False":
         pytest.skip("the C library has no mallopt")
     assert int(faults) < 10 * 16384 / 2  # all pages of all ten where they are handed back and cleared anew
+
+
+def test_the_throw_away_head_begins_as_the_final_head_does(digits_on_disk, monkeypatch):
+    """As published: the first 2 epochs of a schedule of --head_epochs."""
+    words = [*SMALL, "--debug_classification_head", "--debug_classification_head_epochs", "1"]
+    flags = clr_training.build_parser().parse_args([*words, "--head_epochs", "50"])
+    opened = next(study.open_studies("clr_training", flags))
+    trained = []
+
+    def fit(head, run, epochs):
+        trained.append((head.rates, epochs))
+        return [{"test_accuracy": 0.1}]
+
+    monkeypatch.setattr(training, "fit", fit)
+    twins.Contrastive(opened, 0).at_epoch(1)
+    assert trained == [(training.head_learning_rates(50), range(2))]
