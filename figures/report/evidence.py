@@ -300,15 +300,16 @@ def pies_minus_others(population: Compared, measure: str) -> dict:
     values, places = values[known], [seeds.index(ids[index]) for index in known]
     circular = minus_others(values, pies(population, seeds)[:1]).mean()
     sets = between_halves(population, seeds)["sets"]  # (2, 1 + S, splits, N / 8)
-    measured = uncertainty.splits_of_sets(len(seeds))[::-1, ..., places]  # in the other half
-    statistic = []
-    for index in range(sets.shape[1]):
-        is_pie = np.unpackbits(sets[:, index], -1, values.shape[1]).astype(bool)
-        differences = minus_others(values, is_pie.reshape(-1, values.shape[1]))  # (M, 2 splits)
-        chosen = measured[:, index].reshape(-1, len(known)).T
-        statistic.append(mean_of(differences.reshape(1, -1), chosen.reshape(1, -1))[0])
+    is_pie = np.unpackbits(sets, -1, values.shape[1]).reshape(-1, values.shape[1]).astype(bool)
+    differences = minus_others(values, is_pie).reshape(len(known), *sets.shape[:3])
+    in_other_half = np.moveaxis(uncertainty.splits_of_sets(len(seeds))[::-1, ..., places], -1, 0)
+    # (M, 2, 1 + S, splits) -> (1 + S, 2 M splits)
+    differences, measured = (
+        np.moveaxis(each, 2, 0).reshape(sets.shape[1], -1) for each in (differences, in_other_half)
+    )
+    statistic = mean_of(differences, measured)
     # Seeds leave out of all K; where fewer networks were probed, these are the degrees of freedom.
-    estimate = uncertainty.jackknifed(np.array(statistic), len(seeds), len(known))
+    estimate = uncertainty.jackknifed(statistic, len(seeds), len(known))
     return estimate | {"circular": float(circular)}
 
 
@@ -317,7 +318,8 @@ def minus_others(values: np.ndarray, is_pie: np.ndarray) -> np.ndarray:
     ever = is_pie.any(0)  # of the few images that are PIEs of any set
     known, chosen = ~np.isnan(values), is_pie[:, ever].astype(np.float64)
     values = np.where(known, values, 0)
-    total, count = values[:, ever] @ chosen.T, known[:, ever] @ chosen.T
+    total = values[:, ever] @ chosen.T
+    count = chosen.sum(1)[None] if known[:, ever].all() else known[:, ever] @ chosen.T
     others, rest = values.sum(1, keepdims=True) - total, known.sum(1, keepdims=True) - count
     return total / np.where(count > 0, count, np.nan) - others / np.where(rest > 0, rest, np.nan)
 

@@ -90,8 +90,12 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray) -> np.ndarra
     Returns:
         (S, N), of the type of the predictions.
     """
-    labels = np.repeat(predictions[:1], len(sets), 0)
-    disputed = np.flatnonzero((predictions != predictions[0]).any(0))  # elsewhere all vote for one class
+    known = np.unique(predictions)
+    votes = np.stack([(predictions == label).sum(0, dtype=np.int32) for label in known])
+    labels = np.repeat(known[None, votes.argmax(0)], len(sets), 0)
+    # Where fewer than half of a set can vote against the class that leads, it leads in every set.
+    against = len(predictions) - votes.max(0)
+    disputed = np.flatnonzero(2 * against >= sets.sum(1).min(initial=len(predictions)))
     ranked = np.sort(predictions[:, disputed], 0)
     new = np.concatenate([np.ones_like(ranked[:1], bool), ranked[1:] != ranked[:-1]])
     candidates = new.sum(0)  # classes that an image has votes for
