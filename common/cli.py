@@ -23,6 +23,7 @@ WORKER = "STUDY_WORKER"  # set in the environment of the processes that --worker
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
 DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
+FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 
 
@@ -382,10 +383,17 @@ SAVE_EVERY = (
 )
 
 
+FLIP_FLAGS = [
+    (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits")
+    for flip in FLIPS
+]
+
+
 def add_training_flags(group) -> None:
-    """What both training scripts have: ids, momentum, what a training keeps on its way."""
+    """What both training scripts have: ids, momentum, flips, what a training keeps on its way."""
     add_flags(
         group,
+        *FLIP_FLAGS,
         ("--index_start", model_id, 0, "first model id, which is its seed"),
         ("--index_end", model_id, 29, "last model id, inclusive"),
         ("--momentum", fraction, 0.9, "momentum of SGD"),
@@ -415,6 +423,7 @@ def add_finetuning_flags(parser: Parser) -> None:
             "one-shot: sparsities, each from the dense models anew",
         ),
         SAVE_EVERY,
+        *FLIP_FLAGS,
         *_criterion_flags("None: global"),
         ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
         ("--iterations", iteration_count, 10, "iterative: how often"),

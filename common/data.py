@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cli import UserError, logger
+from common.cli import FLIPS, UserError, logger
 from common.store.files import claim
 
 CIFAR10_MEAN = (0.4915, 0.4823, 0.4468)  # as published
@@ -28,7 +28,7 @@ class ImageDataset:
     """Training and test images with what the study needs to know about them.
 
     Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, of pixels scaled to
-    [0, 1]. `horizontal_flip` and `vertical_flip` say which flips keep the classes. `checksum` is the SHA-256
+    [0, 1]. `horizontal_flip` and `vertical_flip` say which flips views are given. `checksum` is the SHA-256
     of all of it. `test_files` are the paths of the test images below the data folder, where it is one.
     """
 
@@ -50,6 +50,11 @@ class ImageDataset:
         """The same data set with its tensors on `device`."""
         return replace(self, **{field: getattr(self, field).to(device) for field in TENSORS})
 
+    @property
+    def flips(self) -> dict[str, bool]:
+        """What a configuration says of its training's views."""
+        return {flip: getattr(self, flip) for flip in FLIPS}
+
     def facts(self) -> dict:
         """What a checkpoint records about its data."""
         return {
@@ -61,8 +66,7 @@ class ImageDataset:
             "image_size": list(self.train_images.shape[-2:]),
             "mean": list(self.mean),
             "std": list(self.std),
-            "horizontal_flip": self.horizontal_flip,
-            "vertical_flip": self.vertical_flip,
+            **self.flips,
         }
 
 

@@ -2,14 +2,14 @@
 
 import argparse
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
 import torch
 
 from common import process
-from common.cli import UserError, logger
+from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
 from common.store.checkpoints import (
     Architecture,
@@ -114,6 +114,8 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
+    asked = {flip: getattr(flags, flip, None) for flip in FLIPS}
+    data = replace(data, **{flip: value for flip, value in asked.items() if value is not None})
     classes = len(data.class_names)
     # 10, the published default, leaves it to the data.
     if getattr(flags, "num_classes", 10) not in (10, classes):

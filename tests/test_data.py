@@ -1,19 +1,23 @@
 """Data sets: digits, folders of images, and CIFAR-10 from a copy, an archive or its server."""
 
 import hashlib
+import json
 import pickle
 import shutil
 import tarfile
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_scripts import DENSE, SMALL, main
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.datasets import utils as torchvision_utils
 from torchvision.transforms.functional import pil_to_tensor
 
+from common import augment
 from common.cli import UserError
 from common.data import channel_statistics, dataset_name, load_dataset
 
@@ -195,6 +199,119 @@ def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
     with pytest.raises(UserError, match="rename it"):
         dataset_name("folder", str(tmp_path / name))
     assert dataset_name("folder", str(tmp_path / "pets") + "/") == "pets"
+
+
+# Flips
+
+
+HORIZONTAL, BOTH = {"horizontal_flip": True, "vertical_flip": False}, ["--horizontal_flip", "--vertical_flip"]
+FEW = {
+    "sup": ["sup_training", *SMALL, "--epochs", "2", "--save_epochs", "0", "--learning_rate", "0.1"],
+    "clr": ["clr_training", *SMALL, *DENSE, "--epochs", "2", "--save_epochs", "0", "--head_epochs", "1"],
+}
+ITERATIVE = ["--pruning_schedule", "iterative", "--iterations", "1", "--models_number", "1"]
+
+
+def train(method, *flags, first=0, last=0):
+    return main(*FEW[method], "--index_start", first, "--index_end", last, "--batch_size", "64", *flags)
+
+
+def prune(method, *flags):
+    return main(f"{method}_pruning_finetune", *SMALL, *flags)
+
+
+def records(pattern="*", folder="models/few digits"):
+    paths = sorted(Path(folder).glob(f"{pattern}.json"))
+    assert paths
+    return {path: json.loads(path.read_text()) for path in paths}
+
+
+def flips_of(record):
+    found = [{flip: record[part][flip] for flip in HORIZONTAL} for part in ("configuration", "data")]
+    assert found[0] == found[1]
+    return found[0]
+
+
+@pytest.fixture
+def drawn(monkeypatch, digits_on_disk, unsaved_figures):
+    """The shares of views that trainings flip, one entry a drawing: (horizontal, vertical)."""
+    shares = []
+
+    def spy(name, ways):
+        draw = getattr(augment, name)
+
+        def spied(*arguments):
+            views = draw(*arguments)
+            shares.append(tuple(views[way].float().mean().item() if way else 0 for way in ways))
+            return views
+
+        monkeypatch.setattr(augment, name, spied)
+
+    spy("draw_contrastive", ("flip", None))
+    spy("draw_supervised", ("horizontal", "vertical"))
+    return shares
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_views_are_flipped_as_the_flags_say_and_the_first_lines_tell(drawn, method, capsys):
+    assert train(method, "--no-vertical_flip") == 0
+    assert all(0.2 < horizontal < 0.8 and vertical == 0 for horizontal, vertical in drawn)
+    assert [flips_of(record) for record in records().values()] == [HORIZONTAL] * len(records())
+    assert "flips of views: horizontal" in capsys.readouterr().out.split("epoch")[0]
+    drawn.clear()
+    folder = "--save_path" if method == "sup" else "--encoder_save_path"
+    assert train(method, "--horizontal_flip", "False", folder, "b") == 0
+    assert all(horizontal == 0 for horizontal, _ in drawn) and any(vertical for _, vertical in drawn)
+
+
+def test_flips_of_the_data_set_are_the_default(drawn):
+    assert train("sup") == 0 and train("sup", *BOTH, "--save_path", "b") == 0
+    (own, *_), (asked, *_) = (sorted(Path(folder).glob("*.pt")) for folder in ("models/few digits", "b"))
+    assert own.name == asked.name and own.read_bytes() == asked.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_networks_of_other_flips_are_never_mixed(drawn, method, capsys):
+    pies = [f"{method}_pie_kmodels_detection", *SMALL, "--models_number", "2"]
+    assert train(method) == 0 and train(method, "--no-horizontal_flip") == 2
+    assert "horizontal_flip True, not False" in capsys.readouterr().err
+    assert train(method, "--no-horizontal_flip", first=1, last=1) == 0 and main(*pies) == 2
+    message = capsys.readouterr().err
+    assert "several populations fit: " in message and "they differ in horizontal_flip: " in message
+
+
+def test_networks_from_before_the_flags_have_the_flips_of_their_data(drawn, capsys):
+    one_shot = ["--models_number", "1", "--pruning_percentages", "0.5", "--epochs", "1"]
+    assert train("sup", last=1) == 0 and prune("sup", *one_shot) == 0
+    for path, record in records().items():
+        for configuration in (record["configuration"], record["configuration"].get("dense", {})):
+            for flip in HORIZONTAL:
+                configuration.pop(flip, None)
+        path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert train("sup", last=2) == 0 and prune("sup", *one_shot) == 0
+    assert capsys.readouterr().out.count("finished before: ") == 3
+    pies = ["sup_pie_kmodels_detection", *SMALL, "--models_number", "3", "--allow_missing"]
+    assert main(*pies, "--pruning_methods", "global", "--pruning_percentages", "0.5") == 0
+    assert train("sup", "--no-vertical_flip") == 2
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_finetuning_has_flips_of_its_own_and_rewinding_those_of_the_dense_networks(drawn, method, capsys):
+    assert train(method, "--no-vertical_flip") == 0
+    assert prune(method, *ITERATIVE) == 0
+    assert all(flips_of(record) == HORIZONTAL for record in records("*rewind*").values())
+    assert prune(method, *ITERATIVE, "--vertical_flip") == 2
+    assert "--vertical_flip belongs to --after finetune" in capsys.readouterr().err
+    drawn.clear()
+    assert prune(method, *ITERATIVE, "--after", "finetune", "--epochs", "2", "--no-horizontal_flip") == 0
+    assert all(horizontal == 0 and vertical > 0 for horizontal, vertical in drawn)
+    for record in records("*finetune*").values():
+        assert flips_of(record) == {"horizontal_flip": False, "vertical_flip": True}
+        assert not record["configuration"]["dense"]["vertical_flip"]
+
+
+# Data sets that torchvision downloads
 
 
 def make_cifar_archive(folder):
