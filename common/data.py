@@ -4,11 +4,14 @@ import hashlib
 import http.client
 import itertools
 import re
+import shlex
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
 
 import numpy as np
 import torch
@@ -17,10 +20,14 @@ from torch import Tensor
 from common.cli import FLIPS, UserError, logger
 from common.store.files import claim
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 CIFAR10_MEAN = (0.4915, 0.4823, 0.4468)  # as published
 CIFAR10_STD = (0.2047, 0.2435, 0.2616)
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 SMALLEST_SIDE = 8  # the network halves the image twice
+LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
 
 
 @dataclass(frozen=True)
@@ -199,9 +206,47 @@ def _fetch_cifar10(root: Path) -> list:
 
 
 def _load_folder(root: Path, name: str) -> ImageDataset:
-    """Classes, their order and that of the images as torchvision's ImageFolder has them, without hidden ones.
+    class_names, halves = list_folder(root)
+    paths = [path for files in halves.values() for path in itertools.chain(*files)]
+    with open_image(paths[0]) as image:
+        width, height = image.size
+    pixels = np.empty((len(paths), 3, height, width), np.uint8)
 
-    What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a class.
+    def read(place: int) -> None:
+        with open_image(paths[place]) as image:
+            if image.size != (width, height):
+                side = max(SMALLEST_SIDE, min(width, height, *image.size, LARGEST_ADVISED))
+                target = root.parent / f"{name}_{side}"
+                command = ["python", "benchmarks/shrink_images.py", root, target, "--size", side]
+                raise UserError(
+                    f"--data_dir {root}: images of different sizes, {paths[0]} {width}x{height} and "
+                    f"{paths[place]} {image.width}x{image.height}; resize them: "
+                    f"{shlex.join(map(str, command))}"
+                )
+            pixels[place] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
+        list(pool.map(read, range(len(paths))))
+    if min(height, width) < SMALLEST_SIDE:
+        smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        raise UserError(f"--data_dir {root}: images of {width}x{height}; at least {smallest} is needed")
+    trained = sum(map(len, halves["train"]))
+    labels = [label for files in halves.values() for label, images in enumerate(files) for _ in images]
+    pixels, labels = torch.from_numpy(pixels), torch.tensor(labels)
+    train, test = pixels[:trained], pixels[trained:]
+    tensors = train, labels[:trained], test, labels[trained:]
+    facts = tuple(class_names), *channel_statistics(train), True, True
+    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
+    return ImageDataset(name, name, *tensors, *facts, test_files=files)
+
+
+def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
+    """Names of the classes, and of `train` and `test` the files of each class.
+
+    Classes, their order and that of the images are as torchvision's ImageFolder has them, without hidden
+    ones. What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a
+    class.
     """
     for half in ("train", "test"):
         if not (root / half).is_dir():
@@ -218,49 +263,31 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
         raise UserError(
             f"--data_dir {root}: train/ has {len(class_names)} class folders, at least 2 are needed"
         )
-    paths, labels = [], []
+    halves = {}
     for half in ("train", "test"):
-        trained = len(paths)
-        files = [sorted((root / half / name).glob("[!.]*")) for name in class_names]
+        halves[half] = files = [sorted((root / half / name).glob("[!.]*")) for name in class_names]
         if (half == "train" and not all(files)) or not any(files):
             raise UserError(f"--data_dir {root}: no images in {half}/{class_names[files.index([])]}")
-        paths += itertools.chain(*files)
-        labels += [label for label, images in enumerate(files) for _ in images]
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
-        images = list(pool.map(_read_image, paths))
-    height, width, _ = images[0].shape
-    for image, path in zip(images, paths):
-        if image.shape != images[0].shape:
-            raise UserError(
-                f"--data_dir {root}: images of different sizes, {paths[0]} {width}x{height} and {path} "
-                f"{image.shape[1]}x{image.shape[0]}; resize them to one"
-            )
-    if min(height, width) < SMALLEST_SIDE:
-        smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
-        raise UserError(f"--data_dir {root}: images of {width}x{height}; at least {smallest} is needed")
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    train, test = pixels[:trained], pixels[trained:]
-    statistics, labels = channel_statistics(train), torch.tensor(labels)
-    halves = train, labels[:trained], test, labels[trained:]
-    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
-    return ImageDataset(name, name, *halves, tuple(class_names), *statistics, True, True, test_files=files)
+    return class_names, halves
 
 
-def _read_image(path: Path) -> np.ndarray:
+@contextmanager
+def open_image(path: Path) -> Iterator["Image.Image"]:
+    """An image whose pixels are not decoded yet; what cannot be decoded inside the context is refused."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image.convert("RGB"))
+            if image.mode.startswith(
+                ("I", "F")
+            ):  # 16 or 32 bits, which Pillow clips to 255: nearly all white
+                raise ValueError(f"more than 8 bits a channel, mode {image.mode}: convert it to 8 bits")
+            yield image
+    except UserError:
+        raise
     # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"--data_dir: {path} is not a readable image ({reason}); remove or replace it"
         ) from None
-    if mode.startswith(("I", "F")):  # 16 or 32 bits, which Pillow clips to 255: nearly all white
-        raise UserError(
-            f"--data_dir: {path} has more than 8 bits a channel (mode {mode}); convert it to 8 bits"
-        )
-    return pixels

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shlex
 import shutil
 import tarfile
 import urllib.error
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_scripts import DENSE, SMALL, main
+from test_scripts import DENSE, ROOT, SMALL, main
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.datasets import utils as torchvision_utils
 from torchvision.transforms.functional import pil_to_tensor
 
+from benchmarks import shrink_images
 from common import augment
 from common.cli import UserError
 from common.data import channel_statistics, dataset_name, load_dataset
@@ -179,6 +181,64 @@ def test_a_broken_folder_is_refused_in_one_line(tmp_path, how, words):
     with pytest.raises(UserError, match=words) as error:
         load_dataset("folder", str(root))
     assert "\n" not in str(error.value)
+
+
+def mixed_folder(root):
+    """Grey sides, a red and green middle; of many sizes, formats and aspects."""
+    write_folder(root, size=(8, 8))
+    for index, (width, height) in enumerate([(40, 20), (64, 200), (20, 20)]):
+        pixels = np.full((height, width, 3), 128, np.uint8)
+        side = min(width, height)
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels[top : top + side // 2, left : left + side] = 255, 0, 0
+        pixels[top + side // 2 : top + side, left : left + side] = 0, 255, 0
+        Image.fromarray(pixels).save(root / "test/cat" / f"{index}.bmp")
+    return root
+
+
+def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_them(tmp_path, capsys):
+    root = mixed_folder(tmp_path / "my pets")
+    with pytest.raises(UserError, match="different sizes.* resize them: ") as error:
+        load_dataset("folder", str(root))
+    python, script, *flags = shlex.split(str(error.value).split("resize them: ")[1])
+    assert python == "python" and (ROOT / script).samefile(shrink_images.__file__)
+    assert flags[-2:] == ["--size", "8"] and shrink(*flags) == 0
+    data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
+    assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
+    assert data.test_files[:2] == ("test/cat/0.bmp.png", "test/cat/0.png.png")
+    for image in data.test_images[[0, 2, 4]].float():  # the middle is whole and square, its sides are gone
+        assert (image[0, :3] > 200).all() and (image[0, 5:] < 50).all() and (image[1, 5:] > 200).all()
+
+
+def shrink(*words):
+    return shrink_images.main(list(map(str, words)))
+
+
+def test_images_are_shrunk_to_a_size_and_by_a_factor(tmp_path):
+    root = write_folder(tmp_path / "pets", size=(16, 32))
+    for words, shape in ((["--size", "8x12"], (8, 12)), (["--factor", 2, "--train_per_class", 1], (8, 16))):
+        target = tmp_path / f"of {shape}"
+        assert shrink(root, target, *words) == 0
+        assert load_dataset("folder", str(target)).train_images.shape[2:] == shape
+    first = np.asarray(Image.open(root / "train/cat/0.png"), float)
+    means = first.reshape(8, 2, 16, 2, 3).mean((1, 3))
+    assert (np.asarray(Image.open(tmp_path / "of (8, 16)/train/cat/0.png")) == np.round(means)).all()
+    assert len(listed(tmp_path / "of (8, 16)/train/dog")) == 1
+
+
+def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
+    root = write_folder(tmp_path / "pets", size=(9, 9))
+    (root / "test/dog/1.png").write_text("no image")
+    for words in (
+        [root, tmp_path / "new", "--size", 8],
+        [root, tmp_path / "new", "--factor", 2],
+        [root, root],
+    ):
+        assert shrink(*words) == 2
+        assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
+    for size in ("7", "8x", "0x8", "1e2", "8x8x8"):
+        with pytest.raises(SystemExit):
+            shrink(root, tmp_path / "new", "--size", size)
 
 
 def test_images_smaller_than_the_network_needs_are_refused(tmp_path):
