@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 from common import methods
+from common.datasets import DOWNLOADS
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
@@ -202,12 +203,17 @@ def add_common_flags(parser: Parser) -> None:
         parser.add_argument_group("data, network and device"),
         (
             "--dataset",
-            ("cifar10", "digits", "folder"),
+            (*DOWNLOADS, "digits", "folder"),
             "cifar10",
-            "cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
+            f"{', '.join(DOWNLOADS)} (downloaded once); digits (8x8, inside scikit-learn, no download); "
             "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
         ),
-        ("--data_dir", str, "data", "where CIFAR-10 lies or goes; with --dataset folder, the folder"),
+        (
+            "--data_dir",
+            str,
+            "data",
+            "where a downloaded data set lies or goes; with --dataset folder, the folder",
+        ),
         ("--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
         ("--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4"),
         ("--widen_factor", positive_integer, 2, "width of the WideResNet"),
@@ -384,7 +390,7 @@ SAVE_EVERY = (
 
 
 FLIP_FLAGS = [
-    (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits")
+    (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits and svhn")
     for flip in FLIPS
 ]
 

@@ -5,7 +5,6 @@ import http.client
 import itertools
 import re
 import shlex
-import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +17,12 @@ import torch
 from torch import Tensor
 
 from common.cli import FLIPS, UserError, logger
+from common.datasets import DOWNLOADS
 from common.store.files import claim
 
 if TYPE_CHECKING:
     from PIL import Image
 
-CIFAR10_MEAN = (0.4915, 0.4823, 0.4468)  # as published
-CIFAR10_STD = (0.2047, 0.2435, 0.2616)
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 SMALLEST_SIDE = 8  # the network halves the image twice
 LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
@@ -78,7 +76,7 @@ class ImageDataset:
 
 
 def dataset_name(dataset: str, data_dir: str) -> str:
-    """The name of the data set in paths and tables: cifar10, digits, or the folder's own name.
+    """The name of the data set in paths and tables: cifar10, digits, ... or the folder's own name.
 
     Raises:
         UserError: a folder that is called like one of the built-in data sets.
@@ -86,7 +84,7 @@ def dataset_name(dataset: str, data_dir: str) -> str:
     if dataset != "folder":
         return dataset
     name = Path(data_dir).resolve().name
-    if name in ("cifar10", "digits", "") or re.fullmatch(r"seed_\d+", name):
+    if name in (*DOWNLOADS, "digits", "") or re.fullmatch(r"seed_\d+", name):
         raise UserError(
             f"--data_dir {data_dir}: a folder called {name!r} would write over results of other data or "
             "seeds; rename it"
@@ -103,8 +101,8 @@ def load_dataset(dataset: str, data_dir: str) -> ImageDataset:
     """The data set on the CPU.
 
     Args:
-        dataset: 'cifar10', 'digits' or 'folder'.
-        data_dir: where CIFAR-10 lies or goes, or the folder with train/ and test/.
+        dataset: a name in DOWNLOADS, 'digits' or 'folder'.
+        data_dir: where a downloaded data set lies or goes, or the folder with train/ and test/.
     Raises:
         UserError: data that is missing, damaged or unusable.
     """
@@ -112,7 +110,7 @@ def load_dataset(dataset: str, data_dir: str) -> ImageDataset:
     if dataset == "folder":
         data = _load_folder(Path(data_dir), name)
     else:
-        data = _load_digits() if dataset == "digits" else _load_cifar10(Path(data_dir))
+        data = _load_digits() if dataset == "digits" else _load_downloaded(Path(data_dir), name)
     digest = hashlib.sha256(repr((data.class_names, data.mean, data.std)).encode())
     for field in TENSORS:
         digest.update(np.ascontiguousarray(getattr(data, field).numpy()))
@@ -159,50 +157,53 @@ def _load_digits() -> ImageDataset:
     )
 
 
-def _load_cifar10(root: Path) -> ImageDataset:
-    sets = _read_cifar10(root)
-    if not sets:
-        with claim(root / "CIFAR-10", wait=True):  # of several scripts one fetches, the others wait
-            sets = _read_cifar10(root) or _fetch_cifar10(root)
-    tensors = []
-    for half in sets:
-        tensors += [torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets)]
-    return ImageDataset(
-        "cifar10", "CIFAR-10", *tensors, tuple(half.classes), CIFAR10_MEAN, CIFAR10_STD, True, True
-    )
-
-
-def _read_cifar10(root: Path) -> list:
-    """torchvision's training and test set; nothing where a file is missing or damaged.
-
-    torchvision compares every file with its checksum before it unpickles it.
-    """
-    from torchvision.datasets import CIFAR10
-
-    try:
-        return [CIFAR10(str(root), train=train) for train in (True, False)]
-    except RuntimeError:
-        return []
-
-
-def _fetch_cifar10(root: Path) -> list:
-    """Unpacks CIFAR-10 under `root`, from a checked archive there or else from its server, and reads it."""
-    from torchvision.datasets import CIFAR10
+def _load_downloaded(root: Path, name: str) -> ImageDataset:
+    from torchvision import datasets
     from torchvision.datasets.utils import download_url, extract_archive
 
-    found = f"no undamaged CIFAR-10 in {root}"
-    logger.info(f"{found}: unpacking its archive, or downloading it first (170 MB)")
-    try:
-        download_url(CIFAR10.url, str(root), CIFAR10.filename, CIFAR10.tgz_md5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"--dataset cifar10: {found} and the download failed ({reason}); put {CIFAR10.filename} "
-            f"from the CIFAR-10 home page into {root}, or use --dataset digits, which needs no download"
-        ) from None
-    shutil.rmtree(root / CIFAR10.base_folder, ignore_errors=True)
-    extract_archive(str(root / CIFAR10.filename), str(root))
-    return _read_cifar10(root)
+    wanted = DOWNLOADS[name]
+    kind = getattr(datasets, wanted.kind)
+
+    def read() -> list:
+        """Training and test set; nothing where a file is missing or damaged: torchvision compares every file
+        with its checksum before it unpickles or parses it."""
+        try:
+            return [kind(str(root), **half) for half in wanted.halves]
+        except RuntimeError:
+            return []
+
+    def fetch() -> list:
+        files = wanted.files(kind)
+        found, names = f"no undamaged {wanted.title} in {root}", " and ".join(file[1] for file in files)
+        logger.info(f"{found}: taking {names}, from there or downloaded first ({wanted.megabytes} MB)")
+        try:
+            for url, file, md5 in files:
+                download_url(url, str(root), file, md5)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--dataset {name}: {found} and the download failed ({reason}); put {names} from the "
+                f"{wanted.title} home page into {root}, or use --dataset digits, which needs no download"
+            ) from None
+        for _, file, _ in files:
+            if file.endswith(".gz"):
+                extract_archive(str(root / file), str(root))
+        return read()
+
+    halves = read()
+    if not halves:
+        with claim(root / wanted.title, wait=True):  # of several scripts one fetches, the others wait
+            halves = read() or fetch()
+    tensors = []
+    for half in halves:
+        images = torch.from_numpy(half.data)
+        images = images if images.shape[1] == 3 else images.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels)
+        tensors += [images.contiguous(), labels]
+    classes = getattr(halves[0], "classes", range(labels.max() + 1))
+    statistics = wanted.statistics or channel_statistics(tensors[0])
+    facts = tuple(map(str, classes)), *statistics, wanted.flips, wanted.flips
+    return ImageDataset(name, wanted.title, *tensors, *facts)
 
 
 def _load_folder(root: Path, name: str) -> ImageDataset:

@@ -1,4 +1,4 @@
-"""Data sets: digits, folders of images, and CIFAR-10 from a copy, an archive or its server."""
+"""Data sets: digits, folders of images, flips, and downloaded ones from a copy, prepared files or a server."""
 
 import hashlib
 import json
@@ -7,14 +7,16 @@ import shlex
 import shutil
 import tarfile
 import urllib.error
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from test_scripts import DENSE, ROOT, SMALL, main
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN, ImageFolder
 from torchvision.datasets import utils as torchvision_utils
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -22,6 +24,7 @@ from benchmarks import shrink_images
 from common import augment
 from common.cli import UserError
 from common.data import channel_statistics, dataset_name, load_dataset
+from common.datasets import DOWNLOADS
 
 
 def test_digits_are_a_fixed_stratified_split():
@@ -254,7 +257,7 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
     assert load_dataset("folder", str(root)).class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits", "seed_1"])
+@pytest.mark.parametrize("name", [*DOWNLOADS, "digits", "seed_1"])
 def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
     with pytest.raises(UserError, match="rename it"):
         dataset_name("folder", str(tmp_path / name))
@@ -374,84 +377,110 @@ def test_finetuning_has_flips_of_its_own_and_rewinding_those_of_the_dense_networ
 # Data sets that torchvision downloads
 
 
-def make_cifar_archive(folder):
-    """A tiny archive in CIFAR-10's layout, and the checksums that torchvision would expect of it."""
-    base = folder / CIFAR10.base_folder
+CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+DAMAGED = [("cifar10", name) for name in ("data_batch_1", "test_batch", "batches.meta")]
+DAMAGED += [("cifar100", name) for name in ("train", "test", "meta")]
+downloaded = pytest.mark.parametrize("name", DOWNLOADS)
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def make_cifar(kind, folder, monkeypatch):
+    """A tiny archive in the layout of CIFAR, which torchvision takes for the real one."""
+    base, classes = folder / kind.base_folder, 20 if kind is CIFAR100 else 10
     base.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    checksums = {}
-    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
-        content = {
-            "data": generator.integers(0, 256, (20, 3072), dtype=np.uint8),
-            "labels": list(range(10)) * 2,
-        }
-        (base / name).write_bytes(pickle.dumps(content))
-    (base / CIFAR10.meta["filename"]).write_bytes(
-        pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
-    )
-    for path in base.iterdir():
-        checksums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
-    archive = folder / CIFAR10.filename
+    key = "fine_labels" if kind is CIFAR100 else "labels"
+    for name, _ in kind.train_list + kind.test_list:
+        pixels = generator.integers(0, 256, (20, 3072), dtype=np.uint8)
+        (base / name).write_bytes(pickle.dumps({"data": pixels, key: [i % classes for i in range(20)]}))
+    meta = base / kind.meta["filename"]
+    meta.write_bytes(pickle.dumps({kind.meta["key"]: [f"class{i}" for i in range(classes)]}))
+    archive = folder / kind.filename
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(base, CIFAR10.base_folder)
-    return archive, checksums
+        tar.add(base, kind.base_folder)
+    for halves in ("train_list", "test_list"):
+        checked = [[name, md5(base / name)] for name, _ in getattr(kind, halves)]
+        monkeypatch.setattr(kind, halves, checked)
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(meta)})
+    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+    shutil.rmtree(base)
+
+
+def make_svhn(folder, monkeypatch):
+    """Tiny files in the layout of SVHN, in which 10 is a zero."""
+    folder.mkdir()
+    generator, checked = np.random.default_rng(0), {}
+    for split in ("train", "test"):
+        url, name, _ = SVHN.split_list[split]
+        pixels = generator.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+        savemat(folder / name, {"X": pixels, "y": np.arange(20, dtype=np.uint8)[:, None] % 10 + 1})
+        checked[split] = [url, name, md5(folder / name)]
+    monkeypatch.setattr(SVHN, "split_list", checked)
 
 
 @pytest.fixture
-def cifar(tmp_path, monkeypatch):
-    """A tiny stand-in for CIFAR-10 that torchvision takes for the real one, and no network."""
-    archive, checksums = make_cifar_archive(tmp_path / "server")
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(
-            CIFAR10, attribute, [[name, checksums[name]] for name, _ in getattr(CIFAR10, attribute)]
-        )
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": checksums[CIFAR10.meta["filename"]]})
+def server(tmp_path, monkeypatch, request):
+    """Tiny stand-ins for a data set's files in a folder, and no network."""
+    name, folder = request.getfixturevalue("name"), tmp_path / "server"
+    make_svhn(folder, monkeypatch) if name == "svhn" else make_cifar(CIFAR[name], folder, monkeypatch)
 
     def no_network(*_, **__):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", no_network)
     monkeypatch.setattr(torchvision_utils, "_get_redirect_url", lambda url, **_: url)
-    return archive
+    return folder
 
 
-def check_cifar(data):
-    assert data.train_images.shape == (100, 3, 32, 32) and data.test_images.shape == (20, 3, 32, 32)
-    assert (
-        data.class_names[3] == "class3"
-        and data.mean == (0.4915, 0.4823, 0.4468)
-        and data.std == (0.2047, 0.2435, 0.2616)
+def check_downloaded(name, root):
+    data = load_dataset(name, str(root))
+    train = 100 if name == "cifar10" else 20
+    assert data.train_images.shape == (train, 3, 32, 32) and data.test_images.shape == (20, 3, 32, 32)
+    assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
+    first = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
+    if name == "svhn":
+        first = first.reshape(32, 32, 3, 20).transpose(3, 2, 0, 1)
+        assert data.train_labels.tolist() == [*range(1, 10), 0] * 2 and data.class_names == tuple(
+            "0123456789"
+        )
+    else:
+        assert data.class_names[3] == "class3" and data.train_labels[3] == 3
+    assert (data.train_images[:20].numpy() == first.reshape(20, 3, 32, 32)).all()
+    published = (0.4915, 0.4823, 0.4468), (0.2047, 0.2435, 0.2616)
+    known = published if name == "cifar10" else channel_statistics(data.train_images)
+    assert (data.mean, data.std) == known
+    assert (data.name, data.title) == (
+        name,
+        {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}[name],
     )
-    assert data.horizontal_flip and data.vertical_flip
+    assert data.horizontal_flip == data.vertical_flip == (name != "svhn")
 
 
 def listed(root):
     return sorted(path.name for path in root.iterdir())
 
 
-def test_cifar10_is_read_from_an_archive_and_then_from_its_copy(cifar, tmp_path):
-    root = tmp_path / "data"
-    root.mkdir()
-    cifar.rename(root / CIFAR10.filename)
-    check_cifar(load_dataset("cifar10", str(root)))
-    (root / CIFAR10.filename).unlink()
-    check_cifar(load_dataset("cifar10", str(root)))
-    assert listed(root) == [CIFAR10.base_folder]
-    root.chmod(0o500)  # a copy that may only be read
-    check_cifar(load_dataset("cifar10", str(root)))
-    root.chmod(0o700)
+@downloaded
+def test_a_data_set_is_read_from_prepared_files_and_then_from_its_copy(server, name):
+    check_downloaded(name, server)
+    if name in CIFAR:
+        (server / CIFAR[name].filename).unlink()
+        check_downloaded(name, server)
+        assert listed(server) == [CIFAR[name].base_folder]
+    server.chmod(0o500)  # a copy that may only be read
+    check_downloaded(name, server)
+    server.chmod(0o700)
 
 
-@pytest.mark.parametrize("damaged", ["data_batch_1", "test_batch", "batches.meta"])
-def test_a_damaged_copy_is_replaced_from_the_archive(cifar, tmp_path, damaged):
-    root = tmp_path / "data"
-    root.mkdir()
-    shutil.copy(cifar, root / CIFAR10.filename)
-    shutil.copytree(cifar.parent / CIFAR10.base_folder, root / CIFAR10.base_folder)
-    (root / CIFAR10.base_folder / damaged).write_bytes(b"half")
-    check_cifar(load_dataset("cifar10", str(root)))
-    assert listed(root) == [CIFAR10.base_folder, CIFAR10.filename]
+@pytest.mark.parametrize("name, damaged", DAMAGED)
+def test_a_damaged_copy_is_replaced_from_the_archive(server, name, damaged):
+    check_downloaded(name, server)
+    (server / CIFAR[name].base_folder / damaged).write_bytes(b"half")
+    check_downloaded(name, server)
+    assert listed(server) == sorted([CIFAR[name].base_folder, CIFAR[name].filename])
 
 
 class Trap:
@@ -461,51 +490,50 @@ class Trap:
         return open, ("unpickled", "w")
 
 
-@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_a_file_with_another_checksum_is_never_unpickled(cifar, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name, damaged", DAMAGED)
+def test_a_file_with_another_checksum_is_never_unpickled(server, tmp_path, monkeypatch, name, damaged):
     monkeypatch.chdir(tmp_path)
-    (cifar.parent / CIFAR10.base_folder / name).write_bytes(pickle.dumps(Trap()))
-    cifar.unlink()
+    check_downloaded(name, server)
+    path = server / CIFAR[name].base_folder / damaged
+    path.write_bytes(pickle.dumps(Trap()))
+    (server / CIFAR[name].filename).unlink()
     with pytest.raises(UserError, match="the download failed"):
-        load_dataset("cifar10", str(cifar.parent))
-    assert not (tmp_path / "unpickled").exists()
-    assert (cifar.parent / CIFAR10.base_folder / name).exists()
+        load_dataset(name, str(server))
+    assert not (tmp_path / "unpickled").exists() and path.exists()
 
 
+@pytest.mark.parametrize("name", ["svhn"])
+def test_a_file_with_another_checksum_is_never_parsed(server, name, monkeypatch):
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    for path in server.iterdir():
+        path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UserError, match="the download failed"):
+        load_dataset(name, str(server))
+
+
+@downloaded
 @pytest.mark.parametrize("damaged", [False, True])
-def test_without_network_one_line_says_which_file_goes_where(cifar, tmp_path, damaged):
-    root = tmp_path / "data"
-    if damaged:
-        root.mkdir()
-        (root / CIFAR10.filename).write_bytes(b"half an archive")
+def test_without_network_one_line_says_which_files_go_where(server, tmp_path, name, damaged):
+    root, files = tmp_path / "data", listed(server)
+    root.mkdir()
+    for file in files if damaged else ():
+        (root / file).write_bytes(b"half of it")
     with pytest.raises(UserError) as error:
-        load_dataset("cifar10", str(root))
+        load_dataset(name, str(root))
     message = str(error.value)
-    assert (
-        "\n" not in message
-        and f"{CIFAR10.filename}" in message
-        and str(root) in message
-        and "--dataset digits" in message
-    )
-    assert "no undamaged CIFAR-10" in message
-    assert listed(root) == ([CIFAR10.filename] if damaged else [])
+    assert "\n" not in message and all(word in message for word in (*files, str(root), "--dataset digits"))
+    assert f"no undamaged {DOWNLOADS[name].title}" in message
+    assert listed(root) == (files if damaged else [])
 
 
-def test_a_download_is_checked_and_a_torn_one_replaced(cifar, tmp_path, monkeypatch):
-    root = tmp_path / "data"
-    whole = cifar.read_bytes()
+@downloaded
+def test_a_download_is_checked_and_a_torn_one_replaced(server, tmp_path, monkeypatch, name):
+    def download(url, path, *_, torn):
+        content = (server / Path(path).name).read_bytes()
+        Path(path).write_bytes(content[:-10] if torn else content)
 
-    def torn_download(url, filename, *_):
-        with open(filename, "wb") as file:
-            file.write(whole[:-10])
-
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", torn_download)
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", partial(download, torn=True))
     with pytest.raises(UserError, match="the download failed"):
-        load_dataset("cifar10", str(root))
-
-    def whole_download(url, filename, *_):
-        with open(filename, "wb") as file:
-            file.write(whole)
-
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", whole_download)
-    check_cifar(load_dataset("cifar10", str(root)))
+        load_dataset(name, str(tmp_path / "data"))
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", partial(download, torn=False))
+    check_downloaded(name, tmp_path / "data")
