@@ -24,7 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.cli import UserError, one_line, positive_integer  # noqa: E402
-from common.data import SMALLEST_SIDE, list_folder, open_image  # noqa: E402
+from common.data import SMALLEST_SIDE, list_folder, open_image, upright  # noqa: E402
 
 
 def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
@@ -71,7 +71,7 @@ def shrink_folder(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".shrinking_") as place:
         for path in tqdm(chosen, disable=None):
             with open_image(path) as image:
-                small = image.convert("RGB")
+                small = upright(image)
             if size:
                 small = ImageOps.fit(small, size)
             else:

@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import itertools
+import os
 import re
 import shlex
 import warnings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 SMALLEST_SIDE = 8  # the network halves the image twice
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
 LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
 
 
@@ -209,13 +211,12 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
 def _load_folder(root: Path, name: str) -> ImageDataset:
     class_names, halves = list_folder(root)
     paths = [path for files in halves.values() for path in itertools.chain(*files)]
-    with open_image(paths[0]) as image:
-        width, height = image.size
-    pixels = np.empty((len(paths), 3, height, width), np.uint8)
 
     def read(place: int) -> None:
         with open_image(paths[place]) as image:
-            if image.size != (width, height):
+            if sorted(image.size) == sorted((width, height)):
+                image = upright(image)
+            if image.size != (width, height):  # seen before the pixels are decoded
                 side = max(SMALLEST_SIDE, min(width, height, *image.size, LARGEST_ADVISED))
                 target = root.parent / f"{name}_{side}"
                 command = ["python", "benchmarks/shrink_images.py", root, target, "--size", side]
@@ -224,10 +225,14 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
                     f"{paths[place]} {image.width}x{image.height}; resize them: "
                     f"{shlex.join(map(str, command))}"
                 )
-            pixels[place] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            pixels[place] = np.asarray(image).transpose(2, 0, 1)
 
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
+        warnings.filterwarnings("error", "Image size")  # it would take gigabytes
+        with open_image(paths[0]) as image:
+            width, height = upright(image).size
+        pixels = np.empty((len(paths), 3, height, width), np.uint8)
         list(pool.map(read, range(len(paths))))
     if min(height, width) < SMALLEST_SIDE:
         smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
@@ -266,9 +271,15 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
         )
     halves = {}
     for half in ("train", "test"):
-        halves[half] = files = [sorted((root / half / name).glob("[!.]*")) for name in class_names]
+        folders = [root / half / name for name in class_names]
+        halves[half] = files = [sorted(folder.glob("[!.]*")) for folder in folders]
         if (half == "train" and not all(files)) or not any(files):
             raise UserError(f"--data_dir {root}: no images in {half}/{class_names[files.index([])]}")
+        for path in itertools.chain([root / half], folders, *files):
+            if path.is_symlink() and root.resolve() not in Path(os.path.realpath(path)).parents:
+                raise UserError(
+                    f"--data_dir: {path} is a link out of the data folder; put a copy in its place"
+                )
     return class_names, halves
 
 
@@ -278,11 +289,14 @@ def open_image(path: Path) -> Iterator["Image.Image"]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(
-                ("I", "F")
-            ):  # 16 or 32 bits, which Pillow clips to 255: nearly all white
-                raise ValueError(f"more than 8 bits a channel, mode {image.mode}: convert it to 8 bits")
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
+        with Image.open(path, formats=FORMATS) as image:
+            # 16 or 32 bits, which Pillow cuts off or clips to 255: nearly all white.
+            if image.mode.startswith(("I", "F")) or re.search(";16[BLN]", str(image.tile)):
+                raise ValueError("more than 8 bits a channel: convert it to 8 bits")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ValueError(f"{frames} frames: keep one")
             yield image
     except UserError:
         raise
@@ -292,3 +306,10 @@ def open_image(path: Path) -> Iterator["Image.Image"]:
         raise UserError(
             f"--data_dir: {path} is not a readable image ({reason}); remove or replace it"
         ) from None
+
+
+def upright(image: "Image.Image") -> "Image.Image":
+    """The image in RGB, turned as its EXIF says."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image).convert("RGB")

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shlex
 import shutil
+import struct
 import tarfile
 import urllib.error
+import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, ExifTags, Image
 from scipy.io import savemat
 from test_scripts import DENSE, ROOT, SMALL, main
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN, ImageFolder
@@ -184,6 +187,95 @@ def test_a_broken_folder_is_refused_in_one_line(tmp_path, how, words):
     with pytest.raises(UserError, match=words) as error:
         load_dataset("folder", str(root))
     assert "\n" not in str(error.value)
+
+
+def png_bytes(width, height, depth, colour, rows):
+    """A PNG by hand, of pixels that Pillow does not write; colour: 0 grey, 2 RGB, 4 grey and alpha."""
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), (b"IDAT", rows)
+    chunks = [kind + content for kind, content in (*parts, (b"IEND", b""))]
+    sizes = [struct.pack(">I", len(chunk) - 4) for chunk in chunks]
+    sums = [struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(b"".join, zip(sizes, chunks, sums)))
+
+
+def deep_png(colour, channels):
+    return png_bytes(12, 10, 16, colour, zlib.compress((b"\0" + b"\x7f\x01" * 12 * channels) * 10))
+
+
+def frames(path, format):
+    Image.new("L", (12, 10)).save(path, format, save_all=True, append_images=[Image.new("L", (12, 10), 9)])
+
+
+def link(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+UNSAFE = {
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "not a file"),
+    "a device": (lambda path: link(path, "/dev/zero"), "link out of the data folder"),
+    "a link out": (lambda path: link(path, path.parents[3] / "a.png"), "link out of the data folder"),
+    "a link round": (lambda path: link(path, path), "not a file"),
+    "a program": (lambda path: path.write_bytes(EPS), "cannot identify image file"),
+    "frames, GIF": (lambda path: frames(path, "GIF"), "2 frames"),
+    "frames, TIFF": (lambda path: frames(path, "TIFF"), "2 frames"),
+    "frames, PNG": (lambda path: frames(path, "PNG"), "2 frames"),
+    "16 bits, RGB": (lambda path: path.write_bytes(deep_png(2, 3)), "more than 8 bits"),
+    "16 bits, LA": (lambda path: path.write_bytes(deep_png(4, 2)), "more than 8 bits"),
+}
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+@pytest.mark.parametrize("place", ["train/cat/0.png", "train/dog/1.png"])
+def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypatch, name, place):
+    root = write_folder(tmp_path / "pets")
+    shutil.copy(root / "test/cat/0.png", tmp_path / "a.png")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
+    spoil, words = UNSAFE[name]
+    spoil(root / place)
+    with pytest.raises(UserError, match=words) as error:
+        load_dataset("folder", str(root))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["test", "train/cat"])
+def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
+    (write_folder(tmp_path / "pets") / name).rename(tmp_path / "elsewhere")
+    root = tmp_path / "linked"
+    root.symlink_to(tmp_path / "pets")
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{name} is a link out of the data folder"):
+        load_dataset("folder", str(root))
+    (root / name).unlink()
+    (tmp_path / "elsewhere").rename(root / "inside")
+    (root / name).symlink_to(root / "inside")
+    assert load_dataset("folder", str(root)).train_images.shape == (6, 3, 10, 12)
+
+
+def test_large_images_are_refused_before_they_are_decoded(tmp_path):
+    root = write_folder(tmp_path / "pets")  # what has no pixels cannot be decoded
+    (root / "train/dog/1.png").write_bytes(png_bytes(9000, 9000, 1, 0, b""))
+    with pytest.raises(UserError, match="different sizes, .* 12x10 and .* 9000x9000"):
+        load_dataset("folder", str(root))
+    for path in root.glob("*/*/*.png"):
+        path.write_bytes(png_bytes(13000, 13000, 1, 0, b""))
+    with pytest.raises(UserError, match="Image size .* exceeds"):
+        load_dataset("folder", str(root))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_an_image_is_turned_as_its_exif_says(tmp_path, ending):
+    root, exif = write_folder(tmp_path / "pets", ending=ending), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    paths = [root / f"{name}.{ending}" for name in ("train/cat/0", "test/dog/1")]
+    for path in paths:
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    data = load_dataset("folder", str(root))
+    for image, path in zip((data.train_images[0], data.test_images[3]), paths):
+        lying = np.asarray(Image.open(path))
+        assert lying.shape == (12, 10, 3)
+        assert (image.permute(1, 2, 0).numpy() == np.rot90(lying, -1)).all()
 
 
 def mixed_folder(root):

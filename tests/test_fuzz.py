@@ -186,7 +186,7 @@ def test_spoilt_bytes_are_read_as_an_image_or_refused(content):
         path.write_bytes(content)
         try:
             with data.open_image(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
+                pixels = np.asarray(data.upright(image))
         except UserError as error:
             assert "image is not a readable image" in str(error) and "\n" not in str(error)
         else:
@@ -206,10 +206,11 @@ def test_spoilt_bytes_are_read_as_an_image_or_refused(content):
     ],
 )
 def test_whatever_the_decoder_raises_is_one_line_for_the_user(error, tmp_path, monkeypatch):
-    def broken(path):
+    def broken(path, formats):
         raise error
 
     monkeypatch.setattr(Image, "open", broken)
+    (tmp_path / "a.png").touch()
     with pytest.raises(UserError, match="a.png is not a readable image") as refused:
         with data.open_image(tmp_path / "a.png"):
             pass
