@@ -11,18 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.cli import FLIPS, UserError, logger
 from common.datasets import DOWNLOADS
 from common.store.files import claim
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 SMALLEST_SIDE = 8  # the network halves the image twice
@@ -284,10 +282,8 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator["Image.Image"]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """An image whose pixels are not decoded yet; what cannot be decoded inside the context is refused."""
-    from PIL import Image
-
     try:
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("not a file")
@@ -308,8 +304,6 @@ def open_image(path: Path) -> Iterator["Image.Image"]:
         ) from None
 
 
-def upright(image: "Image.Image") -> "Image.Image":
+def upright(image: Image.Image) -> Image.Image:
     """The image in RGB, turned as its EXIF says."""
-    from PIL import ImageOps
-
     return ImageOps.exif_transpose(image).convert("RGB")

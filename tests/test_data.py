@@ -1,4 +1,4 @@
-"""Data sets: digits, folders of images, flips, and downloaded ones from a copy, prepared files or a server."""
+"""Data sets: digits, folders of images, flips, and downloaded ones from prepared files or a server."""
 
 import hashlib
 import json
