@@ -82,13 +82,14 @@ def random_data(train: int, test: int, side: int, device):
     """A data set of random images (N, 3, side, side) and labels, always the same."""
     import torch
 
-    from common.data import CIFAR10_MEAN, CIFAR10_STD, ImageDataset
+    from common.data import ImageDataset
+    from common.datasets import CIFAR10_STATISTICS
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (train + test, 3, side, side), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (train + test,), generator=generator)
     parts = images[:train], labels[:train], images[train:], labels[train:]
-    facts = tuple("0123456789"), CIFAR10_MEAN, CIFAR10_STD, True, True
+    facts = tuple("0123456789"), *CIFAR10_STATISTICS, True, True
     return ImageDataset("random", "random", *parts, *facts).to(device)
 
 

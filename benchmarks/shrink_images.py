@@ -1,19 +1,30 @@
-"""Makes a smaller copy of an image folder: blocks of pixels averaged, the first images of each class alone.
+"""Makes a smaller copy of an image folder: all images of one size, or the first images of each class alone.
 
+    python benchmarks/shrink_images.py photos photos_64 --size 64
     python benchmarks/shrink_images.py cifar10_jpeg "data/CIFAR-10, JPEG, 16x16" --factor 2
     python benchmarks/shrink_images.py cifar10_jpeg "data/CIFAR-10, JPEG, a half" --train_per_class 2500
 
-Reads SOURCE/train/CLASS/* and SOURCE/test/CLASS/*. Writes PNGs of the same names into the same folders below
-TARGET, in the order of their names. Train on it with `--dataset folder --data_dir TARGET`.
+--size crops the middle of each image to the new aspect and resizes it, so that nothing is distorted; --factor
+averages blocks of pixels. Reads SOURCE/train/CLASS/* and SOURCE/test/CLASS/*. Writes PNGs of the same names
+into the same folders below TARGET, which is there only when it is whole.
 """
 
 import argparse
+import re
+import shlex
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.cli import UserError, one_line, positive_integer  # noqa: E402
+from common.data import SMALLEST_SIDE, list_folder, open_image, upright  # noqa: E402
 
 
 def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
@@ -30,47 +41,73 @@ def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
     return np.round(blocks.mean((1, 3))).astype(np.uint8)
 
 
-def shrink_folder(source: Path, target: Path, factor: int, train_per_class: int | None) -> int:
+def image_size(text: str) -> tuple[int, int]:
+    """`32` or `48x64`, height x width -> (width, height)."""
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if min(height, width) < SMALLEST_SIDE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: a side, or HEIGHTxWIDTH, from {SMALLEST_SIDE} to 9999"
+        )
+    return width, height
+
+
+def shrink_folder(
+    source: Path, target: Path, size: tuple[int, int] | None, factor: int, train_per_class: int | None
+) -> int:
     """Writes the smaller copy and returns its number of images.
 
     Raises:
-        ValueError: no images, or sides that `factor` does not divide.
+        UserError: a folder or an image that the study would refuse too, whatever its size.
+        ValueError: sides that `factor` does not divide; a target that is there.
     """
-    chosen = []
-    for part in ("train", "test"):
-        for folder in sorted(path for path in (source / part).glob("*") if path.is_dir()):
-            images = sorted(
-                path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-            )
-            chosen += images[:train_per_class] if part == "train" else images
-    if not chosen:
-        raise ValueError(f"no images in {source}/train/CLASS and {source}/test/CLASS")
-    for path in tqdm(chosen, disable=None):
-        with Image.open(path) as image:
-            pixels = block_means(np.asarray(image.convert("RGB")), factor)
-        copy = (target / path.relative_to(source)).with_suffix(".png")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(copy)
+    if target.exists():
+        raise ValueError(f"{target} is there already; delete it or name another folder")
+    halves = list_folder(source)[1]
+    chosen = [path for files in halves["train"] for path in files[:train_per_class]]
+    chosen += [path for files in halves["test"] for path in files]
+    stems = Counter(path.with_suffix("") for path in chosen)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".shrinking_") as place:
+        for path in tqdm(chosen, disable=None):
+            with open_image(path) as image:
+                small = upright(image)
+            if size:
+                small = ImageOps.fit(small, size)
+            else:
+                small = Image.fromarray(block_means(np.asarray(small), factor))
+            # a.jpg becomes a.png, unless there is an a.bmp too.
+            is_alone = stems[path.with_suffix("")] == 1
+            copy = path.with_suffix(".png") if is_alone else path.with_name(f"{path.name}.png")
+            copy = Path(place) / "whole" / copy.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            small.save(copy)
+        (Path(place) / "whole").rename(target)
     return len(chosen)
 
 
-def main() -> int:
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("source", type=Path, help="folder with train/CLASS and test/CLASS")
     parser.add_argument("target", type=Path, help="folder that is made")
-    parser.add_argument("--factor", type=int, default=1, help="side of the blocks that are averaged; 1: none")
-    parser.add_argument(
-        "--train_per_class", type=int, default=None, help="first training images a class; all"
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--size", type=image_size, help="side of the new images, or HEIGHTxWIDTH")
+    ways.add_argument(
+        "--factor", type=positive_integer, default=1, help="side of the blocks that are averaged; 1: none"
     )
-    flags = parser.parse_args()
+    parser.add_argument(
+        "--train_per_class", type=positive_integer, default=None, help="first training images a class; all"
+    )
+    flags = parser.parse_args(argv)
     try:
-        count = shrink_folder(flags.source, flags.target, flags.factor, flags.train_per_class)
-    except (OSError, ValueError) as error:
-        print(f"shrink_images.py: error: {error}", file=sys.stderr)
+        count = shrink_folder(flags.source, flags.target, flags.size, flags.factor, flags.train_per_class)
+    except (UserError, OSError, ValueError) as error:
+        print(f"shrink_images.py: error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(f"{count} images in {flags.target}")
+    words = shlex.join(["--dataset", "folder", "--data_dir", str(flags.target)])
+    print(f"{count} images; train on them with {words}")
     return 0
 
 

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 from common import methods
+from common.datasets import DOWNLOADS
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
 DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
+FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 
 
@@ -218,12 +220,17 @@ def add_common_flags(parser: Parser) -> None:
         parser.add_argument_group("data, network and device"),
         (
             "--dataset",
-            ("cifar10", "digits", "folder"),
+            (*DOWNLOADS, "digits", "folder"),
             "cifar10",
-            "cifar10 (downloaded once); digits (8x8, inside scikit-learn, no download); "
+            f"{', '.join(DOWNLOADS)} (downloaded once); digits (8x8, inside scikit-learn, no download); "
             "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
         ),
-        ("--data_dir", str, "data", "where CIFAR-10 lies or goes; with --dataset folder, the folder"),
+        (
+            "--data_dir",
+            str,
+            "data",
+            "where a downloaded data set lies or goes; with --dataset folder, the folder",
+        ),
         ("--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
         ("--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4"),
         ("--widen_factor", positive_integer, 2, "width of the WideResNet"),
@@ -399,10 +406,17 @@ SAVE_EVERY = (
 )
 
 
+FLIP_FLAGS = [
+    (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits and svhn")
+    for flip in FLIPS
+]
+
+
 def add_training_flags(group) -> None:
-    """What both training scripts have: ids, momentum, what a training keeps on its way."""
+    """What both training scripts have: ids, momentum, flips, what a training keeps on its way."""
     add_flags(
         group,
+        *FLIP_FLAGS,
         ("--index_start", model_id, 0, "first model id, which is its seed"),
         ("--index_end", model_id, 29, "last model id, inclusive"),
         ("--momentum", fraction, 0.9, "momentum of SGD"),
@@ -432,6 +446,7 @@ def add_finetuning_flags(parser: Parser) -> None:
             "one-shot: sparsities, each from the dense models anew",
         ),
         SAVE_EVERY,
+        *FLIP_FLAGS,
         *_criterion_flags("None: global"),
         ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
         ("--iterations", iteration_count, 10, "iterative: how often"),

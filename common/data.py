@@ -3,24 +3,29 @@
 import hashlib
 import http.client
 import itertools
+import os
 import re
-import shutil
+import shlex
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.cli import UserError, logger
+from common.cli import FLIPS, UserError, logger
+from common.datasets import DOWNLOADS
 from common.store.files import claim
 
-CIFAR10_MEAN = (0.4915, 0.4823, 0.4468)  # as published
-CIFAR10_STD = (0.2047, 0.2435, 0.2616)
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 SMALLEST_SIDE = 8  # the network halves the image twice
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
+LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class ImageDataset:
     """Training and test images with what the study needs to know about them.
 
     Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, of pixels scaled to
-    [0, 1]. `horizontal_flip` and `vertical_flip` say which flips keep the classes. `checksum` is the SHA-256
+    [0, 1]. `horizontal_flip` and `vertical_flip` say which flips views are given. `checksum` is the SHA-256
     of all of it. `test_files` are the paths of the test images below the data folder, where it is one.
     """
 
@@ -50,6 +55,11 @@ class ImageDataset:
         """The same data set with its tensors on `device`."""
         return replace(self, **{field: getattr(self, field).to(device) for field in TENSORS})
 
+    @property
+    def flips(self) -> dict[str, bool]:
+        """What a configuration says of its training's views."""
+        return {flip: getattr(self, flip) for flip in FLIPS}
+
     def facts(self) -> dict:
         """What a checkpoint records about its data."""
         return {
@@ -61,13 +71,12 @@ class ImageDataset:
             "image_size": list(self.train_images.shape[-2:]),
             "mean": list(self.mean),
             "std": list(self.std),
-            "horizontal_flip": self.horizontal_flip,
-            "vertical_flip": self.vertical_flip,
+            **self.flips,
         }
 
 
 def dataset_name(dataset: str, data_dir: str) -> str:
-    """The name of the data set in paths and tables: cifar10, digits, or the folder's own name.
+    """The name of the data set in paths and tables: cifar10, digits, ... or the folder's own name.
 
     Raises:
         UserError: a folder that is called like one of the built-in data sets.
@@ -75,7 +84,7 @@ def dataset_name(dataset: str, data_dir: str) -> str:
     if dataset != "folder":
         return dataset
     name = Path(data_dir).resolve().name
-    if name in ("cifar10", "digits", "") or re.fullmatch(r"seed_\d+", name):
+    if name in (*DOWNLOADS, "digits", "") or re.fullmatch(r"seed_\d+", name):
         raise UserError(
             f"--data_dir {data_dir}: a folder called {name!r} would write over results of other data or "
             "seeds; rename it"
@@ -92,8 +101,8 @@ def load_dataset(dataset: str, data_dir: str) -> ImageDataset:
     """The data set on the CPU.
 
     Args:
-        dataset: 'cifar10', 'digits' or 'folder'.
-        data_dir: where CIFAR-10 lies or goes, or the folder with train/ and test/.
+        dataset: a name in DOWNLOADS, 'digits' or 'folder'.
+        data_dir: where a downloaded data set lies or goes, or the folder with train/ and test/.
     Raises:
         UserError: data that is missing, damaged or unusable.
     """
@@ -101,7 +110,7 @@ def load_dataset(dataset: str, data_dir: str) -> ImageDataset:
     if dataset == "folder":
         data = _load_folder(Path(data_dir), name)
     else:
-        data = _load_digits() if dataset == "digits" else _load_cifar10(Path(data_dir))
+        data = _load_digits() if dataset == "digits" else _load_downloaded(Path(data_dir), name)
     digest = hashlib.sha256(repr((data.class_names, data.mean, data.std)).encode())
     for field in TENSORS:
         digest.update(np.ascontiguousarray(getattr(data, field).numpy()))
@@ -148,56 +157,100 @@ def _load_digits() -> ImageDataset:
     )
 
 
-def _load_cifar10(root: Path) -> ImageDataset:
-    sets = _read_cifar10(root)
-    if not sets:
-        with claim(root / "CIFAR-10", wait=True):  # of several scripts one fetches, the others wait
-            sets = _read_cifar10(root) or _fetch_cifar10(root)
-    tensors = []
-    for half in sets:
-        tensors += [torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets)]
-    return ImageDataset(
-        "cifar10", "CIFAR-10", *tensors, tuple(half.classes), CIFAR10_MEAN, CIFAR10_STD, True, True
-    )
-
-
-def _read_cifar10(root: Path) -> list:
-    """torchvision's training and test set; nothing where a file is missing or damaged.
-
-    torchvision compares every file with its checksum before it unpickles it.
-    """
-    from torchvision.datasets import CIFAR10
-
-    try:
-        return [CIFAR10(str(root), train=train) for train in (True, False)]
-    except RuntimeError:
-        return []
-
-
-def _fetch_cifar10(root: Path) -> list:
-    """Unpacks CIFAR-10 under `root`, from a checked archive there or else from its server, and reads it."""
-    from torchvision.datasets import CIFAR10
+def _load_downloaded(root: Path, name: str) -> ImageDataset:
+    from torchvision import datasets
     from torchvision.datasets.utils import download_url, extract_archive
 
-    found = f"no undamaged CIFAR-10 in {root}"
-    logger.info(f"{found}: unpacking its archive, or downloading it first (170 MB)")
-    try:
-        download_url(CIFAR10.url, str(root), CIFAR10.filename, CIFAR10.tgz_md5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"--dataset cifar10: {found} and the download failed ({reason}); put {CIFAR10.filename} "
-            f"from the CIFAR-10 home page into {root}, or use --dataset digits, which needs no download"
-        ) from None
-    shutil.rmtree(root / CIFAR10.base_folder, ignore_errors=True)
-    extract_archive(str(root / CIFAR10.filename), str(root))
-    return _read_cifar10(root)
+    wanted = DOWNLOADS[name]
+    kind = getattr(datasets, wanted.kind)
+
+    def read() -> list:
+        """Training and test set; nothing where a file is missing or damaged: torchvision compares every file
+        with its checksum before it unpickles or parses it."""
+        try:
+            return [kind(str(root), **half) for half in wanted.halves]
+        except RuntimeError:
+            return []
+
+    def fetch() -> list:
+        files = wanted.files(kind)
+        found, names = f"no undamaged {wanted.title} in {root}", " and ".join(file[1] for file in files)
+        logger.info(f"{found}: taking {names}, from there or downloaded first ({wanted.megabytes} MB)")
+        try:
+            for url, file, md5 in files:
+                download_url(url, str(root), file, md5)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--dataset {name}: {found} and the download failed ({reason}); put {names} from the "
+                f"{wanted.title} home page into {root}, or use --dataset digits, which needs no download"
+            ) from None
+        for _, file, _ in files:
+            if file.endswith(".gz"):
+                extract_archive(str(root / file), str(root))
+        return read()
+
+    halves = read()
+    if not halves:
+        with claim(root / wanted.title, wait=True):  # of several scripts one fetches, the others wait
+            halves = read() or fetch()
+    tensors = []
+    for half in halves:
+        images = torch.from_numpy(half.data)
+        images = images if images.shape[1] == 3 else images.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels)
+        tensors += [images.contiguous(), labels]
+    classes = getattr(halves[0], "classes", range(labels.max() + 1))
+    statistics = wanted.statistics or channel_statistics(tensors[0])
+    facts = tuple(map(str, classes)), *statistics, wanted.flips, wanted.flips
+    return ImageDataset(name, wanted.title, *tensors, *facts)
 
 
 def _load_folder(root: Path, name: str) -> ImageDataset:
-    """Classes, their order and that of the images as torchvision's ImageFolder has them, without hidden ones.
+    class_names, halves = list_folder(root)
+    paths = [path for files in halves.values() for path in itertools.chain(*files)]
 
-    What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a class.
+    def read(place: int) -> None:
+        with open_image(paths[place]) as image:
+            if sorted(image.size) == sorted((width, height)):
+                image = upright(image)
+            if image.size != (width, height):  # seen before the pixels are decoded
+                side = max(SMALLEST_SIDE, min(width, height, *image.size, LARGEST_ADVISED))
+                target = root.parent / f"{name}_{side}"
+                command = ["python", "benchmarks/shrink_images.py", root, target, "--size", side]
+                raise UserError(
+                    f"--data_dir {root}: images of different sizes, {paths[0]} {width}x{height} and "
+                    f"{paths[place]} {image.width}x{image.height}; resize them: "
+                    f"{shlex.join(map(str, command))}"
+                )
+            pixels[place] = np.asarray(image).transpose(2, 0, 1)
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
+        warnings.filterwarnings("error", "Image size")  # it would take gigabytes
+        with open_image(paths[0]) as image:
+            width, height = upright(image).size
+        pixels = np.empty((len(paths), 3, height, width), np.uint8)
+        list(pool.map(read, range(len(paths))))
+    if min(height, width) < SMALLEST_SIDE:
+        smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        raise UserError(f"--data_dir {root}: images of {width}x{height}; at least {smallest} is needed")
+    trained = sum(map(len, halves["train"]))
+    labels = [label for files in halves.values() for label, images in enumerate(files) for _ in images]
+    pixels, labels = torch.from_numpy(pixels), torch.tensor(labels)
+    train, test = pixels[:trained], pixels[trained:]
+    tensors = train, labels[:trained], test, labels[trained:]
+    facts = tuple(class_names), *channel_statistics(train), True, True
+    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
+    return ImageDataset(name, name, *tensors, *facts, test_files=files)
+
+
+def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
+    """Names of the classes, and of `train` and `test` the files of each class.
+
+    Classes, their order and that of the images are as torchvision's ImageFolder has them, without hidden
+    ones. What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a
+    class.
     """
     for half in ("train", "test"):
         if not (root / half).is_dir():
@@ -214,49 +267,43 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
         raise UserError(
             f"--data_dir {root}: train/ has {len(class_names)} class folders, at least 2 are needed"
         )
-    paths, labels = [], []
+    halves = {}
     for half in ("train", "test"):
-        trained = len(paths)
-        files = [sorted((root / half / name).glob("[!.]*")) for name in class_names]
+        folders = [root / half / name for name in class_names]
+        halves[half] = files = [sorted(folder.glob("[!.]*")) for folder in folders]
         if (half == "train" and not all(files)) or not any(files):
             raise UserError(f"--data_dir {root}: no images in {half}/{class_names[files.index([])]}")
-        paths += itertools.chain(*files)
-        labels += [label for label, images in enumerate(files) for _ in images]
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
-        images = list(pool.map(_read_image, paths))
-    height, width, _ = images[0].shape
-    for image, path in zip(images, paths):
-        if image.shape != images[0].shape:
-            raise UserError(
-                f"--data_dir {root}: images of different sizes, {paths[0]} {width}x{height} and {path} "
-                f"{image.shape[1]}x{image.shape[0]}; resize them to one"
-            )
-    if min(height, width) < SMALLEST_SIDE:
-        smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
-        raise UserError(f"--data_dir {root}: images of {width}x{height}; at least {smallest} is needed")
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    train, test = pixels[:trained], pixels[trained:]
-    statistics, labels = channel_statistics(train), torch.tensor(labels)
-    halves = train, labels[:trained], test, labels[trained:]
-    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
-    return ImageDataset(name, name, *halves, tuple(class_names), *statistics, True, True, test_files=files)
+        for path in itertools.chain([root / half], folders, *files):
+            if path.is_symlink() and root.resolve() not in Path(os.path.realpath(path)).parents:
+                raise UserError(
+                    f"--data_dir: {path} is a link out of the data folder; put a copy in its place"
+                )
+    return class_names, halves
 
 
-def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet; what cannot be decoded inside the context is refused."""
     try:
-        with Image.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image.convert("RGB"))
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
+        with Image.open(path, formats=FORMATS) as image:
+            # 16 or 32 bits, which Pillow cuts off or clips to 255: nearly all white.
+            if image.mode.startswith(("I", "F")) or re.search(";16[BLN]", str(image.tile)):
+                raise ValueError("more than 8 bits a channel: convert it to 8 bits")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ValueError(f"{frames} frames: keep one")
+            yield image
+    except UserError:
+        raise
     # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"--data_dir: {path} is not a readable image ({reason}); remove or replace it"
         ) from None
-    if mode.startswith(("I", "F")):  # 16 or 32 bits, which Pillow clips to 255: nearly all white
-        raise UserError(
-            f"--data_dir: {path} has more than 8 bits a channel (mode {mode}); convert it to 8 bits"
-        )
-    return pixels
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image in RGB, turned as its EXIF says."""
+    return ImageOps.exif_transpose(image).convert("RGB")

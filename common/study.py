@@ -9,7 +9,7 @@ from typing import Iterator
 import torch
 
 from common import process
-from common.cli import UserError, logger
+from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
 from common.store.checkpoints import (
     Architecture,
@@ -114,9 +114,11 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir).to(device)
+    changed = {flip: getattr(flags, flip, None) for flip in FLIPS}
     run = getattr(flags, "run", None)
     if run:
-        data = replace(data, title=f"{data.title}, run {run}")
+        changed["title"] = f"{data.title}, run {run}"
+    data = replace(data, **{field: value for field, value in changed.items() if value is not None})
     classes = len(data.class_names)
     # 10, the published default, leaves it to the data.
     if getattr(flags, "num_classes", 10) not in (10, classes):

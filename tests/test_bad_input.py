@@ -449,14 +449,15 @@ ROWS = [
         picture(DIGIT, (9, 8)),
         CLR_PRUNE,
         "",
-        "03.png 9x8 ... different sizes ... resize them to one",
+        "different sizes ... 03.png 9x8; resize them: python benchmarks/shrink_images.py 'few digits' "
+        "'few digits_8' --size 8",
     ),
     (
         "data, test larger than train",
         lambda: [Image.new("L", (16, 16)).save(path) for path in Path("few digits/test").rglob("*.png")],
         SUP,
         "",
-        "8x8 ... 16x16 ... resize them to one",
+        "8x8 ... 16x16; resize them: python benchmarks/shrink_images.py",
     ),
     (
         "data, larger than any picture",

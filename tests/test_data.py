@@ -1,21 +1,33 @@
-"""Data sets: digits, folders of images, and CIFAR-10 from a copy, an archive or its server."""
+"""Data sets: digits, folders of images, flips, and downloaded ones from prepared files or a server."""
 
 import hashlib
+import json
+import os
 import pickle
+import shlex
 import shutil
+import struct
 import tarfile
 import urllib.error
+import zlib
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torchvision.datasets import CIFAR10, ImageFolder
+from PIL import EpsImagePlugin, ExifTags, Image
+from scipy.io import savemat
+from test_scripts import DENSE, ROOT, SMALL, main
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN, ImageFolder
 from torchvision.datasets import utils as torchvision_utils
 from torchvision.transforms.functional import pil_to_tensor
 
+from benchmarks import shrink_images
+from common import augment
 from common.cli import UserError
 from common.data import channel_statistics, dataset_name, load_dataset
+from common.datasets import DOWNLOADS
 
 
 def test_digits_are_a_fixed_stratified_split():
@@ -177,6 +189,153 @@ def test_a_broken_folder_is_refused_in_one_line(tmp_path, how, words):
     assert "\n" not in str(error.value)
 
 
+def png_bytes(width, height, depth, colour, rows):
+    """A PNG by hand, of pixels that Pillow does not write; colour: 0 grey, 2 RGB, 4 grey and alpha."""
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), (b"IDAT", rows)
+    chunks = [kind + content for kind, content in (*parts, (b"IEND", b""))]
+    sizes = [struct.pack(">I", len(chunk) - 4) for chunk in chunks]
+    sums = [struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(b"".join, zip(sizes, chunks, sums)))
+
+
+def deep_png(colour, channels):
+    return png_bytes(12, 10, 16, colour, zlib.compress((b"\0" + b"\x7f\x01" * 12 * channels) * 10))
+
+
+def frames(path, format):
+    Image.new("L", (12, 10)).save(path, format, save_all=True, append_images=[Image.new("L", (12, 10), 9)])
+
+
+def link(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+UNSAFE = {
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "not a file"),
+    "a device": (lambda path: link(path, "/dev/zero"), "link out of the data folder"),
+    "a link out": (lambda path: link(path, path.parents[3] / "a.png"), "link out of the data folder"),
+    "a link round": (lambda path: link(path, path), "not a file"),
+    "a program": (lambda path: path.write_bytes(EPS), "cannot identify image file"),
+    "frames, GIF": (lambda path: frames(path, "GIF"), "2 frames"),
+    "frames, TIFF": (lambda path: frames(path, "TIFF"), "2 frames"),
+    "frames, PNG": (lambda path: frames(path, "PNG"), "2 frames"),
+    "16 bits, RGB": (lambda path: path.write_bytes(deep_png(2, 3)), "more than 8 bits"),
+    "16 bits, LA": (lambda path: path.write_bytes(deep_png(4, 2)), "more than 8 bits"),
+}
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+@pytest.mark.parametrize("place", ["train/cat/0.png", "train/dog/1.png"])
+def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypatch, name, place):
+    root = write_folder(tmp_path / "pets")
+    shutil.copy(root / "test/cat/0.png", tmp_path / "a.png")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
+    spoil, words = UNSAFE[name]
+    spoil(root / place)
+    with pytest.raises(UserError, match=words) as error:
+        load_dataset("folder", str(root))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["test", "train/cat"])
+def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
+    (write_folder(tmp_path / "pets") / name).rename(tmp_path / "elsewhere")
+    root = tmp_path / "linked"
+    root.symlink_to(tmp_path / "pets")
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{name} is a link out of the data folder"):
+        load_dataset("folder", str(root))
+    (root / name).unlink()
+    (tmp_path / "elsewhere").rename(root / "inside")
+    (root / name).symlink_to(root / "inside")
+    assert load_dataset("folder", str(root)).train_images.shape == (6, 3, 10, 12)
+
+
+def test_large_images_are_refused_before_they_are_decoded(tmp_path):
+    root = write_folder(tmp_path / "pets")  # what has no pixels cannot be decoded
+    (root / "train/dog/1.png").write_bytes(png_bytes(9000, 9000, 1, 0, b""))
+    with pytest.raises(UserError, match="different sizes, .* 12x10 and .* 9000x9000"):
+        load_dataset("folder", str(root))
+    for path in root.glob("*/*/*.png"):
+        path.write_bytes(png_bytes(13000, 13000, 1, 0, b""))
+    with pytest.raises(UserError, match="Image size .* exceeds"):
+        load_dataset("folder", str(root))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_an_image_is_turned_as_its_exif_says(tmp_path, ending):
+    root, exif = write_folder(tmp_path / "pets", ending=ending), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    paths = [root / f"{name}.{ending}" for name in ("train/cat/0", "test/dog/1")]
+    for path in paths:
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    data = load_dataset("folder", str(root))
+    for image, path in zip((data.train_images[0], data.test_images[3]), paths):
+        lying = np.asarray(Image.open(path))
+        assert lying.shape == (12, 10, 3)
+        assert (image.permute(1, 2, 0).numpy() == np.rot90(lying, -1)).all()
+
+
+def mixed_folder(root):
+    """Grey sides, a red and green middle; of many sizes, formats and aspects."""
+    write_folder(root, size=(8, 8))
+    for index, (width, height) in enumerate([(40, 20), (64, 200), (20, 20)]):
+        pixels = np.full((height, width, 3), 128, np.uint8)
+        side = min(width, height)
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels[top : top + side // 2, left : left + side] = 255, 0, 0
+        pixels[top + side // 2 : top + side, left : left + side] = 0, 255, 0
+        Image.fromarray(pixels).save(root / "test/cat" / f"{index}.bmp")
+    return root
+
+
+def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_them(tmp_path, capsys):
+    root = mixed_folder(tmp_path / "my pets")
+    with pytest.raises(UserError, match="different sizes.* resize them: ") as error:
+        load_dataset("folder", str(root))
+    python, script, *flags = shlex.split(str(error.value).split("resize them: ")[1])
+    assert python == "python" and (ROOT / script).samefile(shrink_images.__file__)
+    assert flags[-2:] == ["--size", "8"] and shrink(*flags) == 0
+    data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
+    assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
+    assert data.test_files[:2] == ("test/cat/0.bmp.png", "test/cat/0.png.png")
+    for image in data.test_images[[0, 2, 4]].float():  # the middle is whole and square, its sides are gone
+        assert (image[0, :3] > 200).all() and (image[0, 5:] < 50).all() and (image[1, 5:] > 200).all()
+
+
+def shrink(*words):
+    return shrink_images.main(list(map(str, words)))
+
+
+def test_images_are_shrunk_to_a_size_and_by_a_factor(tmp_path):
+    root = write_folder(tmp_path / "pets", size=(16, 32))
+    for words, shape in ((["--size", "8x12"], (8, 12)), (["--factor", 2, "--train_per_class", 1], (8, 16))):
+        target = tmp_path / f"of {shape}"
+        assert shrink(root, target, *words) == 0
+        assert load_dataset("folder", str(target)).train_images.shape[2:] == shape
+    first = np.asarray(Image.open(root / "train/cat/0.png"), float)
+    means = first.reshape(8, 2, 16, 2, 3).mean((1, 3))
+    assert (np.asarray(Image.open(tmp_path / "of (8, 16)/train/cat/0.png")) == np.round(means)).all()
+    assert len(listed(tmp_path / "of (8, 16)/train/dog")) == 1
+
+
+def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
+    root = write_folder(tmp_path / "pets", size=(9, 9))
+    (root / "test/dog/1.png").write_text("no image")
+    for words in (
+        [root, tmp_path / "new", "--size", 8],
+        [root, tmp_path / "new", "--factor", 2],
+        [root, root],
+    ):
+        assert shrink(*words) == 2
+        assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
+    for size in ("7", "8x", "0x8", "1e2", "8x8x8"):
+        with pytest.raises(SystemExit):
+            shrink(root, tmp_path / "new", "--size", size)
+
+
 def test_images_smaller_than_the_network_needs_are_refused(tmp_path):
     with pytest.raises(UserError, match="at least 8x8"):
         load_dataset("folder", str(write_folder(tmp_path / "pets", size=(7, 30))))
@@ -190,91 +349,230 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
     assert load_dataset("folder", str(root)).class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits", "seed_1"])
+@pytest.mark.parametrize("name", [*DOWNLOADS, "digits", "seed_1"])
 def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
     with pytest.raises(UserError, match="rename it"):
         dataset_name("folder", str(tmp_path / name))
     assert dataset_name("folder", str(tmp_path / "pets") + "/") == "pets"
 
 
-def make_cifar_archive(folder):
-    """A tiny archive in CIFAR-10's layout, and the checksums that torchvision would expect of it."""
-    base = folder / CIFAR10.base_folder
-    base.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    checksums = {}
-    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
-        content = {
-            "data": generator.integers(0, 256, (20, 3072), dtype=np.uint8),
-            "labels": list(range(10)) * 2,
-        }
-        (base / name).write_bytes(pickle.dumps(content))
-    (base / CIFAR10.meta["filename"]).write_bytes(
-        pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
-    )
-    for path in base.iterdir():
-        checksums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
-    archive = folder / CIFAR10.filename
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(base, CIFAR10.base_folder)
-    return archive, checksums
+# Flips
+
+
+HORIZONTAL, BOTH = {"horizontal_flip": True, "vertical_flip": False}, ["--horizontal_flip", "--vertical_flip"]
+FEW = {
+    "sup": ["sup_training", *SMALL, "--epochs", "2", "--save_epochs", "0", "--learning_rate", "0.1"],
+    "clr": ["clr_training", *SMALL, *DENSE, "--epochs", "2", "--save_epochs", "0", "--head_epochs", "1"],
+}
+ITERATIVE = ["--pruning_schedule", "iterative", "--iterations", "1", "--models_number", "1"]
+
+
+def train(method, *flags, first=0, last=0):
+    return main(*FEW[method], "--index_start", first, "--index_end", last, "--batch_size", "64", *flags)
+
+
+def prune(method, *flags):
+    return main(f"{method}_pruning_finetune", *SMALL, *flags)
+
+
+def records(pattern="*", folder="models/few digits"):
+    paths = sorted(Path(folder).glob(f"{pattern}.json"))
+    assert paths
+    return {path: json.loads(path.read_text()) for path in paths}
+
+
+def flips_of(record):
+    found = [{flip: record[part][flip] for flip in HORIZONTAL} for part in ("configuration", "data")]
+    assert found[0] == found[1]
+    return found[0]
 
 
 @pytest.fixture
-def cifar(tmp_path, monkeypatch):
-    """A tiny stand-in for CIFAR-10 that torchvision takes for the real one, and no network."""
-    archive, checksums = make_cifar_archive(tmp_path / "server")
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(
-            CIFAR10, attribute, [[name, checksums[name]] for name, _ in getattr(CIFAR10, attribute)]
-        )
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": checksums[CIFAR10.meta["filename"]]})
+def drawn(monkeypatch, digits_on_disk, unsaved_figures):
+    """The shares of views that trainings flip, one entry a drawing: (horizontal, vertical)."""
+    shares = []
+
+    def spy(name, ways):
+        draw = getattr(augment, name)
+
+        def spied(*arguments):
+            views = draw(*arguments)
+            shares.append(tuple(views[way].float().mean().item() if way else 0 for way in ways))
+            return views
+
+        monkeypatch.setattr(augment, name, spied)
+
+    spy("draw_contrastive", ("flip", None))
+    spy("draw_supervised", ("horizontal", "vertical"))
+    return shares
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_views_are_flipped_as_the_flags_say_and_the_first_lines_tell(drawn, method, capsys):
+    assert train(method, "--no-vertical_flip") == 0
+    assert all(0.2 < horizontal < 0.8 and vertical == 0 for horizontal, vertical in drawn)
+    assert [flips_of(record) for record in records().values()] == [HORIZONTAL] * len(records())
+    assert "flips of views: horizontal" in capsys.readouterr().out.split("epoch")[0]
+    drawn.clear()
+    folder = "--save_path" if method == "sup" else "--encoder_save_path"
+    assert train(method, "--horizontal_flip", "False", folder, "b") == 0
+    assert all(horizontal == 0 for horizontal, _ in drawn) and any(vertical for _, vertical in drawn)
+
+
+def test_flips_of_the_data_set_are_the_default(drawn):
+    assert train("sup") == 0 and train("sup", *BOTH, "--save_path", "b") == 0
+    (own, *_), (asked, *_) = (sorted(Path(folder).glob("*.pt")) for folder in ("models/few digits", "b"))
+    assert own.name == asked.name and own.read_bytes() == asked.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_networks_of_other_flips_are_never_mixed(drawn, method, capsys):
+    pies = [f"{method}_pie_kmodels_detection", *SMALL, "--models_number", "2"]
+    assert train(method) == 0 and train(method, "--no-horizontal_flip") == 2
+    assert "horizontal_flip True, not False" in capsys.readouterr().err
+    assert train(method, "--no-horizontal_flip", first=1, last=1) == 0 and main(*pies) == 2
+    message = capsys.readouterr().err
+    assert "several populations fit: " in message and "they differ in horizontal_flip: " in message
+
+
+def test_networks_from_before_the_flags_have_the_flips_of_their_data(drawn, capsys):
+    one_shot = ["--models_number", "1", "--pruning_percentages", "0.5", "--epochs", "1"]
+    assert train("sup", last=1) == 0 and prune("sup", *one_shot) == 0
+    for path, record in records().items():
+        for configuration in (record["configuration"], record["configuration"].get("dense", {})):
+            for flip in HORIZONTAL:
+                configuration.pop(flip, None)
+        path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert train("sup", last=2) == 0 and prune("sup", *one_shot) == 0
+    assert capsys.readouterr().out.count("finished before: ") == 3
+    pies = ["sup_pie_kmodels_detection", *SMALL, "--models_number", "3", "--allow_missing"]
+    assert main(*pies, "--pruning_methods", "global", "--pruning_percentages", "0.5") == 0
+    assert train("sup", "--no-vertical_flip") == 2
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_finetuning_has_flips_of_its_own_and_rewinding_those_of_the_dense_networks(drawn, method, capsys):
+    assert train(method, "--no-vertical_flip") == 0
+    assert prune(method, *ITERATIVE) == 0
+    assert all(flips_of(record) == HORIZONTAL for record in records("*rewind*").values())
+    assert prune(method, *ITERATIVE, "--vertical_flip") == 2
+    assert "--vertical_flip belongs to --after finetune" in capsys.readouterr().err
+    drawn.clear()
+    assert prune(method, *ITERATIVE, "--after", "finetune", "--epochs", "2", "--no-horizontal_flip") == 0
+    assert all(horizontal == 0 and vertical > 0 for horizontal, vertical in drawn)
+    for record in records("*finetune*").values():
+        assert flips_of(record) == {"horizontal_flip": False, "vertical_flip": True}
+        assert not record["configuration"]["dense"]["vertical_flip"]
+
+
+# Data sets that torchvision downloads
+
+
+CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+DAMAGED = [("cifar10", name) for name in ("data_batch_1", "test_batch", "batches.meta")]
+DAMAGED += [("cifar100", name) for name in ("train", "test", "meta")]
+downloaded = pytest.mark.parametrize("name", DOWNLOADS)
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def make_cifar(kind, folder, monkeypatch):
+    """A tiny archive in the layout of CIFAR, which torchvision takes for the real one."""
+    base, classes = folder / kind.base_folder, 20 if kind is CIFAR100 else 10
+    base.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    key = "fine_labels" if kind is CIFAR100 else "labels"
+    for name, _ in kind.train_list + kind.test_list:
+        pixels = generator.integers(0, 256, (20, 3072), dtype=np.uint8)
+        (base / name).write_bytes(pickle.dumps({"data": pixels, key: [i % classes for i in range(20)]}))
+    meta = base / kind.meta["filename"]
+    meta.write_bytes(pickle.dumps({kind.meta["key"]: [f"class{i}" for i in range(classes)]}))
+    archive = folder / kind.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(base, kind.base_folder)
+    for halves in ("train_list", "test_list"):
+        checked = [[name, md5(base / name)] for name, _ in getattr(kind, halves)]
+        monkeypatch.setattr(kind, halves, checked)
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(meta)})
+    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+    shutil.rmtree(base)
+
+
+def make_svhn(folder, monkeypatch):
+    """Tiny files in the layout of SVHN, in which 10 is a zero."""
+    folder.mkdir()
+    generator, checked = np.random.default_rng(0), {}
+    for split in ("train", "test"):
+        url, name, _ = SVHN.split_list[split]
+        pixels = generator.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+        savemat(folder / name, {"X": pixels, "y": np.arange(20, dtype=np.uint8)[:, None] % 10 + 1})
+        checked[split] = [url, name, md5(folder / name)]
+    monkeypatch.setattr(SVHN, "split_list", checked)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch, request):
+    """Tiny stand-ins for a data set's files in a folder, and no network."""
+    name, folder = request.getfixturevalue("name"), tmp_path / "server"
+    make_svhn(folder, monkeypatch) if name == "svhn" else make_cifar(CIFAR[name], folder, monkeypatch)
 
     def no_network(*_, **__):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", no_network)
     monkeypatch.setattr(torchvision_utils, "_get_redirect_url", lambda url, **_: url)
-    return archive
+    return folder
 
 
-def check_cifar(data):
-    assert data.train_images.shape == (100, 3, 32, 32) and data.test_images.shape == (20, 3, 32, 32)
-    assert (
-        data.class_names[3] == "class3"
-        and data.mean == (0.4915, 0.4823, 0.4468)
-        and data.std == (0.2047, 0.2435, 0.2616)
+def check_downloaded(name, root):
+    data = load_dataset(name, str(root))
+    train = 100 if name == "cifar10" else 20
+    assert data.train_images.shape == (train, 3, 32, 32) and data.test_images.shape == (20, 3, 32, 32)
+    assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
+    first = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
+    if name == "svhn":
+        first = first.reshape(32, 32, 3, 20).transpose(3, 2, 0, 1)
+        assert data.train_labels.tolist() == [*range(1, 10), 0] * 2 and data.class_names == tuple(
+            "0123456789"
+        )
+    else:
+        assert data.class_names[3] == "class3" and data.train_labels[3] == 3
+    assert (data.train_images[:20].numpy() == first.reshape(20, 3, 32, 32)).all()
+    published = (0.4915, 0.4823, 0.4468), (0.2047, 0.2435, 0.2616)
+    known = published if name == "cifar10" else channel_statistics(data.train_images)
+    assert (data.mean, data.std) == known
+    assert (data.name, data.title) == (
+        name,
+        {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}[name],
     )
-    assert data.horizontal_flip and data.vertical_flip
+    assert data.horizontal_flip == data.vertical_flip == (name != "svhn")
 
 
 def listed(root):
     return sorted(path.name for path in root.iterdir())
 
 
-def test_cifar10_is_read_from_an_archive_and_then_from_its_copy(cifar, tmp_path):
-    root = tmp_path / "data"
-    root.mkdir()
-    cifar.rename(root / CIFAR10.filename)
-    check_cifar(load_dataset("cifar10", str(root)))
-    (root / CIFAR10.filename).unlink()
-    check_cifar(load_dataset("cifar10", str(root)))
-    assert listed(root) == [CIFAR10.base_folder]
-    root.chmod(0o500)  # a copy that may only be read
-    check_cifar(load_dataset("cifar10", str(root)))
-    root.chmod(0o700)
+@downloaded
+def test_a_data_set_is_read_from_prepared_files_and_then_from_its_copy(server, name):
+    check_downloaded(name, server)
+    if name in CIFAR:
+        (server / CIFAR[name].filename).unlink()
+        check_downloaded(name, server)
+        assert listed(server) == [CIFAR[name].base_folder]
+    server.chmod(0o500)  # a copy that may only be read
+    check_downloaded(name, server)
+    server.chmod(0o700)
 
 
-@pytest.mark.parametrize("damaged", ["data_batch_1", "test_batch", "batches.meta"])
-def test_a_damaged_copy_is_replaced_from_the_archive(cifar, tmp_path, damaged):
-    root = tmp_path / "data"
-    root.mkdir()
-    shutil.copy(cifar, root / CIFAR10.filename)
-    shutil.copytree(cifar.parent / CIFAR10.base_folder, root / CIFAR10.base_folder)
-    (root / CIFAR10.base_folder / damaged).write_bytes(b"half")
-    check_cifar(load_dataset("cifar10", str(root)))
-    assert listed(root) == [CIFAR10.base_folder, CIFAR10.filename]
+@pytest.mark.parametrize("name, damaged", DAMAGED)
+def test_a_damaged_copy_is_replaced_from_the_archive(server, name, damaged):
+    check_downloaded(name, server)
+    (server / CIFAR[name].base_folder / damaged).write_bytes(b"half")
+    check_downloaded(name, server)
+    assert listed(server) == sorted([CIFAR[name].base_folder, CIFAR[name].filename])
 
 
 class Trap:
@@ -284,51 +582,50 @@ class Trap:
         return open, ("unpickled", "w")
 
 
-@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_a_file_with_another_checksum_is_never_unpickled(cifar, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name, damaged", DAMAGED)
+def test_a_file_with_another_checksum_is_never_unpickled(server, tmp_path, monkeypatch, name, damaged):
     monkeypatch.chdir(tmp_path)
-    (cifar.parent / CIFAR10.base_folder / name).write_bytes(pickle.dumps(Trap()))
-    cifar.unlink()
+    check_downloaded(name, server)
+    path = server / CIFAR[name].base_folder / damaged
+    path.write_bytes(pickle.dumps(Trap()))
+    (server / CIFAR[name].filename).unlink()
     with pytest.raises(UserError, match="the download failed"):
-        load_dataset("cifar10", str(cifar.parent))
-    assert not (tmp_path / "unpickled").exists()
-    assert (cifar.parent / CIFAR10.base_folder / name).exists()
+        load_dataset(name, str(server))
+    assert not (tmp_path / "unpickled").exists() and path.exists()
 
 
+@pytest.mark.parametrize("name", ["svhn"])
+def test_a_file_with_another_checksum_is_never_parsed(server, name, monkeypatch):
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    for path in server.iterdir():
+        path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UserError, match="the download failed"):
+        load_dataset(name, str(server))
+
+
+@downloaded
 @pytest.mark.parametrize("damaged", [False, True])
-def test_without_network_one_line_says_which_file_goes_where(cifar, tmp_path, damaged):
-    root = tmp_path / "data"
-    if damaged:
-        root.mkdir()
-        (root / CIFAR10.filename).write_bytes(b"half an archive")
+def test_without_network_one_line_says_which_files_go_where(server, tmp_path, name, damaged):
+    root, files = tmp_path / "data", listed(server)
+    root.mkdir()
+    for file in files if damaged else ():
+        (root / file).write_bytes(b"half of it")
     with pytest.raises(UserError) as error:
-        load_dataset("cifar10", str(root))
+        load_dataset(name, str(root))
     message = str(error.value)
-    assert (
-        "\n" not in message
-        and f"{CIFAR10.filename}" in message
-        and str(root) in message
-        and "--dataset digits" in message
-    )
-    assert "no undamaged CIFAR-10" in message
-    assert listed(root) == ([CIFAR10.filename] if damaged else [])
+    assert "\n" not in message and all(word in message for word in (*files, str(root), "--dataset digits"))
+    assert f"no undamaged {DOWNLOADS[name].title}" in message
+    assert listed(root) == (files if damaged else [])
 
 
-def test_a_download_is_checked_and_a_torn_one_replaced(cifar, tmp_path, monkeypatch):
-    root = tmp_path / "data"
-    whole = cifar.read_bytes()
+@downloaded
+def test_a_download_is_checked_and_a_torn_one_replaced(server, tmp_path, monkeypatch, name):
+    def download(url, path, *_, torn):
+        content = (server / Path(path).name).read_bytes()
+        Path(path).write_bytes(content[:-10] if torn else content)
 
-    def torn_download(url, filename, *_):
-        with open(filename, "wb") as file:
-            file.write(whole[:-10])
-
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", torn_download)
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", partial(download, torn=True))
     with pytest.raises(UserError, match="the download failed"):
-        load_dataset("cifar10", str(root))
-
-    def whole_download(url, filename, *_):
-        with open(filename, "wb") as file:
-            file.write(whole)
-
-    monkeypatch.setattr(torchvision_utils, "_urlretrieve", whole_download)
-    check_cifar(load_dataset("cifar10", str(root)))
+        load_dataset(name, str(tmp_path / "data"))
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", partial(download, torn=False))
+    check_downloaded(name, tmp_path / "data")

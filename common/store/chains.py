@@ -5,14 +5,14 @@ import argparse
 import functools
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from common import process, pruning
-from common.cli import UserError, logger
+from common.cli import FLIPS, UserError, logger
 from common.evaluation import evaluate_test_set
 from common.methods import RETRAINED, PruningMethod, iteration_sparsity
 from common.models import Classifier
@@ -76,6 +76,10 @@ def prune_population(study: Study) -> None:
             f"{dense}: how they were trained is not known, so they cannot be trained again; give --after "
             "finetune"
         )
+    if method.after in RETRAINED:  # trained as the dense ones were
+        flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
+        study = replace(study, data=replace(study.data, **flips))
+    runs.say_flips(study)
     chains = []
     for member in dense.members:
         steps = [asked_step(study, method, dense, member, *place) for place in asked_sparsities(flags)]
@@ -126,7 +130,7 @@ def asked_pruning(flags: argparse.Namespace) -> PruningMethod:
             f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense "
             "ones were"
         )
-        refuse(("epochs", "batch_size", "learning_rate"), reason)
+        refuse(("epochs", "batch_size", "learning_rate", *FLIPS), reason)
     if flags.after != "rewind":
         refuse(("rewind_epoch",), "belongs to --after rewind")
     sparsities = [sparsity for _, sparsity in asked_sparsities(flags)]
@@ -189,6 +193,7 @@ def asked_step(
     configuration = {
         "learning_method": study.learning_method,
         **study.architecture_configuration(),
+        **study.data.flips,
         "pruning_method": str(method),
         "criterion": method.criterion,
         "scope": method.scope,

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from common import augment, losses, models, pruning, training
-from common.cli import Interval, UserError, logger
+from common.cli import FLIPS, Interval, UserError, logger
 from common.methods import parse_method
 from common.pruning import Masks, measure_sparsity
 from common.store.files import differences, module_digest, write_atomically, write_json
@@ -272,15 +272,16 @@ def read_record(checkpoint: Path) -> dict | None:
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
-    return {**record, "configuration": with_later_settings(record["configuration"])}
+    flips = {flip: record["data"][flip] for flip in FLIPS if flip in record["data"]}
+    return {**record, "configuration": with_later_settings(record["configuration"], flips)}
 
 
-def with_later_settings(configuration: dict) -> dict:
+def with_later_settings(configuration: dict, flips: dict) -> dict:
     """A configuration, and the dense one in it, with the settings that records of before their flags lack."""
-    if "shuffle" in configuration:  # of a supervised training
-        configuration = {**LATER_SETTINGS, **configuration}
+    later = LATER_SETTINGS if "shuffle" in configuration else {}  # of a supervised training
+    configuration = {**later, **flips, **configuration}
     if isinstance(configuration.get("dense"), dict):
-        configuration = {**configuration, "dense": with_later_settings(configuration["dense"])}
+        configuration["dense"] = with_later_settings(configuration["dense"], flips)
     return configuration
 
 

@@ -172,6 +172,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
     flags, twin, files = study.flags, twin_of(study), []
     method = asked_method(flags, flags.schedule) if sparsity else PruningMethod("dense")
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
+    configuration |= study.data.flips
     if sparsity:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity}
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
@@ -300,6 +301,7 @@ def finished_before(*paths: Path) -> None:
 def train_networks(study: Study, sparsities: list[float]) -> None:
     """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
     finished ones are skipped."""
+    say_flips(study)
     jobs = []
     for sparsity in sparsities:
         for model_id in model_ids(study.flags):
@@ -308,6 +310,13 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
             epochs_to_keep(study, files[0])
             jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
     share(study, jobs)
+
+
+def say_flips(study: Study) -> None:
+    """Says how views are flipped."""
+    ways = [flip.removesuffix("_flip") for flip, is_done in study.data.flips.items() if is_done]
+    note = "" if study.supervised else " (no vertical ones in the contrastive loss)"
+    logger.info(f"flips of views: {', '.join(ways) or 'none'}{note}")
 
 
 def train_network(study: Study, files: list[Asked]) -> None:

@@ -1,0 +1,37 @@
+"""Data sets that torchvision downloads: to add one of colour images, add an entry. Only the standard library
+is imported here, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+
+@dataclass(frozen=True)
+class Download:
+    """kind: its class in torchvision.datasets; halves: what that takes for training and for test images;
+    files: url, name and MD5 of each file, from the class.
+
+    flips: both ways or none. statistics: mean and std, None: those of the training images.
+    """
+
+    title: str
+    kind: str
+    megabytes: int
+    halves: tuple[dict, dict] = ({"train": True}, {"train": False})
+    files: Callable[[type], list] = lambda kind: [(kind.url, kind.filename, kind.tgz_md5)]
+    flips: bool = True
+    statistics: tuple | None = None
+
+
+CIFAR10_STATISTICS = (0.4915, 0.4823, 0.4468), (0.2047, 0.2435, 0.2616)  # as published
+DOWNLOADS = {
+    "cifar10": Download("CIFAR-10", "CIFAR10", 170, statistics=CIFAR10_STATISTICS),
+    "cifar100": Download("CIFAR-100", "CIFAR100", 169),
+    "svhn": Download(
+        "SVHN",
+        "SVHN",
+        246,
+        ({"split": "train"}, {"split": "test"}),
+        lambda kind: [kind.split_list[split] for split in ("train", "test")],
+        flips=False,
+    ),
+}
