@@ -471,7 +471,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "--pruning_percentages",
             pruned_sparsity_list,
             sparsities,
-            "sparsities; one of which no model exists is reported as absent",
+            "sparsities; those without a network are named as absent, and in the table where a flag names them",
         ),
         *_choice_of("dense", "dense networks", parser),
         *_choice_of("finetune", "pruned networks", parser),

@@ -124,9 +124,16 @@ SGD = {"momentum": 0.9, "shuffle": True}
             {
                 **{**COMPARED, **CONTRASTIVE, "plot_umap": False, "plot_q_score": False},
                 **{"not_serialize_plots": False, "umap_models": 1},
+                "pruning_methods": ["global", "GMP", "later_GMP"],
             },
         ),
-        ("sup_pie_kmodels_detection", {**COMPARED, "pruning_percentages": [*SPARSITIES, 0.95, 0.99]}),
+        (
+            "sup_pie_kmodels_detection",
+            {
+                **{**COMPARED, "pruning_percentages": [*SPARSITIES, 0.95, 0.99]},
+                "pruning_methods": ["global", "GMP"],
+            },
+        ),
         (
             "clr_prediction_depth",
             {

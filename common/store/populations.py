@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Iterable
 
 from common.cli import UserError, logger
-from common.methods import RETRAINED, describe, parse_method
+from common.methods import RETRAINED, parse_method
 from common.store.checkpoints import (
     CheckpointName,
     describe_differences,
@@ -117,21 +117,16 @@ def find_population(
     """
     kind = Population(study.learning_method, pruning_method, sparsity, ())
     populations = _populations(study, kind, (study.folder, study.head_folder))
-    # Encoders and supervised networks of the method, of whatever sparsity, architecture and temperature.
-    names = {
+    # Encoders and supervised networks of this kind, of whatever architecture and temperature.
+    wanted = study.learning_method, pruning_method, sparsity
+    strangers = {
         replace(name, id=0)
         for _, name in _checkpoints(study.folder)
-        if name.part != "head"
-        and (name.learning_method, name.pruning_method) == (study.learning_method, pruning_method)
+        if name.part != "head" and (name.learning_method, name.pruning_method, name.sparsity) == wanted
     }
-    strangers = {name for name in names if name.sparsity == sparsity}
     headless = not study.supervised and any(_is_asked(study, name) for name in strangers)
     if not populations and not headless:
         if pruning_method != "dense":
-            others = ", ".join(map(str, sorted({name.sparsity for name in names})))
-            there = f"; there are {others}" if others else ""
-            kind_of = f"{study.learning_method} models, {describe(pruning_method)}, sparsity {sparsity}"
-            logger.info(f"absent: no {kind_of}{there}")
             return None
         populations = _populations(study, kind, (study.default_folder, study.default_folder))
     chosen = _chosen(study, pruning_method)
@@ -156,6 +151,23 @@ def find_population(
     what = "dense" if pruning_method == "dense" else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
     return population
+
+
+def describe_absent(study: Study, absent: list[tuple[str, float]]) -> str:
+    """Pruning methods and sparsities of which there is no network: `global 0.3, 0.7 (there: 0.5); GMP`."""
+    there = {
+        (name.pruning_method, name.sparsity)
+        for _, name in _checkpoints(study.folder)
+        if name.part != "head" and _is_asked(study, name)
+    }
+    words = []
+    for method in dict.fromkeys(method for method, _ in absent):
+        lacking, others = (
+            ", ".join(str(sparsity) for name, sparsity in sorted(kinds) if name == method)
+            for kinds in (absent, there)
+        )
+        words.append(f"{method} {lacking} (there: {others})" if others else method)
+    return "; ".join(words)
 
 
 def _checkpoints(folder: Path) -> list[tuple[Path, CheckpointName]]:
