@@ -134,8 +134,8 @@ def find_populations(study: Study) -> list[Population]:
     if absent == asked:
         first = Population(study.learning_method, *min(asked, key=lambda kind: order(kind[0])), ())
         raise UserError(
-            f"no pruned networks in {study.folder} to compare with {dense}: {describe_absent(study, absent)}; "
-            f"train some: {command_for(study, first, range(study.flags.models_number))}"
+            f"no pruned networks in {study.folder} to compare with {dense}: "
+            f"{describe_absent(study, absent)}; train some: {command_for(study, first, range(study.flags.models_number))}"
         )
     if absent:
         logger.info(f"absent: {describe_absent(study, absent)}")

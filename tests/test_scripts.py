@@ -696,7 +696,7 @@ COMMON = {
     "--total_seed",
     "--cuda_deterministic",
 }
-CONTRASTIVE = {"--clr_method", "--projection_head", "--temperature", "--encoder_name"}
+CONTRASTIVE = {"--method", "--clr_method", "--projection_head", "--temperature", "--encoder_name"}
 PIES = {"--models_number", "--batch_size", "--plot_umap", "--plot_q_score", "--not_serialize_plots"}
 DEPTH = {
     "--models_number",
@@ -764,5 +764,5 @@ PUBLISHED = {
     "clr_pie_kmodels_detection": PIES | CONTRASTIVE,
     "sup_pie_kmodels_detection": PIES,
     "clr_prediction_depth": DEPTH | CONTRASTIVE,
-    "sup_prediction_depth": DEPTH,
+    "sup_prediction_depth": DEPTH | CONTRASTIVE - {"--method", "--clr_method"},
 }

@@ -334,7 +334,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     if method.schedule != "dense":
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
-        asked["--clr_method" if finetunes else "--method"] = study.learning_method
+        asked["--method"] = study.learning_method
     facts = (population.facts() if population.members else {}) | _chosen(study, population.pruning_method)
     asked |= {f"--{fact}": value for fact, value in facts.items() if method.after not in RETRAINED}
     if finetunes:
