@@ -133,9 +133,10 @@ def find_populations(study: Study) -> list[Population]:
     absent = [kind for kind, population in zip(asked, pruned) if population is None]
     if absent == asked:
         first = Population(study.learning_method, *min(asked, key=lambda kind: order(kind[0])), ())
+        command = command_for(study, first, range(study.flags.models_number))
         raise UserError(
             f"no pruned networks in {study.folder} to compare with {dense}: "
-            f"{describe_absent(study, absent)}; train some: {command_for(study, first, range(study.flags.models_number))}"
+            f"{describe_absent(study, absent)}; train some: {command}"
         )
     if absent:
         logger.info(f"absent: {describe_absent(study, absent)}")
