@@ -463,6 +463,32 @@ def test_one_network_under_two_ids_is_no_population(work, elsewhere):
         populations.find_population(view, "dense", 0.0)
 
 
+@pytest.mark.parametrize("method, elsewhere", [("sup", False), ("clr", False), ("clr", True)])
+def test_one_network_that_was_written_again_under_another_id_is_no_population(work, method, elsewhere):
+    """By other bytes, and with a JSON that was made to fit, or none."""
+    view = pies(models_number=3, method=method)
+    (supervised if method == "sup" else contrastive)(view, range(3), elsewhere=elsewhere)
+    for first in sorted(view.folder.glob("*_id0.pt")):
+        last = first.with_name(first.name.replace("_id0", "_id2"))
+        torch.save(torch.load(first, weights_only=True), last)
+        assert last.read_bytes() != first.read_bytes()
+        if not elsewhere:
+            record = json.loads(first.with_suffix(".json").read_text())
+            record |= {"seed": 2, "checkpoint_sha256": checkpoints.file_sha256(last)}
+            if "head" in first.name:
+                record["encoder_sha256"] = checkpoints.file_sha256(next(view.folder.glob("*encoder*_id2.pt")))
+            last.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="id2.pt has the same weights as .*id0.pt"):
+        populations.find_population(view, "dense", 0.0)
+
+
+def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatch):
+    view = pies(models_number=6)
+    supervised(view, range(6))
+    monkeypatch.setattr(checkpoints, "read_payload", lambda path: pytest.fail("read whole"))
+    assert len(populations.find_population(view, "dense", 0.0).members) == 6
+
+
 def test_two_networks_of_one_seed_are_no_population(work):
     view = pies()
     supervised(view, range(2))

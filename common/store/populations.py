@@ -14,6 +14,7 @@ from common.store.checkpoints import (
     describe_differences,
     differing_code,
     file_sha256,
+    find_twins,
     parse_name,
     read_record,
 )
@@ -372,16 +373,20 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
     for modules in {", ".join(differing_code(json.loads(code))) for code in codes} - {""}:
         logger.info(f"note: {population}: made by other code of {modules}")
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
-    seen: dict[tuple, Member] = {}
+    twins, seeds = {"weights": find_twins(member.paths[0] for member in population.members)}, {}
     for member in population.members:
         record, path = member.record or {}, member.paths[-1]
-        for what, fact in (("weights", member.checksums), ("seed", record.get("seed"))):
-            other = seen.setdefault((what, fact), member)
-            if other is not member and fact is not None:
-                raise UserError(
-                    f"{path} has the same {what} as {other.paths[-1]}: they are one network; delete the "
-                    "second and have it trained"
-                )
+        other = seeds.setdefault(record.get("seed"), path)
+        if "seed" in record and other is not path:
+            twins["seed"] = path, other
+    for what, pair in twins.items():
+        if pair:
+            raise UserError(
+                f"{pair[0]} has the same {what} as {pair[1]}: they are one network; delete the second and "
+                "have it trained"
+            )
+    for member in population.members:
+        record, path = member.record or {}, member.paths[-1]
         if member.made_elsewhere:
             continue
         if record["data"]["checksum"] != study.data.checksum:
