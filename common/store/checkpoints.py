@@ -127,6 +127,25 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     return encoder_name + suffix + head
 
 
+def network_flags(name: CheckpointName, configuration: dict) -> dict[str, Any]:
+    """The flags that ask for the network of a checkpoint.
+
+    Args:
+        configuration: of its record, if it has one: contrastive names lack the dropout.
+    """
+    if name.part == "supervised":
+        return {"model_depth": name.depth, "widen_factor": name.widen_factor, "dropout": name.dropout}
+    plain, depth, width, head = re.fullmatch(r"(.+?)(?:-(\d+)-(\d+))?(-linear)?", name.encoder_name).groups()
+    return {
+        "encoder_name": plain,
+        "model_depth": int(depth or 16),
+        "widen_factor": int(width or 2),
+        "projection_head": "linear" if head else "mlp",
+        "temperature": name.temperature,
+        "dropout": configuration.get("dropout", 0.0),
+    }
+
+
 def study_folder(root: str, dataset_name: str) -> Path:
     """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name."""
     return Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
@@ -288,19 +307,20 @@ def with_later_settings(configuration: dict) -> dict:
 def describe_differences(found: dict, asked: dict) -> str:
     """`key found, not asked` for every key in which two configurations differ; `dense.epochs` is a key of the
     nested `dense`."""
-
-    def flat(configuration: dict, prefix: str = "") -> dict:
-        entries = {}
-        for key, value in configuration.items():
-            entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return entries
-
     found, asked = flat(found), flat(asked)
     return ", ".join(
         f"{key} {found.get(key)}, not {asked.get(key)}"
         for key in sorted({*found, *asked})
         if found.get(key) != asked.get(key)
     )
+
+
+def flat(configuration: dict, prefix: str = "") -> dict:
+    """A configuration without nesting: `dense.epochs` is a key of the nested `dense`."""
+    entries = {}
+    for key, value in configuration.items():
+        entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return entries
 
 
 def load_classifier(

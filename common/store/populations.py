@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,8 +16,10 @@ from common.store.checkpoints import (
     differing_code,
     file_sha256,
     find_twins,
+    network_flags,
     parse_name,
     read_record,
+    record_path,
 )
 from common.study import Study
 
@@ -118,35 +121,28 @@ def find_population(
     """
     kind = Population(study.learning_method, pruning_method, sparsity, ())
     populations = _populations(study, kind, (study.folder, study.head_folder))
-    # Encoders and supervised networks of this kind, of whatever architecture and temperature.
-    wanted = study.learning_method, pruning_method, sparsity
-    strangers = {
-        replace(name, id=0)
-        for _, name in _checkpoints(study.folder)
-        if name.part != "head" and (name.learning_method, name.pruning_method, name.sparsity) == wanted
-    }
-    headless = not study.supervised and any(_is_asked(study, name) for name in strangers)
+    strangers = {} if populations else _strangers(study, kind, study.folder)
+    headless = not study.supervised and "" in strangers.values()
     if not populations and not headless:
         if pruning_method != "dense":
             return None
         populations = _populations(study, kind, (study.default_folder, study.default_folder))
+        strangers |= _strangers(study, kind, study.default_folder)
     chosen = _chosen(study, pruning_method)
     fitting = [population for population in populations if chosen.items() <= population.facts().items()]
     if not fitting:
-        asked = "".join(f" --{_stage(pruning_method)}_{fact} {value}" for fact, value in chosen.items())
+        asked = "".join(f" --{stage_of(pruning_method)}_{fact} {value}" for fact, value in chosen.items())
         message = [f"no {study.learning_method} models {pruning_method} {sparsity}{asked} in {study.folder}"]
-        if others := [*map(str, populations)] or sorted(
-            str(name).replace("id0", "id*") for name in strangers
-        ):
+        if others := [*map(str, populations)] or sorted(strangers):
             message.append(f"there are: {'; '.join(others)}")
-        if not populations:
-            if headless:
-                message[-1] += f", without classifier heads in {study.head_folder} (--head_save_path)"
-            temperatures = {name.temperature for name in strangers if name.encoder_name == study.encoder_name}
-            if temperatures := temperatures - {getattr(study.flags, "temperature", None)}:
-                message.append(f"choose with --temperature {' or '.join(map(str, sorted(temperatures)))}")
-        command = command_for(study, kind, range(study.flags.models_number))
-        raise UserError("; ".join([*message, f"train them: {command}"]))
+        if headless:
+            message[-1] += f", without classifier heads in {study.head_folder} (--head_save_path)"
+        choices = sorted({*strangers.values()} - {""})
+        if choices and not populations and not headless:
+            message.append(f"choose with {' or '.join(choices)}")
+        else:
+            message.append(f"train them: {command_for(study, kind, range(study.flags.models_number))}")
+        raise UserError("; ".join(message))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
     _check(study, population, dense)
     what = "dense" if pruning_method == "dense" else "pruned"
@@ -174,6 +170,23 @@ def describe_absent(study: Study, absent: list[tuple[str, float]]) -> str:
 def _checkpoints(folder: Path) -> list[tuple[Path, CheckpointName]]:
     named = [(path, parse_name(path.name)) for path in sorted(folder.glob("*.pt"))]
     return [(path, name) for path, name in named if name]
+
+
+def _strangers(study: Study, kind: Population, folder: Path) -> dict[str, str]:
+    """Encoders and supervised networks of this kind, whatever their architecture and temperature -> the flags
+    that would ask for them, none where the flags do."""
+    strangers = {}
+    for path, name in _checkpoints(folder):
+        facts = name.learning_method, name.pruning_method, name.sparsity
+        if name.part == "head" or facts != (kind.learning_method, kind.pruning_method, kind.sparsity):
+            continue
+        configuration = {}
+        with suppress(UserError):  # a damaged record of a network that nobody asked for
+            configuration = (read_record(path) or {}).get("configuration", {})
+        flags = network_flags(name, configuration).items()
+        other = {f"--{flag}": value for flag, value in flags if value != getattr(study.flags, flag)}
+        strangers[str(name).replace(f"_id{name.id}.pt", "_id*.pt")] = shlex.join(_words(other))
+    return strangers
 
 
 def _is_asked(study: Study, name: CheckpointName) -> bool:
@@ -247,7 +260,7 @@ def _fits(study: Study, member: Member) -> bool:
     )
 
 
-def _stage(pruning_method: str) -> str:
+def stage_of(pruning_method: str) -> str:
     """How the flags begin that choose a population; none choose one that was trained as the dense one was."""
     method = parse_method(pruning_method)
     return "dense" if method.schedule == "dense" else "finetune" if method.finetuned else ""
@@ -255,7 +268,7 @@ def _stage(pruning_method: str) -> str:
 
 def _chosen(study: Study, pruning_method: str) -> dict[str, int]:
     """The facts that flags choose a population of this method by."""
-    values = {fact: getattr(study.flags, f"{_stage(pruning_method)}_{fact}", None) for fact in FACTS}
+    values = {fact: getattr(study.flags, f"{stage_of(pruning_method)}_{fact}", None) for fact in FACTS}
     return {fact: value for fact, value in values.items() if value}
 
 
@@ -297,7 +310,7 @@ def _only(study: Study, fitting: list[Population]) -> Population:
     """The population that fits; several are refused with what tells them apart."""
     if len(fitting) == 1:
         return fitting[0]
-    stage, facts = _stage(fitting[0].pruning_method), [population.facts() for population in fitting]
+    stage, facts = stage_of(fitting[0].pruning_method), [population.facts() for population in fitting]
     flags = [f"--{stage}_{fact}" for fact in FACTS if len({each.get(fact) for each in facts} - {None}) > 1]
     remedy = f"choose with {' or '.join(sorted(flags))}"
     if not (stage and flags):
@@ -307,7 +320,27 @@ def _only(study: Study, fitting: list[Population]) -> Population:
             f"they differ in {', '.join(keys or ['origin'])}: move one into a folder of its own and name it "
             f"({study.folder_flag})"
         )
-    raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
+    listing = shlex.join(["python", "-m", "common.store", str(fitting[0].folder)])
+    raise UserError(
+        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them and what removes one; "
+        f"{_lost_records(study, fitting) or remedy}"
+    )
+
+
+def _lost_records(study: Study, populations: list[Population]) -> str:
+    """What to do about files that have no JSON though the others of their population have one; '' where there
+    are none."""
+    lost = [
+        str(path)
+        for population in populations
+        if not population.made_elsewhere
+        for pair in zip(population.members[0].paths, population.members[0].names)
+        for model_id in range(study.flags.models_number)
+        if (path := pair[0].with_name(str(replace(pair[1], id=model_id)))).exists()
+        and not record_path(path).exists()
+    ]
+    remedy = "which the others of that population have: put it back, or move the network away and train it"
+    return f"{', '.join(lost)} without a JSON, {remedy}" if lost else ""
 
 
 def command_for(study: Study, population: Population, ids: Iterable[int]) -> str:
@@ -325,7 +358,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     if not iterative:
         asked["--pruning" if script == "sup_training.py" else "--pruning_percentages"] = population.sparsity
     for member in population.members:
-        words = shlex.split((member.record or {}).get("run", {}).get("command") or "")
+        words = recorded_command(member.record)
         if words[:1] == [script]:
             return shlex.join(["python", *words, *_words(asked)])  # the last of two equal flags counts
     if iterative:
@@ -345,6 +378,15 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     return shlex.join(["python", script, *_words(asked), *study.same_flags(here)])
 
 
+def recorded_command(record: dict | None) -> list[str]:
+    """The words of the command that made a checkpoint, and the number of threads that its bytes depend on."""
+    run = (record or {}).get("run", {})
+    words = shlex.split(run.get("command") or "")
+    if words and "threads" in run and not any(word.startswith("--threads") for word in words):
+        words += ["--threads", str(run["threads"])]
+    return words
+
+
 def _words(flags: dict) -> list[str]:
     return [str(word) for pair in flags.items() for word in pair]
 
@@ -355,9 +397,12 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
     flags = study.flags
     missing = sorted(set(range(flags.models_number)) - {member.id for member in population.members})
     if missing and not getattr(flags, "allow_missing", False):
+        where = f"{population} in {population.folder}: ids {show_ids(missing)} are missing"
+        if lost := _lost_records(study, [population]):
+            raise UserError(f"{where}; {lost}")
         allow = " or --allow_missing" if hasattr(flags, "allow_missing") else ""
         raise UserError(
-            f"{population} in {population.folder}: ids {show_ids(missing)} are missing; train them: "
+            f"{where}; train them: "
             f"{command_for(study, population, missing)}, or give a smaller --models_number{allow}"
         )
     codes = {
