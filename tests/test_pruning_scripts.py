@@ -1006,6 +1006,17 @@ def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, cap
     assert "was made elsewhere" in capsys.readouterr().err and len(list(digits_on_disk.rglob("*.pt"))) == 1
 
 
+def test_layers_without_weights_are_named_but_not_biases(digits_on_disk, capsys):
+    flags = [*SMALL, *"--index_end 0 --epochs 1 --begin_epoch 0 --end_epoch 0 --pruning".split()]
+    assert main("sup_training", *flags, 0.95) == 0
+    record = record_of(next(digits_on_disk.rglob("*.pt")))
+    assert record["sparsity"]["per_tensor"]["base.fc.bias"] == 1.0
+    assert "are pruned" not in capsys.readouterr().out
+    assert main("sup_training", *flags, 0.9999) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "are pruned" in line]
+    assert ": all weights of conv1, block1" in line and "fc are pruned" in line
+
+
 def test_absent_sparsities_name_those_that_are_there(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
     words = "--pruning_schedule iterative --iterations 2 --rate 0.3 --after finetune --epochs 1"
