@@ -15,8 +15,10 @@ from common import cli
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_contrastive_flags(parser, "--clr_method")
-    cli.add_comparison_flags(parser, pruning_methods="global", sparsities="0.3,0.5,0.7,0.9,0.95,0.99")
+    cli.add_contrastive_flags(parser)
+    cli.add_comparison_flags(
+        parser, pruning_methods="global,GMP,later_GMP", sparsities="0.3,0.5,0.7,0.9,0.95,0.99"
+    )
     cli.add_pie_flags(parser)
     cli.add_common_flags(parser)
     return parser

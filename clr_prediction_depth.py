@@ -14,7 +14,7 @@ from common import cli
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_contrastive_flags(parser, "--clr_method")
+    cli.add_contrastive_flags(parser)
     cli.add_comparison_flags(parser, pruning_methods="GMP,global,later GMP", sparsities="0.3,0.5,0.7,0.9")
     cli.add_depth_flags(parser)
     cli.add_common_flags(parser)

@@ -19,7 +19,7 @@ from common import cli
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_contrastive_flags(parser, "--clr_method")
+    cli.add_contrastive_flags(parser)
     cli.add_finetuning_flags(parser)
     cli.add_common_flags(parser)
     return parser

@@ -16,7 +16,7 @@ from common import cli
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     cli.add_supervised_flags(parser)
-    cli.add_comparison_flags(parser, pruning_methods="global", sparsities="0.3,0.5,0.7,0.9,0.95,0.99")
+    cli.add_comparison_flags(parser, pruning_methods="global,GMP", sparsities="0.3,0.5,0.7,0.9,0.95,0.99")
     cli.add_pie_flags(parser)
     cli.add_common_flags(parser)
     return parser

@@ -157,8 +157,8 @@ def model_depth(text: str) -> int:
 
 
 def pruning_method_list(text: str) -> list[str]:
-    """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP']."""
-    names = [part.strip().replace(" ", "_") for part in text.split(",")]
+    """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP'], which is also what `GMP_later` means."""
+    names = [part.strip().replace(" ", "_").replace("GMP_later", "later_GMP") for part in text.split(",")]
     for name in names:
         if name == "dense" or methods.parse_method(name) is None:
             raise argparse.ArgumentTypeError(
@@ -273,11 +273,12 @@ def add_common_flags(parser: Parser) -> None:
     )
 
 
-def add_contrastive_flags(parser: Parser, method_flag: str) -> None:
+def add_contrastive_flags(parser: Parser) -> None:
     """Flags that name a contrastive network: loss, encoder, projection head, temperature."""
     group = parser.add_argument_group("contrastive network")
     group.add_argument(
-        method_flag,
+        "--method",
+        "--clr_method",  # as the published later stages call it
         dest="learning_method",
         choices=("SupCon", "SimCLR"),
         default="SupCon",
@@ -503,7 +504,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "--pruning_percentages",
             pruned_sparsity_list,
             sparsities,
-            "sparsities; one of which no model exists is reported as absent",
+            "sparsities; those without a network are named, and in the table absent where a flag names them",
         ),
         *_choice_of("dense", "dense networks", parser),
         *_choice_of("finetune", "pruned networks", parser),
@@ -554,6 +555,13 @@ def add_depth_flags(parser: Parser) -> None:
         ("--pies_to_store", natural_number, 1, COMPATIBILITY),
         ("--plot_umap", bool, False, COMPATIBILITY),
     )
+    if parser.get_default("learning_method") == "supervised":
+        add_flags(
+            parser,
+            ("--projection_head", ("mlp", "linear"), "mlp", COMPATIBILITY),
+            ("--temperature", positive_float, 0.5, COMPATIBILITY),
+            ("--encoder_name", encoder_name, "WideResNet", COMPATIBILITY),
+        )
 
 
 class Interrupted(BaseException):

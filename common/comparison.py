@@ -13,17 +13,18 @@ import numpy as np
 from common import metrics, process
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.methods import parse_method
+from common.methods import order, parse_method
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
-from common.store.populations import Population, find_population
+from common.store.populations import Population, command_for, describe_absent, find_population
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
 from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
+ASKED = ("pruning_methods", "pruning_percentages")  # flags of what is compared
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
@@ -123,10 +124,23 @@ def find_populations(study: Study) -> list[Population]:
     """The dense population, and all pruned ones that flags ask for and of which there is a network.
 
     All are found before the first network is evaluated: what is wrong is said at once.
+
+    Raises:
+        UserError: there is no pruned network.
     """
     dense = find_population(study, "dense", 0.0)
-    asked = product(study.flags.pruning_methods, study.flags.pruning_percentages)
-    pruned = [find_population(study, pruning_method, sparsity, dense) for pruning_method, sparsity in asked]
+    asked = [*product(study.flags.pruning_methods, study.flags.pruning_percentages)]
+    pruned = [find_population(study, *kind, dense) for kind in asked]
+    absent = [kind for kind, population in zip(asked, pruned) if population is None]
+    if absent == asked:
+        first = Population(study.learning_method, *min(asked, key=lambda kind: order(kind[0])), ())
+        command = command_for(study, first, range(study.flags.models_number))
+        raise UserError(
+            f"no pruned networks in {study.folder} to compare with {dense}: "
+            f"{describe_absent(study, absent)}; train some: {command}"
+        )
+    if absent:
+        logger.info(f"absent: {describe_absent(study, absent)}")
     populations = [dense, *filter(None, pruned)]
     for population in populations:
         refuse_other_settings(study, population)
@@ -589,10 +603,14 @@ def in_words(settings: dict) -> str:
 
 
 def show_table(study: Study, rows: list[dict]) -> None:
-    """Shows rows of the table, and what else flags ask for as absent."""
+    """Shows rows of the table, and as absent what flags name: a method or sparsity by default has rows only
+    where there is a network of it."""
     flags, present = study.flags, {row_key(row): row for row in rows}
-    asked = product([study.learning_method], flags.pruning_methods, flags.pruning_percentages)
+    there, named = {value for key in present for value in key}, flags.given & {*ASKED}
     shown = rows[:1]
-    for key in asked:
-        shown.append(present.get(key, {**dict(zip(KEY_COLUMNS, key)), "status": "absent"}))
+    for key in product([study.learning_method], *(getattr(flags, flag) for flag in ASKED)):
+        if key in present:
+            shown.append(present[key])
+        elif named and all(flag in named or value in there for flag, value in zip(ASKED, key[1:])):
+            shown.append({**dict(zip(KEY_COLUMNS, key)), "status": "absent"})
     logger.info("%s\nall columns: %s", format_table(shown), table_path(study.results_folder))

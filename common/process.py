@@ -17,6 +17,7 @@ from common.cli import WORKER, UserError, logger
 if TYPE_CHECKING:
     import torch
 
+at_work = False  # whether this process does its share of the work
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 
 
@@ -76,8 +77,10 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
     if WORKER in os.environ:
-        # What another worker has finished is no news; the process that started them says it once.
-        console.addFilter(lambda record: not record.getMessage().startswith("finished before"))
+        # What is no part of the shared work, or what another worker has finished, is no news: the process that
+        # started them says it once.
+        finished = "finished before"
+        console.addFilter(lambda record: at_work and not record.getMessage().startswith(finished))
     story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(console)

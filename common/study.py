@@ -84,7 +84,9 @@ class Study:
     def same_flags(self, folders: bool) -> list[str]:
         """The flags with which another script looks at the same data, architecture and, with `folders`,
         folders, for messages."""
-        names = "dataset data_dir model_depth widen_factor dropout projection_head temperature encoder_name"
+        names = "dataset data_dir model_depth widen_factor dropout"
+        if not self.supervised:
+            names += " projection_head temperature encoder_name"
         if folders:
             names += " encoder_save_path head_save_path save_path"
         given = [name for name in names.split() if name in self.flags.given]
@@ -123,11 +125,12 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     # 10, the published default, leaves it to the data.
     if getattr(flags, "num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
-    head = getattr(flags, "projection_head", "mlp")
-    architecture = Architecture(flags.model_depth, flags.widen_factor, flags.dropout, head)
+    shape = flags.model_depth, flags.widen_factor, flags.dropout
     if flags.learning_method == "supervised":
+        architecture = Architecture(*shape)
         encoder_name, own, own_head = "wideResNet", flags.save_path, None
     else:
+        architecture = Architecture(*shape, flags.projection_head)
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
     for total_seed in range(flags.total_seed):

@@ -1,12 +1,14 @@
 """Flags, errors and devices: everything between the shell and the study."""
 
+import argparse
 import importlib
 import os
 
 import pytest
 import torch
 
-from common import cli, process
+from common import cli, process, study
+from common.store import checkpoints
 
 SCRIPTS = [
     f"{method}_{stage}"
@@ -124,9 +126,16 @@ SGD = {"momentum": 0.9, "shuffle": True}
             {
                 **{**COMPARED, **CONTRASTIVE, "plot_umap": False, "plot_q_score": False},
                 **{"not_serialize_plots": False, "umap_models": 1},
+                "pruning_methods": ["global", "GMP", "later_GMP"],
             },
         ),
-        ("sup_pie_kmodels_detection", {**COMPARED, "pruning_percentages": [*SPARSITIES, 0.95, 0.99]}),
+        (
+            "sup_pie_kmodels_detection",
+            {
+                **{**COMPARED, "pruning_percentages": [*SPARSITIES, 0.95, 0.99]},
+                "pruning_methods": ["global", "GMP"],
+            },
+        ),
         (
             "clr_prediction_depth",
             {
@@ -144,8 +153,29 @@ def test_defaults_are_the_published_ones(script, defaults):
     assert {name: flags[name] for name in defaults} == defaults
 
 
-def test_pruning_methods_take_the_published_spelling():
-    assert cli.pruning_method_list("GMP, global,later GMP") == ["GMP", "global", "later_GMP"]
+@pytest.mark.parametrize("late", ["later GMP", "later_GMP", "GMP_later", "GMP later"])
+def test_pruning_methods_take_the_published_spelling(late):
+    assert cli.pruning_method_list(f"GMP, global,{late}") == ["GMP", "global", "later_GMP"]
+    with pytest.raises(argparse.ArgumentTypeError, match="twice"):
+        cli.pruning_method_list(f"later_GMP,{late}")
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script.startswith("clr")])
+@pytest.mark.parametrize("flag", ["--method", "--clr_method"])
+def test_the_contrastive_method_has_both_published_names_in_every_script(script, flag):
+    flags = parser_of(script).parse_args([flag, "SimCLR"])
+    assert flags.learning_method == "SimCLR" and "learning_method" in flags.given
+
+
+def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "--dataset digits --model_depth 10 --projection_head linear --temperature 0.1 --encoder_name Net"
+    flags = parser_of("sup_prediction_depth").parse_args(words.split())
+    view = next(study.open_studies("sup_prediction_depth", flags))
+    assert view.architecture == checkpoints.Architecture(10) and view.encoder_name == "wideResNet"
+    assert view.same_flags(folders=True) == ["--dataset", "digits", "--model_depth", "10"]
+    shown = refusal("sup_prediction_depth", ["--projection_head", "none"], capsys)
+    assert "--projection_head" in shown
 
 
 @pytest.mark.parametrize(

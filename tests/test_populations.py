@@ -2,8 +2,12 @@
 
 import importlib
 import json
+import re
 import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +16,10 @@ from common import models, process, study
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
 from common.store import checkpoints, populations
+from common.store.__main__ import main as listing_main
 from common.store.checkpoints import CheckpointName
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -109,7 +116,9 @@ def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
     supervised(view, range(2), epochs=3)
     supervised(view, range(2), epochs=5)
     with pytest.raises(
-        UserError, match=r"several populations fit: .*epochs 3.*epochs 5.*; choose with --dense_epochs$"
+        UserError,
+        match=r"several populations fit: .*epochs 3.*epochs 5.*; python -m common.store models/digits lists .*"
+        "; choose with --dense_epochs$",
     ):
         populations.find_population(view, "dense", 0.0)
     assert populations.find_population(pies("--dense_epochs", "5"), "dense", 0.0).facts()["epochs"] == 5
@@ -144,6 +153,32 @@ def test_missing_ids_are_an_error_unless_allowed(work):
         populations.find_population(view, "dense", 0.0)
     found = populations.find_population(pies("--allow_missing", models_number=6), "dense", 0.0)
     assert len(found.members) == 2
+
+
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_a_deleted_json_is_named_where_the_others_have_one(work, method):
+    view = pies(models_number=3, method=method)
+    (supervised if method == "sup" else contrastive)(view, range(3))
+    path = sorted(view.folder.glob("*_id1.json"))[-1]
+    path.unlink()
+    told = f"{path.with_suffix('.pt')} without a JSON, which the others of that population have"
+    with pytest.raises(UserError, match=f"several populations fit: .*{re.escape(told)}"):
+        populations.find_population(view, "dense", 0.0)
+    chosen = pies("--dense_epochs", "3", "--dense_batch_size", "32", models_number=3)
+    if method == "sup":  # whose names have no batch size
+        with pytest.raises(UserError, match=f"ids 1 are missing; {re.escape(told)}"):
+            populations.find_population(chosen, "dense", 0.0)
+
+
+def test_the_command_of_a_record_has_its_threads(work, monkeypatch):
+    view = pies(models_number=3)
+    monkeypatch.setattr("sys.argv", ["sup_training.py", "--dataset", "digits"])
+    supervised(view, range(2))
+    for path in view.folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "run": {**record["run"], "threads": 7}}))
+    with pytest.raises(UserError, match="python sup_training.py --dataset digits --threads 7 --index_start"):
+        populations.find_population(view, "dense", 0.0)
 
 
 def test_missing_networks_are_trained_by_the_command_that_trained_the_others(work, monkeypatch):
@@ -237,13 +272,33 @@ def test_a_dense_model_trained_again_is_noticed(work):
         populations.find_population(view, "global", 0.5, dense)
 
 
-def test_other_architectures_are_not_taken_but_named(work):
+def test_other_architectures_are_not_taken_but_named_with_the_flags_that_choose_them(work):
     view = pies()
     supervised(view, range(2))
-    with pytest.raises(
-        UserError, match=r"there are: wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id\*.pt; train them"
-    ):
+    told = r"there are: wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id\*.pt; choose with "
+    with pytest.raises(UserError, match=f"{told}--widen_factor 1$"):
         populations.find_population(pies("--widen_factor", "2"), "dense", 0.0)
+    with pytest.raises(UserError, match=f"{told}--model_depth 10 --dropout 0.0$"):
+        populations.find_population(pies("--model_depth", "16", "--dropout", "0.1"), "dense", 0.0)
+
+
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        "--model_depth 16 --widen_factor 2",
+        *("--dropout 0.1", "--projection_head linear", "--temperature 0.1", "--encoder_name Net"),
+    ],
+)
+def test_forgotten_flags_are_what_the_message_leads_to(work, forgotten):
+    """The networks have the flags of `pies`; the flags that are given say otherwise."""
+    contrastive(pies(method="clr"), range(2))
+    flags = forgotten.split()
+    with pytest.raises(UserError, match="; choose with --") as error:
+        populations.find_population(pies(*flags, method="clr"), "dense", 0.0)
+    remedy = str(error.value).split("; choose with ")[1].split()
+    assert remedy[::2] == flags[::2]
+    found = populations.find_population(pies(*flags, *remedy, method="clr"), "dense", 0.0)
+    assert len(found.members) == 2
 
 
 def test_encoders_without_heads_are_not_called_absent(work):
@@ -326,7 +381,7 @@ def test_models_without_a_record_are_made_elsewhere_and_never_mixed_with_ours(wo
     found = populations.find_population(view, "dense", 0.0)
     assert found.made_elsewhere and "made elsewhere" in str(found)
     supervised(view, [1])
-    with pytest.raises(UserError, match="they differ in origin"):
+    with pytest.raises(UserError, match="id0.pt without a JSON"):
         populations.find_population(view, "dense", 0.0)
 
 
@@ -463,6 +518,32 @@ def test_one_network_under_two_ids_is_no_population(work, elsewhere):
         populations.find_population(view, "dense", 0.0)
 
 
+@pytest.mark.parametrize("method, elsewhere", [("sup", False), ("clr", False), ("clr", True)])
+def test_one_network_that_was_written_again_under_another_id_is_no_population(work, method, elsewhere):
+    """By other bytes, and with a JSON that was made to fit, or none."""
+    view = pies(models_number=3, method=method)
+    (supervised if method == "sup" else contrastive)(view, range(3), elsewhere=elsewhere)
+    for first in sorted(view.folder.glob("*_id0.pt")):
+        last = first.with_name(first.name.replace("_id0", "_id2"))
+        torch.save(torch.load(first, weights_only=True), last)
+        assert last.read_bytes() != first.read_bytes()
+        if not elsewhere:
+            record = json.loads(first.with_suffix(".json").read_text())
+            record |= {"seed": 2, "checkpoint_sha256": checkpoints.file_sha256(last)}
+            if "head" in first.name:
+                record["encoder_sha256"] = checkpoints.file_sha256(next(view.folder.glob("*encoder*_id2.pt")))
+            last.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="id2.pt has the same weights as .*id0.pt"):
+        populations.find_population(view, "dense", 0.0)
+
+
+def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatch):
+    view = pies(models_number=6)
+    supervised(view, range(6))
+    monkeypatch.setattr(checkpoints, "read_payload", lambda path: pytest.fail("read whole"))
+    assert len(populations.find_population(view, "dense", 0.0).members) == 6
+
+
 def test_two_networks_of_one_seed_are_no_population(work):
     view = pies()
     supervised(view, range(2))
@@ -483,3 +564,96 @@ def test_networks_of_different_code_are_no_population_unless_that_is_asked_for(w
     asked = pies("--other_code")
     assert len(populations.find_population(asked, "dense", 0.0).members) == 2
     assert "made by other code of training" in capsys.readouterr().out
+
+
+# The listing of a folder
+
+
+def listed(folder, capsys):
+    """What is said of each thing in a folder: its first line -> flags that choose it, command that removes
+    it."""
+    capsys.readouterr()
+    assert listing_main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    things = [lines.split("\n    ") for lines in re.split(r"\n(?=\S)", said.strip())]
+    facts = {}
+    for first, *more in things:
+        facts[first] = {key: text for line in more for key, _, text in [line.partition(": ")]}
+    return facts
+
+
+def test_each_population_of_a_folder_is_listed_with_flags_that_choose_it(work, capsys):
+    own = ["--save_path", "my own"]
+    view = pies(*own)
+    dense = supervised(view, range(2), epochs=3)
+    supervised(view, range(2), epochs=5)
+    supervised(view, range(2), "global", 0.5, epochs=1, dense=dense)
+    supervised(view, range(2), "global", 0.5, epochs=2, dense=dense, batch_size=64)
+    contrastive(pies("--encoder_save_path", "my own", method="clr"), range(2), temperature=0.1, dropout=0.3)
+    facts = listed("my own", capsys)
+    assert len(facts) == 6
+    for first, told in facts.items():
+        if "supervised" in first:
+            flags = shlex.split(told["choose"])
+            dense = populations.find_population(pies("--dense_epochs", "3", *own), "dense", 0.0)
+            method, sparsity = first.split()[1:3]
+            found = populations.find_population(
+                pies(*own, *flags), method, float(sparsity), None if method == "dense" else dense
+            )
+            assert f"epochs {found.facts()['epochs']}," in first and "made here" in first
+        else:
+            assert "--method SupCon" in told["choose"] and "--temperature 0.1" in told["choose"]
+            assert "--dropout 0.3" in told["choose"] and "--widen_factor 1" in told["choose"]
+    assert sum("dense 0.0 head: " in first and "head_epochs 2" in first for first in facts) == 1
+
+
+def test_what_is_listed_is_removed_by_the_command_and_nothing_else(work, capsys):
+    view = pies("--save_path", "it's mine")
+    supervised(view, [0, 1, 10], learning_rate=0.1)
+    supervised(view, [2], learning_rate=0.2)
+    supervised(view, [3], elsewhere=True)
+    [kept] = view.folder.glob("*id1.pt")
+    shutil.copy(kept, checkpoints.epoch_path(kept, 0))
+    unfinished = checkpoints.state_path(kept.with_name(kept.name.replace("_3epochs", "_5epochs")))
+    torch.save({"epoch": 4}, unfinished)
+    for name in ("notes of today.txt", ".wideResNet.lock"):
+        (view.folder / name).touch()
+    (view.folder / "seed_1").mkdir()
+    facts, everything = listed(view.folder, capsys), {path.name for path in view.folder.iterdir()}
+    assert sum("learning_rate 0.2" in first for first in facts) == 1
+    assert sum("made elsewhere" in first for first in facts) == 1
+    assert sum("4 of 5 epochs" in first for first in facts) == 1
+    assert sum("notes of today.txt: no checkpoint of a known name" in first for first in facts) == 1
+    ids = {told_ids for told in facts.values() for told_ids in told if told_ids.startswith("ids")}
+    assert {text.split(";")[0] for text in ids} == {"ids 0-1, 10", "ids 2", "ids 3"}
+    assert all("move it into a folder" in told["choose"] for told in facts.values() if "choose" in told)
+    removed = 0
+    for told in facts.values():
+        if "remove" in told:
+            before = len(list(view.folder.iterdir()))
+            subprocess.run(["sh", "-c", told["remove"]], check=True)
+            removed += before - len(list(view.folder.iterdir()))
+    assert removed == len(everything) - 1 and [path.name for path in view.folder.iterdir()] == ["seed_1"]
+
+
+def test_a_folder_with_damaged_files_or_none_is_listed_in_peace(work, capsys):
+    view = pies()
+    supervised(view, range(2))
+    first, second = sorted(view.folder.glob("*.json"))
+    first.write_text("{}")
+    second.with_suffix(".pt").unlink()
+    checkpoints.state_path(second.with_suffix(".pt")).write_bytes(b"torn")
+    facts = listed(view.folder, capsys)
+    assert sum("is damaged" in line for line in facts) == 1
+    assert sum("the checkpoint is missing" in line for line in facts) == 1
+    assert sum(line.endswith("MB") and ".state" in line for line in facts) == 1
+    assert listing_main(["nowhere"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "nowhere" in shown
+
+
+def test_the_listing_helps_at_once():
+    command = [sys.executable, "-X", "importtime", "-m", "common.store", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
+    assert "MODELS_FOLDER" in shown.stdout
+    assert "common.cli" in shown.stderr and not re.search(r"\| +(torch|numpy)\n", shown.stderr)

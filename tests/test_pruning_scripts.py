@@ -1006,13 +1006,46 @@ def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, cap
     assert "was made elsewhere" in capsys.readouterr().err and len(list(digits_on_disk.rglob("*.pt"))) == 1
 
 
+def test_layers_without_weights_are_named_but_not_biases(digits_on_disk, capsys):
+    flags = [*SMALL, *"--index_end 0 --epochs 1 --begin_epoch 0 --end_epoch 0 --pruning".split()]
+    assert main("sup_training", *flags, 0.95) == 0
+    record = record_of(next(digits_on_disk.rglob("*.pt")))
+    assert record["sparsity"]["per_tensor"]["base.fc.bias"] == 1.0
+    assert "are pruned" not in capsys.readouterr().out
+    assert main("sup_training", *flags, 0.9999) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "are pruned" in line]
+    assert ": all weights of conv1, block1" in line and "fc are pruned" in line
+
+
 def test_absent_sparsities_name_those_that_are_there(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
     words = "--pruning_schedule iterative --iterations 2 --rate 0.3 --after finetune --epochs 1"
     assert main("sup_pruning_finetune", *ONE, *words.split()) == 0
     words = "--pruning_methods global_iterative0.3_finetune --pruning_percentages 0.5"
-    assert main("sup_pie_kmodels_detection", *ONE, *words.split()) == 0
-    assert "sparsity 0.5; there are 0.3, 0.51" in capsys.readouterr().out
+    assert main("sup_pie_kmodels_detection", *ONE, *words.split()) == 2
+    assert "global_iterative0.3_finetune 0.5 (there: 0.3, 0.51); train" in capsys.readouterr().err
+
+
+def test_published_commands_compare_what_there_is_and_name_the_rest_in_one_line(digits_on_disk, capsys):
+    def said_by(*flags):
+        assert main("sup_pie_kmodels_detection", *ONE, *flags) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if "absent" in line]
+
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
+    for script in ("sup_pie_kmodels_detection", "sup_prediction_depth"):
+        message = refused(digits_on_disk, capsys, script, *ONE)
+        assert "no pruned networks" in message and ": python sup_pruning_finetune.py " in message
+    finetune = ["sup_pruning_finetune", *ONE, "--epochs", 1, "--pruning_percentages", "0.5,0.9"]
+    assert main(*finetune) == 0
+    capsys.readouterr()
+    line = "absent: global 0.3, 0.7, 0.95, 0.99 (there: 0.5, 0.9); GMP"
+    assert said_by() == [line]
+    first, *rows = said_by("--pruning_percentages", "0.5,0.7")
+    assert first == "absent: global 0.7 (there: 0.5, 0.9); GMP"
+    assert [row.split()[1:3] for row in rows] == [["global", "0.7"]]
+    first, *rows = said_by("--pruning_methods", "global,GMP")
+    assert first == line and [row.split()[1:3] for row in rows] == [["GMP", "0.5"], ["GMP", "0.9"]]
 
 
 def test_a_network_trained_again_has_the_same_bytes_so_that_what_comes_from_it_still_fits(digits_on_disk):

@@ -3,6 +3,7 @@ finetuning in between."""
 
 import argparse
 import functools
+import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from common.methods import RETRAINED, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import Masks, prunable_parameters
 from common.store import checkpoints, evaluation, runs
-from common.store.populations import Member, Population, find_population
+from common.store.populations import Member, Population, find_population, recorded_command
 from common.store.runs import Asked
 from common.study import Study
 from common.training import CrossEntropy, Run, Training, classification_losses, fit, prepare
@@ -176,7 +177,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
         )
     files = {epoch: checkpoints.find_epoch(path, epoch, record) for epoch in sorted(epochs)}
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
-        command = record.get("run", {}).get("command") or f"{study.script[:3]}_training.py"
+        command = shlex.join(recorded_command(record)) or f"{study.script[:3]}_training.py"
         raise UserError(
             f"the weights of {path.name} after {' and '.join(missing)} epochs were not kept; keep them: "
             f"python {command} --save_epochs {','.join(map(str, files))}"

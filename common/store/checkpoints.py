@@ -14,9 +14,10 @@ import os
 import re
 import time
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -124,6 +125,25 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     suffix = "" if shape == (16, 2) else f"-{shape[0]}-{shape[1]}"
     head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
     return encoder_name + suffix + head
+
+
+def network_flags(name: CheckpointName, configuration: dict) -> dict[str, Any]:
+    """The flags that ask for the network of a checkpoint.
+
+    Args:
+        configuration: of its record, if it has one: contrastive names lack the dropout.
+    """
+    if name.part == "supervised":
+        return {"model_depth": name.depth, "widen_factor": name.widen_factor, "dropout": name.dropout}
+    plain, depth, width, head = re.fullmatch(r"(.+?)(?:-(\d+)-(\d+))?(-linear)?", name.encoder_name).groups()
+    return {
+        "encoder_name": plain,
+        "model_depth": int(depth or 16),
+        "widen_factor": int(width or 2),
+        "projection_head": "linear" if head else "mlp",
+        "temperature": name.temperature,
+        "dropout": configuration.get("dropout", 0.0),
+    }
 
 
 def study_folder(root: str, dataset_name: str) -> Path:
@@ -370,6 +390,41 @@ def _entry(path: Path, key: str) -> dict:
     if not isinstance(payload.get(key), dict):
         raise UserError(f"{path} lacks the entry {key!r} of the published format")
     return payload[key]
+
+
+def find_twins(paths: Iterable[Path]) -> tuple[Path, Path] | None:
+    """Two files with equal weights of a supervised network or encoder, however they were written, the later
+    one first."""
+    alike: dict[tuple, list[Path]] = {}
+    for path in paths:
+        suspects = alike.setdefault(_largest_entry(path), [])
+        for other in suspects:
+            weights, others = map(_weights, (path, other))
+            if weights.keys() == others.keys() and all(map(torch.equal, weights.values(), others.values())):
+                return path, other
+        suspects.append(path)
+    return None
+
+
+def _largest_entry(path: Path) -> tuple:
+    """Size and CRC of the largest tensor, from the zip file's directory: no tensor is read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return max(
+                (entry.file_size, entry.CRC) for entry in file.infolist() if "/data/" in entry.filename
+            )
+    except Exception:  # torn, foreign, or written by the oldest versions of torch
+        return (file_sha256(path),)
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    payload = read_payload(path)
+    state = payload.get("model", payload)
+    return {
+        str(key).removeprefix("encoder."): tensor
+        for key, tensor in (state.items() if isinstance(state, dict) else ())
+        if isinstance(tensor, torch.Tensor) and not str(key).startswith("head.")
+    }
 
 
 def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:

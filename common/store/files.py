@@ -69,16 +69,16 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     return arrays if same else None
 
 
+def flat(settings: dict, prefix: str = "") -> dict:
+    """Settings without nesting: `dense.epochs` is a key of the nested `dense`."""
+    entries = {}
+    for key, value in settings.items():
+        entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return entries
+
+
 def differences(settings: dict, others: dict) -> dict[str, tuple]:
-    """Key -> both values, for every key in which two settings differ; `dense.epochs` is a key of the nested
-    `dense`."""
-
-    def flat(content: dict, prefix: str = "") -> dict:
-        entries = {}
-        for key, value in content.items():
-            entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return entries
-
+    """Key -> both values, for every key in which two settings differ."""
     first, second = flat(settings), flat(others)
     keys = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
     return {key: (first.get(key), second.get(key)) for key in keys}

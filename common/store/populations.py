@@ -2,20 +2,24 @@
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Iterable
 
 from common.cli import UserError, logger
-from common.methods import RETRAINED, SCHEDULE_STEPS, describe, parse_method
+from common.methods import RETRAINED, SCHEDULE_STEPS, parse_method
 from common.store.checkpoints import (
     CheckpointName,
     describe_differences,
     differing_code,
     file_sha256,
+    find_twins,
+    network_flags,
     parse_name,
     read_record,
+    record_path,
 )
 from common.store.files import differences
 from common.study import Study
@@ -153,40 +157,28 @@ def find_population(
     """
     kind = Population(study.learning_method, pruning_method, sparsity, ())
     populations = _populations(study, kind, (study.folder, study.head_folder))
-    # Encoders and supervised networks of the method, of whatever sparsity, architecture and temperature.
-    names = {
-        replace(name, id=0)
-        for _, name in _checkpoints(study.folder)
-        if name.part != "head"
-        and (name.learning_method, name.pruning_method) == (study.learning_method, pruning_method)
-    }
-    strangers = {name for name in names if name.sparsity == sparsity}
-    headless = not study.supervised and any(_is_asked(study, name) for name in strangers)
+    strangers = {} if populations else _strangers(study, kind, study.folder)
+    headless = not study.supervised and "" in strangers.values()
     if not populations and not headless:
         if pruning_method != "dense":
-            others = ", ".join(map(str, sorted({name.sparsity for name in names})))
-            there = f"; there are {others}" if others else ""
-            kind_of = f"{study.learning_method} models, {describe(pruning_method)}, sparsity {sparsity}"
-            logger.info(f"absent: no {kind_of}{there}")
             return None
         populations = _populations(study, kind, (study.default_folder, study.default_folder))
+        strangers |= _strangers(study, kind, study.default_folder)
     chosen = _chosen(study, pruning_method)
     fitting = [population for population in populations if chosen.items() <= population.facts().items()]
     if not fitting:
-        asked = "".join(f" --{_stage(pruning_method)}_{fact} {value}" for fact, value in chosen.items())
+        asked = "".join(f" --{stage_of(pruning_method)}_{fact} {value}" for fact, value in chosen.items())
         message = [f"no {study.learning_method} models {pruning_method} {sparsity}{asked} in {study.folder}"]
-        if others := [*map(str, populations)] or sorted(
-            str(name).replace("id0", "id*") for name in strangers
-        ):
+        if others := [*map(str, populations)] or sorted(strangers):
             message.append(f"there are: {'; '.join(others)}")
-        if not populations:
-            if headless:
-                message[-1] += f", without classifier heads in {study.head_folder} (--head_save_path)"
-            temperatures = {name.temperature for name in strangers if name.encoder_name == study.encoder_name}
-            if temperatures := temperatures - {getattr(study.flags, "temperature", None)}:
-                message.append(f"choose with --temperature {' or '.join(map(str, sorted(temperatures)))}")
-        command = command_for(study, kind, range(study.flags.models_number))
-        raise UserError("; ".join([*message, f"train them: {command}"]))
+        if headless:
+            message[-1] += f", without classifier heads in {study.head_folder} (--head_save_path)"
+        choices = sorted({*strangers.values()} - {""})
+        if choices and not populations and not headless:
+            message.append(f"choose with {' or '.join(choices)}")
+        else:
+            message.append(f"train them: {command_for(study, kind, range(study.flags.models_number))}")
+        raise UserError("; ".join(message))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
     _check(study, population, dense)
     what = "dense" if pruning_method == "dense" else "pruned"
@@ -194,9 +186,43 @@ def find_population(
     return population
 
 
+def describe_absent(study: Study, absent: list[tuple[str, float]]) -> str:
+    """Pruning methods and sparsities of which there is no network: `global 0.3, 0.7 (there: 0.5); GMP`."""
+    there = {
+        (name.pruning_method, name.sparsity)
+        for _, name in _checkpoints(study.folder)
+        if name.part != "head" and _is_asked(study, name)
+    }
+    words = []
+    for method in dict.fromkeys(method for method, _ in absent):
+        lacking, others = (
+            ", ".join(str(sparsity) for name, sparsity in sorted(kinds) if name == method)
+            for kinds in (absent, there)
+        )
+        words.append(f"{method} {lacking} (there: {others})" if others else method)
+    return "; ".join(words)
+
+
 def _checkpoints(folder: Path) -> list[tuple[Path, CheckpointName]]:
     named = [(path, parse_name(path.name)) for path in sorted(folder.glob("*.pt"))]
     return [(path, name) for path, name in named if name]
+
+
+def _strangers(study: Study, kind: Population, folder: Path) -> dict[str, str]:
+    """Encoders and supervised networks of this kind, whatever their architecture and temperature -> the flags
+    that would ask for them, none where the flags do."""
+    strangers = {}
+    for path, name in _checkpoints(folder):
+        facts = name.learning_method, name.pruning_method, name.sparsity
+        if name.part == "head" or facts != (kind.learning_method, kind.pruning_method, kind.sparsity):
+            continue
+        configuration = {}
+        with suppress(UserError):  # a damaged record of a network that nobody asked for
+            configuration = (read_record(path) or {}).get("configuration", {})
+        flags = network_flags(name, configuration).items()
+        other = {f"--{flag}": value for flag, value in flags if value != getattr(study.flags, flag)}
+        strangers[str(name).replace(f"_id{name.id}.pt", "_id*.pt")] = shlex.join(_words(other))
+    return strangers
 
 
 def _is_asked(study: Study, name: CheckpointName) -> bool:
@@ -270,7 +296,7 @@ def _fits(study: Study, member: Member) -> bool:
     )
 
 
-def _stage(pruning_method: str) -> str:
+def stage_of(pruning_method: str) -> str:
     """How the flags begin that choose a population; none choose one that was trained as the dense one was."""
     method = parse_method(pruning_method)
     return "dense" if method.schedule == "dense" else "finetune" if method.finetuned else ""
@@ -278,7 +304,7 @@ def _stage(pruning_method: str) -> str:
 
 def _chosen(study: Study, pruning_method: str) -> dict[str, int]:
     """The facts that flags choose a population of this method by."""
-    values = {fact: getattr(study.flags, f"{_stage(pruning_method)}_{fact}", None) for fact in FACTS}
+    values = {fact: getattr(study.flags, f"{stage_of(pruning_method)}_{fact}", None) for fact in FACTS}
     return {fact: value for fact, value in values.items() if value}
 
 
@@ -320,7 +346,7 @@ def _only(study: Study, fitting: list[Population]) -> Population:
     """The population that fits; several are refused with what tells them apart."""
     if len(fitting) == 1:
         return fitting[0]
-    stage, facts = _stage(fitting[0].pruning_method), [population.facts() for population in fitting]
+    stage, facts = stage_of(fitting[0].pruning_method), [population.facts() for population in fitting]
     flags = [f"--{stage}_{fact}" for fact in FACTS if len({each.get(fact) for each in facts} - {None}) > 1]
     remedy = f"choose with {' or '.join(sorted(flags))}"
     if not (stage and flags):
@@ -330,7 +356,27 @@ def _only(study: Study, fitting: list[Population]) -> Population:
             f"they differ in {', '.join(keys or ['origin'])}: move one into a folder of its own and name it "
             f"({study.folder_flag})"
         )
-    raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
+    listing = shlex.join(["python", "-m", "common.store", str(fitting[0].folder)])
+    raise UserError(
+        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them and what removes one; "
+        f"{_lost_records(study, fitting) or remedy}"
+    )
+
+
+def _lost_records(study: Study, populations: list[Population]) -> str:
+    """What to do about files that have no JSON though the others of their population have one; '' where there
+    are none."""
+    lost = [
+        str(path)
+        for population in populations
+        if not population.made_elsewhere
+        for pair in zip(population.members[0].paths, population.members[0].names)
+        for model_id in range(study.flags.models_number)
+        if (path := pair[0].with_name(str(replace(pair[1], id=model_id)))).exists()
+        and not record_path(path).exists()
+    ]
+    remedy = "which the others of that population have: put it back, or move the network away and train it"
+    return f"{', '.join(lost)} without a JSON, {remedy}" if lost else ""
 
 
 def command_for(study: Study, population: Population, ids: Iterable[int]) -> str:
@@ -348,7 +394,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     if not iterative:
         asked["--pruning" if script == "sup_training.py" else "--pruning_percentages"] = population.sparsity
     for member in population.members:
-        words = shlex.split((member.record or {}).get("run", {}).get("command") or "")
+        words = recorded_command(member.record)
         if words[:1] == [script]:
             return shlex.join(["python", *words, *_words(asked)])  # the last of two equal flags counts
     if iterative:
@@ -358,7 +404,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     if method.schedule != "dense":
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
-        asked["--clr_method" if finetunes else "--method"] = study.learning_method
+        asked["--method"] = study.learning_method
     facts = (population.facts() if population.members else {}) | _chosen(study, population.pruning_method)
     asked |= {f"--{fact}": value for fact, value in facts.items() if method.after not in RETRAINED}
     if finetunes:
@@ -366,6 +412,15 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     asked |= {"--threads": flags.threads} if flags.threads else {}
     here = not population.members or population.folder == study.folder
     return shlex.join(["python", script, *_words(asked), *study.same_flags(here)])
+
+
+def recorded_command(record: dict | None) -> list[str]:
+    """The words of the command that made a checkpoint, and the number of threads that its bytes depend on."""
+    run = (record or {}).get("run", {})
+    words = shlex.split(run.get("command") or "")
+    if words and "threads" in run and not any(word.startswith("--threads") for word in words):
+        words += ["--threads", str(run["threads"])]
+    return words
 
 
 def _words(flags: dict) -> list[str]:
@@ -378,9 +433,12 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
     flags = study.flags
     missing = sorted(set(range(flags.models_number)) - {member.id for member in population.members})
     if missing and not getattr(flags, "allow_missing", False):
+        where = f"{population} in {population.folder}: ids {show_ids(missing)} are missing"
+        if lost := _lost_records(study, [population]):
+            raise UserError(f"{where}; {lost}")
         allow = " or --allow_missing" if hasattr(flags, "allow_missing") else ""
         raise UserError(
-            f"{population} in {population.folder}: ids {show_ids(missing)} are missing; train them: "
+            f"{where}; train them: "
             f"{command_for(study, population, missing)}, or give a smaller --models_number{allow}"
         )
     codes = {
@@ -396,16 +454,20 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
     for modules in {", ".join(differing_code(json.loads(code))) for code in codes} - {""}:
         logger.info(f"note: {population}: made by other code of {modules}")
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
-    seen: dict[tuple, Member] = {}
+    twins, seeds = {"weights": find_twins(member.paths[0] for member in population.members)}, {}
     for member in population.members:
         record, path = member.record or {}, member.paths[-1]
-        for what, fact in (("weights", member.checksums), ("seed", record.get("seed"))):
-            other = seen.setdefault((what, fact), member)
-            if other is not member and fact is not None:
-                raise UserError(
-                    f"{path} has the same {what} as {other.paths[-1]}: they are one network; delete the "
-                    "second and have it trained"
-                )
+        other = seeds.setdefault(record.get("seed"), path)
+        if "seed" in record and other is not path:
+            twins["seed"] = path, other
+    for what, pair in twins.items():
+        if pair:
+            raise UserError(
+                f"{pair[0]} has the same {what} as {pair[1]}: they are one network; delete the second and "
+                "have it trained"
+            )
+    for member in population.members:
+        record, path = member.record or {}, member.paths[-1]
         if member.made_elsewhere:
             continue
         if record["data"]["checksum"] != study.data.checksum:

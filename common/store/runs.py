@@ -418,14 +418,16 @@ def save(study: Study, file: Asked, payload: dict, network: torch.nn.Module, **f
         facts["other_code"] = True
     record = checkpoints.make_record(file.name, file.configuration, network, **facts)
     shares, of_head = record["sparsity"]["per_tensor"], file.name.part == "head"
-    # Encoder and head tell of the same network: each names its own layers.
+    # Encoder and head tell of the same network: each names its own layers. Without its bias a layer works.
     emptied = [
-        layer_name(tensor)
+        layer_name(tensor).removesuffix(".weight")
         for tensor, share in shares.items()
-        if share == 1.0 and tensor.startswith("classification_head.") == of_head
+        if share == 1.0
+        and tensor.startswith("classification_head.") == of_head
+        and tensor.endswith(".weight")
     ]
     if emptied and "epoch" not in facts:
-        logger.info(f"{describe_run(file.name)}: nothing left in {', '.join(emptied)}")
+        logger.info(f"{describe_run(file.name)}: all weights of {', '.join(emptied)} are pruned")
     checkpoints.save_checkpoint(file.path, payload, record)
 
 
@@ -491,9 +493,11 @@ def share(study: Study, jobs: list[Job]) -> bool:
     rank, world = int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
     first = rank * len(jobs) // world
     busy = []
+    process.at_work = True
     for job in jobs[first:] + jobs[:first]:
         with claim(job.path, wait=False) as held:
             job.work() if held else busy.append(job)
+    process.at_work = False
     if WORKER in os.environ:
         return False
     for job in busy:
