@@ -1,5 +1,5 @@
-"""The published study on CIFAR-10: its commands, an estimate of the hours from one measured epoch of each kind
-of training, and, unless --dry_run, all of them one after the other.
+"""The published study on CIFAR-10: its commands, an estimate of the hours from one measured epoch of each
+kind of training, and, unless --dry_run, all of them one after the other.
 
     ./setup.sh paper --dry_run
     ./setup.sh paper --cuda_device 0 --seeds 0-9 --methods supervised --sparsities 0.9,0.95

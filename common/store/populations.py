@@ -358,7 +358,7 @@ def _only(study: Study, fitting: list[Population]) -> Population:
         )
     listing = shlex.join(["python", "-m", "common.store", str(fitting[0].folder)])
     raise UserError(
-        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them and what removes one; "
+        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them; "
         f"{_lost_records(study, fitting) or remedy}"
     )
 

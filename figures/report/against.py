@@ -13,7 +13,7 @@ from figures.report import contents, evidence, similarity, uncertainty
 from figures.report.claims import either
 from figures.report.contents import Picture
 from figures.report.evidence import Compared
-from figures.report.read import Combination, grouped
+from figures.report.read import Combination
 from figures.report.uncertainty import half_sampled_ratio, independent_difference
 
 MEASURES = {  # name -> title, what is shown is times this, with so many decimals
@@ -49,8 +49,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Report:
-    """Two runs side by side: their names, rows of `changed` and `compare`, what only one of them has, in words,
-    and pictures."""
+    """Two runs side by side: their names, rows of `changed` and `compare`, what only one has, in words, and
+    pictures."""
 
     names: tuple[str, str]
     changed: list[dict]
@@ -70,7 +70,7 @@ def collect(first: list[Combination], second: list[Combination], names: tuple[st
         both.append(evidence.read_compared([each for each in stored if each.pruning_method != "dense"]))
     compared = [each for each, _ in both]
     shared_pairs = pairs(*compared)
-    if len(shared_pairs) <= len(grouped(compared[0], "learning_method")):  # dense networks at most
+    if all(pair.populations[0].pruning_method == "dense" for pair in shared_pairs):
         raise UserError(
             f"--against: {names[0]} and {names[1]} have no learning method, pruning method and sparsity in "
             "common of which everything is stored; run the PIE scripts for one in both"

@@ -299,7 +299,7 @@ def verdict(evidence: list[dict], parts: tuple[Part, ...], differences: int | No
 
 
 def verdicts(evidence: list[dict], claim: Claim) -> dict[str, str]:
-    """Part -> its verdict. One that decides is corrected as the claim is: it never says more than the claim."""
+    """Part -> its verdict. One that decides is corrected as the claim is: it never says more."""
     m = compared(rows_of(evidence, claim.deciding))
     return {part.name: verdict(evidence, (part,), m if part.decides else None) for part in claim.parts}
 

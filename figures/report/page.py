@@ -112,8 +112,9 @@ def difference_table(report: against.Report, measure: str, title: str, scale: fl
         return ""
     titles = "".join(f'<th class="number">{name}</th>' for name in ("sparsity (%)", "K", *heads))
     head = f"<th>method</th><th>pruning</th>{titles}<th>seeds</th>"
+    heading = text(title[0].upper() + title[1:])
     return (
-        f'<h3>{text(title[0].upper() + title[1:])}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<h3>{heading}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
 

@@ -1,0 +1,129 @@
+"""A walk along docs/own_data.md: its commands, copied, with fewer epochs and networks."""
+
+import contextlib
+import csv
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_few_digits
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+FEWER = {"--epochs": "1", "--head_epochs": "1", "--index_end": {"5": "1", "7": "2"}, "--size": "8"}
+FEWER |= {"--models_number": {"6": "2", "8": "3", "1": "1"}, "--batch_size": "32"}
+
+
+def blocks():
+    """The blocks of commands of the walk, one list of words for each command."""
+    page = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
+    walk = page.split("## A study of one's own")[1].split("\n## ")[0]
+    variables, found = {}, []
+    for block in re.findall(r"```\n(.*?)```", walk, re.DOTALL):
+        found.append([])
+        for line in block.replace("\\\n", "").splitlines():
+            if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+                variables[assigned[1]] = assigned[2]
+                continue
+            for name, text in variables.items():
+                line = line.replace(f"${name} ", f"{text} ")
+            found[-1].append(shlex.split(line))
+    return found
+
+
+def fewer(words):
+    """The same command with fewer epochs and networks."""
+    changed = list(words)
+    for place, flag in enumerate(words[:-1]):
+        if flag in FEWER:
+            value = FEWER[flag]
+            changed[place + 1] = value if isinstance(value, str) else value[words[place + 1]]
+    return changed
+
+
+def walk(block):
+    for words in block:
+        if words[0] == "mkdir":
+            Path(words[1]).mkdir()
+        elif words[0] == "cp":
+            shutil.copy(words[1], words[2])
+        else:
+            assert words[0] == "python"
+            script = importlib.import_module(words[1].removesuffix(".py").replace("/", ".").split(".")[-1])
+            assert script.main(fewer(words[2:])) == 0, words
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """The first block has been walked, with a few digits as photos."""
+    folder = tmp_path_factory.mktemp("walk")
+    write_few_digits(folder / "photos")
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "figures"))
+        patch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))  # takes longest
+        walk(blocks()[0])
+    return folder
+
+
+def table(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["learning_method"], row["pruning_method"], row["sparsity"]): row for row in rows}
+
+
+def test_a_folder_of_photos_becomes_a_report(work):
+    rows = table(work / "pies/photos_16")
+    assert {key[:2] for key in rows} == {
+        (learning, pruning) for learning in ("SupCon", "supervised") for pruning in ("dense", "global")
+    }
+    assert (work / "pies/photos_16/report.html").exists()
+    assert "temperature" not in rows["SupCon", "dense", "0.0"]["unpublished"]
+
+
+@pytest.mark.usefixtures("empty_figures")
+def test_a_second_temperature_stands_beside_the_first(work, monkeypatch):
+    monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(str(ROOT / "figures"))
+    before = {path: path.read_bytes() for path in (work / "pies/photos_16/SupCon").rglob("*.npz")}
+    walk(blocks()[1])
+    assert before == {path: path.read_bytes() for path in before}
+    colder = table(work / "pies/photos_16/runs/colder")
+    assert "temperature 0.1" in colder["SupCon", "dense", "0.0"]["unpublished"]
+    [changed] = (work / "pies/photos_16/against").glob("*/changed.csv")
+    assert "SupCon,dense,temperature,0.5,0.1" in changed.read_text()
+    assert (changed.parent / "report.html").exists()
+
+
+def test_the_second_temperature_without_a_run_is_refused(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    [command] = [words for words in blocks()[1] if "--run" in words and "clr_pie" in words[1]]
+    words = fewer(command[2 : command.index("--run")])
+    assert importlib.import_module("clr_pie_kmodels_detection").main(words) == 2
+    assert (
+        "(temperature 0.5, not 0.1); give these a place of their own (--run NAME)" in capsys.readouterr().err
+    )
+
+
+def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
+    monkeypatch.chdir(work)
+    trained = {path: path.stat().st_mtime_ns for path in (work / "models/photos_16").glob("wideResNet*.pt")}
+    walk(blocks()[2])
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}
+    rows = table(work / "pies/photos_16")
+    assert [rows["supervised", "global", each]["models"] for each in ("0.9", "0.95")] == ["3", "3"]
+
+
+def test_a_foreign_checkpoint_is_pruned_and_compared_and_named_so(work, monkeypatch):
+    monkeypatch.chdir(work)
+    [own] = (work / "models/photos_16").glob("wideResNet-1_0.0pruning_*_id0.pt")
+    shutil.copy(own, work / "theirs.pt")
+    walk(blocks()[3])
+    rows = table(work / "pies/photos_16/runs/theirs")
+    assert {row["origin"] for row in rows.values()} == {"made elsewhere"}
+    arrays = np.load(work / "pies/photos_16/runs/theirs/supervised/populations/dense_0.0.npz")
+    assert "made elsewhere" in str(arrays["title"])
