@@ -77,8 +77,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
     if WORKER in os.environ:
-        # What is no part of the shared work, or what another worker has finished, is no news: the process that
-        # started them says it once.
+        # What is no part of the shared work, or what another worker has finished, is no news: the process
+        # that started them says it once.
         finished = "finished before"
         console.addFilter(lambda record: at_work and not record.getMessage().startswith(finished))
     story = _Story(folder / f"{script}.log")

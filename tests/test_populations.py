@@ -117,8 +117,8 @@ def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
     supervised(view, range(2), epochs=5)
     with pytest.raises(
         UserError,
-        match=r"several populations fit: .*epochs 3.*epochs 5.*; python -m common.store models/digits lists .*"
-        "; choose with --dense_epochs$",
+        match=r"several populations fit: .*epochs 3.*epochs 5.*; python -m common.store models/digits lists "
+        ".*; choose with --dense_epochs$",
     ):
         populations.find_population(view, "dense", 0.0)
     assert populations.find_population(pies("--dense_epochs", "5"), "dense", 0.0).facts()["epochs"] == 5

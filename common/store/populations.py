@@ -322,8 +322,8 @@ def _only(study: Study, fitting: list[Population]) -> Population:
         )
     listing = shlex.join(["python", "-m", "common.store", str(fitting[0].folder)])
     raise UserError(
-        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them and what removes one; "
-        f"{_lost_records(study, fitting) or remedy}"
+        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them and what removes "
+        f"one; {_lost_records(study, fitting) or remedy}"
     )
 
 
