@@ -220,6 +220,7 @@ def row_of(networks: Networks, **columns) -> dict:
         "population": "of {} {} {}".format(*networks.key),
         "models": len(networks.ids),
         "origin": "made here",
+        "unpublished": "epochs 3",
         **columns,
     }
 

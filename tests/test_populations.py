@@ -596,7 +596,7 @@ def test_each_population_of_a_folder_is_listed_with_flags_that_choose_it(work, c
         if "supervised" in first:
             flags = shlex.split(told["choose"])
             dense = populations.find_population(pies("--dense_epochs", "3", *own), "dense", 0.0)
-            method, sparsity = first.split()[1:3]
+            method, sparsity = first.split(":")[0].split()[1:3]
             found = populations.find_population(
                 pies(*own, *flags), method, float(sparsity), None if method == "dense" else dense
             )

@@ -497,15 +497,17 @@ def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
     rows = read.table("How it was made")[1:]
     assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
     total = 0
-    for method, pruning, _, count, seeds, training, machine, versions, days in rows:
+    for method, pruning, _, count, seeds, training, unpublished, machine, versions, days in rows:
         seconds = sum(60 + one for one in range(6))
         total += seconds
         assert (count, seeds, training) == ("6", "0-5", f"{math.ceil(seconds / 60)} min")
+        assert unpublished == "epochs 3"
         assert (
             machine == "a processor, 2 cores, 2 threads"
             and versions == "torch 2.0, python 3.12"
             and days == "2024-05-01 to 2024-05-06"
         )
+    assert "other settings than the published ones: SupCon: epochs 3; supervised: epochs 3" in read.text
     assert total == 14 * 375 and "1 h 28 min of training together" in read.text
     for command in (
         "sup_training.py --pruning 0.9",
