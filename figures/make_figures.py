@@ -117,7 +117,8 @@ def main(argv=None) -> None:
     print(table.format_table([population.row for population in stored]))
     print(f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}")
     if flags.release:
-        print(f"released: {release.release(folder, flags.release) / 1e6:.1f} MB in {flags.release}")
+        size = release.release(folder, flags.release, contents.shown(report.compared))
+        print(f"released: {size / 1e6:.1f} MB in {flags.release}")
 
 
 def write_against(folder: Path, other: Path) -> None:

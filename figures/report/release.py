@@ -7,23 +7,38 @@ import numpy as np
 
 from common.store.files import read_arrays, write_arrays, write_atomically
 from common.store.table import table_path
+from figures.report.read import Combination
 
 FOLDERS = ("populations", "evaluations", "umap", "q_score", "prediction_depth", "pies_distribution")
 # Of each network: what evidence and masks are read from. Latents, probabilities and votes stay behind.
 OF_NETWORKS = ("made", "predictions", "q_score", "mask_bits", "layers", "layer_shapes")
+# Arrays of populations that the report does not read.
+UNREAD = ("dense_q_score", "z_score", "dense_z_score", "l1_norm", "dense_l1_norm", "pruned_depth_label")
+UNREAD += ("dense_depth_prediction", "dense_depth_label")
 MANY = 1000  # so many values may be rounded to float16: their means, and what a figure shows, stay the same
 
 
-def release(results: Path, target: Path) -> int:
+def release(results: Path, target: Path, shown: list[Combination]) -> int:
     """Copies populations/, evaluations/ and the figures' arrays of all learning methods, and the table.
 
+    Args:
+        shown: the populations of which the report shows Q-Score and depth figures.
     Returns:
         the size of the copy in bytes.
     """
     for path in sorted(results.glob("*/*/[!.]*.npz")):
         if path.parent.name in FOLDERS:
-            only = OF_NETWORKS if path.parent.name == "evaluations" else None
-            arrays = {name: rounded(values) for name, values in read_arrays(path, only=only).items()}
+            kind = path.parent.name
+            names = [
+                f"_{each.pruning_method}_{each.sparsity}sparsity_"
+                for each in shown
+                if each.folder in path.parents
+            ]
+            if kind in ("q_score", "prediction_depth") and not any(name in path.name for name in names):
+                continue  # a figure that the report does not show
+            arrays = read_arrays(path, only=OF_NETWORKS if kind == "evaluations" else None)
+            unread = UNREAD if kind == "populations" else ()
+            arrays = {name: rounded(values) for name, values in arrays.items() if name not in unread}
             write_arrays(target / path.relative_to(results), arrays, json.loads(str(arrays["made"])))
     table = table_path(results).read_bytes()
     write_atomically(table_path(target), lambda temporary: temporary.write_bytes(table))
