@@ -357,7 +357,7 @@ clr_prediction_depth --encoder_name '' => --encoder_name ... letters
 sup_training --save_path '' => --save_path ... give its name
 clr_training --head_save_path '' => --head_save_path ... give its name
 clr_pie_kmodels_detection --encoder_save_path 'models/{}.pt' => --encoder_save_path ... give a folder
-clr_pruning_finetune --model_depth 16 => no SupCon models dense ... python clr_training.py
+clr_pruning_finetune --model_depth 16 => no SupCon models dense ... choose with --model_depth 10
 clr_pruning_finetune --dense_epochs 9 => --dense_epochs 9 ... there are: SupCon dense 0.0 (epochs 1
 clr_pie_kmodels_detection --temperature 0.1 => choose with --temperature 0.5
 sup_training --data_dir nowhere => --data_dir nowhere ... train/CLASS/*
@@ -498,74 +498,74 @@ ROWS = [
     (
         "model, empty",
         alone(ENCODER, replace(ENCODER, b"")),
-        CLR_DEPTH,
+        CLR_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",
         UNREADABLE,
     ),
     (
         "model, text",
         alone(SUP_DENSE, replace(SUP_DENSE, b"weights")),
-        SUP_DEPTH,
+        SUP_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",
         UNREADABLE,
     ),
     (
         "model, list",
         edit(SUP_DENSE, lambda content: [1, 2]),
-        SUP_PIES,
+        SUP_PRUNE,
         "--pruning_percentages 0.5",
         "holds no state_dict ... id0.pt",
     ),
     (
         "model, numbers",
         edit(SUP_DENSE, lambda content: dict.fromkeys(content, 1.0)),
-        SUP_PIES,
+        SUP_PRUNE,
         "--pruning_percentages 0.5",
         NO_FIT,
     ),
     (
         "model, without entry",
         edit(HEAD, lambda content: {"classifier": {}}),
-        CLR_PIES,
+        CLR_PRUNE,
         "--pruning_percentages 0.5",
         "lacks the entry 'head'",
     ),
     (
         "model, code",
         alone(SUP_DENSE, replace(SUP_DENSE, pickle.dumps(Harmful()))),
-        SUP_PIES,
+        SUP_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",
         UNREADABLE,
     ),
     (
         "model, code in a checkpoint",
         edit(ENCODER, lambda content: {"model": Harmful()}),
-        CLR_PIES,
+        CLR_PRUNE,
         "--pruning_percentages 0.5",
         UNREADABLE,
     ),
     (
         "model, other depth",
         edit(SUP_DENSE, lambda content: other_network(depth=16)),
-        SUP_PIES,
+        SUP_PRUNE,
         "--pruning_percentages 0.5",
         NO_FIT,
     ),
     (
         "model, other width",
         edit(SUP_DENSE, lambda content: other_network(widen_factor=2)),
-        SUP_DEPTH,
+        SUP_PRUNE,
         "--pruning_percentages 0.5",
         NO_FIT,
     ),
     (
         "model, other classes",
         alone(SUP_DENSE, edit(SUP_DENSE, lambda content: other_network(classes=7))),
-        SUP_PIES,
+        SUP_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",
         NO_FIT,
     ),
-    ("model, head of other classes", edit(HEAD, other_head), CLR_DEPTH, "--pruning_percentages 0.5", NO_FIT),
+    ("model, head of other classes", edit(HEAD, other_head), CLR_PRUNE, "--pruning_percentages 0.5", NO_FIT),
     (
         "model, same as another",
         copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)),
@@ -601,14 +601,14 @@ ROWS = [
     (
         "model, sparser than its name",
         alone(SUP_DENSE, edit(SUP_DENSE, zero_all_blocks)),
-        SUP_PIES,
+        SUP_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",
         "its name says 0.0",
     ),
     (
         "model, sparser than its JSON",
         edit(SUP_DENSE, zero_all_blocks),
-        SUP_PIES,
+        SUP_PRUNE,
         "--pruning_percentages 0.5",
         "its JSON says 0",
     ),
@@ -622,7 +622,7 @@ ROWS = [
     (
         "model, encoder not finite",
         edit(ENCODER, not_finite),
-        CLR_DEPTH,
+        CLR_PRUNE,
         "--pruning_percentages 0.5",
         "not finite ... train it again",
     ),
@@ -769,7 +769,7 @@ ROWS = [
     (
         "JSON, other number of zeros",
         edit_record(HEAD, setting("sparsity", "zeros", to=11)),
-        CLR_PIES,
+        CLR_PRUNE,
         "--pruning_percentages 0.5",
         "its JSON says 11",
     ),
