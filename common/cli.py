@@ -407,6 +407,15 @@ SAVE_EVERY = (
 )
 
 
+PRECISION = (
+    "--precision",
+    ("float32", "tf32", "bfloat16"),
+    "float32",
+    "of the network in training steps; tf32: where CUDA multiplies, without effect on a CPU; bfloat16: by "
+    "autocast; losses, pruning criteria and evaluation are always in float32",
+)
+
+
 FLIP_FLAGS = [
     (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits and svhn")
     for flip in FLIPS
@@ -421,6 +430,7 @@ def add_training_flags(group) -> None:
         ("--index_start", model_id, 0, "first model id, which is its seed"),
         ("--index_end", model_id, 29, "last model id, inclusive"),
         ("--momentum", fraction, 0.9, "momentum of SGD"),
+        PRECISION,
         SAVE_EVERY,
         (
             "--save_epochs",
@@ -447,6 +457,7 @@ def add_finetuning_flags(parser: Parser) -> None:
             "one-shot: sparsities, each from the dense models anew",
         ),
         SAVE_EVERY,
+        PRECISION,
         *FLIP_FLAGS,
         *_criterion_flags("None: global"),
         ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
@@ -602,7 +613,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 def _message_of(error: BaseException) -> str | None:
     """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
-    CPU, are known by their words, so as not to import torch here."""
+    CPU, and of an operation that is not deterministic, are known by their words, so as not to import torch
+    here."""
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
@@ -610,6 +622,8 @@ def _message_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
+    if operation := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
+        return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
     words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
     if isinstance(error, MemoryError) or re.search(words, str(error)):
         return (

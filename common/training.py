@@ -125,7 +125,7 @@ class Training:
     """What `fit` asks of a training; those below say what differs.
 
     network: what is trained, in place; pruned: the module in it that masks are of. settings: learning_rate,
-    momentum, weight_decay, and where there are others than the defaults nesterov, lars.
+    momentum, weight_decay, and where there are others than the defaults nesterov, lars, precision.
     """
 
     shuffle = True
@@ -157,6 +157,13 @@ class Training:
         """The mean loss of a batch (B,) of training images, and how many are classified correctly (None: no
         classifier)."""
 
+    def forward(self, batch: Tensor) -> Tensor:
+        """What the network gives in a training step, with --precision inside and in float32 outside. Pruning
+        criteria and evaluation ask the network itself, in float32."""
+        bfloat16 = self.settings.get("precision") == "bfloat16"
+        with tf32_of(self.settings), torch.autocast(batch.device.type, torch.bfloat16, enabled=bfloat16):
+            return self.network(batch).float()
+
     def before_step(self, masks: Masks, rate: float) -> None:
         """Called between the backward pass and the optimizer's step."""
 
@@ -185,7 +192,7 @@ class CrossEntropy(Training):
         return [supervised_learning_rate(self.settings, epoch)] * steps
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = self.network(supervised_batch(self.data, self.drawn, batch))
+        logits = self.forward(supervised_batch(self.data, self.drawn, batch))
         return cross_entropy(logits, self.data.train_labels[batch])
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
@@ -227,13 +234,14 @@ class Contrastive(Training):
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         # Image i has the parameters of rows i and i + N.
         rows = torch.cat([batch, batch + len(self.data.train_images)])
-        return self._loss(batch, {name: values[rows] for name, values in self.drawn.items()}), None
+        drawn = {name: values[rows] for name, values in self.drawn.items()}
+        return self._loss(self.forward, batch, drawn), None
 
-    def _loss(self, batch: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+    def _loss(self, encode: Callable, batch: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         data = self.data
         images = data.train_images.index_select(0, batch.repeat(2))
         views = augment.contrastive_views(images, drawn, data.mean, data.std)
-        features = self.network(views).unflatten(0, (2, len(batch))).transpose(0, 1)
+        features = encode(views).unflatten(0, (2, len(batch))).transpose(0, 1)
         labels = data.train_labels[batch] if self.settings["learning_method"] == "SupCon" else None
         return contrastive_loss(features, labels, *self.temperatures, check_norm=False)  # they are normalised
 
@@ -248,19 +256,20 @@ class Contrastive(Training):
         batches = epoch_order(self.data, self.batch_size, generator)[:GRADIENT_BATCHES]
         with in_eval_mode(self.network):
             for batch in batches:
-                yield self._loss(batch, self._draw(len(batch), generator))
+                yield self._loss(self.network, batch, self._draw(len(batch), generator))
 
 
 class Head(Training):
     """Cross-entropy of a linear classifier on a frozen encoder's latent (encoder in eval mode), on supervised
     views.
 
-    The encoder does not change, so the latents of an epoch's views are computed first, in large batches.
-    Settings: head_epochs, batch_size_head.
+    The encoder does not change, so the latents of an epoch's views are computed first, in large batches, and
+    in float32, as those of the test images are. Settings: head_epochs, batch_size_head, precision.
     """
 
     def __init__(self, encoder: WideResNet, head: ClassificationHead, data: ImageDataset, settings: dict):
-        super().__init__(data, HEAD_OPTIMIZER, settings["batch_size_head"])
+        precision = {"precision": settings.get("precision")}
+        super().__init__(data, HEAD_OPTIMIZER | precision, settings["batch_size_head"])
         self.encoder, self.network, self.pruned = encoder.eval(), head, head
         self.rates = head_learning_rates(settings["head_epochs"])
         self.chance_loss = math.log(len(data.class_names))
@@ -278,11 +287,13 @@ class Head(Training):
         self.batches = batches
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        return cross_entropy(self.network(self.latents[batch]), self.data.train_labels[batch])
+        return cross_entropy(self.forward(self.latents[batch]), self.data.train_labels[batch])
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
         """Of the epoch's first batches."""
-        return (self.loss(batch)[0] for batch in self.batches[:GRADIENT_BATCHES])
+        labels = self.data.train_labels
+        for batch in self.batches[:GRADIENT_BATCHES]:
+            yield F.cross_entropy(self.network(self.latents[batch]), labels[batch])
 
     def test_scores(self) -> dict[str, float]:
         return test_scores(self.network(self.test_latents), self.data)
@@ -345,7 +356,8 @@ def fit(
             set_learning_rate(optimizer, rate)
             loss, correct = training.loss(batch)
             optimizer.zero_grad()
-            loss.backward()
+            with tf32_of(training.settings):
+                loss.backward()
             training.before_step(masks, rate)
             optimizer.step()
             apply_masks(pruned, masks)
@@ -421,6 +433,20 @@ def supervised_batch(data: ImageDataset, drawn: dict[str, Tensor], batch: Tensor
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch, and how many of its images are classified correctly."""
     return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).sum()
+
+
+@contextmanager
+def tf32_of(settings: dict) -> Iterator[None]:
+    """A context in which CUDA may round what it multiplies to TF32, where that is the precision asked for."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = settings.get("precision") == "tf32"
+        yield
+    finally:
+        for backend, allowed in zip(backends, before):
+            backend.allow_tf32 = allowed
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Supervised:
     parts = ("supervised",)
     settings = (
         *("epochs", "batch_size", "learning_rate", "lr_milestones", "lr_gamma", "cosine_annealing"),
-        *("momentum", "weight_decay", "shuffle"),
+        *("momentum", "weight_decay", "shuffle", "precision"),
     )
     head_settings = ()
 
@@ -106,9 +106,9 @@ class Contrastive:
             "temperature",
             "base_temperature",
         ),
-        *("warmup_epochs", "cosine_annealing", "lars"),
+        *("warmup_epochs", "cosine_annealing", "lars", "precision"),
     )
-    head_settings = ("head_epochs", "batch_size_head")
+    head_settings = ("head_epochs", "batch_size_head", "precision")
 
     def __init__(self, study: Study, seed: int, start: Start | None = None):
         shape, self.study, self.seed = study.architecture, study, seed

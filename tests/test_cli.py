@@ -233,6 +233,16 @@ def test_full_memory_is_one_line_with_the_flags_that_need_less(capsys, error):
     assert shown.count("\n") == 1 and all(flag in shown for flag in ("--batch_size", "--workers"))
 
 
+def test_an_operation_that_is_not_deterministic_is_one_line_with_the_flag_that_allows_it(capsys):
+    def refused(_):
+        torch.use_deterministic_algorithms(True)
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+
+    assert cli.command(refused)([]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "put_ " in shown and "--no-cuda_deterministic" in shown
+
+
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("a bug"), torch.AcceleratorError("CUDA error: an illegal memory access was encountered")],

@@ -712,6 +712,8 @@ def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(vie
     late = dataclasses.replace(dense, pruning_method="later_GMP", sparsity=0.9)
     late.members[0].record["configuration"] |= {"begin_step": 20000, "end_step": 30000, "epochs": 205}
     assert late.unpublished == {"end_step": 30000}
+    late.members[0].record["configuration"]["precision"] = "bfloat16"
+    assert late.unpublished == {"end_step": 30000, "precision": "bfloat16"}
 
 
 @pytest.mark.parametrize(
@@ -719,7 +721,7 @@ def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(vie
     [
         ("clr_training", populations.NETWORK | populations.CONTRASTIVE),
         ("sup_training", populations.SUPERVISED),
-        ("sup_pruning_finetune", populations.FINETUNING),
+        ("sup_pruning_finetune", populations.FINETUNING | {"precision": "float32"}),
     ],
 )
 def test_published_settings_are_the_defaults_of_the_flags(script, published):

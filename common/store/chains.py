@@ -131,7 +131,7 @@ def asked_pruning(flags: argparse.Namespace) -> PruningMethod:
             f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense "
             "ones were"
         )
-        refuse(("epochs", "batch_size", "learning_rate", *FLIPS), reason)
+        refuse(("epochs", "batch_size", "learning_rate", "precision", *FLIPS), reason)
     if flags.after != "rewind":
         refuse(("rewind_epoch",), "belongs to --after rewind")
     sparsities = [sparsity for _, sparsity in asked_sparsities(flags)]
@@ -208,7 +208,7 @@ def asked_step(
         configuration |= FINETUNING | {"learning_rate": flags.learning_rate}
     else:  # trained as the dense network was
         settings = member.record["configuration"]
-    configuration |= {key: settings[key] for key in ("epochs", "batch_size")}
+    configuration |= {key: settings[key] for key in ("epochs", "batch_size", "precision")}
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
