@@ -38,6 +38,12 @@ def one_line(message: object) -> str:
     return " ".join(str(message).splitlines())
 
 
+@functools.cache
+def say_once(message: str) -> None:
+    """Logs a message unless this process has said it before."""
+    logger.info(message)
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser with one-line errors, no prefix matching, and the default of every flag in
     `--help`."""

@@ -250,7 +250,7 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
 
 def test_records_from_before_the_code_was_recorded_are_accepted_and_told_once(tmp_path, monkeypatch):
     messages = []
-    checkpoints._say_once.cache_clear()
+    checkpoints.say_once.cache_clear()
     monkeypatch.setattr(checkpoints.logger, "info", lambda text, *facts: messages.append(text % facts))
     for model_id in range(3):
         path, _, _ = small_checkpoint(tmp_path, model_id=model_id)

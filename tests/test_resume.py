@@ -435,7 +435,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     state = load(begun)
     del state["code"]
     torch.save(state, begun)
-    checkpoints._say_once.cache_clear()
+    checkpoints.say_once.cache_clear()
     capsys.readouterr()
     assert give(FOUR) == 0
     record = record_of(model_of(work))

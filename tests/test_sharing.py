@@ -1,6 +1,7 @@
 """Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
 import csv
+import errno
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,11 +19,13 @@ import torch
 from conftest import write_few_digits
 from cuda_stand_in import CudaStandIn
 from forked import Forked
+from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
-from common import augment, evaluation, metrics
+from common import augment, evaluation, metrics, plots
+from common.cli import UserError
+from common.store import checkpoints, files, runs, table
 from common.store import evaluation as stored
-from common.store import files, runs
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
@@ -211,12 +215,113 @@ def test_who_waited_for_a_lock_file_that_is_gone_claims_the_new_one(tmp_path, mo
         flock(lock, operation)
         if not seen:
             (tmp_path / ".model.pt.lock").unlink()
-        seen.append(os.fstat(lock.fileno()).st_ino)
+        seen.append(os.fstat(lock).st_ino)
 
     monkeypatch.setattr(files.fcntl, "flock", remove_first)
     with files.claim(path, wait=True) as held:
         assert held and len(seen) == 2
         assert (tmp_path / ".model.pt.lock").stat().st_ino == seen[1]
+
+
+def link_to(thesis, path, hard=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.hardlink_to(thesis) if hard else path.symlink_to(os.path.relpath(thesis, path.parent))
+
+
+@pytest.mark.parametrize("hidden", [".{}.lock", ".{}.tmp.pt", "..{}.state.tmp.state"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_link_in_place_of_a_hidden_file_is_refused_and_what_it_leads_to_stays(
+    work, monkeypatch, capsys, hidden, hard
+):
+    monkeypatch.chdir(work)
+    name, thesis = "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt", work / "thesis.txt"
+    thesis.write_text("four years")
+    link = work / "models/few digits" / hidden.format(name)
+    link_to(thesis, link, hard)
+    flags = "--index_end 0 --epochs 2 --batch_size 32 --save_every 1".split()
+    assert main("sup_training", *SMALL, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and link.name in said and "delete it" in said
+    assert thesis.read_text() == "four years" and (work / link).samefile(thesis)
+    assert not list(work.rglob("*.pt")) or hidden.endswith("tmp.pt")
+
+
+@pytest.mark.parametrize("to", ["thesis.txt", "not there.txt"])
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("a.npz", lambda path: files.write_arrays(path, {"x": np.zeros(3)}, {})),
+        ("a.json", lambda path: files.write_json(path, {})),
+        ("a.png", lambda path: plots.save_figure(path, Figure((1, 1)))),
+        ("a.csv", lambda path: table.write_rows(path, [])),
+    ],
+)
+def test_nothing_is_written_through_a_link(tmp_path, name, write, to):
+    (tmp_path / "thesis.txt").write_text("four years")
+    link = tmp_path / f".{name}.tmp.{name[2:]}"
+    link.symlink_to(to)
+    with pytest.raises(UserError, match="is a link"):
+        write(tmp_path / name)
+    assert (tmp_path / "thesis.txt").read_text() == "four years"
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", link.name}
+    link.unlink()
+    write(tmp_path / name)
+    assert (tmp_path / name).exists()
+
+
+def test_something_that_is_no_file_is_not_locked(tmp_path):
+    os.mkfifo(tmp_path / ".model.pt.lock")
+    with pytest.raises(UserError, match="no plain file"), files.claim(tmp_path / "model.pt", wait=False):
+        pass
+
+
+def test_whether_a_folder_can_be_written_is_tried_with_no_name_that_could_be_a_link(tmp_path):
+    thesis, link = tmp_path / "thesis.txt", tmp_path / f".writable.{os.getpid()}"
+    link.symlink_to(thesis)
+    checkpoints.check_writable(tmp_path)
+    assert link.is_symlink() and not thesis.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_what_helps(work, monkeypatch, capsys, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "models/few digits: its file system has no locks" in said
+    assert "another folder" in said and "free space" not in said
+    assert not list(work.rglob("*.lock"))
+
+
+def test_who_waits_for_long_says_once_for_what(tmp_path, monkeypatch):
+    path, said = tmp_path / "model.pt", []
+    monkeypatch.setattr(files, "NEWS_SECONDS", 0.05)
+    monkeypatch.setattr(files.logger, "info", said.append)
+
+    def wait():
+        with files.claim(path, wait=True) as held:
+            assert held
+
+    for _ in range(2):
+        with ThreadPoolExecutor() as pool:
+            with files.claim(path, wait=False):
+                waiting = pool.submit(wait)
+                while not said:
+                    time.sleep(0.01)
+                time.sleep(0.3)
+            waiting.result(10)
+    assert said == [f"waits for another process, which holds {tmp_path / '.model.pt.lock'}"]
+
+
+def test_who_waits_briefly_says_nothing(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(files.logger, "info", said.append)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: files.write_json(tmp_path / "a.json", {}), range(20)))
+    assert not said
 
 
 def test_an_error_releases_the_claim(tmp_path):

@@ -10,8 +10,8 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
+import tempfile
 import time
 import warnings
 import zipfile
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from common import augment, losses, models, pruning, training
-from common.cli import FLIPS, Interval, UserError, logger
+from common.cli import FLIPS, Interval, UserError, logger, say_once
 from common.methods import parse_method
 from common.pruning import Masks, measure_sparsity
 from common.store.files import differences, module_digest, write_atomically, write_json
@@ -158,9 +158,7 @@ def check_writable(folder: Path) -> None:
         OSError: it cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".writable.{os.getpid()}"
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def record_path(checkpoint: Path) -> Path:
@@ -224,14 +222,9 @@ def differing_code(recorded: dict[str, str] | None) -> list[str]:
     """The science modules whose code has changed since; none where it was not recorded, which is said
     once."""
     if recorded is None:
-        _say_once("note: networks or states from before the code was recorded are taken as they are")
+        say_once("note: networks or states from before the code was recorded are taken as they are")
         return []
     return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    logger.info(message)
 
 
 def make_record(
@@ -520,7 +513,7 @@ class TrainingState:
             return
         try:
             self._save()
-        except (OSError, MemoryError):
+        except (UserError, OSError, MemoryError):
             pass  # the disk is full, say: the state before it is still there
         if self.saved_epoch:
             error.add_note(f"{self.path} holds the state after {self.saved_epoch} epochs")

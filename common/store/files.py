@@ -2,12 +2,15 @@
 here."""
 
 import ast
+import errno
 import fcntl
 import functools
 import hashlib
 import inspect
 import json
 import os
+import stat
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,15 +18,19 @@ from typing import Callable, Iterator
 
 import numpy as np
 
-from common.cli import logger
+from common.cli import UserError, logger, say_once
 
 FORMAT = 3  # of the stored arrays: another number means that they are computed anew
+NEWS_SECONDS = 3  # a process that waits for longer says so
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary path)` and renames the result to `path`, which never names half a file.
 
     The temporary file is locked: another writer of `path` waits, and what a killed one left is written over.
+
+    Raises:
+        UserError: the temporary name is a link.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
@@ -133,16 +140,60 @@ def _locked(path: Path, wait: bool) -> Iterator[bool]:
     """Makes a file where there is none and locks it. A process that waited for it may then hold the lock of a
     file that is gone, and tries again."""
     while True:
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
+        file = _open_own(path)
+        try:
+            if not _lock(file, path, wait):
                 yield False
                 return
             try:
-                is_there = os.path.samefile(path, file.fileno())
+                is_there = os.path.samefile(path, file)
             except FileNotFoundError:
                 is_there = False
             if is_there:
                 yield True
                 return
+        finally:
+            os.close(file)
+
+
+def _open_own(path: Path) -> int:
+    """The descriptor of a file that no other name leads to: what is written under this one changes no other.
+
+    Raises:
+        UserError: a link, or something that is no file.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    else:
+        facts = os.fstat(file)
+        if stat.S_ISREG(facts.st_mode) and facts.st_nlink < 2:
+            return file
+        os.close(file)
+    raise UserError(f"{path} is a link or no plain file, and this name is needed here; delete it")
+
+
+def _lock(file: int, path: Path, wait: bool) -> bool:
+    """Locks a file; False where another process holds it, for which `wait` waits."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            return False
+        news = threading.Timer(NEWS_SECONDS, say_once, (f"waits for another process, which holds {path}",))
+        news.start()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        finally:
+            news.cancel()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent}: its file system has no locks ({error.strerror}); name another folder, on a local "
+            "disk or NFS 4"
+        ) from None
+    return True
