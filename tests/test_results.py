@@ -689,7 +689,8 @@ def test_results_of_networks_that_were_trained_otherwise_are_not_written_over(vi
     with pytest.raises(UserError, match="made_elsewhere"):
         comparison.find_populations(view)
     other_settings(view, {"epochs": 3, "of before": 1})
-    assert len(comparison.find_populations(view)) == 1
+    dense = populations.find_population(view, "dense", 0.0)
+    assert comparison.refuse_other_settings(view, dense) is None
 
 
 def test_a_run_has_a_folder_and_a_title_of_its_own(view):

@@ -560,9 +560,12 @@ def test_two_dense_populations_are_finetuned_and_compared_side_by_side(
     assert main(*finetune, "--dense_epochs", 2, folder_flag, "of two") == 0
     compare = [f"{method}_pie_kmodels_detection", *SMALL, "--models_number", 1, "--pruning_percentages", 0.5]
     assert main(*compare, "--dense_epochs", 1) == 0
-    assert main(*compare, "--dense_epochs", 2, folder_flag, "of two") == 0
-    rows = list(csv.DictReader((digits_on_disk / "pies/few digits/results.csv").open()))
-    assert [row["dense_epochs"] for row in rows] == ["2", "2"], "the table never mixes two populations"
+    assert main(*compare, "--dense_epochs", 2, folder_flag, "of two") == 2
+    assert "holds results of other dense networks" in capsys.readouterr().err
+    assert main(*compare, "--dense_epochs", 2, folder_flag, "of two", "--run", "two") == 0
+    for folder, epochs in (("", "1"), ("runs/two", "2")):
+        rows = list(csv.DictReader((digits_on_disk / "pies/few digits" / folder / "results.csv").open()))
+        assert [row["dense_epochs"] for row in rows] == [epochs] * 2, "the table never mixes two populations"
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def _lock(file: int, path: Path, wait: bool) -> bool:
             raise
         path.unlink(missing_ok=True)
         raise UserError(
-            f"{path.parent}: its file system has no locks ({error.strerror}); name another folder, on a local "
-            "disk or NFS 4"
+            f"{path.parent}: its file system has no locks ({error.strerror}); name a folder on a local disk "
+            "or NFS 4"
         ) from None
     return True
