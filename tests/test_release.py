@@ -2,6 +2,8 @@
 
 import csv
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,3 +72,21 @@ def test_what_two_bytes_do_not_hold_stays(values):
 def test_a_copy_onto_itself_is_refused(released, capsys):
     assert make(released[0], "--release", released[0]) == 2
     assert "--release names the folder of --results" in capsys.readouterr().err
+
+
+STUDY = "CIFAR-10, JPEG, 16x16"
+
+
+def test_the_released_study_makes_the_claims_of_the_readme(tmp_path, empty_figures):
+    """Verdicts and sizes of its table stand in the report that is made from the arrays in figures/results."""
+    root = Path(__file__).parent.parent
+    shutil.copytree(root / "figures/results" / STUDY, tmp_path / STUDY)
+    assert make(tmp_path / STUDY) == 0
+    page = re.sub("<[^>]+>", " ", (tmp_path / STUDY / "report.html").read_text(encoding="utf-8"))
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([1-4])\. .* \| (\w+) \| (.*) \|$", readme, re.MULTILINE)
+    assert [number for number, *_ in rows] == ["1", "2", "3", "4"]
+    for number, verdict, sizes in rows:
+        assert f"Evidence for claim {number}: {verdict}" in page
+        for size in re.findall(r"[+−][0-9.]+ \[[^]]+\]", sizes):
+            assert size in page, size
