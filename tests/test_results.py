@@ -682,14 +682,14 @@ def other_settings(view, settings):
 
 
 def test_results_of_networks_that_were_trained_otherwise_are_not_written_over(view):
+    dense = populations.find_population(view, "dense", 0.0)
     other_settings(view, {"epochs": 5})
     with pytest.raises(UserError, match=r"results of other dense networks \(epochs 5, not 3\).*--run NAME"):
-        comparison.find_populations(view)
+        comparison.refuse_other_settings(view, dense)
     other_settings(view, {"made_elsewhere": ["a name"]})
     with pytest.raises(UserError, match="made_elsewhere"):
-        comparison.find_populations(view)
+        comparison.refuse_other_settings(view, dense)
     other_settings(view, {"epochs": 3, "of before": 1})
-    dense = populations.find_population(view, "dense", 0.0)
     assert comparison.refuse_other_settings(view, dense) is None
 
 

@@ -292,7 +292,7 @@ def test_a_file_system_without_locks_is_named_with_what_helps(work, monkeypatch,
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "models/few digits: its file system has no locks" in said
-    assert "another folder" in said and "free space" not in said
+    assert "name a folder on a local disk" in said and "free space" not in said
     assert not list(work.rglob("*.lock"))
 
 
