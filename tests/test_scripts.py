@@ -799,7 +799,7 @@ def test_every_stored_array_stands_in_the_table_of_the_page_on_python(chain):
         for name, shape, kind in zip(names, *columns, strict=True):
             facts = 0 if shape.strip() == "()" else shape.count(",") + 1, kind.strip()
             listed |= {(file, name): facts for file in line[0].split(", ")}
-    for path in (chain[0] / "pies").rglob("*/*.npz"):
+    for path in (chain[0] / "pies/few digits").glob("*/*/**/*.npz"):  # not those of the report
         file = path.parent.name + "_depth" * path.stem.endswith("_depth")
         with np.load(path) as arrays:
             for name in {*arrays.files} - {"made"}:
