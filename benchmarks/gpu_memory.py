@@ -12,7 +12,7 @@ import sys
 from unittest import mock
 
 import numpy as np
-from measure import RATE, ROOT, random_data
+from measure import ROOT, classification_training, contrastive_training, random_data
 
 from common import cli
 
@@ -47,10 +47,10 @@ def main(argv=None) -> None:
     print(f"{'what':<44}{'kept + data (GiB)':>18}{'counted (GiB)':>15}   counted at")
     for depth, width in SIZES:
         batches = (32, 64, 128) if depth < 28 else (8, 12, 16)
-        counted = scaled(lambda n: peak(contrastive, depth, width, n), batches, CONTRASTIVE)
+        counted = scaled(lambda n: peak(contrastive_training, (depth, width), n), batches, CONTRASTIVE)
         what = f"SupCon, {CONTRASTIVE} x 2 views, WRN-{depth}-{width}"
         tell(what, 4 * 2 * CONTRASTIVE * kept_values(depth, width) + data, counted, f"batches of {batches}")
-    counted = peak(supervised, 16, 2, SUPERVISED)
+    counted = peak(classification_training, (16, 2), SUPERVISED)
     what = f"cross-entropy, {SUPERVISED}, WRN-16-2"
     tell(what, 4 * SUPERVISED * kept_values(16, 2) + data, counted, "this batch")
     tell("test set after an epoch, WRN-16-2", None, test_set_peak(), "all test images")
@@ -75,7 +75,7 @@ def stand_in():
     return CudaStandIn()
 
 
-def peak(of_kind, depth: int, width: int, batch: int) -> int:
+def peak(of_kind, shape: tuple[int, int], batch: int) -> int:
     """Bytes at most in two steps: the second has the optimizer's momentum."""
     import torch
 
@@ -84,31 +84,11 @@ def peak(of_kind, depth: int, width: int, batch: int) -> int:
     order = training.epoch_order
     with stand_in() as device_stand_in:
         device = torch.device("cuda", 0)
-        of_network = of_kind(depth, width, batch, random_data(TRAIN, TEST, 32, device))
+        of_network = of_kind(random_data(TRAIN, TEST, 32, device), batch, shape)
         of_network.test_scores = dict
         with mock.patch.object(training, "epoch_order", lambda *args: order(*args)[:2]):
             training.fit(of_network, training.Run((0, "memory")), range(1))
         return device_stand_in.peak
-
-
-def contrastive(depth: int, width: int, batch: int, data):
-    from common import models, training
-
-    model = training.prepare(models.ContrastiveEncoder(depth, width, 0.0, "mlp"), data.train_images.device)
-    settings = {
-        **{"learning_method": "SupCon", "epochs": 1, "batch_size": batch, "learning_rate": RATE},
-        **{"momentum": 0.9, "weight_decay": 4e-4, "temperature": 0.5, "base_temperature": 0.07},
-        **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0},
-    }
-    return training.Contrastive(model, data, settings)
-
-
-def supervised(depth: int, width: int, batch: int, data):
-    from common import models, training
-
-    network = training.prepare(models.SupervisedNetwork(depth, width, 0.0, 10), data.train_images.device)
-    settings = {"batch_size": batch, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 5e-4}
-    return training.CrossEntropy(network, data, settings)
 
 
 def test_set_peak() -> int:

@@ -93,33 +93,61 @@ def random_data(train: int, test: int, side: int, device):
     return ImageDataset("random", "random", *parts, *facts).to(device)
 
 
-def contrastive_epoch(device, images: int, batch_size: int = BATCHES[0]):
-    """A SupCon epoch over so many images, views included."""
+def contrastive_training(data, batch_size: int, shape: tuple[int, int] = (16, 2), **settings):
+    """SupCon of a WideResNet of this depth and width on the data's device."""
     from common import models, training
 
     settings = {
         **{"learning_method": "SupCon", "epochs": 1, "batch_size": batch_size, "learning_rate": RATE},
         **{"momentum": 0.9, "weight_decay": 0.0, "temperature": 0.5, "base_temperature": 0.07},
-        **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0},
+        **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0, **settings},
     }
-    model = training.prepare(models.ContrastiveEncoder(16, 2, 0.0, "mlp"), device)
-    of_model = training.Contrastive(model, random_data(images, 1, 32, device), settings)
+    training.seed_weights("benchmark", "contrastive")
+    model = training.prepare(models.ContrastiveEncoder(*shape, 0.0, "mlp"), data.train_images.device)
+    return training.Contrastive(model, data, settings)
+
+
+def classification_training(data, batch_size: int, shape: tuple[int, int] = (16, 2), **settings):
+    """Cross-entropy of a WideResNet of this depth and width on the data's device."""
+    from common import models, training
+
+    settings = {
+        **{"batch_size": batch_size, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 0.0},
+        **settings,
+    }
+    training.seed_weights("benchmark", "supervised")
+    network = training.prepare(models.SupervisedNetwork(*shape, 0.0, 10), data.train_images.device)
+    return training.CrossEntropy(network, data, settings)
+
+
+def contrastive_epoch(device, images: int, batch_size: int = BATCHES[0], switches: dict | None = None):
+    """A SupCon epoch over so many images, views included."""
+    from common import training
+
+    of_model = contrastive_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
     return lambda: training.fit(of_model, training.Run((0, "contrastive")), range(1))
 
 
-def classification_epoch(device, images: int, batch_size: int = BATCHES[1], masked: bool = False):
-    """A cross-entropy epoch over so many images, views included; `masked`: with masks that prune nothing."""
+def classification_epoch(device, images: int, batch_size: int = BATCHES[1], switches: dict | None = None):
+    """A cross-entropy epoch over so many images, views included."""
+    from common import training
+
+    of_network = classification_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
+    return lambda: training.fit(of_network, training.Run((0, "supervised")), range(1))
+
+
+def masked_epoch(device, images: int, batch_size: int = BATCHES[1]):
+    """The same as in finetuning, with masks that prune nothing."""
     import torch
 
-    from common import models, training
+    from common import training
     from common.pruning import prunable_parameters
 
-    settings = {"batch_size": batch_size, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 0.0}
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
-    masks = {name: torch.ones_like(weight) for name, weight in prunable_parameters(network).items()}
-    of_network = training.CrossEntropy(network, random_data(images, 1, 32, device), settings)
-    run = training.Run((0, "supervised"))
-    return lambda: training.fit(of_network, run, range(1), masks if masked else None)
+    of_network = classification_training(random_data(images, 1, 32, device), batch_size)
+    masks = {
+        name: torch.ones_like(weight) for name, weight in prunable_parameters(of_network.network).items()
+    }
+    return lambda: training.fit(of_network, training.Run((0, "supervised")), range(1), masks)
 
 
 def timed(work: Callable[[], None], device) -> float:

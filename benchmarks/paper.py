@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import sys
 
-from measure import ROOT, classification_epoch, contrastive_epoch, random_data, timed
+from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch, random_data, timed
 
 from common import cli, process
 
@@ -157,7 +157,7 @@ def measure(device, images: int) -> dict[str, float]:
         "contrastive": (contrastive_epoch, 1024),
         "head": (head_epoch,),
         "supervised": (classification_epoch, 128),
-        "finetuning": (classification_epoch, 128, True),
+        "finetuning": (masked_epoch, 128),
     }
     seconds = {}
     for kind, (prepare, *more) in kinds.items():

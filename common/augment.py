@@ -154,7 +154,9 @@ def padding(side: int) -> int:
 def contrastive_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple, std: tuple) -> Tensor:
     """uint8 (B, 3, H, W) and the parameters of B views -> normalised float32 views (B, 3, H, W), channels
     last in memory."""
-    chunk = len(images) if images.device.type != "cpu" else max(1, CHUNK_PIXELS // images[0, 0].numel())
+    chunk = max(1, CHUNK_PIXELS // images[0, 0].numel())
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
+        chunk = len(images)
     views = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)

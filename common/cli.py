@@ -417,8 +417,15 @@ PRECISION = (
     "--precision",
     ("float32", "tf32", "bfloat16"),
     "float32",
-    "of the network in training steps; tf32: where CUDA multiplies, without effect on a CPU; bfloat16: by "
+    "of the network in training steps; tf32: in CUDA's convolutions, without effect on a CPU; bfloat16: by "
     "autocast; losses, pruning criteria and evaluation are always in float32",
+)
+COMPILE = (
+    "--compile",
+    bool,
+    False,
+    "compile the training step (not that of classifier heads): faster where trainings are long, other last "
+    "digits; needs a C++ compiler",
 )
 
 
@@ -437,6 +444,7 @@ def add_training_flags(group) -> None:
         ("--index_end", model_id, 29, "last model id, inclusive"),
         ("--momentum", fraction, 0.9, "momentum of SGD"),
         PRECISION,
+        COMPILE,
         SAVE_EVERY,
         (
             "--save_epochs",
@@ -464,6 +472,7 @@ def add_finetuning_flags(parser: Parser) -> None:
         ),
         SAVE_EVERY,
         PRECISION,
+        COMPILE,
         *FLIP_FLAGS,
         *_criterion_flags("None: global"),
         ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
@@ -619,8 +628,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 def _message_of(error: BaseException) -> str | None:
     """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
-    CPU, and of an operation that is not deterministic, are known by their words, so as not to import torch
-    here."""
+    CPU, of an operation that is not deterministic and of a missing compiler are known by their words, so as
+    not to import torch here."""
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
@@ -630,6 +639,8 @@ def _message_of(error: BaseException) -> str | None:
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
     if operation := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
         return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
+    if re.search(r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler", str(error)):
+        return "error: --compile needs a C++ compiler (g++, say): install one, or leave the flag out"
     words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
     if isinstance(error, MemoryError) or re.search(words, str(error)):
         return (

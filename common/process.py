@@ -77,10 +77,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
     if WORKER in os.environ:
-        # What is no part of the shared work, or what another worker has finished, is no news: who
-        # started them says it once.
-        finished = "finished before"
-        console.addFilter(lambda record: at_work and not record.getMessage().startswith(finished))
+        # What is no part of the shared work is no news: who started them says it once.
+        console.addFilter(lambda record: at_work)
     story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(console)

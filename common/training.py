@@ -5,6 +5,7 @@ To change an optimizer, a learning rate or the loss of a batch, edit the trainin
 counts add up on the device and are read once an epoch.
 """
 
+import functools
 import math
 import time
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ class Training:
     """What `fit` asks of a training; those below say what differs.
 
     network: what is trained, in place; pruned: the module in it that masks are of. settings: learning_rate,
-    momentum, weight_decay, and where there are others than the defaults nesterov, lars, precision.
+    momentum, weight_decay, and where there are others than the defaults nesterov, lars, precision, compile.
     """
 
     shuffle = True
@@ -161,7 +162,7 @@ class Training:
         """What the network gives in a training step, with --precision inside and in float32 outside. Pruning
         criteria and evaluation ask the network itself, in float32."""
         bfloat16 = self.settings.get("precision") == "bfloat16"
-        with tf32_of(self.settings), torch.autocast(batch.device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bfloat16):
             return self.network(batch).float()
 
     def before_step(self, masks: Masks, rate: float) -> None:
@@ -332,7 +333,7 @@ def fit(
     """
     network, pruned, data = training.network, training.pruned, training.data
     images, device = len(data.train_images), data.train_images.device
-    steps = math.ceil(images / training.batch_size)
+    steps, loss_of = math.ceil(images / training.batch_size), loss_function(training)
     optimizer, history, masks = training.optimizer(), [], dict(masks or {})
     apply_masks(pruned, masks)
     prune = gradual_pruner(
@@ -354,9 +355,9 @@ def fit(
         for step, (batch, rate) in enumerate(zip(batches, rates), epoch * steps + 1):
             prune(step)
             set_learning_rate(optimizer, rate)
-            loss, correct = training.loss(batch)
-            optimizer.zero_grad()
             with tf32_of(training.settings):
+                loss, correct = loss_of(batch)
+                optimizer.zero_grad()
                 loss.backward()
             training.before_step(masks, rate)
             optimizer.step()
@@ -437,16 +438,28 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def tf32_of(settings: dict) -> Iterator[None]:
-    """A context in which CUDA may round what it multiplies to TF32, where that is the precision asked for."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+    """A context in which CUDA may round to TF32 what convolutions multiply, where that is the precision asked
+    for. Other products, those of views and losses among them, are in float32."""
+    before = torch.backends.cudnn.allow_tf32
     try:
-        for backend in backends:
-            backend.allow_tf32 = settings.get("precision") == "tf32"
+        torch.backends.cudnn.allow_tf32 = settings.get("precision") == "tf32"
         yield
     finally:
-        for backend, allowed in zip(backends, before):
-            backend.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def loss_function(training: Training) -> Callable:
+    """`training.loss`, compiled where --compile asks for it: views, network and loss are one graph, their
+    backward pass another. A graph is made for every size of a batch, and serves the networks of all seeds."""
+    if not training.settings.get("compile"):
+        return training.loss
+    return functools.partial(compiled_loss(type(training)), training)
+
+
+@functools.cache
+def compiled_loss(kind: type[Training]) -> Callable:
+    """`loss` of a kind of training, compiled; dropout draws what it draws uncompiled."""
+    return torch.compile(kind.loss, fullgraph=True, dynamic=False, options={"fallback_random": True})
 
 
 @contextmanager

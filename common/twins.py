@@ -41,7 +41,7 @@ class Supervised:
     parts = ("supervised",)
     settings = (
         *("epochs", "batch_size", "learning_rate", "lr_milestones", "lr_gamma", "cosine_annealing"),
-        *("momentum", "weight_decay", "shuffle", "precision"),
+        *("momentum", "weight_decay", "shuffle", "precision", "compile"),
     )
     head_settings = ()
 
@@ -106,7 +106,7 @@ class Contrastive:
             "temperature",
             "base_temperature",
         ),
-        *("warmup_epochs", "cosine_annealing", "lars", "precision"),
+        *("warmup_epochs", "cosine_annealing", "lars", "precision", "compile"),
     )
     head_settings = ("head_epochs", "batch_size_head", "precision")
 

@@ -307,6 +307,14 @@ def test_the_expected_jaccard_at_its_ends():
     assert similarity.expected_jaccard(10, 10, 10) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("one, other", [(5000, 6200), (3, 9999), (9000, 9500), (40, 70), (10000, 10000)])
+def test_the_expected_jaccard_leaves_out_nothing_that_counts(one, other):
+    common = np.arange(max(0, one + other - 10000), min(one, other) + 1)
+    shares = scipy.stats.hypergeom.pmf(common, 10000, one, other)
+    expected = (shares * common / (one + other - common)).sum()
+    assert similarity.expected_jaccard(one, other, 10000) == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_expected_jaccard_of_many_images_is_near_that_of_large_random_sets():
     assert similarity.expected_jaccard(3000, 500, 10_000) == pytest.approx(
         float(similarity.chance_jaccard(np.array(0.3), np.array(0.05))), rel=1e-3

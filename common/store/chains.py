@@ -90,6 +90,7 @@ def prune_population(study: Study) -> None:
     jobs = [
         runs.Job(chain.steps[-1].paths[-1], functools.partial(prune_chain, study, chain)) for chain in chains
     ]
+    runs.say_finished(study, [step.paths[-1] for chain in chains for step in chain.steps])
     if not runs.share(study, jobs) or flags.debug:
         return
     for steps in zip(*(chain.steps for chain in chains)):
@@ -131,7 +132,7 @@ def asked_pruning(flags: argparse.Namespace) -> PruningMethod:
             f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense "
             "ones were"
         )
-        refuse(("epochs", "batch_size", "learning_rate", "precision", *FLIPS), reason)
+        refuse(("epochs", "batch_size", "learning_rate", "precision", "compile", *FLIPS), reason)
     if flags.after != "rewind":
         refuse(("rewind_epoch",), "belongs to --after rewind")
     sparsities = [sparsity for _, sparsity in asked_sparsities(flags)]
@@ -208,7 +209,7 @@ def asked_step(
         configuration |= FINETUNING | {"learning_rate": flags.learning_rate}
     else:  # trained as the dense network was
         settings = member.record["configuration"]
-    configuration |= {key: settings[key] for key in ("epochs", "batch_size", "precision")}
+    configuration |= {key: settings[key] for key in ("epochs", "batch_size", "precision", "compile")}
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
@@ -261,7 +262,7 @@ def prune_chain(study: Study, chain: Chain) -> None:
     network = None
     for step in chain.steps:
         if is_finished(study, chain, step):
-            runs.finished_before(*step.paths)
+            runs.forget_states(step.paths)
             continue
         if network is None or step.iteration == 0:
             network = network_to_prune(study, chain, step)

@@ -292,7 +292,7 @@ def read_record(checkpoint: Path) -> dict | None:
 def with_later_settings(configuration: dict, flips: dict) -> dict:
     """A configuration, and the dense one in it, with the settings that records of before their flags lack."""
     later = LATER_SETTINGS if "shuffle" in configuration else {}  # of a supervised training
-    configuration = {"precision": "float32", **later, **flips, **configuration}
+    configuration = {"precision": "float32", "compile": False, **later, **flips, **configuration}
     if isinstance(configuration.get("dense"), dict):
         configuration["dense"] = with_later_settings(configuration["dense"], flips)
     return configuration

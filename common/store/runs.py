@@ -288,9 +288,17 @@ def epochs_to_keep(study: Study, file: Asked) -> list[int]:
     ]
 
 
-def finished_before(*paths: Path) -> None:
-    """Says that a network is there already, and forgets the states of its trainings."""
-    logger.info(f"finished before: {paths[-1]}")
+def say_finished(study: Study, paths: list[Path]) -> None:
+    """Says in one line how many of the networks are there already."""
+    there = [path for path in paths if path.exists()]
+    if there and not study.flags.debug:
+        example = there[0] if len(there) == 1 else f"{there[0]} and others"
+        logger.info(f"finished before: {len(there)} of {len(paths)} networks, {example}")
+
+
+def forget_states(paths: Sequence[Path]) -> None:
+    """Deletes the states of finished trainings, and notes in the log that these are."""
+    logger.debug(f"finished before: {paths[-1]}")
     for path in paths:
         checkpoints.state_path(path).unlink(missing_ok=True)
 
@@ -309,6 +317,7 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
             finished_parts(study, files)  # refuses what is in the way before the first step
             epochs_to_keep(study, files[0])
             jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
+    say_finished(study, [job.path for job in jobs])
     share(study, jobs)
 
 
@@ -323,7 +332,9 @@ def train_network(study: Study, files: list[Asked]) -> None:
     """Trains and saves what is missing of one network."""
     finished, epochs = finished_parts(study, files), epochs_to_keep(study, files[0])
     if there := [file.path for file, is_there in zip(files, finished) if is_there]:
-        finished_before(*there)
+        forget_states(there)
+        if not all(finished):
+            logger.info(f"finished before: {there[0]}")
     if all(finished) and not epochs:
         return
     network, histories = twin_of(study)(study, study.model_seed(files[0].name.id)), {}

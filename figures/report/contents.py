@@ -237,6 +237,7 @@ def measures_against_sparsity(stored: list[Combination], compared: list[Compared
     rows, pictures = [population.facts | evidence.measures(population) for population in stored], []
     for name in CURVES:
         heading, meaning, _, _ = MEASURES[name]
+        heading = heading[0].upper() + heading[1:]
         if chosen := [row for row in rows if name in row]:
             caption = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
             pictures.append(against_sparsity(compared, chosen, name, heading, caption))

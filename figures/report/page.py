@@ -178,7 +178,8 @@ def conclusion(report: Report) -> list[str]:
         verdict = claims.verdict(report.evidence, claim.deciding)
         verdicts.setdefault(verdict, []).append(str(claim.number))
         if verdict not in (claims.SUPPORTED, claims.CONTRADICTED):
-            undecided.append(f"claim {claim.number}: {claims.why(claim, report.evidence)[-1].rstrip('.')}")
+            reason = claims.why(claim, report.evidence)[-1].rstrip(".")
+            undecided.append(f"claim {claim.number}: {reason[0].lower()}{reason[1:]}")
     said = (f"{verdict}: claim {' and claim '.join(numbers)}" for verdict, numbers in verdicts.items())
     sentences = [f"Of the paper's claims, {'; '.join(said)}."]
     deciding = [part for claim in claims.CLAIMS for part in claim.deciding]

@@ -146,7 +146,8 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     number is one of images."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
-    kinds = list(dict.fromkeys(pruning))  # the same marker for all learning methods
+    # The same marker for all learning methods, and whether or not dense networks have the number.
+    kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
     sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
     width = max(6.5, 0.08 * len(series) * len(sparsities)) + 0.075 * max(map(len, series)) + 0.6
     figure, (panel,) = titled_figure(arrays, width, max(4.2, 0.19 * len(series) + 1.4))

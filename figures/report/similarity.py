@@ -2,6 +2,8 @@
 of them (combinations of learning method, pruning method and sparsity), L layers, N images, C classes, K
 models of a group."""
 
+import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,10 +106,17 @@ def chance_zero_share(size: int, zeros: int, part: int) -> float:
 # PIEs
 
 
+@functools.cache
 def expected_jaccard(size: int, other_size: int, total: int) -> float:
     """The mean Jaccard similarity of two random sets of these sizes out of `total`: over the hypergeometric
     distribution of their intersection; NaN where both are empty."""
-    common = np.arange(max(0, size + other_size - total), min(size, other_size) + 1)
+    if size > other_size:
+        return expected_jaccard(other_size, size, total)
+    middle = size * other_size / max(1, total)
+    # Beyond 12 standard deviations nothing is left that a float could hold beside the rest.
+    reach = 12 * math.sqrt(middle * (1 - other_size / max(1, total))) + 12
+    lowest, highest = max(0, size + other_size - total), size
+    common = np.arange(max(lowest, math.floor(middle - reach)), min(highest, math.ceil(middle + reach)) + 1)
     shares = stats.hypergeom.pmf(common, total, size, other_size)
     return float((shares * jaccard(common, size, other_size)).sum())
 

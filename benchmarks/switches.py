@@ -1,0 +1,163 @@
+"""Measures what --precision and --compile bring, alone and together, after a check against the CPU.
+
+    python benchmarks/switches.py --cuda_device 0 --output switches.json
+
+On a GPU first how far it is from the CPU in float32: logits, losses and gradients of a step, labels of k-NN.
+Then, with the published batches and 50,000 random images of CIFAR-10's size (on a CPU 512, and batches of 256
+and 128), the seconds of an epoch of WRN-16-2, views included; and of finetuning, evaluation and prediction
+depth. Medians over the rounds, in turn; compilation is not counted. Prints one table, for anybody with a card
+to send.
+"""
+
+import sys
+from dataclasses import dataclass
+
+from measure import (
+    BATCHES,
+    Contestant,
+    add_flags,
+    classification_epoch,
+    classification_training,
+    contrastive_epoch,
+    contrastive_training,
+    in_turn,
+    masked_epoch,
+    random_data,
+    save,
+    start,
+)
+
+from common import cli
+
+SWITCHES = {
+    "float32": {},
+    "tf32": {"precision": "tf32"},
+    "bfloat16": {"precision": "bfloat16"},
+    "--compile": {"compile": True},
+    "tf32 --compile": {"precision": "tf32", "compile": True},
+    "bfloat16 --compile": {"precision": "bfloat16", "compile": True},
+}
+STEP_IMAGES, PROBED = 256, 1_000  # of the check
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images that are trained on, evaluated, and the batches of both trainings."""
+
+    train: int
+    test: int
+    batches: tuple[int, int]
+
+
+ON_CPU, ON_CUDA = Sizes(512, 500, BATCHES), Sizes(50_000, 10_000, (1024, 128))
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    add_flags(parser)
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    device, machine = start(flags.cuda_device)
+    on_cuda = device.type == "cuda"
+    sizes = ON_CUDA if on_cuda else ON_CPU
+    distances = agreement(device) if on_cuda else {}
+    for what, distance in distances.items():
+        print(f"{what:<60}{distance:>12.2g}")
+    if not on_cuda:
+        print("no CUDA device: nothing to compare with the CPU; --compile alone is measured")
+    switches = SWITCHES if on_cuda else {name: SWITCHES[name] for name in ("float32", "--compile")}
+    print(f"{'seconds':<44}{'':<20}{'median':>8}{'ratio':>8}   of {flags.rounds}")
+    rows = {}
+    for what, prepare, arguments in works(sizes):
+        kinds = switches if prepare in (contrastive_epoch, classification_epoch) else {"float32": None}
+        contestants = {
+            name: Contestant(prepare, (*arguments, *([] if switch is None else [switch])))
+            for name, switch in kinds.items()
+        }
+        results = in_turn(contestants, flags.rounds, device)
+        plain = results["float32"].median
+        for name, result in results.items():
+            print(f"{what:<44}{name:<20}{result.median:>8.3g}{plain / result.median:>8.2f}", flush=True)
+        rows[what] = {
+            name: {"seconds": result.seconds, "megabytes": result.megabytes}
+            for name, result in results.items()
+        }
+    save(flags.output, machine, rounds=flags.rounds, agreement=distances, results=rows)
+
+
+def works(sizes: Sizes):
+    """(what it is, its preparation, the arguments) of all that is timed."""
+    contrastive, supervised = sizes.batches
+    yield f"SupCon epoch, batch {contrastive} x 2", contrastive_epoch, (sizes.train, contrastive)
+    yield f"cross-entropy epoch, batch {supervised}", classification_epoch, (sizes.train, supervised)
+    yield "finetuning epoch, with masks", masked_epoch, (sizes.train, supervised)
+    yield f"evaluation of a network, {sizes.test:,} images", evaluation, (sizes.test,)
+    yield f"prediction depth of a network, {sizes.test:,} images", depth, (sizes.train, sizes.test)
+
+
+def evaluation(device, test: int):
+    from common import models, training
+    from common.evaluation import evaluate_test_set
+
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    data = random_data(1, test, 32, device)
+    return lambda: evaluate_test_set(network, data)
+
+
+def depth(device, train: int, test: int):
+    from common import models, training
+    from common.store.evaluation import knn_at_places
+
+    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    data = random_data(train, test, 32, device)
+    return lambda: knn_at_places(network, data, 1024)
+
+
+def agreement(device) -> dict[str, float]:
+    """How far the device is from the CPU in float32, by the same weights and views: differences relative to
+    the largest value, and the share of k-NN labels that differ."""
+    import torch
+
+    found = [numbers(each) for each in (torch.device("cpu"), device)]
+    distances = {
+        f"{what}, relative to the largest": float((mine - other).abs().max() / other.abs().max())
+        for what, other, mine in ((what, found[0][what], found[1][what]) for what in found[0])
+        if what != "k-NN labels"
+    }
+    distances["share of k-NN labels that differ"] = float(
+        (found[0]["k-NN labels"] != found[1]["k-NN labels"]).float().mean()
+    )
+    return distances
+
+
+def numbers(device) -> dict:
+    """Logits, loss and gradient of one step of both trainings, and the labels of k-NN, on the CPU."""
+    import torch
+
+    from common import evaluation, training
+    from common.store.evaluation import knn_at_places
+
+    data, found = random_data(STEP_IMAGES, PROBED, 32, device), {}
+    for what, training_of in (("supervised", classification_training), ("SupCon", contrastive_training)):
+        of_network = training_of(data, STEP_IMAGES)
+        network = of_network.network
+        [batch] = batches = training.epoch_order(data, STEP_IMAGES, torch.Generator(), shuffle=False)
+        of_network.draw(batches, torch.Generator().manual_seed(0))
+        loss, _ = of_network.loss(batch)
+        loss.backward()
+        gradient = [parameter.grad.flatten() for parameter in network.parameters()]
+        found |= {f"{what} loss": loss.detach().cpu(), f"{what} gradient": torch.cat(gradient).cpu()}
+        network.eval()
+        if what == "supervised":
+            found["logits"] = evaluation.outputs(network, data.test_images, data).cpu()
+            labels = knn_at_places(network, data, 1024)
+            found["k-NN labels"] = torch.stack([each.cpu() for each in labels.values()])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""--compile: the training step as one graph, made once for all seeds, with the numbers of one that is not
+compiled."""
+
+import shutil
+
+import pytest
+import torch
+from test_data import ITERATIVE, prune, records, train
+from test_precision import first_batch
+from test_scripts import SMALL, main
+from test_training import classifying, contrasting, encoder, few, network, one_epoch
+
+from common import training
+
+KINDS = ["supervised", "SupCon"]
+# Relative to a step in float64; measured: a tenth of them.
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The forward graphs that were made; their numbers are those of uncompiled operations, without a C++
+    compiler."""
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    compile = torch.compile
+    without = lambda function, options, **more: compile(function, backend=backend, **more)
+    monkeypatch.setattr(torch, "compile", without)
+    torch._dynamo.reset()
+    training.compiled_loss.cache_clear()
+    yield made
+    torch._dynamo.reset()
+    training.compiled_loss.cache_clear()
+
+
+def training_of(kind, seed=0, **settings):
+    """Of 70 digits in batches of 32: the last batch has 6."""
+    if kind == "supervised":
+        return classifying(network(seed, settings.pop("dropout", 0.0)), batch_size=32, **settings)
+    model = encoder(settings.pop("dropout", 0.0))
+    return contrasting(model, few(), learning_method=kind, batch_size=32, **settings)
+
+
+def weights(of):
+    return torch.cat([parameter.detach().flatten() for parameter in of.network.parameters()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_for_every_size_of_a_batch_serves_all_seeds_and_epochs(kind, graphs):
+    for seed in range(2):
+        of = training_of(kind, seed, compile=True)
+        one_epoch(of)
+        one_epoch(of, epoch=1)
+        assert len(graphs) == 2
+        nodes = [str(node.target) for node in graphs[0].graph.nodes]
+        loss = "cross_entropy" if kind == "supervised" else "logsumexp"
+        assert all(any(word in node for node in nodes) for word in ("conv2d", loss))
+        assert not any(name.startswith("_orig_mod") for name in of.network.state_dict())
+
+
+@pytest.mark.parametrize("kind, dropout", [("supervised", 0.3), ("SimCLR", 0.0)])
+def test_the_graph_computes_what_the_step_does(kind, dropout, graphs):
+    trained = []
+    for compiled in (False, True):
+        of = training_of(kind, dropout=dropout, compile=compiled)
+        trained.append((one_epoch(of)["loss"], weights(of)))
+    assert graphs and trained[0][0] == pytest.approx(trained[1][0], rel=1e-5)
+    assert torch.allclose(trained[0][1], trained[1][1], rtol=1e-4, atol=1e-5)
+
+
+def test_masks_learning_rates_and_pruning_while_training_make_no_new_graph(graphs):
+    from common.pruning import GradualPruning, measure_sparsity
+    from common.training import Run, fit
+
+    of = training_of("supervised", compile=True)
+    history = fit(of, Run((0, "supervised")), range(2), pruning=GradualPruning(0.8, 2, 5, 1, "snip"))
+    assert len(graphs) == 2 and history[-1]["sparsity"] == measure_sparsity(of.network)["total"] > 0.75
+
+
+# By Inductor, the compiler that users get
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiled_step_is_as_near_to_float64_as_the_step_is(kind):
+    def step(compiled, exact=False):
+        of = training_of(kind, compile=compiled)
+        batch = first_batch(of)
+        if exact:
+            of.network.double()
+            of.forward = lambda images: of.network(images.double())
+        loss_of = training.loss_function(of)
+        loss, _ = loss_of(batch)
+        loss.backward()
+        return loss.item(), torch.cat([each.grad.flatten().double() for each in of.network.parameters()])
+
+    exact_loss, exact = step(False, exact=True)
+    loss, gradient = step(True)
+    assert loss == pytest.approx(exact_loss, rel=LOSS_TOLERANCE)
+    assert (gradient - exact).norm() < GRADIENT_TOLERANCE * exact.norm()
+
+
+# Populations
+
+
+def test_compiled_networks_are_recorded_and_never_mixed(graphs, digits_on_disk, unsaved_figures, capsys):
+    assert train("sup", "--compile") == 0 and train("sup") == 2
+    assert "compile True, not False" in capsys.readouterr().err
+    assert train("sup", first=1, last=1) == 0
+    assert main("sup_pie_kmodels_detection", *SMALL, "--models_number", "2") == 2
+    assert "they differ in compile: " in capsys.readouterr().err
+    assert prune("sup", *ITERATIVE, "--compile") == 2
+    assert "--compile belongs to --after finetune" in capsys.readouterr().err
+    made = len(graphs)
+    assert prune("sup", *ITERATIVE) == 0  # trained as the dense network was, by its graphs
+    assert {record["configuration"]["compile"] for record in records("*rewind*").values()} == {True}
+    assert made == len(graphs) > 0
+
+
+def test_without_a_compiler_one_line_says_so(digits_on_disk, unsaved_figures, monkeypatch, capsys):
+    def missing(*args, **more):
+        raise torch._inductor.exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(training, "compiled_loss", lambda kind: missing)
+    assert train("sup", "--compile") == 2
+    assert "--compile needs a C++ compiler" in capsys.readouterr().err
