@@ -3,6 +3,7 @@
 import csv
 import errno
 import functools
+import io
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from forked import Forked
 from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
-from common import augment, evaluation, metrics, plots
+from common import augment, evaluation, metrics, plots, process
 from common.cli import UserError
 from common.store import checkpoints, files, runs, table
 from common.store import evaluation as stored
@@ -399,3 +400,17 @@ def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys)
         assert "--cuda_device 1 does not exist" in capsys.readouterr().err
         assert main("sup_training", *flags, "--workers", "2", "--debug") == 0  # trains itself, saves nothing
         assert stand_in.peak > 0
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_sees_how_much_is_done(tmp_path, monkeypatch, terminal):
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(process, "at_work", False)
+    flags = SimpleNamespace(debug=False, workers=0)
+    jobs = [runs.Job(tmp_path / str(number), lambda: time.sleep(0.15)) for number in range(3)]
+    assert runs.share(SimpleNamespace(flags=flags, script="sup_prediction_depth"), jobs)
+    assert (
+        ("sup_prediction_depth, finished:  33%" in screen.getvalue()) == terminal == bool(screen.getvalue())
+    )

@@ -505,9 +505,11 @@ def share(study: Study, jobs: list[Job]) -> bool:
     first = rank * len(jobs) // world
     busy = []
     process.at_work = True
-    for job in jobs[first:] + jobs[:first]:
-        with claim(job.path, wait=False) as held:
-            job.work() if held else busy.append(job)
+    with progress(study, jobs) as bar:
+        for job in jobs[first:] + jobs[:first]:
+            with claim(job.path, wait=False) as held:
+                job.work() if held else busy.append(job)
+            bar.update()
     process.at_work = False
     if WORKER in os.environ:
         return False
@@ -515,6 +517,12 @@ def share(study: Study, jobs: list[Job]) -> bool:
         with claim(job.path, wait=True):
             job.work()
     return True
+
+
+def progress(study: Study, jobs: list[Job]) -> tqdm:
+    """A bar of the jobs that are done; none without a terminal, nor of each worker."""
+    is_worker = True if WORKER in os.environ else None
+    return tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=is_worker, leave=False)
 
 
 def _run_workers(study: Study, jobs: list[Job]) -> None:
@@ -532,7 +540,7 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     with tempfile.TemporaryFile("w+") as errors:
         workers = subprocess.Popen(command, stderr=errors, env=environment)
         try:
-            with tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False) as bar:
+            with progress(study, jobs) as bar:
                 while workers.poll() is None:
                     bar.update(sum(job.path.exists() for job in jobs) - bar.n)
                     time.sleep(POLL_SECONDS)
