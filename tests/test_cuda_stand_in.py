@@ -228,6 +228,27 @@ def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypa
     assert logits.requires_grad and computed <= kept < 1.02 * computed + 8_000  # statistics, and the latent
 
 
+def test_the_benchmark_of_the_switches_compares_the_device_with_the_cpu(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import switches
+
+    monkeypatch.setattr(switches, "STEP_IMAGES", 30)
+    monkeypatch.setattr(switches, "PROBED", 20)
+    with CudaStandIn():
+        distances = switches.agreement(torch.device("cuda", 0))
+    assert len(distances) == 6 and set(distances.values()) == {0.0}
+
+    exact = switches.numbers(CPU)
+    shifted = {what: values.clone() for what, values in exact.items()}
+    shifted["logits"][0, 0] += shifted["logits"].abs().max()
+    shifted["k-NN labels"][:, :5] = 10
+    monkeypatch.setattr(switches, "numbers", lambda device, found=[shifted, exact]: found.pop())
+    distances = switches.agreement(CPU)
+    assert distances["logits, relative to the largest"] == pytest.approx(1, abs=1e-6)
+    assert distances["share of k-NN labels that differ"] == 0.25
+    assert distances["SupCon loss, relative to the largest"] == 0
+
+
 # The stand-in itself
 
 MISUSES = {
