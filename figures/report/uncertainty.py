@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 MOST_HALVES = 300
 SPLITS = 40  # of the seeds into two halves
 FEWER_SETS = 30  # of seeds without two of them, of which splits are averaged
-CHUNK = 2**22  # votes held at once
+CHUNK = 2**18  # votes held at once, in a cache
 SPREAD = 1e-12  # what is smaller is an error of rounding
 UNBOUNDED = (-math.inf, math.inf)
 
@@ -99,7 +99,7 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray) -> np.ndarra
     ranked = np.sort(predictions[:, disputed], 0)
     new = np.concatenate([np.ones_like(ranked[:1], bool), ranked[1:] != ranked[:-1]])
     candidates = new.sum(0)  # classes that an image has votes for
-    images = max(1, CHUNK // len(sets))
+    images, voters = max(1, CHUNK // len(sets)), sets.astype(np.float32)
     by_candidates = np.argsort(-candidates, kind="stable")
     for order in np.split(by_candidates, range(images, len(disputed), images)):
         classes = np.zeros((candidates[order].max(initial=0), len(order)), predictions.dtype)
@@ -112,8 +112,9 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray) -> np.ndarra
             chosen = predictions[:, disputed[order[:some]]] == label[:some]
             # One number that is larger for more votes and, with as many, for the smaller class: whole
             # numbers, exact up to 2^24.
-            votes = sets.astype(np.float32) @ (len(classes) * chosen.astype(np.float32))
-            np.maximum(best[:, :some], votes + (len(classes) - 1 - index), out=best[:, :some])
+            votes = voters @ (len(classes) * chosen.astype(np.float32))
+            votes += len(classes) - 1 - index
+            np.maximum(best[:, :some], votes, out=best[:, :some])
         winner = len(classes) - 1 - best.astype(np.int32) % max(1, len(classes))
         labels[:, disputed[order]] = np.take_along_axis(classes, winner, 0)
     return labels
