@@ -93,7 +93,9 @@ def draw_heat_maps(arrays: dict) -> Figure:
         darkness = image.to_rgba(values) @ (-0.299, -0.587, -0.114, 1)  # 0 where there is no value
         for (row, column), text in np.ndenumerate(arrays["texts"][index]):
             colour = "white" if darkness[row, column] > 0.5 else "black"
-            panel.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+            # Inside the panel: nothing to be measured for the layout, which would take most of the time.
+            look = dict(ha="center", va="center", fontsize=8, color=colour, in_layout=False)
+            panel.text(column, row, text, **look)
     bar = dict(ax=list(grid), fraction=0.3 / size[0], aspect=40, pad=0.02)
     quantity = textwrap.fill(plain(arrays.get("quantity", "")), int(11 * tall))
     figure.colorbar(image, label=quantity, **bar)
