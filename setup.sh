@@ -12,6 +12,8 @@ usage() {
 ./setup.sh                 sets up: environment, requirements, folders
 ./setup.sh demo            sets up and runs the whole study on scikit-learn's digits
                            (minutes on a CPU, nothing to download)
+./setup.sh procedures      the questions of Paganini & Forde 2020 on digits: masks of eight procedures of
+                           pruning compared (minutes on a CPU)
 ./setup.sh test            sets up and runs the tests
 ./setup.sh paper [--cuda_device N] [--seeds 0-9] [--methods ...] [--sparsities ...] [--workers N]
                  [--dry_run] [--yes]
@@ -104,12 +106,32 @@ demo_of() {
   fi
 }
 
+# What Paganini & Forde ask: do procedures find the same masks, does structure emerge, do weights stay?
+procedures() {
+  local networks="--dataset digits --model_depth 10 --widen_factor 1 --threads 1 --workers $(nproc)"
+  local of="$networks --save_path models/procedures --models_number 4" procedure
+  run sup_training.py $networks --save_path models/procedures --index_end 3 --epochs 12 --batch_size 64 \
+    --learning_rate 0.1 --save_epochs 0
+  for procedure in "magnitude --scope global" "magnitude --scope layer" "random --scope global" \
+    "filter_l1" "filter_l2" "filter_linf" "magnitude --after reinit" "magnitude --after finetune --epochs 8"; do
+    run sup_pruning_finetune.py $of --pruning_schedule iterative --iterations 5 --rate 0.45 \
+      --criterion $procedure
+  done
+  local iterative=iterative0.45 methods
+  methods=$(printf "%s_${iterative}_rewind0," global layer global_random filter_l1 filter_l2 filter_linf)
+  methods+=global_${iterative}_reinit,global_${iterative}_finetune
+  run sup_pie_kmodels_detection.py $of --run procedures --pruning_methods "$methods" \
+    --pruning_percentages 0.6975,0.9497
+  run figures/make_figures.py --results pies/digits --run procedures
+}
+
 mode=${1:-setup}
 [ $# -eq 0 ] || shift
 [ "$mode" = paper ] || [ $# -eq 0 ] || die "$mode takes no further words; ./setup.sh help lists what there is"
 case $mode in
   setup) set_up; echo "ready: ./setup.sh demo runs the study on digits" ;;
   demo) set_up; demo ;;
+  procedures) set_up; procedures ;;
   test)
     set_up
     install tests/requirements.txt

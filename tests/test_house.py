@@ -239,6 +239,38 @@ def test_every_flag_that_a_page_names_is_one(page):
     assert not named - flags, listed(sorted(named - flags))
 
 
+# What bash makes of a block of commands: the words of every call, with loops and variables put in.
+RECORD = (
+    'python() { printf "%s\\0" "$@"; printf "\\0"; }; sbatch() { :; }; torchrun() { :; }; srun() { :; }\n'
+)
+
+
+def commands(page):
+    """The words of every call of python in the blocks of a page that call scripts of this project."""
+    called = []
+    for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        if re.search(r"^ *python \S+\.py", block, re.MULTILINE):
+            done = subprocess.run(["bash", "-c", RECORD + block], capture_output=True, text=True, cwd="/")
+            called += [call.split("\0") for call in done.stdout.split("\0\0") if call]
+    return called
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_scripts_understand_every_command_of_a_page(page):
+    for script, *flags in commands(page):
+        if script in map(name_of, SCRIPTS):
+            importlib.import_module(Path(script).stem).build_parser().parse_args(flags)
+
+
+def test_commands_are_seen_as_bash_gives_them(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        '```\nflags=(--data_dir "a b")\nfor x in sup clr; do\npython ${x}_training.py "${flags[@]}"\ndone\n```\n'
+    )
+    assert commands(page) == [[f"{x}_training.py", "--data_dir", "a b"] for x in ("sup", "clr")]
+    assert len(commands(ROOT / "docs/report.md")) > 20
+
+
 def test_every_page_is_in_the_map_and_the_first_page_is_short():
     front = ROOT / "README.md"
     assert len(front.read_bytes()) <= README_BYTES
