@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -240,9 +241,7 @@ def test_every_flag_that_a_page_names_is_one(page):
 
 
 # What bash makes of a block of commands: the words of every call, with loops and variables put in.
-RECORD = (
-    'python() { printf "%s\\0" "$@"; printf "\\0"; }; sbatch() { :; }; torchrun() { :; }; srun() { :; }\n'
-)
+RECORD = 'python() { printf "%s\\0" "$@"; printf "\\0"; }\n'
 
 
 def commands(page):
@@ -250,7 +249,9 @@ def commands(page):
     called = []
     for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         if re.search(r"^ *python \S+\.py", block, re.MULTILINE):
-            done = subprocess.run(["bash", "-c", RECORD + block], capture_output=True, text=True, cwd="/")
+            # Nothing but what is recorded can run: there is no PATH.
+            shell = [shutil.which("bash"), "-c", RECORD + block]
+            done = subprocess.run(shell, env={"PATH": ""}, capture_output=True, text=True, check=False)
             called += [call.split("\0") for call in done.stdout.split("\0\0") if call]
     return called
 
@@ -264,11 +265,10 @@ def test_scripts_understand_every_command_of_a_page(page):
 
 def test_commands_are_seen_as_bash_gives_them(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(
-        '```\nflags=(--data_dir "a b")\nfor x in sup clr; do\npython ${x}_training.py "${flags[@]}"\ndone\n```\n'
-    )
+    block = 'flags=(--data_dir "a b")\nfor x in sup clr; do\npython ${x}_training.py "${flags[@]}"\ndone\n'
+    page.write_text(f"```\n{block}```\n")
     assert commands(page) == [[f"{x}_training.py", "--data_dir", "a b"] for x in ("sup", "clr")]
-    assert len(commands(ROOT / "docs/report.md")) > 20
+    assert len(commands(ROOT / "docs/report.md")) >= 20
 
 
 def test_every_page_is_in_the_map_and_the_first_page_is_short():
