@@ -112,8 +112,8 @@ procedures() {
   local of="$networks --save_path models/procedures --models_number 4" procedure
   run sup_training.py $networks --save_path models/procedures --index_end 3 --epochs 12 --batch_size 64 \
     --learning_rate 0.1 --save_epochs 0
-  for procedure in "magnitude --scope global" "magnitude --scope layer" "random --scope global" \
-    "filter_l1" "filter_l2" "filter_linf" "magnitude --after reinit" "magnitude --after finetune --epochs 8"; do
+  for procedure in magnitude "magnitude --scope layer" random filter_l1 filter_l2 filter_linf \
+    "magnitude --after reinit" "magnitude --after finetune --epochs 8"; do
     run sup_pruning_finetune.py $of --pruning_schedule iterative --iterations 5 --rate 0.45 \
       --criterion $procedure
   done
