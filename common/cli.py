@@ -103,13 +103,11 @@ def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
 
 def _number(kind: type, words: str, fits: Callable[[float], bool]) -> Callable:
     def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
+        # Python reads more: 1_000, blanks around, digits of other scripts.
+        value = kind(text) if re.fullmatch(NUMBERS[kind], text) else None
         if value is None or not fits(value):
             raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
-        return value
+        return value + 0  # -0.0 is 0.0
 
     return parse
 
@@ -118,7 +116,9 @@ def _whole_number(low: int, high: int) -> Callable:
     return _number(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
 
 
+NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
 infinity, largest = float("inf"), 2**31 - 1
+LARGEST_FLOAT = 1e30  # of rates, decays, temperatures: their squares and products are still numbers
 positive_integer = _whole_number(1, largest)
 natural_number = _whole_number(0, largest)
 # Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
@@ -127,8 +127,8 @@ model_id = _whole_number(0, 999_999)
 model_count = _whole_number(1, 1_000_000)
 iteration_count = _whole_number(1, 1000)
 thread_count = _whole_number(1, 1024)
-positive_float = _number(float, "a number above 0", lambda value: 0 < value < infinity)
-natural_float = _number(float, "a number of 0 or more", lambda value: 0 <= value < infinity)
+positive_float = _number(float, "a number above 0, up to 1e30", lambda value: 0 < value <= LARGEST_FLOAT)
+natural_float = _number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
 fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
 
@@ -155,9 +155,9 @@ def pruned_sparsity_list(text: str) -> list[float]:
 def model_depth(text: str) -> int:
     """The depth of a WideResNet: 6 n + 4 layers, from 10."""
     depth = positive_integer(text)
-    if depth < 10 or depth % 6 != 4:
+    if not 10 <= depth <= 1000 or depth % 6 != 4:
         raise argparse.ArgumentTypeError(
-            f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4)"
+            f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4), up to 1000"
         )
     return depth
 
@@ -239,7 +239,7 @@ def add_common_flags(parser: Parser) -> None:
         ),
         ("--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
         ("--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4"),
-        ("--widen_factor", positive_integer, 2, "width of the WideResNet"),
+        ("--widen_factor", _whole_number(1, 64), 2, "width of the WideResNet"),
         ("--dropout", fraction, 0.0, "dropout rate inside the blocks"),
         (
             "--workers",
@@ -590,8 +590,12 @@ def add_depth_flags(parser: Parser) -> None:
         )
 
 
+# Ctrl-C, kill, a closed terminal, and what Slurm is told to send before its time is up.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM; `signal` is its number."""
+    """One of SIGNALS; `signal` is its number."""
 
     def __init__(self, signal: int):
         super().__init__(signal)
@@ -612,7 +616,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         try:
             main(argv)
             return 0
-        except (Interrupted, UserError, OSError, RuntimeError, MemoryError) as error:
+        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError) as error:
             message = _message_of(error)
             if message is None:
                 raise
@@ -634,6 +638,12 @@ def _message_of(error: BaseException) -> str | None:
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
         return f"error: {one_line(error)}"
+    if isinstance(error, ImportError):
+        if "failed to map segment" not in str(error):
+            return None
+        return (
+            f"error: {one_line(error)}: too little memory to load it; lift the limit (ulimit -v), or use less"
+        )
     if isinstance(error, OSError):
         where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
@@ -651,8 +661,8 @@ def _message_of(error: BaseException) -> str | None:
 
 
 def _raise_on_signals() -> dict:
-    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main
-    thread."""
+    """From now on SIGNALS raise `Interrupted`, but for SIGHUP under nohup, which ignores it; the handlers
+    there were, none outside of the main thread."""
     asked: list[float] = []
 
     def stop(number: int, frame) -> None:
@@ -664,4 +674,5 @@ def _raise_on_signals() -> dict:
 
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    return {number: signal.signal(number, stop) for number in SIGNALS if number not in ignored}

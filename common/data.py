@@ -291,7 +291,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             # 16 or 32 bits, which Pillow cuts off or clips to 255: nearly all white.
             if image.mode.startswith(("I", "F")) or re.search(";16[BLN]", str(image.tile)):
                 raise ValueError("more than 8 bits a channel: convert it to 8 bits")
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            # The first of an MPO, a JPEG of many cameras, is the photograph.
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise ValueError(f"{frames} frames: keep one")
             yield image
     except UserError:

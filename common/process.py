@@ -39,6 +39,18 @@ def select_device(cuda_device: int) -> "torch.device":
     return torch.device("cuda", cuda_device)
 
 
+def environment_number(name: str) -> int | None:
+    """A whole number that a launcher (torchrun, Slurm) puts into the environment; None where there is none.
+
+    Raises:
+        UserError: something else is there.
+    """
+    text = os.environ.get(name, "")
+    if text and not re.fullmatch("[0-9]{1,9}", text):
+        raise UserError(f"the environment has {name}={text!r}, which is no whole number; unset {name}")
+    return int(text) if text else None
+
+
 def set_determinism(deterministic: bool) -> None:
     """`--cuda_deterministic`: deterministic algorithms alone, an error where an operation has none, cuDNN
     without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""

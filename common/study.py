@@ -1,7 +1,6 @@
 """What the flags of one script call mean: data, device, architecture, seeds and folders."""
 
 import argparse
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Iterator
@@ -18,6 +17,8 @@ from common.store.checkpoints import (
     full_encoder_name,
     study_folder,
 )
+
+MOST_WEIGHTS = 1e9
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    cuda_device, rank = flags.cuda_device, os.environ.get("LOCAL_RANK")
-    if rank and "cuda_device" not in flags.given:  # under torchrun each process has a device of its own
-        cuda_device = int(rank) % max(1, torch.cuda.device_count())  # or sees no other
+    cuda_device, rank = flags.cuda_device, process.environment_number("LOCAL_RANK")
+    # Under torchrun each process has a device of its own, or sees no other.
+    if rank is not None and "cuda_device" not in flags.given:
+        cuda_device = rank % max(1, torch.cuda.device_count())
     device = process.select_device(cuda_device)
     if flags.workers and not flags.debug:  # this process looks on, and takes no memory of the device
         device = torch.device("cpu")
@@ -126,6 +128,12 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if getattr(flags, "num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
     shape = flags.model_depth, flags.widen_factor, flags.dropout
+    blocks, width = (flags.model_depth - 4) // 6, 16 * flags.widen_factor
+    if (weights := 2 * 9 * blocks * width**2 * (1 + 4 + 16)) > MOST_WEIGHTS:
+        raise UserError(
+            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} weights; "
+            "give a smaller network"
+        )
     if flags.learning_method == "supervised":
         architecture = Architecture(*shape)
         encoder_name, own, own_head = "wideResNet", flags.save_path, None

@@ -115,8 +115,6 @@ def compare(disturbed_folder: Path, undisturbed_folder: Path) -> list[str]:
     names = sorted(found.keys() | expected.keys())
     differing = [name for name in names if found.get(name) != expected.get(name)]
     left = [path for pattern in ("*.state", "*.lock", "*.tmp*") for path in disturbed_folder.rglob(pattern)]
-    # A kill while curves of a finished network are drawn leaves half of them, which nobody draws again.
-    left = [path for path in left if "_curves." not in path.name]
     return [f"differs: {name}" for name in differing] + [f"left behind: {path.name}" for path in left]
 
 

@@ -328,7 +328,20 @@ clr_pie_kmodels_detection --pruning_percentages 0.0,0.9 => --pruning_percentages
 clr_pruning_finetune --rate 1 => --rate ... a number from 0.01 to 0.99
 sup_training --model_depth 12 => --model_depth ... 6 n + 4
 sup_training --save_every 0min => --save_every ... a number above 0
-sup_training --widen_factor 2147483647 => memory is full ... --widen_factor
+sup_training --widen_factor 2147483647 => --widen_factor ... a whole number from 1 to 64
+sup_training --model_depth 2147483644 => --model_depth ... up to 1000
+clr_training --model_depth 1000 --widen_factor 64 => --model_depth 1000 --widen_factor 64 ... a smaller network
+sup_training --epochs 1_000 => --epochs ... a whole number from 1
+clr_training --epochs ' 2' => --epochs ... a whole number from 1
+sup_training --epochs ٣ => --epochs ... a whole number from 1
+sup_pruning_finetune --learning_rate １ => --learning_rate ... a number above 0
+sup_pruning_finetune --learning_rate 0.0_1 => --learning_rate ... a number above 0
+sup_training --learning_rate 1e308 => --learning_rate ... up to 1e30
+sup_training --weight_decay 1e308 => --weight_decay ... to 1e30
+clr_training --temperature inf => --temperature ... up to 1e30
+sup_training --lr_gamma 1e31 => --lr_gamma ... up to 1e30
+sup_pruning_finetune --pruning_percentages 0.9,0.90 => --pruning_percentages ... names one twice
+sup_pruning_finetune --pruning_percentages -0.0 => --pruning_percentages ... name sparsities above 0
 sup_pie_kmodels_detection --dataset mnist => --dataset ... choose from
 clr_training --method supcon => --method ... SimCLR
 sup_pruning_finetune --criterion size => --criterion ... magnitude
@@ -372,6 +385,13 @@ ROWS = [
         CLR,
         ["--encoder_name", "N" * 150],
         "--encoder_name ... up to 100 letters",
+    ),
+    (
+        "file names, too long",
+        None,
+        CLR_PRUNE,
+        f"--encoder_name {'N' * 100} --temperature 0.12345678901234567 --criterion magnitude_increase",
+        "--encoder_name",
     ),
     (
         "contradiction, step and epoch",

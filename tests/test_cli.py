@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 
 import pytest
 import torch
@@ -288,3 +289,47 @@ def test_determinism_is_switched_on_and_off(monkeypatch):
         torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
     torch.empty(10**5).fill_(1.0)
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+# Signals
+
+
+def raising(*numbers):
+    """A script that gets these signals, one after the other."""
+
+    @cli.command
+    def main(argv):
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return main
+
+
+@pytest.mark.parametrize("number", cli.SIGNALS, ids=lambda number: number.name)
+def test_every_signal_that_stops_ends_with_its_status_and_leaves_the_handlers(number, capsys):
+    before = signal.getsignal(number)
+    assert raising(number)([]) == 128 + number and signal.getsignal(number) == before
+    assert "interrupted: finished models are kept" in capsys.readouterr().err
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert raising(signal.SIGHUP)([]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("read", [cli.fraction, cli.natural_float, cli.natural_number])
+def test_no_zero_is_negative(read):
+    assert str(read("-0" if read is cli.natural_number else "-0.0")).lstrip("0.") == ""
+
+
+@pytest.mark.parametrize(
+    "text, value", [("1e-3", 1e-3), (".5", 0.5), ("5.", 5.0), ("+1", 1.0), ("1E30", 1e30)]
+)
+def test_numbers_are_read_as_usually_written(text, value):
+    assert cli.positive_float(text) == value

@@ -239,6 +239,17 @@ def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypat
     assert "\n" not in str(error.value)
 
 
+def test_of_a_photograph_with_a_preview_behind_it_the_photograph_is_taken(tmp_path):
+    """As many cameras and telephones write: a JPEG of the format MPO."""
+    root = write_folder(tmp_path / "pets", ending="jpg")
+    before = load_dataset("folder", str(root)).train_images
+    path = root / "train/dog/1.jpg"
+    white = Image.new("L", (12, 10), 255)
+    white.save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (4, 3))], quality=95)
+    after = load_dataset("folder", str(root)).train_images
+    assert after[4].float().mean() > 250 and (after[:4] == before[:4]).all()
+
+
 @pytest.mark.parametrize("name", ["test", "train/cat"])
 def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
     (write_folder(tmp_path / "pets") / name).rename(tmp_path / "elsewhere")

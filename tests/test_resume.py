@@ -1,6 +1,7 @@
 """Trainings that are stopped in the middle and go on, in every stage; and code that changes in between."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import chaos
 import pytest
@@ -19,7 +21,7 @@ from forked import Forked
 from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
-from common import cli
+from common import cli, training
 from common.store import checkpoints, files
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
@@ -250,6 +252,19 @@ def test_a_signal_while_the_state_is_copied_keeps_the_one_before_and_tells_so(wo
     assert "holds the state after 2 epochs" in line_of(capsys)
 
 
+def test_a_signal_in_a_folder_that_can_no_more_be_written_is_told_as_one(work, monkeypatch, capsys):
+    def refuse(*args, **more):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def stop(*args):
+        monkeypatch.setattr(Path, "unlink", refuse)
+        monkeypatch.setattr(os, "replace", refuse)
+        raise cli.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "log_epoch", stop)
+    assert give(FOUR) == 143 and "interrupted" in line_of(capsys)
+
+
 def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(work, monkeypatch):
     """As from a parent that stops its workers after Ctrl-C has reached them too."""
     write = checkpoints.write_atomically
@@ -450,7 +465,10 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
 # Signals and kills, in processes of their own
 
 
-@pytest.mark.parametrize("number, workers", [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    "number, workers",
+    [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGUSR1, 2), (signal.SIGHUP, 2)],
+)
 def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     flags = f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()
     process = Forked("sup_training", *FLAGS, *flags, cwd=work)
@@ -461,7 +479,7 @@ def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     ):
         time.sleep(0.05)
     asked = time.monotonic()
-    if number == signal.SIGINT:  # a terminal tells all of its processes
+    if number != signal.SIGTERM:  # a terminal, or Slurm, tells all of its processes
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)

@@ -33,7 +33,7 @@ FLAGS = {
     "sup_training": "--index_end 2 --epochs 2 --batch_size 32",
     "clr_training": "--pruning_percentages 0.0 --index_end 2 --epochs 1 --batch_size 32 --head_epochs 1",
     "sup_pruning_finetune": f"{MODELS} 0.5,0.9 --epochs 1",
-    "sup_pie_kmodels_detection": f"{MODELS} 0.5,0.9 --plot_q_score",
+    "sup_pie_kmodels_detection": f"{MODELS} 0.5,0.9 --plot_q_score --run beside",
     "sup_prediction_depth": f"{MODELS} 0.5 --pruning_methods global --prediction_depth_models 2",
 }
 FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLAGS.items()}
@@ -382,7 +382,17 @@ def test_empty_ranks_are_as_none(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "")
     done, flags = [], SimpleNamespace(debug=False, workers=0)
     jobs = [runs.Job(tmp_path / name, functools.partial(done.append, name)) for name in "ab"]
-    assert runs.share(SimpleNamespace(flags=flags), jobs) and done == ["a", "b"]
+    assert runs.share(SimpleNamespace(flags=flags, script="a script"), jobs) and done == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+@pytest.mark.parametrize("text", ["-1", "٣"])
+def test_odd_ranks_are_refused_in_one_line(monkeypatch, work, capsys, name, text):
+    monkeypatch.chdir(work)
+    monkeypatch.setenv(name, text)
+    assert main("sup_training", *SMALL, "--index_end", "0", "--epochs", "1") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{name}={text!r}, which is no whole number; unset {name}" in said
 
 
 def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys):

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterator
@@ -41,7 +41,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
                 os.fsync(file.fileno())  # before the name is there, the content is on the disk
             os.replace(temporary, path)
         except BaseException as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             if isinstance(error, OSError):
                 error.filename = error.filename or str(path)  # a full disk, say, names no file
             raise
@@ -132,7 +133,8 @@ def claim(path: Path, wait: bool) -> Iterator[bool]:
             yield held
         finally:
             if held:
-                lock_path.unlink(missing_ok=True)
+                with suppress(OSError):  # of a folder that cannot be written any more
+                    lock_path.unlink()
 
 
 @contextmanager

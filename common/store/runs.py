@@ -12,6 +12,7 @@ import contextlib
 import functools
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from common.twins import Twin, twin_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
+LONGEST_NAME = 225  # bytes of a checkpoint's name: those of its curves and states, while written, have 255
 
 
 # What is asked for
@@ -54,6 +56,12 @@ class Asked:
     path: Path
     configuration: dict
     pruning: GradualPruning | None = None
+
+    def __post_init__(self):
+        if len(os.fsencode(self.path.name)) > LONGEST_NAME:
+            raise UserError(
+                f"{self.path.name} is longer than the file system allows; give a shorter --encoder_name"
+            )
 
 
 def model_ids(flags: argparse.Namespace) -> range:
@@ -336,11 +344,13 @@ def train_network(study: Study, files: list[Asked]) -> None:
         if not all(finished):
             logger.info(f"finished before: {there[0]}")
     if all(finished) and not epochs:
+        if not curves_path(study, files).exists():  # a kill came before them
+            store_curves(study, files)
         return
-    network, histories = twin_of(study)(study, study.model_seed(files[0].name.id)), {}
+    network = twin_of(study)(study, study.model_seed(files[0].name.id))
     for part, file in enumerate(files):
         if not finished[part]:
-            histories[file.name.part] = train_file(study, network, part, files, [] if part else epochs)
+            train_file(study, network, part, files, [] if part else epochs)
             continue
         if part == 0 and epochs:  # only weights on its way are missing
             keep = functools.partial(keep_epoch, study, network, file, epochs)
@@ -349,18 +359,14 @@ def train_network(study: Study, files: list[Asked]) -> None:
             fit(training, run, range(max(epochs)), pruning=file.pruning, at_epoch=keep)
         if not all(finished):
             network.load(part, file.path)
-            histories[file.name.part] = (checkpoints.read_record(file.path) or {}).get("history", [])
-    if not finished[-1] and not study.flags.debug:
-        store_curves(study, files[-1].name, histories)
+    store_curves(study, files)
     if later := epochs_to_keep(study, files[0]):  # from before the state that it went on from
         numbers = ", ".join(map(str, later))
         logger.info(f"note: give the same command again for the weights after {numbers} epochs")
 
 
-def train_file(
-    study: Study, network: Twin, part: int, files: list[Asked], kept_epochs: list[int]
-) -> list[dict]:
-    """Trains one part of a network and saves it; returns its history."""
+def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_epochs: list[int]) -> None:
+    """Trains one part of a network and saves it."""
     file, started, made_from = files[part], time.time(), [earlier.path for earlier in files[:part]]
     description = describe_run(file.name)
 
@@ -381,7 +387,6 @@ def train_file(
             facts = {"encoder_sha256": checkpoints.file_sha256(made_from[0])} if part else {}
             facts |= {"history": history, "run": process.environment(study.device, started)}
             save(study, file, network.payload(part), network.counted(part), **facts)
-    return history
 
 
 def training_state(
@@ -449,10 +454,20 @@ def describe_run(name: CheckpointName) -> str:
     return f"{name.learning_method}{pruned} id {name.id}{part}"
 
 
-def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[dict]]) -> None:
-    """Stores and draws the curves of a run beside its log: part of the network -> history."""
+def curves_path(study: Study, files: list[Asked]) -> Path:
+    """The picture of a network's curves."""
+    return study.log_folder / f"{files[-1].path.stem}_curves.png"
+
+
+def store_curves(study: Study, files: list[Asked]) -> None:
+    """Stores and draws the curves of a network beside its log, from the histories in its records."""
     from common import plots
 
+    name, path = files[-1].name, curves_path(study, files)
+    records = {file.name.part: checkpoints.read_record(file.path) or {} for file in files}
+    histories = {part: record.get("history", []) for part, record in records.items()}
+    if study.flags.debug or not any(histories.values()):
+        return  # nothing is stored, or it was made elsewhere
     sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
     method = f"{study.learning_method} · {name.pruning_method}{sparsity}"
     title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
@@ -463,14 +478,12 @@ def store_curves(study: Study, name: CheckpointName, histories: dict[str, list[d
         keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
         arrays |= {f"{stage}_{key}": [entry.get(key, 0.0) for entry in history] for key in keys}
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    stem = str(name).removesuffix(".pt")
-    path = study.log_folder / f"{stem}_curves.npz"
-    write_arrays(path, arrays, {"model": stem})
+    write_arrays(path.with_suffix(".npz"), arrays, {"model": files[-1].path.stem})
     write_rows(
         path.with_suffix(".csv"),
         [{"stage": stage, **entry} for stage, history in stages.items() for entry in history],
     )
-    plots.save_figure(path.with_suffix(".png"), plots.draw(arrays))
+    plots.save_figure(path, plots.draw(arrays))
 
 
 # Sharing
@@ -501,8 +514,8 @@ def share(study: Study, jobs: list[Job]) -> bool:
     if flags.workers and jobs:
         _run_workers(study, jobs)
     # Which of how many processes this is, as torchrun and `--workers` say it.
-    rank, world = int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
-    first = rank * len(jobs) // world
+    rank, world = (process.environment_number(name) or 0 for name in ("RANK", "WORLD_SIZE"))
+    first = rank * len(jobs) // max(1, world)
     busy = []
     process.at_work = True
     with progress(study, jobs) as bar:
@@ -531,14 +544,21 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     count = min(flags.workers, len(jobs))
     threads = flags.threads or max(1, torch.get_num_threads() // count)
     script = SCRIPTS / f"{study.script}.py"
-    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {count}".split()
+    # What follows -- is not the launcher's, which would take --run for one of its flags.
+    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {count} --".split()
     # The device is named, so that it is not one for each worker.
     own = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
     command = [sys.executable, *launcher, str(script), *flags.argv, *own]
     environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads)}
     logger.info(f"{count} workers of {threads} threads")
     with tempfile.TemporaryFile("w+") as errors:
+        # The launcher knows SIGTERM, which it is sent below, and would die of these and leave its workers.
+        before = {
+            number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)
+        }
         workers = subprocess.Popen(command, stderr=errors, env=environment)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         try:
             with progress(study, jobs) as bar:
                 while workers.poll() is None:
