@@ -10,7 +10,7 @@ import torch
 from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
-from common import methods, models, training
+from common import methods, models, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.store import checkpoints
@@ -32,6 +32,7 @@ TRAININGS = {
 }
 FOLDER_FLAG = {"sup": "--save_path", "clr": "--encoder_save_path"}
 METHODS = ("sup", "clr")
+KEPT = ["--save_epochs", "0,1", "--accumulate_gradients"]
 EVERY = [
     (criterion, scope)
     for criterion in CRITERIA
@@ -39,9 +40,11 @@ EVERY = [
 ]
 SELECTED = [("snip", "global"), ("snip_batches", "layer"), ("magnitude_increase", "global")]
 SELECTED += [("filter_l2", "layer"), ("random", "layer")]
+SELECTED += [("levai_zombori", "global"), ("synflow", "layer"), ("grasp", "erk")]
 AFTER = [
     ("rewind", ["--rewind_epoch", 0], "rewind0"),
     ("rewind", ["--rewind_epoch", 1], "rewind1"),
+    ("lr_rewind", ["--rewind_epoch", 1], "lr_rewind1"),
     ("reinit", [], "reinit"),
     ("finetune", ["--epochs", 1, "--batch_size", 16], "finetune"),
 ]
@@ -70,7 +73,7 @@ def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(dense)
         for method in METHODS:
-            assert main(*dense_training(method, "--index_end", 1, "--save_epochs", "0,1")) == 0
+            assert main(*dense_training(method, "--index_end", 1, *KEPT)) == 0
     return bare, dense
 
 
@@ -324,6 +327,7 @@ def everything(prepared, tmp_path_factory):
     statuses = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        patch.setattr(pruning, "SYNFLOW_ROUNDS", 5)
         for method, chosen in (("sup", EVERY), ("clr", SELECTED)):
             for criterion, scope in chosen:
                 words = ["--criterion", criterion, "--scope", scope]
@@ -337,15 +341,15 @@ def everything(prepared, tmp_path_factory):
 
 def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
     place, statuses = everything
-    assert len(statuses) == 2 * (16 + len(SELECTED)) and set(statuses.values()) == {0}
+    assert len(statuses) == 2 * (28 + len(SELECTED)) and set(statuses.values()) == {0}
     names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
-    assert len({str(name) for name in names}) == len(names) == 32
+    assert len({str(name) for name in names}) == len(names) == 56
     pruned = [
         path
         for path in folder(place).glob("*.pt")
         if (name := checkpoints.parse_name(path.name)) and name.sparsity
     ]
-    assert len(pruned) == 32 + 2 * 2 * len(SELECTED)
+    assert len(pruned) == 56 + 2 * 2 * len(SELECTED)
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "early"])
@@ -700,7 +704,12 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
         ("iterative --epochs 1", "--epochs belongs to --after finetune"),
         ("iterative --batch_size=16", "--batch_size belongs to --after finetune"),
         ("iterative --after reinit --epochs 1", "--epochs belongs to --after finetune"),
-        ("iterative --after reinit --rewind_epoch 1", "--rewind_epoch belongs to --after rewind"),
+        (
+            "iterative --after reinit --rewind_epoch 1",
+            "--rewind_epoch belongs to --after rewind or lr_rewind",
+        ),
+        ("iterative --after lr_rewind --rewind_epoch 2", "--rewind_epoch 2: the dense networks were trained"),
+        ("--criterion filter_l2 --scope erk", "--scope erk"),
         ("iterative --after finetune --rewind_epoch 1", "--rewind_epoch belongs to --after rewind"),
         ("iterative --criterion filter_random --scope global", "--scope global"),
         ("iterative --rate 0.9 --iterations 5", "--iterations 5 at --rate 0.9"),
