@@ -9,7 +9,6 @@ path_gradient) to a score of the weight's shape, the lowest pruned first; its na
 a word on it, in common/methods.py.
 """
 
-import copy
 import inspect
 import re
 from dataclasses import dataclass
@@ -191,22 +190,21 @@ def path_gradients(module: nn.Module, losses: Callable[[], Iterable[Tensor]]) ->
     Args:
         losses: runs the module, which shows the shape of its input; the images do not matter.
     """
-    shapes = []
-    hook = module.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape[1:]))
+    inputs = []
+    hook = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0][:1]))
     next(iter(losses()))
     hook.remove()
-    positive = copy.deepcopy(module).double().eval()
-    with torch.no_grad():
-        for tensor in positive.state_dict().values():
-            tensor.abs_()
-        for layer in positive.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.zero_()
-                layer.bias.zero_()
-    parameters = prunable_parameters(positive)
-    ones = torch.ones(1, *shapes[0], dtype=torch.float64, device=next(iter(parameters.values())).device)
-    gradients = torch.autograd.grad(positive(ones).sum(), list(parameters.values()))
-    return dict(zip(parameters, gradients))
+    names, was_training = list(prunable_parameters(module)), module.training
+    state = {name: tensor.detach().double().abs() for name, tensor in module.state_dict().items()}
+    for prefix, layer in module.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for name in ("running_mean", "bias"):
+                state[f"{prefix}.{name}"].zero_()
+    weights = [state[name].requires_grad_() for name in names]
+    ones = torch.ones_like(inputs[0], dtype=torch.float64)
+    flow = torch.func.functional_call(module.eval(), state, ones).sum()
+    module.train(was_training)
+    return dict(zip(names, torch.autograd.grad(flow, weights)))
 
 
 # Each criterion looks at one or two of these.
@@ -223,7 +221,8 @@ def score_weights(
     Args:
         losses: gives the loss of some batches, one after the other, the same ones at every call; called where
             the criterion looks at gradients.
-        initial: name -> initial weights; accumulated: name -> sum of |g_t|, where the criterion looks at them.
+        initial: name -> initial weights, where the criterion looks at them; accumulated: name -> sum of
+            |g_t|.
         key: what random criteria depend on.
     """
     parameters = prunable_parameters(module)
@@ -276,8 +275,9 @@ def erk_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     """Masks of exactly that sparsity in all; the layers' densities are those of Erdős-Rényi-kernel (Evci et
     al. 2020), min(1, e sum(shape) / size) with one e for all, the lowest scores of each tensor pruned.
 
-    The r-th highest score of a tensor gets sum(shape) / (r - 1/2), and the lowest of these are pruned from the
-    whole network: so about sum(shape) / threshold are kept of each, and none comes back at a higher sparsity.
+    The r-th highest score of a tensor gets sum(shape) / (r - 1/2), and the lowest of these are pruned from
+    the whole network: so about sum(shape) / threshold are kept of each, and none comes back at a higher
+    sparsity.
     """
     seats = {}
     for name, score in scores.items():
@@ -332,7 +332,8 @@ def find_masks(
     """
     criterion, scope = way
     rounds = SYNFLOW_ROUNDS if criterion == "synflow" else 1
-    kept = torch.cat([mask.flatten() for mask in masks.values()]).mean().item() if masks else 1.0
+    if rounds > 1:  # .item() waits for the device
+        kept = torch.cat([mask.flatten() for mask in masks.values()]).mean().item() if masks else 1.0
     for done in range(1, rounds):
         density = kept ** (1 - done / rounds) * (1 - sparsity) ** (done / rounds)
         found = next_masks(score(), 1 - density, scope, criterion, masks)

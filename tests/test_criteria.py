@@ -335,7 +335,7 @@ def test_gradients_are_summed_over_batches_in_two_ways_and_grad_stays_as_it_was(
 
 
 def erk_densities(shapes, density):
-    """As Evci et al. write it: layers whose density would exceed 1 are dense, and the rest share what is left."""
+    """As Evci et al. write it: layers whose density would exceed 1 are dense, the rest share what is left."""
     dense, sizes = set(), {name: math.prod(shape) for name, shape in shapes.items()}
     while True:
         left = density * sum(sizes.values()) - sum(sizes[name] for name in dense)

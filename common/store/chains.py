@@ -69,8 +69,8 @@ class Chain:
 class Trained:
     """A network to be pruned, and what its training leaves beside it.
 
-    weights: of its first part, with a projection head where it has one; sums: layer name -> sum of |g_t|, where
-    the criterion looks at it.
+    weights: of its first part, with a projection head where it has one; sums: layer name -> sum of |g_t|,
+    where the criterion looks at it.
     """
 
     network: Classifier

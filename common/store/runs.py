@@ -168,7 +168,8 @@ def gradual_pruning(
     pruning = GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
     if uses(flags.criterion, "accumulated") and pruning.sparsities().get(1):
         raise UserError(
-            f"--criterion {flags.criterion}: pruning of the {what} at step 1 has no training before it; {remedy}"
+            f"--criterion {flags.criterion}: pruning of the {what} at step 1 has no training before it; "
+            f"{remedy}"
         )
     return pruning
 
@@ -367,7 +368,7 @@ def train_network(study: Study, files: list[Asked]) -> None:
             fit(training, run, range(last), pruning=file.pruning, at_epoch=keep)
             if lacking[part]:
                 keep_gradients(study, network.counted(part), file, training.accumulated)
-        if not all(finished) or any(lacking):
+        if not all(finished) or (part == 0 and any(lacking)):
             network.load(part, file.path)
             histories[file.name.part] = (checkpoints.read_record(file.path) or {}).get("history", [])
     if not finished[-1] and not study.flags.debug:
