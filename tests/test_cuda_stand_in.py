@@ -41,6 +41,7 @@ COMMANDS = (
     f"clr_pruning_finetune {FINETUNED}",
     f"sup_pruning_finetune {ITERATIVE} --after rewind --rewind_epoch 1",
     f"sup_pruning_finetune {ITERATIVE} --after reinit",
+    f"sup_pruning_finetune {ITERATIVE} --after lr_rewind --criterion levai_zombori --scope erk",
     f"sup_pruning_finetune {ITERATIVE} --after finetune --epochs 1",
     f"clr_pruning_finetune {ITERATIVE} --after rewind",
     f"sup_pie_kmodels_detection {ANALYSIS} {COMPARED} {METHODS} --plot_q_score",
