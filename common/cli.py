@@ -383,8 +383,8 @@ def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
             "--scope",
             methods.SCOPES,
             None,
-            f"where it is compared: in the whole network or in each tensor, {default_scope}; filters always "
-            "in their layer",
+            "where it is compared: in the whole network, in each tensor, or in each with the densities of "
+            f"Erdős-Rényi-kernel, {default_scope}; filters always in their layer",
         ),
     )
 
@@ -453,6 +453,13 @@ def add_training_flags(group) -> None:
             "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
             "magnitude_increase; where the model is finished, only these are trained",
         ),
+        (
+            "--accumulate_gradients",
+            bool,
+            False,
+            "dense networks: keep the sums of |gradient| over all steps too, for --criterion levai_zombori; "
+            "where the model is finished, it is trained once more for them",
+        ),
     )
 
 
@@ -483,15 +490,15 @@ def add_finetuning_flags(parser: Parser) -> None:
             methods.AFTER,
             "rewind",
             "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
-            "the dense network was; a new initialisation and the same training; or finetuning for --epochs "
-            "from where it is",
+            "the dense network was; a new initialisation and the same training; the weights as they are and "
+            "that training from --rewind_epoch on, its learning rates above all; or finetuning for --epochs",
         ),
         (
             "--rewind_epoch",
             natural_number,
             0,
             "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
-            "script kept (--save_epochs)",
+            "script kept (--save_epochs); with lr_rewind the learning rate alone",
         ),
         *_choice_of("dense", "dense networks", parser),
     )

@@ -19,15 +19,18 @@ CRITERIA = {  # name -> what the lowest score means; the functions are in common
     "magnitude_increase": "|w| - |initial w|",
     "snip": "|w x sum of gradients over batches|",
     "snip_batches": "sum over batches of |w x gradient|",
-    "magnitude_gradient": "|w| x root mean square of the batches' gradients",
+    "levai_zombori": "|w| x sum of |gradient| over the steps of the training before",
+    "synflow": "|w| x its share in all paths through the network of absolute weights",
+    "grasp": "w x (Hessian x gradient)",
     "random": "by chance",
     "filter_l1": "whole filters, L1 norm",
     "filter_l2": "whole filters, L2 norm",
     "filter_linf": "whole filters, L-infinity norm",
     "filter_random": "whole filters by chance",
 }
-SCOPES = ("global", "layer")
-AFTER = ("rewind", "reinit", "finetune")
+SCOPES = ("global", "layer", "erk")
+AFTER = ("rewind", "reinit", "lr_rewind", "finetune")
+REWOUND = ("rewind", "lr_rewind")  # to an epoch
 GRADUAL = {"early": "GMP", "late": "later_GMP"}
 # --schedule: (first step, last step, steps between) of pruning while training, and the steps of the whole
 # published training. Published are the late contrastive, the early supervised and the head's steps; early
@@ -40,7 +43,7 @@ SCHEDULE_STEPS = {
 PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
 INTERVALS = 38  # between the first and the last pruning, in all published schedules
 # Trained as the dense network was; `finetune` and one-shot networks have a short training of their own.
-RETRAINED = ("rewind", "reinit")
+RETRAINED = ("rewind", "reinit", "lr_rewind")
 
 
 def is_filter_criterion(criterion: str) -> bool:
@@ -80,22 +83,23 @@ class PruningMethod:
         if self.schedule == "dense":
             return "dense"
         words = [GRADUAL[self.schedule]] if self.gradual else []
-        if self.scope == "global" or not (self.gradual or is_filter_criterion(self.criterion)):
+        if self.scope != "layer" or not (self.gradual or is_filter_criterion(self.criterion)):
             words.append(self.scope)
         if self.criterion != "magnitude":
             words.append(self.criterion)
         if self.schedule == "iterative":
             words += [
                 f"iterative{self.rate}",
-                f"rewind{self.rewind_epoch}" if self.after == "rewind" else self.after,
+                f"{self.after}{self.rewind_epoch}" if self.after in REWOUND else self.after,
             ]
         return "_".join(words)
 
 
 _NAME = re.compile(
-    r"(?:(?P<gradual>GMP|later_GMP)(?:_|$))?(?:(?P<scope>global|layer)(?:_|$))?"
+    rf"(?:(?P<gradual>GMP|later_GMP)(?:_|$))?(?:(?P<scope>{'|'.join(SCOPES)})(?:_|$))?"
     rf"(?:(?P<criterion>{'|'.join(sorted(CRITERIA, key=len, reverse=True))})(?:_|$))?"
-    r"(?:iterative(?P<rate>0\.\d*[1-9]\d*)_(?:rewind(?P<rewind_epoch>\d+)|(?P<after>reinit|finetune)))?"
+    r"(?:iterative(?P<rate>0\.\d*[1-9]\d*)_(?P<after>(?:lr_)?rewind(?=\d)|reinit$|finetune$)"
+    r"(?P<rewind_epoch>\d*))?"
 )
 
 
@@ -111,13 +115,12 @@ def parse_method(name: str) -> PruningMethod | None:
         "iterative" if match["rate"] else "one-shot",
     )
     criterion = match["criterion"] or "magnitude"
-    after = match["after"] or ("rewind" if match["rate"] else "")
     method = PruningMethod(
         schedule,
         criterion,
         match["scope"] or default_scope(schedule, criterion),
         float(match["rate"] or 0),
-        after,
+        match["after"] or "",
         int(match["rewind_epoch"] or 0),
     )
     if is_filter_criterion(criterion) and method.scope != "layer":
@@ -130,15 +133,16 @@ def describe(name: str) -> str:
     method = parse_method(name)
     if method.schedule == "dense":
         return "dense"
-    scope = {"global": "global", "layer": "layer-wise"}[method.scope]
+    scope = {"global": "global", "layer": "layer-wise", "erk": "Erdős-Rényi"}[method.scope]
     criterion = "" if method.criterion == "magnitude" else f" by {method.criterion}"
     if method.gradual:
-        return f"{method.schedule} gradual{' global' if method.scope == 'global' else ''} pruning{criterion}"
+        return f"{method.schedule} gradual{'' if method.scope == 'layer' else f' {scope}'} pruning{criterion}"
     if method.schedule == "one-shot":
         return f"one-shot {scope} pruning{criterion}"
     after = {
         "rewind": f"rewound to epoch {method.rewind_epoch}",
         "reinit": "reinitialised",
+        "lr_rewind": f"learning rate rewound to epoch {method.rewind_epoch}",
         "finetune": "finetuned",
     }[method.after]
     return f"iterative {scope} pruning{criterion}, {100 * method.rate:g} % an iteration, {after}"

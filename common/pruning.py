@@ -4,8 +4,9 @@ weights at zero.
 Counted and pruned are the weights of convolutions and linear layers and the biases of linear layers (n in the
 reference); batch norm is left alone.
 
-To add a criterion: a function of any of (weight, gradient, initial_weight) to a score of the weight's shape,
-the lowest pruned first; its name in CRITERIA here and, with a word on it, in common/methods.py.
+To add a criterion: a function of any of (weight, gradient, initial_weight, accumulated, hessian_gradient,
+path_gradient) to a score of the weight's shape, the lowest pruned first; its name in CRITERIA here and, with
+a word on it, in common/methods.py.
 """
 
 import inspect
@@ -20,6 +21,7 @@ from common.augment import stream_seed
 from common.methods import is_filter_criterion
 
 Masks = dict[str, Tensor]
+SYNFLOW_ROUNDS = 100  # as published
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,28 @@ class Gradient:
 
     total: Tensor  # sum of g_b
     absolute: Tensor  # sum of |g_b|
-    squared: Tensor  # sum of g_b^2
+
+
+class GradientSums(dict[str, Tensor]):
+    """Name of a module's prunable parameter -> sum of |g_t| over the steps t of its training, of the weight's
+    shape; state_dict and load_state_dict are for the state of an unfinished training."""
+
+    def __init__(self, module: nn.Module):
+        self.parameters = prunable_parameters(module)
+        super().__init__((name, torch.zeros_like(weight)) for name, weight in self.parameters.items())
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """One step more: to be called after the backward pass."""
+        gradients = torch._foreach_abs([weight.grad for weight in self.parameters.values()])
+        torch._foreach_add_(list(self.values()), gradients)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, total in self.items():
+            total.copy_(state[name])
 
 
 def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -68,16 +91,25 @@ def snip(weight: Tensor, gradient: Gradient) -> Tensor:
 
 
 def snip_batches(weight: Tensor, gradient: Gradient) -> Tensor:
-    """sum_b |w g_b|: sensitivities of single batches do not cancel. In the spirit of Lévai & Zombori 2020, of
-    which only the abstract is known here."""
+    """sum_b |w g_b|: sensitivities of single batches do not cancel."""
     return weight.abs() * gradient.absolute
 
 
-def magnitude_gradient(weight: Tensor, gradient: Gradient) -> Tensor:
-    """|w| x sqrt(sum_b g_b^2): magnitude times the size of the gradient. In the spirit of Lévai & Zombori
-    2020, of which only the abstract is known here. The size is the root mean square (but for a constant),
-    because with |sum_b g_b| it would be `snip` and with sum_b |g_b| `snip_batches`."""
-    return weight.abs() * gradient.squared.sqrt()
+def levai_zombori(weight: Tensor, accumulated: Tensor) -> Tensor:
+    """|w| x sum_t |g_t| over every step t of the training before (Lévai & Zombori 2020, by their code)."""
+    return weight.abs() * accumulated
+
+
+def synflow(weight: Tensor, path_gradient: Tensor) -> Tensor:
+    """|w dR/d|w||, R the sum over all paths through the network of the product of their |weights| (Tanaka et
+    al. 2020), at the present weights."""
+    return (weight * path_gradient).abs()
+
+
+def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
+    """w (H g): Wang et al. 2020 remove the highest of -w (H g), whose removal keeps the norm of the gradient
+    best; H and g are of the summed loss of some batches."""
+    return weight * hessian_gradient
 
 
 def random(weight: Tensor) -> Tensor:
@@ -107,7 +139,9 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
     "magnitude_increase": magnitude_increase,
     "snip": snip,
     "snip_batches": snip_batches,
-    "magnitude_gradient": magnitude_gradient,
+    "levai_zombori": levai_zombori,
+    "synflow": synflow,
+    "grasp": grasp,
     "random": random,
     "filter_l1": _filter_norm(1),
     "filter_l2": _filter_norm(2),
@@ -117,7 +151,7 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
 
 
 def uses(criterion: str, quantity: str) -> bool:
-    """Whether a criterion looks at the 'gradient' or at the 'initial_weight'."""
+    """Whether a criterion looks at the 'gradient', the 'initial_weight' or another quantity."""
     return quantity in inspect.signature(CRITERIA[criterion]).parameters
 
 
@@ -125,48 +159,90 @@ def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor])
     """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left
     alone."""
     sums = {
-        name: Gradient(*(torch.zeros_like(parameter) for _ in range(3)))
+        name: Gradient(torch.zeros_like(parameter), torch.zeros_like(parameter))
         for name, parameter in parameters.items()
     }
     for loss in losses:
         for gradient, total in zip(torch.autograd.grad(loss, list(parameters.values())), sums.values()):
             total.total.add_(gradient)
             total.absolute.add_(gradient.abs())
-            total.squared.add_(gradient.square())
     return sums
 
 
+def hessian_gradients(
+    parameters: dict[str, nn.Parameter], losses: Callable[[], Iterable[Tensor]]
+) -> dict[str, Tensor]:
+    """Name -> H g of the loss summed over the batches: the gradient of (g as a constant) . g."""
+    weights, sums = list(parameters.values()), sum_gradients(parameters, losses())
+    products = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
+    for loss in losses():
+        gradients = torch.autograd.grad(loss, weights, create_graph=True)
+        along = sum((gradient * known.total).sum() for gradient, known in zip(gradients, sums.values()))
+        for product, part in zip(products.values(), torch.autograd.grad(along, weights)):
+            product.add_(part)
+    return products
+
+
+def path_gradients(module: nn.Module, losses: Callable[[], Iterable[Tensor]]) -> dict[str, Tensor]:
+    """Name -> dR/d|w|, R the sum of the outputs for an input of ones when all weights are |weights|, in
+    float64. Batch norm shifts nothing and scales by |its weight| / sqrt(running variance).
+
+    Args:
+        losses: runs the module, which shows the shape of its input; the images do not matter.
+    """
+    inputs = []
+    hook = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0][:1]))
+    next(iter(losses()))
+    hook.remove()
+    names, was_training = list(prunable_parameters(module)), module.training
+    state = {name: tensor.detach().double().abs() for name, tensor in module.state_dict().items()}
+    for prefix, layer in module.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for name in ("running_mean", "bias"):
+                state[f"{prefix}.{name}"].zero_()
+    weights = [state[name].requires_grad_() for name in names]
+    ones = torch.ones_like(inputs[0], dtype=torch.float64)
+    flow = torch.func.functional_call(module.eval(), state, ones).sum()
+    module.train(was_training)
+    return dict(zip(names, torch.autograd.grad(flow, weights)))
+
+
+# Each criterion looks at one or two of these.
 def score_weights(
-    parameters: dict[str, nn.Parameter],
+    module: nn.Module,
     criterion: str,
     losses: Callable[[], Iterable[Tensor]],
     initial: dict[str, Tensor] | None,
     key: tuple,
+    accumulated: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The score of every weight by a criterion; the lowest are pruned.
+    """The score of every prunable weight by a criterion; the lowest are pruned.
 
     Args:
-        losses: gives the loss of some batches, one after the other; called where the criterion looks at
-            gradients.
-        initial: name -> initial weights, where the criterion looks at them.
+        losses: gives the loss of some batches, one after the other, the same ones at every call; called where
+            the criterion looks at gradients.
+        initial: name -> initial weights, where the criterion looks at them; accumulated: name -> sum of
+            |g_t|.
         key: what random criteria depend on.
     """
-    gradients = sum_gradients(parameters, losses()) if uses(criterion, "gradient") else {}
+    parameters = prunable_parameters(module)
+    quantities = {
+        "weight": lambda: parameters,
+        "gradient": lambda: sum_gradients(parameters, losses()),
+        "initial_weight": lambda: initial,
+        "accumulated": lambda: accumulated,
+        "hessian_gradient": lambda: hessian_gradients(parameters, losses),
+        "path_gradient": lambda: path_gradients(module, losses),
+    }
+    known = {word: quantities[word]() for word in inspect.signature(CRITERIA[criterion]).parameters}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(
             stream_seed(*key, "criterion")
         )  # torch.manual_seed would seed CUDA's generators too
-        scores = {}
-        for name, weight in parameters.items():
-            known = {
-                "weight": weight,
-                "gradient": gradients.get(name),
-                "initial_weight": (initial or {}).get(name),
-            }
-            scores[name] = CRITERIA[criterion](
-                **{word: known[word] for word in inspect.signature(CRITERIA[criterion]).parameters}
-            )
-    return scores
+        return {
+            name: CRITERIA[criterion](**{word: values[name] for word, values in known.items()})
+            for name in parameters
+        }
 
 
 # Scopes
@@ -193,6 +269,24 @@ def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
     """Masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in
     `global_masks`."""
     return {name: global_masks({name: score}, sparsity)[name] for name, score in scores.items()}
+
+
+def erk_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
+    """Masks of exactly that sparsity in all; the layers' densities are those of Erdős-Rényi-kernel (Evci et
+    al. 2020), min(1, e sum(shape) / size) with one e for all, the lowest scores of each tensor pruned.
+
+    The r-th highest score of a tensor gets sum(shape) / (r - 1/2), and the lowest of these are pruned from
+    the whole network: so about sum(shape) / threshold are kept of each, and none comes back at a higher
+    sparsity.
+    """
+    seats = {}
+    for name, score in scores.items():
+        order = score.flatten().sort(stable=True).indices
+        ranks = torch.arange(len(order), 0, -1, dtype=torch.float64, device=score.device) - 0.5
+        seats[name] = (
+            torch.empty_like(ranks).scatter_(0, order, sum(score.shape) / ranks).reshape(score.shape)
+        )
+    return global_masks(seats, sparsity)
 
 
 def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
@@ -222,7 +316,30 @@ def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion
             name: mask * masks[name] if mask.ndim != 4 and name in masks else mask
             for name, mask in found.items()
         }
-    return {"global": global_masks, "layer": layer_masks}[scope](scores, sparsity)
+    return {"global": global_masks, "layer": layer_masks, "erk": erk_masks}[scope](scores, sparsity)
+
+
+def find_masks(
+    module: nn.Module, way: tuple[str, str], sparsity: float, masks: Masks, score: Callable[[], dict]
+) -> Masks:
+    """The masks of that sparsity by (criterion, scope); what `masks` has pruned already stays pruned.
+
+    As published, `synflow` prunes in SYNFLOW_ROUNDS rounds, the density falling by the same factor in each,
+    and scores what the round before has left: these weights of the module are set to zero on the way.
+
+    Args:
+        score: gives the scores of the module's weights as they are.
+    """
+    criterion, scope = way
+    rounds = SYNFLOW_ROUNDS if criterion == "synflow" else 1
+    if rounds > 1:  # .item() waits for the device
+        kept = torch.cat([mask.flatten() for mask in masks.values()]).mean().item() if masks else 1.0
+    for done in range(1, rounds):
+        density = kept ** (1 - done / rounds) * (1 - sparsity) ** (done / rounds)
+        found = next_masks(score(), 1 - density, scope, criterion, masks)
+        masks = {name: mask * masks.get(name, 1) for name, mask in found.items()}
+        apply_masks(module, masks)
+    return next_masks(score(), sparsity, scope, criterion, masks)
 
 
 # Schedules
@@ -262,6 +379,7 @@ def gradual_pruner(
     pruning: GradualPruning | None,
     losses: Callable[[int], Iterable[Tensor]],
     key: tuple,
+    accumulated: dict[str, Tensor] | None = None,
 ) -> Callable[[int], None]:
     """A function to be called before the forward pass of every step, which prunes where the schedule fires,
     `masks` in place.
@@ -270,6 +388,7 @@ def gradual_pruner(
         module: whose prunable parameters are pruned; their initial weights are those at this call.
         losses: step -> losses of some batches, for criteria that look at gradients.
         key: what random criteria depend on.
+        accumulated: name -> sum of |g_t|, for criteria that look at it; 0 again after every pruning.
     """
     if pruning is None:
         return lambda step: None
@@ -282,9 +401,16 @@ def gradual_pruner(
 
     def prune(step: int) -> None:
         if step in sparsities:
-            scores = score_weights(parameters, pruning.criterion, lambda: losses(step), initial, (*key, step))
-            masks.update(next_masks(scores, sparsities[step], pruning.scope, pruning.criterion, masks))
+
+            def score() -> dict[str, Tensor]:
+                known = initial, (*key, step), accumulated
+                return score_weights(module, pruning.criterion, lambda: losses(step), *known)
+
+            way = pruning.criterion, pruning.scope
+            masks.update(find_masks(module, way, sparsities[step], masks, score))
             apply_masks(module, masks)
+            for total in (accumulated or {}).values():
+                total.zero_()
 
     return prune
 

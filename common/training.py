@@ -24,12 +24,14 @@ from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_si
 from common.losses import chance_contrastive_loss, contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
+    GradientSums,
     GradualPruning,
     Masks,
     apply_masks,
     gradual_pruner,
     mask_gradients,
     measure_sparsity,
+    uses,
 )
 
 if TYPE_CHECKING:
@@ -127,9 +129,11 @@ class Training:
 
     network: what is trained, in place; pruned: the module in it that masks are of. settings: learning_rate,
     momentum, weight_decay, and where there are others than the defaults nesterov, lars, precision, compile.
+    accumulated: of `pruned`, where a criterion will look at it.
     """
 
     shuffle = True
+    accumulated: GradientSums | None = None
     chance_loss: float
     network: nn.Module
     pruned: nn.Module
@@ -336,12 +340,16 @@ def fit(
     steps, loss_of = math.ceil(images / training.batch_size), loss_function(training)
     optimizer, history, masks = training.optimizer(), [], dict(masks or {})
     apply_masks(pruned, masks)
+    if pruning and uses(pruning.criterion, "accumulated"):
+        training.accumulated = GradientSums(pruned)
+    sums = training.accumulated
     prune = gradual_pruner(
-        pruned, masks, pruning, lambda step: training.criterion_losses((*run.key, step)), run.key
+        pruned, masks, pruning, lambda step: training.criterion_losses((*run.key, step)), run.key, sums
     )
     at_epoch = at_epoch or (lambda done: None)
     bar = tqdm(total=len(epochs) * steps, desc=run.description, disable=None, leave=False)
     trained = {"network": network, "optimizer": optimizer}
+    trained |= {} if sums is None else {"gradients": sums}
     for epoch in run.state.epochs_left(epochs, trained, masks, history) if run.state else epochs:
         bar.n = (epoch - epochs.start) * steps
         at_epoch(epoch)
@@ -359,6 +367,8 @@ def fit(
                 loss, correct = loss_of(batch)
                 optimizer.zero_grad()
                 loss.backward()
+            if sums is not None:
+                sums.add()
             training.before_step(masks, rate)
             optimizer.step()
             apply_masks(pruned, masks)

@@ -55,7 +55,7 @@ LONG = [
     for learning in ("SupCon", "supervised")
     for pruning in (
         "global_magnitude_increase_iterative0.2_rewind0",
-        "GMP_global_magnitude_gradient",
+        "GMP_global_magnitude_increase",
         "filter_linf_iterative0.2_finetune",
     )
     for sparsity in (0.5, 0.9024)

@@ -28,19 +28,20 @@ ITERATIVE = f"{SMALL} --models_number 1 --pruning_schedule iterative --iteration
 COMPARED = "--models_number 1 --pruning_percentages 0.9"
 METHODS = "--pruning_methods global,GMP,later_GMP_snip"
 COMMANDS = (
-    f"{SUPERVISED} --save_epochs 0,1",
+    f"{SUPERVISED} --save_epochs 0,1 --accumulate_gradients",
     f"{SUPERVISED} --dropout 0.1 --save_path dropout",
     f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.5 --end_epoch 1.5",
     f"{SUPERVISED} --pruning 0.9 --schedule late --criterion snip --begin_epoch 0.5 --end_epoch 1.5",
     f"{CONTRASTIVE} --pruning_percentages 0.0 --save_epochs 0 --debug_classification_head "
     "--debug_classification_head_epochs 2",
     f"{CONTRASTIVE} --pruning_percentages 0.9 --method SimCLR --lars --cosine_annealing --dropout 0.1 "
-    "--criterion magnitude_gradient --begin_epoch 0.5 --end_epoch 1.5 --begin_epoch_head 0.5 "
+    "--criterion levai_zombori --begin_epoch 0.5 --end_epoch 1.5 --begin_epoch_head 0.5 "
     "--end_epoch_head 1.5 --encoder_save_path lars",
     *(f"sup_pruning_finetune {FINETUNED} --criterion {criterion}" for criterion in methods.CRITERIA),
     f"clr_pruning_finetune {FINETUNED}",
     f"sup_pruning_finetune {ITERATIVE} --after rewind --rewind_epoch 1",
     f"sup_pruning_finetune {ITERATIVE} --after reinit",
+    f"sup_pruning_finetune {ITERATIVE} --after lr_rewind --criterion levai_zombori --scope erk",
     f"sup_pruning_finetune {ITERATIVE} --after finetune --epochs 1",
     f"clr_pruning_finetune {ITERATIVE} --after rewind",
     f"sup_pie_kmodels_detection {ANALYSIS} {COMPARED} {METHODS} --plot_q_score",

@@ -17,8 +17,8 @@ SCHEDULES = ("one-shot", "early", "late", "iterative")
 def all_methods():
     """Every schedule, criterion and scope; iterative pruning at two rates with everything that can follow."""
     found = [PruningMethod("dense")]
-    for schedule, criterion, scope in itertools.product(SCHEDULES, methods.CRITERIA, ("global", "layer")):
-        if criterion.startswith("filter_") and scope == "global":
+    for schedule, criterion, scope in itertools.product(SCHEDULES, methods.CRITERIA, methods.SCOPES):
+        if criterion.startswith("filter_") and scope != "layer":
             continue
         if schedule != "iterative":
             found.append(PruningMethod(schedule, criterion, scope))
@@ -26,7 +26,14 @@ def all_methods():
             found += [
                 PruningMethod(schedule, criterion, scope, rate, after, rewind_epoch)
                 for rate in (0.2, 0.5)
-                for after, rewind_epoch in (("rewind", 0), ("rewind", 2), ("reinit", 0), ("finetune", 0))
+                for after, rewind_epoch in (
+                    ("rewind", 0),
+                    ("rewind", 2),
+                    ("lr_rewind", 0),
+                    ("lr_rewind", 2),
+                    ("reinit", 0),
+                    ("finetune", 0),
+                )
             ]
     return found
 
@@ -35,8 +42,8 @@ METHODS = all_methods()
 
 
 def test_all_combinations_are_there():
-    ways = 6 * 2 + 4  # criteria of weights in both scopes, those of filters in one
-    assert len(METHODS) == len(set(METHODS)) == 1 + 3 * ways + 8 * ways
+    ways = 8 * 3 + 4  # criteria of weights in all scopes, those of filters in one
+    assert len(METHODS) == len(set(METHODS)) == 1 + 3 * ways + 12 * ways
 
 
 def test_names_are_unique_and_are_read_back():
@@ -54,6 +61,13 @@ def test_names_are_unique_and_are_read_back():
         ("global_snip", PruningMethod("one-shot", "snip", "global")),
         ("layer_snip_batches", PruningMethod("one-shot", "snip_batches", "layer")),
         ("filter_l2", PruningMethod("one-shot", "filter_l2", "layer")),
+        ("erk", PruningMethod("one-shot", "magnitude", "erk")),
+        ("GMP_erk_random", PruningMethod("early", "random", "erk")),
+        ("global_levai_zombori", PruningMethod("one-shot", "levai_zombori", "global")),
+        (
+            "erk_iterative0.5_lr_rewind3",
+            PruningMethod("iterative", "magnitude", "erk", 0.5, "lr_rewind", 3),
+        ),
         ("GMP", PruningMethod("early", "magnitude", "layer")),
         ("later_GMP", PruningMethod("late", "magnitude", "layer")),
         ("GMP_global_snip", PruningMethod("early", "snip", "global")),
@@ -85,6 +99,7 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
         *("global_iterative.2_rewind0", "global_iterative1.2_rewind0", "global_iterative0.2_rewind"),
         *("global_iterative0.2_rewind00", "global_iterative0.2_reinit0", "global_iterative0.2_again"),
         *("GMP_iterative0.2_rewind0", "GMP_global_iterative0.2_rewind0", "global_iterative0.2_rewind0\n"),
+        *("global_iterative0.2_lr_rewind", "global_iterative0.2_lr_rewind03", "global_magnitude_gradient"),
         *("snip_global", "global_iterative0.0_rewind0"),
         # Filters of different layers are not compared.
         *("global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"),

@@ -10,7 +10,7 @@ import torch
 from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
-from common import methods, models, training
+from common import methods, models, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.store import checkpoints
@@ -32,6 +32,7 @@ TRAININGS = {
 }
 FOLDER_FLAG = {"sup": "--save_path", "clr": "--encoder_save_path"}
 METHODS = ("sup", "clr")
+KEPT = ["--save_epochs", "0,1", "--accumulate_gradients"]
 EVERY = [
     (criterion, scope)
     for criterion in CRITERIA
@@ -39,9 +40,11 @@ EVERY = [
 ]
 SELECTED = [("snip", "global"), ("snip_batches", "layer"), ("magnitude_increase", "global")]
 SELECTED += [("filter_l2", "layer"), ("random", "layer")]
+SELECTED += [("levai_zombori", "global"), ("synflow", "layer"), ("grasp", "erk")]
 AFTER = [
     ("rewind", ["--rewind_epoch", 0], "rewind0"),
     ("rewind", ["--rewind_epoch", 1], "rewind1"),
+    ("lr_rewind", ["--rewind_epoch", 1], "lr_rewind1"),
     ("reinit", [], "reinit"),
     ("finetune", ["--epochs", 1, "--batch_size", 16], "finetune"),
 ]
@@ -70,7 +73,7 @@ def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(dense)
         for method in METHODS:
-            assert main(*dense_training(method, "--index_end", 1, "--save_epochs", "0,1")) == 0
+            assert main(*dense_training(method, "--index_end", 1, *KEPT)) == 0
     return bare, dense
 
 
@@ -129,6 +132,19 @@ def tensors_of(path):
 
 def same(one, other):
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def bare(name):
+    """A weight's name without that of the network it is in."""
+    return name.removeprefix("base.")
+
+
+def kept_sums(*paths):
+    """The sums of |gradient| beside these files."""
+    sums = {}
+    for path in paths:
+        sums |= torch.load(path.with_name(f"{path.stem}_gradients.pt"), weights_only=True)
+    return sums
 
 
 def record_of(path):
@@ -324,6 +340,7 @@ def everything(prepared, tmp_path_factory):
     statuses = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        patch.setattr(pruning, "SYNFLOW_ROUNDS", 5)
         for method, chosen in (("sup", EVERY), ("clr", SELECTED)):
             for criterion, scope in chosen:
                 words = ["--criterion", criterion, "--scope", scope]
@@ -337,15 +354,15 @@ def everything(prepared, tmp_path_factory):
 
 def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
     place, statuses = everything
-    assert len(statuses) == 2 * (16 + len(SELECTED)) and set(statuses.values()) == {0}
+    assert len(statuses) == 2 * (28 + len(SELECTED)) and set(statuses.values()) == {0}
     names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
-    assert len({str(name) for name in names}) == len(names) == 32
+    assert len({str(name) for name in names}) == len(names) == 56
     pruned = [
         path
         for path in folder(place).glob("*.pt")
         if (name := checkpoints.parse_name(path.name)) and name.sparsity
     ]
-    assert len(pruned) == 32 + 2 * 2 * len(SELECTED)
+    assert len(pruned) == 56 + 2 * 2 * len(SELECTED)
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "early"])
@@ -393,6 +410,16 @@ def test_magnitude_increase_prunes_what_has_grown_least_since_the_kept_initialis
     growth = torch.cat([(trained[name].abs() - initial[name].abs()).flatten() for name in trained])
     gone = gone_of(weights(*files_of(place, method, "global_magnitude_increase", 0.5)))
     assert growth[gone].max() <= growth[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_levai_zombori_prunes_the_lowest_weights_times_the_sums_of_the_training_before(everything, method):
+    place, _ = everything
+    dense = files_of(place, method, "dense", 0.0)
+    trained, summed = weights(*dense), kept_sums(*dense)
+    score = torch.cat([(trained[name] * summed[bare(name)]).abs().flatten() for name in trained])
+    gone = gone_of(weights(*files_of(place, method, "global_levai_zombori", 0.5)))
+    assert score[gone].max() <= score[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
 
 
 @pytest.mark.parametrize(
@@ -574,7 +601,91 @@ def test_a_reinitialised_network_begins_anew_and_its_weights_grow_from_there(wor
     assert growth[kept_before & ~kept_after].max() <= growth[kept_after].min()
 
 
+def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work, capsys):
+    command = iterate("sup", "rewind", ["--criterion", "levai_zombori"])
+    assert main(*command) == 0
+    name = "global_levai_zombori_iterative0.5_rewind0"
+    paths = [files_of(work, "sup", name, sparsity)[0] for sparsity in (0.5, 0.75, 0.875)]
+    for earlier, later in zip(paths, paths[1:]):
+        before, after, summed = weights(earlier), weights(later), kept_sums(earlier)
+        score = torch.cat([(before[key] * summed[bare(key)]).abs().flatten() for key in before])
+        kept_before, kept_after = ~gone_of(before), ~gone_of(after)
+        assert score[kept_before & ~kept_after].max() <= score[kept_after].min()
+    networks = bytes_of(work, "*.pt")
+    paths[2].unlink()
+    checkpoints.gradients_path(paths[1]).rename("away")
+    assert "delete it to have it made again" in refused(work, capsys, *command)
+    paths[1].unlink()
+    assert main(*command) == 0
+    (work / "away").unlink()
+    assert bytes_of(work, "*.pt") == networks
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_the_learning_rate_rewound_the_pruned_weights_are_trained_on_from_where_they_are(work, method):
+    assert main(*iterate(method, "lr_rewind", ["--rewind_epoch", 1])) == 0
+    settings = record_of(files_of(work, method, "dense", 0.0)[-1])["configuration"]
+    data, before = load_dataset("folder", "few digits"), files_of(work, method, "dense", 0.0)
+    for sparsity in (0.5, 0.75):
+        paths = files_of(work, method, "global_iterative0.5_lr_rewind1", sparsity)
+        network = models.SupervisedNetwork(10, 1, 0.0, 3)
+        if method == "clr":
+            network = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        network.load_state_dict(tensors_of(before[0]))
+        training.prepare(network, torch.device("cpu"))
+        masks = {  # what is zero at the end was pruned
+            name: (tensor != 0).float()
+            for name, tensor in tensors_of(paths[0]).items()
+            if name in pruning.prunable_parameters(network) and not name.startswith("head.")
+        }
+        masks = {name.removeprefix("encoder."): mask for name, mask in masks.items()}
+        kind, stage = {"sup": (CrossEntropy, "supervised"), "clr": (Contrastive, "contrastive")}[method]
+        history = fit(kind(network, data, settings), Run((0, stage)), range(1, 2), masks)
+        assert [entry["epoch"] for entry in history] == [1]
+        assert same(network.state_dict(), tensors_of(paths[0]))
+        before = paths
+
+
 # Kept weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sums_of_gradients_are_those_of_every_step_and_change_nothing_else(digits, method, monkeypatch):
+    """Against gradients that are taken from the optimizer, whose step they are for."""
+    assert main(*dense_training(method, FOLDER_FLAG[method], "plain")) == 0
+    seen, step = {}, torch.optim.SGD.step
+
+    def look(optimizer, *arguments, **keywords):
+        for parameter in optimizer.param_groups[0]["params"]:
+            if parameter.grad is None:  # of the schedule of the head's learning rates
+                continue
+            total = seen.get(id(parameter), (parameter, 0))[1]
+            seen[id(parameter)] = parameter, total + parameter.grad.abs()
+        return step(optimizer, *arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", look)
+        assert main(*dense_training(method, "--accumulate_gradients", FOLDER_FLAG[method], "summed")) == 0
+    plain, summed = (
+        {path.name: path for path in (digits / name).glob("*.pt")} for name in ("plain", "summed")
+    )
+    assert all(path.read_bytes() == summed[name].read_bytes() for name, path in plain.items())
+    expected = list(seen.values())
+    for name in plain:
+        sums = kept_sums(summed[name])
+        trained = {bare(key): tensor for key, tensor in weights(summed[name]).items()}
+        assert sums.keys() == trained.keys()
+        for key, total in sums.items():
+            [found] = [
+                total for parameter, total in expected if torch.equal(parameter.detach(), trained[key])
+            ]
+            torch.testing.assert_close(total, found.contiguous())
+    # Where the models are finished, they are trained once more, and the sums are the same.
+    kept = {path: path.read_bytes() for path in (digits / "summed").glob("*.pt")}
+    for path in (digits / "summed").glob("*_gradients.*"):
+        path.unlink()
+    assert main(*dense_training(method, "--accumulate_gradients", FOLDER_FLAG[method], "summed")) == 0
+    assert {path: path.read_bytes() for path in (digits / "summed").glob("*.pt")} == kept
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -633,6 +744,7 @@ def test_the_head_alone_is_made_again_though_weights_are_kept_at_the_same_time(w
         "--pruning_schedule iterative --iterations 1 --rewind_epoch 1",
         "--pruning_schedule iterative --iterations 1 --rewind_epoch 1 --criterion magnitude_increase",
         "--epochs 1 --pruning_percentages 0.5 --criterion magnitude_increase",
+        "--epochs 1 --pruning_percentages 0.5 --criterion levai_zombori",
     ],
 )
 def test_weights_that_were_not_kept_are_named_with_the_command_that_keeps_them(digits, capsys, method, asked):
@@ -700,7 +812,12 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
         ("iterative --epochs 1", "--epochs belongs to --after finetune"),
         ("iterative --batch_size=16", "--batch_size belongs to --after finetune"),
         ("iterative --after reinit --epochs 1", "--epochs belongs to --after finetune"),
-        ("iterative --after reinit --rewind_epoch 1", "--rewind_epoch belongs to --after rewind"),
+        (
+            "iterative --after reinit --rewind_epoch 1",
+            "--rewind_epoch belongs to --after rewind or lr_rewind",
+        ),
+        ("iterative --after lr_rewind --rewind_epoch 2", "--rewind_epoch 2: the dense networks were trained"),
+        ("--criterion filter_l2 --scope erk", "--scope erk"),
         ("iterative --after finetune --rewind_epoch 1", "--rewind_epoch belongs to --after rewind"),
         ("iterative --criterion filter_random --scope global", "--scope global"),
         ("iterative --rate 0.9 --iterations 5", "--iterations 5 at --rate 0.9"),
@@ -729,6 +846,8 @@ def test_as_many_iterations_as_file_names_tell_apart_are_taken(work):
         ("--pruning_schedule iterative", "--after finetune"),
         ("--pruning_schedule iterative --after reinit", "--after finetune"),
         ("--criterion magnitude_increase", "--criterion"),
+        ("--criterion levai_zombori", "--criterion"),
+        ("--pruning_schedule iterative --after lr_rewind", "--after finetune"),
     ],
 )
 def test_networks_of_which_nothing_is_known_are_not_trained_again(work, capsys, method, words, remedy):
@@ -976,6 +1095,19 @@ def test_our_pruning_flags_are_refused_where_nothing_is_pruned(digits_on_disk, c
     assert main(script, *SMALL, "--index_end", 0, "--epochs", 1, *flags.split()) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "nothing is pruned" in shown and not list(digits_on_disk.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ("--pruning 0.5 --accumulate_gradients --begin_epoch 0 --end_epoch 0.5", "belongs to dense networks"),
+        ("--pruning 0.5 --criterion levai_zombori --begin_epoch 0 --end_epoch 0", "at step 1"),
+        ("--pruning 0.5 --criterion levai_zombori --begin_step 0 --end_step 4 --frequency 1", "at step 1"),
+    ],
+)
+def test_sums_of_gradients_need_a_training_and_a_dense_network(digits, capsys, flags, told):
+    command = ["sup_training", *SUPERVISED, "--index_end", 0, *flags.split()]
+    assert told in refused(digits, capsys, *command)
 
 
 def test_published_steps_are_noted_where_nothing_is_pruned(digits_on_disk, capsys):

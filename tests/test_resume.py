@@ -63,6 +63,20 @@ STAGES = {
         f"{CONTRASTIVE} --save_epochs 0",
         f"clr_pruning_finetune {HALVED} --iterations 2",
     ),
+    "sums of gradients": (
+        "",
+        "clr_training --pruning_percentages 0.0 --index_end 0 --epochs 3 --batch_size 32 --head_epochs 3 "
+        "--batch_size_head 16 --accumulate_gradients",
+    ),
+    "supervised, early, by sums of gradients": ("", f"{GRADUAL_SUPERVISED} --criterion levai_zombori"),
+    "rewound, by sums of gradients": (
+        f"{SUPERVISED} --save_epochs 0 --accumulate_gradients",
+        f"sup_pruning_finetune {HALVED} --iterations 2 --criterion levai_zombori",
+    ),
+    "learning rate rewound, contrastive": (
+        CONTRASTIVE,
+        f"clr_pruning_finetune {HALVED} --iterations 2 --after lr_rewind",
+    ),
     "reinitialised": (SUPERVISED, f"sup_pruning_finetune {HALVED} --iterations 2 --after reinit"),
     "finetuned again and again": (
         CONTRASTIVE,
@@ -315,6 +329,15 @@ def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, b
 
 
 # States that are refused
+
+
+def test_a_state_without_the_sums_of_gradients_that_are_asked_for_is_refused(work, begun, capsys):
+    before = begun.read_bytes()
+    capsys.readouterr()
+    assert give(FOUR, "--accumulate_gradients") == 2
+    assert "delete it to begin anew" in line_of(capsys) and begun.read_bytes() == before
+    begun.unlink()
+    assert give(FOUR, "--accumulate_gradients") == 0
 
 
 @pytest.mark.parametrize(

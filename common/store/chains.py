@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 from torch import Tensor
@@ -15,9 +16,9 @@ from torch import Tensor
 from common import process, pruning
 from common.cli import FLIPS, UserError, logger
 from common.evaluation import evaluate_test_set
-from common.methods import RETRAINED, PruningMethod, iteration_sparsity
+from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
-from common.pruning import Masks, prunable_parameters
+from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import checkpoints, evaluation, runs
 from common.store.populations import Member, Population, find_population, recorded_command
 from common.store.runs import Asked
@@ -64,6 +65,19 @@ class Chain:
         return self.steps[step.iteration - 2] if step.iteration > 1 else None
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A network to be pruned, and what its training leaves beside it.
+
+    weights: of its first part, with a projection head where it has one; sums: layer name -> sum of |g_t|,
+    where the criterion looks at it.
+    """
+
+    network: Classifier
+    weights: dict[str, Tensor]
+    sums: dict[str, Tensor]
+
+
 def prune_population(study: Study) -> None:
     """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own
     id.
@@ -85,6 +99,7 @@ def prune_population(study: Study) -> None:
     for member in dense.members:
         steps = [asked_step(study, method, dense, member, *place) for place in asked_sparsities(flags)]
         chains.append(Chain(member, method, steps, kept_weights(study, member, method)))
+        gradient_sums(study, method, zip(member.paths, member.records))
     for chain in chains:
         refuse_broken_chain(study, chain)
     jobs = [
@@ -133,15 +148,15 @@ def asked_pruning(flags: argparse.Namespace) -> PruningMethod:
             "ones were"
         )
         refuse(("epochs", "batch_size", "learning_rate", "precision", "compile", *FLIPS), reason)
-    if flags.after != "rewind":
-        refuse(("rewind_epoch",), "belongs to --after rewind")
+    if flags.after not in REWOUND:
+        refuse(("rewind_epoch",), "belongs to --after rewind or lr_rewind")
     sparsities = [sparsity for _, sparsity in asked_sparsities(flags)]
     if len({0.0, 1.0, *sparsities}) < len(sparsities) + 2:
         raise UserError(
             f"--iterations {flags.iterations} at --rate {flags.rate}: the last iterations prune less than "
             "the four digits of file names tell apart; give fewer"
         )
-    epoch = flags.rewind_epoch if flags.after == "rewind" else 0
+    epoch = flags.rewind_epoch if flags.after in REWOUND else 0
     return runs.asked_method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=epoch)
 
 
@@ -162,7 +177,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
     epochs = {method.rewind_epoch} if method.after == "rewind" else set()
     if pruning.uses(method.criterion, "initial_weight"):
         epochs.add(0)
-    if not epochs:
+    if not epochs and method.after != "lr_rewind":
         return {}
     path, record = member.paths[0], member.records[0]
     if member.made_elsewhere:
@@ -176,14 +191,49 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
             "fewer"
         )
-    files = {epoch: checkpoints.find_epoch(path, epoch, record) for epoch in sorted(epochs)}
+    files = {
+        epoch: checkpoints.find_kept(
+            checkpoints.epoch_path(path, epoch), path, record, f"--save_epochs {epoch}"
+        )
+        for epoch in sorted(epochs)
+    }
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
-        command = shlex.join(recorded_command(record)) or f"{study.script[:3]}_training.py"
         raise UserError(
             f"the weights of {path.name} after {' and '.join(missing)} epochs were not kept; keep them: "
-            f"python {command} --save_epochs {','.join(map(str, files))}"
+            f"python {training_command(study, record)} --save_epochs {','.join(map(str, files))}"
         )
     return files
+
+
+def training_command(study: Study, record: dict) -> str:
+    return shlex.join(recorded_command(record)) or f"{study.script[:3]}_training.py"
+
+
+def gradient_sums(
+    study: Study, method: PruningMethod, files: Iterable[tuple[Path, dict | None]]
+) -> dict[str, Tensor]:
+    """Layer name -> the sum of |g_t| over the training of these checkpoints, where the criterion looks at it.
+
+    Args:
+        files: checkpoints and their records.
+    Raises:
+        UserError: they were not kept; the message has the command that keeps them.
+    """
+    sums = {}
+    for path, record in files if pruning.uses(method.criterion, "accumulated") else ():
+        if record is None:
+            raise UserError(
+                f"{path} was made elsewhere: the gradients of its training are not known; choose another "
+                "--criterion, or train networks here"
+            )
+        flag, kept = "--accumulate_gradients", checkpoints.gradients_path(path)
+        if not checkpoints.find_kept(kept, path, record, flag):
+            remedy = f"keep them: python {training_command(study, record)} {flag}"
+            if record["configuration"].get("iteration"):
+                remedy = "delete it to have it made again"
+            raise UserError(f"the sums of gradients beside {path.name} ({flag}) are missing; {remedy}")
+        sums |= checkpoints.read_payload(kept)
+    return {name: total.to(study.device) for name, total in sums.items()}
 
 
 # One step is a place in the study, method and population: each says something else.
@@ -259,14 +309,14 @@ def sha256_of(paths: list[Path]) -> list[str]:
 
 def prune_chain(study: Study, chain: Chain) -> None:
     """Does the steps of one network that are not finished."""
-    network = None
+    trained = None
     for step in chain.steps:
         if is_finished(study, chain, step):
             runs.forget_states(step.paths)
             continue
-        if network is None or step.iteration == 0:
-            network = network_to_prune(study, chain, step)
-        network = prune_network(study, chain, step, network)
+        if trained is None or step.iteration == 0:
+            trained = network_to_prune(study, chain, step)
+        trained = prune_network(study, chain, step, trained)
 
 
 def accuracies(step: Step) -> tuple[float, float] | None:
@@ -279,21 +329,26 @@ def accuracies(step: Step) -> tuple[float, float] | None:
         raise checkpoints.damaged_record(step.paths[-1]) from None
 
 
-def network_to_prune(study: Study, chain: Chain, step: Step) -> Classifier:
+def network_to_prune(study: Study, chain: Chain, step: Step) -> Trained:
     """The dense network, or the network of the iteration before."""
-    previous = chain.previous(step)
+    previous, member = chain.previous(step), chain.member
     if previous is None:
-        return evaluation.load_member(study, chain.member)
-    record, name = checkpoints.read_record(previous.paths[-1]), previous.files[-1].name
-    classes = len(study.data.class_names)
-    network = checkpoints.load_classifier(previous.paths, record, name, study.architecture, classes)
-    return prepare(network, study.device)
+        network, paths, files = evaluation.load_member(study, member), member.paths, member.records
+        files = zip(paths, files)
+    else:
+        paths, name, classes = previous.paths, previous.files[-1].name, len(study.data.class_names)
+        record = checkpoints.read_record(paths[-1])
+        network = checkpoints.load_classifier(paths, record, name, study.architecture, classes)
+        network, files = prepare(network, study.device), [(paths[-1], record)]
+    payload = checkpoints.read_payload(paths[0])
+    return Trained(network, payload.get("model", payload), gradient_sums(study, chain.method, files))
 
 
-def prune_network(study: Study, chain: Chain, step: Step, network: Classifier) -> Classifier:
-    """Prunes a network, trains it on and saves it."""
+def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> Trained:
+    """Prunes a network, trains it on and saves it; returns what the next iteration prunes."""
     method, started, seed = chain.method, time.time(), study.model_seed(chain.member.id)
-    masks, before = step_masks(study, chain, step, network), copy_of(network)
+    network, weights, sums = trained.network, trained.weights, {}
+    masks, before = step_masks(study, chain, step, trained), copy_of(network)
     pruning.apply_masks(network, masks)
     as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     previous = chain.previous(step)
@@ -303,7 +358,11 @@ def prune_network(study: Study, chain: Chain, step: Step, network: Classifier) -
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
             file = step.files[part]
             state = states.enter_context(runs.training_state(study, file, seed, step.stage, made_from))
-            return fit(training, Run(key, runs.describe_run(file.name), state), epochs, masks)
+            if step.iteration and pruning.uses(method.criterion, "accumulated"):
+                training.accumulated = GradientSums(training.pruned)
+            history = fit(training, Run(key, runs.describe_run(file.name), state), epochs, masks)
+            sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
+            return history
 
         if method.finetuned:
             finetuning = CrossEntropy(network, study.data, step.configuration)
@@ -314,20 +373,24 @@ def prune_network(study: Study, chain: Chain, step: Step, network: Classifier) -
             settings = chain.member.record["configuration"]
             start = start_of(chain, seed, step.iteration, method.rewind_epoch)
             model, histories = twin_of(study)(study, seed, start), []
+            if method.after == "lr_rewind":
+                model.kept.load_state_dict(weights)
             for part in range(len(step.files)):
                 epochs = range(settings["head_epochs"]) if part else range(start.epoch, settings["epochs"])
                 training, part_masks = model.training(part, settings), model.part_masks(part, masks)
                 histories.append(train(part, training, model.key(part), epochs, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
-        achieved, trained = pruning.measure_sparsity(network), histories[-1][-1]["test_accuracy"]
+            weights = checkpoints.cpu_state(model.kept)
+        achieved, accuracy = pruning.measure_sparsity(network), histories[-1][-1]["test_accuracy"]
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {chain.member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % as pruned, {100 * trained:.2f} % "
+            f"{100 * as_pruned:.2f} % as pruned, {100 * accuracy:.2f} % "
             f"{'finetuned' if method.finetuned else 'trained again'}"
         )
+        trained = Trained(network, weights, sums)
         if study.flags.debug:
-            return network
+            return trained
         facts = {
             "dense_sha256": list(chain.member.checksums),
             "accuracy_as_pruned": as_pruned,
@@ -336,19 +399,21 @@ def prune_network(study: Study, chain: Chain, step: Step, network: Classifier) -
         }
         if previous:
             facts["previous_sha256"] = sha256_of(previous.paths)
+        runs.keep_gradients(study, network, step.files[-1], sums)
         for file, payload, history in zip(step.files, payloads, histories):
             runs.save(study, file, payload, network, history=history, **facts)
             facts["encoder_sha256"] = checkpoints.file_sha256(file.path)
-    return network
+    return trained
 
 
 def start_of(chain: Chain, seed: int, iteration: int, epoch: int) -> Start:
     """Where a network begins that has been pruned so often: with the dense one's weights after `epoch`
-    epochs, or, once reinitialised, with new ones."""
+    epochs, or, once reinitialised, with new ones; where only the learning rate is rewound, the caller sets
+    them."""
     renewed = (seed, "reinit", iteration)
     if iteration and chain.method.after == "reinit":
         return Start(renewed, (*renewed, "head"))
-    return Start(renewed, (seed, "head"), chain.kept[epoch], epoch)
+    return Start(renewed, (seed, "head"), chain.kept.get(epoch), epoch)
 
 
 def copy_of(network: Classifier) -> dict[str, Tensor]:
@@ -356,19 +421,19 @@ def copy_of(network: Classifier) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in prunable_parameters(network).items()}
 
 
-def step_masks(study: Study, chain: Chain, step: Step, network: Classifier) -> Masks:
+def step_masks(study: Study, chain: Chain, step: Step, trained: Trained) -> Masks:
     """The step's masks: of what the network still has, the lowest by the criterion are pruned."""
-    method, seed, initial = chain.method, study.model_seed(chain.member.id), None
+    network, method = trained.network, chain.method
+    seed, initial = study.model_seed(chain.member.id), None
     if pruning.uses(method.criterion, "initial_weight"):
         start = start_of(chain, seed, max(0, step.iteration - 1), 0)
         initial = copy_of(twin_of(study)(study, seed, start).classifier())
-    key = (seed, "pruning", step.iteration)
-    scores = pruning.score_weights(
-        prunable_parameters(network),
-        method.criterion,
-        lambda: classification_losses(network, study.data, step.configuration["batch_size"], key),
-        initial,
-        key,
-    )
+    key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
+    sums = {name: trained.sums.get(layer_name(name)) for name in prunable_parameters(network)}
+
+    def score() -> dict[str, Tensor]:
+        losses = functools.partial(classification_losses, network, study.data, size, key)
+        return pruning.score_weights(network, method.criterion, losses, initial, key, sums)
+
     masks = pruning.masks_of(network) if step.iteration > 1 else {}
-    return pruning.next_masks(scores, step.sparsity, method.scope, method.criterion, masks)
+    return pruning.find_masks(network, (method.criterion, method.scope), step.sparsity, masks, score)

@@ -171,6 +171,12 @@ def epoch_path(checkpoint: Path, epoch: int) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}_epoch{epoch}.pt")
 
 
+def gradients_path(checkpoint: Path) -> Path:
+    """The sums of |gradient| over the training of a checkpoint's network: a file
+    beside it."""
+    return checkpoint.with_name(f"{checkpoint.stem}_gradients.pt")
+
+
 def state_path(checkpoint: Path) -> Path:
     """The state of the unfinished training of a checkpoint: a hidden file beside it."""
     return checkpoint.with_name(f".{checkpoint.name}.state")
@@ -420,16 +426,14 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
-    """The file of the weights that the training of a checkpoint kept after so many epochs, None where it kept
-    none.
+def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | None:
+    """The file that the training of a checkpoint kept beside it, None where it kept none.
 
     Args:
-        record: of the checkpoint.
+        record: of the checkpoint; flag: of the training script, by which it is kept.
     Raises:
-        UserError: they belong to another training.
+        UserError: it belongs to another training.
     """
-    path = epoch_path(checkpoint, epoch)
     if not path.exists():
         return None
     kept = read_record(path)
@@ -440,7 +444,7 @@ def find_epoch(checkpoint: Path, epoch: int, record: dict) -> Path | None:
     ):
         raise UserError(
             f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
-            f"script with --save_epochs {epoch}"
+            f"script with {flag}"
         )
     return path
 

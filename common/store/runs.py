@@ -28,13 +28,13 @@ from tqdm import tqdm
 from common import methods, process
 from common.cli import WORKER, UserError, logger
 from common.methods import PruningMethod
-from common.pruning import GradualPruning, layer_name
+from common.pruning import GradientSums, GradualPruning, layer_name, uses
 from common.store import checkpoints
 from common.store.checkpoints import CheckpointName, TrainingState
 from common.store.files import claim, write_arrays
 from common.store.table import write_rows
 from common.study import Study
-from common.training import Run, fit
+from common.training import Run, Training, fit
 from common.twins import Twin, twin_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
@@ -105,6 +105,8 @@ def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsiti
     Raises:
         UserError: one that is refused.
     """
+    if flags.accumulate_gradients and all(sparsities):
+        raise UserError("--accumulate_gradients belongs to dense networks; leave it out")
     if any(sparsities):
         return
     refused, noted = (
@@ -171,7 +173,13 @@ def gradual_pruning(
             f"({epochs} epochs of {steps_an_epoch} steps); {remedy}, or train for longer"
         )
     scope = asked_method(flags, flags.schedule).scope
-    return GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
+    pruning = GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
+    if uses(flags.criterion, "accumulated") and pruning.sparsities().get(1):
+        raise UserError(
+            f"--criterion {flags.criterion}: pruning of the {what} at step 1 has no training before it; "
+            f"{remedy}"
+        )
+    return pruning
 
 
 def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
@@ -304,6 +312,23 @@ def say_finished(study: Study, paths: list[Path]) -> None:
         logger.info(f"finished before: {len(there)} of {len(paths)} networks, {example}")
 
 
+def lacks_gradients(study: Study, file: Asked) -> bool:
+    """Whether --accumulate_gradients asks for sums of a dense network's gradients that are not there yet.
+
+    Raises:
+        UserError: the network was made elsewhere; other sums are in the way.
+    """
+    flags = study.flags
+    if flags.debug or not flags.accumulate_gradients or file.name.sparsity:
+        return False
+    if file.path.exists() and checkpoints.read_record(file.path) is None:
+        raise UserError(
+            f"--accumulate_gradients: {file.path} was made elsewhere, its training is not known; leave the "
+            "flag out, or give another folder"
+        )
+    return not is_finished(study, checkpoints.gradients_path(file.path), file.configuration)
+
+
 def forget_states(paths: Sequence[Path]) -> None:
     """Deletes the states of finished trainings, and notes in the log that these are."""
     logger.debug(f"finished before: {paths[-1]}")
@@ -324,6 +349,8 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
             files = training_files(study, sparsity, model_id)
             finished_parts(study, files)  # refuses what is in the way before the first step
             epochs_to_keep(study, files[0])
+            for file in files:
+                lacks_gradients(study, file)
             jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
     say_finished(study, [job.path for job in jobs])
     share(study, jobs)
@@ -343,7 +370,8 @@ def train_network(study: Study, files: list[Asked]) -> None:
         forget_states(there)
         if not all(finished):
             logger.info(f"finished before: {there[0]}")
-    if all(finished) and not epochs:
+    lacking = [lacks_gradients(study, file) for file in files]
+    if all(finished) and not (epochs or any(lacking)):
         if not curves_path(study, files).exists():  # a kill came before them
             store_curves(study, files)
         return
@@ -352,12 +380,16 @@ def train_network(study: Study, files: list[Asked]) -> None:
         if not finished[part]:
             train_file(study, network, part, files, [] if part else epochs)
             continue
-        if part == 0 and epochs:  # only weights on its way are missing
-            keep = functools.partial(keep_epoch, study, network, file, epochs)
+        kept = [] if part else epochs
+        if kept or lacking[part]:  # only what is kept on its way is missing
+            keep = functools.partial(keep_epoch, study, network, file, kept)
             run = Run(network.key(part), describe_run(file.name))
-            training = network.training(part, file.configuration)
-            fit(training, run, range(max(epochs)), pruning=file.pruning, at_epoch=keep)
-        if not all(finished):
+            training = training_of(study, network, part, file)
+            last = file.name.epochs if lacking[part] else max(kept)
+            fit(training, run, range(last), pruning=file.pruning, at_epoch=keep)
+            if lacking[part]:
+                keep_gradients(study, network.counted(part), file, training.accumulated)
+        if not all(finished) or (part == 0 and any(lacking)):
             network.load(part, file.path)
     store_curves(study, files)
     if later := epochs_to_keep(study, files[0]):  # from before the state that it went on from
@@ -376,7 +408,7 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
             network.at_epoch(done)
 
     with training_state(study, file, network.seed, file.name.part, made_from) as state:
-        run, training = Run(network.key(part), description, state), network.training(part, file.configuration)
+        run, training = Run(network.key(part), description, state), training_of(study, network, part, file)
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
         facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
@@ -386,7 +418,25 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
         if not study.flags.debug:
             facts = {"encoder_sha256": checkpoints.file_sha256(made_from[0])} if part else {}
             facts |= {"history": history, "run": process.environment(study.device, started)}
+            if not file.pruning:
+                keep_gradients(study, network.counted(part), file, training.accumulated)
             save(study, file, network.payload(part), network.counted(part), **facts)
+
+
+def training_of(study: Study, network: Twin, part: int, file: Asked) -> Training:
+    """The training of a file, with sums of its gradients where they are asked for."""
+    training = network.training(part, file.configuration)
+    if lacks_gradients(study, file):
+        training.accumulated = GradientSums(training.pruned)
+    return training
+
+
+def keep_gradients(study: Study, network: torch.nn.Module, file: Asked, sums: dict | None) -> None:
+    """Keeps the sums of a training beside its checkpoint, under the names that all ways of learning share."""
+    if sums:
+        payload = {layer_name(name): total.cpu().contiguous() for name, total in sums.items()}
+        facts = {"run": process.environment(study.device, time.time()), "gradients": True}
+        save(study, replace(file, path=checkpoints.gradients_path(file.path)), payload, network, **facts)
 
 
 def training_state(
@@ -442,7 +492,7 @@ def save(study: Study, file: Asked, payload: dict, network: torch.nn.Module, **f
         and tensor.startswith("classification_head.") == of_head
         and tensor.endswith(".weight")
     ]
-    if emptied and "epoch" not in facts:
+    if emptied and not facts.keys() & {"epoch", "gradients"}:
         logger.info(f"{describe_run(file.name)}: all weights of {', '.join(emptied)} are pruned")
     checkpoints.save_checkpoint(file.path, payload, record)
 
