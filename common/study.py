@@ -131,8 +131,8 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     blocks, width = (flags.model_depth - 4) // 6, 16 * flags.widen_factor
     if (weights := 2 * 9 * blocks * width**2 * (1 + 4 + 16)) > MOST_WEIGHTS:
         raise UserError(
-            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} weights; "
-            "give a smaller network"
+            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} "
+            "weights; give a smaller network"
         )
     if flags.learning_method == "supervised":
         architecture = Architecture(*shape)
