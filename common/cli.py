@@ -26,6 +26,7 @@ DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
 
 
 class UserError(Exception):
@@ -103,8 +104,10 @@ def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
 
 def _number(kind: type, words: str, fits: Callable[[float], bool]) -> Callable:
     def parse(text: str):
+        # int() and float() take 1_000, blanks and the digits of every script too; 0 makes a 0 of -0.0.
+        plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", text, re.IGNORECASE)
         try:
-            value = kind(text)
+            value = kind(text) + 0 if plain else None
         except ValueError:
             value = None
         if value is None or not fits(value):
@@ -119,6 +122,7 @@ def _whole_number(low: int, high: int) -> Callable:
 
 
 infinity, largest = float("inf"), 2**31 - 1
+smallest_float, largest_float = 1e-30, 1e30  # which float32 holds too
 positive_integer = _whole_number(1, largest)
 natural_number = _whole_number(0, largest)
 # Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
@@ -127,8 +131,12 @@ model_id = _whole_number(0, 999_999)
 model_count = _whole_number(1, 1_000_000)
 iteration_count = _whole_number(1, 1000)
 thread_count = _whole_number(1, 1024)
-positive_float = _number(float, "a number above 0", lambda value: 0 < value < infinity)
-natural_float = _number(float, "a number of 0 or more", lambda value: 0 <= value < infinity)
+positive_float = _number(
+    float, "a number above 0, from 1e-30 to 1e30", lambda value: smallest_float <= value <= largest_float
+)
+natural_float = _number(float, "a number of 0 or more, to 1e30", lambda value: 0 <= value <= largest_float)
+milestone_factor = _number(float, "a number above 0, to 10", lambda value: smallest_float <= value <= 10)
+widen_factor = _whole_number(1, 100)
 fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
 
@@ -154,7 +162,7 @@ def pruned_sparsity_list(text: str) -> list[float]:
 
 def model_depth(text: str) -> int:
     """The depth of a WideResNet: 6 n + 4 layers, from 10."""
-    depth = positive_integer(text)
+    depth = _whole_number(1, 1000)(text)
     if depth < 10 or depth % 6 != 4:
         raise argparse.ArgumentTypeError(
             f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4)"
@@ -239,7 +247,7 @@ def add_common_flags(parser: Parser) -> None:
         ),
         ("--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
         ("--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4"),
-        ("--widen_factor", positive_integer, 2, "width of the WideResNet"),
+        ("--widen_factor", widen_factor, 2, "width of the WideResNet"),
         ("--dropout", fraction, 0.0, "dropout rate inside the blocks"),
         (
             "--workers",
@@ -582,7 +590,7 @@ def add_depth_flags(parser: Parser) -> None:
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM; `signal` is its number."""
+    """One of SIGNALS; `signal` is its number."""
 
     def __init__(self, signal: int):
         super().__init__(signal)
@@ -603,7 +611,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         try:
             main(argv)
             return 0
-        except (Interrupted, UserError, OSError, RuntimeError, MemoryError) as error:
+        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError) as error:
             message = _message_of(error)
             if message is None:
                 raise
@@ -630,7 +638,7 @@ def _message_of(error: BaseException) -> str | None:
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
     if operation := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
         return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
-    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
+    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment"
     if isinstance(error, MemoryError) or re.search(words, str(error)):
         return (
             "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
@@ -640,8 +648,8 @@ def _message_of(error: BaseException) -> str | None:
 
 
 def _raise_on_signals() -> dict:
-    """From now on SIGINT and SIGTERM raise `Interrupted`; the handlers there were, none outside of the main
-    thread."""
+    """From now on SIGNALS raise `Interrupted`, but for a SIGHUP that nohup has the process ignore; the handlers
+    there were, none outside of the main thread."""
     asked: list[float] = []
 
     def stop(number: int, frame) -> None:
@@ -653,4 +661,7 @@ def _raise_on_signals() -> dict:
 
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    return {number: signal.signal(number, stop) for number in numbers}

@@ -263,6 +263,8 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
     )
     if strangers := sorted({*test_classes} - {*class_names}):
         raise UserError(f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(strangers)}")
+    if odd := [name for name in class_names if not name.isprintable()]:
+        raise UserError(f"--data_dir {root}: the name of the class {odd[0]!r} cannot be shown; rename it")
     if len(class_names) < 2:
         raise UserError(
             f"--data_dir {root}: train/ has {len(class_names)} class folders, at least 2 are needed"
@@ -291,7 +293,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             # 16 or 32 bits, which Pillow cuts off or clips to 255: nearly all white.
             if image.mode.startswith(("I", "F")) or re.search(";16[BLN]", str(image.tile)):
                 raise ValueError("more than 8 bits a channel: convert it to 8 bits")
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            # A telephone's JPEG (MPO) holds the photograph, and small copies or another eye's view.
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise ValueError(f"{frames} frames: keep one")
             yield image
     except UserError:

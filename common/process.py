@@ -1,6 +1,7 @@
 """What a call does to its process: the device, determinism, memory, the story in logs/. torch waits until it
 is needed."""
 
+import argparse
 import ctypes
 import logging
 import os
@@ -12,13 +13,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import WORKER, UserError, logger
+from common.cli import WORKER, UserError, logger, natural_number, positive_integer
 
 if TYPE_CHECKING:
     import torch
 
 at_work = False  # whether this process does its share of the work
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
+
+
+def place_of(variable: str) -> int | None:
+    """RANK, WORLD_SIZE or LOCAL_RANK of the environment, None where it is not set.
+
+    Raises:
+        UserError: it is empty, as $SLURM_ARRAY_TASK_ID is outside of an array, or no number.
+    """
+    if (text := os.environ.get(variable)) is None:
+        return None
+    try:
+        return (positive_integer if variable == "WORLD_SIZE" else natural_number)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{variable} in the environment: {error}; set it to one, or unset it") from None
 
 
 def select_device(cuda_device: int) -> "torch.device":

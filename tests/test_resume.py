@@ -180,7 +180,10 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     "error, status, told",
     [
-        (signal.SIGINT, 130, "interrupted: finished models are kept, the same command goes on; {}"),
+        *(
+            (number, 128 + number, "interrupted: finished models are kept, the same command goes on; {}")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        ),
         (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
         (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
         (MemoryError(), 2, "error: the memory is full; give fewer --workers, a smaller --batch_size"),
@@ -196,6 +199,26 @@ def test_whatever_stops_a_training_its_state_is_kept_and_named(
     kept = f"{state.relative_to(work)} holds the state after 2 epochs"
     line = line_of(capsys)
     assert told.format(kept) in line and kept in line and load(state)["epoch"] == 2
+
+
+def test_a_signal_is_said_where_the_folder_cannot_be_written_any_more(work, monkeypatch, capsys):
+    def refuse(path, *more, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    stopped_after(monkeypatch, 10, signal.SIGTERM)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
+    assert give(FOUR) == 143
+    assert "interrupted" in line_of(capsys)
+
+
+def test_a_hangup_that_nohup_keeps_away_stays_away():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        cli.command(lambda argv: os.kill(os.getpid(), signal.SIGHUP))([])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_error_that_nobody_foresaw_keeps_the_state_and_is_shown_whole(work, monkeypatch):
@@ -450,7 +473,9 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
 # Signals and kills, in processes of their own
 
 
-@pytest.mark.parametrize("number, workers", [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    "number, workers", [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGUSR1, 2)]
+)
 def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     flags = f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()
     process = Forked("sup_training", *FLAGS, *flags, cwd=work)
@@ -461,7 +486,7 @@ def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     ):
         time.sleep(0.05)
     asked = time.monotonic()
-    if number == signal.SIGINT:  # a terminal tells all of its processes
+    if number in (signal.SIGINT, signal.SIGUSR1):  # a terminal, or Slurm, tells all of its processes
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)

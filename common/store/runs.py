@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from common import methods, process
-from common.cli import WORKER, UserError, logger
+from common.cli import SIGNALS, WORKER, UserError, logger
 from common.methods import PruningMethod
 from common.pruning import GradualPruning, layer_name
 from common.store import checkpoints
@@ -490,7 +490,7 @@ def share(study: Study, jobs: list[Job]) -> bool:
     if flags.workers and jobs:
         _run_workers(study, jobs)
     # Which of how many processes this is, as torchrun and `--workers` say it.
-    rank, world = int(os.environ.get("RANK") or 0), max(1, int(os.environ.get("WORLD_SIZE") or 1))
+    rank, world = process.place_of("RANK") or 0, process.place_of("WORLD_SIZE") or 1
     first = rank * len(jobs) // world
     busy = []
     process.at_work = True
@@ -517,6 +517,7 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     own = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
     command = [sys.executable, *launcher, str(script), *flags.argv, *own]
     environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads)}
+    environment["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)  # the launcher passes them on
     logger.info(f"{count} workers of {threads} threads")
     with tempfile.TemporaryFile("w+") as errors:
         workers = subprocess.Popen(command, stderr=errors, env=environment)
