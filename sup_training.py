@@ -29,7 +29,7 @@ def build_parser() -> cli.Parser:
             "5,30,50,80",
             "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
         ),
-        ("--lr_gamma", cli.positive_float, 0.1, "factor of the learning rate at each milestone"),
+        ("--lr_gamma", cli.milestone_factor, 0.1, "factor of the learning rate at each milestone"),
         (
             "--cosine_annealing",
             bool,

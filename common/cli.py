@@ -26,6 +26,7 @@ DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
 
 
 class UserError(Exception):
@@ -118,7 +119,7 @@ def _whole_number(low: int, high: int) -> Callable:
 
 NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
 infinity, largest = float("inf"), 2**31 - 1
-LARGEST_FLOAT = 1e30  # of rates, decays, temperatures: their squares and products are still numbers
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # which float32 holds too
 positive_integer = _whole_number(1, largest)
 natural_number = _whole_number(0, largest)
 # Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
@@ -127,8 +128,11 @@ model_id = _whole_number(0, 999_999)
 model_count = _whole_number(1, 1_000_000)
 iteration_count = _whole_number(1, 1000)
 thread_count = _whole_number(1, 1024)
-positive_float = _number(float, "a number above 0, up to 1e30", lambda value: 0 < value <= LARGEST_FLOAT)
-natural_float = _number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
+positive_float = _number(
+    float, "a number above 0, from 1e-30 to 1e30", lambda value: SMALLEST_FLOAT <= value <= LARGEST_FLOAT
+)
+natural_float = _number(float, "a number of 0 or more, to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
+milestone_factor = _number(float, "a number above 0, to 10", lambda value: SMALLEST_FLOAT <= value <= 10)
 fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
 
@@ -597,10 +601,6 @@ def add_depth_flags(parser: Parser) -> None:
         )
 
 
-# Ctrl-C, kill, a closed terminal, and what Slurm is told to send before its time is up.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
 class Interrupted(BaseException):
     """One of SIGNALS; `signal` is its number."""
 
@@ -645,12 +645,6 @@ def _message_of(error: BaseException) -> str | None:
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
         return f"error: {one_line(error)}"
-    if isinstance(error, ImportError):
-        if "failed to map segment" not in str(error):
-            return None
-        return (
-            f"error: {one_line(error)}: too little memory to load it; lift the limit (ulimit -v), or use less"
-        )
     if isinstance(error, OSError):
         where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
@@ -658,7 +652,7 @@ def _message_of(error: BaseException) -> str | None:
         return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
     if re.search(r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler", str(error)):
         return "error: --compile needs a C++ compiler (g++, say): install one, or leave the flag out"
-    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory"
+    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment"
     if isinstance(error, MemoryError) or re.search(words, str(error)):
         return (
             "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
@@ -681,5 +675,7 @@ def _raise_on_signals() -> dict:
 
     if threading.current_thread() is not threading.main_thread():
         return {}
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
-    return {number: signal.signal(number, stop) for number in SIGNALS if number not in ignored}
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    return {number: signal.signal(number, stop) for number in numbers}

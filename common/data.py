@@ -263,6 +263,8 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
     )
     if strangers := sorted({*test_classes} - {*class_names}):
         raise UserError(f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(strangers)}")
+    if odd := [name for name in class_names if not name.isprintable()]:
+        raise UserError(f"--data_dir {root}: the name of the class {odd[0]!r} cannot be shown; rename it")
     if len(class_names) < 2:
         raise UserError(
             f"--data_dir {root}: train/ has {len(class_names)} class folders, at least 2 are needed"

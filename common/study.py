@@ -19,6 +19,7 @@ from common.store.checkpoints import (
 )
 
 MOST_WEIGHTS = 1e9
+LONGEST_NAME = 225  # letters: file systems take 255 bytes, and states and temporary files have longer names
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,23 @@ class Study:
     def name(
         self, part: str, pruning_method: str, sparsity: float, epochs: int, batch_size: int, model_id: int
     ) -> CheckpointName:
-        """The name of a checkpoint of this study."""
+        """The name of a checkpoint of this study.
+
+        Raises:
+            UserError: its files would have longer names than file systems take.
+        """
         shape = self.architecture
         own = {"widen_factor": shape.widen_factor, "depth": shape.depth, "dropout": shape.dropout}
         if not self.supervised:
             own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
             own["temperature"] = self.flags.temperature
-        return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
+        name = CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
+        if len(str(name)) > LONGEST_NAME:
+            raise UserError(
+                f"{name} would be the name of a file, of {len(str(name))} letters, and {LONGEST_NAME} is the "
+                "most; give a shorter --encoder_name or numbers of fewer digits"
+            )
+        return name
 
     def architecture_configuration(self) -> dict:
         """What every configuration says of the network."""
@@ -102,6 +113,8 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         UserError: flags that do not fit the data.
         OSError: `writes_models`, and a folder of the models cannot be written.
     """
+    for variable in ("RANK", "WORLD_SIZE"):  # refused before the data is read
+        process.environment_number(variable)
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info(f"{script} on {name}")

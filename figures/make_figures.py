@@ -13,6 +13,7 @@ figure anew from its arrays into that folder, named after data set, learning met
 also copies what it reads into a folder small enough to publish; from the copy it makes the same report.
 """
 
+import argparse
 import re
 import sys
 from collections import Counter
@@ -57,8 +58,8 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.store import files, table
-    from figures.report import across, contents, page, plots, read, release
+    from common.store import files
+    from figures.report import read
 
     folder = flags.results / "runs" / flags.run if flags.run else flags.results
     if flags.against:
@@ -69,25 +70,33 @@ def main(argv=None) -> None:
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     stored = read.read_populations(folder)
+    with files.claim(folder / "report.html", wait=True):  # of two calls at once one waits for the other
+        write_report(folder, flags, stored)
+
+
+def write_report(folder: Path, flags: argparse.Namespace, stored: list) -> None:
+    """The report of stored populations, figures drawn anew and a release."""
+    from common.store import files, table
+    from figures.report import across, contents, page, plots, release
+
     combinations = [population for population in stored if population.pruning_method != "dense"]
     masks, missing = across.read_all_masks(combinations)
     for text in missing:
         print(f"not compared: {text}")
+    comparisons = across.compare_all(combinations, masks)
+    report = contents.collect(stored, comparisons, missing)
+    # The arrays of a script's figure are stored already.
+    pngs = {each.name: plots.png(each.arrays) for each in report.pictures if "made" in each.arrays}
+    # Now that all was read: what is refused above leaves the earlier report whole.
     for name in MADE_HERE:
         empty(folder / name)
-
-    comparisons = across.compare_all(combinations, masks)
-    pngs = {}
     rows = {f"similarity/{name}": comparison.rows for name, comparison in comparisons.items()}
     for name, comparison in comparisons.items():
         for figure, arrays in comparison.figures.items():
             pngs[figure] = plots.store(folder / "similarity" / f"{figure}.npz", arrays)
 
-    report = contents.collect(stored, comparisons, missing)
     for picture in report.pictures:
-        if "made" in picture.arrays:  # the arrays of a script's figure are stored already
-            pngs[picture.name] = plots.png(picture.arrays)
-        elif picture.name not in pngs:
+        if picture.name not in pngs:
             pngs[picture.name] = plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)

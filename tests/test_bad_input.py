@@ -330,16 +330,19 @@ sup_training --model_depth 12 => --model_depth ... 6 n + 4
 sup_training --save_every 0min => --save_every ... a number above 0
 sup_training --widen_factor 2147483647 => --widen_factor ... a whole number from 1 to 64
 sup_training --model_depth 2147483644 => --model_depth ... up to 1000
-clr_training --model_depth 1000 --widen_factor 64 => --model_depth 1000 --widen_factor 64 ... a smaller network
-sup_training --epochs 1_000 => --epochs ... a whole number from 1
+clr_training --model_depth 1000 --widen_factor 64 => --model_depth 1000 ... weights ... a smaller network
+sup_training --epochs 1_000 => --epochs ... '1_000' ... a whole number from 1
 clr_training --epochs ' 2' => --epochs ... a whole number from 1
-sup_training --epochs ٣ => --epochs ... a whole number from 1
-sup_pruning_finetune --learning_rate １ => --learning_rate ... a number above 0
+sup_training --batch_size '٣٢' => --batch_size ... a whole number from 1
+sup_training --learning_rate ' 0.1' => --learning_rate ... ' 0.1' is not a number
 sup_pruning_finetune --learning_rate 0.0_1 => --learning_rate ... a number above 0
-sup_training --learning_rate 1e308 => --learning_rate ... up to 1e30
+sup_prediction_depth --dropout '０.５' => --dropout ... not including, 1
+sup_pie_kmodels_detection --pruning_percentages '0.9, 0.5' => --pruning_percentages ... ' 0.5' ... a number from
+clr_training --learning_rate 1e308 => --learning_rate ... to 1e30
+clr_training --temperature 1e-320 => --temperature ... from 1e-30
+clr_training --temperature inf => --temperature ... to 1e30
 sup_training --weight_decay 1e308 => --weight_decay ... to 1e30
-clr_training --temperature inf => --temperature ... up to 1e30
-sup_training --lr_gamma 1e31 => --lr_gamma ... up to 1e30
+sup_training --lr_gamma 1e308 => --lr_gamma ... to 10
 sup_pruning_finetune --pruning_percentages 0.9,0.90 => --pruning_percentages ... names one twice
 sup_pruning_finetune --pruning_percentages -0.0 => --pruning_percentages ... name sparsities above 0
 sup_pie_kmodels_detection --dataset mnist => --dataset ... choose from
@@ -387,13 +390,6 @@ ROWS = [
         "--encoder_name ... up to 100 letters",
     ),
     (
-        "file names, too long",
-        None,
-        CLR_PRUNE,
-        f"--encoder_name {'N' * 100} --temperature 0.12345678901234567 --criterion magnitude_increase",
-        "--encoder_name",
-    ),
-    (
         "contradiction, step and epoch",
         None,
         CLR,
@@ -432,6 +428,39 @@ ROWS = [
         "",
         "train/ has 1 class folders ... at least 2",
     ),
+    (
+        "range, names of files",
+        None,
+        CLR,
+        ["--encoder_name", "N" * 100, "--epochs", 2147483647, "--temperature", "1.2345678901234567e-05"]
+        + [
+            "--pruning_percentages",
+            "0.12345678901234567",
+            "--criterion",
+            "magnitude_increase",
+            "--begin_epoch",
+            0,
+        ],
+        "would be the name of a file ... --encoder_name",
+    ),
+    (
+        "data, a class of bytes",
+        lambda: [
+            os.rename(f"few digits/{half}/digit 1".encode(), f"few digits/{half}/".encode() + b"\xff\xfe")
+            for half in ("train", "test")
+        ],
+        SUP,
+        "",
+        "the name of the class ... cannot be shown; rename it",
+    ),
+    (
+        "record, brackets",
+        lambda: model(SUP_DENSE).with_suffix(".json").write_text("[" * 100_000),
+        SUP,
+        "",
+        DAMAGED,
+    ),
+    ("record, a list", lambda: model(SUP_DENSE).with_suffix(".json").write_text("[]"), SUP, "", DAMAGED),
     ("data, empty class", empty("few digits/train/digit 1"), SUP, "", "no images in train/digit 1"),
     (
         "data, empty test",
@@ -885,6 +914,122 @@ def test_bad_input_is_one_line_and_status_2(work, capfd, spoil, script, flags, t
     check_the_line(capfd.readouterr().err, told)  # libraries written in C speak there too
     check_nothing_is_lost_or_half_written(work, before)
     assert not (work / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "variable, value",
+    [("RANK", "first"), ("RANK", "٣"), ("WORLD_SIZE", " 2"), ("LOCAL_RANK", "-1"), ("LOCAL_RANK", "1.5")],
+)
+def test_an_odd_environment_is_one_line(work, monkeypatch, capsys, variable, value):
+    monkeypatch.setenv(variable, value)
+    before = files(work)
+    assert status_of(SUP, *with_defaults(SUP, [])) == 2
+    check_the_line(capsys.readouterr().err, f"{variable}={value!r} ... no whole number; unset {variable}")
+    check_nothing_is_lost_or_half_written(work, before)
+
+
+def in_row(**changed):
+    return lambda stored: {"row": json.dumps({**json.loads(str(stored["row"])), **changed})}
+
+
+FORGED = {
+    "100,000 brackets": lambda stored: {"row": "[" * 100_000},
+    "a list for a mapping": lambda stored: {"made": "[]"},
+    "a lone surrogate": in_row(population="\ud800"),
+    "text for a number": in_row(accuracy_mean="many"),
+    "a number for text": in_row(pruning_method=7),
+    "another length": lambda stored: {"is_pie": stored["is_pie"][1:]},
+    "another kind": lambda stored: {"is_pie": stored["is_pie"].astype(float)},
+    "another shape": lambda stored: {"modal_labels": stored["modal_labels"][None]},
+    "an unknown class": lambda stored: {"modal_labels": stored["modal_labels"] + 99},
+    "an image that is not there": lambda stored: {"gallery": np.array([10**6])},
+}
+
+
+def forge(path, change):
+    stored = dict(np.load(path))
+    np.savez_compressed(path, **stored | change(stored))
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_forged_populations_are_refused_and_the_earlier_report_stays(work, capsys, change):
+    from figures import make_figures
+
+    folder = work / "pies/few digits"
+    forge(folder / "supervised/populations/global_0.9.npz", change)
+    for name in ("report.html", "report/of_earlier.csv"):
+        write(folder / name)()
+    before = files(work)
+    assert make_figures.main(["--results", str(folder)]) == 2
+    check_the_line(capsys.readouterr().err, "global_0.9.npz is damaged; delete it")
+    assert files(work) == before
+
+
+def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scripts(work, capsys):
+    from figures import make_figures
+
+    folder = work / "pies/few digits"
+    for path in folder.glob("supervised/evaluations/*.npz"):
+        forge(
+            path,
+            lambda stored: {"mask_bits": stored["mask_bits"][1:], "predictions": stored["predictions"] + 99},
+        )
+    assert main(SUP_PIES, *with_defaults(SUP_PIES, [])) == 0
+    assert capsys.readouterr().out.count("computed again") == 4
+    for path in folder.glob("supervised/evaluations/*.npz"):
+        count = len(np.load(path)["predictions"]) - 1
+        forge(
+            path,
+            lambda stored: {
+                name: values[:count]
+                for name, values in stored.items()
+                if len(values.shape) and len(values) > count
+            },
+        )
+    write(folder / "report/of_earlier.csv")()
+    assert make_figures.main(["--results", str(folder)]) == 2
+    check_the_line(capsys.readouterr().err, "_id0.npz is damaged; delete it")
+    assert (folder / "report/of_earlier.csv").exists()
+
+
+def test_arrays_larger_than_any_are_not_unpacked(work, monkeypatch):
+    from common.store import files
+
+    [path, *_] = Path("pies/few digits/supervised/populations").glob("*.npz")
+    assert files.read_arrays(path)
+    monkeypatch.setattr(files, "LARGEST_BYTES", 1000)
+    assert files.read_arrays(path) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "[]", '{"a": "\\ud800"}', '{"a": ' * 5000 + "1" + "}" * 5000],
+    ids=["brackets", "list", "surrogate", "nested"],
+)
+def test_a_json_that_is_no_mapping_of_ours_is_an_error_of_value(text):
+    from common.store import files
+
+    with pytest.raises(ValueError):
+        files.read_object(text)
+
+
+def test_cells_that_a_spreadsheet_would_compute_are_text(tmp_path):
+    from common.store import table
+
+    cells = ['=HYPERLINK("x")', "@SUM(A1)", "+a", "-a", "-1.5", "plain"]
+    table.write_rows(tmp_path / "a.csv", [{"a": cell} for cell in cells])
+    lines = [line for [line] in csv.reader((tmp_path / "a.csv").open())]
+    assert lines == ["a", *(f"'{cell}" for cell in cells[:4]), *cells[4:]]
+
+
+def test_a_memory_too_small_for_torch_is_one_line(capsys):
+    from common import cli
+
+    def begin(argv):
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    assert cli.command(begin)([]) == 2
+    check_the_line(capsys.readouterr().err, "the memory is full")
 
 
 @contextlib.contextmanager

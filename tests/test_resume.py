@@ -196,7 +196,10 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     "error, status, told",
     [
-        (signal.SIGINT, 130, "interrupted: finished models are kept, the same command goes on; {}"),
+        *(
+            (number, 128 + number, "interrupted: finished models are kept, the same command goes on; {}")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        ),
         (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
         (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
         (MemoryError(), 2, "error: the memory is full; give fewer --workers, a smaller --batch_size"),
@@ -212,6 +215,26 @@ def test_whatever_stops_a_training_its_state_is_kept_and_named(
     kept = f"{state.relative_to(work)} holds the state after 2 epochs"
     line = line_of(capsys)
     assert told.format(kept) in line and kept in line and load(state)["epoch"] == 2
+
+
+def test_a_signal_is_said_where_the_folder_cannot_be_written_any_more(work, monkeypatch, capsys):
+    def refuse(path, *more, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    stopped_after(monkeypatch, 10, signal.SIGTERM)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
+    assert give(FOUR) == 143
+    assert "interrupted" in line_of(capsys)
+
+
+def test_a_hangup_that_nohup_keeps_away_stays_away():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        cli.command(lambda argv: os.kill(os.getpid(), signal.SIGHUP))([])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_error_that_nobody_foresaw_keeps_the_state_and_is_shown_whole(work, monkeypatch):
@@ -264,19 +287,6 @@ def test_a_signal_while_the_state_is_copied_keeps_the_one_before_and_tells_so(wo
     assert give(FOUR) == 143
     assert load(state_of(work))["epoch"] == 2
     assert "holds the state after 2 epochs" in line_of(capsys)
-
-
-def test_a_signal_in_a_folder_that_can_no_more_be_written_is_told_as_one(work, monkeypatch, capsys):
-    def refuse(*args, **more):
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    def stop(*args):
-        monkeypatch.setattr(Path, "unlink", refuse)
-        monkeypatch.setattr(os, "replace", refuse)
-        raise cli.Interrupted(signal.SIGTERM)
-
-    monkeypatch.setattr(training, "log_epoch", stop)
-    assert give(FOUR) == 143 and "interrupted" in line_of(capsys)
 
 
 def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(work, monkeypatch):

@@ -385,16 +385,6 @@ def test_empty_ranks_are_as_none(monkeypatch, tmp_path):
     assert runs.share(SimpleNamespace(flags=flags, script="a script"), jobs) and done == ["a", "b"]
 
 
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
-@pytest.mark.parametrize("text", ["-1", "٣"])
-def test_odd_ranks_are_refused_in_one_line(monkeypatch, work, capsys, name, text):
-    monkeypatch.chdir(work)
-    monkeypatch.setenv(name, text)
-    assert main("sup_training", *SMALL, "--index_end", "0", "--epochs", "1") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{name}={text!r}, which is no whole number; unset {name}" in said
-
-
 def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys):
     def work_alone(study, jobs):
         assert study.device.type == "cpu" and torch.cuda.memory_allocated() == 0

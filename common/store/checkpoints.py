@@ -26,7 +26,7 @@ from common import augment, losses, models, pruning, training
 from common.cli import FLIPS, Interval, UserError, logger, say_once
 from common.methods import parse_method
 from common.pruning import Masks, measure_sparsity
-from common.store.files import differences, module_digest, write_atomically, write_json
+from common.store.files import differences, module_digest, read_object, write_atomically, write_json
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
 # Of supervised trainings: records from before these flags lack them, and mean the values that could not be
@@ -271,7 +271,7 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = read_object(path.read_text())
         sha256, run = record["checkpoint_sha256"], record.get("run", {})
         dictionaries = [record.get(key, {}) for key in ("movement", "run", "code")]
         numbers = [record.get("accuracy_as_pruned", 0), run.get("seconds", 0)]

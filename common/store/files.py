@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterator
@@ -20,6 +21,42 @@ import numpy as np
 
 from common.cli import UserError, logger, say_once
 
+LARGEST_BYTES = 2**31  # of stored arrays once they are unpacked
+# Stored arrays of networks and populations: names, kind of values (numpy's letters), shape. N images, C
+# classes. Other letters: any number.
+SHAPES = """
+predictions labels modal_labels iu N
+q_score z_score l1_norm confidence f N
+votes iu N
+tied is_pie b N
+log_probabilities f N,C
+latent_sample latent f ?,?
+zero_latents images lost_pies gained_pies wrong_pies iu .
+layers evaluations pie_images movement_layers U ?
+class_names U C
+layer_shapes iu ?,4
+mask_bits u ?
+ids iu ?
+accuracy accuracy_pies accuracy_rest auroc_q_score calibration_error f ?
+agreement cka agreement_others cka_others knn_accuracy auroc_depth f ?
+recall f ?,C
+movement f ?,?
+pies_per_class iu C
+gallery iu ?
+gallery_images u ?,3,?,?
+depth_prediction depth_label iu ?,N
+knn iu ?,N
+title data_title architecture learning_method pruning_method population U .
+made row settings runs U .
+sparsity f .
+"""
+KINDS = {
+    name: (kinds, [] if shape == "." else shape.split(","))
+    for *names, kinds, shape in map(str.split, SHAPES.strip().splitlines())
+    for name in names
+}
+OF_CLASSES = ("predictions", "labels", "modal_labels", "knn")
+OBJECTS = ("made", "row", "settings", "runs")  # in JSON
 FORMAT = 3  # of the stored arrays: another number means that they are computed anew
 NEWS_SECONDS = 3  # a process that waits for longer says so
 
@@ -64,17 +101,72 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     `made` given, made from something else."""
     try:
         with np.load(path, allow_pickle=False) as stored:
+            if sum(entry.file_size for entry in stored.zip.infolist()) > LARGEST_BYTES:
+                raise ValueError
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}
             # float16 is for the disk alone: sums of it would not be exact.
             half = {name for name, values in arrays.items() if values.dtype == np.float16}
             arrays |= {name: arrays[name].astype(np.float32) for name in half}
-            same = made is None or json.loads(str(stored["made"])) == {"format": FORMAT, **made}
+            if "figure" not in stored.files:  # names are used otherwise there
+                check_arrays(arrays, {})
+            same = made is None or read_object(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
     except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
         logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
         return None
     return arrays if same else None
+
+
+def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
+    """Whether stored arrays have the kinds, shapes and ranges that `SHAPES` says.
+
+    Args:
+        sizes: N and C where they are known; what the arrays say of them is added.
+    Raises:
+        ValueError: they have not.
+    """
+    plain = {name: name.removeprefix("dense_").removeprefix("pruned_") for name in arrays}
+    for name in arrays:
+        if plain[name] not in KINDS:
+            continue
+        values, (kinds, shape) = np.asarray(arrays[name]), KINDS[plain[name]]
+        if values.dtype.kind not in kinds or values.ndim != len(shape):
+            raise ValueError(name)
+        for side, size in zip(shape, values.shape):
+            if side != "?" and size != (int(side) if side.isdigit() else sizes.setdefault(side, size)):
+                raise ValueError(name)
+        if values.dtype.kind == "U":
+            values.tolist()  # raises at what is no letter
+        if plain[name] in OBJECTS:
+            read_object(str(values))
+    bounds = {**dict.fromkeys(OF_CLASSES, sizes.get("C")), "gallery": sizes.get("N")}
+    for name, values in arrays.items():
+        bound = bounds.get(plain[name])
+        if bound and np.size(values) and not 0 <= np.min(values) <= np.max(values) < bound:
+            raise ValueError(name)
+    if {"mask_bits", "layer_shapes"} <= arrays.keys():
+        sides = arrays["layer_shapes"].tolist()
+        if min(map(min, sides), default=1) < 1 or len(arrays["mask_bits"]) != -(-sum(map(prod, sides)) // 8):
+            raise ValueError("mask_bits")
+
+
+def read_object(text: str) -> dict:
+    """The mapping that a JSON holds.
+
+    Raises:
+        ValueError: no JSON, another value, one nested too deeply, or text that is no text.
+    """
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+        # Names of files may be bytes that are no text.
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        flat(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from common import methods, process
-from common.cli import WORKER, UserError, logger
+from common.cli import SIGNALS, WORKER, UserError, logger
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name, uses
 from common.store import checkpoints
@@ -39,7 +38,6 @@ from common.twins import Twin, twin_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
-LONGEST_NAME = 225  # bytes of a checkpoint's name: those of its curves and states, while written, have 255
 
 
 # What is asked for
@@ -56,12 +54,6 @@ class Asked:
     path: Path
     configuration: dict
     pruning: GradualPruning | None = None
-
-    def __post_init__(self):
-        if len(os.fsencode(self.path.name)) > LONGEST_NAME:
-            raise UserError(
-                f"{self.path.name} is longer than the file system allows; give a shorter --encoder_name"
-            )
 
 
 def model_ids(flags: argparse.Namespace) -> range:
@@ -600,15 +592,10 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     own = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
     command = [sys.executable, *launcher, str(script), *flags.argv, *own]
     environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads)}
+    environment["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)  # the launcher passes them on
     logger.info(f"{count} workers of {threads} threads")
     with tempfile.TemporaryFile("w+") as errors:
-        # The launcher knows SIGTERM, which it is sent below, and would die of these and leave its workers.
-        before = {
-            number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)
-        }
         workers = subprocess.Popen(command, stderr=errors, env=environment)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         try:
             with progress(study, jobs) as bar:
                 while workers.poll() is None:

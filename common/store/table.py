@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import methods
+from common.cli import UserError
 from common.store.files import claim, read_arrays, write_atomically
 
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
@@ -104,7 +105,10 @@ def make_table(results_folder: Path) -> list[dict]:
         stored = []
         for path in results_folder.glob("*/populations/[!.]*.npz"):
             if arrays := read_arrays(path, only=("row",)):
-                stored.append((path.stem.endswith("_depth"), json.loads(str(arrays["row"]))))
+                row = json.loads(str(arrays["row"]))
+                if not is_row(row):
+                    raise UserError(f"{path} is damaged; delete it and run the script that writes it again")
+                stored.append((path.stem.endswith("_depth"), row))
         rows, columns = {}, {}
         for _, row in sorted(stored, key=lambda pair: (pair[0], _order(pair[1]))):
             known = rows.setdefault(row_key(row), row)
@@ -114,6 +118,17 @@ def make_table(results_folder: Path) -> list[dict]:
         table = [{name: row.get(name) for name in columns} for row in sorted(rows.values(), key=_order)]
         write_rows(table_path(results_folder), table)
     return table
+
+
+def is_row(row: dict) -> bool:
+    """Whether a stored row has the key columns, and numbers, or nothing, where the table has numbers."""
+    numbers = [*MEASURES, *(column for column, _, form in SHORT_TABLE if form != "{}"), "sparsity"]
+    texts = all(isinstance(row.get(column), str) for column in (*KEY_COLUMNS[:2], "population"))
+    return (
+        texts
+        and "sparsity" in row
+        and all(isinstance(row.get(name, 0), int | float | None) for name in numbers)
+    )
 
 
 def row_key(row: dict) -> tuple:
@@ -135,7 +150,7 @@ def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
     def write(temporary: Path) -> None:
         # Names of files may be bytes that are no text.
         with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
+            csv.writer(file, lineterminator="\n").writerows([map(_harmless, line) for line in lines])
 
     write_atomically(path, write)
     return lines
@@ -149,6 +164,17 @@ def write_tex(path: Path, lines: list[list[str]]) -> None:
     content = [rf"\begin{{tabular}}{{{form}}}", r"\hline", rows[0], r"\hline", *rows[1:], r"\hline"]
     text = "\n".join([*content, r"\end{tabular}", ""])
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))
+
+
+def _harmless(cell: str) -> str:
+    """A cell that a spreadsheet takes as text or number, never as a formula: an apostrophe stands before."""
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _show(value) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from common.cli import UserError
 from common.methods import order
-from common.store.files import FORMAT, read_arrays
-from common.store.table import KEY_COLUMNS
+from common.store.files import FORMAT, check_arrays, read_arrays
+from common.store.table import KEY_COLUMNS, is_row
 
 SAME = ("checkpoints", "dense_checkpoints", "data", "format")  # what results of the same networks agree in
 
@@ -102,16 +102,28 @@ def _older(folder: Path) -> UserError:
     )
 
 
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged; delete it and run the script that writes it again")
+
+
 def _read_population(path: Path) -> Combination | None:
-    arrays = read_arrays(path)
-    if arrays is None or "row" not in arrays:
+    if (arrays := read_arrays(path)) is None:
+        raise _damaged(path)
+    if "row" not in arrays:
         return None
     row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
+    if not is_row(row) or "format" not in made:
+        raise _damaged(path)
     if made["format"] != FORMAT:
         raise _older(path.parent.parent)
-    depths = read_arrays(path.with_name(f"{path.stem}_depth.npz"))
+    depth_path = path.with_name(f"{path.stem}_depth.npz")
+    depths = read_arrays(depth_path)
+    if depths is None and depth_path.exists():
+        raise _damaged(depth_path)
     if depths and _same(json.loads(str(depths["made"])), made):
         row |= json.loads(str(depths["row"]))
+        if not is_row(row):
+            raise _damaged(depth_path)
     else:
         depths = None
     return Combination(*(row[name] for name in KEY_COLUMNS), path.parent.parent, arrays, row, made, depths)
@@ -131,6 +143,10 @@ def read_evaluations(population: Combination, names: tuple[str, ...], prefix: st
         arrays = read_arrays(path, only=("made", *names)) or {}
         if not {"made", *names} <= set(arrays):
             return None
+        try:
+            check_arrays(arrays, {"N": len(population.is_pie), "C": len(population.class_names)})
+        except ValueError:
+            raise _damaged(path) from None
         if "+".join(json.loads(str(arrays["made"]))["checkpoints"]) != checksum:  # of another folder, say
             return None
         evaluations.append(arrays)
