@@ -21,6 +21,24 @@ at_work = False  # whether this process does its share of the work
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 
 
+def select_device(cuda_device: int) -> "torch.device":
+    """The CUDA device of that id, or the CPU where there is no CUDA.
+
+    Raises:
+        UserError: CUDA is there but not a device of this id.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        logger.info(f"no CUDA device: running on the CPU with {torch.get_num_threads()} threads")
+        return torch.device("cpu")
+    devices = range(torch.cuda.device_count())
+    if cuda_device not in devices:
+        names = ", ".join(f"{index} ({torch.cuda.get_device_name(index)})" for index in devices)
+        raise UserError(f"--cuda_device {cuda_device} does not exist; devices: {names}")
+    return torch.device("cuda", cuda_device)
+
+
 def environment_number(name: str) -> int | None:
     """A whole number that a launcher (torchrun, Slurm) puts into the environment; None where there is none.
 

@@ -1,7 +1,6 @@
 """Trainings that are stopped in the middle and go on, in every stage; and code that changes in between."""
 
 import contextlib
-import errno
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from forked import Forked
 from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
-from common import cli, training
+from common import cli
 from common.store import checkpoints, files
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")

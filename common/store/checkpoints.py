@@ -8,7 +8,6 @@ are whole. An unfinished training keeps its state in a hidden file beside the ch
 import functools
 import hashlib
 import io
-import json
 import math
 import re
 import tempfile
