@@ -648,8 +648,8 @@ def _message_of(error: BaseException) -> str | None:
 
 
 def _raise_on_signals() -> dict:
-    """From now on SIGNALS raise `Interrupted`, but for a SIGHUP that nohup has the process ignore; the handlers
-    there were, none outside of the main thread."""
+    """From now on SIGNALS raise `Interrupted`, but for a SIGHUP that nohup has the process ignore; the
+    handlers there were, none outside of the main thread."""
     asked: list[float] = []
 
     def stop(number: int, frame) -> None:

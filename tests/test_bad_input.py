@@ -338,7 +338,7 @@ sup_training --epochs 1_000 => --epochs ... '1_000' ... a whole number from 1
 sup_training --learning_rate ' 0.1' => --learning_rate ... ' 0.1' is not a number
 sup_training --batch_size '٣٢' => --batch_size ... a whole number from 1
 sup_prediction_depth --dropout '０.５' => --dropout ... not including, 1
-sup_pie_kmodels_detection --pruning_percentages '0.9, 0.5' => --pruning_percentages ... ' 0.5' ... a number from 0 up to
+sup_pie_kmodels_detection --pruning_percentages '0.9, 0.5' => --pruning_percentages ... ' 0.5' ... a number
 sup_pie_kmodels_detection --dataset mnist => --dataset ... choose from
 clr_training --method supcon => --method ... SimCLR
 sup_pruning_finetune --criterion size => --criterion ... magnitude
@@ -959,6 +959,20 @@ def test_forged_populations_are_refused_and_the_earlier_report_stays(work, capsy
     assert make_figures.main(["--results", str(folder)]) == 2
     check_the_line(capsys.readouterr().err, "global_0.9.npz is damaged; delete it")
     assert files(work) == before
+
+
+def test_of_two_reports_at_once_one_waits(work, monkeypatch):
+    from common.store import files
+    from figures import make_figures
+
+    folder, held = work / "pies/few digits", []
+
+    def write_report(*arguments):
+        with files.claim(folder / "report.html", wait=False) as is_free:
+            held.append(not is_free)
+
+    monkeypatch.setattr(make_figures, "write_report", write_report)
+    assert make_figures.main(["--results", str(folder)]) == 0 and held == [True]
 
 
 def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scripts(work, capsys):
