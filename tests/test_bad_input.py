@@ -965,6 +965,20 @@ def test_forged_populations_are_refused_and_the_earlier_report_stays(work, capsy
     assert files(work) == before
 
 
+def test_of_two_reports_at_once_one_waits(work, monkeypatch):
+    from common.store import files
+    from figures import make_figures
+
+    folder, held = work / "pies/few digits", []
+
+    def write_report(*arguments):
+        with files.claim(folder / "report.html", wait=False) as is_free:
+            held.append(not is_free)
+
+    monkeypatch.setattr(make_figures, "write_report", write_report)
+    assert make_figures.main(["--results", str(folder)]) == 0 and held == [True]
+
+
 def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scripts(work, capsys):
     from figures import make_figures
 

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 WIDTH = 110
 README_BYTES = 10_240
 # May fall. The plan is 36,000 and 52,000. What was asked for since took more: the report's answers, runs side
-# by side, published spellings, a listing of models, flips, safe images and locks, precision, compilation,
-# criteria by their authors with sums of gradients, layer-wise densities.
-COMMON_TOKENS, ALL_TOKENS = 50_000, 77_700
+# by side, published spellings, a listing of models, flips, safe images, locks and arrays, precision,
+# compilation, criteria by their authors with sums of gradients, layer-wise densities.
+COMMON_TOKENS, ALL_TOKENS = 50_700, 78_500
 PARAMETERS = 6
 NO_TOKENS = {
     tokenize.COMMENT,
@@ -228,6 +228,7 @@ def test_every_file_of_this_project_that_a_page_names_is_there(page):
 
 # Flags of other programs that the pages name: torchrun, sbatch.
 OTHER_FLAGS = {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "array", "gres", "wrap"}
+OTHER_FLAGS |= {"time", "requeue", "open", "signal"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
