@@ -12,6 +12,8 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from common.methods import iteration_sparsity
+from common.store import runs as runs_of
 from figures.report import uncertainty
 
 ROOT = Path(__file__).parent.parent
@@ -288,6 +290,22 @@ def test_tests_install_their_tools_and_run_pytest(project):
         asked(project)[1].endswith("-r tests/requirements.txt")
         and asked(project)[2] == "-m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests"
     )
+
+
+def test_the_procedures_are_compared_under_the_names_that_pruning_gives_them(project):
+    assert setup(project, "procedures").returncode == 0
+    commands = asked(project)[1:]
+    runs = scripts(commands)
+    made = {
+        str(runs_of.asked_method(flags, "iterative", rate=flags.rate, after=flags.after))
+        for script, flags in runs
+        if script == "sup_pruning_finetune"
+    }
+    [compared] = [flags for script, flags in runs if script == "sup_pie_kmodels_detection"]
+    assert len(made) == 8 and made == set(compared.pruning_methods) and compared.run == "procedures"
+    sparsities = {iteration_sparsity(0.45, iteration) for iteration in range(1, 6)}
+    assert set(compared.pruning_percentages) <= sparsities
+    assert commands[-1] == "figures/make_figures.py --results pies/digits --run procedures"
 
 
 @pytest.mark.parametrize("failing", ["clr_pruning_finetune.py", "sup_pruning_finetune.py"])
