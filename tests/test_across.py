@@ -183,11 +183,13 @@ def test_populations_are_read_in_the_order_of_the_table(folder):
     assert dense == ["SupCon", "supervised"]
 
 
-def test_files_that_are_torn_or_of_something_else_are_ignored(folder):
+def test_files_of_something_else_are_ignored_and_torn_ones_are_named(folder):
     write_folder(folder)
-    write_arrays(folder / "SupCon/populations/foreign.npz", {"is_pie": np.zeros(3)}, {"data": "data"})
-    (folder / "SupCon/populations/torn.npz").write_bytes(b"torn")
+    write_arrays(folder / "SupCon/populations/foreign.npz", {"is_pie": np.zeros(3, bool)}, {"data": "data"})
     assert keys_read(folder) == SMALL
+    (folder / "SupCon/populations/torn.npz").write_bytes(b"torn")
+    with pytest.raises(UserError, match="torn.npz is damaged; delete it"):
+        keys_read(folder)
 
 
 def test_without_pruned_populations_there_are_no_comparisons():

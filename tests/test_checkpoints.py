@@ -206,7 +206,8 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
 def is_finished(path, configuration, data=DIGITS, other_code=False, **facts):
     flags = SimpleNamespace(other_code=other_code)
     study = SimpleNamespace(data=data, flags=flags, folder_flag="--save_path")
-    return runs.is_finished(study, path, {**data.flips, "precision": "float32", **configuration}, **facts)
+    settings = {**data.flips, "precision": "float32", "compile": False, **configuration}
+    return runs.is_finished(study, path, settings, **facts)
 
 
 def test_finished_means_the_same_settings_and_data(tmp_path):
