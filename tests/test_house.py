@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 WIDTH = 110
 README_BYTES = 10_240
 # May fall. The plan is 36,000 and 52,000. What was asked for since took more: the report's answers, runs side
-# by side, published spellings, a listing of models, flips, safe images and locks, precision, compilation.
-COMMON_TOKENS, ALL_TOKENS = 47_500, 75_100
+# by side, published spellings, a listing of models, flips, safe images and locks, precision, compilation,
+# other test images.
+COMMON_TOKENS, ALL_TOKENS = 48_750, 76_350
 PARAMETERS = 6
 NO_TOKENS = {
     tokenize.COMMENT,

@@ -122,8 +122,8 @@ def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
     write_few_digits(tmp_path / "few digits")
     short = [*OWN, "--batch_size", "30"]
     assert sup_training.main([*short, "--epochs", "1", "--index_end", "1"]) == 0
-    tuned = ["--models_number", "2", "--pruning_methods", "global", "--pruning_percentages", "0.9"]
-    assert sup_pruning_finetune.main([*short, *tuned, "--finetune_epochs", "1"]) == 0
+    tuned = ["--models_number", "2", "--pruning_percentages", "0.9"]
+    assert sup_pruning_finetune.main([*short, *tuned, "--epochs", "1"]) == 0
     assert sup_pie_kmodels_detection.main(LATER) == 0
     clean = tmp_path / "pies/few digits"
     before = {path: path.read_bytes() for path in clean.rglob("*.*") if path.is_file()}
@@ -133,7 +133,7 @@ def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
     assert all(path.read_bytes() == content for path, content in before.items())
     accuracies = {}
     for folder in (clean, clean / "test_sets/noise_3", clean / "test_sets/test"):
-        with np.load(next((folder / "supervised/populations").glob("*0.9*.npz"))) as stored:
+        with np.load(next((folder / "supervised/populations").glob("*0.9.npz"))) as stored:
             accuracies[folder.name] = stored["accuracy"]
             assert json.loads(str(stored["made"]))["data"]
             assert ("test set" in str(stored["data_title"])) == (folder != clean)
