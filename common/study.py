@@ -97,7 +97,8 @@ class Study:
 
 
 def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
-    """The study of each test set and total seed, 0 to --total_seed - 1, with logging started and the data on the device.
+    """The study of each test set and total seed, 0 to --total_seed - 1,
+    with logging started and the data on the device.
 
     Raises:
         UserError: flags that do not fit the data.

@@ -28,7 +28,7 @@ CORRUPTIONS = {f"{kind}_{1 + i}": (kind, by) for kind, all_ in STRENGTHS.items()
 def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[str, ImageDataset]]:
     """Name of the test set and the data with its images in place of the clean ones; ("", data) for None.
 
-    `checksum` stays that of the clean data, `evaluated` becomes that of the test set. The data are on the CPU.
+    `checksum` stays that of the clean data, `evaluated` becomes that of the test set. Data on the CPU.
 
     Raises:
         UserError: a test set that is missing, damaged or of other classes or sizes.
@@ -146,7 +146,8 @@ def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
     shape, classes = (*data.test_images.shape[-2:], 3), len(data.class_names)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         raise UserError(
-            f"--test_set {path}: images are {images.dtype} {images.shape}, not uint8 (N, {shape[0]}, {shape[1]}, 3)"
+            f"--test_set {path}: images are {images.dtype} {images.shape}, "
+            f"not uint8 (N, {shape[0]}, {shape[1]}, 3)"
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
