@@ -547,6 +547,13 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
         *_choice_of("finetune", "pruned networks", parser),
         ("--allow_missing", bool, False, "go on with the models that exist and divide by their number"),
         RUN,
+        (
+            "--test_set",
+            str,
+            None,
+            "other test images: a folder CLASS/IMAGE, CIFAR-10.1 or 10.2 by file (.npy, .npz), noise_1 to "
+            "_3, blur_, contrast_, jpeg_, or all twelve: corrupted; results go to test_sets/ in their folder",
+        ),
     )
 
 

@@ -427,7 +427,7 @@ def made_from(study: Study, population: Population, dense: Population) -> dict:
     return {
         "checkpoints": population.checksums,
         "dense_checkpoints": dense.checksums,
-        "data": study.data.checksum,
+        "data": study.data.evaluated,
     }
 
 
@@ -435,7 +435,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
     """The columns that say which networks a row is about and which dense ones they are compared with."""
 
     def identity(*populations: Population) -> str:
-        parts = [FORMAT, study.data.checksum, *(population.checksums for population in populations)]
+        parts = [FORMAT, study.data.evaluated, *(population.checksums for population in populations)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     return {

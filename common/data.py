@@ -50,10 +50,16 @@ class ImageDataset:
     vertical_flip: bool
     checksum: str = ""
     test_files: tuple[str, ...] = ()
+    test_checksum: str = ""  # of other test images than the clean ones (common/test_sets.py)
 
     def to(self, device: torch.device) -> "ImageDataset":
         """The same data set with its tensors on `device`."""
         return replace(self, **{field: getattr(self, field).to(device) for field in TENSORS})
+
+    @property
+    def evaluated(self) -> str:
+        """The checksum that what is evaluated depends on."""
+        return self.test_checksum or self.checksum
 
     @property
     def flips(self) -> dict[str, bool]:

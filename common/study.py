@@ -17,6 +17,7 @@ from common.store.checkpoints import (
     full_encoder_name,
     study_folder,
 )
+from common.test_sets import other_test_sets
 
 MOST_WEIGHTS = 1e9
 LONGEST_NAME = 225  # letters: file systems take 255 bytes, and states and temporary files have longer names
@@ -38,7 +39,7 @@ class Study:
     head_folder: Path
     default_folder: Path  # models/ or models/NAME/
     log_folder: Path
-    results_folder: Path  # pies/NAME, or pies/NAME/runs/RUN
+    results_folder: Path  # pies/NAME, or pies/NAME/runs/RUN; test_sets/TESTSET in it
 
     @property
     def method_folder(self) -> Path:
@@ -107,7 +108,8 @@ class Study:
 
 
 def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
-    """The study of each total seed, 0 to --total_seed - 1, with logging started and the data on the device.
+    """The study of each test set and total seed, 0 to --total_seed - 1,
+    with logging started and the data on the device.
 
     Raises:
         UserError: flags that do not fit the data.
@@ -130,7 +132,7 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         device = torch.device("cpu")
     if device.type == "cpu":
         process.keep_freed_memory()
-    data = load_dataset(flags.dataset, flags.data_dir).to(device)
+    data = load_dataset(flags.dataset, flags.data_dir)
     changed = {flip: getattr(flags, flip, None) for flip in FLIPS}
     run = getattr(flags, "run", None)
     if run:
@@ -154,7 +156,9 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         architecture = Architecture(*shape, flags.projection_head)
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
-    for total_seed in range(flags.total_seed):
+    seen = other_test_sets(data, getattr(flags, "test_set", None))
+    pairs = ((each, total_seed) for each in seen for total_seed in range(flags.total_seed))
+    for (test_set, data), total_seed in pairs:
         below = f"seed_{total_seed}" if total_seed else ""
         default_folder = study_folder("models", name) / below
         folder = Path(own) / below if own else default_folder
@@ -168,12 +172,16 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
             flags.learning_method,
             architecture,
             encoder_name,
-            data,
+            data.to(device),
             device,
             total_seed,
             folder,
             head_folder,
             default_folder,
             study_folder("logs", name) / below,
-            Path("pies") / name / (f"runs/{run}" if run else "") / below,
+            Path("pies")
+            / name
+            / (f"runs/{run}" if run else "")
+            / below
+            / (f"test_sets/{test_set}" if test_set else ""),
         )

@@ -158,9 +158,10 @@ def stored_figures(folder: Path, ending: str) -> list[Path]:
 
 def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     """Data set, learning method or folder, kind, sparsity and number of models, in a name without blanks."""
-    data = [results_folder.name]
-    if results_folder.parent.name == "runs":
-        data.insert(0, results_folder.parent.parent.name)
+    data, parent = [results_folder.name], results_folder
+    while parent.parent.name in ("runs", "test_sets"):
+        parent = parent.parent.parent
+        data.insert(0, parent.name)
     facts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
     if path.parent.name in MADE_HERE:  # the names of the scripts' figures say it themselves
         facts.append(f"{'-'.join(map(str, models))}models")

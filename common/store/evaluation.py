@@ -48,7 +48,7 @@ def code() -> str:
 
 
 def _made_from(study: Study, member: Member) -> dict:
-    return {"checkpoints": list(member.checksums), "data": study.data.checksum, "code": code()}
+    return {"checkpoints": list(member.checksums), "data": study.data.evaluated, "code": code()}
 
 
 def sampled(images: int) -> np.ndarray:

@@ -1,0 +1,170 @@
+"""Other test images than the clean ones: a folder, CIFAR-10.1 and CIFAR-10.2, corruptions of the clean ones.
+
+The strengths of the corruptions are this project's own, not those of CIFAR-10-C.
+"""
+
+import hashlib
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.augment import stream
+from common.cli import UserError, run_name
+from common.data import ImageDataset, open_image, upright
+
+STRENGTHS = {
+    "noise": (0.04, 0.08, 0.16),  # standard deviation of Gaussian noise, of pixels in [0, 1]
+    "blur": (0.5, 1.0, 1.5),  # standard deviation of a Gaussian kernel of 5 x 5 pixels
+    "contrast": (0.6, 0.4, 0.2),  # what is left of the distance to the image's mean grey
+    "jpeg": (40, 20, 10),  # JPEG quality
+}
+CORRUPTIONS = {f"{kind}_{1 + i}": (kind, by) for kind, all_ in STRENGTHS.items() for i, by in enumerate(all_)}
+
+
+def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[str, ImageDataset]]:
+    """Name of the test set and the data with its images in place of the clean ones; ("", data) for None.
+
+    `checksum` stays that of the clean data, `evaluated` becomes that of the test set. Data on the CPU.
+
+    Raises:
+        UserError: a test set that is missing, damaged or of other classes or sizes.
+    """
+    if test_set is None:
+        yield "", data
+        return
+    if not test_set:
+        raise UserError("--test_set '' names nothing: give a folder, a file or a corruption, or leave it out")
+    for name in CORRUPTIONS if test_set == "corrupted" else [test_set]:
+        files = ()
+        if name in CORRUPTIONS:
+            images, labels, files = corrupt(data.test_images, name), data.test_labels, data.test_files
+        elif Path(name).is_dir():
+            images, labels, files = _read_folder(Path(name), data)
+        elif Path(name).suffix in (".npy", ".npz"):
+            images, labels = _read_file(Path(name), data)
+        else:
+            raise UserError(
+                f"--test_set {name}: neither a folder, a .npy or .npz file, 'corrupted' nor one of "
+                f"{', '.join(CORRUPTIONS)}"
+            )
+        short = name if name in CORRUPTIONS else _name_of(Path(name))
+        digest = hashlib.sha256(data.checksum.encode())
+        for tensor in (images, labels):
+            digest.update(np.ascontiguousarray(tensor.numpy()))
+        yield (
+            short,
+            replace(
+                data,
+                title=f"{data.title}, test set {short}",
+                test_images=images,
+                test_labels=labels,
+                test_files=files,
+                test_checksum=digest.hexdigest(),
+            ),
+        )
+
+
+def corrupt(images: Tensor, name: str) -> Tensor:
+    """The uint8 images (N, 3, H, W) under a corruption of `CORRUPTIONS`: the same in every process."""
+    from torchvision.transforms.v2 import functional
+
+    kind, strength = CORRUPTIONS[name]
+    if kind == "blur":
+        return functional.gaussian_blur(images, [5, 5], [strength, strength])
+    if kind == "contrast":
+        return functional.adjust_contrast(images, strength)
+    if kind == "jpeg":
+        return torch.stack([_jpeg(image, strength) for image in images])
+    noisy = torch.empty_like(images)
+    for place, image in enumerate(images):
+        noise = torch.randn(image.shape, generator=stream("test set", name, place))
+        noisy[place] = (image + 255 * strength * noise).round().clamp(0, 255)
+    return noisy
+
+
+def _jpeg(image: Tensor, quality: int) -> Tensor:
+    """A uint8 image (3, H, W), compressed and read again."""
+    compressed = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(compressed, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(compressed))).permute(2, 0, 1)
+
+
+def _name_of(path: Path) -> str:
+    """The name of a test set's folder of results."""
+    name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "").removesuffix("_data")
+    try:
+        if name in CORRUPTIONS:
+            raise ValueError
+        return run_name(name)
+    except Exception:
+        raise UserError(
+            f"--test_set {path}: {name!r} cannot name a folder of results; rename it: letters, digits, '_', "
+            "'.', '=', '-', and no name of a corruption"
+        ) from None
+
+
+def _read_folder(root: Path, data: ImageDataset) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Images, labels and file names of CLASS/IMAGE below `root`."""
+    found = sorted(path.name for path in root.glob("[!.]*") if path.is_dir())
+    if found != sorted(data.class_names):
+        strange = ", ".join(sorted({*found} ^ {*data.class_names}))
+        raise UserError(f"--test_set {root}: its folders are not the classes of {data.name}: {strange}")
+    height, width = data.test_images.shape[-2:]
+    pixels, labels, files = [], [], []
+    for label, name in enumerate(data.class_names):
+        for path in sorted((root / name).glob("[!.]*")):
+            if root.resolve() not in path.resolve().parents:
+                raise UserError(f"--test_set: {path} is a link out of the folder; put a copy in its place")
+            try:
+                with open_image(path) as image:
+                    size = sorted(image.size)
+                    array = np.asarray(upright(image)) if size == sorted((width, height)) else None
+            except UserError as error:
+                raise UserError(str(error).replace("--data_dir", "--test_set", 1)) from None
+            if array is None or array.shape[:2] != (height, width):
+                raise UserError(
+                    f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
+                )
+            pixels.append(array.transpose(2, 0, 1))
+            labels.append(label)
+            files.append(path.relative_to(root).as_posix())
+        if not labels or labels[-1] != label:
+            raise UserError(f"--test_set {root}: no images in {name}")
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), tuple(files)
+
+
+def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
+    """Images and labels of CIFAR-10.1 (..._data.npy, ..._labels.npy beside it) or CIFAR-10.2 (.npz)."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                images, labels = arrays["images"], arrays["labels"]
+        else:
+            if not path.stem.endswith("_data"):
+                raise ValueError("the name does not end with _data.npy")
+            beside = path.with_name(path.name.replace("_data.npy", "_labels.npy"))
+            images, labels = (np.load(file, allow_pickle=False) for file in (path, beside))
+    # A damaged archive raises errors of several kinds.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--test_set {path}: cannot be read ({reason}); fetch it anew") from None
+    shape, classes = (*data.test_images.shape[-2:], 3), len(data.class_names)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise UserError(
+            f"--test_set {path}: images are {images.dtype} {images.shape}, "
+            f"not uint8 (N, {shape[0]}, {shape[1]}, 3)"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"--test_set {path}: labels are {labels.dtype} {labels.shape}, not one integer an image"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(f"--test_set {path}: labels {labels.min()} to {labels.max()}, not 0 to {classes - 1}")
+    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return tensor, torch.from_numpy(labels.astype(np.int64))

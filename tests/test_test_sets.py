@@ -1,0 +1,141 @@
+"""Other test images: corruptions against slow obvious versions, files and folders, what is refused."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_few_digits
+from PIL import Image
+
+import sup_pie_kmodels_detection
+import sup_prediction_depth
+import sup_pruning_finetune
+import sup_training
+from common import test_sets
+from common.cli import UserError
+from common.data import load_dataset
+
+OWN = ["--dataset", "folder", "--data_dir", "few digits", "--model_depth", "10", "--widen_factor", "1"]
+LATER = [*OWN, "--models_number", "2", "--pruning_methods", "global", "--pruning_percentages", "0.9"]
+
+
+def random_images(count=4, side=16):
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+
+def one(data, name):
+    [(short, other)] = test_sets.other_test_sets(data, str(name))
+    return short, other
+
+
+@pytest.mark.parametrize("name, std", [("noise_1", 0.04), ("noise_2", 0.08), ("noise_3", 0.16)])
+def test_noise_has_its_strength_and_is_the_same_every_time(name, std):
+    images = torch.full((20, 3, 32, 32), 128, dtype=torch.uint8)
+    noisy = test_sets.corrupt(images, name)
+    noise = (noisy.double() - 128) / 255
+    assert abs(noise.mean()) < 0.002 and abs(noise.std() / std - 1) < 0.03
+    assert torch.equal(noisy, test_sets.corrupt(images, name))
+    assert not torch.equal(noisy[0], noisy[1])
+
+
+@pytest.mark.parametrize("name, factor", [("contrast_1", 0.6), ("contrast_3", 0.2)])
+def test_contrast_by_hand(name, factor):
+    images = random_images()
+    pixels = images.double()
+    grey = (0.2989 * pixels[:, 0] + 0.587 * pixels[:, 1] + 0.114 * pixels[:, 2]).mean((1, 2))
+    wanted = factor * pixels + (1 - factor) * grey[:, None, None, None]
+    assert (test_sets.corrupt(images, name).double() - wanted).abs().max() <= 2
+
+
+@pytest.mark.parametrize("name, sigma", [("blur_1", 0.5), ("blur_3", 1.5)])
+def test_blur_by_hand(name, sigma):
+    images = random_images()
+    weights = np.exp(-0.5 * (np.arange(-2, 3) / sigma) ** 2)
+    weights /= weights.sum()
+    padded = np.pad(images.numpy().astype(float), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    wanted = sum(
+        weights[i] * weights[j] * padded[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)
+    )
+    assert np.abs(test_sets.corrupt(images, name).numpy() - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("name, quality", [("jpeg_1", 40), ("jpeg_3", 10)])
+def test_jpeg_through_pillow(name, quality):
+    images = random_images(2)
+    for image, found in zip(images, test_sets.corrupt(images, name)):
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        wanted = np.asarray(Image.open(file)).transpose(2, 0, 1).astype(float)
+        assert np.abs(found.numpy() - wanted).mean() < 4
+
+
+def test_a_folder_and_files_are_read_and_the_clean_checksum_stays(digits_on_disk):
+    data = load_dataset("folder", "few digits")
+    short, same = one(data, "few digits/test")
+    assert short == "test" and torch.equal(same.test_images, data.test_images)
+    assert torch.equal(same.test_labels, data.test_labels) and same.checksum == data.checksum
+    assert same.evaluated != data.evaluated == data.checksum
+    images = data.test_images.permute(0, 2, 3, 1).numpy()
+    np.save("v6_data.npy", images)
+    np.save("v6_labels.npy", data.test_labels.numpy().astype(np.int32))
+    np.savez("ten2.npz", images=images, labels=data.test_labels.numpy())
+    for name, wanted in (("v6_data.npy", "v6"), ("ten2.npz", "ten2")):
+        short, other = one(data, name)
+        assert short == wanted and other.evaluated == same.evaluated
+        assert torch.equal(other.test_images, data.test_images) and other.test_labels.dtype == torch.int64
+    assert [name for name, _ in test_sets.other_test_sets(data, "corrupted")] == list(test_sets.CORRUPTIONS)
+
+
+def test_what_is_refused_in_one_line(digits_on_disk):
+    data = load_dataset("folder", "few digits")
+    good, labels = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
+    cases = {
+        "float.npz": (good.astype(float), labels, "images are float64"),
+        "size.npz": (good[:, :7], labels, "images are uint8"),
+        "few.npz": (good, labels[:2], "labels are"),
+        "high.npz": (good, labels + 1, "labels 1 to 3"),
+        "pickled.npz": (np.array([{}], object), labels, "allow_pickle=False"),
+    }
+    for name, (images, wanted, words) in cases.items():
+        np.savez(name, images=images, labels=wanted)
+        with pytest.raises(UserError, match=words):
+            one(data, name)
+    np.save("alone_data.npy", good)
+    (digits_on_disk / "strange" / "digit 9").mkdir(parents=True)
+    for name, words in {
+        "alone_data.npy": "cannot be read",
+        "nothing": "neither a folder",
+        "strange": "not the classes",
+    }.items():
+        with pytest.raises(UserError, match=words) as refused:
+            one(data, name)
+        assert "\n" not in str(refused.value)
+    Image.new("RGB", (9, 8)).save("few digits/test/digit 1/zz.png")
+    with pytest.raises(UserError, match="zz.png is not of 8x8 pixels"):
+        one(data, "few digits/test")
+
+
+def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
+    monkeypatch.chdir(tmp_path)
+    write_few_digits(tmp_path / "few digits")
+    short = [*OWN, "--batch_size", "30"]
+    assert sup_training.main([*short, "--epochs", "1", "--index_end", "1"]) == 0
+    tuned = ["--models_number", "2", "--pruning_percentages", "0.9"]
+    assert sup_pruning_finetune.main([*short, *tuned, "--epochs", "1"]) == 0
+    assert sup_pie_kmodels_detection.main(LATER) == 0
+    clean = tmp_path / "pies/few digits"
+    before = {path: path.read_bytes() for path in clean.rglob("*.*") if path.is_file()}
+    for name in ("noise_3", "few digits/test"):
+        assert sup_pie_kmodels_detection.main([*LATER, "--test_set", name]) == 0
+    assert sup_prediction_depth.main([*LATER, "--test_set", "noise_3"]) == 0
+    assert all(path.read_bytes() == content for path, content in before.items())
+    accuracies = {}
+    for folder in (clean, clean / "test_sets/noise_3", clean / "test_sets/test"):
+        with np.load(next((folder / "supervised/populations").glob("*0.9.npz"))) as stored:
+            accuracies[folder.name] = stored["accuracy"]
+            assert json.loads(str(stored["made"]))["data"]
+            assert ("test set" in str(stored["data_title"])) == (folder != clean)
+        assert (folder / "results.csv").is_file()
+    np.testing.assert_array_equal(accuracies["test"], accuracies["few digits"])
