@@ -19,7 +19,7 @@ from measure import (
     BATCHES,
     ROOT,
     Contestant,
-    add_flags,
+    build_parser,
     classification_epoch,
     contrastive_epoch,
     in_turn,
@@ -38,15 +38,9 @@ MODELS, SPARSITIES, POPULATION_TEST = 3, (0.3, 0.5, 0.7, 0.9), 300
 PROBE_TRAIN, PROBE_TEST, PROBE_SIDE = 20_000, 1_000, 8
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
-    add_flags(parser)
-    return parser
-
-
 @cli.command
 def main(argv=None) -> None:
-    flags = build_parser().parse_args(argv)
+    flags = build_parser(__doc__).parse_args(argv)
     device, machine = start(flags.cuda_device)
     rows: dict = {}
     print(f"{'what':<64}{'here':>10}{'peer':>10}{'ratio':>8}{'MB':>8}{'peer':>8}   medians of {flags.rounds}")

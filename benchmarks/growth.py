@@ -15,7 +15,7 @@ from pathlib import Path
 from measure import (
     BATCHES,
     Contestant,
-    add_flags,
+    build_parser,
     classification_epoch,
     contrastive_epoch,
     in_turn,
@@ -33,15 +33,9 @@ MODEL_PREDICTIONS, PREDICTED = 30, 10_000
 CONTRASTIVE_BATCH, SUPERVISED_BATCH = BATCHES
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
-    add_flags(parser)
-    return parser
-
-
 @cli.command
 def main(argv=None) -> None:
-    flags = build_parser().parse_args(argv)
+    flags = build_parser(__doc__).parse_args(argv)
     device, machine = start(flags.cuda_device)
     growth, limits = {}, {}
     seconds, memory = f"{'1x (s)':>9}{'2x':>8}{'4x':>8}", f"{'1x (MB)':>10}{'2x':>8}{'4x':>8}"

@@ -34,8 +34,9 @@ class Contestant:
     published: bool = False
 
 
-def add_flags(parser: cli.Parser) -> None:
-    """--cuda_device, --rounds and --output."""
+def build_parser(docstring: str) -> cli.Parser:
+    """A parser with --cuda_device, --rounds and --output."""
+    parser = cli.Parser(docstring)
     parser.add_argument(
         "--cuda_device",
         type=cli.natural_number,
@@ -49,6 +50,7 @@ def add_flags(parser: cli.Parser) -> None:
         help="how often each is measured, in turn with the others",
     )
     parser.add_argument("--output", type=Path, default=None, help="JSON file, None: print only")
+    return parser
 
 
 def start(cuda_device: int):

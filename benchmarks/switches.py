@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from measure import (
     BATCHES,
     Contestant,
-    add_flags,
+    build_parser,
     classification_epoch,
     classification_training,
     contrastive_epoch,
@@ -52,15 +52,9 @@ class Sizes:
 ON_CPU, ON_CUDA = Sizes(512, 500, BATCHES), Sizes(50_000, 10_000, (1024, 128))
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
-    add_flags(parser)
-    return parser
-
-
 @cli.command
 def main(argv=None) -> None:
-    flags = build_parser().parse_args(argv)
+    flags = build_parser(__doc__).parse_args(argv)
     device, machine = start(flags.cuda_device)
     on_cuda = device.type == "cuda"
     sizes = ON_CUDA if on_cuda else ON_CPU

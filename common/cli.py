@@ -428,8 +428,8 @@ COMPILE = (
     "--compile",
     bool,
     False,
-    "compile the training step (not that of classifier heads): faster where trainings are long, other last "
-    "digits; needs a C++ compiler",
+    "compile the training step (not that of classifier heads): slower on the CPU that was tried, not tried "
+    "on a GPU; other last digits; needs a C++ compiler",
 )
 
 

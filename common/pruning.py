@@ -320,9 +320,9 @@ def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion
 
 
 def find_masks(
-    module: nn.Module, way: tuple[str, str], sparsity: float, masks: Masks, score: Callable[[], dict]
+    module: nn.Module, criterion: str, scope: str, sparsity: float, masks: Masks, score: Callable[[], dict]
 ) -> Masks:
-    """The masks of that sparsity by (criterion, scope); what `masks` has pruned already stays pruned.
+    """The masks of that sparsity by criterion and scope; what `masks` has pruned already stays pruned.
 
     As published, `synflow` prunes in SYNFLOW_ROUNDS rounds, the density falling by the same factor in each,
     and scores what the round before has left: these weights of the module are set to zero on the way.
@@ -330,7 +330,6 @@ def find_masks(
     Args:
         score: gives the scores of the module's weights as they are.
     """
-    criterion, scope = way
     rounds = SYNFLOW_ROUNDS if criterion == "synflow" else 1
     if rounds > 1:  # .item() waits for the device
         kept = torch.cat([mask.flatten() for mask in masks.values()]).mean().item() if masks else 1.0
@@ -406,8 +405,8 @@ def gradual_pruner(
                 known = initial, (*key, step), accumulated
                 return score_weights(module, pruning.criterion, lambda: losses(step), *known)
 
-            way = pruning.criterion, pruning.scope
-            masks.update(find_masks(module, way, sparsities[step], masks, score))
+            way = pruning.criterion, pruning.scope, sparsities[step]
+            masks.update(find_masks(module, *way, masks, score))
             apply_masks(module, masks)
             for total in (accumulated or {}).values():
                 total.zero_()

@@ -108,15 +108,13 @@ class Study:
 
 
 def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
-    """The study of each test set and total seed, 0 to --total_seed - 1,
-    with logging started and the data on the device.
+    """The study of each test set and total seed, 0 to --total_seed - 1, with logging started and the data on
+    the device.
 
     Raises:
         UserError: flags that do not fit the data.
         OSError: `writes_models`, and a folder of the models cannot be written.
     """
-    for variable in ("RANK", "WORLD_SIZE"):  # refused before the data is read
-        process.environment_number(variable)
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info(f"{script} on {name}")
@@ -156,32 +154,31 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         architecture = Architecture(*shape, flags.projection_head)
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
-    seen = other_test_sets(data, getattr(flags, "test_set", None))
-    pairs = ((each, total_seed) for each in seen for total_seed in range(flags.total_seed))
-    for (test_set, data), total_seed in pairs:
-        below = f"seed_{total_seed}" if total_seed else ""
-        default_folder = study_folder("models", name) / below
-        folder = Path(own) / below if own else default_folder
-        head_folder = Path(own_head) / below if own_head else folder
-        if writes_models and not flags.debug:
-            check_writable(folder)
-            check_writable(head_folder)
-        yield Study(
-            script,
-            flags,
-            flags.learning_method,
-            architecture,
-            encoder_name,
-            data.to(device),
-            device,
-            total_seed,
-            folder,
-            head_folder,
-            default_folder,
-            study_folder("logs", name) / below,
-            Path("pies")
-            / name
-            / (f"runs/{run}" if run else "")
-            / below
-            / (f"test_sets/{test_set}" if test_set else ""),
-        )
+    for test_set, data in other_test_sets(data, getattr(flags, "test_set", None)):
+        for total_seed in range(flags.total_seed):
+            below = f"seed_{total_seed}" if total_seed else ""
+            default_folder = study_folder("models", name) / below
+            folder = Path(own) / below if own else default_folder
+            head_folder = Path(own_head) / below if own_head else folder
+            if writes_models and not flags.debug:
+                check_writable(folder)
+                check_writable(head_folder)
+            yield Study(
+                script,
+                flags,
+                flags.learning_method,
+                architecture,
+                encoder_name,
+                data.to(device),
+                device,
+                total_seed,
+                folder,
+                head_folder,
+                default_folder,
+                study_folder("logs", name) / below,
+                Path("pies")
+                / name
+                / (f"runs/{run}" if run else "")
+                / below
+                / (f"test_sets/{test_set}" if test_set else ""),
+            )

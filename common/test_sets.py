@@ -38,19 +38,17 @@ def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[
     if test_set is None:
         yield "", data
         return
-    if not test_set:
-        raise UserError("--test_set '' names nothing: give a folder, a file or a corruption, or leave it out")
     for name in CORRUPTIONS if test_set == "corrupted" else [test_set]:
         files = ()
         if name in CORRUPTIONS:
             images, labels, files = corrupt(data.test_images, name), data.test_labels, data.test_files
-        elif Path(name).is_dir():
+        elif name and Path(name).is_dir():
             images, labels, files = _read_folder(Path(name), data)
         elif Path(name).suffix in (".npy", ".npz"):
             images, labels = _read_file(Path(name), data)
         else:
             raise UserError(
-                f"--test_set {name}: neither a folder, a .npy or .npz file, 'corrupted' nor one of "
+                f"--test_set {name!r}: neither a folder, a .npy or .npz file, 'corrupted' nor one of "
                 f"{', '.join(CORRUPTIONS)}"
             )
         short = name if name in CORRUPTIONS else _name_of(Path(name))
@@ -160,11 +158,7 @@ def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
             f"--test_set {path}: images are {images.dtype} {images.shape}, "
             f"not uint8 (N, {shape[0]}, {shape[1]}, 3)"
         )
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"--test_set {path}: labels are {labels.dtype} {labels.shape}, not one integer an image"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"--test_set {path}: labels {labels.min()} to {labels.max()}, not 0 to {classes - 1}")
-    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return tensor, torch.from_numpy(labels.astype(np.int64))
+    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not whole or not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(f"--test_set {path}: labels are not a number from 0 to {classes - 1} for each image")
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels.astype(np.int64))

@@ -15,6 +15,7 @@ also copies what it reads into a folder small enough to publish; from the copy i
 
 import argparse
 import re
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -59,7 +60,6 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     from common.store import files
-    from figures.report import read
 
     folder = flags.results / "runs" / flags.run if flags.run else flags.results
     if flags.against:
@@ -69,46 +69,53 @@ def main(argv=None) -> None:
         return write_against(folder, flags.against)
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
-    stored = read.read_populations(folder)
+    if not folder.is_dir():
+        raise cli.UserError(f"--results {folder}: no populations are stored there; there is no such folder")
     with files.claim(folder / "report.html", wait=True):  # of two calls at once one waits for the other
-        write_report(folder, flags, stored)
+        staged = folder / ".report"
+        try:
+            write_report(folder, staged, flags)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
-def write_report(folder: Path, flags: argparse.Namespace, stored: list) -> None:
-    """The report of stored populations, figures drawn anew and a release."""
+def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
+    """The report of stored populations, figures drawn anew and a release. What an earlier call wrote stays
+    until the new report is whole in `staged`."""
     from common.store import files, table
-    from figures.report import across, contents, page, plots, release
+    from figures.report import across, contents, page, plots, read, release
 
+    shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
+    stored = read.read_populations(folder)
     combinations = [population for population in stored if population.pruning_method != "dense"]
     masks, missing = across.read_all_masks(combinations)
     for text in missing:
         print(f"not compared: {text}")
     comparisons = across.compare_all(combinations, masks)
     report = contents.collect(stored, comparisons, missing)
-    # The arrays of a script's figure are stored already.
-    pngs = {each.name: plots.png(each.arrays) for each in report.pictures if "made" in each.arrays}
-    # Now that all was read: what is refused above leaves the earlier report whole.
-    for name in MADE_HERE:
-        empty(folder / name)
+    pngs = {}
     rows = {f"similarity/{name}": comparison.rows for name, comparison in comparisons.items()}
     for name, comparison in comparisons.items():
         for figure, arrays in comparison.figures.items():
-            pngs[figure] = plots.store(folder / "similarity" / f"{figure}.npz", arrays)
+            pngs[figure] = plots.store(staged / "similarity" / f"{figure}.npz", arrays)
 
     for picture in report.pictures:
-        if picture.name not in pngs:
-            pngs[picture.name] = plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
+        if "made" in picture.arrays:  # the arrays of a script's figure are stored already
+            pngs[picture.name] = plots.png(picture.arrays)
+        elif picture.name not in pngs:
+            pngs[picture.name] = plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
-        plots.store(folder / "report" / f"{picture.name}.npz", picture.arrays)
+        plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
     rows |= {"report/evidence": report.evidence, "report/populations": contents.population_table(report)}
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in combinations}
     for name, lines in (rows | lists).items():
-        cells = table.write_rows(folder / f"{name}.csv", lines)
-        table.write_tex(folder / f"{name}.tex", cells)
-    short = folder / "report" / "results.tex"
-    table.write_tex(short, table.short_table([population.row for population in stored]))
+        cells = table.write_rows(staged / f"{name}.csv", lines)
+        table.write_tex(staged / f"{name}.tex", cells)
+    short = table.short_table([population.row for population in stored])
+    table.write_tex(staged / "report" / "results.tex", short)
     html = page.write(report, pngs, folder)
-    files.write_atomically(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    files.write_atomically(staged / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    replace(folder, staged)
 
     if flags.output_dir is None:
         drawn = stored_figures(folder, "png")
@@ -122,7 +129,7 @@ def write_report(folder: Path, flags: argparse.Namespace, stored: list) -> None:
     print("figures:", ", ".join(f"{number} in {name}" for name, number in folders.items()))
     for name in rows:
         print(f"table: {folder / name}.csv, .tex")
-    print(f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {short}")
+    print(f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {folder}/report/results.tex")
     print(table.format_table([population.row for population in stored]))
     print(f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}")
     if flags.release:
@@ -158,14 +165,22 @@ def stored_figures(folder: Path, ending: str) -> list[Path]:
 
 def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     """Data set, learning method or folder, kind, sparsity and number of models, in a name without blanks."""
-    data, parent = [results_folder.name], results_folder
-    while parent.parent.name in ("runs", "test_sets"):
-        parent = parent.parent.parent
-        data.insert(0, parent.name)
+    folders = re.split("/(?:runs|test_sets)/", results_folder.as_posix())
+    data = [Path(folder).name for folder in folders]
     facts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
     if path.parent.name in MADE_HERE:  # the names of the scripts' figures say it themselves
         facts.append(f"{'-'.join(map(str, models))}models")
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
+
+
+def replace(folder: Path, staged: Path) -> None:
+    """Moves a new report over that of an earlier call, report.html last."""
+    for name in MADE_HERE:
+        empty(folder / name)
+        (folder / name).mkdir(exist_ok=True)
+        for path in (staged / name).glob("*"):
+            path.replace(folder / name / path.name)
+    (staged / "report.html").replace(folder / "report.html")
 
 
 def empty(folder: Path) -> None:

@@ -979,6 +979,21 @@ def test_of_two_reports_at_once_one_waits(work, monkeypatch):
     assert make_figures.main(["--results", str(folder)]) == 0 and held == [True]
 
 
+def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(work, monkeypatch, capsys):
+    from figures import make_figures
+    from figures.report import page
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "report.html")
+
+    arguments = ["--results", str(work / "pies/few digits")]
+    assert make_figures.main(arguments) == 0
+    before = files(work)
+    monkeypatch.setattr(page, "write", full)
+    assert make_figures.main(arguments) == 2
+    assert "No space left" in capsys.readouterr().err and files(work) == before
+
+
 def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scripts(work, capsys):
     from figures import make_figures
 

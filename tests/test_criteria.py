@@ -228,7 +228,7 @@ def test_synflow_prunes_in_rounds_each_of_which_scores_what_the_one_before_left(
         apply_masks(by_hand, masks)
     scores = lambda: score(network, "synflow")
     once = next_masks(scores(), sparsity, "global", "synflow", {})
-    found = pruning.find_masks(network, ("synflow", "global"), sparsity, {}, scores)
+    found = pruning.find_masks(network, "synflow", "global", sparsity, {}, scores)
     assert_counts(found, sparsity, "global", "synflow")
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())
     assert any(not torch.equal(found[name], mask) for name, mask in once.items())

@@ -94,8 +94,8 @@ def test_what_is_refused_in_one_line(digits_on_disk):
     cases = {
         "float.npz": (good.astype(float), labels, "images are float64"),
         "size.npz": (good[:, :7], labels, "images are uint8"),
-        "few.npz": (good, labels[:2], "labels are"),
-        "high.npz": (good, labels + 1, "labels 1 to 3"),
+        "few.npz": (good, labels[:2], "labels are not"),
+        "high.npz": (good, labels + 1, "labels are not a number from 0 to 2"),
         "pickled.npz": (np.array([{}], object), labels, "allow_pickle=False"),
     }
     for name, (images, wanted, words) in cases.items():

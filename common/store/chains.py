@@ -436,4 +436,4 @@ def step_masks(study: Study, chain: Chain, step: Step, trained: Trained) -> Mask
         return pruning.score_weights(network, method.criterion, losses, initial, key, sums)
 
     masks = pruning.masks_of(network) if step.iteration > 1 else {}
-    return pruning.find_masks(network, (method.criterion, method.scope), step.sparsity, masks, score)
+    return pruning.find_masks(network, method.criterion, method.scope, step.sparsity, masks, score)

@@ -171,8 +171,7 @@ def epoch_path(checkpoint: Path, epoch: int) -> Path:
 
 
 def gradients_path(checkpoint: Path) -> Path:
-    """The sums of |gradient| over the training of a checkpoint's network: a file
-    beside it."""
+    """The sums of |gradient| over the training of a checkpoint's network: a file beside it."""
     return checkpoint.with_name(f"{checkpoint.stem}_gradients.pt")
 
 

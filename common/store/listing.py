@@ -22,9 +22,8 @@ from common.store.checkpoints import (
 from common.store.files import flat
 from common.store.populations import show_ids, stage_of
 
-_FILE = re.compile(
-    r"(.+_id)([0-9]+)((?:_epoch[0-9]+|_gradients)?\.(?:pt|json))"
-)  # with weights kept on the way
+# With weights and sums of gradients that were kept.
+_FILE = re.compile(r"(.+_id)([0-9]+)((?:_epoch[0-9]+|_gradients)?\.(?:pt|json))")
 
 
 @dataclass(frozen=True)

@@ -300,8 +300,8 @@ def say_finished(study: Study, paths: list[Path]) -> None:
     """Says in one line how many of the networks are there already."""
     there = [path for path in paths if path.exists()]
     if there and not study.flags.debug:
-        example = there[0] if len(there) == 1 else f"{there[0]} and others"
-        logger.info(f"finished before: {len(there)} of {len(paths)} networks, {example}")
+        others = " and others" * (len(there) > 1)
+        logger.info(f"finished before: {len(there)} of {len(paths)} networks, {there[0]}{others}")
 
 
 def lacks_gradients(study: Study, file: Asked) -> bool:

@@ -326,7 +326,8 @@ def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -
     """`12 [8, 16]`, `12` without an interval, a dash where the value is not defined."""
 
     def number(value: float) -> str:
-        return f"{round(scale * value, decimals) + 0.0:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
+        form = f"{'+' if signed else ''}.{decimals}f"
+        return format(round(scale * value, decimals) + 0.0, form).replace("-", "−")
 
     if math.isnan(row["value"]):
         return "–"
