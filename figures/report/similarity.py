@@ -3,11 +3,10 @@ of them (combinations of learning method, pruning method and sparsity), L layers
 models of a group."""
 
 import functools
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 SPREAD = 1e-12  # what is smaller is an error of rounding
 
@@ -112,13 +111,11 @@ def expected_jaccard(size: int, other_size: int, total: int) -> float:
     distribution of their intersection; NaN where both are empty."""
     if size > other_size:
         return expected_jaccard(other_size, size, total)
-    middle = size * other_size / max(1, total)
-    # Beyond 12 standard deviations nothing is left that a float could hold beside the rest.
-    reach = 12 * math.sqrt(middle * (1 - other_size / max(1, total))) + 12
-    lowest, highest = max(0, size + other_size - total), size
-    common = np.arange(max(lowest, math.floor(middle - reach)), min(highest, math.ceil(middle + reach)) + 1)
-    shares = stats.hypergeom.pmf(common, total, size, other_size)
-    return float((shares * jaccard(common, size, other_size)).sum())
+    common = np.arange(max(0, size + other_size - total), size + 1)
+    cells = (common, size - common, other_size - common, total - size - other_size + common)
+    logs = -sum(special.gammaln(cell + 1.0) for cell in cells)
+    shares = np.exp(logs - logs.max())
+    return float((shares * jaccard(common, size, other_size)).sum() / shares.sum())
 
 
 def pie_overlap(is_pie: np.ndarray) -> dict[str, np.ndarray]:
