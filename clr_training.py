@@ -71,8 +71,8 @@ def main(argv=None) -> None:
     from common.study import open_studies
 
     for study in open_studies("clr_training", flags, writes_models=True):
-        runs.refuse_pruning_flags(flags, "--pruning_percentages", flags.pruning_percentages)
-        runs.train_networks(study, flags.pruning_percentages)
+        asked = runs.asked_sparsities(flags, "--pruning_percentages", flags.pruning_percentages)
+        runs.train_networks(study, asked)
 
 
 if __name__ == "__main__":

@@ -447,6 +447,13 @@ def add_training_flags(group) -> None:
         ("--index_start", model_id, 0, "first model id, which is its seed"),
         ("--index_end", model_id, 29, "last model id, inclusive"),
         ("--momentum", fraction, 0.9, "momentum of SGD"),
+        (
+            "--match_sparsity",
+            fraction,
+            0.0,
+            "dense networks so narrow that their convolutions have as many weights as are left at this "
+            "sparsity, 0: of the whole width; later scripts take them as --pruning_methods small_dense",
+        ),
         PRECISION,
         COMPILE,
         SAVE_EVERY,
@@ -535,7 +542,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             pruning_method_list,
             pruning_methods,
             "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...",
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity)",
         ),
         (
             "--pruning_percentages",

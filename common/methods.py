@@ -4,6 +4,7 @@ scope and criterion.
 Only the standard library is imported here, so that `--help` answers at once.
 
     dense                        not pruned
+    small_dense                  not pruned, narrower: as many weights as are left at a sparsity
     global, layer                one-shot, by magnitude, over the whole network or in each tensor
     global_snip                  one-shot, by another criterion
     GMP, later_GMP               gradual, early or late, by magnitude in each tensor
@@ -42,6 +43,7 @@ SCHEDULE_STEPS = {
 }
 PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
 INTERVALS = 38  # between the first and the last pruning, in all published schedules
+SMALL = "small_dense"
 # Trained as the dense network was; `finetune` and one-shot networks have a short training of their own.
 RETRAINED = ("rewind", "reinit", "lr_rewind")
 
@@ -59,7 +61,7 @@ def default_scope(schedule: str, criterion: str) -> str:
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """schedule: dense, one-shot, early, late or iterative. rate (the share of what remains, pruned in every
+    """schedule: dense, small_dense, one-shot, early, late or iterative. rate (the share of what remains, pruned in every
     iteration), after and rewind_epoch belong to iterative pruning."""
 
     schedule: str
@@ -74,14 +76,19 @@ class PruningMethod:
         return self.schedule in GRADUAL
 
     @property
+    def trained_alone(self) -> bool:
+        """Whether its networks come from no dense ones."""
+        return self.gradual or self.schedule == SMALL
+
+    @property
     def finetuned(self) -> bool:
         """Whether the whole classifier was trained last, with one number of epochs for the encoder and its
         head."""
         return self.schedule in ("one-shot", "iterative") and self.after not in RETRAINED
 
     def __str__(self) -> str:
-        if self.schedule == "dense":
-            return "dense"
+        if self.schedule in ("dense", SMALL):
+            return self.schedule
         words = [GRADUAL[self.schedule]] if self.gradual else []
         if self.scope != "layer" or not (self.gradual or is_filter_criterion(self.criterion)):
             words.append(self.scope)
@@ -105,8 +112,8 @@ _NAME = re.compile(
 
 def parse_method(name: str) -> PruningMethod | None:
     """The pruning method of that name, or None where it is not the name of one."""
-    if name == "dense":
-        return PruningMethod("dense")
+    if name in ("dense", SMALL):
+        return PruningMethod(name)
     match = _NAME.fullmatch(name)
     if not match or not name:
         return None
@@ -133,6 +140,8 @@ def describe(name: str) -> str:
     method = parse_method(name)
     if method.schedule == "dense":
         return "dense"
+    if method.schedule == SMALL:
+        return "narrower dense networks of as many weights"
     scope = {"global": "global", "layer": "layer-wise", "erk": "Erdős-Rényi"}[method.scope]
     criterion = "" if method.criterion == "magnitude" else f" by {method.criterion}"
     if method.gradual:
@@ -155,7 +164,7 @@ def iteration_sparsity(rate: float, iteration: int) -> float:
 
 
 def order(name: str) -> tuple:
-    """The order of methods in tables and figures: dense, one-shot, early, late, iterative; within these by
-    name."""
-    schedules = ("dense", "one-shot", "early", "late", "iterative")
+    """The order of methods in tables and figures: dense, one-shot, early, late, iterative, small_dense;
+    within these by name."""
+    schedules = ("dense", "one-shot", "early", "late", "iterative", SMALL)
     return schedules.index(parse_method(name).schedule), len(name), name

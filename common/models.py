@@ -6,6 +6,8 @@ Both methods end in a network with `latent` (images -> (B, D)), `classify` (late
 made it.
 """
 
+import functools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -53,21 +55,27 @@ class BlockGroup(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Images (B, 3, H, W), H and W of 8 or more -> latent (B, 64 * widen_factor).
+    """Images (B, 3, H, W), H and W of 8 or more -> latent (B, 64 * widen_factor), or narrower with
+    `match_sparsity`: see `channels`.
 
     With `num_classes` it holds the linear classifier `fc` too, which `forward` does not use.
     """
 
     def __init__(
-        self, depth: int = 16, widen_factor: int = 2, dropout: float = 0.0, num_classes: int | None = None
+        self,
+        depth: int = 16,
+        widen_factor: int = 2,
+        dropout: float = 0.0,
+        num_classes: int | None = None,
+        match_sparsity: float = 0.0,
     ):
         super().__init__()
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 6 n + 4 and at least 10, not {depth}")
         blocks = (depth - 4) // 6
-        widths = [STEM_WIDTH] + [STEM_WIDTH * widen_factor * 2**group for group in range(3)]
+        widths = channels(depth, widen_factor, match_sparsity)
         self.latent_size = widths[3]
-        self.places = probe_places(depth, widen_factor)
+        self.places = probe_places(depth, widths)
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.block1 = BlockGroup(blocks, widths[0], widths[1], 1, dropout)
         self.block2 = BlockGroup(blocks, widths[1], widths[2], 2, dropout)
@@ -97,15 +105,39 @@ class WideResNet(nn.Module):
         return {name: place.mean((2, 3)) for name, place in zip(self.places, places, strict=True)}
 
 
-def probe_places(depth: int, widen_factor: int) -> list[str]:
-    """Names of the places that probes look at, in the order of the forward pass.
+def convolution_weights(depth: int, widths: tuple[int, ...]) -> int:
+    """The number of weights of all convolutions, 3x3 and the shortcuts' 1x1, of a WideResNet whose first
+    convolution and three groups have these channels."""
+    blocks = (depth - 4) // 6
+    return 27 * widths[0] + sum(
+        9 * (a * b + (2 * blocks - 1) * b * b) + (a != b) * a * b for a, b in zip(widths, widths[1:])
+    )
+
+
+@functools.cache
+def channels(depth: int, widen_factor: int, match_sparsity: float = 0.0) -> tuple[int, ...]:
+    """Channels of the first convolution and of the three groups: 16, and 16, 32, 64 times the width.
+
+    With `match_sparsity` s they shrink by one factor, in thousandths, that brings the weights of the
+    convolutions closest to the share 1 - s.
+    """
+    widths = (STEM_WIDTH, *(STEM_WIDTH * widen_factor * 2**group for group in range(3)))
+    if not match_sparsity:
+        return widths
+    wanted = (1 - match_sparsity) * convolution_weights(depth, widths)
+    narrower = (tuple(max(1, round(factor * width / 1000)) for width in widths) for factor in range(1, 1000))
+    return min(narrower, key=lambda widths: abs(convolution_weights(depth, widths) - wanted))
+
+
+def probe_places(depth: int, widths: tuple[int, ...]) -> list[str]:
+    """Names of the places that probes look at, in the order of the forward pass, of a network of these
+    `channels`.
 
     After the first convolution; in every block after the second batch norm and ReLU, and after the second
     convolution; and in blocks of equal input and output width after the residual sum.
     """
-    places, in_width = ["conv1"], STEM_WIDTH
-    for group in (1, 2, 3):
-        out_width = STEM_WIDTH * widen_factor * 2 ** (group - 1)
+    places, in_width = ["conv1"], widths[0]
+    for group, out_width in enumerate(widths[1:], 1):
         for index in range((depth - 4) // 6):
             block = f"block{group}.{index}"
             places += [f"{block}.relu2", f"{block}.conv2"]
@@ -118,9 +150,11 @@ def probe_places(depth: int, widen_factor: int) -> list[str]:
 class SupervisedNetwork(nn.Module):
     """A WideResNet with its linear classifier; images -> logits."""
 
-    def __init__(self, depth: int, widen_factor: int, dropout: float, num_classes: int):
+    def __init__(
+        self, depth: int, widen_factor: int, dropout: float, num_classes: int, match_sparsity: float = 0.0
+    ):
         super().__init__()
-        self.base = WideResNet(depth, widen_factor, dropout, num_classes)
+        self.base = WideResNet(depth, widen_factor, dropout, num_classes, match_sparsity)
 
     def latent(self, images: Tensor) -> Tensor:
         return self.base(images)
@@ -139,9 +173,11 @@ class ContrastiveEncoder(nn.Module):
     """A WideResNet with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss
     only."""
 
-    def __init__(self, depth: int, widen_factor: int, dropout: float, projection_head: str):
+    def __init__(
+        self, depth: int, widen_factor: int, dropout: float, projection_head: str, match_sparsity: float = 0.0
+    ):
         super().__init__()
-        self.encoder = WideResNet(depth, widen_factor, dropout)
+        self.encoder = WideResNet(depth, widen_factor, dropout, match_sparsity=match_sparsity)
         size = self.encoder.latent_size
         if projection_head == "linear":
             self.head = nn.Linear(size, PROJECTION_SIZE)

@@ -10,6 +10,7 @@ import torch
 from common import process
 from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
+from common.models import channels, convolution_weights
 from common.store.checkpoints import (
     Architecture,
     CheckpointName,
@@ -49,6 +50,11 @@ class Study:
     @property
     def supervised(self) -> bool:
         return self.learning_method == "supervised"
+
+    @property
+    def match_sparsity(self) -> float:
+        """The sparsity whose number of weights the trained networks are to have, 0: of the whole width."""
+        return getattr(self.flags, "match_sparsity", 0.0)
 
     @property
     def folder_flag(self) -> str:
@@ -141,8 +147,8 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if getattr(flags, "num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
     shape = flags.model_depth, flags.widen_factor, flags.dropout
-    blocks, width = (flags.model_depth - 4) // 6, 16 * flags.widen_factor
-    if (weights := 2 * 9 * blocks * width**2 * (1 + 4 + 16)) > MOST_WEIGHTS:
+    weights = convolution_weights(flags.model_depth, channels(*shape[:2]))
+    if weights > MOST_WEIGHTS:
         raise UserError(
             f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} "
             "weights; give a smaller network"

@@ -49,11 +49,12 @@ class Supervised:
         shape, self.study, self.seed = study.architecture, study, seed
         start = start or Start((seed, "supervised", "weights"), ())
         seed_weights(*start.key)
+        classes, match_sparsity = len(study.data.class_names), study.match_sparsity
         network = models.SupervisedNetwork(
-            shape.depth, shape.widen_factor, shape.dropout, len(study.data.class_names)
+            shape.depth, shape.widen_factor, shape.dropout, classes, match_sparsity
         )
         if start.weights:
-            checkpoints.load_epoch(network, start.weights, shape, len(study.data.class_names))
+            checkpoints.load_epoch(network, start.weights, shape, classes)
         self.network = self.kept = prepare(network, study.device)
 
     def key(self, part: int) -> tuple:
@@ -115,7 +116,7 @@ class Contrastive:
         self.start = start or Start((seed, "contrastive", "weights"), (seed, "head"))
         seed_weights(*self.start.key)
         model = models.ContrastiveEncoder(
-            shape.depth, shape.widen_factor, shape.dropout, shape.projection_head
+            shape.depth, shape.widen_factor, shape.dropout, shape.projection_head, study.match_sparsity
         )
         if self.start.weights:
             checkpoints.load_epoch(model, self.start.weights, shape, len(study.data.class_names))

@@ -16,7 +16,7 @@ SCHEDULES = ("one-shot", "early", "late", "iterative")
 
 def all_methods():
     """Every schedule, criterion and scope; iterative pruning at two rates with everything that can follow."""
-    found = [PruningMethod("dense")]
+    found = [PruningMethod("dense"), PruningMethod("small_dense")]
     for schedule, criterion, scope in itertools.product(SCHEDULES, methods.CRITERIA, methods.SCOPES):
         if criterion.startswith("filter_") and scope != "layer":
             continue
@@ -43,7 +43,7 @@ METHODS = all_methods()
 
 def test_all_combinations_are_there():
     ways = 8 * 3 + 4  # criteria of weights in all scopes, those of filters in one
-    assert len(METHODS) == len(set(METHODS)) == 1 + 3 * ways + 12 * ways
+    assert len(METHODS) == len(set(METHODS)) == 2 + 3 * ways + 12 * ways
 
 
 def test_names_are_unique_and_are_read_back():
@@ -100,7 +100,7 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
         *("global_iterative0.2_rewind00", "global_iterative0.2_reinit0", "global_iterative0.2_again"),
         *("GMP_iterative0.2_rewind0", "GMP_global_iterative0.2_rewind0", "global_iterative0.2_rewind0\n"),
         *("global_iterative0.2_lr_rewind", "global_iterative0.2_lr_rewind03", "global_magnitude_gradient"),
-        *("snip_global", "global_iterative0.0_rewind0"),
+        *("snip_global", "global_iterative0.0_rewind0", "small", "GMP_small_dense", "small_dense_global"),
         # Filters of different layers are not compared.
         *("global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"),
     ],
@@ -112,6 +112,7 @@ def test_nonsense_is_no_method(name):
 def test_facts_of_methods_follow_from_their_schedules():
     for method in METHODS:
         assert method.gradual == (method.schedule in ("early", "late"))
+        assert method.trained_alone == (method.schedule in ("early", "late", "small_dense"))
         assert method.finetuned == (method.schedule == "one-shot" or method.after == "finetune")
 
 
@@ -192,7 +193,8 @@ def test_methods_are_described_in_words_of_their_own():
     words = [describe(str(method)) for method in METHODS]
     assert len(set(words)) == len(words)
     for method, text in zip(METHODS, words):
-        assert method.schedule in text or method.gradual and "gradual" in text
+        word = {"early": "gradual", "late": "gradual", "small_dense": "narrower dense"}
+        assert word.get(method.schedule, method.schedule) in text
         assert "None" not in text and "_rewind" not in text and text == text.strip()
         assert method.criterion == "magnitude" or method.criterion in text
 
@@ -201,6 +203,7 @@ def test_methods_are_described_in_words_of_their_own():
     "name, text",
     [
         ("dense", "dense"),
+        ("small_dense", "narrower dense networks of as many weights"),
         ("global", "one-shot global pruning"),
         ("later_GMP", "late gradual pruning"),
         ("GMP_global_snip", "early gradual global pruning by snip"),
@@ -214,10 +217,14 @@ def test_a_description_says_schedule_scope_and_criterion(name, text):
     assert describe(name) == text
 
 
-def test_tables_begin_with_dense_and_end_with_iterative():
+def test_tables_begin_with_dense_and_end_with_small_dense():
     names = sorted(map(str, reversed(METHODS)), key=order)
     schedules = [parse_method(name).schedule for name in names]
-    assert [schedule for schedule, _ in itertools.groupby(schedules)] == ["dense", *SCHEDULES]
+    assert [schedule for schedule, _ in itertools.groupby(schedules)] == [
+        "dense",
+        *SCHEDULES,
+        "small_dense",
+    ]
     assert names == sorted(map(str, METHODS), key=order), "the order does not depend on the one before"
     names = "dense layer global global_snip GMP later_GMP".split()
     assert sorted(reversed(names), key=order) == names

@@ -16,6 +16,8 @@ from common.models import (
     ContrastiveEncoder,
     SupervisedNetwork,
     WideResNet,
+    channels,
+    convolution_weights,
     probe_places,
 )
 
@@ -157,7 +159,32 @@ def test_parameters_have_the_published_names_shapes_and_order(folder, depth):
     ],
 )
 def test_the_probe_places_are_the_published_ones(depth, widen_factor, places):
-    assert probe_places(depth, widen_factor) == places.split()
+    assert probe_places(depth, channels(depth, widen_factor)) == places.split()
+
+
+def weights_of_convolutions(network):
+    return sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("depth, widen_factor", [(10, 1), (16, 1), (10, 2), (16, 2), (28, 4)])
+def test_narrower_networks_have_the_weights_that_pruning_would_leave(depth, widen_factor, sparsity):
+    full, narrow = WideResNet(depth, widen_factor), WideResNet(depth, widen_factor, match_sparsity=sparsity)
+    widths = channels(depth, widen_factor, sparsity)
+    weights = weights_of_convolutions(narrow)
+    assert weights == convolution_weights(depth, widths)
+    left = (1 - sparsity) * weights_of_convolutions(full)
+    assert abs(weights - left) < 0.06 * left
+    for other in (
+        channels(depth, widen_factor),
+        *(  # one channel more or fewer in all: no closer
+            tuple(width + step for width in widths) for step in (-1, 1) if min(widths) + step
+        ),
+    ):
+        assert abs(weights - left) <= abs(convolution_weights(depth, other) - left)
+    assert narrow.latent_size == widths[3] and len(narrow.places) == len(full.places)
+    assert narrow(torch.randn(2, 3, 8, 8)).shape == (2, widths[3])
+    assert (widths == (16, *(16 * widen_factor * 2**group for group in range(3)))) == (sparsity == 0)
 
 
 @pytest.mark.parametrize("widen_factor", [1, 2, 4])
@@ -168,7 +195,7 @@ def test_representations_are_the_named_places_averaged_over_space(depth, widen_f
     with torch.no_grad():
         representations = network.representations(images)
     expected = slow_forward(network, images)[1]
-    assert list(expected) == probe_places(depth, widen_factor)
+    assert list(expected) == probe_places(depth, channels(depth, widen_factor))
     for (own_name, values), (name, place) in zip(representations.items(), expected.items(), strict=True):
         assert own_name == name
         scale = max(1.0, place.abs().max().item())

@@ -205,6 +205,7 @@ def test_missing_networks_are_trained_by_the_command_that_trained_the_others(wor
             "sup_training.py .*--schedule late --criterion snip --scope layer .*--epochs 3",
         ),
         ("layer", 0.5, "sup_pruning_finetune.py --models_number 2 .*--scope layer .*--dense_epochs 3"),
+        ("small_dense", 0.5, "sup_training.py .*--match_sparsity 0.5"),
         ("global_iterative0.5_finetune", 0.5, "--pruning_schedule iterative --rate 0.5 --after finetune"),
     ],
 )

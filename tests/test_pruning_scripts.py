@@ -942,10 +942,56 @@ def test_networks_pruned_while_training_of_other_settings_are_taken_with_a_note(
     assert "several populations fit" in refused(work, capsys, *compare)
 
 
+def small_training(method, sparsity, *extra):
+    """The words that train dense networks of as many weights as are left at a sparsity."""
+    script, settings, _, _ = TRAININGS[method]
+    return [script, *settings, "--match_sparsity", sparsity, "--index_end", 0, *extra]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_narrower_networks_stand_beside_the_pruned_ones_of_as_many_weights(work, capsys, method):
+    assert main(*small_training(method, 0.5)) == 0
+    widths = models.channels(10, 1, 0.5)
+    said = f"small_dense 0.5: {', '.join(map(str, widths))} channels of 16, 16, 32, 64, "
+    assert said in capsys.readouterr().out and widths == (11, 11, 23, 45)
+    paths = files_of(work, method, "small_dense", 0.5)
+    count = sum(tensor.numel() for tensor in weights(*paths).values() if tensor.ndim == 4)
+    assert count == models.convolution_weights(10, widths)
+    small, dense = (record_of(each[0]) for each in (paths, files_of(work, method, "dense", 0.0)))
+    own = {"pruning_method": "small_dense", "sparsity": 0.5}
+    assert small["configuration"] == dense["configuration"] | own and small["sparsity"]["zeros"] == 0
+    before = bytes_of(work, "*.pt")
+    assert main(*small_training(method, 0.5)) == 0 and bytes_of(work, "*.pt") == before
+    assert "finished before: 1 of 1 networks" in capsys.readouterr().out
+    assert main(f"{method}_pruning_finetune", *FINETUNED) == 0
+    compared = [*COMPARED, "--models_number", 1, "--pruning_methods", "global,small_dense"]
+    for script in ("pie_kmodels_detection", "prediction_depth"):
+        assert main(f"{method}_{script}", *compared) == 0
+    learning = {"sup": "supervised", "clr": "SupCon"}[method]
+    assert rows_of(work) == {(learning, name) for name in ("dense", "global", "small_dense")}
+    depths = work / f"pies/few digits/{learning}/populations/small_dense_0.5_depth.npz"
+    assert depths.exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--pruning", 0.5), "--match_sparsity: narrower networks are not pruned; leave --pruning"),
+        (("--criterion", "snip"), "--criterion: nothing is pruned"),
+        (("--accumulate_gradients",), "dense networks of the whole width"),
+    ],
+)
+def test_narrower_networks_are_not_pruned(work, capsys, method, words, told):
+    words = [TRAININGS[method][2] if word == "--pruning" else word for word in words]
+    assert told in refused(work, capsys, *small_training(method, 0.5, *words))
+
+
 # How pruned networks of a name are made: by a function above, and its last arguments.
 MADE = {
     "later_GMP_global_snip": (gradual_training, "--criterion snip --scope global --schedule late"),
     "GMP": (gradual_training, ""),
+    "small_dense": (small_training, ""),
     "global_snip": (None, "--criterion snip"),
     "layer_random": (None, "--criterion random --scope layer"),
     "global_iterative0.5_rewind1": (iterate, "rewind --rewind_epoch 1"),
@@ -957,8 +1003,8 @@ MADE = {
 @pytest.mark.parametrize("name", MADE)
 def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work, capsys, method, name):
     how, words = MADE[name]
-    if how is gradual_training:
-        made = gradual_training(method, 0.5, *words.split())
+    if how in (gradual_training, small_training):
+        made = how(method, 0.5, *words.split())
     elif how is iterate:
         made = iterate(method, words.split()[0], words.split()[1:])
     else:

@@ -357,7 +357,9 @@ def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
     population = populations.find_population(view, "dense", 0.0)
     view.flags.batch_size = 200
     first = evaluation.probe(view, population.members[0])
-    assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_places(10, 1)
+    assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_places(
+        10, models.channels(10, 1)
+    )
     assert (first["predictions"] == evaluation.evaluate(view, population.members[0])["predictions"]).all()
     (
         view.method_folder / "prediction_depth" / "votes" / f"{population.members[0].paths[0].stem}.npz"

@@ -23,7 +23,7 @@ from torch import nn
 
 from common import augment, losses, models, pruning, training
 from common.cli import FLIPS, Interval, UserError, logger, say_once
-from common.methods import parse_method
+from common.methods import SMALL, parse_method
 from common.pruning import Masks, measure_sparsity
 from common.store.files import differences, module_digest, read_object, write_atomically, write_json
 
@@ -321,16 +321,18 @@ def load_classifier(
             should.
     """
     shape = architecture.depth, architecture.widen_factor, architecture.dropout
+    narrower = name.pruning_method == SMALL
+    matched, zeros = (name.sparsity, 0.0) if narrower else (0.0, name.sparsity)
     if len(paths) == 1:
-        network = models.SupervisedNetwork(*shape, num_classes)
+        network = models.SupervisedNetwork(*shape, num_classes, matched)
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
     else:
-        encoder = models.WideResNet(*shape)
+        encoder = models.WideResNet(*shape, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_encoder(encoder, paths[0], architecture, num_classes)
         _load_state(head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
         network = models.ContrastiveClassifier(encoder, head)
-    _check_sparsity(network, paths[-1], record, name.sparsity)
+    _check_sparsity(network, paths[-1], record, zeros)
     return network.eval()
 
 

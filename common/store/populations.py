@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterable
 
 from common.cli import UserError, logger
-from common.methods import RETRAINED, SCHEDULE_STEPS, parse_method
+from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
     CheckpointName,
     describe_differences,
@@ -310,20 +310,19 @@ def _chosen(study: Study, pruning_method: str) -> dict[str, int]:
 
 
 def _related(study: Study, fitting: list[Population], dense: Population) -> list[Population]:
-    """Those that were pruned from these dense networks; gradually pruned: trained with their settings, else
-    all.
+    """Those that were pruned from these dense networks; trained alone: trained with their settings, else all.
 
     Of networks made elsewhere nothing is known that could speak against it.
     """
-    gradual = parse_method(fitting[0].pruning_method).gradual
+    alone = parse_method(fitting[0].pruning_method).trained_alone
 
     def origin(population: Population) -> dict | None:
         """The dense configuration that a population comes from, or was trained with."""
-        if not gradual:
+        if not alone:
             return population.configuration.get("dense")
         return {key: population.configuration.get(key) for key in dense.configuration}
 
-    unknown = gradual and dense.made_elsewhere
+    unknown = alone and dense.made_elsewhere
     related = [
         population
         for population in fitting
@@ -331,7 +330,7 @@ def _related(study: Study, fitting: list[Population], dense: Population) -> list
     ]
     if related:
         return related
-    if not gradual:
+    if not alone:
         flags = " or ".join(f"--dense_{fact}" for fact in dense.facts())
         raise UserError(
             f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
@@ -393,7 +392,8 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
     script = f"{'sup' if study.supervised else 'clr'}_{script}"
     if not iterative:
-        asked["--pruning" if script == "sup_training.py" else "--pruning_percentages"] = population.sparsity
+        flag = "--pruning" if script == "sup_training.py" else "--pruning_percentages"
+        asked["--match_sparsity" if method.schedule == SMALL else flag] = population.sparsity
     for member in population.members:
         words = recorded_command(member.record)
         if words[:1] == [script]:
@@ -402,7 +402,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
-    if method.schedule != "dense":
+    if method.schedule not in ("dense", SMALL):
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
         asked["--method"] = study.learning_method

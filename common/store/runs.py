@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import methods, process
+from common import methods, models, process
 from common.cli import SIGNALS, WORKER, UserError, logger
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name, uses
@@ -90,17 +90,21 @@ def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> Pruni
     return PruningMethod(schedule, flags.criterion, scope, **iterative)
 
 
-def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> None:
-    """Flags of gradual pruning have no effect where all networks are dense: those that the published commands
-    give are noted, the others refused.
+def asked_sparsities(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> list[float]:
+    """The sparsities to train to; with --match_sparsity 0 alone. Flags of gradual pruning have no effect
+    where all networks are dense: those that the published commands give are noted, the others refused.
 
     Raises:
         UserError: one that is refused.
     """
-    if flags.accumulate_gradients and all(sparsities):
-        raise UserError("--accumulate_gradients belongs to dense networks; leave it out")
+    if flags.accumulate_gradients and (all(sparsities) or flags.match_sparsity):
+        raise UserError("--accumulate_gradients belongs to dense networks of the whole width; leave it out")
+    if flags.match_sparsity:
+        if sparsity_flag[2:] in flags.given and any(sparsities):
+            raise UserError(f"--match_sparsity: narrower networks are not pruned; leave {sparsity_flag} out")
+        sparsities = [0.0]
     if any(sparsities):
-        return
+        return sparsities
     refused, noted = (
         ("criterion", "scope", "begin_epoch", "end_epoch"),
         ("schedule", "begin_step", "end_step", "frequency"),
@@ -111,6 +115,7 @@ def refuse_pruning_flags(flags: argparse.Namespace, sparsity_flag: str, sparsiti
         )
     for name in sorted(name for name in flags.given if name.startswith(noted)):
         logger.info(f"--{name} has no effect: nothing is pruned")
+    return sparsities
 
 
 def gradual_pruning(
@@ -177,12 +182,15 @@ def gradual_pruning(
 def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
     """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity
     above 0."""
-    flags, twin, files = study.flags, twin_of(study), []
-    method = asked_method(flags, flags.schedule) if sparsity else PruningMethod("dense")
+    flags, twin, files, matched = study.flags, twin_of(study), [], study.match_sparsity
+    method = PruningMethod(methods.SMALL if matched else "dense")
+    if sparsity:
+        method = asked_method(flags, flags.schedule)
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
     configuration |= study.data.flips
+    if sparsity or matched:
+        configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
-        configuration |= {"pruning_method": str(method), "sparsity": sparsity}
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
     for part, folder in zip(twin.parts, (study.folder, study.head_folder)):
         is_head, pruning = part == "head", None
@@ -195,7 +203,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
             for key in ("begin_step", "end_step", "frequency"):
                 configuration[f"{key}_head" if is_head else key] = getattr(pruning, key)
         epochs = flags.head_epochs if is_head else flags.epochs
-        name = study.name(part, str(method), sparsity, epochs, flags.batch_size, model_id)
+        name = study.name(part, str(method), sparsity or matched, epochs, flags.batch_size, model_id)
         files.append(Asked(name, folder / str(name), configuration, pruning))
     return files
 
@@ -335,6 +343,7 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
     """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
     finished ones are skipped."""
     say_flips(study)
+    say_widths(study)
     jobs = []
     for sparsity in sparsities:
         for model_id in model_ids(study.flags):
@@ -353,6 +362,18 @@ def say_flips(study: Study) -> None:
     ways = [flip.removesuffix("_flip") for flip, is_done in study.data.flips.items() if is_done]
     note = "" if study.supervised else " (no vertical ones in the contrastive loss)"
     logger.info(f"flips of views: {', '.join(ways) or 'none'}{note}")
+
+
+def say_widths(study: Study) -> None:
+    """Says how narrow the networks of --match_sparsity are."""
+    shape, sparsity = (study.architecture.depth, study.architecture.widen_factor), study.match_sparsity
+    if sparsity:
+        narrow, full = (models.channels(*shape, each) for each in (sparsity, 0.0))
+        weights, all_weights = (models.convolution_weights(shape[0], each) for each in (narrow, full))
+        logger.info(
+            f"{methods.SMALL} {sparsity}: {', '.join(map(str, narrow))} channels of {', '.join(map(str, full))}, "
+            f"{weights:,} of {all_weights:,} weights of convolutions ({100 * weights / all_weights:.1f} %)"
+        )
 
 
 def train_network(study: Study, files: list[Asked]) -> None:

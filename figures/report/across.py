@@ -8,6 +8,7 @@ from itertools import combinations_with_replacement, permutations
 
 import numpy as np
 
+from common.methods import SMALL
 from figures.report import similarity
 from figures.report.claims import either
 from figures.report.read import Combination, Masks, read_masks
@@ -41,7 +42,8 @@ def compare_all(combinations: list[Combination], masks: list[Masks]) -> dict[str
 
 def read_all_masks(combinations: list[Combination]) -> tuple[list[Masks], list[str]]:
     """The stored masks, and in words those that are missing."""
-    stored = {combination.label: read_masks(combination) for combination in combinations}
+    pruned = [combination for combination in combinations if combination.pruning_method != SMALL]
+    stored = {combination.label: read_masks(combination) for combination in pruned}
     missing = [f"masks of {label}: run its PIE script again" for label, masks in stored.items() if not masks]
     return [masks for masks in stored.values() if masks], missing
 
