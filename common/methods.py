@@ -61,8 +61,8 @@ def default_scope(schedule: str, criterion: str) -> str:
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """schedule: dense, small_dense, one-shot, early, late or iterative. rate (the share of what remains, pruned in every
-    iteration), after and rewind_epoch belong to iterative pruning."""
+    """schedule: dense, small_dense, one-shot, early, late or iterative. rate (the share of what remains,
+    pruned in every iteration), after and rewind_epoch belong to iterative pruning."""
 
     schedule: str
     criterion: str = "magnitude"

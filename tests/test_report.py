@@ -322,7 +322,8 @@ def test_verdicts_are_those_of_the_intervals_and_the_weakest_difference_stands_b
     deciding = [row for row in rows if part_of(row).decides]
     largest = max(deciding, key=lambda row: abs(strength(row)))
     side = "for" if strength(largest) > 0 else "against"
-    assert f"The largest evidence is {side} claim {largest['claim']}: {largest['part']}, " in read.text
+    farthest = "Of single differences the one farthest from 0, in standard errors, is"
+    assert f"{farthest} {side} claim {largest['claim']}: {largest['part']}, " in read.text
 
 
 def test_confounds_name_what_was_measured(folder, read):

@@ -371,7 +371,8 @@ def say_widths(study: Study) -> None:
         narrow, full = (models.channels(*shape, each) for each in (sparsity, 0.0))
         weights, all_weights = (models.convolution_weights(shape[0], each) for each in (narrow, full))
         logger.info(
-            f"{methods.SMALL} {sparsity}: {', '.join(map(str, narrow))} channels of {', '.join(map(str, full))}, "
+            f"{methods.SMALL} {sparsity}: {', '.join(map(str, narrow))} channels of "
+            f"{', '.join(map(str, full))}, "
             f"{weights:,} of {all_weights:,} weights of convolutions ({100 * weights / all_weights:.1f} %)"
         )
 

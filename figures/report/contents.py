@@ -180,11 +180,11 @@ def shown(compared: list[Compared]) -> list[Compared]:
     ]
 
 
-def describe_population(population: Compared) -> str:
-    """A population in headings, named as in flags and tables."""
-    return (
-        f"{population.method}, sparsity {100 * population.sparsity:g} %, {len(population.pruned.ids)} models"
-    )
+def describe_population(population: Compared, kind: str = "") -> str:
+    """A population in headings, named as in flags and tables, with its networks, or those that were probed
+    where the kind of figure is prediction_depth."""
+    networks = population.pruned.depth_ids if kind == "prediction_depth" else population.pruned.ids
+    return f"{population.method}, sparsity {100 * population.sparsity:g} %, {len(networks)} models"
 
 
 def file_name(population: Combination) -> str:
@@ -219,7 +219,7 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
             if arrays is None:
                 missing.append(f"{heading} of {population.label}: run {script}.")
                 continue
-            title = f"{heading}: {describe_population(population)}"
+            title = f"{heading}: {describe_population(population, kind)}"
             pictures.append(Picture(f"{kind}_{file_name(population)}", title, caption, arrays))
     return pictures, missing
 

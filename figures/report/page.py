@@ -173,13 +173,13 @@ def chip(verdict: str) -> str:
 def conclusion(report: Report) -> list[str]:
     """The report in a few sentences."""
     verdicts: dict[str, list[str]] = {}
-    undecided = []
+    undecided: dict[str, list[str]] = {}  # why -> the claims
     for claim in claims.CLAIMS:
         verdict = claims.verdict(report.evidence, claim.deciding)
         verdicts.setdefault(verdict, []).append(str(claim.number))
         if verdict not in (claims.SUPPORTED, claims.CONTRADICTED):
             reason = claims.why(claim, report.evidence)[-1].rstrip(".")
-            undecided.append(f"claim {claim.number}: {reason[0].lower()}{reason[1:]}")
+            undecided.setdefault(f"{reason[0].lower()}{reason[1:]}", []).append(str(claim.number))
     said = (f"{verdict}: claim {' and claim '.join(numbers)}" for verdict, numbers in verdicts.items())
     sentences = [f"Of the paper's claims, {'; '.join(said)}."]
     deciding = [part for claim in claims.CLAIMS for part in claim.deciding]
@@ -188,7 +188,8 @@ def conclusion(report: Report) -> list[str]:
         side = "for" if claims.strength(largest[0]) > 0 else "against"
         name = claims.named(largest)
         sentences.append(
-            f"The largest evidence is {side} claim {largest[0]['claim']}: {name}: {size(largest[0])}."
+            f"Of single differences the one farthest from 0, in standard errors, is {side} claim "
+            f"{largest[0]['claim']}: {name}: {size(largest[0])}."
         )
     with_floor = [row for row in report.populations if not math.isnan(row["excess"]["value"])]
     if with_floor:
@@ -203,7 +204,8 @@ def conclusion(report: Report) -> list[str]:
             f"depending on the learning method; pruning to {100 * highest:g} % changes that of {excess} more."
         )
     if undecided:
-        sentences.append(f"What is missing: {'; '.join(undecided)}.")
+        reasons = (f"claim {' and claim '.join(numbers)}: {why}" for why, numbers in undecided.items())
+        sentences.append(f"What is missing: {'; '.join(reasons)}.")
     return sentences
 
 
