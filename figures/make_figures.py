@@ -107,7 +107,8 @@ def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
     rows |= {"report/evidence": report.evidence, "report/populations": contents.population_table(report)}
-    lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in combinations}
+    populations = {each.label: each for each in (*combinations, *report.compared)}.values()
+    lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
     for name, lines in (rows | lists).items():
         cells = table.write_rows(staged / f"{name}.csv", lines)
         table.write_tex(staged / f"{name}.tex", cells)

@@ -13,7 +13,7 @@ import pytest
 from stored_results import PLACES, key_of, make_results, pruned_populations
 
 from common.store.files import read_arrays, write_arrays
-from figures.report import claims, evidence, uncertainty
+from figures.report import claims, contents, evidence, uncertainty
 
 METHODS, CLASSES = ("global", "layer", "global_snip", "GMP", "GMP_global", "later_GMP"), 4
 SHIFTED = {
@@ -265,6 +265,20 @@ def test_numbers_of_populations_equal_slow_ones(case):
         assert not math.isnan(row["q_score"]["value"])
     if name == "other ids":
         assert {row["pies"]["models"] for row in rows} == {6, 7}
+
+
+def test_lists_of_pies_have_the_margin_of_each(case):
+    _, compared, _, stored = case
+    for population in compared:
+        one, rows = stored[key_of(population)], contents.pie_list(population)
+        assert len(rows) == population.is_pie.sum()
+        for row in rows:
+            image, leads = int(Path(row["image"]).stem), []
+            for networks in (one.dense, one.pruned):
+                votes = Counter(int(networks[each]["predictions"][image]) for each in one.ids)
+                first, second = [*sorted(votes.values(), reverse=True), 0][:2]
+                leads.append((first - second) / len(one.ids))
+            assert row["margin"] == pytest.approx(min(leads))
 
 
 def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by_hand(case):

@@ -369,14 +369,18 @@ def votes_on(population: Combination, place: int) -> dict:
 
 def pie_list(population: Combination) -> list[dict]:
     """One row for every PIE, the most confident disagreement first: image (file, or its place among the test
-    images), label and votes, and, averaged over the pruned networks, Q-Score and, where they were probed,
-    prediction depth."""
+    images), label and votes, the margin (the lead of the modal label, as a share of the votes), and, averaged
+    over the pruned networks, Q-Score and prediction depth; NaN where predictions or depths are not stored."""
     arrays, depths = population.arrays, population.depths
+    margin = np.full(len(population.is_pie), np.nan)
+    if isinstance(population, Compared):
+        margin = evidence.leads(population) / len(population.seeds)
     depth = depths["pruned_depth_prediction"].mean(0) if depths else np.full(len(population.is_pie), np.nan)
     rows = [
         {
             "image": str(name),
             **votes_on(population, place),
+            "margin": margin[place],
             "q_score": arrays["q_score"][place],
             "depth": depth[place],
         }

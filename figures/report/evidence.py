@@ -260,16 +260,22 @@ def accuracy(networks: Networks, labels: np.ndarray) -> dict:
 def pies_by_votes(population: Compared) -> dict[str, int]:
     """How many PIEs remain where in either population the modal label leads the second class by these
     percentages of the votes, and how many there are if ties go to the largest class."""
-    seeds, classes = population.seeds, population.dense.classes
+    seeds, lead = population.seeds, leads(population)
     both = [each.predictions_of(seeds) for each in (population.dense, population.pruned)]
-    votes = [np.sort([(each == c).sum(0) for c in range(classes)], 0) for each in both]
-    lead = np.minimum(*(each[-1] - each[-2] for each in votes))  # (N,)
     reverse = [uncertainty.modal_labels_of_sets(-each, np.ones((1, len(seeds)), bool)) for each in both]
     is_pie = pies(population, seeds)[0]
     return {
         f"pies_margin_{margin}": int((is_pie & (100 * lead >= margin * len(seeds))).sum())
         for margin in MARGINS
     } | {"pies_ties_to_largest": int((reverse[0] != reverse[1]).sum())}
+
+
+def leads(population: Compared) -> np.ndarray:
+    """(N,) how many votes the modal label is ahead of the second class, in dense or pruned networks, whichever
+    is less."""
+    both = (each.predictions_of(population.seeds) for each in (population.dense, population.pruned))
+    votes = [np.sort([(each == c).sum(0) for c in range(population.dense.classes)], 0) for each in both]
+    return np.minimum(*(each[-1] - each[-2] for each in votes))
 
 
 def beyond_floor(population: Compared) -> dict:
