@@ -271,8 +271,8 @@ def pies_by_votes(population: Compared) -> dict[str, int]:
 
 
 def leads(population: Compared) -> np.ndarray:
-    """(N,) how many votes the modal label is ahead of the second class, in dense or pruned networks, whichever
-    is less."""
+    """(N,) how many votes the modal label is ahead of the second class, in dense or pruned networks,
+    whichever is less."""
     both = (each.predictions_of(population.seeds) for each in (population.dense, population.pruned))
     votes = [np.sort([(each == c).sum(0) for c in range(population.dense.classes)], 0) for each in both]
     return np.minimum(*(each[-1] - each[-2] for each in votes))
