@@ -468,7 +468,7 @@ def add_training_flags(group) -> None:
             "--accumulate_gradients",
             bool,
             False,
-            "dense networks: keep the sums of |gradient| over all steps too, for --criterion levai_zombori; "
+            "dense networks: keep the sums of gradients over all steps too, for --criterion levai_zombori; "
             "where the model is finished, it is trained once more for them",
         ),
     )

@@ -15,12 +15,15 @@ Only the standard library is imported here, so that `--help` answers at once.
 import re
 from dataclasses import dataclass
 
+POWERS = (0.5, 2, 3)
 CRITERIA = {  # name -> what the lowest score means; the functions are in common/pruning.py
     "magnitude": "|w|",
     "magnitude_increase": "|w| - |initial w|",
     "snip": "|w x sum of gradients over batches|",
     "snip_batches": "sum over batches of |w x gradient|",
     "levai_zombori": "|w| x sum of |gradient| over the steps of the training before",
+    "levai_zombori_signed": "|w x sum of gradients over these steps|",
+    **{f"levai_zombori_power{p:g}": f"|w| x (sum of |gradient|)^{p:g}" for p in POWERS},
     "synflow": "|w| x its share in all paths through the network of absolute weights",
     "grasp": "w x (Hessian x gradient)",
     "random": "by chance",
@@ -104,7 +107,7 @@ class PruningMethod:
 
 _NAME = re.compile(
     rf"(?:(?P<gradual>GMP|later_GMP)(?:_|$))?(?:(?P<scope>{'|'.join(SCOPES)})(?:_|$))?"
-    rf"(?:(?P<criterion>{'|'.join(sorted(CRITERIA, key=len, reverse=True))})(?:_|$))?"
+    rf"(?:(?P<criterion>{'|'.join(map(re.escape, sorted(CRITERIA, key=len, reverse=True)))})(?:_|$))?"
     r"(?:iterative(?P<rate>0\.\d*[1-9]\d*)_(?P<after>(?:lr_)?rewind(?=\d)|reinit$|finetune$)"
     r"(?P<rewind_epoch>\d*))?"
 )

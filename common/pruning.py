@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from common.augment import stream_seed
-from common.methods import is_filter_criterion
+from common.methods import POWERS, is_filter_criterion
 
 Masks = dict[str, Tensor]
 SYNFLOW_ROUNDS = 100  # as published
@@ -33,18 +33,22 @@ class Gradient:
 
 
 class GradientSums(dict[str, Tensor]):
-    """Name of a module's prunable parameter -> sum of |g_t| over the steps t of its training, of the weight's
-    shape; state_dict and load_state_dict are for the state of an unfinished training."""
+    """Name of a module's prunable parameter -> sums of |g_t| and of g_t over the steps t of its training, (2,
+    *the weight's shape); state_dict and load_state_dict are for the state of an unfinished training."""
 
     def __init__(self, module: nn.Module):
         self.parameters = prunable_parameters(module)
-        super().__init__((name, torch.zeros_like(weight)) for name, weight in self.parameters.items())
+        super().__init__(
+            (name, torch.zeros_like(weight).expand(2, *weight.shape).clone())
+            for name, weight in self.parameters.items()
+        )
 
     @torch.no_grad()
     def add(self) -> None:
         """One step more: to be called after the backward pass."""
-        gradients = torch._foreach_abs([weight.grad for weight in self.parameters.values()])
-        torch._foreach_add_(list(self.values()), gradients)
+        gradients = [weight.grad for weight in self.parameters.values()]
+        for kind, terms in enumerate((torch._foreach_abs(gradients), gradients)):
+            torch._foreach_add_([sums[kind] for sums in self.values()], terms)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self)
@@ -96,8 +100,24 @@ def snip_batches(weight: Tensor, gradient: Gradient) -> Tensor:
 
 
 def levai_zombori(weight: Tensor, accumulated: Tensor) -> Tensor:
-    """|w| x sum_t |g_t| over every step t of the training before (Lévai & Zombori 2020, by their code)."""
-    return weight.abs() * accumulated
+    """|w| x sum_t |g_t| over every step t of the training before (Lévai & Zombori 2020, by their code).
+
+    Args:
+        accumulated: sums of |g_t| and of g_t.
+    """
+    return weight.abs() * accumulated[0]
+
+
+def levai_zombori_signed(weight: Tensor, accumulated: Tensor) -> Tensor:
+    """|w x sum_t g_t|: gradients of opposite steps cancel, as in what Lévai & Zombori logged."""
+    return (weight * accumulated[1]).abs()
+
+
+def _levai_zombori_power(power: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def score(weight: Tensor, accumulated: Tensor) -> Tensor:
+        return weight.abs() * accumulated[0] ** power
+
+    return score
 
 
 def synflow(weight: Tensor, path_gradient: Tensor) -> Tensor:
@@ -140,6 +160,8 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
     "snip": snip,
     "snip_batches": snip_batches,
     "levai_zombori": levai_zombori,
+    "levai_zombori_signed": levai_zombori_signed,
+    **{f"levai_zombori_power{power:g}": _levai_zombori_power(power) for power in POWERS},
     "synflow": synflow,
     "grasp": grasp,
     "random": random,
@@ -221,8 +243,8 @@ def score_weights(
     Args:
         losses: gives the loss of some batches, one after the other, the same ones at every call; called where
             the criterion looks at gradients.
-        initial: name -> initial weights, where the criterion looks at them; accumulated: name -> sum of
-            |g_t|.
+        initial: name -> initial weights, where the criterion looks at them; accumulated: name ->
+            sums of |g_t| and of g_t.
         key: what random criteria depend on.
     """
     parameters = prunable_parameters(module)
@@ -387,7 +409,8 @@ def gradual_pruner(
         module: whose prunable parameters are pruned; their initial weights are those at this call.
         losses: step -> losses of some batches, for criteria that look at gradients.
         key: what random criteria depend on.
-        accumulated: name -> sum of |g_t|, for criteria that look at it; 0 again after every pruning.
+        accumulated: name -> sums of |g_t| and g_t, for criteria that look at them; 0 again after every
+            pruning.
     """
     if pruning is None:
         return lambda step: None

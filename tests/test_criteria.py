@@ -77,8 +77,9 @@ def initial_weights(network, seed):
 
 
 def some_sums(network, seed=0):
-    """Made-up sums of |g_t|."""
-    return {name: weight.abs() * 9 for name, weight in initial_weights(network, seed).items()}
+    """Made-up sums of |g_t| and of g_t."""
+    signed = initial_weights(network, seed)
+    return {name: torch.stack([total.abs() * 9, total]) for name, total in signed.items()}
 
 
 def score(network, criterion, batches=(), initial=None, key=("a key",)):
@@ -97,8 +98,9 @@ def test_criteria_use_gradients_and_initial_weights_where_they_say_so():
     assert tuple(name for name in pruning.CRITERIA if pruning.uses(name, "gradient")) == GRADIENT_CRITERIA
     of_initial = [name for name in pruning.CRITERIA if pruning.uses(name, "initial_weight")]
     assert of_initial == ["magnitude_increase"]
-    for quantity, name in (("accumulated", "levai_zombori"), ("hessian_gradient", "grasp")):
-        assert [one for one in pruning.CRITERIA if pruning.uses(one, quantity)] == [name]
+    of_sums = [name for name in pruning.CRITERIA if name.startswith("levai_zombori")]
+    for quantity, names in (("accumulated", of_sums), ("hessian_gradient", ["grasp"])):
+        assert [one for one in pruning.CRITERIA if pruning.uses(one, quantity)] == names
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -129,12 +131,24 @@ def test_scores_equal_those_of_loops_over_weights_and_batches(criterion, seed):
         )
 
 
+@pytest.mark.parametrize(
+    "criterion, slow",
+    [
+        ("levai_zombori", lambda w, size, signed: abs(w) * size),
+        ("levai_zombori_signed", lambda w, size, signed: abs(w * signed)),
+        ("levai_zombori_power0.5", lambda w, size, signed: abs(w) * math.sqrt(size)),
+        ("levai_zombori_power2", lambda w, size, signed: abs(w) * size * size),
+        ("levai_zombori_power3", lambda w, size, signed: abs(w) * size * size * size),
+    ],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_levai_zombori_is_the_weight_times_the_sum_that_was_accumulated(seed):
+def test_levai_zombori_is_the_weight_times_the_sum_that_was_accumulated(criterion, slow, seed):
     network = double_network(seed)
-    for name, scores in score(network, "levai_zombori").items():
-        weight, total = prunable_parameters(network)[name].detach(), some_sums(network)[name]
-        assert torch.equal(scores, abs(weight * total)) and scores.max() > 0
+    for name, scores in score(network, criterion).items():
+        weight, sums = prunable_parameters(network)[name].detach(), some_sums(network)[name]
+        expected = [slow(*each) for each in zip(*(t.flatten().tolist() for t in (weight, *sums)))]
+        torch.testing.assert_close(scores.flatten(), torch.tensor(expected, dtype=torch.float64))
+        assert scores.max() > 0
 
 
 def test_gradient_sums_add_up_the_sizes_of_all_steps_gradients_and_go_on_from_a_state():
@@ -147,7 +161,7 @@ def test_gradient_sums_add_up_the_sizes_of_all_steps_gradients_and_go_on_from_a_
             loss.backward()
         sums.add()
         for name, of_batches in gradients.items():
-            sizes = [abs(gradient) for gradient in of_batches[0]]
+            sizes = [*(abs(gradient) for gradient in of_batches[0]), *of_batches[0]]
             expected[name] = [a + b for a, b in zip(expected.get(name, [0] * len(sizes)), sizes)]
         if index == 2:
             state = copy.deepcopy(sums.state_dict())

@@ -42,7 +42,7 @@ METHODS = all_methods()
 
 
 def test_all_combinations_are_there():
-    ways = 8 * 3 + 4  # criteria of weights in all scopes, those of filters in one
+    ways = 12 * 3 + 4  # criteria of weights in all scopes, those of filters in one
     assert len(METHODS) == len(set(METHODS)) == 2 + 3 * ways + 12 * ways
 
 

@@ -37,10 +37,16 @@ EVERY = [
     (criterion, scope)
     for criterion in CRITERIA
     for scope in (["layer"] if criterion.startswith("filter_") else methods.SCOPES)
+    if scope == "global" or not criterion.startswith("levai_zombori_")  # variants, alike but for the score
 ]
 SELECTED = [("snip", "global"), ("snip_batches", "layer"), ("magnitude_increase", "global")]
 SELECTED += [("filter_l2", "layer"), ("random", "layer")]
-SELECTED += [("levai_zombori", "global"), ("synflow", "layer"), ("grasp", "erk")]
+SELECTED += [
+    ("levai_zombori", "global"),
+    ("levai_zombori_signed", "global"),
+    ("synflow", "layer"),
+    ("grasp", "erk"),
+]
 AFTER = [
     ("rewind", ["--rewind_epoch", 0], "rewind0"),
     ("rewind", ["--rewind_epoch", 1], "rewind1"),
@@ -143,7 +149,7 @@ def kept_sums(*paths):
     """The sums of |gradient| beside these files."""
     sums = {}
     for path in paths:
-        sums |= torch.load(path.with_name(f"{path.stem}_gradients.pt"), weights_only=True)
+        sums |= torch.load(path.with_name(f"{path.stem}_gradient_sums.pt"), weights_only=True)
     return sums
 
 
@@ -354,15 +360,15 @@ def everything(prepared, tmp_path_factory):
 
 def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
     place, statuses = everything
-    assert len(statuses) == 2 * (28 + len(SELECTED)) and set(statuses.values()) == {0}
+    assert len(statuses) == 2 * (32 + len(SELECTED)) and set(statuses.values()) == {0}
     names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
-    assert len({str(name) for name in names}) == len(names) == 56
+    assert len({str(name) for name in names}) == len(names) == 64
     pruned = [
         path
         for path in folder(place).glob("*.pt")
         if (name := checkpoints.parse_name(path.name)) and name.sparsity
     ]
-    assert len(pruned) == 56 + 2 * 2 * len(SELECTED)
+    assert len(pruned) == 64 + 2 * 2 * len(SELECTED)
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "early"])
@@ -395,7 +401,8 @@ def test_every_criterion_and_scope_prunes_other_weights(everything, method, chos
         for criterion, scope in chosen:
             paths = files_of(everything[0], method, str(PruningMethod(schedule, criterion, scope)), 0.5)
             masks.add(gone_of(weights(*paths)).numpy().tobytes())
-    assert len(masks) == 2 * len(chosen)
+    # Between prunings is one step, whose gradients cannot cancel.
+    assert len(masks) == 2 * len(chosen) - (("levai_zombori_signed", "global") in chosen)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -412,13 +419,16 @@ def test_magnitude_increase_prunes_what_has_grown_least_since_the_kept_initialis
     assert growth[gone].max() <= growth[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
 
 
+@pytest.mark.parametrize("kind, criterion", [(0, "levai_zombori"), (1, "levai_zombori_signed")])
 @pytest.mark.parametrize("method", METHODS)
-def test_levai_zombori_prunes_the_lowest_weights_times_the_sums_of_the_training_before(everything, method):
+def test_levai_zombori_prunes_the_lowest_weights_times_the_sums_of_the_training_before(
+    everything, method, kind, criterion
+):
     place, _ = everything
     dense = files_of(place, method, "dense", 0.0)
     trained, summed = weights(*dense), kept_sums(*dense)
-    score = torch.cat([(trained[name] * summed[bare(name)]).abs().flatten() for name in trained])
-    gone = gone_of(weights(*files_of(place, method, "global_levai_zombori", 0.5)))
+    score = torch.cat([(trained[name] * summed[bare(name)][kind]).abs().flatten() for name in trained])
+    gone = gone_of(weights(*files_of(place, method, f"global_{criterion}", 0.5)))
     assert score[gone].max() <= score[~gone].min() and int(gone.sum()) == round(0.5 * len(gone))
 
 
@@ -608,7 +618,7 @@ def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work, 
     paths = [files_of(work, "sup", name, sparsity)[0] for sparsity in (0.5, 0.75, 0.875)]
     for earlier, later in zip(paths, paths[1:]):
         before, after, summed = weights(earlier), weights(later), kept_sums(earlier)
-        score = torch.cat([(before[key] * summed[bare(key)]).abs().flatten() for key in before])
+        score = torch.cat([(before[key] * summed[bare(key)][0]).abs().flatten() for key in before])
         kept_before, kept_after = ~gone_of(before), ~gone_of(after)
         assert score[kept_before & ~kept_after].max() <= score[kept_after].min()
     networks = bytes_of(work, "*.pt")
@@ -660,7 +670,8 @@ def test_sums_of_gradients_are_those_of_every_step_and_change_nothing_else(digit
             if parameter.grad is None:  # of the schedule of the head's learning rates
                 continue
             total = seen.get(id(parameter), (parameter, 0))[1]
-            seen[id(parameter)] = parameter, total + parameter.grad.abs()
+            both = torch.stack([parameter.grad.abs(), parameter.grad])
+            seen[id(parameter)] = parameter, total + both
         return step(optimizer, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
@@ -682,7 +693,7 @@ def test_sums_of_gradients_are_those_of_every_step_and_change_nothing_else(digit
             torch.testing.assert_close(total, found.contiguous())
     # Where the models are finished, they are trained once more, and the sums are the same.
     kept = {path: path.read_bytes() for path in (digits / "summed").glob("*.pt")}
-    for path in (digits / "summed").glob("*_gradients.*"):
+    for path in (digits / "summed").glob("*_gradient_sums.*"):
         path.unlink()
     assert main(*dense_training(method, "--accumulate_gradients", FOLDER_FLAG[method], "summed")) == 0
     assert {path: path.read_bytes() for path in (digits / "summed").glob("*.pt")} == kept

@@ -212,7 +212,8 @@ def training_command(study: Study, record: dict) -> str:
 def gradient_sums(
     study: Study, method: PruningMethod, files: Iterable[tuple[Path, dict | None]]
 ) -> dict[str, Tensor]:
-    """Layer name -> the sum of |g_t| over the training of these checkpoints, where the criterion looks at it.
+    """Layer name -> the sums of |g_t| and g_t over the training of these checkpoints, where the criterion
+    looks at them.
 
     Args:
         files: checkpoints and their records.

@@ -171,8 +171,8 @@ def epoch_path(checkpoint: Path, epoch: int) -> Path:
 
 
 def gradients_path(checkpoint: Path) -> Path:
-    """The sums of |gradient| over the training of a checkpoint's network: a file beside it."""
-    return checkpoint.with_name(f"{checkpoint.stem}_gradients.pt")
+    """The sums of |gradient| and gradient over the training of a checkpoint's network: a file beside it."""
+    return checkpoint.with_name(f"{checkpoint.stem}_gradient_sums.pt")
 
 
 def state_path(checkpoint: Path) -> Path:

@@ -23,7 +23,7 @@ from common.store.files import flat
 from common.store.populations import show_ids, stage_of
 
 # With weights and sums of gradients that were kept.
-_FILE = re.compile(r"(.+_id)([0-9]+)((?:_epoch[0-9]+|_gradients)?\.(?:pt|json))")
+_FILE = re.compile(r"(.+_id)([0-9]+)((?:_epoch[0-9]+|_gradient_sums)?\.(?:pt|json))")
 
 
 @dataclass(frozen=True)
