@@ -99,14 +99,17 @@ def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
         for figure, arrays in comparison.figures.items():
             pngs[figure] = plots.store(staged / "similarity" / f"{figure}.npz", arrays)
 
-    for picture in report.pictures:
+    for picture in (*report.pictures, *report.test_set_pictures):
         if "made" in picture.arrays:  # the arrays of a script's figure are stored already
             pngs[picture.name] = plots.png(picture.arrays)
         elif picture.name not in pngs:
             pngs[picture.name] = plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
-    rows |= {"report/evidence": report.evidence, "report/populations": contents.population_table(report)}
+    populations = contents.table_rows([*report.populations, *report.dense])
+    rows |= {"report/evidence": report.evidence, "report/populations": populations}
+    if report.test_sets:
+        rows["report/test_sets"] = contents.table_rows(report.test_sets)
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in combinations}
     for name, lines in (rows | lists).items():
         cells = table.write_rows(staged / f"{name}.csv", lines)

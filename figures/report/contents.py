@@ -2,13 +2,15 @@
 it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from operator import attrgetter
 
 import numpy as np
 
+from common.corruptions import CORRUPTIONS
 from common.store.table import MEASURES, Measure
-from figures.report import across, evidence, uncertainty
+from figures.report import across, evidence, test_sets, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Compared
 from figures.report.read import Combination, grouped, read_figure
@@ -32,7 +34,8 @@ class Report:
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
     populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
-    of noise; pictures; missing: what is not stored, in words.
+    of noise; pictures; missing: what is not stored, in words; test_sets: rows of numbers on other test images,
+    test_set_pictures theirs.
     """
 
     stored: list[Combination]
@@ -43,6 +46,8 @@ class Report:
     floors: dict[str, dict[str, np.ndarray]]
     pictures: list[Picture]
     missing: list[str]
+    test_sets: list[dict] = field(default_factory=list)
+    test_set_pictures: list[Picture] = field(default_factory=list)
 
 
 def collect(
@@ -52,7 +57,8 @@ def collect(
     there."""
     pruned = [population for population in stored if population.pruning_method != "dense"]
     compared, not_stored = evidence.read_compared(pruned)
-    missing = [f"{text}." for text in (*missing, *not_stored)]
+    shifted, left_out = test_sets.beside_clean(compared) if compared else ([], [])
+    missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
         return Report(stored, [], [], [], [], {}, [], missing)
     populations, dense = evidence.populations(compared), evidence.dense_populations(compared)
@@ -102,12 +108,16 @@ def collect(
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
     rows = evidence.all_evidence(compared)
-    return Report(stored, compared, populations, dense, rows, floors, pictures, list(dict.fromkeys(missing)))
+    missing, shifts = list(dict.fromkeys(missing)), []
+    for name in SHIFTS:
+        if any(name in row for row in shifted):
+            shifts.append(shift(compared, [*populations, *dense], shifted, name))
+    return Report(stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts)
 
 
-def population_table(report: Report) -> list[dict]:
-    """The rows of populations.csv: every number of a population, with its interval in columns of its own."""
-    ends = ("low", "high", "models", "circular")
+def table_rows(rows: list[dict]) -> list[dict]:
+    """Rows of a CSV: every number of a population, with its interval in columns of its own."""
+    ends = ("low", "high", "models", "circular", "chance")
     return [
         {
             column: value
@@ -118,7 +128,7 @@ def population_table(report: Report) -> list[dict]:
                 else {name: cell}
             ).items()
         }
-        for row in (*report.populations, *report.dense)
+        for row in rows
     ]
 
 
@@ -267,6 +277,61 @@ def against_sparsity(
         for key in ("value", "low", "high"):
             arrays[f"{key}_{index}"] = [scale * row[name][key] for row in group]
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
+
+
+SHIFTS = {  # what is drawn of test sets -> label of the axis, heading, caption
+    "accuracy": (
+        SHOWN["accuracy"].title,
+        "Accuracy on other test images",
+        "Look whether a curve falls at lower sparsities than the clean one does: there pruning costs more on "
+        "these images than the clean accuracy tells. Bars: 95 % intervals, Student's t over networks.",
+    ),
+    "pies": (
+        "PIEs (% of the images)",
+        "PIEs among other test images",
+        "Each test set has PIEs of its own, by the labels that the same networks give its images. Look whether "
+        "they become more with the strength. Bars: 95 % intervals, half-sampling over seeds.",
+    ),
+}
+
+
+def shift(compared: list[Compared], clean: list[dict], others: list[dict], name: str) -> Picture:
+    """A number on other test images and on the clean ones against sparsity: a row of panels for each kind of
+    test set, a column for each learning and pruning method."""
+    ylabel, heading, caption = SHIFTS[name]
+    rows = [{**row, "test_set": "clean", "images": len(compared[0].labels)} for row in clean] + others
+    learning = {row["learning_method"] for row in others}
+    methods = list(dict.fromkeys(each.method for each in compared if each.learning_method in learning))
+    kinds: dict[str, dict[str, None]] = {}
+    for row in others:
+        kind, _ = CORRUPTIONS.get(row["test_set"], ("other images", 0))
+        kinds.setdefault(kind, {"clean": None})[row["test_set"]] = None
+    arrays = {
+        "figure": "test_sets",
+        "title": across.title(compared, f"{heading}, against sparsity"),
+        "ylabel": ylabel,
+        "rows": list(kinds),
+        "columns": methods,
+    }
+    series = []
+    for (place, sets), (column, method) in product(enumerate(kinds.values()), enumerate(methods)):
+        with_dense = method, f"{method.split(' ')[0]} dense"
+        for test_set in sets:
+            shown = [
+                row
+                for row in rows
+                if row["test_set"] == test_set
+                and name in row
+                and f"{row['learning_method']} {row['pruning_method']}" in with_dense
+            ]
+            index = len(series)
+            series.append((test_set, place, column))
+            arrays[f"sparsity_{index}"] = [row["sparsity"] for row in shown]
+            for key in ("value", "low", "high"):
+                of_all = [row["images"] if name == "pies" else 1 for row in shown]
+                arrays[f"{key}_{index}"] = [100 * row[name][key] / n for row, n in zip(shown, of_all)]
+    arrays |= dict(zip(("series", "row", "column"), map(list, zip(*series))))
+    return Picture(f"test_sets_{name}", heading, caption, arrays)
 
 
 def against_models(compared: list[Compared]) -> Picture:

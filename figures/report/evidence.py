@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -36,6 +36,11 @@ class Networks:
     depth_ids: np.ndarray
     depth: np.ndarray
     classes: int
+
+    @functools.cached_property
+    def modal_labels(self) -> dict[tuple[int, ...], np.ndarray]:
+        """What `labels_of_sets` found; forgotten with the networks."""
+        return {}
 
     def predictions_of(self, seeds: tuple[int, ...]) -> np.ndarray:
         """(len(seeds), N)"""
@@ -116,20 +121,38 @@ def read_networks(combination: Combination, prefix: str = "") -> Networks | None
     )
 
 
+def with_dense(compared: list[Compared]) -> list[Compared]:
+    """The dense networks of every learning method as a population too, before the others."""
+    first = {each.learning_method: each for each in reversed(compared)}
+    dense = [
+        replace(
+            each,
+            pruning_method="dense",
+            sparsity=0.0,
+            pruned=each.dense,
+            made=each.made | {"checkpoints": each.made["dense_checkpoints"]},
+        )
+        for each in first.values()
+    ]
+    return [*dense[::-1], *compared]
+
+
 def shared(*populations: Compared) -> tuple[int, ...]:
     """The ids that all the populations have, dense and pruned."""
     ids = [set(networks.ids.tolist()) for each in populations for networks in (each.dense, each.pruned)]
     return tuple(sorted(set.intersection(*ids)))
 
 
-@functools.cache
 def labels_of_sets(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
     """Modal labels (1 + S, N): of all these seeds, then of their half-samples; S = 0 with fewer than 6 seeds.
     What was asked for once is remembered."""
-    sets = np.ones((1, len(seeds)), bool)
-    if len(seeds) >= uncertainty.FEWEST_SEEDS:
-        sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
-    return uncertainty.modal_labels_of_sets(networks.predictions_of(seeds), sets)
+    if seeds not in networks.modal_labels:
+        sets = np.ones((1, len(seeds)), bool)
+        if len(seeds) >= uncertainty.FEWEST_SEEDS:
+            sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
+        found = uncertainty.modal_labels_of_sets(networks.predictions_of(seeds), sets)
+        networks.modal_labels[seeds] = found
+    return networks.modal_labels[seeds]
 
 
 def pies(population: Compared, seeds: tuple[int, ...]) -> np.ndarray:
@@ -149,6 +172,14 @@ def pies_minus(population: Compared, other: Compared) -> dict:
     if not seeds:
         return uncertainty.mean_estimate(np.zeros(0))
     return uncertainty.half_sampled(pies(population, seeds).sum(1) - pies(other, seeds).sum(1), len(seeds))
+
+
+def overlap(first: np.ndarray, second: np.ndarray, models: int) -> dict:
+    """The Jaccard similarity of PIE sets (1 + S, N) of so many seeds and their half-samples, with its
+    interval, beside that of random sets of these sizes."""
+    common, either = (first & second).sum(1), (first | second).sum(1)
+    chance = similarity.expected_jaccard(*(int(each[0].sum()) for each in (first, second)), first.shape[1])
+    return uncertainty.half_sampled_ratio(common, either, models) | {"chance": chance}
 
 
 def equal_seeds(populations: list[Compared]) -> dict[str, tuple[int, ...]]:
@@ -231,16 +262,14 @@ def populations(compared: list[Compared]) -> list[dict]:
 
 def dense_populations(compared: list[Compared]) -> list[dict]:
     """One row for each dense population: its accuracy with its interval."""
-    first = {population.learning_method: population for population in reversed(compared)}
     return [
         {
             **population.facts,
-            "pruning_method": "dense",
-            "sparsity": 0.0,
             "networks": len(population.dense.ids),
             "accuracy": accuracy(population.dense, population.labels),
         }
-        for _, population in sorted(first.items())
+        for population in with_dense(compared)
+        if population.pruning_method == "dense"
     ]
 
 

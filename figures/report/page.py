@@ -13,6 +13,7 @@ from string import Template
 
 import numpy as np
 
+from common.corruptions import STRENGTHS
 from common.methods import describe
 from common.store.table import KEY_COLUMNS, MEASURES
 from figures.report import against, claims, uncertainty
@@ -67,10 +68,18 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
                 f'<th class="number">{text(measure.title)}</th>' for measure in MEASURES.values()
             ),
             "measured": measure_lines(report),
+            "shifts": figures(report.test_set_pictures, pngs),
+            "strengths": text(
+                "; ".join(
+                    f"{kind}_: {', '.join(map(str, by))}, {what}" for kind, (what, by) in STRENGTHS.items()
+                )
+            ),
+            "test_sets": test_set_lines(report.test_sets),
             "meanings": items([f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()]),
         }
     values["title"] = f"Report: {values['name']}"
     absent = ["nothing compared" if report.compared else "compared", *["missing"] * (not report.missing)]
+    absent += ["test sets"] * (not report.test_sets)
     return fill(values, ["two runs", *absent])
 
 
@@ -89,7 +98,7 @@ def write_against(report: against.Report, pngs: dict[str, bytes]) -> str:
         "figures": figures(report.pictures, pngs),
         "fewest_seeds": uncertainty.FEWEST_SEEDS,
     }
-    return fill(values, ["of one run", "nothing compared", "compared", "missing"])
+    return fill(values, ["of one run", "nothing compared", "compared", "missing", "test sets"])
 
 
 def difference_table(report: against.Report, measure: str, title: str, scale: float, decimals: int) -> str:
@@ -437,6 +446,29 @@ def measure_lines(report: Report) -> str:
         for name, (_, _, scale, decimals) in MEASURES.items():
             cells.append(show(numbers[name], scale, decimals) if name in numbers else "")
         lines.append(line([*map(text, cells)], range(2, len(cells))))
+    return "".join(lines)
+
+
+TEST_SET_COLUMNS = {  # for `show`
+    "accuracy": (100, 2),
+    "clean_accuracy": (100, 2),
+    "difference": (100, 2, True),
+    "pies": (),
+    "clean_pies": (),
+    "jaccard": (1, 3),
+}
+
+
+def test_set_lines(rows: list[dict]) -> str:
+    """One line for each test set and population."""
+    lines = []
+    for row in rows:
+        cells = [row["test_set"], *(row[name] for name in KEY_COLUMNS[:2]), f"{100 * row['sparsity']:g}"]
+        cells += [row["networks"], row["images"]]
+        cells += [show(row[name], *how) if name in row else "" for name, how in TEST_SET_COLUMNS.items()]
+        chance = {"value": row["jaccard"]["chance"], "low": math.nan} if "jaccard" in row else {}
+        cells.append(show(chance, 1, 3) if chance else "")
+        lines.append(line([*map(text, cells)], range(3, len(cells))))
     return "".join(lines)
 
 

@@ -142,6 +142,34 @@ def square_root_scale(panel: Axes, which: str, highest: float) -> None:
     panel.set(**{f"{which}lim": (-0.002 * highest, 1.1 * highest)})  # what is at 0 is seen
 
 
+def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]) -> bool:
+    """The series at these places among those of `draw_against_sparsity`, in looks of label, style and colour;
+    whether some have an interval."""
+    all_ = [values for key, values in arrays.items() if key.startswith("sparsity_")]
+    sparsities, with_intervals = np.unique(np.concatenate(all_)), False
+    for order, (index, (label, style, colour)) in enumerate(looks.items()):
+        columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
+        sparsity, value, low, high = np.array(columns)[:, np.argsort(columns[0])]
+        # Beside one another, so that no interval hides another.
+        place = np.searchsorted(sparsities, sparsity) + 0.7 * ((order + 0.5) / len(looks) - 0.5)
+        known = np.isfinite(low + high)
+        panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
+        edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
+        panel.plot(place, value, style, color=colour, linewidth=1, label=label, **edge)
+        with_intervals |= known.any()
+    panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
+    panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
+    panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
+    panel.tick_params(which="minor", length=0)
+    panel.set_xlim(-0.5, len(sparsities) - 0.5)
+    return with_intervals
+
+
+def line_style(kind: int) -> str:
+    """Marker and line of the series of a kind."""
+    return f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
+
+
 def draw_against_sparsity(arrays: dict) -> Figure:
     """A number against sparsity: `ylabel`, `series` and `learning_methods` (S,), and for each series s
     `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval. `counts` () where the
@@ -153,30 +181,45 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
     width = max(6.5, 0.08 * len(series) * len(sparsities)) + 0.075 * max(map(len, series)) + 0.6
     figure, (panel,) = titled_figure(arrays, width, max(4.2, 0.19 * len(series) + 1.4))
-    with_intervals = False
-    for index, (name, method) in enumerate(zip(series, methods)):
-        columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
-        sparsity, value, low, high = np.transpose(sorted(zip(*columns)))
-        kind, colour = kinds.index(pruning[index]), METHOD_COLOURS.get(method, LINE_COLOUR)
-        # Beside one another, so that no interval hides another.
-        place = np.searchsorted(sparsities, sparsity) + 0.7 * ((index + 0.5) / len(series) - 0.5)
-        known = np.isfinite(low + high)
-        panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
-        style = f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
-        edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
-        panel.plot(place, value, style, color=colour, linewidth=1, label=name, **edge)
-        with_intervals |= known.any()
-    panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
-    panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
-    panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
-    panel.tick_params(which="minor", length=0)
-    panel.set_xlim(-0.5, len(sparsities) - 0.5)
+    looks = {
+        index: (name, line_style(kinds.index(kind)), METHOD_COLOURS.get(method, LINE_COLOUR))
+        for index, (name, kind, method) in enumerate(zip(series, pruning, methods))
+    }
+    with_intervals = draw_lines(panel, arrays, looks)
     ylabel = plain(arrays["ylabel"])
     if "counts" in arrays:
         square_root_scale(panel, "y", panel.dataLim.y1)
         ylabel += ", square-root scale"
     label_axes(panel, "sparsity (%), not to scale", ylabel)
     panel.legend(**BESIDE, handlelength=3, title="bars: 95 % intervals" if with_intervals else None)
+    return figure
+
+
+def draw_test_sets(arrays: dict) -> Figure:
+    """A number against sparsity on several test sets, in panels: `ylabel`, names of `rows` and `columns`; of
+    each series its test set `series`, `row` and `column` (S,), the first of a row that of the clean images,
+    and what `draw_against_sparsity` takes."""
+    rows, columns, series = (names_in(arrays, key) for key in ("rows", "columns", "series"))
+    size = 2.9 * len(columns) + 1 + 0.075 * max(map(len, series)), 1.9 * len(rows) + 0.9
+    figure, panels = titled_figure(arrays, *size, len(rows), len(columns), sharex=True, sharey=True)
+    colours = [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS[:6]]  # clean images first
+    for place, panel in enumerate(panels):
+        row, column = divmod(place, len(columns))
+        chosen = np.flatnonzero((arrays["row"] == row) & (arrays["column"] == column))
+        looks = {
+            index: (series[index], line_style(kind), colours[kind % len(colours)])
+            for kind, index in enumerate(chosen)
+        }
+        draw_lines(panel, arrays, looks)
+        last = row == len(rows) - 1
+        label_axes(
+            panel,
+            "sparsity (%), not to scale" * last,
+            plain(arrays["ylabel"]) * (column == 0),
+            columns[column] * (row == 0),
+        )
+    for row, panel in zip(rows, panels[len(columns) - 1 :: len(columns)]):
+        panel.legend(**BESIDE, handlelength=3, title=row)
     return figure
 
 
@@ -311,6 +354,7 @@ KINDS = plots.KINDS | {
     "pies_per_class": draw_pies_per_class,
     "against_sparsity": draw_against_sparsity,
     "against_models": draw_against_models,
+    "test_sets": draw_test_sets,
     "umap_grid": draw_umap_grid,
     "noise_floor": draw_noise_floor,
     "gallery": draw_gallery,

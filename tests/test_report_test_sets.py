@@ -1,0 +1,303 @@
+"""The report's section on other test images: every number found again by slow counts, what is of other
+networks left out and named."""
+
+import csv
+import gc
+import json
+import math
+import re
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+from stored_results import make_results
+from test_evidence import Stored, accuracy, half_sampled, half_samples, share, student
+from test_evidence import estimate, variance_of_halves
+from test_report import Page, compared_in
+
+from common.corruptions import CORRUPTIONS, STRENGTHS
+from common.store.files import read_arrays
+from figures import make_figures
+from figures.report import evidence, plots
+
+LEARNING, SPARSITIES = ("SupCon", "supervised"), (0.5, 0.9)
+SMALL = dict(models=6, methods=("global",), sparsities=SPARSITIES, umap=False, q_score=False, depths=False)
+SETS = ("blur_2", "noise_1", "noise_3", "v6")  # all but v6 are corruptions; blur_2 is of other labels
+
+
+def make(folder, *flags):
+    return make_figures.main(["--results", str(folder), *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pies") / "few digits"
+    make_results(folder, **SMALL)
+    for name, shift in (("noise_1", 0.3), ("noise_3", 0.9)):
+        make_results(folder / "test_sets" / name, **SMALL, shift=shift)
+    for name, images in (("v6", 40), ("blur_2", 50)):
+        make_results(folder / "test_sets" / name, **SMALL, images=images, shift=0.5)
+    assert make(folder) == 0
+    return folder
+
+
+def rows_of(folder):
+    with (folder / "report/test_sets.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def page_of(folder):
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def same(row, name, expected):
+    for end in ("value", "low", "high"):
+        found = row[f"{name}_{end}" if end != "value" else name]
+        wanted = expected[end]
+        assert (found == "") if math.isnan(wanted) else float(found) == pytest.approx(wanted, abs=2e-6), name
+
+
+def bounded(expected, low, high):
+    return expected | {end: min(max(expected[end], low), high) for end in ("low", "high")}
+
+
+def by_chance(size, other, images):
+    """The mean Jaccard similarity of random sets: over the sizes of their intersection."""
+    ways = {
+        common: math.comb(size, common) * math.comb(images - size, other - common)
+        for common in range(max(0, size + other - images), min(size, other) + 1)
+    }
+    return sum(n * common / (size + other - common) for common, n in ways.items()) / sum(ways.values())
+
+
+def both_of(results, row):
+    sparsity = float(row["sparsity"]) or SPARSITIES[0]  # the dense networks stand with the pruned ones
+    key = row["learning_method"], "global", sparsity
+    return Stored(results / "test_sets" / row["test_set"], key), Stored(results, key)
+
+
+def test_every_population_of_both_has_a_row(results):
+    rows = rows_of(results)
+    found = [(row["test_set"], row["learning_method"], float(row["sparsity"])) for row in rows]
+    assert sorted(found) == [
+        (name, each, s) for name in SETS for each in LEARNING for s in (0.0, *SPARSITIES)
+    ]
+    images = {row["test_set"]: row["images"] for row in rows}
+    assert images == {"blur_2": "50", "noise_1": "60", "noise_3": "60", "v6": "40"}
+    assert {row["networks"] for row in rows} == {"6"}
+    assert (results / "report/test_sets.tex").read_text().count(r"\\") == len(rows) + 1
+
+
+def test_accuracies_and_their_difference_are_those_of_the_same_networks(results):
+    for row in rows_of(results):
+        dense = row["pruning_method"] == "dense"
+        means = []
+        for stored in both_of(results, row):
+            networks = stored.dense if dense else stored.pruned
+            means.append([accuracy(networks[one], stored.truth) for one in stored.ids])
+        for name, values in zip(("accuracy", "clean_accuracy"), means):
+            same(row, name, bounded(student(values), 0, 1))
+        same(row, "difference", student([first - second for first, second in zip(*means)]))
+
+
+def test_pies_and_their_likeness_by_slow_votes(results):
+    for row in rows_of(results):
+        if row["pruning_method"] == "dense":
+            assert row["pies"] == row["clean_pies"] == row["jaccard"] == ""
+            continue
+        other, clean = both_of(results, row)
+        ids = tuple(clean.ids)
+        for name, stored in (("pies", other), ("clean_pies", clean)):
+            same(row, name, half_sampled(lambda half: len(stored.pies(half)), ids, (0, math.inf)))
+        if row["test_set"] not in ("noise_1", "noise_3"):  # of other images, or other labels
+            assert row["jaccard"] == row["jaccard_chance"] == ""
+            continue
+
+        def common(half):
+            return len(other.pies(half) & clean.pies(half))
+
+        def either(half):
+            return len(other.pies(half) | clean.pies(half))
+
+        halves = half_samples(ids)
+        parts, wholes = ([count(half) for half in halves] for count in (common, either))
+        residuals = [a - sum(parts) / sum(wholes) * u for a, u in zip(parts, wholes)]
+        spread = variance_of_halves(residuals, halves) / (either(ids) * sum(wholes) / len(wholes))
+        value = share(other.pies(ids) & clean.pies(ids), other.pies(ids) | clean.pies(ids))
+        same(row, "jaccard", estimate(value, spread, 5, 6, (0, 1)))
+        chance = by_chance(len(other.pies(ids)), len(clean.pies(ids)), 60)
+        assert float(row["jaccard_chance"]) == pytest.approx(chance, abs=2e-6)
+
+
+def check(cell, row, name, scale, decimals):
+    """A cell of the page has the number and the interval of the table, which is rounded too."""
+    wanted = [float(row[f"{name}{end}"]) for end in ("", "_low", "_high") if row[f"{name}{end}"]]
+    numbers = [float(number) for number in re.findall(r"[-+]?[0-9.]+", cell.replace("−", "-"))]
+    assert len(numbers) == len(wanted) and ("[" in cell) == (len(wanted) == 3), name
+    for number, exact in zip(numbers, wanted):
+        assert number == pytest.approx(scale * exact, abs=0.501 * 10**-decimals), name
+
+
+def test_the_page_shows_the_rows_of_the_table(results):
+    page = page_of(results)
+    titles, *lines = page.tables[place_of(page)][1]
+    assert titles[:4] == ["test set", "method", "pruning", "sparsity (%)"] and len(titles) == 13
+    rows = rows_of(results)
+    assert len(lines) == len(rows)
+    for row, (*facts, accuracy_, clean, difference, pies, clean_pies, jaccard, chance) in zip(rows, lines):
+        sparsity = f"{100 * float(row['sparsity']):g}"
+        assert facts == [
+            row["test_set"],
+            row["learning_method"],
+            row["pruning_method"],
+            sparsity,
+            "6",
+            row["images"],
+        ]
+        check(accuracy_, row, "accuracy", 100, 2)
+        check(clean, row, "clean_accuracy", 100, 2)
+        check(difference, row, "difference", 100, 2)
+        assert difference[0] in "+−"
+        check(pies, row, "pies", 1, 0)
+        check(clean_pies, row, "clean_pies", 1, 0)
+        check(jaccard, row, "jaccard", 1, 3)
+        assert (chance == "") == (row["jaccard_chance"] == "")
+        assert chance == "" or float(chance) == pytest.approx(float(row["jaccard_chance"]), abs=0.00051)
+
+
+def place_of(page):
+    [place] = [place for place, (_, rows) in enumerate(page.tables) if rows and rows[0][0] == "test set"]
+    return place
+
+
+def test_the_page_says_what_the_strengths_are(results):
+    text = page_of(results).text
+    assert "this project's own, not those of CIFAR-10-C" in text
+    for kind, (what, strengths) in STRENGTHS.items():
+        assert f"{kind}_: {', '.join(map(str, strengths))}, {what}" in text
+        assert [CORRUPTIONS[f"{kind}_{1 + i}"] for i in range(3)] == [(kind, by) for by in strengths]
+    assert len(CORRUPTIONS) == 12
+
+
+@pytest.mark.parametrize("name, scale", [("accuracy", 1), ("pies", 60)])
+def test_a_figure_has_a_line_for_each_test_set_and_the_clean_images(results, name, scale):
+    arrays = read_arrays(results / f"report/test_sets_{name}.npz")
+    assert arrays["rows"].tolist() == ["blur", "noise", "other images"]
+    assert arrays["columns"].tolist() == ["SupCon global", "supervised global"]
+    lines = list(zip(arrays["series"].tolist(), arrays["row"].tolist(), arrays["column"].tolist()))
+    of_rows = (("clean", "blur_2"), ("clean", "noise_1", "noise_3"), ("clean", "v6"))
+    assert lines == [(each, r, c) for r, names in enumerate(of_rows) for c in (0, 1) for each in names]
+    rows = {
+        (row["test_set"], f"{row['learning_method']} global", float(row["sparsity"])): row
+        for row in rows_of(results)
+    }
+    for index, (test_set, _, column) in enumerate(lines):
+        sparsities = arrays[f"sparsity_{index}"].tolist()
+        assert sorted(sparsities) == ([0.0] * (name == "accuracy") + list(SPARSITIES))
+        for place, sparsity in enumerate(sparsities):
+            method = arrays["columns"][column]
+            row = rows["v6" if test_set == "clean" else test_set, method, sparsity]
+            images = int(row["images"]) if test_set != "clean" else 60
+            for end in ("", "_low", "_high"):
+                stored = float(row[f"{'clean_' * (test_set == 'clean')}{name}{end}"])
+                drawn = arrays[f"{end.strip('_') or 'value'}_{index}"][place]
+                assert drawn == pytest.approx(100 * stored / (images if scale > 1 else 1), abs=1e-3)
+
+
+def test_lines_of_a_panel_are_told_apart_without_colours(results):
+    figure = plots.draw(read_arrays(results / "report/test_sets_accuracy.npz"))
+    panels = figure.axes
+    assert len(panels) == 6 and [panel.get_title() for panel in panels[:2]] == [
+        "SupCon global",
+        "supervised global",
+    ]
+    for panel in panels:
+        looks = [(line.get_marker(), line.get_linestyle()) for line in panel.get_lines()]
+        assert len(set(looks)) == len(looks) >= 2
+    legends = [panel.get_legend() for panel in panels]
+    assert [bool(legend) for legend in legends] == [False, True] * 3
+    words = [[text.get_text() for text in legend.get_texts()] for legend in legends[1::2]]
+    assert words == [["clean", "blur_2"], ["clean", "noise_1", "noise_3"], ["clean", "v6"]]
+    assert [legend.get_title().get_text() for legend in legends[1::2]] == ["blur", "noise", "other images"]
+
+
+def test_without_test_sets_there_is_no_section(tmp_path, empty_figures):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    assert make(folder) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Other test images" not in text and "test set</th>" not in text and "CIFAR-10-C" not in text
+    assert not [path for path in (folder / "report").iterdir() if path.name.startswith("test_sets")]
+
+
+def test_a_report_of_one_test_set_goes_on_working(results, tmp_path, empty_figures):
+    folder = shutil.copytree(results, tmp_path / "few digits") / "test_sets/noise_3"
+    assert make(folder) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "noise_3" in text and "Other test images" not in text
+
+
+def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path, empty_figures):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    key = ("SupCon", "global", 0.9)
+    make_results(folder / "test_sets/noise_1", **SMALL, ids={key: [0, 1, 2, 3, 4, 9]})
+    make_results(folder / "test_sets/v6", **SMALL | dict(learning=("supervised",)))
+    (folder / "test_sets/halted").mkdir()
+    for name, part in (("torn", "populations"), ("lost", "evaluations")):
+        make_results(folder / "test_sets" / name, **SMALL | dict(learning=("supervised",)))
+        next((folder / "test_sets" / name / "supervised" / part).glob("*0.9*")).write_bytes(b"torn")
+    assert make(folder, "--release", tmp_path / "copy") == 0
+    found = {(row["test_set"], row["learning_method"], row["sparsity"]) for row in rows_of(folder)}
+    every = [
+        (name, each) for name in ("noise_1", "v6") for each in LEARNING if (name, each) != ("v6", "SupCon")
+    ]
+    wanted = {(name, each, str(s)) for name, each in every for s in (0.0, *SPARSITIES)}
+    wanted -= {("noise_1", "SupCon", "0.9")}
+    assert found == wanted | {("lost", "supervised", "0.0"), ("lost", "supervised", "0.5")}
+    text = page_of(folder).text
+    assert (
+        "test set noise_1, of other networks than the clean results: SupCon global 0.9; run the PIE" in text
+    )
+    for name in ("halted", "torn"):
+        assert f"test set {name}: " in text
+    assert "test set lost, everything but its figures of supervised global 0.9: the predictions" in text
+    assert "prediction depth of supervised global 0.9: run" in text  # of the clean images alone
+    assert "test set v6" not in text
+
+
+def test_the_dense_networks_must_be_the_same_too(tmp_path, empty_figures):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    ids = {("supervised", "dense", 0.0): [0, 1, 2, 3, 4, 9]}
+    make_results(folder / "test_sets/noise_1", **SMALL, ids=ids)
+    assert make(folder) == 0
+    assert {row["learning_method"] for row in rows_of(folder)} == {"SupCon"}
+    assert "supervised dense 0, supervised global 0.5, supervised global 0.9" in page_of(folder).text
+
+
+def test_a_release_has_the_same_section(results, tmp_path):
+    copy = tmp_path / "copy" / "few digits"
+    assert make(results, "--release", copy) == 0 and make(copy) == 0
+    assert rows_of(copy) == rows_of(results)
+    pages = [page_of(folder) for folder in (results, copy)]
+    first, second = (page.tables[place_of(page)] for page in pages)
+    assert first == second
+    for name in ("accuracy", "pies"):
+        pictures = [(each / f"report/test_sets_{name}.png").read_bytes() for each in (results, copy)]
+        assert pictures[0] == pictures[1]
+    stored = [path for path in copy.glob("test_sets/*/*/*/*.npz")]
+    assert {path.parent.name for path in stored} == {"populations", "evaluations"}
+    assert not any("mask_bits" in np.load(path) for path in stored)
+    assert json.loads(str(np.load(stored[0])["made"]))["data"] == "sum of the data"
+
+
+def test_what_was_voted_is_forgotten_with_the_networks(results):
+    compared = compared_in(results)
+    networks, seeds = compared[0].pruned, compared[0].seeds
+    assert evidence.labels_of_sets(networks, seeds) is evidence.labels_of_sets(networks, seeds)
+    gone = weakref.ref(networks)
+    del networks, compared
+    gc.collect()
+    assert gone() is None
