@@ -17,12 +17,13 @@ from test_evidence import estimate, variance_of_halves
 from test_report import Page, compared_in
 
 from common.corruptions import CORRUPTIONS, STRENGTHS
-from common.store.files import read_arrays
+from common.store.files import read_arrays, write_arrays
 from figures import make_figures
 from figures.report import evidence, plots
 
 LEARNING, SPARSITIES = ("SupCon", "supervised"), (0.5, 0.9)
 SMALL = dict(models=6, methods=("global",), sparsities=SPARSITIES, umap=False, q_score=False, depths=False)
+COMMAND = "sup_pie_kmodels_detection.py with v6"
 SETS = ("blur_2", "noise_1", "noise_3", "v6")  # all but v6 are corruptions; blur_2 is of other labels
 
 
@@ -38,6 +39,11 @@ def results(tmp_path_factory):
         make_results(folder / "test_sets" / name, **SMALL, shift=shift)
     for name, images in (("v6", 40), ("blur_2", 50)):
         make_results(folder / "test_sets" / name, **SMALL, images=images, shift=0.5)
+    path = folder / "test_sets/v6/supervised/populations/global_0.9.npz"
+    arrays = read_arrays(path)
+    made, runs = (json.loads(str(arrays[name])) for name in ("made", "runs"))
+    arrays["runs"] = json.dumps(runs | {"analysis": COMMAND})
+    write_arrays(path, arrays, {name: made[name] for name in made if name != "format"})
     assert make(folder) == 0
     return folder
 
@@ -109,7 +115,7 @@ def test_pies_and_their_likeness_by_slow_votes(results):
         other, clean = both_of(results, row)
         ids = tuple(clean.ids)
         for name, stored in (("pies", other), ("clean_pies", clean)):
-            same(row, name, half_sampled(lambda half: len(stored.pies(half)), ids, (0, math.inf)))
+            same(row, name, half_sampled(lambda half: len(stored.pies(half)), ids, (0, len(stored.images))))
         if row["test_set"] not in ("noise_1", "noise_3"):  # of other images, or other labels
             assert row["jaccard"] == row["jaccard_chance"] == ""
             continue
@@ -166,6 +172,12 @@ def test_the_page_shows_the_rows_of_the_table(results):
         assert chance == "" or float(chance) == pytest.approx(float(row["jaccard_chance"]), abs=0.00051)
 
 
+def test_the_page_names_the_commands(results):
+    assert rows_of(results)[-1]["command"] == COMMAND
+    text = page_of(results).text
+    assert text.count(f"python {COMMAND} python") == 1 and text.count(f"python {COMMAND}") == 1
+
+
 def place_of(page):
     [place] = [place for place, (_, rows) in enumerate(page.tables) if rows and rows[0][0] == "test set"]
     return place
@@ -219,7 +231,8 @@ def test_lines_of_a_panel_are_told_apart_without_colours(results):
     assert [bool(legend) for legend in legends] == [False, True] * 3
     words = [[text.get_text() for text in legend.get_texts()] for legend in legends[1::2]]
     assert words == [["clean", "blur_2"], ["clean", "noise_1", "noise_3"], ["clean", "v6"]]
-    assert [legend.get_title().get_text() for legend in legends[1::2]] == ["blur", "noise", "other images"]
+    kinds = [panel.get_ylabel().split("\n")[0] for panel in panels[::2]]
+    assert kinds == ["blur", "noise", "other images"]
 
 
 def test_without_test_sets_there_is_no_section(tmp_path, empty_figures):

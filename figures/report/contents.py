@@ -290,7 +290,7 @@ SHIFTS = {  # what is drawn of test sets -> label of the axis, heading, caption
         "PIEs (% of the images)",
         "PIEs among other test images",
         "Each test set has PIEs of its own, by the labels that the same networks give its images. Look whether "
-        "they become more with the strength. Bars: 95 % intervals, half-sampling over seeds.",
+        "they become more with the strength. Square-root scale; bars: 95 % intervals, half-sampling over seeds.",
     ),
 }
 
@@ -331,6 +331,8 @@ def shift(compared: list[Compared], clean: list[dict], others: list[dict], name:
                 of_all = [row["images"] if name == "pies" else 1 for row in shown]
                 arrays[f"{key}_{index}"] = [100 * row[name][key] / n for row, n in zip(shown, of_all)]
     arrays |= dict(zip(("series", "row", "column"), map(list, zip(*series))))
+    if name == "pies":
+        arrays["counts"] = True
     return Picture(f"test_sets_{name}", heading, caption, arrays)
 
 

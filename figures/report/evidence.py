@@ -162,7 +162,8 @@ def pies(population: Compared, seeds: tuple[int, ...]) -> np.ndarray:
 
 def number_of_pies(population: Compared, seeds: tuple[int, ...]) -> dict:
     """The number of PIEs with its interval."""
-    return uncertainty.half_sampled(pies(population, seeds).sum(1), len(seeds), (0, math.inf))
+    bounds = 0, len(population.labels)
+    return uncertainty.half_sampled(pies(population, seeds).sum(1), len(seeds), bounds)
 
 
 def pies_minus(population: Compared, other: Compared) -> dict:

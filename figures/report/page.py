@@ -31,6 +31,7 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         pngs: name of a picture -> what is drawn of it.
     """
     rows, commands = provenance(report.stored)
+    commands += dict.fromkeys(row["command"] for row in report.test_sets)
     command = f"figures/make_figures.py --results {shlex.quote(str(results_folder))}"
     values = {
         "name": text(results_folder.name),

@@ -211,15 +211,13 @@ def draw_test_sets(arrays: dict) -> Figure:
             for kind, index in enumerate(chosen)
         }
         draw_lines(panel, arrays, looks)
-        last = row == len(rows) - 1
-        label_axes(
-            panel,
-            "sparsity (%), not to scale" * last,
-            plain(arrays["ylabel"]) * (column == 0),
-            columns[column] * (row == 0),
-        )
-    for row, panel in zip(rows, panels[len(columns) - 1 :: len(columns)]):
-        panel.legend(**BESIDE, handlelength=3, title=row)
+        xlabel = "sparsity (%), not to scale" * (row == len(rows) - 1)
+        ylabel = f"{rows[row]}\n{plain(arrays['ylabel'])}" * (column == 0)
+        label_axes(panel, xlabel, ylabel, columns[column] * (row == 0))
+    if "counts" in arrays:
+        square_root_scale(panel, "y", max(panel.dataLim.y1 for panel in panels))
+    for panel in panels[len(columns) - 1 :: len(columns)]:
+        panel.legend(**BESIDE, handlelength=3)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Results on other test images beside those on the clean ones, of the same networks."""
 
-import math
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from common.cli import UserError
 from common.corruptions import CORRUPTIONS
 from figures.report import evidence, uncertainty
 from figures.report.evidence import Compared
-from figures.report.read import read_populations
+from figures.report.read import in_order, read_populations
 
 SAME = ("checkpoints", "dense_checkpoints")
 
@@ -30,7 +30,7 @@ def beside_clean(clean: list[Compared]) -> tuple[list[dict], list[str]]:
         pruned = [replace(each, depths={}) for each in stored if each.pruning_method != "dense"]
         compared, not_stored = evidence.read_compared(pruned)
         missing += [f"test set {name}, {text}" for text in not_stored]
-        for population in evidence.with_dense(compared):
+        for population in sorted(evidence.with_dense(compared), key=in_order):
             beside = known.get(tuple(population.facts.values()))
             if beside and any(population.made[fact] != beside.made[fact] for fact in SAME):
                 others.append(population.label)
@@ -54,15 +54,14 @@ def row(name: str, population: Compared, clean: Compared) -> dict:
         "test_set": name,
         "images": len(population.labels),
         "networks": len(population.pruned.ids),
+        "command": json.loads(str(population.arrays["runs"]))["analysis"],
         "accuracy": uncertainty.mean_estimate(right[0], (0, 1)),
         "clean_accuracy": uncertainty.mean_estimate(right[1], (0, 1)),
         "difference": uncertainty.mean_estimate(right[0] - right[1], (-1, 1)),
     }
     if population.pruning_method == "dense":
         return facts
-    sets = [evidence.pies(each, seeds) for each in both]
-    for column, found in zip(("pies", "clean_pies"), sets):
-        facts[column] = uncertainty.half_sampled(found.sum(1), len(seeds), (0, math.inf))
+    facts |= zip(("pies", "clean_pies"), [evidence.number_of_pies(each, seeds) for each in both])
     if name in CORRUPTIONS and np.array_equal(population.labels, clean.labels):
-        facts["jaccard"] = evidence.overlap(*sets, len(seeds))
+        facts["jaccard"] = evidence.overlap(*(evidence.pies(each, seeds) for each in both), len(seeds))
     return facts
