@@ -10,3 +10,4 @@ STRENGTHS = {  # kind -> what its strength is, strengths
 CORRUPTIONS = {
     f"{kind}_{1 + i}": (kind, by) for kind, (_, all_) in STRENGTHS.items() for i, by in enumerate(all_)
 }
+CLEAN = "clean images"  # in figures; no folder of results has a blank in its name

@@ -1,4 +1,4 @@
-"""Other test images than the clean ones: a folder, CIFAR-10.1 and CIFAR-10.2, corruptions of the clean ones."""
+"""Other test images: a folder, CIFAR-10.1 and CIFAR-10.2, corruptions of the clean ones."""
 
 import hashlib
 import io

@@ -2,13 +2,12 @@
 it."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from operator import attrgetter
 
 import numpy as np
 
-from common.corruptions import CORRUPTIONS
 from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, test_sets, uncertainty
 from figures.report.claims import either
@@ -34,8 +33,8 @@ class Report:
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
     populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
-    of noise; pictures; missing: what is not stored, in words; test_sets: rows of numbers on other test images,
-    test_set_pictures theirs.
+    of noise; pictures; missing: what is not stored, in words; test_sets: rows of numbers on other test
+    images; test_set_pictures.
     """
 
     stored: list[Combination]
@@ -57,7 +56,7 @@ def collect(
     there."""
     pruned = [population for population in stored if population.pruning_method != "dense"]
     compared, not_stored = evidence.read_compared(pruned)
-    shifted, left_out = test_sets.beside_clean(compared) if compared else ([], [])
+    shifted, clean, left_out = test_sets.beside_clean(compared) if compared else ([], [], [])
     missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
         return Report(stored, [], [], [], [], {}, [], missing)
@@ -111,13 +110,13 @@ def collect(
     missing, shifts = list(dict.fromkeys(missing)), []
     for name in SHIFTS:
         if any(name in row for row in shifted):
-            shifts.append(shift(compared, [*populations, *dense], shifted, name))
+            shifts.append(shift(compared, [*clean, *shifted], name))
     return Report(stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts)
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
     """Rows of a CSV: every number of a population, with its interval in columns of its own."""
-    ends = ("low", "high", "models", "circular", "chance")
+    ends = ("low", "high", "models", "circular")
     return [
         {
             column: value
@@ -236,6 +235,7 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
 
 SHOWN = {
     "pies": Measure("PIEs (images)", ""),
+    "pie_share": Measure("PIEs (% of the images)", "", 100),
     "excess": Measure("PIEs beyond the noise floor (images)", ""),
     "accuracy": Measure("test accuracy (%)", "", 100),
 }
@@ -270,7 +270,7 @@ def against_sparsity(
         "series": list(series),
         "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
-    if name == "pies":
+    if name in ("pies", "pie_share"):
         arrays["counts"] = True
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
@@ -279,61 +279,32 @@ def against_sparsity(
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
 
 
-SHIFTS = {  # what is drawn of test sets -> label of the axis, heading, caption
+SHIFTS = {  # what is drawn of test sets -> heading, caption
     "accuracy": (
-        SHOWN["accuracy"].title,
-        "Accuracy on other test images",
+        "Accuracy on other test images, against sparsity",
         "Look whether a curve falls at lower sparsities than the clean one does: there pruning costs more on "
         "these images than the clean accuracy tells. Bars: 95 % intervals, Student's t over networks.",
     ),
-    "pies": (
-        "PIEs (% of the images)",
-        "PIEs among other test images",
-        "Each test set has PIEs of its own, by the labels that the same networks give its images. Look whether "
-        "they become more with the strength. Square-root scale; bars: 95 % intervals, half-sampling over seeds.",
+    "pie_share": (
+        "PIEs among other test images, against sparsity",
+        "Each test set has PIEs of its own, by the labels that the same networks give its images. Look "
+        "whether they become more with the strength. Square-root scale; bars: 95 % intervals, half-sampling "
+        "over seeds.",
     ),
 }
 
 
-def shift(compared: list[Compared], clean: list[dict], others: list[dict], name: str) -> Picture:
-    """A number on other test images and on the clean ones against sparsity: a row of panels for each kind of
-    test set, a column for each learning and pruning method."""
-    ylabel, heading, caption = SHIFTS[name]
-    rows = [{**row, "test_set": "clean", "images": len(compared[0].labels)} for row in clean] + others
-    learning = {row["learning_method"] for row in others}
-    methods = list(dict.fromkeys(each.method for each in compared if each.learning_method in learning))
-    kinds: dict[str, dict[str, None]] = {}
-    for row in others:
-        kind, _ = CORRUPTIONS.get(row["test_set"], ("other images", 0))
-        kinds.setdefault(kind, {"clean": None})[row["test_set"]] = None
-    arrays = {
-        "figure": "test_sets",
-        "title": across.title(compared, f"{heading}, against sparsity"),
-        "ylabel": ylabel,
-        "rows": list(kinds),
-        "columns": methods,
-    }
-    series = []
-    for (place, sets), (column, method) in product(enumerate(kinds.values()), enumerate(methods)):
-        with_dense = method, f"{method.split(' ')[0]} dense"
-        for test_set in sets:
-            shown = [
-                row
-                for row in rows
-                if row["test_set"] == test_set
-                and name in row
-                and f"{row['learning_method']} {row['pruning_method']}" in with_dense
-            ]
-            index = len(series)
-            series.append((test_set, place, column))
-            arrays[f"sparsity_{index}"] = [row["sparsity"] for row in shown]
-            for key in ("value", "low", "high"):
-                of_all = [row["images"] if name == "pies" else 1 for row in shown]
-                arrays[f"{key}_{index}"] = [100 * row[name][key] / n for row, n in zip(shown, of_all)]
-    arrays |= dict(zip(("series", "row", "column"), map(list, zip(*series))))
-    if name == "pies":
-        arrays["counts"] = True
-    return Picture(f"test_sets_{name}", heading, caption, arrays)
+def shift(compared: list[Compared], all_rows: list[dict], name: str) -> Picture:
+    """A number on all test sets against sparsity, with each pruning method the dense networks too."""
+    methods = grouped(compared, "learning_method", "pruning_method")
+    rows = [
+        {**row, "pruning_method": pruning, "run": row["test_set"]}
+        for (learning, pruning), row in product(methods, all_rows)
+        if name in row and row["learning_method"] == learning and row["pruning_method"] in (pruning, "dense")
+    ]
+    picture = against_sparsity(compared, rows, name, *SHIFTS[name])
+    arrays = picture.arrays | {"figure": "test_sets"}
+    return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
 def against_models(compared: list[Compared]) -> Picture:

@@ -37,11 +37,6 @@ class Networks:
     depth: np.ndarray
     classes: int
 
-    @functools.cached_property
-    def modal_labels(self) -> dict[tuple[int, ...], np.ndarray]:
-        """What `labels_of_sets` found; forgotten with the networks."""
-        return {}
-
     def predictions_of(self, seeds: tuple[int, ...]) -> np.ndarray:
         """(len(seeds), N)"""
         return self.predictions[[self.ids.tolist().index(seed) for seed in seeds]]
@@ -143,16 +138,14 @@ def shared(*populations: Compared) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*ids)))
 
 
+@functools.lru_cache(maxsize=100)  # a test set and the clean images, of all populations
 def labels_of_sets(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
     """Modal labels (1 + S, N): of all these seeds, then of their half-samples; S = 0 with fewer than 6 seeds.
-    What was asked for once is remembered."""
-    if seeds not in networks.modal_labels:
-        sets = np.ones((1, len(seeds)), bool)
-        if len(seeds) >= uncertainty.FEWEST_SEEDS:
-            sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
-        found = uncertainty.modal_labels_of_sets(networks.predictions_of(seeds), sets)
-        networks.modal_labels[seeds] = found
-    return networks.modal_labels[seeds]
+    What was asked for lately is remembered."""
+    sets = np.ones((1, len(seeds)), bool)
+    if len(seeds) >= uncertainty.FEWEST_SEEDS:
+        sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
+    return uncertainty.modal_labels_of_sets(networks.predictions_of(seeds), sets)
 
 
 def pies(population: Compared, seeds: tuple[int, ...]) -> np.ndarray:

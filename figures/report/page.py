@@ -114,7 +114,7 @@ def difference_table(report: against.Report, measure: str, title: str, scale: fl
             str(row["models"]),
         ]
         single = ("chance",) if measure == "overlap" else ("first", "second")
-        numbers = [show({"value": row[name], "low": math.nan}, scale, decimals) for name in single]
+        numbers = [show(row[name], scale, decimals) for name in single]
         whole = show(row, scale, decimals, signed=measure != "overlap")
         cells += [whole, *numbers] if measure == "overlap" else [*numbers, whole]
         lines += line([*cells, "the same" if row["paired"] else "different"], range(2, 4 + len(heads)))
@@ -315,7 +315,7 @@ def show_circular(row: dict) -> str:
     """What the number would be if PIEs were measured in the networks that make them, and the difference."""
     part = claims.PARTS[row["claim"], row["part"]]
     circular, difference = (
-        show({"value": value, "low": math.nan}, part.scale, part.decimals, signed=True)
+        show(value, part.scale, part.decimals, signed=True)
         for value in (row["circular"], row["value"] - row["circular"])
     )
     return f"circular {circular}, difference {difference}"
@@ -332,13 +332,14 @@ def where(row: dict, contrary: list[dict]) -> str:
     return "(✗) contrary at 95 % only" if claims.against([row]) else "○ across 0"
 
 
-def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -> str:
-    """`12 [8, 16]`, `12` without an interval, a dash where the value is not defined."""
+def show(row: dict | float, scale: float = 1, decimals: int = 0, signed: bool = False) -> str:
+    """`12 [8, 16]`, `12` of a number without an interval, a dash where it is not defined."""
 
     def number(value: float) -> str:
         form = f"{'+' if signed else ''}.{decimals}f"
         return format(round(scale * value, decimals) + 0.0, form).replace("-", "−")
 
+    row = row if isinstance(row, dict) else {"value": row, "low": math.nan}
     if math.isnan(row["value"]):
         return "–"
     interval = "" if math.isnan(row["low"]) else f" [{number(row['low'])}, {number(row['high'])}]"
@@ -418,6 +419,8 @@ POPULATION_COLUMNS = (
 SHOWN_AS = {  # for `show`
     "accuracy": (100, 2),
     "pies": (),
+    "noise_floor": (),
+    "excess_of_all": (),
     "excess": (1, 0, True),
     "q_score": (1, 3, True),
     "depth": (1, 2, True),
@@ -431,8 +434,6 @@ def population_lines(report: Report) -> str:
     for population in report.stored:
         if row := rows.get(tuple(population.facts.values())):
             numbers = {name: show(row[name], *how) for name, how in SHOWN_AS.items() if name in row}
-            single = {name: row[name] for name in ("noise_floor", "excess_of_all") if name in row}
-            numbers |= {name: show({"value": value, "low": math.nan}) for name, value in single.items()}
             cells = population.row | row | numbers | {"sparsity": f"{100 * population.sparsity:g}"}
             lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 15)))
     return "".join(lines)
@@ -450,26 +451,24 @@ def measure_lines(report: Report) -> str:
     return "".join(lines)
 
 
-TEST_SET_COLUMNS = {  # for `show`
+TEST_SETS_AS = {  # for `show`
     "accuracy": (100, 2),
     "clean_accuracy": (100, 2),
     "difference": (100, 2, True),
     "pies": (),
     "clean_pies": (),
     "jaccard": (1, 3),
+    "jaccard_chance": (1, 3),
 }
 
 
 def test_set_lines(rows: list[dict]) -> str:
     """One line for each test set and population."""
-    lines = []
+    lines, columns = [], ("test_set", *KEY_COLUMNS, "networks", "images", *TEST_SETS_AS)
     for row in rows:
-        cells = [row["test_set"], *(row[name] for name in KEY_COLUMNS[:2]), f"{100 * row['sparsity']:g}"]
-        cells += [row["networks"], row["images"]]
-        cells += [show(row[name], *how) if name in row else "" for name, how in TEST_SET_COLUMNS.items()]
-        chance = {"value": row["jaccard"]["chance"], "low": math.nan} if "jaccard" in row else {}
-        cells.append(show(chance, 1, 3) if chance else "")
-        lines.append(line([*map(text, cells)], range(3, len(cells))))
+        numbers = {name: show(row[name], *how) for name, how in TEST_SETS_AS.items() if name in row}
+        cells = row | numbers | {"sparsity": f"{100 * row['sparsity']:g}"}
+        lines.append(line([text(cells.get(name, "")) for name in columns], range(3, len(columns))))
     return "".join(lines)
 
 

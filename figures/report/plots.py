@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.ticker import FixedLocator
 
 from common import plots
 from common.cli import UserError
+from common.corruptions import CLEAN, CORRUPTIONS
 from common.plots import (
     BELOW,
     BESIDE,
@@ -196,28 +198,34 @@ def draw_against_sparsity(arrays: dict) -> Figure:
 
 
 def draw_test_sets(arrays: dict) -> Figure:
-    """A number against sparsity on several test sets, in panels: `ylabel`, names of `rows` and `columns`; of
-    each series its test set `series`, `row` and `column` (S,), the first of a row that of the clean images,
-    and what `draw_against_sparsity` takes."""
-    rows, columns, series = (names_in(arrays, key) for key in ("rows", "columns", "series"))
-    size = 2.9 * len(columns) + 1 + 0.075 * max(map(len, series)), 1.9 * len(rows) + 0.9
-    figure, panels = titled_figure(arrays, *size, len(rows), len(columns), sharex=True, sharey=True)
-    colours = [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS[:6]]  # clean images first
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, len(columns))
-        chosen = np.flatnonzero((arrays["row"] == row) & (arrays["column"] == column))
+    """What `draw_against_sparsity` takes, of series named METHOD · TEST_SET: a row of panels for each kind of
+    test set, beside the clean images, a column for each method."""
+    series = [name.split(" · ") for name in names_in(arrays, "series")]
+    kinds: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for _, name in series if name != CLEAN):
+        kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
+    methods = list(dict.fromkeys(method for method, _ in series))
+    shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
+    size = 2.9 * shape[1] + 1 + 0.075 * max(len(name) for _, name in series), 1.9 * shape[0] + 0.9
+    figure, panels = titled_figure(arrays, *size, *shape, sharex=True, sharey=True)
+    for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
+        styles = {name: (line_style(place), colours[place % 12]) for place, name in enumerate(names)}
         looks = {
-            index: (series[index], line_style(kind), colours[kind % len(colours)])
-            for kind, index in enumerate(chosen)
+            index: ("", *styles[name])
+            for index, (own, name) in enumerate(series)
+            if own == method and name in names
         }
         draw_lines(panel, arrays, looks)
-        xlabel = "sparsity (%), not to scale" * (row == len(rows) - 1)
-        ylabel = f"{rows[row]}\n{plain(arrays['ylabel'])}" * (column == 0)
-        label_axes(panel, xlabel, ylabel, columns[column] * (row == 0))
+        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}" * (method == methods[0]))
+        if method == methods[-1]:  # all test sets of the row, also those that this method lacks
+            for name, (style, colour) in styles.items():
+                panel.plot([], [], style, color=colour, linewidth=1, markersize=5, label=name)
+            panel.legend(**BESIDE, handlelength=3)
+    for top, bottom, method in zip(panels, panels[-shape[1] :], methods):
+        top.set_title(method)
+        bottom.set_xlabel("sparsity (%), not to scale")
     if "counts" in arrays:
         square_root_scale(panel, "y", max(panel.dataLim.y1 for panel in panels))
-    for panel in panels[len(columns) - 1 :: len(columns)]:
-        panel.legend(**BESIDE, handlelength=3)
     return figure
 
 
