@@ -5,12 +5,13 @@
     python figures/make_figures.py --results pies/digits --against pies/digits/runs/colder
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
-figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz. Writes RESULTS/report.html,
-one file that opens in any browser; into RESULTS/report/ its figures, their arrays, the evidence and a list of
-the PIEs of every population; into RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables
-are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every
-figure anew from its arrays into that folder, named after data set, learning method and kind. With --release
-also copies what it reads into a folder small enough to publish; from the copy it makes the same report.
+figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz; of other test images what
+RESULTS/test_sets/TESTSET/ holds. Writes RESULTS/report.html, one file that opens in any browser; into
+RESULTS/report/ its figures, their arrays, the evidence and a list of the PIEs of every population; into
+RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV with a LaTeX tabular
+beside each; report/results.tex is the short table. With --output_dir draws every figure anew from its arrays
+into that folder, named after data set, learning method and kind. With --release also copies what it reads
+into a folder small enough to publish; from the copy it makes the same report.
 """
 
 import argparse

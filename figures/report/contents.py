@@ -2,7 +2,7 @@
 it."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
 
@@ -45,8 +45,8 @@ class Report:
     floors: dict[str, dict[str, np.ndarray]]
     pictures: list[Picture]
     missing: list[str]
-    test_sets: list[dict] = field(default_factory=list)
-    test_set_pictures: list[Picture] = field(default_factory=list)
+    test_sets: list[dict]
+    test_set_pictures: list[Picture]
 
 
 def collect(
@@ -59,7 +59,7 @@ def collect(
     shifted, clean, left_out = test_sets.beside_clean(compared) if compared else ([], [], [])
     missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
-        return Report(stored, [], [], [], [], {}, [], missing)
+        return Report(stored, [], [], [], [], {}, [], missing, [], [])
     populations, dense = evidence.populations(compared), evidence.dense_populations(compared)
     floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
@@ -107,10 +107,10 @@ def collect(
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
     rows = evidence.all_evidence(compared)
-    missing, shifts = list(dict.fromkeys(missing)), []
-    for name in SHIFTS:
-        if any(name in row for row in shifted):
-            shifts.append(shift(compared, [*clean, *shifted], name))
+    missing = list(dict.fromkeys(missing))
+    shifts = [
+        shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
+    ]
     return Report(stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts)
 
 

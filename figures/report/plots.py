@@ -206,7 +206,7 @@ def draw_test_sets(arrays: dict) -> Figure:
         kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
     methods = list(dict.fromkeys(method for method, _ in series))
     shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
-    size = 2.9 * shape[1] + 1 + 0.075 * max(len(name) for _, name in series), 1.9 * shape[0] + 0.9
+    size = 2.9 * shape[1] + 2, 1.9 * shape[0] + 0.9
     figure, panels = titled_figure(arrays, *size, *shape, sharex=True, sharey=True)
     for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
         styles = {name: (line_style(place), colours[place % 12]) for place, name in enumerate(names)}
