@@ -1,7 +1,4 @@
-"""Other test images than the clean ones: a folder, CIFAR-10.1 and CIFAR-10.2, corruptions of the clean ones.
-
-The strengths of the corruptions are this project's own, not those of CIFAR-10-C.
-"""
+"""Other test images: a folder, CIFAR-10.1 and CIFAR-10.2, corruptions of the clean ones."""
 
 import hashlib
 import io
@@ -16,15 +13,8 @@ from torch import Tensor
 
 from common.augment import stream
 from common.cli import UserError, run_name
+from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, upright
-
-STRENGTHS = {
-    "noise": (0.04, 0.08, 0.16),  # standard deviation of Gaussian noise, of pixels in [0, 1]
-    "blur": (0.5, 1.0, 1.5),  # standard deviation of a Gaussian kernel of 5 x 5 pixels
-    "contrast": (0.6, 0.4, 0.2),  # what is left of the distance to the image's mean grey
-    "jpeg": (40, 20, 10),  # JPEG quality
-}
-CORRUPTIONS = {f"{kind}_{1 + i}": (kind, by) for kind, all_ in STRENGTHS.items() for i, by in enumerate(all_)}
 
 
 def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[str, ImageDataset]]:

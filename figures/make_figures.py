@@ -5,12 +5,13 @@
     python figures/make_figures.py --results pies/digits --against pies/digits/runs/colder
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
-figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz. Writes RESULTS/report.html,
-one file that opens in any browser; into RESULTS/report/ its figures, their arrays, the evidence and a list of
-the PIEs of every population; into RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables
-are CSV with a LaTeX tabular beside each; report/results.tex is the short table. With --output_dir draws every
-figure anew from its arrays into that folder, named after data set, learning method and kind. With --release
-also copies what it reads into a folder small enough to publish; from the copy it makes the same report.
+figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz; of other test images what
+RESULTS/test_sets/TESTSET/ holds. Writes RESULTS/report.html, one file that opens in any browser; into
+RESULTS/report/ its figures, their arrays, the evidence and a list of the PIEs of every population; into
+RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV with a LaTeX tabular
+beside each; report/results.tex is the short table. With --output_dir draws every figure anew from its arrays
+into that folder, named after data set, learning method and kind. With --release also copies what it reads
+into a folder small enough to publish; from the copy it makes the same report.
 """
 
 import argparse
@@ -99,14 +100,17 @@ def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
         for figure, arrays in comparison.figures.items():
             pngs[figure] = plots.store(staged / "similarity" / f"{figure}.npz", arrays)
 
-    for picture in report.pictures:
+    for picture in (*report.pictures, *report.test_set_pictures):
         if "made" in picture.arrays:  # the arrays of a script's figure are stored already
             pngs[picture.name] = plots.png(picture.arrays)
         elif picture.name not in pngs:
             pngs[picture.name] = plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
         plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
-    rows |= {"report/evidence": report.evidence, "report/populations": contents.population_table(report)}
+    rows |= {"report/evidence": report.evidence}
+    rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
+    if report.test_sets:
+        rows["report/test_sets"] = contents.table_rows(report.test_sets)
     populations = {each.label: each for each in (*combinations, *report.compared)}.values()
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
     for name, lines in (rows | lists).items():

@@ -76,6 +76,7 @@ def make_results(
     q_score: bool = True,
     ids: dict[Key, list[int]] | None = None,
     damage: Callable[[str, str, float], float] | None = None,
+    shift: float = 0.0,
 ) -> None:
     """Writes results.csv and, for every learning method, evaluations/, populations/, and the arrays of
     figures.
@@ -87,6 +88,7 @@ def make_results(
         damage: learning method, pruning method, sparsity -> how far pruning moves predictions; with 0
         networks predict
             as the dense one of their id does. Else the sparsity.
+        shift: how far other test images move the predictions of all networks, dense ones too.
     """
     data, rows = make_data(folder.name, images, classes), []
     for method in learning:
@@ -99,7 +101,7 @@ def make_results(
                 key,
                 (ids or {}).get(key, list(range(models))),
                 data,
-                damage(*key) if damage and key[2] else key[2],
+                shift + (damage(*key) if damage and key[2] else key[2]),
             )
             for key in keys
         )

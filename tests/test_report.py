@@ -102,6 +102,8 @@ class Page(HTMLParser):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "pies" / "A & <b>"
     stored_results.make_results(folder, models=6, methods=METHODS, sparsities=SPARSITIES, depth_models=6)
+    other = dict(learning=("SupCon",), methods=("global",), sparsities=(0.9,), depths=False, umap=False)
+    stored_results.make_results(folder / "test_sets/noise_1", models=6, q_score=False, shift=0.3, **other)
     assert make(folder) == 0
     return folder
 
@@ -532,7 +534,7 @@ def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folde
     assert not re.search(r"https?:|@import|url\(", source)
     assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
     drawn = [image for image in read.images if "style" in image]
-    assert len(drawn) == 4 + len(contents.CURVES) + 1 + 1 + 2 * 6 + 5 and all(
+    assert len(drawn) == 4 + len(contents.CURVES) + 1 + 1 + 2 * 6 + 5 + len(contents.SHIFTS) and all(
         image["alt"] for image in read.images
     )
     for image in drawn:

@@ -2,19 +2,19 @@
 images, S sets of seeds."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from common.cli import UserError
 from common.store.files import differences
-from figures.report import contents, evidence, similarity, uncertainty
+from figures.report import contents, evidence, uncertainty
 from figures.report.claims import either
 from figures.report.contents import Picture
 from figures.report.evidence import Compared
 from figures.report.read import Combination
-from figures.report.uncertainty import half_sampled_ratio, independent_difference
+from figures.report.uncertainty import independent_difference
 
 MEASURES = {  # name -> title, what is shown is times this, with so many decimals
     "accuracy": ("test accuracy (%)", 100, 2),
@@ -88,18 +88,9 @@ def collect(first: list[Combination], second: list[Combination], names: tuple[st
 
 def pairs(first: list[Compared], second: list[Compared]) -> list[Pair]:
     """What both runs have."""
-    others = {tuple(each.facts.values()): each for each in with_dense(second)}
-    known = [(each, others.get(tuple(each.facts.values()))) for each in with_dense(first)]
+    others = {tuple(each.facts.values()): each for each in evidence.with_dense(second)}
+    known = [(each, others.get(tuple(each.facts.values()))) for each in evidence.with_dense(first)]
     return [pair_of(each, other) for each, other in known if other is not None]
-
-
-def with_dense(compared: list[Compared]) -> list[Compared]:
-    """The dense networks of every learning method as a population too, before the others."""
-    first = {each.learning_method: each for each in reversed(compared)}
-    dense = [
-        replace(each, pruning_method="dense", sparsity=0.0, pruned=each.dense) for each in first.values()
-    ]
-    return [*dense[::-1], *compared]
 
 
 def pair_of(first: Compared, second: Compared) -> Pair:
@@ -195,9 +186,7 @@ def overlap(pair: Pair) -> dict:
     first, second = (evidence.pies(*each) for each in zip(pair.populations, pair.seeds))
     if not pair.paired:  # seeds that have nothing to do with one another
         second[1:] = second[1 + uncertainty.reordered(len(second) - 1, 1)]
-    common, either = (first & second).sum(1), (first | second).sum(1)
-    chance = similarity.expected_jaccard(*(int(each[0].sum()) for each in (first, second)), first.shape[1])
-    return half_sampled_ratio(common, either, pair.models) | {"chance": chance}
+    return evidence.overlap(first, second, pair.models)
 
 
 def curves(first: list[Compared], second: list[Compared], names: tuple[str, str]) -> list[Picture]:

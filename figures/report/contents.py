@@ -2,13 +2,14 @@
 it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from operator import attrgetter
 
 import numpy as np
 
 from common.store.table import MEASURES, Measure
-from figures.report import across, evidence, uncertainty
+from figures.report import across, evidence, test_sets, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Compared
 from figures.report.read import Combination, grouped, read_figure
@@ -32,7 +33,8 @@ class Report:
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
     populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
-    of noise; pictures; missing: what is not stored, in words.
+    of noise; pictures; missing: what is not stored, in words; test_sets: rows of numbers on other test
+    images; test_set_pictures.
     """
 
     stored: list[Combination]
@@ -43,6 +45,8 @@ class Report:
     floors: dict[str, dict[str, np.ndarray]]
     pictures: list[Picture]
     missing: list[str]
+    test_sets: list[dict]
+    test_set_pictures: list[Picture]
 
 
 def collect(
@@ -52,9 +56,10 @@ def collect(
     there."""
     pruned = [population for population in stored if population.pruning_method != "dense"]
     compared, not_stored = evidence.read_compared(pruned)
-    missing = [f"{text}." for text in (*missing, *not_stored)]
+    shifted, clean, left_out = test_sets.beside_clean(compared) if compared else ([], [], [])
+    missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
-        return Report(stored, [], [], [], [], {}, [], missing)
+        return Report(stored, [], [], [], [], {}, [], missing, [], [])
     populations, dense = evidence.populations(compared), evidence.dense_populations(compared)
     floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
@@ -102,11 +107,15 @@ def collect(
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
     rows = evidence.all_evidence(compared)
-    return Report(stored, compared, populations, dense, rows, floors, pictures, list(dict.fromkeys(missing)))
+    missing = list(dict.fromkeys(missing))
+    shifts = [
+        shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
+    ]
+    return Report(stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts)
 
 
-def population_table(report: Report) -> list[dict]:
-    """The rows of populations.csv: every number of a population, with its interval in columns of its own."""
+def table_rows(rows: list[dict]) -> list[dict]:
+    """Rows of a CSV: every number of a population, with its interval in columns of its own."""
     ends = ("low", "high", "models", "circular")
     return [
         {
@@ -118,7 +127,7 @@ def population_table(report: Report) -> list[dict]:
                 else {name: cell}
             ).items()
         }
-        for row in (*report.populations, *report.dense)
+        for row in rows
     ]
 
 
@@ -226,6 +235,7 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
 
 SHOWN = {
     "pies": Measure("PIEs (images)", ""),
+    "pie_share": Measure("PIEs (% of the images)", "", 100),
     "excess": Measure("PIEs beyond the noise floor (images)", ""),
     "accuracy": Measure("test accuracy (%)", "", 100),
 }
@@ -260,13 +270,41 @@ def against_sparsity(
         "series": list(series),
         "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
-    if name == "pies":
+    if name in ("pies", "pie_share"):
         arrays["counts"] = True
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
         for key in ("value", "low", "high"):
             arrays[f"{key}_{index}"] = [scale * row[name][key] for row in group]
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
+
+
+SHIFTS = {  # what is drawn of test sets -> heading, caption
+    "accuracy": (
+        "Accuracy on other test images, against sparsity",
+        "Look whether a curve falls at lower sparsities than the clean one does: there pruning costs more on "
+        "these images than the clean accuracy tells. Bars: 95 % intervals, Student's t over networks.",
+    ),
+    "pie_share": (
+        "PIEs among other test images, against sparsity",
+        "Each test set has PIEs of its own, by the labels that the same networks give its images. Look "
+        "whether they become more with the strength. Square-root scale; bars: 95 % intervals, half-sampling "
+        "over seeds.",
+    ),
+}
+
+
+def shift(compared: list[Compared], all_rows: list[dict], name: str) -> Picture:
+    """A number on all test sets against sparsity, with each pruning method the dense networks too."""
+    methods = grouped(compared, "learning_method", "pruning_method")
+    rows = [
+        {**row, "pruning_method": pruning, "run": row["test_set"]}
+        for (learning, pruning), row in product(methods, all_rows)
+        if name in row and row["learning_method"] == learning and row["pruning_method"] in (pruning, "dense")
+    ]
+    picture = against_sparsity(compared, rows, name, *SHIFTS[name])
+    arrays = picture.arrays | {"figure": "test_sets"}
+    return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
 def against_models(compared: list[Compared]) -> Picture:

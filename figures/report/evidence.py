@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -116,16 +116,32 @@ def read_networks(combination: Combination, prefix: str = "") -> Networks | None
     )
 
 
+def with_dense(compared: list[Compared]) -> list[Compared]:
+    """The dense networks of every learning method as a population too, before the others."""
+    first = {each.learning_method: each for each in reversed(compared)}
+    dense = [
+        replace(
+            each,
+            pruning_method="dense",
+            sparsity=0.0,
+            pruned=each.dense,
+            made=each.made | {"checkpoints": each.made["dense_checkpoints"]},
+        )
+        for each in first.values()
+    ]
+    return [*dense[::-1], *compared]
+
+
 def shared(*populations: Compared) -> tuple[int, ...]:
     """The ids that all the populations have, dense and pruned."""
     ids = [set(networks.ids.tolist()) for each in populations for networks in (each.dense, each.pruned)]
     return tuple(sorted(set.intersection(*ids)))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=100)  # a test set and the clean images, of all populations
 def labels_of_sets(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
     """Modal labels (1 + S, N): of all these seeds, then of their half-samples; S = 0 with fewer than 6 seeds.
-    What was asked for once is remembered."""
+    What was asked for lately is remembered."""
     sets = np.ones((1, len(seeds)), bool)
     if len(seeds) >= uncertainty.FEWEST_SEEDS:
         sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
@@ -139,7 +155,8 @@ def pies(population: Compared, seeds: tuple[int, ...]) -> np.ndarray:
 
 def number_of_pies(population: Compared, seeds: tuple[int, ...]) -> dict:
     """The number of PIEs with its interval."""
-    return uncertainty.half_sampled(pies(population, seeds).sum(1), len(seeds), (0, math.inf))
+    bounds = 0, len(population.labels)
+    return uncertainty.half_sampled(pies(population, seeds).sum(1), len(seeds), bounds)
 
 
 def pies_minus(population: Compared, other: Compared) -> dict:
@@ -149,6 +166,14 @@ def pies_minus(population: Compared, other: Compared) -> dict:
     if not seeds:
         return uncertainty.mean_estimate(np.zeros(0))
     return uncertainty.half_sampled(pies(population, seeds).sum(1) - pies(other, seeds).sum(1), len(seeds))
+
+
+def overlap(first: np.ndarray, second: np.ndarray, models: int) -> dict:
+    """The Jaccard similarity of PIE sets (1 + S, N) of so many seeds and their half-samples, with its
+    interval, beside that of random sets of these sizes."""
+    common, either = (first & second).sum(1), (first | second).sum(1)
+    chance = similarity.expected_jaccard(*(int(each[0].sum()) for each in (first, second)), first.shape[1])
+    return uncertainty.half_sampled_ratio(common, either, models) | {"chance": chance}
 
 
 def equal_seeds(populations: list[Compared]) -> dict[str, tuple[int, ...]]:
@@ -231,16 +256,14 @@ def populations(compared: list[Compared]) -> list[dict]:
 
 def dense_populations(compared: list[Compared]) -> list[dict]:
     """One row for each dense population: its accuracy with its interval."""
-    first = {population.learning_method: population for population in reversed(compared)}
     return [
         {
             **population.facts,
-            "pruning_method": "dense",
-            "sparsity": 0.0,
             "networks": len(population.dense.ids),
             "accuracy": accuracy(population.dense, population.labels),
         }
-        for _, population in sorted(first.items())
+        for population in with_dense(compared)
+        if population.pruning_method == "dense"
     ]
 
 

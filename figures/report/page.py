@@ -13,6 +13,7 @@ from string import Template
 
 import numpy as np
 
+from common.corruptions import STRENGTHS
 from common.methods import describe
 from common.store.table import KEY_COLUMNS, MEASURES
 from figures.report import against, claims, uncertainty
@@ -30,6 +31,7 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         pngs: name of a picture -> what is drawn of it.
     """
     rows, commands = provenance(report.stored)
+    commands += dict.fromkeys(row["command"] for row in report.test_sets)
     command = f"figures/make_figures.py --results {shlex.quote(str(results_folder))}"
     values = {
         "name": text(results_folder.name),
@@ -67,10 +69,18 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
                 f'<th class="number">{text(measure.title)}</th>' for measure in MEASURES.values()
             ),
             "measured": measure_lines(report),
+            "shifts": figures(report.test_set_pictures, pngs),
+            "strengths": text(
+                "; ".join(
+                    f"{kind}_: {', '.join(map(str, by))}, {what}" for kind, (what, by) in STRENGTHS.items()
+                )
+            ),
+            "test_sets": test_set_lines(report.test_sets),
             "meanings": items([f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()]),
         }
     values["title"] = f"Report: {values['name']}"
     absent = ["nothing compared" if report.compared else "compared", *["missing"] * (not report.missing)]
+    absent += ["test sets"] * (not report.test_sets)
     return fill(values, ["two runs", *absent])
 
 
@@ -89,7 +99,7 @@ def write_against(report: against.Report, pngs: dict[str, bytes]) -> str:
         "figures": figures(report.pictures, pngs),
         "fewest_seeds": uncertainty.FEWEST_SEEDS,
     }
-    return fill(values, ["of one run", "nothing compared", "compared", "missing"])
+    return fill(values, ["of one run", "nothing compared", "compared", "missing", "test sets"])
 
 
 def difference_table(report: against.Report, measure: str, title: str, scale: float, decimals: int) -> str:
@@ -104,7 +114,7 @@ def difference_table(report: against.Report, measure: str, title: str, scale: fl
             str(row["models"]),
         ]
         single = ("chance",) if measure == "overlap" else ("first", "second")
-        numbers = [show({"value": row[name], "low": math.nan}, scale, decimals) for name in single]
+        numbers = [show(row[name], scale, decimals) for name in single]
         whole = show(row, scale, decimals, signed=measure != "overlap")
         cells += [whole, *numbers] if measure == "overlap" else [*numbers, whole]
         lines += line([*cells, "the same" if row["paired"] else "different"], range(2, 4 + len(heads)))
@@ -307,7 +317,7 @@ def show_circular(row: dict) -> str:
     """What the number would be if PIEs were measured in the networks that make them, and the difference."""
     part = claims.PARTS[row["claim"], row["part"]]
     circular, difference = (
-        show({"value": value, "low": math.nan}, part.scale, part.decimals, signed=True)
+        show(value, part.scale, part.decimals, signed=True)
         for value in (row["circular"], row["value"] - row["circular"])
     )
     return f"circular {circular}, difference {difference}"
@@ -324,13 +334,14 @@ def where(row: dict, contrary: list[dict]) -> str:
     return "(✗) contrary at 95 % only" if claims.against([row]) else "○ across 0"
 
 
-def show(row: dict, scale: float = 1, decimals: int = 0, signed: bool = False) -> str:
-    """`12 [8, 16]`, `12` without an interval, a dash where the value is not defined."""
+def show(row: dict | float, scale: float = 1, decimals: int = 0, signed: bool = False) -> str:
+    """`12 [8, 16]`, `12` of a number without an interval, a dash where it is not defined."""
 
     def number(value: float) -> str:
         form = f"{'+' if signed else ''}.{decimals}f"
         return format(round(scale * value, decimals) + 0.0, form).replace("-", "−")
 
+    row = row if isinstance(row, dict) else {"value": row, "low": math.nan}
     if math.isnan(row["value"]):
         return "–"
     interval = "" if math.isnan(row["low"]) else f" [{number(row['low'])}, {number(row['high'])}]"
@@ -410,6 +421,8 @@ POPULATION_COLUMNS = (
 SHOWN_AS = {  # for `show`
     "accuracy": (100, 2),
     "pies": (),
+    "noise_floor": (),
+    "excess_of_all": (),
     "excess": (1, 0, True),
     "q_score": (1, 3, True),
     "depth": (1, 2, True),
@@ -423,8 +436,6 @@ def population_lines(report: Report) -> str:
     for population in report.stored:
         if row := rows.get(tuple(population.facts.values())):
             numbers = {name: show(row[name], *how) for name, how in SHOWN_AS.items() if name in row}
-            single = {name: row[name] for name in ("noise_floor", "excess_of_all") if name in row}
-            numbers |= {name: show({"value": value, "low": math.nan}) for name, value in single.items()}
             cells = population.row | row | numbers | {"sparsity": f"{100 * population.sparsity:g}"}
             lines.append(line([text(cells.get(name, "")) for name in POPULATION_COLUMNS], range(2, 15)))
     return "".join(lines)
@@ -439,6 +450,27 @@ def measure_lines(report: Report) -> str:
         for name, (_, _, scale, decimals) in MEASURES.items():
             cells.append(show(numbers[name], scale, decimals) if name in numbers else "")
         lines.append(line([*map(text, cells)], range(2, len(cells))))
+    return "".join(lines)
+
+
+TEST_SETS_AS = {  # for `show`
+    "accuracy": (100, 2),
+    "clean_accuracy": (100, 2),
+    "difference": (100, 2, True),
+    "pies": (),
+    "clean_pies": (),
+    "jaccard": (1, 3),
+    "jaccard_chance": (1, 3),
+}
+
+
+def test_set_lines(rows: list[dict]) -> str:
+    """One line for each test set and population."""
+    lines, columns = [], ("test_set", *KEY_COLUMNS, "networks", "images", *TEST_SETS_AS)
+    for row in rows:
+        numbers = {name: show(row[name], *how) for name, how in TEST_SETS_AS.items() if name in row}
+        cells = row | numbers | {"sparsity": f"{100 * row['sparsity']:g}"}
+        lines.append(line([text(cells.get(name, "")) for name in columns], range(3, len(columns))))
     return "".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.ticker import FixedLocator
 
 from common import plots
 from common.cli import UserError
+from common.corruptions import CLEAN, CORRUPTIONS
 from common.plots import (
     BELOW,
     BESIDE,
@@ -142,6 +144,34 @@ def square_root_scale(panel: Axes, which: str, highest: float) -> None:
     panel.set(**{f"{which}lim": (-0.002 * highest, 1.1 * highest)})  # what is at 0 is seen
 
 
+def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]) -> bool:
+    """The series at these places among those of `draw_against_sparsity`, in looks of label, style and colour;
+    whether some have an interval."""
+    all_ = [values for key, values in arrays.items() if key.startswith("sparsity_")]
+    sparsities, with_intervals = np.unique(np.concatenate(all_)), False
+    for order, (index, (label, style, colour)) in enumerate(looks.items()):
+        columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
+        sparsity, value, low, high = np.array(columns)[:, np.argsort(columns[0])]
+        # Beside one another, so that no interval hides another.
+        place = np.searchsorted(sparsities, sparsity) + 0.7 * ((order + 0.5) / len(looks) - 0.5)
+        known = np.isfinite(low + high)
+        panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
+        edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
+        panel.plot(place, value, style, color=colour, linewidth=1, label=label, **edge)
+        with_intervals |= known.any()
+    panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
+    panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
+    panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
+    panel.tick_params(which="minor", length=0)
+    panel.set_xlim(-0.5, len(sparsities) - 0.5)
+    return with_intervals
+
+
+def line_style(kind: int) -> str:
+    """Marker and line of the series of a kind."""
+    return f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
+
+
 def draw_against_sparsity(arrays: dict) -> Figure:
     """A number against sparsity: `ylabel`, `series` and `learning_methods` (S,), and for each series s
     `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval. `counts` () where the
@@ -153,30 +183,49 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
     width = max(6.5, 0.08 * len(series) * len(sparsities)) + 0.075 * max(map(len, series)) + 0.6
     figure, (panel,) = titled_figure(arrays, width, max(4.2, 0.19 * len(series) + 1.4))
-    with_intervals = False
-    for index, (name, method) in enumerate(zip(series, methods)):
-        columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
-        sparsity, value, low, high = np.transpose(sorted(zip(*columns)))
-        kind, colour = kinds.index(pruning[index]), METHOD_COLOURS.get(method, LINE_COLOUR)
-        # Beside one another, so that no interval hides another.
-        place = np.searchsorted(sparsities, sparsity) + 0.7 * ((index + 0.5) / len(series) - 0.5)
-        known = np.isfinite(low + high)
-        panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
-        style = f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
-        edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
-        panel.plot(place, value, style, color=colour, linewidth=1, label=name, **edge)
-        with_intervals |= known.any()
-    panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
-    panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
-    panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
-    panel.tick_params(which="minor", length=0)
-    panel.set_xlim(-0.5, len(sparsities) - 0.5)
+    looks = {
+        index: (name, line_style(kinds.index(kind)), METHOD_COLOURS.get(method, LINE_COLOUR))
+        for index, (name, kind, method) in enumerate(zip(series, pruning, methods))
+    }
+    with_intervals = draw_lines(panel, arrays, looks)
     ylabel = plain(arrays["ylabel"])
     if "counts" in arrays:
         square_root_scale(panel, "y", panel.dataLim.y1)
         ylabel += ", square-root scale"
     label_axes(panel, "sparsity (%), not to scale", ylabel)
     panel.legend(**BESIDE, handlelength=3, title="bars: 95 % intervals" if with_intervals else None)
+    return figure
+
+
+def draw_test_sets(arrays: dict) -> Figure:
+    """What `draw_against_sparsity` takes, of series named METHOD · TEST_SET: a row of panels for each kind of
+    test set, beside the clean images, a column for each method."""
+    series = [name.split(" · ") for name in names_in(arrays, "series")]
+    kinds: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for _, name in series if name != CLEAN):
+        kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
+    methods = list(dict.fromkeys(method for method, _ in series))
+    shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
+    size = 2.9 * shape[1] + 2, 1.9 * shape[0] + 0.9
+    figure, panels = titled_figure(arrays, *size, *shape, sharex=True, sharey=True)
+    for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
+        styles = {name: (line_style(place), colours[place % 12]) for place, name in enumerate(names)}
+        looks = {
+            index: ("", *styles[name])
+            for index, (own, name) in enumerate(series)
+            if own == method and name in names
+        }
+        draw_lines(panel, arrays, looks)
+        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}" * (method == methods[0]))
+        if method == methods[-1]:  # all test sets of the row, also those that this method lacks
+            for name, (style, colour) in styles.items():
+                panel.plot([], [], style, color=colour, linewidth=1, markersize=5, label=name)
+            panel.legend(**BESIDE, handlelength=3)
+    for top, bottom, method in zip(panels, panels[-shape[1] :], methods):
+        top.set_title(method)
+        bottom.set_xlabel("sparsity (%), not to scale")
+    if "counts" in arrays:
+        square_root_scale(panel, "y", max(panel.dataLim.y1 for panel in panels))
     return figure
 
 
@@ -311,6 +360,7 @@ KINDS = plots.KINDS | {
     "pies_per_class": draw_pies_per_class,
     "against_sparsity": draw_against_sparsity,
     "against_models": draw_against_models,
+    "test_sets": draw_test_sets,
     "umap_grid": draw_umap_grid,
     "noise_floor": draw_noise_floor,
     "gallery": draw_gallery,

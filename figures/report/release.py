@@ -19,16 +19,17 @@ MANY = 1000  # so many values may be rounded to float16: their means, and what a
 
 
 def release(results: Path, target: Path, shown: list[Combination]) -> int:
-    """Copies populations/, evaluations/ and the figures' arrays of all learning methods, and the table.
+    """Copies populations/, evaluations/ and the figures' arrays of all learning methods, and the table; of
+    other test sets what networks predict, and the populations.
 
     Args:
         shown: the populations of which the report shows Q-Score and depth figures.
     Returns:
         the size of the copy in bytes.
     """
-    for path in sorted(results.glob("*/*/[!.]*.npz")):
-        if path.parent.name in FOLDERS:
-            kind = path.parent.name
+    for path in sorted([*results.glob("*/*/[!.]*.npz"), *results.glob("test_sets/*/*/*/[!.]*.npz")]):
+        kind, of_test_set = path.parent.name, path.relative_to(results).parts[0] == "test_sets"
+        if kind in (FOLDERS[:2] if of_test_set else FOLDERS):
             names = [
                 f"_{each.pruning_method}_{each.sparsity}sparsity_"
                 for each in shown
@@ -36,7 +37,10 @@ def release(results: Path, target: Path, shown: list[Combination]) -> int:
             ]
             if kind in ("q_score", "prediction_depth") and not any(name in path.name for name in names):
                 continue  # a figure that the report does not show
-            arrays = read_arrays(path, only=OF_NETWORKS if kind == "evaluations" else None)
+            of_networks = OF_NETWORKS[: 3 if of_test_set else None]
+            arrays = read_arrays(path, only=of_networks if kind == "evaluations" else None)
+            if arrays is None:
+                continue  # damaged: the report does without
             unread = UNREAD if kind == "populations" else ()
             arrays = {name: rounded(values) for name, values in arrays.items() if name not in unread}
             write_arrays(target / path.relative_to(results), arrays, json.loads(str(arrays["made"])))

@@ -1,0 +1,328 @@
+"""The report's section on other test images: every number found again by slow counts, what is of other
+networks left out and named."""
+
+import argparse
+import csv
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from stored_results import make_results
+from test_evidence import Stored, accuracy, half_sampled, half_samples, share, student
+from test_evidence import estimate, variance_of_halves
+from test_report import Page
+
+from common.cli import run_name
+from common.corruptions import CLEAN, CORRUPTIONS, STRENGTHS
+from common.store.files import read_arrays, write_arrays
+from figures import make_figures
+from figures.report import evidence, plots
+
+LEARNING, SPARSITIES = ("SupCon", "supervised"), (0.5, 0.9)
+SMALL = dict(models=6, methods=("global",), sparsities=SPARSITIES, umap=False, q_score=False, depths=False)
+COMMAND = "clr_pie_kmodels_detection.py with v6"
+SETS = ("blur_2", "noise_1", "noise_3", "v6")  # blur_2 has other labels; v6 no supervised networks
+
+
+def make(folder, *flags):
+    return make_figures.main(["--results", str(folder), *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pies") / "few digits"
+    make_results(folder, **SMALL)
+    for name, shift in (("noise_1", 0.3), ("noise_3", 0.9)):
+        make_results(folder / "test_sets" / name, **SMALL, shift=shift)
+    make_results(folder / "test_sets/blur_2", **SMALL, images=50, shift=0.5)
+    make_results(folder / "test_sets/v6", **SMALL, learning=("SupCon",), images=40, shift=0.5)
+    path = folder / "test_sets/v6/SupCon/populations/global_0.9.npz"
+    arrays = read_arrays(path)
+    made, runs = (json.loads(str(arrays[name])) for name in ("made", "runs"))
+    arrays["runs"] = json.dumps(runs | {"analysis": COMMAND})
+    write_arrays(path, arrays, {name: made[name] for name in made if name != "format"})
+    assert make(folder) == 0
+    return folder
+
+
+def rows_of(folder):
+    with (folder / "report/test_sets.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def page_of(folder):
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def same(row, name, expected):
+    for end in ("value", "low", "high"):
+        found = row[f"{name}_{end}" if end != "value" else name]
+        wanted = expected[end]
+        assert (found == "") if math.isnan(wanted) else float(found) == pytest.approx(wanted, abs=2e-6), name
+
+
+def bounded(expected, low, high):
+    return expected | {end: min(max(expected[end], low), high) for end in ("low", "high")}
+
+
+def by_chance(size, other, images):
+    """The mean Jaccard similarity of random sets: over the sizes of their intersection."""
+    ways = {
+        common: math.comb(size, common) * math.comb(images - size, other - common)
+        for common in range(max(0, size + other - images), min(size, other) + 1)
+    }
+    return sum(n * common / (size + other - common) for common, n in ways.items()) / sum(ways.values())
+
+
+def both_of(results, row):
+    sparsity = float(row["sparsity"]) or SPARSITIES[0]  # the dense networks stand with the pruned ones
+    key = row["learning_method"], "global", sparsity
+    return Stored(results / "test_sets" / row["test_set"], key), Stored(results, key)
+
+
+def test_every_population_of_both_has_a_row(results):
+    rows = rows_of(results)
+    found = [(row["test_set"], row["learning_method"], float(row["sparsity"])) for row in rows]
+    every = [(name, each) for name in SETS for each in LEARNING][:-1]
+    assert found == [(*each, sparsity) for each in every for sparsity in (0.0, *SPARSITIES)]
+    images = {row["test_set"]: row["images"] for row in rows}
+    assert images == {"blur_2": "50", "noise_1": "60", "noise_3": "60", "v6": "40"}
+    assert {row["networks"] for row in rows} == {"6"}
+    assert (results / "report/test_sets.tex").read_text().count(r"\\") == len(rows) + 1
+
+
+def test_accuracies_and_their_difference_are_those_of_the_same_networks(results):
+    for row in rows_of(results):
+        dense = row["pruning_method"] == "dense"
+        means = []
+        for stored in both_of(results, row):
+            networks = stored.dense if dense else stored.pruned
+            means.append([accuracy(networks[one], stored.truth) for one in stored.ids])
+        for name, values in zip(("accuracy", "clean_accuracy"), means):
+            same(row, name, bounded(student(values), 0, 1))
+        same(row, "difference", student([first - second for first, second in zip(*means)]))
+
+
+def test_pies_and_their_likeness_by_slow_votes(results):
+    for row in rows_of(results):
+        if row["pruning_method"] == "dense":
+            assert row["pies"] == row["clean_pies"] == row["jaccard"] == ""
+            continue
+        other, clean = both_of(results, row)
+        ids = tuple(clean.ids)
+        for name, stored in (("pies", other), ("clean_pies", clean)):
+            same(row, name, half_sampled(lambda half: len(stored.pies(half)), ids, (0, len(stored.images))))
+        if row["test_set"] not in ("noise_1", "noise_3"):  # of other images, or other labels
+            assert row["jaccard"] == row["jaccard_chance"] == ""
+            continue
+
+        def common(half):
+            return len(other.pies(half) & clean.pies(half))
+
+        def either(half):
+            return len(other.pies(half) | clean.pies(half))
+
+        halves = half_samples(ids)
+        parts, wholes = ([count(half) for half in halves] for count in (common, either))
+        residuals = [a - sum(parts) / sum(wholes) * u for a, u in zip(parts, wholes)]
+        spread = variance_of_halves(residuals, halves) / (either(ids) * sum(wholes) / len(wholes))
+        value = share(other.pies(ids) & clean.pies(ids), other.pies(ids) | clean.pies(ids))
+        same(row, "jaccard", estimate(value, spread, 5, 6, (0, 1)))
+        chance = by_chance(len(other.pies(ids)), len(clean.pies(ids)), 60)
+        assert float(row["jaccard_chance"]) == pytest.approx(chance, abs=2e-6)
+
+
+def check(cell, row, name, scale, decimals):
+    """A cell of the page has the number and the interval of the table, which is rounded too."""
+    wanted = [float(row[f"{name}{end}"]) for end in ("", "_low", "_high") if row[f"{name}{end}"]]
+    numbers = [float(number) for number in re.findall(r"[-+]?[0-9.]+", cell.replace("−", "-"))]
+    assert len(numbers) == len(wanted) and ("[" in cell) == (len(wanted) == 3), name
+    for number, exact in zip(numbers, wanted):
+        assert number == pytest.approx(scale * exact, abs=0.501 * 10**-decimals), name
+
+
+def test_the_page_shows_the_rows_of_the_table(results):
+    page = page_of(results)
+    titles, *lines = page.tables[place_of(page)][1]
+    assert titles[:4] == ["test set", "method", "pruning", "sparsity (%)"] and len(titles) == 13
+    rows = rows_of(results)
+    assert len(lines) == len(rows)
+    for row, (*facts, accuracy_, clean, difference, pies, clean_pies, jaccard, chance) in zip(rows, lines):
+        sparsity = f"{100 * float(row['sparsity']):g}"
+        assert facts == [
+            row["test_set"],
+            row["learning_method"],
+            row["pruning_method"],
+            sparsity,
+            "6",
+            row["images"],
+        ]
+        check(accuracy_, row, "accuracy", 100, 2)
+        check(clean, row, "clean_accuracy", 100, 2)
+        check(difference, row, "difference", 100, 2)
+        assert difference[0] in "+−"
+        check(pies, row, "pies", 1, 0)
+        check(clean_pies, row, "clean_pies", 1, 0)
+        check(jaccard, row, "jaccard", 1, 3)
+        assert (chance == "") == (row["jaccard_chance"] == "")
+        assert chance == "" or float(chance) == pytest.approx(float(row["jaccard_chance"]), abs=0.00051)
+
+
+def test_the_page_names_the_commands(results):
+    assert rows_of(results)[-1]["command"] == COMMAND
+    text = page_of(results).text
+    assert text.count(f"python {COMMAND} python") == 1 and text.count(f"python {COMMAND}") == 1
+
+
+def place_of(page):
+    [place] = [place for place, (_, rows) in enumerate(page.tables) if rows and rows[0][0] == "test set"]
+    return place
+
+
+def test_the_page_says_what_the_strengths_are(results):
+    text = page_of(results).text
+    assert "this project's own, not those of CIFAR-10-C" in text
+    for kind, (what, strengths) in STRENGTHS.items():
+        assert f"{kind}_: {', '.join(map(str, strengths))}, {what}" in text
+        assert [CORRUPTIONS[f"{kind}_{1 + i}"] for i in range(3)] == [(kind, by) for by in strengths]
+    assert len(CORRUPTIONS) == 12
+
+
+@pytest.mark.parametrize("name", ["accuracy", "pie_share"])
+def test_a_figure_has_a_line_for_each_test_set_and_the_clean_images(results, name):
+    arrays = read_arrays(results / f"report/test_sets_{name}.npz")
+    series = arrays["series"].tolist()
+    wanted = {f"{each} global · {test_set}" for each in LEARNING for test_set in (CLEAN, *SETS)}
+    assert sorted(series) == sorted(wanted - {"supervised global · v6"})
+    for index, method_and_set in enumerate(series):
+        method, test_set = method_and_set.split(" global · ")
+        lines = sorted(
+            zip(*(arrays[f"{key}_{index}"].tolist() for key in ("sparsity", "value", "low", "high")))
+        )
+        assert [line[0] for line in lines] == [0.0] * (name == "accuracy") + list(SPARSITIES)
+        for sparsity, *drawn in lines:
+            stored = "clean_" * (test_set == CLEAN) + name.replace("pie_share", "pies")
+            [row] = [
+                row
+                for row in rows_of(results)
+                if row["test_set"] == test_set.replace(CLEAN, "noise_1")  # of as many images
+                and (row["learning_method"], float(row["sparsity"])) == (method, sparsity)
+            ]
+            part = 100 / (float(row["images"]) if name == "pie_share" else 1)
+            assert drawn == pytest.approx(
+                [part * float(row[f"{stored}{end}"]) for end in ("", "_low", "_high")], abs=1e-3
+            )
+
+
+def test_lines_of_a_panel_are_told_apart_without_colours(results):
+    figure = plots.draw(read_arrays(results / "report/test_sets_accuracy.npz"))
+    panels = figure.axes
+    assert len(panels) == 6 and [panel.get_title() for panel in panels[:2]] == [
+        "SupCon global",
+        "supervised global",
+    ]
+    for panel in panels:
+        looks = [(line.get_marker(), line.get_linestyle()) for line in panel.get_lines()]
+        shown = [look for look, line in zip(looks, panel.get_lines()) if len(line.get_xdata())]
+        assert len(set(shown)) == len(shown) >= 1
+    legends = [panel.get_legend() for panel in panels]
+    assert [bool(legend) for legend in legends] == [False, True] * 3
+    words = [[text.get_text() for text in legend.get_texts()] for legend in legends[1::2]]
+    assert words == [[CLEAN, "blur_2"], [CLEAN, "noise_1", "noise_3"], [CLEAN, "v6"]]
+    for legend, panel in zip(legends[1::2], panels[::2]):  # what it says is what is drawn
+        looks = [(line.get_marker(), line.get_linestyle(), line.get_color()) for line in panel.get_lines()]
+        handles = legend.get_lines()
+        assert looks == [(line.get_marker(), line.get_linestyle(), line.get_color()) for line in handles]
+    kinds = [panel.get_ylabel().split("\n")[0] for panel in panels[::2]]
+    assert kinds == ["blur", "noise", "other images"]
+
+
+def test_without_test_sets_there_is_no_section(tmp_path, empty_figures):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    assert make(folder) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Other test images" not in text and "test set</th>" not in text and "CIFAR-10-C" not in text
+    assert not [path for path in (folder / "report").iterdir() if path.name.startswith("test_sets")]
+
+
+def test_a_report_of_one_test_set_goes_on_working(results, tmp_path, empty_figures):
+    folder = shutil.copytree(results, tmp_path / "few digits") / "test_sets/noise_3"
+    assert make(folder) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "noise_3" in text and "Other test images" not in text
+
+
+def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path, empty_figures):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    key = ("SupCon", "global", 0.5)  # the first, with which the dense networks are stored
+    make_results(folder / "test_sets/noise_1", **SMALL, ids={key: [0, 1, 2, 3, 4, 9]})
+    make_results(folder / "test_sets/v6", **SMALL | dict(learning=("supervised",)))
+    (folder / "test_sets/halted").mkdir()
+    for name, part in (("torn", "populations"), ("lost", "evaluations")):
+        make_results(folder / "test_sets" / name, **SMALL | dict(learning=("supervised",)))
+        next((folder / "test_sets" / name / "supervised" / part).glob("*0.9*")).write_bytes(b"torn")
+    assert make(folder, "--release", tmp_path / "copy") == 0
+    found = {(row["test_set"], row["learning_method"], row["sparsity"]) for row in rows_of(folder)}
+    every = [
+        (name, each) for name in ("noise_1", "v6") for each in LEARNING if (name, each) != ("v6", "SupCon")
+    ]
+    wanted = {(name, each, str(s)) for name, each in every for s in (0.0, *SPARSITIES)}
+    wanted -= {("noise_1", "SupCon", "0.5")}
+    assert found == wanted | {("lost", "supervised", "0.0"), ("lost", "supervised", "0.5")}
+    text = page_of(folder).text
+    assert (
+        "test set noise_1, of other networks than the clean results: SupCon global 0.5; run the PIE" in text
+    )
+    for name in ("halted", "torn"):
+        assert f"test set {name}: " in text
+    assert "test set lost, everything but its figures of supervised global 0.9: the predictions" in text
+    assert "prediction depth of supervised global 0.9: run" in text  # of the clean images alone
+    assert "test set v6" not in text
+
+
+def test_the_dense_networks_must_be_the_same_too(tmp_path, empty_figures):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    ids = {("supervised", "dense", 0.0): [0, 1, 2, 3, 4, 9]}
+    make_results(folder / "test_sets/noise_1", **SMALL, ids=ids)
+    assert make(folder) == 0
+    assert {row["learning_method"] for row in rows_of(folder)} == {"SupCon"}
+    assert "supervised dense 0, supervised global 0.5, supervised global 0.9" in page_of(folder).text
+
+
+def test_a_release_has_the_same_section(results, tmp_path):
+    copy = tmp_path / "copy" / "few digits"
+    assert make(results, "--release", copy) == 0 and make(copy) == 0
+    assert rows_of(copy) == rows_of(results)
+    pages = [page_of(folder) for folder in (results, copy)]
+    first, second = (page.tables[place_of(page)] for page in pages)
+    assert first == second
+    for name in ("accuracy", "pie_share"):
+        pictures = [(each / f"report/test_sets_{name}.png").read_bytes() for each in (results, copy)]
+        assert pictures[0] == pictures[1]
+    stored = [path for path in copy.glob("test_sets/*/*/*/*.npz")]
+    assert {path.parent.name for path in stored} == {"populations", "evaluations"}
+    assert not any("mask_bits" in np.load(path) for path in stored)
+    assert json.loads(str(np.load(stored[0])["made"]))["data"] == "sum of the data"
+
+
+def test_a_test_set_named_clean_is_not_the_clean_images(tmp_path):
+    folder = tmp_path / "few digits"
+    make_results(folder, **SMALL)
+    make_results(folder / "test_sets/clean", **SMALL, shift=0.5)
+    assert make(folder) == 0
+    # As many images with the same labels are not the clean images.
+    assert all(row["test_set"] == "clean" and "jaccard" not in row for row in rows_of(folder))
+    series = read_arrays(folder / "report/test_sets_accuracy.npz")["series"].tolist()
+    assert series == [f"{method} global · {name}" for method in LEARNING for name in (CLEAN, "clean")]
+    with pytest.raises(argparse.ArgumentTypeError):  # it can name no folder of results
+        run_name(CLEAN)
+
+
+def test_what_is_remembered_of_votes_does_not_grow_with_the_test_sets():
+    assert evidence.labels_of_sets.cache_info().maxsize is not None
