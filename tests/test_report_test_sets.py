@@ -295,7 +295,7 @@ def test_the_dense_networks_must_be_the_same_too(tmp_path, empty_figures):
     assert "supervised dense 0, supervised global 0.5, supervised global 0.9" in page_of(folder).text
 
 
-def test_a_release_has_the_same_section(results, tmp_path):
+def test_a_release_has_the_same_section(results, tmp_path, empty_figures):
     copy = tmp_path / "copy" / "few digits"
     assert make(results, "--release", copy) == 0 and make(copy) == 0
     assert rows_of(copy) == rows_of(results)
@@ -303,7 +303,7 @@ def test_a_release_has_the_same_section(results, tmp_path):
     first, second = (page.tables[place_of(page)] for page in pages)
     assert first == second
     for name in ("accuracy", "pie_share"):
-        pictures = [(each / f"report/test_sets_{name}.png").read_bytes() for each in (results, copy)]
+        pictures = [(each / f"report/test_sets_{name}.npz").read_bytes() for each in (results, copy)]
         assert pictures[0] == pictures[1]
     stored = [path for path in copy.glob("test_sets/*/*/*/*.npz")]
     assert {path.parent.name for path in stored} == {"populations", "evaluations"}
@@ -311,7 +311,7 @@ def test_a_release_has_the_same_section(results, tmp_path):
     assert json.loads(str(np.load(stored[0])["made"]))["data"] == "sum of the data"
 
 
-def test_a_test_set_named_clean_is_not_the_clean_images(tmp_path):
+def test_a_test_set_named_clean_is_not_the_clean_images(tmp_path, empty_figures):
     folder = tmp_path / "few digits"
     make_results(folder, **SMALL)
     make_results(folder / "test_sets/clean", **SMALL, shift=0.5)
