@@ -66,7 +66,7 @@ def run_here(script, *flags, cwd):
     return out.getvalue(), err.getvalue()
 
 
-AS_PROCESSES = ("sup_training", "clr_pie_kmodels_detection")  # imports of torch cost more than the scripts
+AS_PROCESSES = ("sup_training", "clr_prediction_depth")  # imports cost more than the scripts, UMAP's most
 CHAIN = {
     "sup_training": "--index_end 1 --epochs 3 --batch_size 32 --learning_rate 0.1",
     "clr_training": "--pruning_percentages 0.0 --index_end 1 --epochs 2 --batch_size 32 --head_epochs 3 "
