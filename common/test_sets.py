@@ -17,6 +17,7 @@ from torch import Tensor
 from common.augment import stream
 from common.cli import UserError, run_name
 from common.data import ImageDataset, open_image, upright
+from common.store.files import check_size
 
 STRENGTHS = {
     "noise": (0.04, 0.08, 0.16),  # standard deviation of Gaussian noise, of pixels in [0, 1]
@@ -141,6 +142,7 @@ def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
     """Images and labels of CIFAR-10.1 (..._data.npy, ..._labels.npy beside it) or CIFAR-10.2 (.npz)."""
     try:
         if path.suffix == ".npz":
+            check_size(path)
             with np.load(path, allow_pickle=False) as arrays:
                 images, labels = arrays["images"], arrays["labels"]
         else:

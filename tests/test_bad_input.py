@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -965,18 +966,21 @@ def test_forged_populations_are_refused_and_the_earlier_report_stays(work, capsy
     assert files(work) == before
 
 
-def test_of_two_reports_at_once_one_waits(work, monkeypatch):
+@pytest.mark.parametrize("flags", [[], ["--against", "another"]], ids=["report", "against"])
+def test_of_two_reports_at_once_one_waits(work, monkeypatch, flags):
     from common.store import files
     from figures import make_figures
 
     folder, held = work / "pies/few digits", []
 
-    def write_report(*arguments):
+    def write(*arguments):
         with files.claim(folder / "report.html", wait=False) as is_free:
             held.append(not is_free)
+        return []
 
-    monkeypatch.setattr(make_figures, "write_report", write_report)
-    assert make_figures.main(["--results", str(folder)]) == 0 and held == [True]
+    for name in ("write_report", "write_against"):
+        monkeypatch.setattr(make_figures, name, write)
+    assert make_figures.main(["--results", str(folder), *flags]) == 0 and held == [True]
 
 
 def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(work, monkeypatch, capsys):
@@ -1021,13 +1025,67 @@ def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scri
     assert (folder / "report/of_earlier.csv").exists()
 
 
-def test_arrays_larger_than_any_are_not_unpacked(work, monkeypatch):
+def inflate(path, name, megabytes):
+    """Puts zeros into a zip file, a thousandth of their size on the disk."""
+    kept = {}
+    if path.exists():
+        with zipfile.ZipFile(path) as file:
+            kept = {entry: file.read(entry) for entry in file.namelist() if not entry.endswith(name)}
+            name = next((entry for entry in file.namelist() if entry.endswith(name)), name)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry, content in kept.items():
+            file.writestr(entry, content)
+        with file.open(name, "w") as entry:
+            for _ in range(megabytes):
+                entry.write(bytes(1 << 20))
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """What unpacks to more than a megabyte is as one of several gigabytes."""
     from common.store import files
 
-    [path, *_] = Path("pies/few digits/supervised/populations").glob("*.npz")
-    assert files.read_arrays(path)
-    monkeypatch.setattr(files, "LARGEST_BYTES", 1000)
-    assert files.read_arrays(path) is None
+    monkeypatch.setattr(files, "LARGEST_BYTES", 1 << 20)
+
+
+SUP_RESULTS = "pies/few digits/supervised"
+
+
+@pytest.mark.parametrize(
+    "kind, told", [("populations/global", "global_0.9.npz"), ("pies_distribution/", "2models.npz")]
+)
+def test_bombs_among_results_are_not_unpacked(work, capsys, small_memory, kind, told):
+    from figures import make_figures
+
+    [path] = Path(SUP_RESULTS).glob(f"{kind}*.npz")
+    inflate(path, "more.npy", 8)
+    before = files(work)
+    assert make_figures.main(["--results", str(work / "pies/few digits"), "--output_dir", "anew"]) == 2
+    check_the_line(capsys.readouterr().err, f"{told} is damaged; delete it")
+    assert files(work) == before
+
+
+def test_a_bomb_for_an_evaluation_is_computed_again(work, capsys, small_memory):
+    [path] = Path(SUP_RESULTS, "evaluations").glob("*global*id0.npz")
+    before = dict(np.load(path))
+    inflate(path, "latent.npy", 8)
+    assert main(SUP_PIES, *with_defaults(SUP_PIES, [])) == 0
+    assert "computed again" in capsys.readouterr().out
+    assert all(np.array_equal(values, before[name]) for name, values in np.load(path).items())
+
+
+def test_a_bomb_for_weights_is_no_checkpoint(work, capsys, small_memory):
+    path = model(SUP_DENSE)
+    path.with_suffix(".json").unlink()
+    inflate(path, "/data/1", 8)
+    assert status_of(SUP_PRUNE, *with_defaults(SUP_PRUNE, [*ONE, "--pruning_percentages", 0.5])) == 2
+    check_the_line(capsys.readouterr().err, "id0.pt is not a readable checkpoint ... delete it")
+
+
+def test_a_bomb_for_test_images_is_refused(work, capsys, small_memory):
+    inflate(Path("bomb.npz"), "images.npy", 8)
+    assert status_of(SUP_PIES, *with_defaults(SUP_PIES, ["--test_set", "bomb.npz"])) == 2
+    check_the_line(capsys.readouterr().err, "--test_set bomb.npz ... it would take 8 MB")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,14 @@ from common import augment, losses, models, pruning, training
 from common.cli import FLIPS, Interval, UserError, logger, say_once
 from common.methods import parse_method
 from common.pruning import Masks, measure_sparsity
-from common.store.files import differences, module_digest, read_object, write_atomically, write_json
+from common.store.files import (
+    check_size,
+    differences,
+    module_digest,
+    read_object,
+    write_atomically,
+    write_json,
+)
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
 # Of supervised trainings: records from before these flags lack them, and mean the values that could not be
@@ -368,6 +375,8 @@ def load_network(*paths: Path) -> models.Classifier:
 def read_payload(path: Path) -> dict:
     """What torch.save wrote, without running any code in it."""
     try:
+        if zipfile.is_zipfile(path):  # not of the oldest versions of torch
+            check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles: the one line below says enough
             payload = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import threading
+import zipfile
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -21,9 +22,9 @@ import numpy as np
 
 from common.cli import UserError, logger, say_once
 
-LARGEST_BYTES = 2**31  # of stored arrays once they are unpacked
-# Stored arrays of networks and populations: names, kind of values (numpy's letters), shape. N images, C
-# classes. Other letters: any number.
+LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # of what unpacks to more than both, nothing is unpacked
+# Stored arrays of networks, populations and figures: names, kind of values (numpy's letters), shape. N images,
+# C classes. Other letters: any number. A name with a point before it: in one kind of figure.
 SHAPES = """
 predictions labels modal_labels iu N
 q_score z_score l1_norm confidence f N
@@ -46,10 +47,22 @@ gallery iu ?
 gallery_images u ?,3,?,?
 depth_prediction depth_label iu ?,N
 knn iu ?,N
-title data_title architecture learning_method pruning_method population U .
+figure title data_title architecture learning_method pruning_method population U .
 made row settings runs U .
 sparsity f .
+coordinates f N,2
+depth f N
+prediction_depth.places iu .
+gallery.images u ?,3,?,?
 """
+# What the scripts' figures are drawn from.
+FIGURES = """
+umap title class_names coordinates modal_labels
+q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score dense_l1_norm pruned_l1_norm
+prediction_depth title is_pie places dense_depth pruned_depth
+pies_distribution title class_names pies_per_class images
+"""
+NEEDED = {figure: names for figure, *names in map(str.split, FIGURES.strip().splitlines())}
 KINDS = {
     name: (kinds, [] if shape == "." else shape.split(","))
     for *names, kinds, shape in map(str.split, SHAPES.strip().splitlines())
@@ -100,15 +113,13 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     """The arrays of an .npz, with `only` those of these names; None where it is absent, unreadable or, with
     `made` given, made from something else."""
     try:
+        check_size(path)
         with np.load(path, allow_pickle=False) as stored:
-            if sum(entry.file_size for entry in stored.zip.infolist()) > LARGEST_BYTES:
-                raise ValueError
             arrays = {name: stored[name] for name in stored.files if only is None or name in only}
             # float16 is for the disk alone: sums of it would not be exact.
             half = {name for name, values in arrays.items() if values.dtype == np.float16}
             arrays |= {name: arrays[name].astype(np.float32) for name in half}
-            if "figure" not in stored.files:  # names are used otherwise there
-                check_arrays(arrays, {})
+            check_arrays(arrays, {})
             same = made is None or read_object(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
@@ -116,6 +127,18 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
         logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
         return None
     return arrays if same else None
+
+
+def check_size(path: Path) -> None:
+    """Whether a zip file's content fits into the memory, by its directory.
+
+    Raises:
+        ValueError: it does not, or this is no zip file.
+    """
+    with zipfile.ZipFile(path) as file:
+        size = sum(entry.file_size for entry in file.infolist())
+    if size > max(LARGEST_BYTES, LARGEST_RATIO * path.stat().st_size):
+        raise ValueError(f"it would take {size / 1e6:.0f} MB")
 
 
 def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
@@ -127,6 +150,10 @@ def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
         ValueError: they have not.
     """
     plain = {name: name.removeprefix("dense_").removeprefix("pruned_") for name in arrays}
+    figure = str(arrays.get("figure"))
+    plain |= {name: own for name in arrays if (own := f"{figure}.{name}") in KINDS}
+    if not {*NEEDED.get(figure, ())} <= arrays.keys():
+        raise ValueError(figure)
     for name in arrays:
         if plain[name] not in KINDS:
             continue

@@ -102,28 +102,29 @@ def _older(folder: Path) -> UserError:
     )
 
 
-def _damaged(path: Path) -> UserError:
+def damaged(path: Path) -> UserError:
+    """The error of stored arrays that are not what a script wrote."""
     return UserError(f"{path} is damaged; delete it and run the script that writes it again")
 
 
 def _read_population(path: Path) -> Combination | None:
     if (arrays := read_arrays(path)) is None:
-        raise _damaged(path)
+        raise damaged(path)
     if "row" not in arrays:
         return None
     row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
     if not is_row(row) or "format" not in made:
-        raise _damaged(path)
+        raise damaged(path)
     if made["format"] != FORMAT:
         raise _older(path.parent.parent)
     depth_path = path.with_name(f"{path.stem}_depth.npz")
     depths = read_arrays(depth_path)
     if depths is None and depth_path.exists():
-        raise _damaged(depth_path)
+        raise damaged(depth_path)
     if depths and _same(json.loads(str(depths["made"])), made):
         row |= json.loads(str(depths["row"]))
         if not is_row(row):
-            raise _damaged(depth_path)
+            raise damaged(depth_path)
     else:
         depths = None
     return Combination(*(row[name] for name in KEY_COLUMNS), path.parent.parent, arrays, row, made, depths)
@@ -143,14 +144,19 @@ def read_evaluations(population: Combination, names: tuple[str, ...], prefix: st
         arrays = read_arrays(path, only=("made", *names)) or {}
         if not {"made", *names} <= set(arrays):
             return None
-        try:
-            check_arrays(arrays, {"N": len(population.is_pie), "C": len(population.class_names)})
-        except ValueError:
-            raise _damaged(path) from None
+        _check(path, arrays, population)
         if "+".join(json.loads(str(arrays["made"]))["checkpoints"]) != checksum:  # of another folder, say
             return None
         evaluations.append(arrays)
     return evaluations
+
+
+def _check(path: Path, arrays: dict, population: Combination) -> None:
+    """Refuses arrays of other numbers of images or classes than the population's."""
+    try:
+        check_arrays(arrays, {"N": len(population.is_pie), "C": len(population.class_names)})
+    except ValueError:
+        raise damaged(path) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +188,9 @@ def read_figure(population: Combination, kind: str, dense: bool = False) -> dict
     # Backwards: depths by prediction before by label.
     for path in sorted((population.folder / kind).glob(f"*_{name}sparsity_*.npz"), reverse=True):
         arrays = read_arrays(path) or {}
-        if "figure" in arrays and _same(json.loads(str(arrays["made"])), made):
-            return arrays
+        if str(arrays.get("figure")) != kind:
+            raise damaged(path)
+        if _same(json.loads(str(arrays["made"])), made):
+            _check(path, arrays, population)
+            return arrays | {"path": path}
     return None
