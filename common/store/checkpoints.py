@@ -276,22 +276,10 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = read_object(path.read_text())
-        sha256, run = record["checkpoint_sha256"], record.get("run", {})
-        dictionaries = [record.get(key, {}) for key in ("movement", "run", "code")]
-        numbers = [record.get("accuracy_as_pruned", 0), run.get("seconds", 0)]
-        for kind, values in (
-            (dict, [record["configuration"], *dictionaries, *record["history"]]),
-            (list, [record["history"]]),
-            (str, [record["data"]["checksum"]]),
-            (int, [record["sparsity"]["zeros"], record.get("seed", 0)]),
-            (int | float, numbers),
-        ):
-            if not all(isinstance(value, kind) for value in values):
-                raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record = read_object(path.read_text(), "record")
+    except ValueError:
         raise damaged_record(checkpoint) from None
-    if sha256 != file_sha256(checkpoint):
+    if record["checkpoint_sha256"] != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"

@@ -8,12 +8,12 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import os
 import stat
 import threading
 import zipfile
 from contextlib import contextmanager, suppress
-from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterator
@@ -63,6 +63,64 @@ prediction_depth title is_pie places dense_depth pruned_depth
 pies_distribution title class_names pies_per_class images
 """
 NEEDED = {figure: names for figure, *names in map(str.split, FIGURES.strip().splitlines())}
+# Entries of JSONs, in arrays and beside checkpoints: where, and the first letters of the types that they may
+# have (int, float, str, dict, list, bool, NoneType; x: a float that is not finite). `?`: may be absent, `*`:
+# every one of a mapping, `#`: of a list.
+ENTRIES = """
+made.format? i
+made.data? s
+made.checkpoints?.# s
+made.dense_checkpoints?.# s
+row.* ifxsbN
+row.sparsity? if
+row.learning_method? s
+row.pruning_method? s
+row.population? s
+row.origin? s
+row.unpublished? s
+settings.dense? d
+runs.commands.# sN
+runs.devices.# s
+runs.versions.# s
+runs.days.# s
+runs.seeds.# i
+runs.seconds if
+runs.networks i
+runs.made_elsewhere i
+runs.analysis s
+record.checkpoint_sha256 s
+record.configuration.epochs? i
+record.configuration.batch_size? i
+record.configuration.head_epochs? i
+record.configuration.batch_size_head? i
+record.configuration.warmup_epochs? i
+record.configuration.model_depth? i
+record.configuration.widen_factor? i
+record.configuration.learning_rate? if
+record.configuration.momentum? if
+record.configuration.weight_decay? if
+record.configuration.dropout? if
+record.configuration.temperature? if
+record.configuration.base_temperature? if
+record.configuration.lr_gamma? if
+record.configuration.lr_milestones?.# i
+record.configuration.learning_method? s
+record.configuration.precision? s
+record.configuration.dense? d
+record.history.#.* ifx
+record.code?.* s
+record.data.checksum s
+record.data.class_names?.# s
+record.data.horizontal_flip? b
+record.data.vertical_flip? b
+record.sparsity.zeros i
+record.seed? i
+record.accuracy_as_pruned? if
+record.movement?.* ifx
+record.run?.command? s
+record.run?.seconds? if
+record.run?.versions?.* s
+"""
 KINDS = {
     name: (kinds, [] if shape == "." else shape.split(","))
     for *names, kinds, shape in map(str.split, SHAPES.strip().splitlines())
@@ -166,7 +224,7 @@ def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
         if values.dtype.kind == "U":
             values.tolist()  # raises at what is no letter
         if plain[name] in OBJECTS:
-            read_object(str(values))
+            read_object(str(values), plain[name])
     bounds = {**dict.fromkeys(OF_CLASSES, sizes.get("C")), "gallery": sizes.get("N")}
     for name, values in arrays.items():
         bound = bounds.get(plain[name])
@@ -174,26 +232,55 @@ def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
             raise ValueError(name)
     if {"mask_bits", "layer_shapes"} <= arrays.keys():
         sides = arrays["layer_shapes"].tolist()
-        if min(map(min, sides), default=1) < 1 or len(arrays["mask_bits"]) != -(-sum(map(prod, sides)) // 8):
+        if min(map(min, sides), default=1) < 1 or len(arrays["mask_bits"]) != -(
+            -sum(map(math.prod, sides)) // 8
+        ):
             raise ValueError("mask_bits")
 
 
-def read_object(text: str) -> dict:
+def read_object(text: str, kind: str = "") -> dict:
     """The mapping that a JSON holds.
 
+    Args:
+        kind: of `ENTRIES`, whose types the entries must have.
     Raises:
-        ValueError: no JSON, another value, one nested too deeply, or text that is no text.
+        ValueError: no JSON, another value, one nested too deeply, text that is no text, a number of too many
+            digits, an entry that is missing or of another type.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=lambda digits: int(np.int64(digits)))
         if not isinstance(content, dict):
             raise ValueError("no mapping")
         # Names of files may be bytes that are no text.
         json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
         flat(content)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        for entry, types in map(str.split, ENTRIES.strip().splitlines()):
+            first, *place = entry.split(".")
+            if first == kind:
+                _check_entry(content, place, types)
+    except (RecursionError, OverflowError, KeyError, TypeError) as error:
+        raise ValueError(type(error).__name__) from None
     return content
+
+
+def _check_entry(value: object, place: list[str], types: str) -> None:
+    if not place:
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if (type(value).__name__[0] if finite else "x") not in types:
+            raise TypeError
+        return
+    step, *rest = place
+    if not isinstance(value, list if step == "#" else dict):
+        raise TypeError
+    name = step.removesuffix("?")
+    if step in "#*":
+        value = dict(enumerate(value)) if step == "#" else value
+    elif name == step or name in value:
+        value = {name: value[name]}
+    else:
+        return
+    for part in value.values():
+        _check_entry(part, rest, types)
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

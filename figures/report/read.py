@@ -113,7 +113,7 @@ def _read_population(path: Path) -> Combination | None:
     if "row" not in arrays:
         return None
     row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
-    if not is_row(row) or "format" not in made:
+    if not is_row(row) or not {*SAME} <= made.keys():
         raise damaged(path)
     if made["format"] != FORMAT:
         raise _older(path.parent.parent)
