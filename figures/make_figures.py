@@ -121,7 +121,9 @@ def write_report(folder: Path, places: list[Path | None], flags: argparse.Namesp
     short = table.short_table([population.row for population in stored])
     table.write_tex(staged / "report" / "results.tex", short)
     html = page.write(report, pngs, folder)
-    files.write_atomically(staged / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    files.write_atomically(
+        staged / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
+    )
     drawn, models = [], sorted({len(population.arrays["ids"]) for population in combinations})
     if anew is None:
         drawn = [path.parent for path in stored_figures(folder, staged, "png")]
@@ -162,7 +164,9 @@ def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
     for name, rows in (("changed", report.changed), ("differences", report.rows)):
         table.write_tex(target / f"{name}.tex", table.write_rows(target / f"{name}.csv", rows))
     html = page.write_against(report, pngs)
-    files.write_atomically(target / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    files.write_atomically(
+        target / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
+    )
     empty(folder / place)
     report_path = folder / place / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]

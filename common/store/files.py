@@ -24,7 +24,7 @@ from common.cli import UserError, logger, say_once
 
 LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # of what unpacks to more than both, nothing is unpacked
 # Stored arrays of networks, populations and figures: names, kind of values (numpy's letters), shape. N images,
-# C classes. Other letters: any number. A name with a point before it: in one kind of figure.
+# C classes, K networks, L layers, G images of a gallery. A name with a point: in one kind of figure.
 SHAPES = """
 predictions labels modal_labels iu N
 q_score z_score l1_norm confidence f N
@@ -33,19 +33,22 @@ tied is_pie b N
 log_probabilities f N,C
 latent_sample latent f ?,?
 zero_latents images lost_pies gained_pies wrong_pies iu .
-layers evaluations pie_images movement_layers U ?
+layers movement_layers U L
+evaluations U K
+pie_images U ?
 class_names U C
-layer_shapes iu ?,4
+layer_shapes iu L,4
 mask_bits u ?
-ids iu ?
-accuracy accuracy_pies accuracy_rest auroc_q_score calibration_error f ?
+ids iu K
+accuracy f K
+accuracy_pies accuracy_rest auroc_q_score calibration_error f ?
 agreement cka agreement_others cka_others knn_accuracy auroc_depth f ?
-recall f ?,C
-movement f ?,?
+recall f K,C
+movement f K,L
 pies_per_class iu C
-gallery iu ?
-gallery_images u ?,3,?,?
-depth_prediction depth_label iu ?,N
+gallery iu G
+gallery_images u G,3,?,?
+depth_prediction depth_label iu K,N
 knn iu ?,N
 figure title data_title architecture learning_method pruning_method population U .
 made row settings runs U .
@@ -55,14 +58,22 @@ depth f N
 prediction_depth.places iu .
 gallery.images u ?,3,?,?
 """
-# What the scripts' figures are drawn from.
-FIGURES = """
-umap title class_names coordinates modal_labels
-q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score dense_l1_norm pruned_l1_norm
-prediction_depth title is_pie places dense_depth pruned_depth
-pies_distribution title class_names pies_per_class images
+# What must be there: in files of populations, of their depths, and of the scripts' figures.
+NAMES = """
+dense title data_title architecture class_names labels ids evaluations accuracy recall runs made
+pruned is_pie modal_labels votes confidence q_score pie_images gallery gallery_images dense_modal_labels
+pruned dense_votes dense_ids dense_evaluations dense_accuracy dense_recall
+depths is_pie ids pruned_depth_prediction row made
+umap title class_names coordinates modal_labels made
+q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score made
+q_score dense_l1_norm pruned_l1_norm
+prediction_depth title is_pie places dense_depth pruned_depth made
+pies_distribution title class_names pies_per_class images made
 """
-NEEDED = {figure: names for figure, *names in map(str.split, FIGURES.strip().splitlines())}
+NEEDED: dict[str, set[str]] = {}
+for kind, *names in map(str.split, NAMES.strip().splitlines()):
+    NEEDED[kind] = NEEDED.get(kind, set()) | {*names}
+NEEDED["pruned"] |= NEEDED["dense"]
 # Entries of JSONs, in arrays and beside checkpoints: where, and the first letters of the types that they may
 # have (int, float, str, dict, list, bool, NoneType; x: a float that is not finite). `?`: may be absent, `*`:
 # every one of a mapping, `#`: of a list.
@@ -177,7 +188,7 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
             # float16 is for the disk alone: sums of it would not be exact.
             half = {name for name, values in arrays.items() if values.dtype == np.float16}
             arrays |= {name: arrays[name].astype(np.float32) for name in half}
-            check_arrays(arrays, {})
+            check_arrays(arrays, {}, str(arrays.get("figure")))
             same = made is None or read_object(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
@@ -199,19 +210,19 @@ def check_size(path: Path) -> None:
         raise ValueError(f"it would take {size / 1e6:.0f} MB")
 
 
-def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
+def check_arrays(arrays: dict, sizes: dict[str, int], kind: str = "") -> None:
     """Whether stored arrays have the kinds, shapes and ranges that `SHAPES` says.
 
     Args:
         sizes: N and C where they are known; what the arrays say of them is added.
+        kind: of `NAMES`, which must be there.
     Raises:
         ValueError: they have not.
     """
     plain = {name: name.removeprefix("dense_").removeprefix("pruned_") for name in arrays}
-    figure = str(arrays.get("figure"))
-    plain |= {name: own for name in arrays if (own := f"{figure}.{name}") in KINDS}
-    if not {*NEEDED.get(figure, ())} <= arrays.keys():
-        raise ValueError(figure)
+    plain |= {name: own for name in arrays if (own := f"{arrays.get('figure')}.{name}") in KINDS}
+    if not NEEDED.get(kind, set()) <= arrays.keys():
+        raise ValueError(kind)
     for name in arrays:
         if plain[name] not in KINDS:
             continue
@@ -219,6 +230,8 @@ def check_arrays(arrays: dict, sizes: dict[str, int]) -> None:
         if values.dtype.kind not in kinds or values.ndim != len(shape):
             raise ValueError(name)
         for side, size in zip(shape, values.shape):
+            if side in "KLG":  # dense networks have their own
+                side += name[: -len(plain[name])].removeprefix("pruned_")
             if side != "?" and size != (int(side) if side.isdigit() else sizes.setdefault(side, size)):
                 raise ValueError(name)
         if values.dtype.kind == "U":
