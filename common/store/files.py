@@ -82,7 +82,7 @@ made.format? i
 made.data? s
 made.checkpoints?.# s
 made.dense_checkpoints?.# s
-row.* ifxsbN
+row.* ifxsN
 row.sparsity? if
 row.learning_method? s
 row.pruning_method? s
