@@ -15,6 +15,7 @@ also copies what it reads into a folder small enough to publish; from the copy i
 
 import argparse
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -77,6 +78,8 @@ def main(argv=None) -> None:
     with ExitStack() as stack:
         # Of two calls at once one waits for the other.
         stack.enter_context(files.claim(folder / "report.html", wait=True))
+        for left in folder.glob(".anew_*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         targets = flags.release, flags.output_dir, folder
         places = [target and stack.enter_context(whole(target)) for target in targets]
         if flags.against:
@@ -195,7 +198,7 @@ def whole(folder: Path) -> Iterator[Path]:
     """A hidden folder inside `folder`. What is written there comes into `folder`, report.html last, when the
     context is left in peace, else nothing of it does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".anew_", dir=folder) as name:
         yield Path(name)
         paths = [path for path in Path(name).rglob("*") if path.is_file()]
         for path in sorted(paths, key=lambda path: path.name == "report.html"):

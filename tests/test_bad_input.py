@@ -1243,6 +1243,15 @@ def test_wrong_flags_of_the_report_are_one_line(work, capsys, line):
     assert files(work) == before
 
 
+def test_what_a_killed_report_left_goes(made_up, tmp_path, empty_figures):
+    from figures import make_figures
+
+    folder = shutil.copytree(made_up, tmp_path / "digits")
+    write(folder / ".anew_of_earlier/report.html")()
+    assert make_figures.main(["--results", str(folder)]) == 0
+    assert (folder / "report.html").exists() and not list(folder.glob(".anew_*"))
+
+
 def test_a_comparison_that_ends_on_its_way_leaves_the_earlier_one_whole(
     made_up, tmp_path, monkeypatch, capsys, empty_figures
 ):

@@ -8,12 +8,12 @@ import functools
 import hashlib
 import inspect
 import json
-import math
 import os
 import stat
 import threading
 import zipfile
 from contextlib import contextmanager, suppress
+from math import isfinite, prod
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterator
@@ -61,19 +61,23 @@ gallery.images u ?,3,?,?
 # What must be there: in files of populations, of their depths, and of the scripts' figures.
 NAMES = """
 dense title data_title architecture class_names labels ids evaluations accuracy recall runs made
-pruned is_pie modal_labels votes confidence q_score pie_images gallery gallery_images dense_modal_labels
-pruned dense_votes dense_ids dense_evaluations dense_accuracy dense_recall
+
+pruned title data_title architecture class_names labels ids evaluations accuracy recall runs made
+is_pie modal_labels votes confidence q_score pie_images gallery gallery_images dense_modal_labels dense_votes
+dense_ids dense_evaluations dense_accuracy dense_recall
+
 depths is_pie ids pruned_depth_prediction row made
+
 umap title class_names coordinates modal_labels made
-q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score made
-q_score dense_l1_norm pruned_l1_norm
+
+q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score dense_l1_norm pruned_l1_norm
+made
+
 prediction_depth title is_pie places dense_depth pruned_depth made
+
 pies_distribution title class_names pies_per_class images made
 """
-NEEDED: dict[str, set[str]] = {}
-for kind, *names in map(str.split, NAMES.strip().splitlines()):
-    NEEDED[kind] = NEEDED.get(kind, set()) | {*names}
-NEEDED["pruned"] |= NEEDED["dense"]
+NEEDED = {kind: {*names} for kind, *names in map(str.split, NAMES.split("\n\n"))}
 # Entries of JSONs, in arrays and beside checkpoints: where, and the first letters of the types that they may
 # have (int, float, str, dict, list, bool, NoneType; x: a float that is not finite). `?`: may be absent, `*`:
 # every one of a mapping, `#`: of a list.
@@ -199,10 +203,10 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
 
 
 def check_size(path: Path) -> None:
-    """Whether a zip file's content fits into the memory, by its directory.
+    """Whether a zip file unpacks to a size that it may have, by its directory.
 
     Raises:
-        ValueError: it does not, or this is no zip file.
+        ValueError: it does not; zipfile's errors.
     """
     with zipfile.ZipFile(path) as file:
         size = sum(entry.file_size for entry in file.infolist())
@@ -245,9 +249,7 @@ def check_arrays(arrays: dict, sizes: dict[str, int], kind: str = "") -> None:
             raise ValueError(name)
     if {"mask_bits", "layer_shapes"} <= arrays.keys():
         sides = arrays["layer_shapes"].tolist()
-        if min(map(min, sides), default=1) < 1 or len(arrays["mask_bits"]) != -(
-            -sum(map(math.prod, sides)) // 8
-        ):
+        if min(map(min, sides), default=1) < 1 or len(arrays["mask_bits"]) != -(-sum(map(prod, sides)) // 8):
             raise ValueError("mask_bits")
 
 
@@ -269,31 +271,25 @@ def read_object(text: str, kind: str = "") -> dict:
         flat(content)
         for entry, types in map(str.split, ENTRIES.strip().splitlines()):
             first, *place = entry.split(".")
-            if first == kind:
-                _check_entry(content, place, types)
-    except (RecursionError, OverflowError, KeyError, TypeError) as error:
+            _check_entry([content] if first == kind else [], place, types)
+    except (RecursionError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(type(error).__name__) from None
     return content
 
 
-def _check_entry(value: object, place: list[str], types: str) -> None:
-    if not place:
-        finite = not isinstance(value, float) or math.isfinite(value)
+def _check_entry(values: list, place: list[str], types: str) -> None:
+    for step in place:
+        if step == "#":
+            values = sum(values, [])
+        elif step == "*":
+            values = [part for value in values for part in value.values()]
+        else:
+            name = step.removesuffix("?")
+            values = [value[name] for value in values if name == step or name in value.keys()]
+    for value in values:
+        finite = not isinstance(value, float) or isfinite(value)
         if (type(value).__name__[0] if finite else "x") not in types:
             raise TypeError
-        return
-    step, *rest = place
-    if not isinstance(value, list if step == "#" else dict):
-        raise TypeError
-    name = step.removesuffix("?")
-    if step in "#*":
-        value = dict(enumerate(value)) if step == "#" else value
-    elif name == step or name in value:
-        value = {name: value[name]}
-    else:
-        return
-    for part in value.values():
-        _check_entry(part, rest, types)
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
