@@ -294,7 +294,7 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
         "dense_votes": (dense.predictions == dense_labels).sum(0),
         "confidence": confidence,
         "q_score": quality,
-        "pie_images": [f"test/a/{place}.png" for place in places],
+        "pie_images": np.array([f"test/a/{place}.png" for place in places], str),
         **measures,
         "pies_per_class": metrics.pies_per_class(is_pie, data.labels, classes),
         "gallery": gallery,

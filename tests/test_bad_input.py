@@ -397,7 +397,7 @@ sup_training --scope everywhere => --scope ... choose from
 sup_training --pruning 1 => --pruning ... not including, 1
 sup_training --precision float16 => --precision ... choose from
 sup_training --save_epochs 0,-1 => --save_epochs ... '-1' ... a whole number from 0
-sup_training --pruning 0.5 --begin_step 1 --end_step 2 --accumulate_gradients => --accumulate_gradients belongs to dense networks
+sup_training --pruning 0.5 --end_step 2 --accumulate_gradients => --accumulate_gradients belongs to dense
 sup_training --total_seed 0 => --total_seed ... a whole number from 1
 sup_training --cuda_device -1 => --cuda_device ... a whole number from 0
 sup_training --threads 0 => --threads ... a whole number from 1 to 1024
@@ -412,8 +412,6 @@ clr_training --encoder_name a/b => --encoder_name ... letters
 clr_training --encoder_name WideResNet-10-4 => --encoder_name ... appended by the script
 clr_training --num_classes none => --num_classes ... a whole number
 clr_training --warmup_epochs -1 => --warmup_epochs ... a whole number from 0
-clr_training --begin_step_head 1 --begin_epoch_head 0 --pruning_percentages 0.5 --begin_epoch 0 --end_epoch 0.5 => --begin_step_head and --begin_epoch_head say the same
-clr_training --criterion filter_l1 --pruning_percentages 0.5 --begin_epoch 0 --end_epoch 0.5 --frequency_head 2 => --frequency_head ... no filters
 sup_pruning_finetune --after nothing => --after ... choose from
 sup_pruning_finetune --rate 0 => --rate ... a number from 0.01 to 0.99
 sup_pruning_finetune --iterations 0 => --iterations ... a whole number from 1
@@ -441,6 +439,7 @@ sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... can
 sup_prediction_depth --prediction_depth_models 0 => --prediction_depth_models ... a whole number from 1
 sup_prediction_depth --figures_number few => --figures_number ... a whole number from 0
 """
+EARLY = "--pruning_percentages 0.5 --begin_epoch 0 --end_epoch 0.5"
 # What is spoilt: id, how, script, flags, what the line tells.
 ROWS = [
     (
@@ -456,6 +455,20 @@ ROWS = [
         CLR,
         "--pruning_percentages 0.5 --begin_step 1 --begin_epoch 0",
         "--begin_step and --begin_epoch say the same",
+    ),
+    (
+        "contradiction, step and epoch of the head",
+        None,
+        CLR,
+        f"{EARLY} --begin_step_head 1 --begin_epoch_head 0",
+        "--begin_step_head and --begin_epoch_head say the same",
+    ),
+    (
+        "contradiction, filters of the head",
+        None,
+        CLR,
+        f"{EARLY} --criterion filter_l1 --frequency_head 2",
+        "--frequency_head ... no filters",
     ),
     ("unknown, with a line break", None, SUP, ["--a\nb"], "--a b ... --help"),
     (
@@ -1264,6 +1277,8 @@ def test_a_comparison_that_ends_on_its_way_leaves_the_earlier_one_whole(
     first, second = (shutil.copytree(made_up, tmp_path / name) for name in ("one", "two"))
     arguments = ["--results", str(first), "--against", str(second)]
     assert make_figures.main(arguments) == 0
+    [report] = (first / "against").glob("*/report.html")
+    write(report.with_name("of_earlier.csv"))()
     before = files(tmp_path)
     monkeypatch.setattr(page, "write_against", full)
     assert make_figures.main(arguments) == 2
@@ -1389,7 +1404,7 @@ def test_a_bomb_for_weights_is_no_checkpoint(work, capsys, small_memory):
     path.with_suffix(".json").unlink()
     inflate(path, "/data/1", 8)
     assert status_of(SUP_PRUNE, *with_defaults(SUP_PRUNE, [*ONE, "--pruning_percentages", 0.5])) == 2
-    check_the_line(capsys.readouterr().err, "id0.pt is not a readable checkpoint ... delete it")
+    check_the_line(capsys.readouterr().err, "id0.pt is not a readable checkpoint (ValueError) ... delete it")
 
 
 def test_a_bomb_for_test_images_is_refused(work, capsys, small_memory):

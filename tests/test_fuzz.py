@@ -1166,7 +1166,7 @@ WRONG_TEXTS += ["[" * 2000 + "]" * 2000, '{"a":' * 2000 + "1" + "}" * 2000, *map
 
 
 def spoilt(content, whole=None):
-    """The text of a JSON with every node in turn replaced by each of `WRONG_TEXTS`, left out, or there twice."""
+    """The text of a JSON with every node in turn other, each of `WRONG_TEXTS`, left out, or there twice."""
     whole = content if whole is None else whole
     for key in list(content) if isinstance(content, dict) else range(len(content)):
         kept = content[key]

@@ -23,8 +23,8 @@ import numpy as np
 from common.cli import UserError, logger, say_once
 
 LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # of what unpacks to more than both, nothing is unpacked
-# Stored arrays of networks, populations and figures: names, kind of values (numpy's letters), shape. N images,
-# C classes, K networks, L layers, G images of a gallery. A name with a point: in one kind of figure.
+# Stored arrays of networks, populations and figures: names, kind of values (numpy's letters), shape. N
+# images, C classes, K networks, L layers, G images of a gallery. A name with a point: in one kind of figure.
 SHAPES = """
 predictions labels modal_labels iu N
 q_score z_score l1_norm confidence f N
