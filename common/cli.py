@@ -7,6 +7,7 @@ begins its work.
 
 import argparse
 import functools
+import io
 import logging
 import re
 import signal
@@ -634,6 +635,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
     def wrapped(argv: Sequence[str] | None = None) -> int:
         script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
         handlers = _raise_on_signals()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be bytes that are no text
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main(argv)
             return 0

@@ -15,6 +15,7 @@ from common.augment import stream
 from common.cli import UserError, run_name
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, upright
+from common.store.files import check_size
 
 
 def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[str, ImageDataset]]:
@@ -131,6 +132,7 @@ def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
     """Images and labels of CIFAR-10.1 (..._data.npy, ..._labels.npy beside it) or CIFAR-10.2 (.npz)."""
     try:
         if path.suffix == ".npz":
+            check_size(path)
             with np.load(path, allow_pickle=False) as arrays:
                 images, labels = arrays["images"], arrays["labels"]
         else:

@@ -18,8 +18,11 @@ import argparse
 import re
 import shutil
 import sys
+import tempfile
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -67,26 +70,33 @@ def main(argv=None) -> None:
         refused = {"output_dir", "format", "release"} & flags.given
         if refused:
             raise cli.UserError(f"--{min(refused)} has no effect with --against; leave one of them out")
-        return write_against(folder, flags.against)
+        if flags.against.resolve() == folder.resolve():
+            raise cli.UserError("--against names the folder of --results; name that of another run")
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     if not folder.is_dir():
         raise cli.UserError(f"--results {folder}: no populations are stored there; there is no such folder")
-    with files.claim(folder / "report.html", wait=True):  # of two calls at once one waits for the other
-        staged = folder / ".report"
-        try:
-            write_report(folder, staged, flags)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+    with ExitStack() as stack:
+        # Of two calls at once one waits for the other.
+        stack.enter_context(files.claim(folder / "report.html", wait=True))
+        for left in folder.glob(".anew_*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        targets = flags.release, flags.output_dir, folder
+        places = [target and stack.enter_context(whole(target)) for target in targets]
+        if flags.against:
+            said = write_against(folder, places[-1], flags.against)
+        else:
+            said = write_report(folder, places, flags)
+    print(*said, sep="\n")
 
 
-def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
-    """The report of stored populations, figures drawn anew and a release. What an earlier call wrote stays
-    until the new report is whole in `staged`."""
+def write_report(folder: Path, places: list[Path | None], flags: argparse.Namespace) -> list[str]:
+    """The report of stored populations, figures drawn anew and a release, into a place of each; returns what
+    to say of them."""
     from common.store import files, table
     from figures.report import across, contents, page, plots, read, release
 
-    shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
+    copy, anew, staged = places
     stored = read.read_populations(folder)
     combinations = [population for population in stored if population.pruning_method != "dense"]
     masks, missing = across.read_all_masks(combinations)
@@ -101,8 +111,8 @@ def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
             pngs[figure] = plots.store(staged / "similarity" / f"{figure}.npz", arrays)
 
     for picture in (*report.pictures, *report.test_set_pictures):
-        if "made" in picture.arrays:  # the arrays of a script's figure are stored already
-            pngs[picture.name] = plots.png(picture.arrays)
+        if "path" in picture.arrays:  # the arrays of a script's figure are stored already
+            pngs[picture.name] = plots.draw_again(picture.arrays["path"])
         elif picture.name not in pngs:
             pngs[picture.name] = plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
@@ -119,31 +129,35 @@ def write_report(folder: Path, staged: Path, flags: argparse.Namespace) -> None:
     short = table.short_table([population.row for population in stored])
     table.write_tex(staged / "report" / "results.tex", short)
     html = page.write(report, pngs, folder)
-    files.write_atomically(staged / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
-    replace(folder, staged)
-
-    if flags.output_dir is None:
-        drawn = stored_figures(folder, "png")
+    files.write_atomically(
+        staged / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
+    )
+    drawn, models = [], sorted({len(population.arrays["ids"]) for population in combinations})
+    if anew is None:
+        drawn = [path.parent for path in stored_figures(folder, staged, "png")]
     else:
-        drawn, models = [], sorted({len(population.arrays["ids"]) for population in combinations})
-        for path in stored_figures(folder, "npz"):
-            target = flags.output_dir / f"{figure_name(path, folder, models)}.{flags.format}"
-            plots.draw_again(path, target)
-            drawn.append(target)
-    folders = Counter(str(path.parent) for path in drawn)
-    print("figures:", ", ".join(f"{number} in {name}" for name, number in folders.items()))
-    for name in rows:
-        print(f"table: {folder / name}.csv, .tex")
-    print(f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {folder}/report/results.tex")
-    print(table.format_table([population.row for population in stored]))
-    print(f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}")
-    if flags.release:
-        size = release.release(folder, flags.release, contents.shown(report.compared))
-        print(f"released: {size / 1e6:.1f} MB in {flags.release}")
+        for path, arrays in stored_figures(folder, staged, "npz").items():
+            target = anew / f"{figure_name(path, folder, models)}.{flags.format}"
+            picture = plots.draw_again(arrays, flags.format)
+            files.write_atomically(target, lambda temporary: temporary.write_bytes(picture))
+            drawn.append(flags.output_dir)
+    said = [
+        f"figures: {', '.join(f'{number} in {name}' for name, number in Counter(drawn).items())}",
+        *(f"table: {folder / name}.csv, .tex" for name in rows),
+        f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {folder}/report/results.tex",
+        table.format_table([population.row for population in stored]),
+        f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}",
+    ]
+    if copy:
+        size = release.release(folder, copy, contents.shown(report.compared))
+        said.append(f"released: {size / 1e6:.1f} MB in {flags.release}")
+    for name in MADE_HERE:
+        empty(folder / name)
+    return said
 
 
-def write_against(folder: Path, other: Path) -> None:
-    """Two runs side by side, from their stored arrays."""
+def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
+    """Two runs side by side, from their stored arrays; returns what to say."""
     from common.store import files, table
     from figures.report import against, page, plots, read
 
@@ -152,20 +166,26 @@ def write_against(folder: Path, other: Path) -> None:
     if len(set(names)) == 1:
         names = str(folder), str(other)
     report = against.collect(*runs, names)
-    target = folder / "against" / re.sub(r"[^\w.=-]+", "_", str(other)).strip("._")
-    empty(target)
+    place = Path("against", re.sub(r"[^\w.=-]+", "_", str(other)).strip("._"))
+    target = staged / place
     pngs = {each.name: plots.store(target / f"{each.name}.npz", each.arrays) for each in report.pictures}
     for name, rows in (("changed", report.changed), ("differences", report.rows)):
         table.write_tex(target / f"{name}.tex", table.write_rows(target / f"{name}.csv", rows))
     html = page.write_against(report, pngs)
-    files.write_atomically(target / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
-    print(f"{names[0]} against {names[1]}: {target / 'report.html'}, differences.csv beside it")
+    files.write_atomically(
+        target / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
+    )
+    empty(folder / place)
+    report_path = folder / place / "report.html"
+    return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
 
 
-def stored_figures(folder: Path, ending: str) -> list[Path]:
-    """The figures of the scripts, then those that are made here."""
-    patterns = [*(f"*/{kind}" for kind in KINDS), *MADE_HERE]
-    return [path for pattern in patterns for path in sorted(folder.glob(f"{pattern}/*.{ending}"))]
+def stored_figures(folder: Path, staged: Path, ending: str) -> dict[Path, Path]:
+    """Where figures will lie -> where they lie: those of the scripts, then those that are made here."""
+    patterns = [f"*/{kind}/*.{ending}" for kind in KINDS]
+    stored = {path: path for pattern in patterns for path in sorted(folder.glob(pattern))}
+    made_here = sorted(staged.glob(f"*/*.{ending}"))
+    return stored | {folder / path.relative_to(staged): path for path in made_here}
 
 
 def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
@@ -178,14 +198,18 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
 
 
-def replace(folder: Path, staged: Path) -> None:
-    """Moves a new report over that of an earlier call, report.html last."""
-    for name in MADE_HERE:
-        empty(folder / name)
-        (folder / name).mkdir(exist_ok=True)
-        for path in (staged / name).glob("*"):
-            path.replace(folder / name / path.name)
-    (staged / "report.html").replace(folder / "report.html")
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside `folder`. What is written there comes into `folder`, report.html last, when the
+    context is left in peace, else nothing of it does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".anew_", dir=folder) as name:
+        yield Path(name)
+        paths = [path for path in Path(name).rglob("*") if path.is_file()]
+        for path in sorted(paths, key=lambda path: path.name == "report.html"):
+            target = folder / path.relative_to(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
 
 def empty(folder: Path) -> None:

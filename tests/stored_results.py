@@ -296,7 +296,7 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
         "dense_votes": (dense.predictions == dense_labels).sum(0),
         "confidence": confidence,
         "q_score": quality,
-        "pie_images": [f"test/a/{place}.png" for place in places],
+        "pie_images": np.array([f"test/a/{place}.png" for place in places], str),
         **measures,
         "pies_per_class": metrics.pies_per_class(is_pie, data.labels, classes),
         "gallery": gallery,
@@ -325,12 +325,13 @@ def write_depths(folder: Path, dense: Networks, pruned: Networks, data: Data, mo
     measures = {name: rng.random(len(ids)) for name in ("knn_accuracy", "auroc_depth")}
     columns = {**columns_of(measures), "depth_models": len(ids), "population": row_of(pruned)["population"]}
     side = "sup" if pruned.key[0] == "supervised" else "clr"
-    analysis = json.dumps({"analysis": f"{side}_prediction_depth.py --dataset folder"})
+    runs = json.loads(about(pruned, data)["runs"])
+    runs["analysis"] = f"{side}_prediction_depth.py --dataset folder"
     arrays = {
         "ids": ids,
         "places": PLACES,
         "is_pie": is_pie,
-        "runs": analysis,
+        "runs": json.dumps(runs),
         "row": json.dumps(columns),
         **measures,
         **depths,

@@ -3,6 +3,7 @@ what helps, nothing half-written."""
 
 import contextlib
 import csv
+import io
 import json
 import os
 import pickle
@@ -11,13 +12,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_few_digits
+from matplotlib.figure import Figure
 from PIL import Image
+from stored_results import make_results
 from test_scripts import DENSE, ROOT, SMALL, main
 
 from common import models
@@ -379,7 +383,63 @@ clr_pie_kmodels_detection --temperature 0.1 => choose with --temperature 0.5
 sup_training --data_dir nowhere => --data_dir nowhere ... train/CLASS/*
 clr_training --data_dir 'few digits/train/digit 1/03.png' => --data_dir ... 03.png ... train/CLASS/*
 sup_training --save_path 'few digits/train/digit 1/03.png' => --save_path ... is a file: give a folder
+sup_training --momentum 1 => --momentum ... not including, 1
+sup_training --weight_decay -1 => --weight_decay ... a number of 0 or more
+sup_training --lr_gamma 0 => --lr_gamma ... a number above 0, to 10
+sup_training --lr_milestones 5,x => --lr_milestones ... 'x' ... a whole number
+sup_training --shuffle maybe => --shuffle ... neither True nor False
+sup_training --begin_step -1 => --begin_step ... a whole number from 0
+sup_training --frequency 0 => --frequency ... a whole number from 1
+sup_training --begin_epoch nan => --begin_epoch ... a number of 0 or more
+clr_training --end_epoch_head -1 => --end_epoch_head ... a number of 0 or more
+sup_training --schedule never => --schedule ... choose from
+sup_training --scope everywhere => --scope ... choose from
+sup_training --pruning 1 => --pruning ... not including, 1
+sup_training --precision float16 => --precision ... choose from
+sup_training --save_epochs 0,-1 => --save_epochs ... '-1' ... a whole number from 0
+sup_training --pruning 0.5 --end_step 2 --accumulate_gradients => --accumulate_gradients belongs to dense
+sup_training --total_seed 0 => --total_seed ... a whole number from 1
+sup_training --cuda_device -1 => --cuda_device ... a whole number from 0
+sup_training --threads 0 => --threads ... a whole number from 1 to 1024
+sup_training --workers -1 => --workers ... a whole number from 0
+sup_training --widen_factor 0 => --widen_factor ... a whole number from 1 to 64
+sup_training --data_dir '' => --data_dir . ... no folder train/
+clr_training --base_temperature 0 => --base_temperature ... a number above 0
+clr_training --batch_size_head 0 => --batch_size_head ... a whole number from 1
+clr_training --head_epochs 0 => --head_epochs ... a whole number from 1
+clr_training --projection_head conv => --projection_head ... choose from
+clr_training --encoder_name a/b => --encoder_name ... letters
+clr_training --encoder_name WideResNet-10-4 => --encoder_name ... appended by the script
+clr_training --num_classes none => --num_classes ... a whole number
+clr_training --warmup_epochs -1 => --warmup_epochs ... a whole number from 0
+sup_pruning_finetune --after nothing => --after ... choose from
+sup_pruning_finetune --rate 0 => --rate ... a number from 0.01 to 0.99
+sup_pruning_finetune --iterations 0 => --iterations ... a whole number from 1
+sup_pruning_finetune --rewind_epoch -1 => --rewind_epoch ... a whole number from 0
+sup_pruning_finetune --rewind_epoch 1 => --rewind_epoch belongs to --pruning_schedule iterative
+sup_pruning_finetune --pruning_schedule sometimes => --pruning_schedule ... choose from
+sup_pruning_finetune --dense_batch_size 0 => --dense_batch_size ... a whole number from 1
+clr_pruning_finetune --dense_head_epochs 9 => --dense_head_epochs 9 ... there are
+sup_pruning_finetune --criterion magnitude_increase => were not kept; keep them ... --save_epochs 0
+sup_pruning_finetune --criterion levai_zombori => sums of gradients ... --accumulate_gradients ... are missing
+sup_pruning_finetune --models_number 0 => --models_number ... a whole number from 1
+sup_pie_kmodels_detection --finetune_epochs 9 => --finetune_epochs 9 ... there are
+sup_pie_kmodels_detection --umap_models 0 => --umap_models ... a whole number from 1
+sup_pie_kmodels_detection --pruning_methods global,global => --pruning_methods ... names one twice
+sup_pie_kmodels_detection --pruning_methods dense => --pruning_methods ... 'dense' is no pruning method
+sup_pie_kmodels_detection --pruning_methods GMP => no pruned networks ... python sup_training.py
+sup_pie_kmodels_detection --run a/b => --run ... 'a/b' is not a plain name
+sup_pie_kmodels_detection --run .. => --run ... '..' is not a plain name
+sup_prediction_depth --run '' => --run ... '' is not a plain name
+sup_pie_kmodels_detection --test_set nothing => --test_set 'nothing' ... neither a folder
+sup_pie_kmodels_detection --test_set '' => --test_set '' ... neither a folder
+sup_prediction_depth --test_set noise_4 => --test_set 'noise_4' ... noise_3
+clr_pie_kmodels_detection --test_set 'few digits' => its folders are not the classes ... train
+sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... cannot be read
+sup_prediction_depth --prediction_depth_models 0 => --prediction_depth_models ... a whole number from 1
+sup_prediction_depth --figures_number few => --figures_number ... a whole number from 0
 """
+EARLY = "--pruning_percentages 0.5 --begin_epoch 0 --end_epoch 0.5"
 # What is spoilt: id, how, script, flags, what the line tells.
 ROWS = [
     (
@@ -395,6 +455,20 @@ ROWS = [
         CLR,
         "--pruning_percentages 0.5 --begin_step 1 --begin_epoch 0",
         "--begin_step and --begin_epoch say the same",
+    ),
+    (
+        "contradiction, step and epoch of the head",
+        None,
+        CLR,
+        f"{EARLY} --begin_step_head 1 --begin_epoch_head 0",
+        "--begin_step_head and --begin_epoch_head say the same",
+    ),
+    (
+        "contradiction, filters of the head",
+        None,
+        CLR,
+        f"{EARLY} --criterion filter_l1 --frequency_head 2",
+        "--frequency_head ... no filters",
     ),
     ("unknown, with a line break", None, SUP, ["--a\nb"], "--a b ... --help"),
     (
@@ -879,6 +953,73 @@ ROWS = [
         f"results.csv ... {IN_THE_WAY}",
     ),
 ]
+# Of the record of a pruned network: an entry and what stands there.
+WRONG_ENTRIES = """
+seed 1.5
+seed 1000000000000000000000000000000
+history {"0": {}}
+history [{"loss": "low"}]
+history [{"loss": []}]
+run "fast"
+run.seconds NaN
+run.seconds "1"
+run.command 7
+run.versions ["python"]
+code ["losses"]
+code {"losses": null}
+configuration.epochs "two"
+configuration.batch_size [32]
+configuration.learning_rate Infinity
+configuration.dense "dense"
+data []
+data.checksum 7
+data.class_names "abc"
+data.horizontal_flip "yes"
+sparsity 0.9
+sparsity.zeros 1e999
+movement {"base.fc.weight": "far"}
+accuracy_as_pruned NaN
+checkpoint_sha256 null
+"""
+# Wrong flags of the report: flags => what the line tells.
+WRONG_FLAGS_OF_FIGURES = """
+--results nowhere => --results nowhere ... there is no such folder
+--results 'few digits' => no populations are stored there
+--results 'few digits/train/digit 1/03.png' => there is no such folder
+--format gif => --format ... choose from
+--run a/b => --run ... is not a plain name
+--run hotter => runs/hotter ... there is no such folder
+--output_dir 'few digits/train/digit 1/03.png' => 03.png ... File exists
+--release 'few digits/train/digit 1/03.png' => 03.png ... File exists
+--release 'pies/few digits' => --release names the folder of --results
+--against 'pies/few digits/../few digits' => --against names the folder of --results
+--against nowhere => --results nowhere: no populations are stored there
+--against x --release y => --release has no effect with --against
+--against x --output_dir y => --output_dir has no effect with --against
+--name x => --name ... --help
+"""
+# Of the JSONs of a population.
+WRONG_JSONS = """
+made.checkpoints []
+made.checkpoints "sum"
+made.dense_checkpoints ["sum"]
+made.data null
+made.format "three"
+row.sparsity "0.9"
+row.sparsity NaN
+row.pruning_method "by hand"
+row.epochs {}
+runs.commands "python"
+runs.seeds ["0"]
+runs.seeds [1000000000000000000000000000000]
+runs.seconds null
+runs.days {}
+runs.devices [null]
+runs.analysis 7
+dense_runs.seconds "long"
+dense_runs.versions null
+settings.dense "dense"
+"""
 # While the flags are read, the data, a checkpoint, and at the end.
 AS_PROCESSES = [
     "sup_training --epochs many",
@@ -898,7 +1039,29 @@ def wrong_flags(line):
     return command, None, script, flags, told
 
 
+def put(content, entry, text):
+    """A JSON with `text` in place of an entry."""
+    *place, last = entry.split(".")
+    part = content
+    for name in place:
+        part = part[name]
+    part[last] = "here"
+    return json.dumps(content).replace('"here"', text)
+
+
+def wrong_entry(line):
+    """A line of WRONG_ENTRIES as a row."""
+    entry, text = line.split(" ", 1)
+
+    def spoil():
+        path = model(SUP_PRUNED).with_suffix(".json")
+        path.write_text(put(json.loads(path.read_text()), entry, text))
+
+    return f"JSON, {line}", spoil, SUP_PIES, "", DAMAGED
+
+
 ROWS = [*map(wrong_flags, WRONG_FLAGS.strip().splitlines()), *ROWS]
+ROWS += map(wrong_entry, WRONG_ENTRIES.strip().splitlines())
 
 
 def by_id(rows):
@@ -946,9 +1109,37 @@ FORGED = {
 }
 
 
+def in_json(line):
+    """A line of WRONG_JSONS as a change of a population's arrays."""
+    entry, text = line.split(" ", 1)
+    name, entry = entry.split(".", 1)
+    return lambda stored: {name: put(json.loads(str(stored.get(name, "{}"))), entry, text)}
+
+
+FORGED |= {line: in_json(line) for line in WRONG_JSONS.strip().splitlines()}
+FORGED |= {f"no {name}": lambda stored, name=name: {name: None} for name in ("title", "runs", "gallery")}
+FORGED |= {
+    "one network more": lambda stored: {"ids": np.arange(3)},
+    "an object": lambda stored: {"title": np.array({}, object)},
+    "eight terabytes": lambda stored: {"q_score": Huge()},
+}
+
+
+class Huge:
+    """Stands for an array whose header tells of far more than there is."""
+
+
 def forge(path, change):
+    """Changes arrays of a file; None takes one away."""
     stored = dict(np.load(path))
-    np.savez_compressed(path, **stored | change(stored))
+    stored |= change(stored)
+    huge = [name for name, values in stored.items() if isinstance(values, Huge)]
+    kept = {name: values for name, values in stored.items() if values is not None and name not in huge}
+    np.savez_compressed(path, **kept)
+    for name in huge:
+        with zipfile.ZipFile(path, "a") as file, file.open(f"{name}.npy", "w") as entry:
+            facts = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+            np.lib.format.write_array_header_1_0(entry, facts)
 
 
 @pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
@@ -965,18 +1156,21 @@ def test_forged_populations_are_refused_and_the_earlier_report_stays(work, capsy
     assert files(work) == before
 
 
-def test_of_two_reports_at_once_one_waits(work, monkeypatch):
+@pytest.mark.parametrize("flags", [[], ["--against", "another"]], ids=["report", "against"])
+def test_of_two_reports_at_once_one_waits(work, monkeypatch, flags):
     from common.store import files
     from figures import make_figures
 
     folder, held = work / "pies/few digits", []
 
-    def write_report(*arguments):
+    def write(*arguments):
         with files.claim(folder / "report.html", wait=False) as is_free:
             held.append(not is_free)
+        return []
 
-    monkeypatch.setattr(make_figures, "write_report", write_report)
-    assert make_figures.main(["--results", str(folder)]) == 0 and held == [True]
+    for name in ("write_report", "write_against"):
+        monkeypatch.setattr(make_figures, name, write)
+    assert make_figures.main(["--results", str(folder), *flags]) == 0 and held == [True]
 
 
 def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(work, monkeypatch, capsys):
@@ -992,6 +1186,141 @@ def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(work, monkey
     monkeypatch.setattr(page, "write", full)
     assert make_figures.main(arguments) == 2
     assert "No space left" in capsys.readouterr().err and files(work) == before
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """Results with all of the scripts' figures, of networks that never were."""
+    folder = tmp_path_factory.mktemp("made_up") / "digits"
+    few = dict(models=2, depth_models=2, learning=("supervised",), images=20)
+    make_results(folder, **few, methods=("global",), sparsities=(0.9,))
+    return folder
+
+
+FORGED_FIGURES = {  # folder, change
+    "another shape": ("umap", lambda stored: {"coordinates": stored["coordinates"].T}),
+    "other images": ("umap", lambda stored: {"modal_labels": stored["modal_labels"][1:]}),
+    "an unknown class": ("umap", lambda stored: {"modal_labels": stored["modal_labels"] + 99}),
+    "another kind": ("q_score", lambda stored: {"is_pie": stored["is_pie"].astype(float)}),
+    "no array": ("q_score", lambda stored: {"pruned_z_score": None}),
+    "an object": ("q_score", lambda stored: {"dense_l1_norm": np.array([{}], object)}),
+    "text for a number": ("prediction_depth", lambda stored: {"places": "five"}),
+    "eight terabytes": ("prediction_depth", lambda stored: {"pruned_depth": Huge()}),
+    "another figure": ("umap", lambda stored: {"figure": "curves"}),
+    "no figure": ("pies_distribution", lambda stored: {"figure": None}),
+    "no title": ("pies_distribution", lambda stored: {"title": None}),
+    "counts of other classes": ("pies_distribution", lambda stored: {"pies_per_class": np.zeros(9, int)}),
+    "torn": ("pies_distribution", None),
+}
+
+
+@pytest.mark.parametrize("kind, change", FORGED_FIGURES.values(), ids=FORGED_FIGURES)
+def test_forged_figures_are_refused_and_nothing_is_half_new(
+    made_up, tmp_path, monkeypatch, capsys, kind, change
+):
+    from figures import make_figures
+    from figures.report import plots
+
+    draw, folder = plots.draw, shutil.copytree(made_up, tmp_path / "digits")
+    for name in ("digits/report.html", "digits/report/of_earlier.csv", "anew/of_earlier.png"):
+        write(tmp_path / name)()
+    [path] = (folder / "supervised" / kind).glob("*global*.npz")
+    if change:
+        forge(path, change)
+    else:
+        cut(path, 300)()
+
+    def draw_kind(arrays):  # to draw the others too would take longest
+        return draw(arrays) if str(arrays.get("figure")) in (kind, "None") else Figure((1, 1))
+
+    monkeypatch.setattr(plots, "draw", draw_kind)
+    before = files(tmp_path)
+    arguments = ["--results", str(folder), "--output_dir", str(tmp_path / "anew")]
+    assert make_figures.main([*arguments, "--release", str(tmp_path / "copy")]) == 2
+    check_the_line(capsys.readouterr().err, f"{path.name} is damaged; delete it")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("line", WRONG_FLAGS_OF_FIGURES.strip().splitlines())
+def test_wrong_flags_of_the_report_are_one_line(work, capsys, line):
+    from figures import make_figures
+
+    flags, told = line.split(" => ")
+    before = files(work)
+    try:
+        status = make_figures.main(["--results", "pies/few digits", *shlex.split(flags)])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    check_the_line(capsys.readouterr().err, told)
+    assert files(work) == before
+
+
+def test_what_a_killed_report_left_goes(made_up, tmp_path, empty_figures):
+    from figures import make_figures
+
+    folder = shutil.copytree(made_up, tmp_path / "digits")
+    write(folder / ".anew_of_earlier/report.html")()
+    assert make_figures.main(["--results", str(folder)]) == 0
+    assert (folder / "report.html").exists() and not list(folder.glob(".anew_*"))
+
+
+def test_a_comparison_that_ends_on_its_way_leaves_the_earlier_one_whole(
+    made_up, tmp_path, monkeypatch, capsys, empty_figures
+):
+    from figures import make_figures
+    from figures.report import page
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "report.html")
+
+    first, second = (shutil.copytree(made_up, tmp_path / name) for name in ("one", "two"))
+    arguments = ["--results", str(first), "--against", str(second)]
+    assert make_figures.main(arguments) == 0
+    [report] = (first / "against").glob("*/report.html")
+    write(report.with_name("of_earlier.csv"))()
+    before = files(tmp_path)
+    monkeypatch.setattr(page, "write_against", full)
+    assert make_figures.main(arguments) == 2
+    assert "No space left" in capsys.readouterr().err and files(tmp_path) == before
+
+
+def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
+    made_up, tmp_path, capsys, empty_figures
+):
+    from figures import make_figures
+
+    folder = shutil.copytree(made_up, tmp_path / "digits")
+    write(folder / "supervised/umap/of_before.npz")()
+    before = files(tmp_path)
+    assert make_figures.main(["--results", str(folder), "--release", str(tmp_path / "copy")]) == 2
+    check_the_line(capsys.readouterr().err, "of_before.npz is damaged; delete it")
+    assert files(tmp_path) == before
+
+
+def test_names_that_are_no_text_are_listed_and_reported(work, made_up, tmp_path, monkeypatch, empty_figures):
+    from common.store import __main__ as listing
+    from figures import make_figures
+
+    open(os.fsencode("models/few digits/") + b"\xff.pt", "w").close()
+    printed = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert listing.main(["models/few digits"]) == 0
+    printed.flush()
+    assert b"\\udcff.pt" in printed.buffer.getvalue()
+    folder = shutil.copytree(made_up, tmp_path / "digits")
+    forge(
+        folder / "supervised/populations/global_0.9.npz",
+        lambda stored: {"row": put(json.loads(str(stored["row"])), "origin", '"\\udcff"')},
+    )
+    assert make_figures.main(["--results", str(folder)]) == 0
+    assert (folder / "report.html").read_text("utf-8")
+
+
+def test_a_command_whose_quotation_does_not_end_is_not_said(work):
+    from common.store.populations import recorded_command
+
+    assert recorded_command({"run": {"command": "sup_training.py 'few"}}) == []
 
 
 def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scripts(work, capsys):
@@ -1021,13 +1350,67 @@ def test_forged_evaluations_are_refused_by_the_report_and_computed_again_by_scri
     assert (folder / "report/of_earlier.csv").exists()
 
 
-def test_arrays_larger_than_any_are_not_unpacked(work, monkeypatch):
+def inflate(path, name, megabytes):
+    """Puts zeros into a zip file, a thousandth of their size on the disk."""
+    kept = {}
+    if path.exists():
+        with zipfile.ZipFile(path) as file:
+            kept = {entry: file.read(entry) for entry in file.namelist() if not entry.endswith(name)}
+            name = next((entry for entry in file.namelist() if entry.endswith(name)), name)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry, content in kept.items():
+            file.writestr(entry, content)
+        with file.open(name, "w") as entry:
+            for _ in range(megabytes):
+                entry.write(bytes(1 << 20))
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """What unpacks to more than a megabyte is as one of several gigabytes."""
     from common.store import files
 
-    [path, *_] = Path("pies/few digits/supervised/populations").glob("*.npz")
-    assert files.read_arrays(path)
-    monkeypatch.setattr(files, "LARGEST_BYTES", 1000)
-    assert files.read_arrays(path) is None
+    monkeypatch.setattr(files, "LARGEST_BYTES", 1 << 20)
+
+
+SUP_RESULTS = "pies/few digits/supervised"
+
+
+@pytest.mark.parametrize(
+    "kind, told", [("populations/global", "global_0.9.npz"), ("pies_distribution/", "2models.npz")]
+)
+def test_bombs_among_results_are_not_unpacked(work, capsys, small_memory, kind, told):
+    from figures import make_figures
+
+    [path] = Path(SUP_RESULTS).glob(f"{kind}*.npz")
+    inflate(path, "more.npy", 8)
+    before = files(work)
+    assert make_figures.main(["--results", str(work / "pies/few digits"), "--output_dir", "anew"]) == 2
+    check_the_line(capsys.readouterr().err, f"{told} is damaged; delete it")
+    assert files(work) == before
+
+
+def test_a_bomb_for_an_evaluation_is_computed_again(work, capsys, small_memory):
+    [path] = Path(SUP_RESULTS, "evaluations").glob("*global*id0.npz")
+    before = dict(np.load(path))
+    inflate(path, "latent.npy", 8)
+    assert main(SUP_PIES, *with_defaults(SUP_PIES, [])) == 0
+    assert "computed again" in capsys.readouterr().out
+    assert all(np.array_equal(values, before[name]) for name, values in np.load(path).items())
+
+
+def test_a_bomb_for_weights_is_no_checkpoint(work, capsys, small_memory):
+    path = model(SUP_DENSE)
+    path.with_suffix(".json").unlink()
+    inflate(path, "/data/1", 8)
+    assert status_of(SUP_PRUNE, *with_defaults(SUP_PRUNE, [*ONE, "--pruning_percentages", 0.5])) == 2
+    check_the_line(capsys.readouterr().err, "id0.pt is not a readable checkpoint (ValueError) ... delete it")
+
+
+def test_a_bomb_for_test_images_is_refused(work, capsys, small_memory):
+    inflate(Path("bomb.npz"), "images.npy", 8)
+    assert status_of(SUP_PIES, *with_defaults(SUP_PIES, ["--test_set", "bomb.npz"])) == 2
+    check_the_line(capsys.readouterr().err, "--test_set bomb.npz ... it would take 8 MB")
 
 
 @pytest.mark.parametrize(

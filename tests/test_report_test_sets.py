@@ -256,7 +256,7 @@ def test_a_report_of_one_test_set_goes_on_working(results, tmp_path, empty_figur
     assert "noise_3" in text and "Other test images" not in text
 
 
-def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path, empty_figures):
+def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path, empty_figures, capsys):
     folder = tmp_path / "few digits"
     make_results(folder, **SMALL)
     key = ("SupCon", "global", 0.5)  # the first, with which the dense networks are stored
@@ -266,7 +266,11 @@ def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path,
     for name, part in (("torn", "populations"), ("lost", "evaluations")):
         make_results(folder / "test_sets" / name, **SMALL | dict(learning=("supervised",)))
         next((folder / "test_sets" / name / "supervised" / part).glob("*0.9*")).write_bytes(b"torn")
-    assert make(folder, "--release", tmp_path / "copy") == 0
+    assert make(folder) == 0
+    capsys.readouterr()
+    assert make(folder, "--release", tmp_path / "copy") == 2
+    assert not any((tmp_path / "copy").iterdir())
+    assert re.search(r"test_sets/(lost|torn)/supervised/.*damaged", capsys.readouterr().err)
     found = {(row["test_set"], row["learning_method"], row["sparsity"]) for row in rows_of(folder)}
     every = [
         (name, each) for name in ("noise_1", "v6") for each in LEARNING if (name, each) != ("v6", "SupCon")

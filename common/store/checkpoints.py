@@ -25,7 +25,14 @@ from common import augment, losses, models, pruning, training
 from common.cli import FLIPS, Interval, UserError, logger, say_once
 from common.methods import SMALL, parse_method
 from common.pruning import Masks, measure_sparsity
-from common.store.files import differences, module_digest, read_object, write_atomically, write_json
+from common.store.files import (
+    check_size,
+    differences,
+    module_digest,
+    read_object,
+    write_atomically,
+    write_json,
+)
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
 # Of supervised trainings: records from before these flags lack them, and mean the values that could not be
@@ -269,22 +276,10 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = read_object(path.read_text())
-        sha256, run = record["checkpoint_sha256"], record.get("run", {})
-        dictionaries = [record.get(key, {}) for key in ("movement", "run", "code")]
-        numbers = [record.get("accuracy_as_pruned", 0), run.get("seconds", 0)]
-        for kind, values in (
-            (dict, [record["configuration"], *dictionaries, *record["history"]]),
-            (list, [record["history"]]),
-            (str, [record["data"]["checksum"]]),
-            (int, [record["sparsity"]["zeros"], record.get("seed", 0)]),
-            (int | float, numbers),
-        ):
-            if not all(isinstance(value, kind) for value in values):
-                raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record = read_object(path.read_text(), "record")
+    except ValueError:
         raise damaged_record(checkpoint) from None
-    if sha256 != file_sha256(checkpoint):
+    if record["checkpoint_sha256"] != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"
@@ -370,6 +365,8 @@ def load_network(*paths: Path) -> models.Classifier:
 def read_payload(path: Path) -> dict:
     """What torch.save wrote, without running any code in it."""
     try:
+        if zipfile.is_zipfile(path):  # not of the oldest versions of torch
+            check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles: the one line below says enough
             payload = torch.load(path, map_location="cpu", weights_only=True)

@@ -417,8 +417,9 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
 
 def recorded_command(record: dict | None) -> list[str]:
     """The words of the command that made a checkpoint, and the number of threads that its bytes depend on."""
-    run = (record or {}).get("run", {})
-    words = shlex.split(run.get("command") or "")
+    run, words = (record or {}).get("run", {}), []
+    with suppress(ValueError):  # a quotation that does not end
+        words = shlex.split(run.get("command", ""))
     if words and "threads" in run and not any(word.startswith("--threads") for word in words):
         words += ["--threads", str(run["threads"])]
     return words

@@ -121,11 +121,13 @@ def make_table(results_folder: Path) -> list[dict]:
 
 
 def is_row(row: dict) -> bool:
-    """Whether a stored row has the key columns, and numbers, or nothing, where the table has numbers."""
+    """Whether a stored row has the key columns, a known pruning method, and numbers, or nothing, where the
+    table has numbers."""
     numbers = [*MEASURES, *(column for column, _, form in SHORT_TABLE if form != "{}"), "sparsity"]
     texts = all(isinstance(row.get(column), str) for column in (*KEY_COLUMNS[:2], "population"))
     return (
         texts
+        and methods.parse_method(row["pruning_method"])
         and "sparsity" in row
         and all(isinstance(row.get(name, 0), int | float | None) for name in numbers)
     )

@@ -34,7 +34,7 @@ def compare_all(combinations: list[Combination], masks: list[Masks]) -> dict[str
     masks = [each for each in masks if np.array_equal(each.shapes, masks[0].shapes)]
     if masks:
         comparisons |= {"mask_similarity": compare_masks(masks), "mask_structure": compare_structure(masks)}
-    moved = [combination for combination in combinations if "movement" in combination.arrays]
+    moved = [each for each in combinations if {"movement", "movement_layers"} <= each.arrays.keys()]
     if moved:
         comparisons["weight_movement"] = compare_movement(moved)
     return comparisons

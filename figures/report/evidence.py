@@ -271,7 +271,9 @@ def measures(population: Combination) -> dict[str, dict]:
     """What pruning loses and keeps: every measure that the population's row has, a mean over networks with
     its interval, which shares do not leave; a number of images has none."""
     stored = {**(population.depths or {}), **population.arrays}
-    values = {name: np.atleast_1d(stored[name]) for name in table.MEASURES if name in population.row}
+    values = {
+        name: np.atleast_1d(stored[name]) for name in table.MEASURES if name in population.row.keys() & stored
+    }
     return {name: uncertainty.mean_estimate(each[~np.isnan(each)], (0, 1)) for name, each in values.items()}
 
 

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from common import plots
-from common.cli import UserError
 from common.corruptions import CLEAN, CORRUPTIONS
 from common.plots import (
     BELOW,
@@ -27,6 +26,7 @@ from common.plots import (
     titled_figure,
 )
 from common.store.files import read_arrays, write_arrays, write_atomically
+from figures.report.read import damaged
 
 METHOD_COLOURS = {"SupCon": CLASS_COLOURS[0], "supervised": "#CC6677", "SimCLR": "#44AA99"}
 LINE_STYLES = ("-", "--", ":", "-.")
@@ -37,34 +37,31 @@ def draw(arrays: dict) -> Figure:
     return plots.draw(arrays, KINDS)
 
 
-def png(arrays: dict) -> bytes:
-    """The picture of stored arrays."""
-    picture = io.BytesIO()
-    draw(arrays).savefig(picture, format="png", dpi=plots.DPI)
-    return picture.getvalue()
+def picture(arrays: dict, form: str = "png") -> bytes:
+    """The picture of stored arrays: png, pdf or svg."""
+    file = io.BytesIO()
+    draw(arrays).savefig(file, format=form, dpi=plots.DPI)
+    return file.getvalue()
 
 
 def store(path: Path, arrays: dict) -> bytes:
     """Writes a figure's arrays and, beside them, its picture, which is returned."""
     write_arrays(path, arrays, {})
-    picture = png(read_arrays(path))
-    write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(picture))
-    return picture
+    png = picture(read_arrays(path))
+    write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
+    return png
 
 
-def draw_again(path: Path, target: Path) -> None:
-    """Draws a figure from its stored arrays.
+def draw_again(path: Path, form: str = "png") -> bytes:
+    """The picture of a figure whose arrays are stored.
 
     Raises:
-        UserError: the file does not hold the arrays of a figure.
+        UserError: they are not those of a figure.
     """
     try:
-        figure = draw(read_arrays(path) or {})
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} does not hold the arrays of a figure ({error}); delete it and run its script again"
-        ) from None
-    plots.save_figure(target, figure)
+        return picture(read_arrays(path) or {}, form)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError):
+        raise damaged(path) from None
 
 
 def draw_heat_maps(arrays: dict) -> Figure:

@@ -52,6 +52,11 @@ class Combination:
         return [str(name) for name in self.arrays["class_names"]]
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Of its arrays, as `SHAPES` in common/store/files.py has them."""
+        return {"N": len(self.is_pie), "C": len(self.class_names)}
+
+    @property
     def is_pie(self) -> np.ndarray:
         return self.arrays["is_pie"].astype(bool)
 
@@ -102,31 +107,46 @@ def _older(folder: Path) -> UserError:
     )
 
 
-def _damaged(path: Path) -> UserError:
+def damaged(path: Path) -> UserError:
+    """The error of stored arrays that are not what a script wrote."""
     return UserError(f"{path} is damaged; delete it and run the script that writes it again")
 
 
 def _read_population(path: Path) -> Combination | None:
     if (arrays := read_arrays(path)) is None:
-        raise _damaged(path)
+        raise damaged(path)
     if "row" not in arrays:
         return None
-    row, made = (json.loads(str(arrays[name])) for name in ("row", "made"))
-    if not is_row(row) or "format" not in made:
-        raise _damaged(path)
-    if made["format"] != FORMAT:
+    row, made = (json.loads(str(arrays.get(name, "{}"))) for name in ("row", "made"))
+    if made.get("format", FORMAT) != FORMAT:
         raise _older(path.parent.parent)
+    if not is_row(row) or not {*SAME} <= made.keys():
+        raise damaged(path)
+    sizes: dict[str, int] = {}
+    _check(path, arrays, sizes, "dense" if row["pruning_method"] == "dense" else "pruned")
+    for side in ("", "dense_"):
+        if len(made[f"{side}checkpoints"]) != sizes.get(f"K{side}", len(made[f"{side}checkpoints"])):
+            raise damaged(path)
     depth_path = path.with_name(f"{path.stem}_depth.npz")
     depths = read_arrays(depth_path)
     if depths is None and depth_path.exists():
-        raise _damaged(depth_path)
-    if depths and _same(json.loads(str(depths["made"])), made):
+        raise damaged(depth_path)
+    if depths and _same(json.loads(str(depths.get("made", "{}"))), made):
+        _check(depth_path, depths, {"N": sizes["N"]}, "depths")
         row |= json.loads(str(depths["row"]))
         if not is_row(row):
-            raise _damaged(depth_path)
+            raise damaged(depth_path)
     else:
         depths = None
     return Combination(*(row[name] for name in KEY_COLUMNS), path.parent.parent, arrays, row, made, depths)
+
+
+def _check(path: Path, arrays: dict, sizes: dict[str, int], kind: str = "") -> None:
+    """`check_arrays`; what it refuses is damaged."""
+    try:
+        check_arrays(arrays, sizes, kind)
+    except ValueError:
+        raise damaged(path) from None
 
 
 def _same(made: dict, other: dict) -> bool:
@@ -143,11 +163,10 @@ def read_evaluations(population: Combination, names: tuple[str, ...], prefix: st
         arrays = read_arrays(path, only=("made", *names)) or {}
         if not {"made", *names} <= set(arrays):
             return None
-        try:
-            check_arrays(arrays, {"N": len(population.is_pie), "C": len(population.class_names)})
-        except ValueError:
-            raise _damaged(path) from None
-        if "+".join(json.loads(str(arrays["made"]))["checkpoints"]) != checksum:  # of another folder, say
+        _check(path, arrays, population.sizes)
+        if (
+            "+".join(json.loads(str(arrays["made"])).get("checkpoints", ())) != checksum
+        ):  # of another folder, say
             return None
         evaluations.append(arrays)
     return evaluations
@@ -182,6 +201,9 @@ def read_figure(population: Combination, kind: str, dense: bool = False) -> dict
     # Backwards: depths by prediction before by label.
     for path in sorted((population.folder / kind).glob(f"*_{name}sparsity_*.npz"), reverse=True):
         arrays = read_arrays(path) or {}
-        if "figure" in arrays and _same(json.loads(str(arrays["made"])), made):
-            return arrays
+        if str(arrays.get("figure")) != kind:
+            raise damaged(path)
+        if _same(json.loads(str(arrays["made"])), made):
+            _check(path, arrays, population.sizes)
+            return arrays | {"path": path}
     return None

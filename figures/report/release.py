@@ -7,7 +7,7 @@ import numpy as np
 
 from common.store.files import read_arrays, write_arrays, write_atomically
 from common.store.table import table_path
-from figures.report.read import Combination
+from figures.report.read import Combination, damaged
 
 FOLDERS = ("populations", "evaluations", "umap", "q_score", "prediction_depth", "pies_distribution")
 # Of each network: what evidence and masks are read from. Latents, probabilities and votes stay behind.
@@ -39,8 +39,8 @@ def release(results: Path, target: Path, shown: list[Combination]) -> int:
                 continue  # a figure that the report does not show
             of_networks = OF_NETWORKS[: 3 if of_test_set else None]
             arrays = read_arrays(path, only=of_networks if kind == "evaluations" else None)
-            if arrays is None:
-                continue  # damaged: the report does without
+            if arrays is None or "made" not in arrays:
+                raise damaged(path)
             unread = UNREAD if kind == "populations" else ()
             arrays = {name: rounded(values) for name, values in arrays.items() if name not in unread}
             write_arrays(target / path.relative_to(results), arrays, json.loads(str(arrays["made"])))
