@@ -93,7 +93,7 @@ row.pruning_method? s
 row.population? s
 row.origin? s
 row.unpublished? s
-settings.dense? d
+settings.dense? dN
 runs.commands.# sN
 runs.devices.# s
 runs.versions.# s
@@ -121,7 +121,7 @@ record.configuration.lr_gamma? if
 record.configuration.lr_milestones?.# i
 record.configuration.learning_method? s
 record.configuration.precision? s
-record.configuration.dense? d
+record.configuration.dense? dN
 record.history.#.* ifx
 record.code?.* s
 record.data.checksum s
