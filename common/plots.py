@@ -31,8 +31,18 @@ BELOW = "outside lower center"  # a legend of the whole figure
 DPI = 130
 
 
+def lay_out(figure: Figure) -> Figure:
+    """The same figure, laid out once for all: savefig would draw all of it for that."""
+    if engine := figure.get_layout_engine():
+        figure.set_dpi(DPI)
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    return figure
+
+
 def save_figure(path: Path, figure: Figure) -> None:
     """Writes a picture in the format of its ending, atomically."""
+    lay_out(figure)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=DPI))
 
 

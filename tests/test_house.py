@@ -17,8 +17,8 @@ README_BYTES = 10_240
 # May fall. The plan is 36,000 and 52,000. What was asked for since took more: the report's answers, runs side
 # by side, published spellings, a listing of models, flips, safe images, locks and arrays, precision,
 # compilation, criteria by their authors with sums of gradients, layer-wise densities, other test
-# images, narrower dense networks.
-COMMON_TOKENS, ALL_TOKENS = 52_850, 83_150
+# images and their section, narrower dense networks, types of every stored entry, whole releases.
+COMMON_TOKENS, ALL_TOKENS = 52_870, 83_180
 PARAMETERS = 6
 NO_TOKENS = {
     tokenize.COMMENT,

@@ -40,7 +40,7 @@ def draw(arrays: dict) -> Figure:
 def picture(arrays: dict, form: str = "png") -> bytes:
     """The picture of stored arrays: png, pdf or svg."""
     file = io.BytesIO()
-    draw(arrays).savefig(file, format=form, dpi=plots.DPI)
+    plots.lay_out(draw(arrays)).savefig(file, format=form, dpi=plots.DPI)
     return file.getvalue()
 
 
