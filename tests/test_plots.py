@@ -480,9 +480,8 @@ def test_a_grid_shows_every_image_and_every_pie_and_says_where_there_are_no_netw
             continue
         is_pie = arrays[f"is_pie_{row}_{column}"]
         pies = panel.collections[10]
-        assert texts == [f"{is_pie.sum()} PIEs"] and np.array_equal(
-            pies.get_offsets(), arrays[f"coordinates_{row}_{column}"][is_pie]
-        )
+        assert texts == [] and panel.get_xlabel() == f"{is_pie.sum()} PIEs"
+        assert np.array_equal(pies.get_offsets(), arrays[f"coordinates_{row}_{column}"][is_pie])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == CLASSES
     assert ("PIEs" in figure.legends[0].get_title().get_text()) == any(
         key.startswith("is_pie") for key in arrays

@@ -254,7 +254,7 @@ def draw_umap_grid(arrays: dict) -> Figure:
     side = np.clip(9.2 / len(columns), 1.2, 2.6)
     width = max(7.0, side * len(columns) + 1.8)
     deep = -(-len(names) // max(1, int(width / (0.075 * max(map(len, names)) + 0.45))))  # of the legend
-    height = side * len(rows) + 0.18 * deep + 0.8
+    height = (side + 0.18) * len(rows) + 0.18 * deep + 0.8
     figure, grid = titled_figure(arrays, width, height, len(rows), len(columns))
     for (row, column), panel in np.ndenumerate(grid.reshape(len(rows), len(columns))):
         cell = f"_{row}_{column}"
@@ -275,9 +275,7 @@ def draw_umap_grid(arrays: dict) -> Figure:
             pies = coordinates[arrays[f"is_pie{cell}"]]
             style = plots.pie_style(len(pies) * (3 / side) ** 2, "black")  # in a small panel few are many
             panel.scatter(*pies.T, **style | {"s": 0.35 * side * style["s"]})
-            box = dict(facecolor="white", alpha=0.8, linewidth=0, pad=1)
-            place = dict(ha="right", va="bottom", transform=panel.transAxes)
-            panel.text(0.97, 0.03, f"{len(pies)} PIEs", fontsize=8, bbox=box, **place)
+            panel.set_xlabel(f"{len(pies)} PIEs", fontsize=8, loc="right", labelpad=2)
     handles = [
         Line2D([], [], linestyle="", markersize=5, label=name, **plots.class_style(label))
         for label, name in enumerate(names)
