@@ -579,11 +579,12 @@ def test_an_iteration_that_comes_from_another_one_than_is_there_now_is_refused(w
     assert second.name in refused(work, capsys, *command)
 
 
-@pytest.mark.parametrize(
-    "criterion, scope", [("random", "global"), ("filter_random", "layer"), ("snip", "layer")]
-)
+SCOPE_OF = {"grasp": "erk", "snip": "layer"} | {name: "layer" for name in CRITERIA if "filter_" in name}
+
+
+@pytest.mark.parametrize("criterion, scope", [(name, SCOPE_OF.get(name, "global")) for name in CRITERIA])
 @pytest.mark.parametrize("method", METHODS)
-def test_iterations_by_other_criteria_and_scopes_have_the_asked_counts_too(work, method, criterion, scope):
+def test_iterations_by_every_criterion_have_the_asked_counts_too(work, method, criterion, scope):
     assert main(*iterate(method, "rewind", ["--criterion", criterion, "--scope", scope])) == 0
     gone = []
     for sparsity in (0.5, 0.75, 0.875):
