@@ -71,7 +71,7 @@ def main(argv=None) -> None:
     from common.study import open_studies
 
     for study in open_studies("clr_training", flags, writes_models=True):
-        asked = runs.asked_sparsities(flags, "--pruning_percentages", flags.pruning_percentages)
+        asked = runs.sparsities_to_train(flags, "--pruning_percentages", flags.pruning_percentages)
         runs.train_networks(study, asked)
 
 

@@ -57,7 +57,7 @@ def main(argv=None) -> None:
     if flags.cosine_annealing and (steps := sorted(flags.given & {"lr_milestones", "lr_gamma"})):
         raise cli.UserError(f"--{steps[0]} has no effect with --cosine_annealing; leave one of them out")
     for study in open_studies("sup_training", flags, writes_models=True):
-        runs.train_networks(study, runs.asked_sparsities(flags, "--pruning", [flags.pruning]))
+        runs.train_networks(study, runs.sparsities_to_train(flags, "--pruning", [flags.pruning]))
 
 
 if __name__ == "__main__":

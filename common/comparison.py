@@ -13,7 +13,7 @@ import numpy as np
 from common import metrics, process
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.methods import order, parse_method
+from common.methods import order, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
@@ -576,12 +576,12 @@ def figure_name(study: Study, population: Population) -> str:
 def title(study: Study, population: Population, dense: Population) -> str:
     """Data set, learning method, pruning, sparsity and number of models; below them those settings that are
     most often changed, where they are not the published ones."""
-    sparsity = f", sparsity {100 * population.sparsity:g} %" if population.sparsity else ""
     elsewhere = ", made elsewhere" if population.made_elsewhere else ""
     head = study.architecture.projection_head
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
     lines = [
-        f"{study.data.title} · {study.learning_method} · {population.pruning_method}{sparsity} · "
+        f"{study.data.title} · {study.learning_method} · "
+        f"{with_sparsity(population.pruning_method, population.sparsity)} · "
         f"{len(population.members)} models ({network}{elsewhere})"
     ]
     own, of_dense = (

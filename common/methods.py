@@ -15,7 +15,7 @@ Only the standard library is imported here, so that `--help` answers at once.
 import re
 from dataclasses import dataclass
 
-POWERS = (0.5, 2, 3)
+POWERS = (0.5, 2, 3)  # of sums of |gradient|: of the variants 0.5 to 3 of Lévai & Zombori
 CRITERIA = {  # name -> what the lowest score means; the functions are in common/pruning.py
     "magnitude": "|w|",
     "magnitude_increase": "|w| - |initial w|",
@@ -158,6 +158,12 @@ def describe(name: str) -> str:
         "finetune": "finetuned",
     }[method.after]
     return f"iterative {scope} pruning{criterion}, {100 * method.rate:g} % an iteration, {after}"
+
+
+def with_sparsity(method: str, sparsity: float) -> str:
+    """A method with its sparsity, in titles: narrower networks have none, but as many weights."""
+    as_many = "as many weights as at " if method.endswith(SMALL) else ""
+    return f"{method}, {as_many}sparsity {100 * sparsity:g} %" if sparsity else method
 
 
 def iteration_sparsity(rate: float, iteration: int) -> float:

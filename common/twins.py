@@ -49,9 +49,9 @@ class Supervised:
         shape, self.study, self.seed = study.architecture, study, seed
         start = start or Start((seed, "supervised", "weights"), ())
         seed_weights(*start.key)
-        classes, match_sparsity = len(study.data.class_names), study.match_sparsity
+        classes = len(study.data.class_names)
         network = models.SupervisedNetwork(
-            shape.depth, shape.widen_factor, shape.dropout, classes, match_sparsity
+            shape.depth, shape.widen_factor, shape.dropout, classes, study.match_sparsity
         )
         if start.weights:
             checkpoints.load_epoch(network, start.weights, shape, classes)

@@ -230,6 +230,13 @@ def test_tables_begin_with_dense_and_end_with_small_dense():
     assert sorted(reversed(names), key=order) == names
 
 
+def test_a_title_says_the_sparsity_of_what_is_pruned_and_the_size_of_what_is_narrower():
+    assert methods.with_sparsity("dense", 0.0) == "dense"
+    assert methods.with_sparsity("SupCon GMP", 0.95) == "SupCon GMP, sparsity 95 %"
+    small = "supervised small_dense"
+    assert methods.with_sparsity(small, 0.9) == f"{small}, as many weights as at sparsity 90 %"
+
+
 @pytest.mark.parametrize(
     "rate, sparsities",
     [

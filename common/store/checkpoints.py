@@ -316,8 +316,7 @@ def load_classifier(
             should.
     """
     shape = architecture.depth, architecture.widen_factor, architecture.dropout
-    narrower = name.pruning_method == SMALL
-    matched, zeros = (name.sparsity, 0.0) if narrower else (0.0, name.sparsity)
+    matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
         network = models.SupervisedNetwork(*shape, num_classes, matched)
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
@@ -327,7 +326,7 @@ def load_classifier(
         load_encoder(encoder, paths[0], architecture, num_classes)
         _load_state(head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
         network = models.ContrastiveClassifier(encoder, head)
-    _check_sparsity(network, paths[-1], record, zeros)
+    _check_sparsity(network, paths[-1], record, name.sparsity - matched)
     return network.eval()
 
 

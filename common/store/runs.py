@@ -90,7 +90,9 @@ def asked_method(flags: argparse.Namespace, schedule: str, **iterative) -> Pruni
     return PruningMethod(schedule, flags.criterion, scope, **iterative)
 
 
-def asked_sparsities(flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]) -> list[float]:
+def sparsities_to_train(
+    flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]
+) -> list[float]:
     """The sparsities to train to; with --match_sparsity 0 alone. Flags of gradual pruning have no effect
     where all networks are dense: those that the published commands give are noted, the others refused.
 
@@ -532,8 +534,7 @@ def store_curves(study: Study, files: list[Asked]) -> None:
     histories = {part: record.get("history", []) for part, record in records.items()}
     if study.flags.debug or not any(histories.values()):
         return  # nothing is stored, or it was made elsewhere
-    sparsity = f", sparsity {100 * name.sparsity:g} %" if name.sparsity else ""
-    method = f"{study.learning_method} · {name.pruning_method}{sparsity}"
+    method = f"{study.learning_method} · {methods.with_sparsity(name.pruning_method, name.sparsity)}"
     title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
     stages = {part.replace("encoder", study.learning_method): histories[part] for part in histories}
     stages = {stage: history for stage, history in stages.items() if history}

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 import numpy as np
 
+from common.methods import with_sparsity
 from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, test_sets, uncertainty
 from figures.report.claims import either
@@ -193,7 +194,7 @@ def describe_population(population: Compared, kind: str = "") -> str:
     """A population in headings, named as in flags and tables, with its networks, or those that were probed
     where the kind of figure is prediction_depth."""
     networks = population.pruned.depth_ids if kind == "prediction_depth" else population.pruned.ids
-    return f"{population.method}, sparsity {100 * population.sparsity:g} %, {len(networks)} models"
+    return f"{with_sparsity(population.method, population.sparsity)}, {len(networks)} models"
 
 
 def file_name(population: Combination) -> str:

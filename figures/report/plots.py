@@ -195,8 +195,8 @@ def draw_against_sparsity(arrays: dict) -> Figure:
 
 
 def draw_test_sets(arrays: dict) -> Figure:
-    """What `draw_against_sparsity` takes, of series named METHOD · TEST_SET: a row of panels for each kind of
-    test set, beside the clean images, a column for each method."""
+    """What `draw_against_sparsity` takes, of series named METHOD · TEST_SET: a row of panels for each kind
+    of test set, beside the clean images, a column for each method."""
     series = [name.split(" · ") for name in names_in(arrays, "series")]
     kinds: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for _, name in series if name != CLEAN):

@@ -164,9 +164,8 @@ def read_evaluations(population: Combination, names: tuple[str, ...], prefix: st
         if not {"made", *names} <= set(arrays):
             return None
         _check(path, arrays, population.sizes)
-        if (
-            "+".join(json.loads(str(arrays["made"])).get("checkpoints", ())) != checksum
-        ):  # of another folder, say
+        checkpoints = json.loads(str(arrays["made"])).get("checkpoints", ())
+        if "+".join(checkpoints) != checksum:  # of another folder, say
             return None
         evaluations.append(arrays)
     return evaluations

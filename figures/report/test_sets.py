@@ -34,7 +34,8 @@ def beside_clean(clean: list[Compared]) -> tuple[list[dict], list[dict], list[st
             if beside and any(population.made[fact] != beside.made[fact] for fact in SAME[:2]):
                 others.append(label)
             elif beside:
-                clean_rows[label] = row(CLEAN, beside)
+                if label not in clean_rows:
+                    clean_rows[label] = row(CLEAN, beside)
                 rows.append(compare(row(folder.name, population), clean_rows[label], population, beside))
         if others:
             missing.append(
