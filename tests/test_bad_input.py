@@ -651,7 +651,7 @@ ROWS = [
         edit(HEAD, lambda content: {"classifier": {}}),
         CLR_PRUNE,
         "--pruning_percentages 0.5",
-        "lacks the entry 'head'",
+        "2 names are missing: fc.weight, fc.bias",
     ),
     (
         "model, code",
