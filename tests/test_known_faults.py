@@ -80,8 +80,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, project, monkeypatch, capsys, empty_figures):  # noqa: F811
-    """A function that runs a script in the working folder, a copy of the finished one below a copy of setup.sh;
-    flags follow those of FLAGS."""
+    """A function that runs a script in the working folder, a copy of the finished one below a copy of
+    setup.sh; flags follow those of FLAGS."""
     monkeypatch.chdir(shutil.copytree(finished, project / "work"))
     monkeypatch.setattr("common.plots.save_figure", lambda path, figure: None)
 
