@@ -2,6 +2,7 @@
 against torch's hooks."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -190,6 +191,66 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_by_differences
     for name, weight in weights.items():
         product = (moved[0][name] - moved[1][name]) / 2e-6
         torch.testing.assert_close(scores[name], weight * product, rtol=1e-4, atol=1e-7)
+
+
+def test_grasp_of_a_pruned_network_is_that_of_the_network_without_what_is_pruned():
+    """Two filters and their weights in the layer after them are pruned: as if they had never been there."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Softplus(), nn.Flatten(), nn.Linear(96, 5)).double()
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(64, 5)).double()
+    masks = {name: torch.ones_like(weight) for name, weight in whole.named_parameters()}
+    masks["0.weight"][4:], masks["0.bias"][4:], masks["3.weight"][:, 64:] = 0, 0, 0
+    apply_masks(whole, masks)
+    parts = {
+        "0.weight": whole[0].weight[:4],
+        "0.bias": whole[0].bias[:4],
+        "3.weight": whole[3].weight[:, :64],
+    }
+    small.load_state_dict({**whole.state_dict(), **parts})
+    losses = [functools.partial(losses_of, network, some_batches(3)) for network in (whole, small)]
+    expected = score_weights(small, "grasp", losses[1], None, ())
+    for known in (masks, None):  # None: by the zeros
+        found = score_weights(whole, "grasp", losses[0], None, (), masks=known)
+        torch.testing.assert_close(found["0.weight"][:4], expected["0.weight"])
+        torch.testing.assert_close(found["0.bias"][:4], expected["0.bias"])
+        torch.testing.assert_close(found["3.weight"][:, :64], expected["3.weight"])
+    unaware = score_weights(whole, "grasp", losses[0], None, (), masks={})
+    assert not torch.allclose(unaware["3.weight"][:, :64], expected["3.weight"])
+
+
+def test_grasp_of_a_linear_layer_by_hand():
+    """The gradient of the kept weights is (2, 1.5), that of the pruned one 1.5; H of the kept is I."""
+    layer = nn.Linear(3, 1, bias=False).double()
+    layer.weight.data[:] = torch.tensor([1.0, 1, 0])
+    images, wanted = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).double(), torch.tensor([[-1.0], [-0.5]]).double()
+    losses = lambda: iter([((layer(images) - wanted) ** 2).sum() / 2])
+    for masks, kept in (
+        (None, [2, 1.5]),
+        ({"weight": torch.tensor([[1.0, 1, 0]])}, [2, 1.5]),
+        ({}, [2, 3]),  # a weight that is zero by chance
+    ):
+        assert score_weights(layer, "grasp", losses, None, (), masks=masks)["weight"][0, :2].tolist() == kept
+
+
+@pytest.mark.parametrize("masks", [{}, None, "ones"], ids=str)
+def test_grasp_of_a_dense_network_is_the_product_with_the_whole_gradient(masks):
+    network = random_network(3).eval()
+    for name, weight in prunable_parameters(network).items():
+        if name.endswith("bias"):
+            weight.data.zero_()  # as before their training
+    if masks == "ones":
+        masks = {name: torch.ones_like(weight) for name, weight in prunable_parameters(network).items()}
+    weights, losses = list(prunable_parameters(network).values()), lambda: losses_of(network, some_batches(1))
+    total = [sum(each) for each in zip(*(torch.autograd.grad(loss, weights) for loss in losses()))]
+    products = [torch.zeros_like(weight) for weight in weights]
+    for loss in losses():
+        gradients = torch.autograd.grad(loss, weights, create_graph=True)
+        along = sum((gradient * known).sum() for gradient, known in zip(gradients, total))
+        for product, part in zip(products, torch.autograd.grad(along, weights)):
+            product.add_(part)
+    scores = score_weights(network, "grasp", losses, None, (), masks=masks)
+    for found, weight, product in zip(scores.values(), weights, products):
+        assert torch.equal(found, weight.detach() * product)
 
 
 def test_grasp_prunes_first_what_keeps_the_norm_of_the_gradient():

@@ -430,18 +430,24 @@ def test_knn_labels_win_a_slow_vote_for_any_chunk(sizes, reach, offset, seed, dr
 
 @FUZZ
 @given(st.integers(1, 10), st.integers(1, 4), st.sampled_from([math.nan, math.inf, -math.inf, 3e38]), seeds)
-def test_knn_labels_are_classes_whatever_the_points_and_too_few_are_refused(count, classes, value, seed):
+def test_knn_labels_are_classes_and_points_without_distances_or_too_few_are_refused(
+    count, classes, value, seed
+):
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(count, 3, generator=generator)
     points[torch.rand(count, 3, generator=generator) < 0.3] = value
     labels = torch.randint(0, classes, (count,), generator=generator)
+    with pytest.raises(ValueError, match="neighbours"):
+        metrics.knn_labels(points, labels, points, classes, count + 1)
+    if not (points - points[0]).square().isfinite().all():
+        with pytest.raises(FloatingPointError, match="not finite"):
+            metrics.knn_labels(points, labels, points, classes, count)
+        return
     found = metrics.knn_labels(points, labels, points, classes, count)
     assert (found == torch.bincount(labels, minlength=classes).argmax()).all(), (
         "where all are neighbours, places do not matter"
     )
     assert set(metrics.knn_labels(points, labels, points, classes, 1).tolist()) <= set(labels.tolist())
-    with pytest.raises(ValueError, match="neighbours"):
-        metrics.knn_labels(points, labels, points, classes, count + 1)
 
 
 @FUZZ

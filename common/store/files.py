@@ -141,6 +141,7 @@ KINDS = {
     for name in names
 }
 OF_CLASSES = ("predictions", "labels", "modal_labels", "knn")
+OUTPUTS = ("log_probabilities", "latent_sample", "latent")  # the largest of each image is finite
 OBJECTS = ("made", "row", "settings", "runs")  # in JSON
 COMMON = Path(__file__).parent.parent  # where the modules are
 FORMAT = 3  # of the stored arrays: another number means that they are computed anew
@@ -246,6 +247,8 @@ def check_arrays(arrays: dict, sizes: dict[str, int], kind: str = "") -> None:
     for name, values in arrays.items():
         bound = bounds.get(plain[name])
         if bound and np.size(values) and not 0 <= np.min(values) <= np.max(values) < bound:
+            raise ValueError(name)
+        if plain[name] in OUTPUTS and not np.isfinite(np.max(values, -1)).all():
             raise ValueError(name)
     if {"mask_bits", "layer_shapes"} <= arrays.keys():
         sides = arrays["layer_shapes"].tolist()
