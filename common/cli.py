@@ -485,9 +485,10 @@ def add_finetuning_flags(parser: Parser) -> None:
         ("--learning_rate", positive_float, 0.001, "learning rate of finetuning, constant"),
         (
             "--pruning_percentages",
-            pruned_sparsity_list,
+            sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew",
+            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and prunes "
+            "nothing, a control of method `finetuned` whatever --criterion and --scope say",
         ),
         SAVE_EVERY,
         PRECISION,

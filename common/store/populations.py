@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterable
 
 from common.cli import UserError, logger
-from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
+from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
     CheckpointName,
     describe_differences,
@@ -182,7 +182,7 @@ def find_population(
         raise UserError("; ".join(message))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
     _check(study, population, dense)
-    what = "dense" if pruning_method == "dense" else "pruned"
+    what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
     return population
 
@@ -386,7 +386,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     """
     flags, method = study.flags, parse_method(population.pruning_method)
     iterative = method.schedule == "iterative"
-    if finetunes := iterative or method.schedule == "one-shot":
+    if finetunes := iterative or method.finetuned:
         script, asked = "pruning_finetune.py", {"--models_number": max(ids) + 1}
     else:
         script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
@@ -402,7 +402,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
-    if method.schedule not in ("dense", SMALL):
+    if method.schedule not in NOT_PRUNED:
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
         asked["--method"] = study.learning_method
