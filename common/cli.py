@@ -20,6 +20,7 @@ from typing import Callable, Sequence
 
 from common import methods
 from common.datasets import DOWNLOADS
+from common.losses import LOSSES
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
@@ -184,6 +185,23 @@ def epoch_list(text: str) -> list[int]:
     return sorted({natural_number(part) for part in text.split(",")})
 
 
+def channel_values(text: str) -> str:
+    """`0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel, checked and kept as text."""
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between them")
+    return ",".join(str(natural_float(part)) for part in parts)
+
+
+class _NormalizationAction(argparse.Action):
+    """`--normalization MEAN STD`, no standard deviation 0."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if 0.0 in map(float, value[1].split(",")):
+            raise argparse.ArgumentError(self, f"{value[1]!r}: a standard deviation is above 0")
+        setattr(namespace, self.dest, value)
+
+
 def encoder_name(text: str) -> str:
     """The first part of an encoder's file names; depth, width and projection head are added to it where they
     are not 16, 2, mlp."""
@@ -227,8 +245,19 @@ def model_folder(text: str) -> str:
 
 def add_common_flags(parser: Parser) -> None:
     """Flags of every script: data, network, device, seeds."""
+    group = parser.add_argument_group("data, network and device")
+    group.add_argument(
+        "--normalization",
+        action=_NormalizationAction,
+        type=channel_values,
+        nargs=2,
+        metavar=("MEAN", "STD"),
+        help="networks see (pixel - MEAN) / STD, three numbers each, of pixels in [0, 1]: for networks that "
+        "others trained with values other than the data set's, for example --normalization "
+        "0.4914,0.4822,0.4465 0.2023,0.1994,0.2010; None: those of the data set",
+    )
     add_flags(
-        parser.add_argument_group("data, network and device"),
+        group,
         (
             "--dataset",
             (*DOWNLOADS, "digits", "folder"),
@@ -291,7 +320,7 @@ def add_contrastive_flags(parser: Parser) -> None:
         "--method",
         "--clr_method",  # as the published later stages call it
         dest="learning_method",
-        choices=("SupCon", "SimCLR"),
+        choices=tuple(LOSSES),
         default="SupCon",
         help="contrastive loss",
     )

@@ -21,7 +21,7 @@ from common import augment
 from common.cli import UserError, logger
 from common.data import ImageDataset
 from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_size, outputs, test_scores
-from common.losses import chance_contrastive_loss, contrastive_loss
+from common.losses import LOSSES, chance_contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
     GradientSums,
@@ -208,13 +208,14 @@ class Contrastive(Training):
     """A contrastive loss of an encoder with its projection head on two views of every image; the encoder
     alone is pruned.
 
-    Settings beside those of `Training`: learning_method ('SupCon' or 'SimCLR'), epochs (of the whole
+    Settings beside those of `Training`: learning_method (a name in `losses.LOSSES`), epochs (of the whole
     training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
     """
 
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
         super().__init__(data, settings, settings["batch_size"])
         self.network, self.pruned = model, model.encoder
+        self.contrastive_loss = LOSSES[settings["learning_method"]]
         self.temperatures = settings["temperature"], settings["base_temperature"]
         images = len(data.train_images)
         sizes = [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
@@ -244,8 +245,7 @@ class Contrastive(Training):
         images = data.train_images.index_select(0, batch.repeat(2))
         views = augment.contrastive_views(images, drawn, data.mean, data.std)
         features = encode(views).unflatten(0, (2, len(batch))).transpose(0, 1)
-        labels = data.train_labels[batch] if self.settings["learning_method"] == "SupCon" else None
-        return contrastive_loss(features, labels, *self.temperatures, check_norm=False)  # they are normalised
+        return self.contrastive_loss(features, data.train_labels[batch], *self.temperatures)
 
     def before_step(self, masks: Masks, rate: float) -> None:
         if self.settings["lars"]:

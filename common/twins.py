@@ -12,6 +12,7 @@ from torch import nn
 
 from common import models, training
 from common.cli import logger
+from common.losses import LOSSES
 from common.models import Classifier
 from common.pruning import Masks
 from common.store import checkpoints
@@ -188,4 +189,4 @@ Twin = Supervised | Contrastive
 
 def twin_of(study: Study) -> Callable[..., Twin]:
     """The class of the study's networks."""
-    return Supervised if study.supervised else Contrastive
+    return {"supervised": Supervised, **dict.fromkeys(LOSSES, Contrastive)}[study.learning_method]

@@ -594,7 +594,7 @@ ROWS = [
         picture(DIGIT, (8, 8)),
         SUP,
         "",
-        "other settings (data ... --save_path",
+        "other settings (other training images ... --save_path",
     ),
     (
         "data, changed since the pruning",
@@ -650,7 +650,7 @@ ROWS = [
         edit(HEAD, lambda content: {"classifier": {}}),
         CLR_PRUNE,
         "--pruning_percentages 0.5",
-        "lacks the entry 'head'",
+        "2 names are missing: fc.weight, fc.bias",
     ),
     (
         "model, code",
@@ -875,10 +875,10 @@ ROWS = [
     ),
     (
         "JSON, other data",
-        edit_record(ENCODER, setting("data", "checksum", to="0" * 64)),
+        edit_record(ENCODER, setting("data", "train_checksum", to="0" * 64)),
         CLR,
         "",
-        "other settings (data 000000000000 ... --encoder_save_path",
+        "other settings (other training images ... --encoder_save_path",
     ),
     (
         "JSON, other encoder",

@@ -366,7 +366,7 @@ def test_models_of_other_data_are_refused(work):
     supervised(view, range(2))
     for path in view.folder.glob("*.json"):
         record = json.loads(path.read_text())
-        record["data"]["checksum"] = "0" * 64
+        record["data"]["train_checksum"] = "0" * 64
         path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="trained on another version of digits"):
         populations.find_population(view, "dense", 0.0)

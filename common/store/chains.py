@@ -245,7 +245,7 @@ def asked_step(
     configuration = {
         "learning_method": study.learning_method,
         **study.architecture_configuration(),
-        **study.data.flips,
+        **study.data.pixel_settings,
         "pruning_method": str(method),
         "criterion": method.criterion,
         "scope": method.scope,

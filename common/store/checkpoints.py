@@ -21,6 +21,7 @@ from torch import nn
 
 from common import models
 from common.cli import FLIPS, Interval, UserError, logger, say_once
+from common.data import same_training_images
 from common.methods import SMALL
 from common.pruning import Masks, measure_sparsity
 from common.store.files import (
@@ -176,7 +177,7 @@ def load_classifier(
         encoder = models.WideResNet(*shape, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_encoder(encoder, paths[0], architecture, num_classes)
-        _load_state(head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
+        _load_state(head, read_payload(paths[1]), paths[1], architecture, num_classes)
         network = models.ContrastiveClassifier(encoder, head)
     _check_sparsity(network, paths[-1], record, name.sparsity - matched)
     return network.eval()
@@ -232,13 +233,6 @@ def read_payload(path: Path) -> dict:
     return payload
 
 
-def _entry(path: Path, key: str) -> dict:
-    payload = read_payload(path)
-    if not isinstance(payload.get(key), dict):
-        raise UserError(f"{path} lacks the entry {key!r} of the published format")
-    return payload[key]
-
-
 def find_twins(paths: Iterable[Path]) -> tuple[Path, Path] | None:
     """Two files with equal weights of a supervised network or encoder, however they were written, the later
     one first."""
@@ -265,12 +259,10 @@ def _largest_entry(path: Path) -> tuple:
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
-    payload = read_payload(path)
-    state = payload.get("model", payload)
     return {
-        str(key).removeprefix("encoder."): tensor
-        for key, tensor in (state.items() if isinstance(state, dict) else ())
-        if isinstance(tensor, torch.Tensor) and not str(key).startswith("head.")
+        name: tensor
+        for name, tensor in encoder_state(read_payload(path)).items()
+        if isinstance(tensor, torch.Tensor)
     }
 
 
@@ -288,7 +280,7 @@ def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | N
     if (
         kept is None
         or any(kept[key] != record[key] for key in ("configuration", "seed"))
-        or kept["data"]["checksum"] != record["data"]["checksum"]
+        or not same_training_images(kept["data"], record["data"])
     ):
         raise UserError(
             f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
@@ -300,15 +292,14 @@ def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | N
 def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
     """Loads weights that a training kept into a network of the same kind (contrastive: encoder with
     projection head)."""
-    _load_state(module, _entry(path, "model"), path, architecture, num_classes)
+    _load_state(module, read_payload(path), path, architecture, num_classes)
 
 
-def encoder_state(path: Path) -> dict:
-    """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a
-    finetuned one."""
-    state, prefix = _entry(path, "model"), "encoder."
-    encoder = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
-    return encoder or state
+def encoder_state(payload: dict) -> dict:
+    """The state_dict of the bare encoder, of a checkpoint that may hold a projection head too."""
+    state = plain_state(payload)
+    encoder = {name: value for name, value in state.items() if name.startswith(("encoder.", "backbone."))}
+    return plain_state(encoder) or state
 
 
 def load_encoder(
@@ -319,19 +310,58 @@ def load_encoder(
     Raises:
         UserError: a file that cannot be read or does not fit the architecture.
     """
-    _load_state(encoder, encoder_state(path), path, architecture, num_classes)
+    _load_state(encoder, encoder_state(read_payload(path)), path, architecture, num_classes)
+
+
+# What training frameworks wrap a state_dict in, and put before all names in it.
+STATE_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "head", "classifier")
+NAME_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "base.")
+
+
+def plain_state(payload: dict) -> dict:
+    """The state_dict in a checkpoint: known entries opened, prefixes of all names taken off, as often as they
+    occur."""
+    state = payload
+    while entry := next((key for key in STATE_ENTRIES if isinstance(state.get(key), dict)), None):
+        state = state[entry]
+    state = {str(name): value for name, value in state.items()}
+
+    def shared_prefix() -> str | None:
+        return next((each for each in NAME_PREFIXES if all(name.startswith(each) for name in state)), None)
+
+    while state and (prefix := shared_prefix()):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def fitting_state(payload: dict, module: nn.Module) -> dict:
+    """`plain_state`, with the prefix before its names that the names of `module` have."""
+    state, names = plain_state(payload), module.state_dict().keys()
+    prefixed = ({prefix + name: state[name] for name in state} for prefix in ("base.", "fc."))
+    return next((each for each in prefixed if each.keys() <= names), state)
 
 
 def _load_state(
     module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int
 ) -> None:
+    state, names = fitting_state(state, module), module.state_dict().keys()
+    needed = [name for name in names if not name.endswith("num_batches_tracked")]  # older files lack it
+    problems = [
+        f"{len(these)} names are {what}: {', '.join(these[:4])}{', ...' if len(these) > 4 else ''}"
+        for what, these in (
+            ("missing", [name for name in needed if name not in state]),
+            ("unknown", [name for name in state if name not in names]),
+        )
+        if these
+    ]
+    fits = f"{path} does not fit {architecture} with {num_classes} classes"
+    if problems:
+        raise UserError(f"{fits}: {'; '.join(problems)}; docs/own_data.md shows how to rename them")
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(
-            f"{path} does not fit {architecture} with {num_classes} classes: {first[:200]}"
-        ) from None
+        raise UserError(f"{fits}: {first[:200]}") from None
 
 
 @dataclass

@@ -67,7 +67,7 @@ _TAG = r"(?P<tag>_[A-Za-z][A-Za-z0-9_.]*)?"
 _NAMES = (
     rf"(?P<part>wideResNet)(?:-(?P<widen_factor>\d+))?{_TAG}_(?P<sparsity>{_NUMBER})pruning_(?P<epochs>\d+)"
     rf"epochs_(?P<depth>\d+)depth_(?P<dropout>{_NUMBER})dropout_id(?P<id>\d+)\.pt",
-    rf"(?P<encoder_name>.+)_(?P<part>encoder|head)_(?P<learning_method>SupCon|SimCLR)_"
+    rf"(?P<encoder_name>.+)_(?P<part>encoder|head)_(?P<learning_method>[A-Za-z0-9]+)_"
     rf"(?P<sparsity>{_NUMBER})pruning{_TAG}_(?P<batch_size>\d+)batch_"
     rf"(?P<temperature>{_NUMBER})temperature_(?P<epochs>\d+)epochs_id(?P<id>\d+)\.pt",
 )

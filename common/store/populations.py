@@ -8,7 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Iterable
 
-from common.cli import UserError, logger
+from common.cli import UserError, logger, say_once
+from common.data import same_training_images
 from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
     describe_differences,
@@ -181,6 +182,11 @@ def find_population(
     _check(study, population, dense)
     what = "dense" if pruning_method == "dense" else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
+    if population.made_elsewhere and not study.data.normalization:
+        say_once(
+            f"note: external networks see pixels normalised by {study.data.normalization_text}; if they were "
+            "trained with others, give --normalization MEAN STD"
+        )
     return population
 
 
@@ -424,6 +430,15 @@ def _words(flags: dict) -> list[str]:
     return [str(word) for pair in flags.items() for word in pair]
 
 
+def _check_normalization(study: Study, path: Path, configuration: dict) -> None:
+    """Refuses a network that was trained on pixels normalised otherwise than this call normalises them."""
+    trained, wanted = (each.get("normalization") for each in (configuration, study.data.pixel_settings))
+    if trained != wanted:
+        words = shlex.join(["--normalization", *(",".join(map(str, values)) for values in trained or ())])
+        remedy = f"give {words}" if trained else "leave --normalization out"
+        raise UserError(f"{path} was trained with another normalisation of pixels; {remedy}")
+
+
 def _check(study: Study, population: Population, dense: Population | None) -> None:
     """Refuses a population in which an asked id is missing, unless that is allowed; models of other data,
     pruned ones whose dense model has changed since, and one network twice."""
@@ -467,14 +482,24 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         record, path = member.record or {}, member.paths[-1]
         if member.made_elsewhere:
             continue
-        if record["data"]["checksum"] != study.data.checksum:
+        if not same_training_images(record["data"], study.data.facts()):
             raise UserError(
                 f"{path} was trained on another version of {study.data.name} than the one in "
                 f"--data_dir {flags.data_dir}; train it again into a folder of its own"
             )
+        _check_normalization(study, path, record["configuration"])
         origin = record.get("dense_sha256")
         if origin not in (None, dense_checksums.get(member.id, origin)):
             raise UserError(
                 f"{path} was pruned from another dense model {member.id} than the one that is there now; "
                 "delete it to have it finetuned again"
             )
+    if any(
+        record["data"]["checksum"] != study.data.checksum
+        for member in population.members
+        if (record := member.record)
+    ):
+        logger.info(
+            f"note: {population}: trained when the test images were others; test accuracies in their logs "
+            "and records are of those"
+        )

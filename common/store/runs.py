@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from common import methods, models, process
 from common.cli import SIGNALS, WORKER, UserError, logger
+from common.data import same_training_images
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name, uses
 from common.store import checkpoints
@@ -197,7 +198,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
     if sparsity:
         method = asked_method(flags, flags.schedule)
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
-    configuration |= study.data.flips
+    configuration |= study.data.pixel_settings
     if sparsity or matched:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
@@ -241,10 +242,9 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     name = parse_name(path.name)
     folder_flag = "--head_save_path" if name and name.part == "head" else study.folder_flag
     keep_both = f"to keep both, give {folder_flag} another folder"
-    differences = checkpoints.describe_differences(
-        {**record["configuration"], "data": record["data"]["checksum"][:12]},
-        {**configuration, "data": study.data.checksum[:12]},
-    )
+    differences = checkpoints.describe_differences(record["configuration"], configuration)
+    if not same_training_images(record["data"], study.data.facts()):
+        differences = ", ".join(filter(None, [differences, "other training images"]))
     if differences:
         raise UserError(f"{path} was made with other settings ({differences}); {keep_both}")
     modules = checkpoints.differing_code(record.get("code"))
@@ -480,7 +480,7 @@ def training_state(
         "configuration": file.configuration,
         "seed": seed,
         "stage": stage,
-        "data": study.data.checksum[:12],
+        "data": study.data.train_checksum[:12],
         "made_from": " ".join(checkpoints.file_sha256(path)[:12] for path in made_from),
     }
     flags = study.flags
