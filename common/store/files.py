@@ -6,21 +6,18 @@ own directory as its comment: it is what `write_arrays` wrote, or it is not read
 """
 
 import ast
-import errno
-import fcntl
 import functools
 import hashlib
 import inspect
 import json
 import os
 import shlex
-import stat
-import threading
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Iterator
 
+import filelock
 import numpy as np
 
 from common.cli import UserError, logger, say_once
@@ -34,15 +31,13 @@ NEWS_SECONDS = 3  # a process that waits for longer says so
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary path)` and renames the result to `path`, which never names half a file.
 
-    The temporary file is locked: another writer of `path` waits, and what a killed one left is written over.
-
-    Raises:
-        UserError: the temporary name is a link.
+    Another writer of `path` waits. What a killed one left is written over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    with _locked(temporary, wait=True):
+    with claim(temporary, wait=True):
         try:
+            temporary.unlink(missing_ok=True)  # it may be a link: what it leads to is not written
             write(temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())  # before the name is there, the content is on the disk
@@ -170,80 +165,27 @@ def code_digest(*modules: Path | Callable) -> str:
 
 @contextmanager
 def claim(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds the lock beside `path`; gives whether it is held. Without `wait` another's claim is left alone.
+    """Holds the lock of `path`; gives whether it is held. Without `wait` another's claim is left alone.
 
-    The lock file goes when the claim ends.
-    """
-    lock_path = path.with_name(f".{path.name}.lock")
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock_path, wait) as held:
-        try:
-            yield held
-        finally:
-            if held:
-                with suppress(OSError):  # of a folder that cannot be written any more
-                    lock_path.unlink()
-
-
-@contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Makes a file where there is none and locks it. A process that waited for it may then hold the lock of a
-    file that is gone, and tries again."""
-    while True:
-        file = _open_own(path)
-        try:
-            if not _lock(file, path, wait):
-                yield False
-                return
-            try:
-                is_there = os.path.samefile(path, file)
-            except FileNotFoundError:
-                is_there = False
-            if is_there:
-                yield True
-                return
-        finally:
-            os.close(file)
-
-
-def _open_own(path: Path) -> int:
-    """The descriptor of a file that no other name leads to: what is written under this one changes no other.
+    Locks are files in a folder .locks beside `path`, which may be deleted while nothing runs. A process that
+    ends, however it ends, holds none.
 
     Raises:
-        UserError: a link, or something that is no file.
+        OSError: no lock can be had there.
     """
+    lock = filelock.FileLock(path.parent / ".locks" / f"{path.name}.lock")
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-    else:
-        facts = os.fstat(file)
-        if stat.S_ISREG(facts.st_mode) and facts.st_nlink < 2:
-            return file
-        os.close(file)
-    raise UserError(f"{path} is a link or no plain file, and this name is needed here; delete it")
-
-
-def _lock(file: int, path: Path, wait: bool) -> bool:
-    """Locks a file; False where another process holds it, for which `wait` waits."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            return False
-        news = threading.Timer(NEWS_SECONDS, say_once, (f"waits for another process, which holds {path}",))
-        news.start()
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        finally:
-            news.cancel()
+            lock.acquire(timeout=NEWS_SECONDS if wait else 0)
+        except filelock.Timeout:
+            if wait:
+                say_once(f"waits for another process, which holds {lock.lock_file}")
+                lock.acquire()
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        path.unlink(missing_ok=True)
-        raise UserError(
-            f"{path.parent}: its file system has no locks ({error.strerror}); name a folder on a local disk "
-            "or NFS 4"
-        ) from None
-    return True
+        error.filename = error.filename or lock.lock_file
+        raise
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
