@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import methods, models, process
+from common import methods, models, process, settings
 from common.cli import WORKER, UserError, logger
 from common.data import same_training_images
 from common.methods import PruningMethod
@@ -203,10 +203,9 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
-    for part, folder in zip(twin.parts, (study.folder, study.head_folder)):
+    for place, (part, folder) in enumerate(zip(twin.parts, (study.folder, study.head_folder))):
         is_head, pruning = part == "head", None
-        settings = twin.head_settings if is_head else twin.settings
-        configuration = configuration | {key: getattr(flags, key) for key in settings}
+        configuration = configuration | settings.from_flags(twin.settings(place), flags)
         if sparsity:
             kind = "contrastive" if part == "encoder" else part
             pruning = gradual_pruning(flags, sparsity, kind, len(study.data.train_images))
@@ -376,7 +375,7 @@ def say_flips(study: Study) -> None:
 
 def say_widths(study: Study) -> None:
     """Says how narrow the networks of --match_sparsity are."""
-    shape, sparsity = (study.architecture.depth, study.architecture.widen_factor), study.match_sparsity
+    shape, sparsity = (study.architecture.model_depth, study.architecture.widen_factor), study.match_sparsity
     if sparsity:
         narrow, full = (models.channels(*shape, each) for each in (sparsity, 0.0))
         weights, all_weights = (models.convolution_weights(shape[0], each) for each in (narrow, full))
