@@ -74,7 +74,7 @@ OUT_OF_RANGE = {
         *("--encoder_name=a/b", "--encoder_name=", "--encoder_name=WideResNet-10-4"),
         "--encoder_name=Net-linear",
     ],
-    "sup_pruning_finetune": ["--pruning_percentages=0.0,0.5", "--pruning_percentages=50"],
+    "sup_pruning_finetune": ["--pruning_percentages=0.0,0", "--pruning_percentages=50"],
     "sup_prediction_depth": [
         *("--pruning_methods=local", "--pruning_methods=global,global", "--depth_target=labels"),
     ],

@@ -445,6 +445,44 @@ def test_the_comparison_finds_networks_of_every_name(everything, monkeypatch, me
     assert {name for who, name in rows_of(everything[0]) if who == learning} == {"dense", *names}
 
 
+# Finetuned, not pruned
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whatever_the_criterion(
+    work, capsys, method
+):
+    finetune = [f"{method}_pruning_finetune", *ONE, *"--epochs 2 --batch_size 16".split()]
+    for path in folder(work).glob("*_gradient_sums.pt"):  # which nothing that is pruned by them could miss
+        path.unlink()
+    assert main(*finetune, "--pruning_percentages", "0.0", "--criterion", "levai_zombori") == 0
+    paths, dense = (files_of(work, method, name, 0.0) for name in ("finetuned", "dense"))
+    assert [path.name for path in paths] == {
+        "sup": ["wideResNet-1_finetuned_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"],
+        "clr": [
+            f"WideResNet-10-1_{part}_SupCon_0.0pruning_finetuned_16batch_0.5temperature_2epochs_id0.pt"
+            for part in ("encoder", "head")
+        ],
+    }[method]
+    record, data = record_of(paths[-1]), load_dataset("folder", "few digits")
+    network = training.prepare(checkpoints.load_network(*dense), torch.device("cpu"))
+    fit(CrossEntropy(network, data, record["configuration"]), Run((0, "finetuning")), range(2), {})
+    assert same(network.state_dict(), checkpoints.load_network(*paths).state_dict())
+    assert record["sparsity"]["zeros"] == 0
+    before, together = bytes_of(work, "*finetuned*"), ["--criterion", "snip", FOLDER_FLAG[method]]
+    assert main(*finetune, "--pruning_percentages", 0.5, *together, "alone") == 0
+    assert main(*finetune, "--pruning_percentages", "0.5,0.0", *together[:2]) == 0
+    assert "finetuned sparsity 0.0: 1 networks" in capsys.readouterr().out
+    pruned = files_of(work, method, "global_snip", 0.5)
+    assert [path.read_bytes() for path in pruned] == [
+        (work / "alone" / path.name).read_bytes() for path in pruned
+    ]
+    assert bytes_of(work, "*finetuned*") == before
+    shared = record_of(pruned[-1])["configuration"]
+    assert {**shared, **record["configuration"]} == {**shared, "pruning_method": "finetuned", "sparsity": 0.0}
+    assert shared.keys() - record["configuration"].keys() == {"criterion", "scope"}
+
+
 # Iterative pruning
 
 
@@ -819,6 +857,7 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
         ("--rewind_epoch 0", "--rewind_epoch belongs to --pruning_schedule iterative"),
         ("--criterion filter_l2 --scope global", "--scope global"),
         ("iterative --pruning_percentages 0.5", "--pruning_percentages belongs to one-shot"),
+        ("iterative --pruning_percentages 0.0", "--pruning_percentages belongs to one-shot"),
         ("iterative --epochs 1", "--epochs belongs to --after finetune"),
         ("iterative --batch_size=16", "--batch_size belongs to --after finetune"),
         ("iterative --after reinit --epochs 1", "--epochs belongs to --after finetune"),

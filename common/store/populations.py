@@ -11,7 +11,7 @@ from typing import Iterable
 from common import settings
 from common.cli import UserError, logger, say_once
 from common.data import same_training_images
-from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
+from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
     describe_differences,
     differing_code,
@@ -174,7 +174,7 @@ def find_population(
         raise UserError("; ".join(message))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
     _check(study, population, dense)
-    what = "dense" if pruning_method == "dense" else "pruned"
+    what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
     if population.made_elsewhere and not study.data.normalization:
         say_once(
@@ -381,7 +381,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     """
     flags, method = study.flags, parse_method(population.pruning_method)
     iterative = method.schedule == "iterative"
-    if finetunes := iterative or method.schedule == "one-shot":
+    if finetunes := iterative or method.finetuned:
         script, asked = "pruning_finetune.py", {"--models_number": max(ids) + 1}
     else:
         script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
@@ -397,7 +397,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
-    if method.schedule not in ("dense", SMALL):
+    if method.schedule not in NOT_PRUNED:
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
         asked["--method"] = study.learning_method
