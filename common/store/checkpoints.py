@@ -8,6 +8,7 @@ are whole. An unfinished training keeps its state in a hidden file beside the ch
 import functools
 import hashlib
 import io
+import json
 import time
 import warnings
 import zipfile
@@ -28,7 +29,6 @@ from common.store.files import (
     check_size,
     differences,
     module_digest,
-    read_object,
     write_atomically,
     write_json,
 )
@@ -124,16 +124,19 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = read_object(path.read_text(), "record")
-    except ValueError:
+        record = json.loads(path.read_text())
+        configuration, data = record["configuration"], record["data"]
+        flips = {flip: data[flip] for flip in FLIPS if flip in data}
+        record = {**record, "configuration": with_defaults(configuration, flips)}
+        sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged_record(checkpoint) from None
-    if record["checkpoint_sha256"] != file_sha256(checkpoint):
+    if sha256 != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
-    flips = {flip: record["data"][flip] for flip in FLIPS if flip in record["data"]}
-    return {**record, "configuration": with_defaults(record["configuration"], flips)}
+    return record
 
 
 def with_defaults(configuration: dict, flips: dict) -> dict:
