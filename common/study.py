@@ -11,7 +11,7 @@ from common import process
 from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
 from common.models import channels, convolution_weights
-from common.store.checkpoints import (
+from common.store.names import (
     Architecture,
     CheckpointName,
     check_writable,

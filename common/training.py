@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,6 @@ from common.pruning import (
     measure_sparsity,
     uses,
 )
-
-if TYPE_CHECKING:
-    from common.store.checkpoints import TrainingState
 
 HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 1e-4
 HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}, 1e-4
@@ -309,12 +306,13 @@ class Run:
     """Which training this is.
 
     key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step,
-    and on nothing else. state: where the state of the training is kept, and is gone on from; None: nowhere.
+    and on nothing else. epochs_left: gives those of the epochs that are still to be trained, as
+    `TrainingState.epochs_left` does, which keeps the state of the training; None: all.
     """
 
     key: tuple
     description: str = ""
-    state: "TrainingState | None" = None
+    epochs_left: Callable[[range, dict, Masks, list[dict]], Iterator[int]] | None = None
 
 
 def fit(
@@ -350,7 +348,8 @@ def fit(
     bar = tqdm(total=len(epochs) * steps, desc=run.description, disable=None, leave=False)
     trained = {"network": network, "optimizer": optimizer}
     trained |= {} if sums is None else {"gradients": sums}
-    for epoch in run.state.epochs_left(epochs, trained, masks, history) if run.state else epochs:
+    left = run.epochs_left(epochs, trained, masks, history) if run.epochs_left else epochs
+    for epoch in left:
         bar.n = (epoch - epochs.start) * steps
         at_epoch(epoch)
         generator = augment.stream(*run.key, epoch)

@@ -3,7 +3,6 @@ what helps, nothing half-written."""
 
 import contextlib
 import csv
-import io
 import json
 import os
 import pickle
@@ -1298,16 +1297,9 @@ def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
     assert files(tmp_path) == before
 
 
-def test_names_that_are_no_text_are_listed_and_reported(work, made_up, tmp_path, monkeypatch, empty_figures):
-    from common.store import __main__ as listing
+def test_names_that_are_no_text_are_reported(made_up, tmp_path, empty_figures):
     from figures import make_figures
 
-    open(os.fsencode("models/few digits/") + b"\xff.pt", "w").close()
-    printed = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    monkeypatch.setattr(sys, "stdout", printed)
-    assert listing.main(["models/few digits"]) == 0
-    printed.flush()
-    assert b"\\udcff.pt" in printed.buffer.getvalue()
     folder = shutil.copytree(made_up, tmp_path / "digits")
     forge(
         folder / "supervised/populations/global_0.9.npz",

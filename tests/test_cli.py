@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common import cli, process, study
-from common.store import checkpoints
+from common.store import names
 
 SCRIPTS = [
     f"{method}_{stage}"
@@ -173,7 +173,7 @@ def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, mon
     words = "--dataset digits --model_depth 10 --projection_head linear --temperature 0.1 --encoder_name Net"
     flags = parser_of("sup_prediction_depth").parse_args(words.split())
     view = next(study.open_studies("sup_prediction_depth", flags))
-    assert view.architecture == checkpoints.Architecture(10) and view.encoder_name == "wideResNet"
+    assert view.architecture == names.Architecture(10) and view.encoder_name == "wideResNet"
     assert view.same_flags(folders=True) == ["--dataset", "digits", "--model_depth", "10"]
     shown = refusal("sup_prediction_depth", ["--projection_head", "none"], capsys)
     assert "--projection_head" in shown

@@ -10,8 +10,8 @@ from test_scripts import main, run_here
 
 from common import losses
 from common.cli import UserError, say_once
-from common.store import checkpoints
-from common.store.checkpoints import Architecture
+from common.store import checkpoints, names
+from common.store.names import Architecture
 
 DATA = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1".split()
 OTHERS = ["--normalization", "0.4914,0.4822,0.4465", "0.2023,0.1994,0.2010"]
@@ -146,7 +146,7 @@ def test_checkpoints_load_whatever_frameworks_wrap_them_in(tmp_path, form):
     for path, payload in zip(paths, FORMS[form]):
         torch.save(payload, path)
     for files, pattern in ((paths[:1], "wideResNet_"), (paths[1:], "*_head_")):
-        name = checkpoints.parse_name(next(GOLDEN_HERE.glob(f"{pattern}*.pt")).name)
+        name = names.parse_name(next(GOLDEN_HERE.glob(f"{pattern}*.pt")).name)
         network = checkpoints.load_classifier(files, None, name, Architecture(10, 2), 10)
         weight = network.state_dict()[("base." if len(files) == 1 else "classification_head.") + "fc.weight"]
         assert torch.equal(
@@ -160,7 +160,7 @@ def test_names_that_do_not_fit_are_all_counted_and_shown(tmp_path):
     state = {name.replace(".bn", ".batch_norm"): tensor for name, tensor in SUPERVISED.items()}
     path = tmp_path / next(GOLDEN_HERE.glob("wideResNet_*.pt")).name
     torch.save(state, path)
-    name = checkpoints.parse_name(path.name)
+    name = names.parse_name(path.name)
     with pytest.raises(
         UserError, match=r"names are missing: .*bn1.weight.*; .* names are unknown: .*batch_norm"
     ):

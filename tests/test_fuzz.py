@@ -14,7 +14,8 @@ from PIL import Image
 from common import comparison, data, methods
 from common.cli import UserError
 from common.store import table
-from common.store.checkpoints import CheckpointName, differing_code, parse_name
+from common.store.checkpoints import differing_code
+from common.store.names import CheckpointName, parse_name
 from common.store.files import read_object
 from common.store.populations import Member, Population, recorded_command
 from figures.report import page

@@ -185,6 +185,27 @@ def test_the_report_knows_nothing_of_torch_and_training():
     assert not wrong, listed(wrong)
 
 
+def cycle(imports):
+    """A module's name that imports itself by way of others, and these; None where there is none."""
+
+    def reach(name, way):
+        for other in imports.get(name, ()):
+            if other == way[0]:
+                return way
+            if other not in way and (found := reach(other, [*way, other])):
+                return found
+        return None
+
+    return next(filter(None, (reach(name, [name]) for name in imports)), None)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"] and not cycle({"a": {"b"}, "b": ()})
+    modules = {name_of(path).removesuffix(".py").replace("/", "."): path for path in COMMON}
+    imports = {name: imported(path, functions_too=True) & modules.keys() for name, path in modules.items()}
+    assert not cycle(imports)
+
+
 def prose(page):
     """The text of a page without its code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)

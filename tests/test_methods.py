@@ -9,7 +9,7 @@ import pytest
 
 from common import methods
 from common.methods import PruningMethod, describe, iteration_sparsity, order, parse_method
-from common.store.checkpoints import CheckpointName, parse_name
+from common.store.names import CheckpointName, parse_name
 
 SCHEDULES = ("one-shot", "early", "late", "iterative")
 

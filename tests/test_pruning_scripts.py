@@ -13,8 +13,8 @@ from test_scripts import DENSE, SMALL, main, remedy
 from common import methods, models, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
-from common.store import checkpoints
-from common.store.checkpoints import Architecture
+from common.store import checkpoints, names
+from common.store.names import Architecture
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
@@ -178,7 +178,7 @@ def files_of(work, method, name, sparsity):
     paths = [
         path
         for path in sorted(folder(work).glob("*_id0.pt"))
-        if (facts := checkpoints.parse_name(path.name))
+        if (facts := names.parse_name(path.name))
         and (facts.pruning_method, facts.sparsity) == (name, sparsity)
         and (facts.learning_method == "supervised") == (method == "sup")
     ]
@@ -364,9 +364,7 @@ def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_
     names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
     assert len({str(name) for name in names}) == len(names) == 64
     pruned = [
-        path
-        for path in folder(place).glob("*.pt")
-        if (name := checkpoints.parse_name(path.name)) and name.sparsity
+        path for path in folder(place).glob("*.pt") if (name := names.parse_name(path.name)) and name.sparsity
     ]
     assert len(pruned) == 64 + 2 * 2 * len(SELECTED)
 
@@ -483,7 +481,7 @@ def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(
         record = record_of(paths[-1])
         assert record["configuration"]["iteration"] == iteration and record["configuration"]["after"] == after
         assert (record.get("previous_sha256") is None) == (iteration == 1)
-        name = checkpoints.parse_name(paths[-1].name)
+        name = names.parse_name(paths[-1].name)
         assert name.epochs == (1 if after == "finetune" else 2)
 
 
@@ -624,7 +622,7 @@ def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work, 
         assert score[kept_before & ~kept_after].max() <= score[kept_after].min()
     networks = bytes_of(work, "*.pt")
     paths[2].unlink()
-    checkpoints.gradients_path(paths[1]).rename("away")
+    names.gradients_path(paths[1]).rename("away")
     assert "delete it to have it made again" in refused(work, capsys, *command)
     paths[1].unlink()
     assert main(*command) == 0

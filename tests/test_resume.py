@@ -21,7 +21,7 @@ from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
 from common import cli
-from common.store import checkpoints, files
+from common.store import checkpoints, files, names
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
 FLAGS = [*SMALL, "--threads", "1"]
@@ -333,7 +333,7 @@ def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, b
         assert give(FOUR, "--save_epochs", "1,3") == 0
     assert "give the same command again for the weights after 1" in capsys.readouterr().out
     model = model_of(work)
-    kept = {checkpoints.epoch_path(model, epoch) for epoch in (1, 3)}
+    kept = {names.epoch_path(model, epoch) for epoch in (1, 3)}
     assert set(model.parent.glob("*.pt")) == {model, *kept}
 
 
@@ -437,7 +437,7 @@ def give_there(house, command, *more):
 
 
 def record_of(model):
-    return json.loads(checkpoints.record_path(model).read_text())
+    return json.loads(names.record_path(model).read_text())
 
 
 def test_a_network_of_other_code_is_refused_unless_other_code_is_asked_for(work, house):
@@ -487,7 +487,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     assert give(FOUR) == 0
     record = record_of(model_of(work))
     del record["code"]
-    files.write_json(checkpoints.record_path(model_of(work)), record)
+    files.write_json(names.record_path(model_of(work)), record)
     assert give(FOUR) == 0
     said = capsys.readouterr().out
     assert said.count("from before the code was recorded") == 1

@@ -25,7 +25,7 @@ from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics, plots, process
 from common.cli import UserError
-from common.store import checkpoints, files, runs, table
+from common.store import files, names, runs, table
 from common.store import evaluation as stored
 
 MODELS = "--models_number 3 --pruning_percentages"
@@ -279,7 +279,7 @@ def test_something_that_is_no_file_is_not_locked(tmp_path):
 def test_whether_a_folder_can_be_written_is_tried_with_no_name_that_could_be_a_link(tmp_path):
     thesis, link = tmp_path / "thesis.txt", tmp_path / f".writable.{os.getpid()}"
     link.symlink_to(thesis)
-    checkpoints.check_writable(tmp_path)
+    names.check_writable(tmp_path)
     assert link.is_symlink() and not thesis.exists()
 
 

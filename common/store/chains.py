@@ -20,6 +20,7 @@ from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import checkpoints, evaluation, runs
+from common.store.names import epoch_path, gradients_path
 from common.store.populations import Member, Population, find_population, recorded_command
 from common.store.runs import Asked
 from common.study import Study
@@ -192,9 +193,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             "fewer"
         )
     files = {
-        epoch: checkpoints.find_kept(
-            checkpoints.epoch_path(path, epoch), path, record, f"--save_epochs {epoch}"
-        )
+        epoch: checkpoints.find_kept(epoch_path(path, epoch), path, record, f"--save_epochs {epoch}")
         for epoch in sorted(epochs)
     }
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
@@ -227,7 +226,7 @@ def gradient_sums(
                 f"{path} was made elsewhere: the gradients of its training are not known; choose another "
                 "--criterion, or train networks here"
             )
-        flag, kept = "--accumulate_gradients", checkpoints.gradients_path(path)
+        flag, kept = "--accumulate_gradients", gradients_path(path)
         if not checkpoints.find_kept(kept, path, record, flag):
             remedy = f"keep them: python {training_command(study, record)} {flag}"
             if record["configuration"].get("iteration"):
@@ -361,7 +360,8 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
             state = states.enter_context(runs.training_state(study, file, seed, step.stage, made_from))
             if step.iteration and pruning.uses(method.criterion, "accumulated"):
                 training.accumulated = GradientSums(training.pruned)
-            history = fit(training, Run(key, runs.describe_run(file.name), state), epochs, masks)
+            run = Run(key, runs.describe_run(file.name), state and state.epochs_left)
+            history = fit(training, run, epochs, masks)
             sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
             return history
 

@@ -15,7 +15,6 @@ import zipfile
 from contextlib import contextmanager, suppress
 from math import isfinite, prod
 from pathlib import Path
-from types import ModuleType
 from typing import Callable, Iterator
 
 import numpy as np
@@ -143,6 +142,7 @@ KINDS = {
 }
 OF_CLASSES = ("predictions", "labels", "modal_labels", "knn")
 OBJECTS = ("made", "row", "settings", "runs")  # in JSON
+COMMON = Path(__file__).parent.parent  # where the modules are
 FORMAT = 3  # of the stored arrays: another number means that they are computed anew
 NEWS_SECONDS = 3  # a process that waits for longer says so
 
@@ -308,9 +308,9 @@ def differences(settings: dict, others: dict) -> dict[str, tuple]:
 
 
 @functools.cache
-def module_digest(module: ModuleType | Callable) -> str:
-    """12 hexadecimal digits that change with the code of a module, or of a function, not with its comments,
-    docstrings or layout.
+def module_digest(code: Path | Callable) -> str:
+    """12 hexadecimal digits that change with the code of a module, given by its path, or of a function, not
+    with its comments, docstrings or layout.
 
     The same in every version of Python: of the syntax tree only fields that are not empty count.
     """
@@ -326,11 +326,12 @@ def module_digest(module: ModuleType | Callable) -> str:
         return [type(node).__name__, fields]
 
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    tree = facts(ast.parse(inspect.getsource(module)))
+    source = code.read_text() if isinstance(code, Path) else inspect.getsource(code)
+    tree = facts(ast.parse(source))
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def code_digest(*modules: ModuleType | Callable) -> str:
+def code_digest(*modules: Path | Callable) -> str:
     """`module_digest` of several modules and functions at once."""
     return hashlib.sha256("".join(map(module_digest, modules)).encode()).hexdigest()[:12]
 

@@ -12,17 +12,14 @@ from common.cli import UserError, logger, say_once
 from common.data import same_training_images
 from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
-    CheckpointName,
     describe_differences,
     differing_code,
     file_sha256,
     find_twins,
-    network_flags,
-    parse_name,
     read_record,
-    record_path,
 )
 from common.store.files import differences
+from common.store.names import CheckpointName, network_flags, parse_name, record_path
 from common.study import Study
 
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
@@ -362,10 +359,8 @@ def _only(study: Study, fitting: list[Population]) -> Population:
             f"they differ in {', '.join(keys or ['origin'])}: move one into a folder of its own and name it "
             f"({study.folder_flag})"
         )
-    listing = shlex.join(["python", "-m", "common.store", str(fitting[0].folder)])
     raise UserError(
-        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them; "
-        f"{_lost_records(study, fitting) or remedy}"
+        f"several populations fit: {'; '.join(map(str, fitting))}; {_lost_records(study, fitting) or remedy}"
     )
 
 

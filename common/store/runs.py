@@ -30,8 +30,16 @@ from common.data import same_training_images
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name, uses
 from common.store import checkpoints
-from common.store.checkpoints import CheckpointName, TrainingState
+from common.store.checkpoints import TrainingState
 from common.store.files import claim, write_arrays
+from common.store.names import (
+    CheckpointName,
+    epoch_path,
+    gradients_path,
+    parse_name,
+    record_path,
+    state_path,
+)
 from common.store.table import write_rows
 from common.study import Study
 from common.training import Run, Training, fit
@@ -231,7 +239,7 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     record = checkpoints.read_record(path)
     if record is None:
         return True
-    name = checkpoints.parse_name(path.name)
+    name = parse_name(path.name)
     folder_flag = "--head_save_path" if name and name.part == "head" else study.folder_flag
     keep_both = f"to keep both, give {folder_flag} another folder"
     differences = checkpoints.describe_differences(record["configuration"], configuration)
@@ -260,7 +268,7 @@ def refuse_to_replace(paths: Sequence[Path]) -> None:
         UserError: one of the files is there and has no record.
     """
     for path in paths:
-        if path.exists() and not checkpoints.record_path(path).exists():
+        if path.exists() and not record_path(path).exists():
             raise UserError(
                 f"{path} was made elsewhere, and its other half is missing or other; put them together or "
                 "move it away"
@@ -298,7 +306,7 @@ def epochs_to_keep(study: Study, file: Asked) -> list[int]:
             f"--save_epochs: {file.path} was made elsewhere, the weights on its way are not known; leave the "
             "flag out, or give another folder"
         )
-    paths = {epoch: checkpoints.epoch_path(file.path, epoch) for epoch in epochs}
+    paths = {epoch: epoch_path(file.path, epoch) for epoch in epochs}
     return [
         epoch
         for epoch, path in paths.items()
@@ -328,14 +336,14 @@ def lacks_gradients(study: Study, file: Asked) -> bool:
             f"--accumulate_gradients: {file.path} was made elsewhere, its training is not known; leave the "
             "flag out, or give another folder"
         )
-    return not is_finished(study, checkpoints.gradients_path(file.path), file.configuration)
+    return not is_finished(study, gradients_path(file.path), file.configuration)
 
 
 def forget_states(paths: Sequence[Path]) -> None:
     """Deletes the states of finished trainings, and notes in the log that these are."""
     logger.debug(f"finished before: {paths[-1]}")
     for path in paths:
-        checkpoints.state_path(path).unlink(missing_ok=True)
+        state_path(path).unlink(missing_ok=True)
 
 
 # Training
@@ -424,7 +432,10 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
             network.at_epoch(done)
 
     with training_state(study, file, network.seed, file.name.part, made_from) as state:
-        run, training = Run(network.key(part), description, state), training_of(study, network, part, file)
+        run, training = (
+            Run(network.key(part), description, state and state.epochs_left),
+            training_of(study, network, part, file),
+        )
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
         facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
@@ -452,7 +463,7 @@ def keep_gradients(study: Study, network: torch.nn.Module, file: Asked, sums: di
     if sums:
         payload = {layer_name(name): total.cpu().contiguous() for name, total in sums.items()}
         facts = {"run": process.environment(study.device, time.time()), "gradients": True}
-        save(study, replace(file, path=checkpoints.gradients_path(file.path)), payload, network, **facts)
+        save(study, replace(file, path=gradients_path(file.path)), payload, network, **facts)
 
 
 def training_state(
@@ -473,16 +484,14 @@ def training_state(
         "made_from": " ".join(checkpoints.file_sha256(path)[:12] for path in made_from),
     }
     flags = study.flags
-    return TrainingState(
-        checkpoints.state_path(file.path), facts, flags.save_every, study.folder_flag, flags.other_code
-    )
+    return TrainingState(state_path(file.path), facts, flags.save_every, study.folder_flag, flags.other_code)
 
 
 def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done: int) -> None:
     """Keeps the weights after `done` epochs where that is one of `epochs`."""
     if done not in epochs:
         return
-    path = checkpoints.epoch_path(file.path, done)
+    path = epoch_path(file.path, done)
     run = process.environment(study.device, time.time())
     payload = {"model": checkpoints.cpu_state(network.kept)}
     save(study, replace(file, path=path), payload, network.counted(0), run=run, epoch=done)
