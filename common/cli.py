@@ -357,8 +357,8 @@ def add_finetuning_flags(parser: Parser) -> None:
             "--pruning_percentages",
             values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and prunes "
-            "nothing, a control of method `finetuned` whatever --criterion and --scope say",
+            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and "
+            "prunes nothing, a control of method `finetuned` whatever --criterion and --scope say",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,

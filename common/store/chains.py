@@ -174,8 +174,8 @@ def asked_sparsities(flags: argparse.Namespace) -> list[tuple[int, float]]:
 def by_method(
     method: PruningMethod, places: list[tuple[int, float]]
 ) -> dict[PruningMethod, list[tuple[int, float]]]:
-    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, networks are of method
-    `finetuned` whatever was asked."""
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
+    `finetuned`."""
     found: dict[PruningMethod, list[tuple[int, float]]] = {}
     for iteration, sparsity in places:
         found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))

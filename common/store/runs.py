@@ -629,6 +629,6 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
     flags.workers = 0  # all studies of the command have been worked on
     if failed := [worker.returncode for worker in workers if worker.returncode]:
         raise UserError(
-            f"a worker of {count} ended ({lines[0] if lines else f'status {failed[0]}'}); finished models are "
-            "kept, mend the cause and give the same command"
+            f"a worker of {count} ended ({lines[0] if lines else f'status {failed[0]}'}); finished models "
+            "are kept, mend the cause and give the same command"
         )
