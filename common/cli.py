@@ -154,7 +154,9 @@ def pruned_sparsity_list(text: str) -> list[float]:
     """A sparsity list without 0: the dense networks are always there and need not be named."""
     sparsities = sparsity_list(text)
     if 0.0 in sparsities:
-        raise argparse.ArgumentTypeError("0 is the dense network: name sparsities above 0")
+        raise argparse.ArgumentTypeError(
+            "0 is the dense network, or --pruning_methods finetuned: name sparsities above 0"
+        )
     return sparsities
 
 
@@ -573,7 +575,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             pruning_method_list,
             pruning_methods,
             "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity)",
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
+            "finetuned, which is taken along with one-shot networks where it exists",
         ),
         (
             "--pruning_percentages",

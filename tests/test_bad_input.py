@@ -794,7 +794,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: other_network()),
         SUP_PIES,
         "",
-        "was pruned from another dense model 0 ... delete it",
+        "comes from another dense model 0 ... delete it",
     ),
     ("JSON, torn", lambda: cut(model(SUP_DENSE).with_suffix(".json"), 300)(), SUP_PRUNE, "", DAMAGED),
     ("JSON, empty", lambda: cut(model(HEAD).with_suffix(".json"), 0)(), CLR, "", DAMAGED),

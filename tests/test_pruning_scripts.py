@@ -5,12 +5,13 @@ import json
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
-from common import methods, models, pruning, training
+from common import methods, models, plots, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.store import checkpoints, names
@@ -481,6 +482,45 @@ def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whateve
     shared = record_of(pruned[-1])["configuration"]
     assert {**shared, **record["configuration"]} == {**shared, "pruning_method": "finetuned", "sparsity": 0.0}
     assert shared.keys() - record["configuration"].keys() == {"criterion", "scope"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_not_pruned(
+    work, capsys, method
+):
+    learning = {"sup": "supervised", "clr": "SupCon"}[method]
+    finetune = [f"{method}_pruning_finetune", *FINETUNED[:-1]]
+    assert main(*finetune, 0.5) == 0
+    compared = [*COMPARED, "--models_number", 1]
+    assert main(f"{method}_pie_kmodels_detection", *compared, "--plot_q_score") == 0
+    assert "no finetuned control: there is none" in capsys.readouterr().out
+    without = bytes_of(work / "pies", "*.npz")
+    assert main(*finetune, 0.0) == 0
+    for script, flags in (("pie_kmodels_detection", ["--plot_q_score"]), ("prediction_depth", [])):
+        capsys.readouterr()
+        assert main(f"{method}_{script}", *compared, *flags) == 0
+        table = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "here" in line]
+        assert table == ["dense", "finetuned", "global"]
+    found = bytes_of(work / "pies", "*.npz")
+    assert {path: found[path] for path in without} == without
+    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").iterdir()}
+    kinds = {f"{kind}{ending}" for kind in ("finetuned_0.0", "global_0.5") for ending in ("", "_depth")}
+    assert stems == {*kinds, "dense_0.0", "dense_0.0_depth"}
+    figures = [path for path in found if "finetuned" in path.name and "sparsity_" in path.name]
+    assert {path.parent.name for path in figures} == {"pies_distribution", "q_score", "prediction_depth"}
+    for path in figures:
+        arrays = np.load(path)
+        assert f"{learning} · finetuned, not pruned · 1 models" in str(arrays["title"])
+        assert "pruned:" not in str(arrays["title"])
+        axes = [
+            axis for panel in plots.draw(arrays).axes for axis in (panel.get_xlabel(), panel.get_ylabel())
+        ]
+        assert not any("pruned networks" in text for text in axes)
+        if path.parent.name != "pies_distribution":
+            assert any("finetuned networks" in text for text in axes)
+    # Named, it needs no other; at sparsity 0 alone, whatever the flag says.
+    assert main(f"{method}_pie_kmodels_detection", *compared, "--pruning_methods", "finetuned") == 0
+    assert rows_of(work) == {(learning, name) for name in ("dense", "finetuned", "global")}
 
 
 # Iterative pruning
@@ -1042,6 +1082,7 @@ MADE = {
     "GMP": (gradual_training, ""),
     "small_dense": (small_training, ""),
     "global_snip": (None, "--criterion snip"),
+    "finetuned": (None, "--pruning_percentages 0.0"),
     "layer_random": (None, "--criterion random --scope layer"),
     "global_iterative0.5_rewind1": (iterate, "rewind --rewind_epoch 1"),
     "filter_l2_iterative0.5_finetune": (iterate, "finetune --epochs 1 --batch_size 16 --criterion filter_l2"),

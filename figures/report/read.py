@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.methods import order
+from common.methods import FINETUNED, order
 from common.store.files import FORMAT, check_arrays, read_arrays
 from common.store.table import KEY_COLUMNS, is_row
 
@@ -55,6 +55,11 @@ class Combination:
     def sizes(self) -> dict[str, int]:
         """Of its arrays, as `SHAPES` in common/store/files.py has them."""
         return {"N": len(self.is_pie), "C": len(self.class_names)}
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it counts as pruned; dense networks and their finetuned control do not."""
+        return self.pruning_method not in ("dense", FINETUNED)
 
     @property
     def is_pie(self) -> np.ndarray:
