@@ -11,8 +11,16 @@ import shutil
 import numpy as np
 import pytest
 from stored_results import make_results
-from test_evidence import Stored, accuracy, half_sampled, half_samples, share, student
-from test_evidence import estimate, variance_of_halves
+from test_evidence import (
+    Stored,
+    accuracy,
+    estimate,
+    half_sampled,
+    half_samples,
+    share,
+    student,
+    variance_of_halves,
+)
 from test_report import Page
 
 from common.cli import run_name
