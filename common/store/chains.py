@@ -13,7 +13,7 @@ from typing import Iterable
 import numpy as np
 from torch import Tensor
 
-from common import process, pruning
+from common import process, pruning, settings
 from common.cli import FLIPS, UserError, logger
 from common.evaluation import evaluate_test_set
 from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
@@ -26,8 +26,6 @@ from common.store.runs import Asked
 from common.study import Study
 from common.training import CrossEntropy, Run, Training, classification_losses, fit, prepare
 from common.twins import Start, twin_of
-
-FINETUNING = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True)
@@ -176,8 +174,8 @@ def asked_sparsities(flags: argparse.Namespace) -> list[tuple[int, float]]:
 def by_method(
     method: PruningMethod, places: list[tuple[int, float]]
 ) -> dict[PruningMethod, list[tuple[int, float]]]:
-    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, networks are of method
-    `finetuned` whatever was asked."""
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
+    `finetuned`."""
     found: dict[PruningMethod, list[tuple[int, float]]] = {}
     for iteration, sparsity in places:
         found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
@@ -289,18 +287,20 @@ def asked_step(
         configuration["iteration"] = iteration
         configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
     if method.finetuned:
-        settings = {**vars(flags), "head_epochs": flags.epochs}
-        configuration |= FINETUNING | {"learning_rate": flags.learning_rate}
+        training = settings.from_flags(settings.Finetuning, flags)
+        configuration |= training
     else:  # trained as the dense network was
-        settings = member.record["configuration"]
-    configuration |= {key: settings[key] for key in ("epochs", "batch_size", "precision", "compile")}
+        training = member.record["configuration"]
+        configuration |= {key: training[key] for key in ("epochs", "batch_size", "precision", "compile")}
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
     files = []
     for part in twin_of(study).parts:
-        folder, key = (study.head_folder, "head_epochs") if part == "head" else (study.folder, "epochs")
-        name = study.name(part, str(method), sparsity, settings[key], configuration["batch_size"], member.id)
+        is_head = part == "head"
+        folder = study.head_folder if is_head else study.folder
+        epochs = training["head_epochs" if is_head and not method.finetuned else "epochs"]
+        name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
         files.append(Asked(name, folder / str(name), configuration))
     return Step(iteration, sparsity, tuple(files))
 
@@ -405,14 +405,18 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
             histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
             payloads = twin_of(study).payloads(network)
         else:
-            settings = chain.member.record["configuration"]
+            dense_settings = chain.member.record["configuration"]
             start = start_of(chain, seed, step.iteration, method.rewind_epoch)
             model, histories = twin_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
                 model.kept.load_state_dict(weights)
             for part in range(len(step.files)):
-                epochs = range(settings["head_epochs"]) if part else range(start.epoch, settings["epochs"])
-                training, part_masks = model.training(part, settings), model.part_masks(part, masks)
+                epochs = (
+                    range(dense_settings["head_epochs"])
+                    if part
+                    else range(start.epoch, dense_settings["epochs"])
+                )
+                training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
                 histories.append(train(part, training, model.key(part), epochs, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
             weights = checkpoints.cpu_state(model.kept)

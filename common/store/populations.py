@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Iterable
 
+from common import settings
 from common.cli import UserError, logger, say_once
 from common.data import same_training_images
 from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
@@ -24,15 +25,6 @@ from common.study import Study
 
 OF_PRUNING = ("pruning_method", "criterion", "scope", "sparsity")  # keys of a one-shot configuration
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
-# The defaults of the published scripts, of which tables and titles say what was changed.
-NETWORK = {"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "projection_head": "mlp"}
-NETWORK |= {"precision": "float32", "compile": False}
-SUPERVISED = dict(epochs=205, batch_size=128, learning_rate=1.0, momentum=0.9, weight_decay=0.0005)
-SUPERVISED |= dict(lr_milestones=[5, 30, 50, 80], lr_gamma=0.1, cosine_annealing=False, shuffle=True)
-CONTRASTIVE = dict(epochs=500, batch_size=1024, learning_rate=0.05, momentum=0.9, weight_decay=0.0004)
-CONTRASTIVE |= dict(temperature=0.5, base_temperature=0.07, warmup_epochs=0, cosine_annealing=False)
-CONTRASTIVE |= dict(lars=False, head_epochs=100, batch_size_head=256)
-FINETUNING = dict(epochs=30, batch_size=128, learning_rate=0.001)
 
 
 @dataclass(frozen=True)
@@ -96,12 +88,14 @@ class Population:
         """The settings in which they differ from the published ones, as flags name them."""
         if self.made_elsewhere:
             return {}
-        method, published = parse_method(self.pruning_method), NETWORK
+        method = parse_method(self.pruning_method)
+        supervised = self.learning_method == "supervised"
+        training = [settings.ContrastiveTraining, settings.HeadTraining]
         if method.finetuned:
-            published = published | FINETUNING
-        else:
-            supervised = self.learning_method == "supervised"
-            published = published | (SUPERVISED if supervised else CONTRASTIVE)
+            training = [settings.Finetuning]
+        elif supervised:
+            training = [settings.SupervisedTraining]
+        published = settings.defaults(settings.Architecture, *training)
         if method.gradual:
             kinds = {"": "supervised"} if supervised else {"": "contrastive", "_head": "head"}
             for suffix, kind in kinds.items():
@@ -186,10 +180,10 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     """The finetuned control of these one-shot networks: the same dense networks, finetuned with the same
     settings, nothing pruned. None where there is none that can be compared, which is logged."""
     kind = Population(study.learning_method, FINETUNED, 0.0, ())
-    populations = _populations(study, kind, (study.folder, study.head_folder))
-    alike = [each for each in populations if all(_finetuned_alike(each, other) for other in one_shot)]
-    reason = "none with the settings of the one-shot networks" if populations else "there is none"
     try:
+        populations = _populations(study, kind, (study.folder, study.head_folder))
+        alike = [each for each in populations if all(_finetuned_alike(each, other) for other in one_shot)]
+        reason = "none with the settings of the one-shot networks" if populations else "there is none"
         if alike:
             return _checked(study, _only(study, _related(study, alike, dense)), dense)
     except UserError as error:
