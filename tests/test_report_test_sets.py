@@ -23,9 +23,9 @@ from test_evidence import (
 )
 from test_report import Page
 
-from common.cli import run_name
 from common.corruptions import CLEAN, CORRUPTIONS, STRENGTHS
 from common.store.files import read_arrays, write_arrays
+from common.values import run_name
 from figures import make_figures
 from figures.report import evidence, plots
 

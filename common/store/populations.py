@@ -180,10 +180,10 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     """The finetuned control of these one-shot networks: the same dense networks, finetuned with the same
     settings, nothing pruned. None where there is none that can be compared, which is logged."""
     kind = Population(study.learning_method, FINETUNED, 0.0, ())
-    populations = _populations(study, kind, (study.folder, study.head_folder))
-    alike = [each for each in populations if all(_finetuned_alike(each, other) for other in one_shot)]
-    reason = "none with the settings of the one-shot networks" if populations else "there is none"
     try:
+        populations = _populations(study, kind, (study.folder, study.head_folder))
+        alike = [each for each in populations if all(_finetuned_alike(each, other) for other in one_shot)]
+        reason = "none with the settings of the one-shot networks" if populations else "there is none"
         if alike:
             return _checked(study, _only(study, _related(study, alike, dense)), dense)
     except UserError as error:
