@@ -123,6 +123,7 @@ record.configuration.precision? s
 record.configuration.dense? dN
 record.history.#.* ifx
 record.code?.* s
+record.made_from_other_code?.*.# s
 record.data.checksum s
 record.data.class_names?.# s
 record.data.horizontal_flip? b
