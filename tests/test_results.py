@@ -744,19 +744,6 @@ def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(vie
     assert late.unpublished == {"end_step": 30000, "precision": "bfloat16"}
 
 
-@pytest.mark.parametrize(
-    "script, published",
-    [
-        ("clr_training", populations.NETWORK | populations.CONTRASTIVE),
-        ("sup_training", populations.SUPERVISED),
-        ("sup_pruning_finetune", populations.FINETUNING | {"precision": "float32"}),
-    ],
-)
-def test_published_settings_are_the_defaults_of_the_flags(script, published):
-    flags = vars(importlib.import_module(script).build_parser().parse_args([]))
-    assert published == {name: flags[name] for name in published}
-
-
 def test_depths_are_compared_on_ids_that_both_populations_have(view):
     dense = populations.find_population(view, "dense", 0.0)
     one, other = (populations.Population("supervised", "dense", 0.0, (member,)) for member in dense.members)

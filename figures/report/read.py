@@ -63,6 +63,14 @@ class Combination:
         return f"{self.method} {self.sparsity:g}"
 
     @property
+    def network(self) -> str:
+        """The architecture, with a word where others trained these networks or the dense ones."""
+        origin = str(self.row.get("origin"))
+        return "external " * origin.startswith(("external", "made elsewhere")) + str(
+            self.arrays["architecture"]
+        )
+
+    @property
     def facts(self) -> dict:
         """The columns that say in a table which population a row is about."""
         return {column: getattr(self, column) for column in KEY_COLUMNS}
