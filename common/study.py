@@ -81,7 +81,7 @@ class Study:
             UserError: its files would have longer names than file systems take.
         """
         shape = self.architecture
-        own = {"widen_factor": shape.widen_factor, "depth": shape.depth, "dropout": shape.dropout}
+        own = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
         if not self.supervised:
             own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
             own["temperature"] = self.flags.temperature
@@ -98,7 +98,7 @@ class Study:
         shape = asdict(self.architecture)
         if self.supervised:
             del shape["projection_head"]
-        return {"model_depth": shape.pop("depth"), **shape}
+        return shape
 
     def same_flags(self, folders: bool) -> list[str]:
         """The flags with which another script looks at the same data, architecture and, with `folders`,

@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +118,21 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
         gradient.copy_(torch.where((weight_norm > 0) & (gradient_norm > 0), scaled, gradient))
 
 
+def sgd(parameters: Iterable[nn.Parameter], settings: dict) -> torch.optim.Optimizer:
+    """SGD with momentum; with LARS the weight decay is in `lars_`."""
+    return torch.optim.SGD(
+        parameters,
+        settings["learning_rate"],
+        momentum=settings["momentum"],
+        weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
+        nesterov=settings.get("nesterov", False),
+    )
+
+
+# Setting `optimizer` -> what makes it of parameters and settings.
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], dict], torch.optim.Optimizer]] = {"sgd": sgd}
+
+
 # Trainings
 
 
@@ -139,14 +154,7 @@ class Training:
         self.data, self.settings, self.batch_size = data, settings, batch_size
 
     def optimizer(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        return torch.optim.SGD(
-            self.network.parameters(),
-            settings["learning_rate"],
-            momentum=settings["momentum"],
-            weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
-            nesterov=settings.get("nesterov", False),
-        )
+        return OPTIMIZERS[self.settings.get("optimizer", "sgd")](self.network.parameters(), self.settings)
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         """The rate of every step of an epoch, counted from 0."""

@@ -1,4 +1,5 @@
-"""PIEs, Q-Score, prediction depth and what pruning keeps, against slow loops, scikit-learn and golden values."""
+"""PIEs, Q-Score, prediction depth and what pruning keeps, against slow loops, scikit-learn and golden
+values."""
 
 from collections import Counter
 

@@ -8,6 +8,7 @@ are whole. An unfinished training keeps its state in a hidden file beside the ch
 import functools
 import hashlib
 import io
+import json
 import time
 import warnings
 import zipfile
@@ -18,8 +19,8 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import nn
 
-from common import models
-from common.cli import FLIPS, Interval, UserError, logger, say_once
+from common import models, settings
+from common.cli import FLIPS, UserError, logger, say_once
 from common.data import same_training_images
 from common.methods import SMALL
 from common.pruning import Masks, measure_sparsity
@@ -28,15 +29,12 @@ from common.store.files import (
     check_size,
     differences,
     module_digest,
-    read_object,
     write_atomically,
     write_json,
 )
 from common.store.names import Architecture, CheckpointName, parse_name, record_path
+from common.values import Interval
 
-# Of supervised trainings: records from before these flags lack them, and mean the values that could not be
-# changed.
-LATER_SETTINGS = {"lr_milestones": [5, 30, 50, 80], "lr_gamma": 0.1, "cosine_annealing": False}
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 1
 SCIENCE = ("augment", "losses", "models", "pruning", "training", "twins")  # modules of common/
@@ -126,24 +124,33 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = read_object(path.read_text(), "record")
-    except ValueError:
+        record = json.loads(path.read_text())
+        configuration, data = record["configuration"], record["data"]
+        flips = {flip: data[flip] for flip in FLIPS if flip in data}
+        record = {**record, "configuration": with_defaults(configuration, flips)}
+        sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged_record(checkpoint) from None
-    if record["checkpoint_sha256"] != file_sha256(checkpoint):
+    if sha256 != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
-    flips = {flip: record["data"][flip] for flip in FLIPS if flip in record["data"]}
-    return {**record, "configuration": with_later_settings(record["configuration"], flips)}
+    return record
 
 
-def with_later_settings(configuration: dict, flips: dict) -> dict:
-    """A configuration, and the dense one in it, with the settings that records of before their flags lack."""
-    later = LATER_SETTINGS if "shuffle" in configuration else {}  # of a supervised training
-    configuration = {"precision": "float32", "compile": False, **later, **flips, **configuration}
+def with_defaults(configuration: dict, flips: dict) -> dict:
+    """A configuration, and the dense one in it, with defaults in place of settings that a record lacks."""
+    training = settings.Retraining
+    if "shuffle" in configuration:
+        training = settings.SupervisedTraining
+    elif "base_temperature" in configuration:
+        training = settings.ContrastiveTraining
+    elif "nesterov" in configuration:
+        training = settings.Finetuning
+    configuration = {**settings.defaults(training), **flips, **configuration}
     if isinstance(configuration.get("dense"), dict):
-        configuration["dense"] = with_later_settings(configuration["dense"], flips)
+        configuration["dense"] = with_defaults(configuration["dense"], flips)
     return configuration
 
 
@@ -165,7 +172,7 @@ def load_classifier(
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
             should.
     """
-    shape = architecture.depth, architecture.widen_factor, architecture.dropout
+    shape = architecture.model_depth, architecture.widen_factor, architecture.dropout
     matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
         network = models.SupervisedNetwork(*shape, num_classes, matched)

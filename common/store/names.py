@@ -8,21 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from common.methods import parse_method
+from common.settings import Architecture
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a checkpoint's network is, as far as its shapes need it."""
-
-    depth: int = 16
-    widen_factor: int = 2
-    dropout: float = 0.0
-    projection_head: str = "mlp"
-
-    def __str__(self) -> str:
-        return f"WideResNet-{self.depth}-{self.widen_factor}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,7 @@ def parse_name(name: str) -> CheckpointName | None:
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`."""
-    shape = architecture.depth, architecture.widen_factor
+    shape = architecture.model_depth, architecture.widen_factor
     suffix = "" if shape == (16, 2) else f"-{shape[0]}-{shape[1]}"
     head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
     return encoder_name + suffix + head

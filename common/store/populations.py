@@ -8,9 +8,10 @@ from itertools import product
 from pathlib import Path
 from typing import Iterable
 
+from common import settings
 from common.cli import UserError, logger, say_once
 from common.data import same_training_images
-from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
+from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
     describe_differences,
     differing_code,
@@ -23,15 +24,6 @@ from common.store.names import CheckpointName, network_flags, parse_name, record
 from common.study import Study
 
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
-# The defaults of the published scripts, of which tables and titles say what was changed.
-NETWORK = {"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "projection_head": "mlp"}
-NETWORK |= {"precision": "float32", "compile": False}
-SUPERVISED = dict(epochs=205, batch_size=128, learning_rate=1.0, momentum=0.9, weight_decay=0.0005)
-SUPERVISED |= dict(lr_milestones=[5, 30, 50, 80], lr_gamma=0.1, cosine_annealing=False, shuffle=True)
-CONTRASTIVE = dict(epochs=500, batch_size=1024, learning_rate=0.05, momentum=0.9, weight_decay=0.0004)
-CONTRASTIVE |= dict(temperature=0.5, base_temperature=0.07, warmup_epochs=0, cosine_annealing=False)
-CONTRASTIVE |= dict(lars=False, head_epochs=100, batch_size_head=256)
-FINETUNING = dict(epochs=30, batch_size=128, learning_rate=0.001)
 
 
 @dataclass(frozen=True)
@@ -95,12 +87,14 @@ class Population:
         """The settings in which they differ from the published ones, as flags name them."""
         if self.made_elsewhere:
             return {}
-        method, published = parse_method(self.pruning_method), NETWORK
+        method = parse_method(self.pruning_method)
+        supervised = self.learning_method == "supervised"
+        training = [settings.ContrastiveTraining, settings.HeadTraining]
         if method.finetuned:
-            published = published | FINETUNING
-        else:
-            supervised = self.learning_method == "supervised"
-            published = published | (SUPERVISED if supervised else CONTRASTIVE)
+            training = [settings.Finetuning]
+        elif supervised:
+            training = [settings.SupervisedTraining]
+        published = settings.defaults(settings.Architecture, *training)
         if method.gradual:
             kinds = {"": "supervised"} if supervised else {"": "contrastive", "_head": "head"}
             for suffix, kind in kinds.items():
@@ -180,7 +174,7 @@ def find_population(
         raise UserError("; ".join(message))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
     _check(study, population, dense)
-    what = "dense" if pruning_method == "dense" else "pruned"
+    what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
     if population.made_elsewhere and not study.data.normalization:
         say_once(
@@ -387,7 +381,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     """
     flags, method = study.flags, parse_method(population.pruning_method)
     iterative = method.schedule == "iterative"
-    if finetunes := iterative or method.schedule == "one-shot":
+    if finetunes := iterative or method.finetuned:
         script, asked = "pruning_finetune.py", {"--models_number": max(ids) + 1}
     else:
         script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
@@ -403,7 +397,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
-    if method.schedule not in ("dense", SMALL):
+    if method.schedule not in NOT_PRUNED:
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
         asked["--method"] = study.learning_method
