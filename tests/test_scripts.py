@@ -397,9 +397,23 @@ def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
     )
 
 
-def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys):
-    flags = "--index_end 0 --epochs 3 --batch_size 16 --learning_rate 1e30 --head_epochs 1".split()
-    assert main("clr_training", *SMALL, *DENSE, *flags) == 2
+ONE_STEP = ["--epochs", 1, "--batch_size", 500, "--learning_rate", 1e30]
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("sup_training", ["--learning_rate", 1e30]),
+        ("clr_training", [*DENSE, "--learning_rate", 1e30, "--head_epochs", 1]),
+        # One step: the loss is that of the network before it.
+        ("sup_training", [*ONE_STEP, "--accumulate_gradients"]),
+        ("sup_training", [*ONE_STEP, "--learning_rate", 1e18]),
+        ("sup_training", [*ONE_STEP, *"--pruning 0.5 --begin_step 1 --end_step 1 --frequency 1".split()]),
+        ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--accumulate_gradients"]),
+    ],
+)
+def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, flags):
+    assert main(script, *SMALL, "--index_end", 0, "--epochs", 3, "--batch_size", 16, *flags) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "diverged" in shown and "--learning_rate" in shown
     assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
