@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 from common import methods, settings, values
+from common.criteria import CRITERIA
 from common.datasets import DOWNLOADS
 from common.losses import LOSSES
 
@@ -282,11 +283,11 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
 
 
 def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items())
+    meanings = "; ".join(f"{name}: {criterion.meaning}" for name, criterion in CRITERIA.items())
     return (
         (
             "--criterion",
-            tuple(methods.CRITERIA),
+            tuple(CRITERIA),
             "magnitude",
             f"what is pruned, the lowest first: {meanings}",
         ),
@@ -355,9 +356,10 @@ def add_finetuning_flags(parser: Parser) -> None:
         *settings.flag_rows(settings.Finetuning),
         (
             "--pruning_percentages",
-            values.pruned_sparsity_list,
+            values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew",
+            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and "
+            "prunes nothing, a control of method `finetuned` whatever --criterion and --scope say",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,
@@ -416,7 +418,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             values.pruning_method_list,
             pruning_methods,
             "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity)",
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
+            "finetuned, which is taken along with one-shot networks where it exists",
         ),
         (
             "--pruning_percentages",

@@ -16,7 +16,7 @@ from torch import Tensor
 from common import process, pruning, settings
 from common.cli import FLIPS, UserError, logger
 from common.evaluation import NotFiniteError, evaluate_test_set
-from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
+from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import checkpoints, evaluation, runs
@@ -94,28 +94,32 @@ def prune_population(study: Study) -> None:
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     runs.say_flips(study)
-    chains = []
-    for member in dense.members:
-        steps = [asked_step(study, method, dense, member, *place) for place in asked_sparsities(flags)]
-        chains.append(Chain(member, method, steps, kept_weights(study, member, method)))
-        gradient_sums(study, method, zip(member.paths, member.records))
+    asked = by_method(method, asked_sparsities(flags))
+    chains = [
+        asked_chain(study, each, dense, member, places)
+        for member in dense.members
+        for each, places in asked.items()
+    ]
     for chain in chains:
         refuse_broken_chain(study, chain)
     jobs = [
         runs.Job(chain.steps[-1].paths[-1], functools.partial(prune_chain, study, chain)) for chain in chains
     ]
-    runs.say_finished(study, [step.paths[-1] for chain in chains for step in chain.steps])
+    runs.say_finished(study, [step.files for chain in chains for step in chain.steps])
     if not runs.share(study, jobs) or flags.debug:
         return
-    for steps in zip(*(chain.steps for chain in chains)):
-        if pairs := [pair for step in steps if (pair := accuracies(step))]:
-            as_pruned, trained = np.mean(pairs, 0)
-            logger.info(
-                f"{study.learning_method} {method} sparsity {steps[0].sparsity}: {len(pairs)} networks, mean "
-                f"test accuracy {100 * as_pruned:.2f} % as pruned, {100 * trained:.2f} % at the end"
-            )
-    sparsities = ",".join(str(sparsity) for _, sparsity in asked_sparsities(flags))
-    logger.info(f"compare them with --pruning_methods {method} --pruning_percentages {sparsities}")
+    for each, places in asked.items():
+        for steps in zip(*(chain.steps for chain in chains if chain.method == each)):
+            if pairs := [pair for step in steps if (pair := accuracies(step))]:
+                before, trained = np.mean(pairs, 0)
+                logger.info(
+                    f"{study.learning_method} {each} sparsity {steps[0].sparsity}: {len(pairs)} networks, "
+                    f"mean test accuracy {100 * before:.2f} % {state_before(each)}, {100 * trained:.2f} % at "
+                    "the end"
+                )
+        sparsities = ",".join(str(sparsity) for _, sparsity in places if sparsity)
+        at_sparsities = f" --pruning_percentages {sparsities}" if sparsities else ""
+        logger.info(f"compare them with --pruning_methods {each}{at_sparsities}")
 
 
 # What is asked for, and what of it is there
@@ -167,6 +171,36 @@ def asked_sparsities(flags: argparse.Namespace) -> list[tuple[int, float]]:
     return [(iteration, iteration_sparsity(flags.rate, iteration)) for iteration in iterations]
 
 
+def by_method(
+    method: PruningMethod, places: list[tuple[int, float]]
+) -> dict[PruningMethod, list[tuple[int, float]]]:
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
+    `finetuned`."""
+    found: dict[PruningMethod, list[tuple[int, float]]] = {}
+    for iteration, sparsity in places:
+        found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
+    return found
+
+
+def asked_chain(
+    study: Study, method: PruningMethod, dense: Population, member: Member, places: list[tuple[int, float]]
+) -> Chain:
+    """All prunings of a dense network by a method, at these (iteration, sparsity).
+
+    Raises:
+        UserError: what they need of the dense training was not kept.
+    """
+    steps = [asked_step(study, method, dense, member, *place) for place in places]
+    chain = Chain(member, method, steps, kept_weights(study, member, method))
+    gradient_sums(study, method, zip(member.paths, member.records))
+    return chain
+
+
+def state_before(method: PruningMethod) -> str:
+    """What a network was before it was trained on, in messages."""
+    return "dense" if method.schedule == FINETUNED else "as pruned"
+
+
 def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[int, Path]:
     """epoch -> file of the weights that the dense training kept, as far as the method needs them.
 
@@ -181,7 +215,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
     path, record = member.paths[0], member.records[0]
     if member.made_elsewhere:
         raise UserError(
-            f"{path} was made elsewhere: its initialisation is not known; choose another --criterion, or "
+            f"{path} is external: its initialisation is not known; choose another --criterion, or "
             "train networks here"
         )
     last = record["configuration"]["epochs"]
@@ -191,7 +225,9 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             "fewer"
         )
     files = {
-        epoch: checkpoints.find_kept(epoch_path(path, epoch), path, record, f"--save_epochs {epoch}")
+        epoch: checkpoints.find_kept(
+            epoch_path(path, epoch), path, record, f"--save_epochs {epoch}", study.flags.other_code
+        )
         for epoch in sorted(epochs)
     }
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
@@ -221,11 +257,11 @@ def gradient_sums(
     for path, record in files if pruning.uses(method.criterion, "accumulated") else ():
         if record is None:
             raise UserError(
-                f"{path} was made elsewhere: the gradients of its training are not known; choose another "
+                f"{path} is external: the gradients of its training are not known; choose another "
                 "--criterion, or train networks here"
             )
         flag, kept = "--accumulate_gradients", gradients_path(path)
-        if not checkpoints.find_kept(kept, path, record, flag):
+        if not checkpoints.find_kept(kept, path, record, flag, study.flags.other_code):
             remedy = f"keep them: python {training_command(study, record)} {flag}"
             if record["configuration"].get("iteration"):
                 remedy = "delete it to have it made again"
@@ -247,10 +283,10 @@ def asked_step(
         **study.architecture_configuration(),
         **study.data.pixel_settings,
         "pruning_method": str(method),
-        "criterion": method.criterion,
-        "scope": method.scope,
-        "sparsity": sparsity,
     }
+    if method.schedule != FINETUNED:
+        configuration |= {"criterion": method.criterion, "scope": method.scope}
+    configuration["sparsity"] = sparsity
     if iteration:
         configuration["iteration"] = iteration
         configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
@@ -322,8 +358,8 @@ def prune_chain(study: Study, chain: Chain) -> None:
 
 
 def accuracies(step: Step) -> tuple[float, float] | None:
-    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of one
-    made elsewhere."""
+    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of an
+    external one."""
     record = checkpoints.read_record(step.paths[-1])
     try:
         return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
@@ -393,7 +429,7 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {chain.member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % as pruned, {100 * accuracy:.2f} % "
+            f"{100 * as_pruned:.2f} % {state_before(method)}, {100 * accuracy:.2f} % "
             f"{'finetuned' if method.finetuned else 'trained again'}"
         )
         trained = Trained(network, weights, sums)
@@ -408,8 +444,11 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
         if previous:
             facts["previous_sha256"] = sha256_of(previous.paths)
         runs.keep_gradients(study, network, step.files[-1], sums)
+        made_from += chain.kept.values()
+        if pruning.uses(method.criterion, "accumulated"):
+            made_from += [sums_path for path in made_from if (sums_path := gradients_path(path)).exists()]
         for file, payload, history in zip(step.files, payloads, histories):
-            runs.save(study, file, payload, network, history=history, **facts)
+            runs.save(study, file, payload, network, made_from, history=history, **facts)
             facts["encoder_sha256"] = checkpoints.file_sha256(file.path)
     return trained
 

@@ -52,7 +52,7 @@ def title(combinations: list[Combination], shown: str) -> str:
     """Data set, what is shown, and of how many models."""
     models = either(len(combination.arrays["ids"]) for combination in combinations)
     methods = ", ".join(dict.fromkeys(combination.learning_method for combination in combinations))
-    networks = ", ".join(dict.fromkeys(str(each.arrays["architecture"]) for each in combinations))
+    networks = ", ".join(dict.fromkeys(each.network for each in combinations))
     return (
         f"{combinations[0].arrays['data_title']} · {methods} · {shown} · "
         f"{models} models of each combination ({networks})"

@@ -67,7 +67,7 @@ def collect(first: list[Combination], second: list[Combination], names: tuple[st
     """
     runs, both = (first, second), []
     for stored in runs:
-        both.append(evidence.read_compared([each for each in stored if each.pruning_method != "dense"]))
+        both.append(evidence.read_compared([each for each in stored if each.is_pruned]))
     compared = [each for each, _ in both]
     shared_pairs = pairs(*compared)
     if all(pair.populations[0].pruning_method == "dense" for pair in shared_pairs):
@@ -131,7 +131,7 @@ def facts_of(population: Combination) -> dict:
     return json.loads(str(arrays.get("settings", "{}"))) | {
         "data": population.made["data"][:12],
         "networks": len(arrays["ids"]),
-        "architecture": str(arrays["architecture"]),
+        "architecture": population.network,
         "days": " to ".join(dict.fromkeys(made["days"][:1] + made["days"][-1:])),
     }
 
@@ -202,6 +202,7 @@ def curves(first: list[Compared], second: list[Compared], names: tuple[str, str]
         caption = "Of both runs, each with all its networks. Bars: 95 % intervals."
         picture = contents.against_sparsity(first, rows, measure, title[0].upper() + title[1:], caption)
         models = either(len(each.seeds) for each in (*first, *second))
-        picture.arrays["title"] = f"{heading} · {title} · {models} models of each combination"
+        networks = ", ".join(dict.fromkeys(each.network for each in (*first, *second)))
+        picture.arrays["title"] = f"{heading} · {title} · {models} models of each combination ({networks})"
         pictures.append(picture)
     return pictures
