@@ -710,6 +710,23 @@ def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work, 
     assert bytes_of(work, "*.pt") == networks
 
 
+@pytest.mark.parametrize("kept", ["gradient_sums", "epoch0"])
+def test_what_a_training_kept_is_refused_where_it_is_not_finite(work, capsys, kept):
+    criterion = {"gradient_sums": "levai_zombori", "epoch0": "magnitude"}[kept]
+    dense = files_of(work, "sup", "dense", 0.0)[0]
+    path = dense.with_name(f"{dense.stem}_{kept}.pt")
+    payload = torch.load(path, weights_only=True)
+    next(iter(payload.get("model", payload).values())).view(-1)[0] = float("nan")
+    torch.save(payload, path)
+    record = path.with_suffix(".json")
+    record.write_text(json.dumps({**record_of(path), "checkpoint_sha256": checkpoints.file_sha256(path)}))
+    networks = bytes_of(work, "*.pt")
+    assert main(*iterate("sup", "rewind", ["--criterion", criterion])) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and bytes_of(work, "*.pt") == networks
+    assert f"_{kept}.pt holds values that are not finite, in " in line and "have it made again" in line
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_with_the_learning_rate_rewound_the_pruned_weights_are_trained_on_from_where_they_are(work, method):
     assert main(*iterate(method, "lr_rewind", ["--rewind_epoch", 1])) == 0

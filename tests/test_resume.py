@@ -399,6 +399,16 @@ def test_a_state_that_does_not_fit_the_network_is_refused(begun, capsys):
     assert "does not fit the network" in line and "holds the state" not in line
 
 
+def test_a_state_that_is_not_finite_is_refused(begun, capsys):
+    content = load(begun)
+    content["parts"]["network"]["base.bn1.running_var"][0] = float("inf")
+    torch.save(content, begun)
+    capsys.readouterr()
+    assert give(FOUR) == 2
+    line = line_of(capsys)
+    assert "not finite, in base.bn1.running_var; delete it" in line and "holds the state" not in line
+
+
 # Code that changes
 
 

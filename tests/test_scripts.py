@@ -410,6 +410,7 @@ ONE_STEP = ["--epochs", 1, "--batch_size", 500, "--learning_rate", 1e30]
         ("sup_training", [*ONE_STEP, "--learning_rate", 1e18]),
         ("sup_training", [*ONE_STEP, *"--pruning 0.5 --begin_step 1 --end_step 1 --frequency 1".split()]),
         ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--accumulate_gradients"]),
+        ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--epochs", 2, "--save_epochs", 1]),
     ],
 )
 def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, flags):
