@@ -178,7 +178,7 @@ def test_populations_are_read_in_the_order_of_the_table(folder):
     assert keys_read(folder) == SMALL
     population = pruned_populations(folder)[1]
     assert population.label == "SupCon global 0.9" and population.folder == folder / "SupCon"
-    assert population.facts == {"learning_method": "SupCon", "pruning_method": "global", "sparsity": 0.9}
+    assert population.key == {"learning_method": "SupCon", "pruning_method": "global", "sparsity": 0.9}
     dense = [each.learning_method for each in read.read_populations(folder) if each.pruning_method == "dense"]
     assert dense == ["SupCon", "supervised"]
 

@@ -14,6 +14,7 @@ from stored_results import PLACES, key_of, make_results, pruned_populations
 
 from common.store.files import read_arrays, write_arrays
 from figures.report import claims, contents, evidence, uncertainty
+from figures.report.read import StoredPopulation, load_outputs
 
 METHODS, CLASSES = ("global", "layer", "global_snip", "GMP", "GMP_global", "later_GMP"), 4
 SHIFTED = {
@@ -223,7 +224,7 @@ def case(request, tmp_path_factory):
 
 
 def read_compared(folder):
-    return evidence.read_compared(pruned_populations(folder))
+    return load_outputs(pruned_populations(folder))
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ def small(tmp_path):
 
 def test_numbers_of_populations_equal_slow_ones(case):
     name, compared, _, stored = case
-    rows = evidence.populations(compared)
+    rows = evidence.population_rows(compared)
     assert [(row["learning_method"], row["pruning_method"], row["sparsity"]) for row in rows] == list(stored)
     for row, one in zip(rows, stored.values()):
         assert row["networks"] == len(one.pruned)
@@ -304,7 +305,9 @@ def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by
 
 def test_accuracy_of_dense_populations_equals_a_slow_one(case):
     _, compared, _, stored = case
-    rows = evidence.dense_populations(compared)
+    rows = evidence.population_rows(
+        [each for each in evidence.with_dense(compared) if each.pruning_method == "dense"]
+    )
     assert [row["learning_method"] for row in rows] == sorted({key[0] for key in stored})
     for row in rows:
         one = next(one for key, one in stored.items() if key[0] == row["learning_method"])
@@ -565,8 +568,8 @@ def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_st
     ],
 )
 def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
-    population = evidence.Compared("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None, None, None)
-    assert population.claimed_about is expected
+    population = StoredPopulation("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None)
+    assert evidence.is_claimed_about(population) is expected
 
 
 # The noise floor
@@ -648,7 +651,7 @@ def test_depths_of_other_networks_or_data_are_missing(small, change):
     [one], missing = read_compared(small)
     assert missing == ["prediction depth of supervised global 0.9: run its prediction_depth script"]
     assert one.pruned.depth.size == one.pruned.depth_ids.size == 0
-    [row] = evidence.populations([one])
+    [row] = evidence.population_rows([one])
     same(row["depth"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
     assert [row["part"] for row in evidence.all_evidence([one])] == ["Q-Score"]
 
@@ -671,7 +674,7 @@ def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
     compared, _ = read_compared(tmp_path / "few digits")
     empty = next(
         row
-        for row in evidence.populations(compared)
+        for row in evidence.population_rows(compared)
         if (row["learning_method"], row["pruning_method"]) == ("SupCon", "global")
     )
     same(empty["pies"], {"value": 0.0, "low": math.nan, "high": math.nan, "models": 7})
@@ -740,7 +743,7 @@ def test_depths_of_too_few_networks_say_what_to_run(tmp_path):
 
 
 def test_without_populations_there_is_no_evidence():
-    assert evidence.read_compared([]) == ([], [])
+    assert load_outputs([]) == ([], [])
     assert evidence.all_evidence([]) == [] and evidence.noise_floors([]) == {}
 
 

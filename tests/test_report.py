@@ -27,7 +27,7 @@ from common.store.files import read_arrays, write_arrays
 from common.store.table import MEASURES
 from figures.report import claims, contents, evidence, page, uncertainty
 from figures.report import plots as report_plots
-from figures.report.read import read_populations
+from figures.report.read import load_outputs, read_populations
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
 BROWSER = next(
@@ -122,7 +122,7 @@ def networks(folder, learning, pruning, sparsity):
 
 
 def compared_in(folder):
-    return evidence.read_compared(stored_results.pruned_populations(folder))[0]
+    return load_outputs(stored_results.pruned_populations(folder))[0]
 
 
 def votes(members, image):
@@ -412,7 +412,7 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
 
 def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder):
     compared = compared_in(folder)
-    found = evidence.populations(compared)
+    found = evidence.population_rows(compared)
     for name, scale in (("pies", 1), ("excess", 1), ("accuracy", 100)):
         arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
         drawn = {

@@ -9,7 +9,7 @@ import pytest
 import worlds
 from conftest import GOLDEN_HERE
 
-from common import metrics
+from common import metrics, voting
 from figures.report import uncertainty
 
 
@@ -30,7 +30,7 @@ def slow_labels(predictions, sets):
 def test_modal_labels_of_sets_equal_slow_votes(classes):
     predictions = np.random.default_rng(classes).integers(0, classes, (4 + classes % 5, 80))
     sets = uncertainty.leave_two_out(len(predictions))
-    labels = uncertainty.modal_labels_of_sets(predictions, sets)
+    labels = voting.modal_labels_of_sets(predictions, sets, 12)
     assert labels.tolist() == slow_labels(predictions, sets)
 
 
@@ -38,19 +38,19 @@ def test_a_tie_goes_to_the_smallest_class_in_every_set():
     predictions = np.array([[3, 2, 0], [3, 0, 0], [1, 2, 2], [1, 0, 2]])
     sets = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 0]], bool)
     expected = [[1, 0, 0], [3, 2, 0], [1, 0, 2], [1, 2, 0]]
-    assert uncertainty.modal_labels_of_sets(predictions, sets).tolist() == expected
+    assert voting.modal_labels_of_sets(predictions, sets, 12).tolist() == expected
 
 
 @pytest.mark.parametrize("votes_at_once", [15, 16, 15 * 7 - 1, 15 * 7, 15 * 20, 10**6])
 def test_chunks_of_images_do_not_change_the_labels(votes_at_once, monkeypatch):
     predictions, sets = np.random.default_rng(0).integers(0, 3, (6, 20)), uncertainty.leave_two_out(6)
-    monkeypatch.setattr(uncertainty, "CHUNK", votes_at_once)
-    assert uncertainty.modal_labels_of_sets(predictions, sets).tolist() == slow_labels(predictions, sets)
+    monkeypatch.setattr(voting, "CHUNK", votes_at_once)
+    assert voting.modal_labels_of_sets(predictions, sets, 12).tolist() == slow_labels(predictions, sets)
 
 
 def test_modal_labels_of_all_networks_are_those_that_pies_are_found_with():
     predictions = np.random.default_rng(3).integers(0, 10, (30, 500))
-    [labels] = uncertainty.modal_labels_of_sets(predictions, np.ones((1, 30), bool))
+    [labels] = voting.modal_labels_of_sets(predictions, np.ones((1, 30), bool), 10)
     np.testing.assert_array_equal(labels, metrics.modal_labels(predictions, 10)[0])
 
 
@@ -126,7 +126,7 @@ def test_a_half_sampled_interval_equals_its_formula(seeds, t):
     half = t * math.sqrt(sum(variances) / len(variances))
     estimate = uncertainty.half_sampled(np.array([21.0, *replicates]), seeds)
     assert interval(estimate) == pytest.approx((21 - half, 21 + half))
-    bounded = uncertainty.half_sampled(np.array([0.5, *replicates]), seeds, (0, math.inf))
+    bounded = uncertainty.within(uncertainty.half_sampled(np.array([0.5, *replicates]), seeds), 0, math.inf)
     assert bounded["low"] == 0 and bounded["high"] == pytest.approx(0.5 + half)
 
 
@@ -210,7 +210,7 @@ def test_the_interval_of_the_golden_pies_has_their_number_in_it_and_the_bootstra
     golden = np.load(GOLDEN_HERE / "pies.npz")
     dense, pruned = golden["dense_predictions"], golden["pruned_predictions"]
     sets = np.concatenate([np.ones((1, 30), bool), uncertainty.half_samples(30)])
-    labels = [uncertainty.modal_labels_of_sets(predictions, sets) for predictions in (dense, pruned)]
+    labels = [voting.modal_labels_of_sets(predictions, sets, 12) for predictions in (dense, pruned)]
     counts = (labels[0] != labels[1]).sum(1)
     low, high = interval(uncertainty.half_sampled(counts, 30))
     assert counts[0] == golden["is_pie"].sum() == 23 and low < 23 < high and high - low < 30
