@@ -16,7 +16,7 @@ from typing import Callable
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import cli, process  # noqa: E402
+from common import cli, process, values  # noqa: E402
 
 BATCHES, RATE = (256, 128), 0.01  # contrastive and supervised batches; a rate at which nothing diverges
 
@@ -39,13 +39,13 @@ def build_parser(docstring: str) -> cli.Parser:
     parser = cli.Parser(docstring)
     parser.add_argument(
         "--cuda_device",
-        type=cli.natural_number,
+        type=values.natural_number,
         default=0,
         help="CUDA device id; without CUDA the CPU is measured",
     )
     parser.add_argument(
         "--rounds",
-        type=cli.positive_integer,
+        type=values.positive_integer,
         default=5,
         help="how often each is measured, in turn with the others",
     )

@@ -451,6 +451,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "architecture": study.architecture_name,
         **population.facts(),
         "unpublished": in_words(population.unpublished),
+        "normalization": study.data.normalization_text,
         "population": identity(population, dense),
     }
 

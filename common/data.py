@@ -22,7 +22,7 @@ from common.cli import FLIPS, UserError, logger
 from common.datasets import DOWNLOADS
 from common.store.files import claim
 
-TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums count on this order
 SMALLEST_SIDE = 8  # the network halves the image twice
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
 LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
@@ -33,8 +33,10 @@ class ImageDataset:
     """Training and test images with what the study needs to know about them.
 
     Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, of pixels scaled to
-    [0, 1]. `horizontal_flip` and `vertical_flip` say which flips views are given. `checksum` is the SHA-256
-    of all of it. `test_files` are the paths of the test images below the data folder, where it is one.
+    [0, 1]; `normalization` holds both where --normalization gives others than the data set's.
+    `horizontal_flip` and `vertical_flip` say which flips views are given. `checksum` is the SHA-256 of all of
+    it, `train_checksum` of all but the test images. `test_files` are the paths of the test images below the
+    data folder, where it is one.
     """
 
     name: str
@@ -49,6 +51,8 @@ class ImageDataset:
     horizontal_flip: bool
     vertical_flip: bool
     checksum: str = ""
+    train_checksum: str = ""
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     test_files: tuple[str, ...] = ()
     test_checksum: str = ""  # of other test images than the clean ones (common/test_sets.py)
 
@@ -58,19 +62,41 @@ class ImageDataset:
 
     @property
     def evaluated(self) -> str:
-        """The checksum that what is evaluated depends on."""
-        return self.test_checksum or self.checksum
+        """The checksum that what is evaluated depends on, with another normalization where one is given."""
+        checksum = self.test_checksum or self.checksum
+        if self.normalization:
+            checksum = hashlib.sha256(f"{checksum} {self.normalization}".encode()).hexdigest()
+        return checksum
 
     @property
     def flips(self) -> dict[str, bool]:
-        """What a configuration says of its training's views."""
+        """Which flips the views of a training have."""
         return {flip: getattr(self, flip) for flip in FLIPS}
+
+    @property
+    def pixel_settings(self) -> dict:
+        """What a configuration says of how images become network input."""
+        given = {"normalization": [list(values) for values in self.normalization or ()]}
+        return {**self.flips, **(given if self.normalization else {})}
+
+    @property
+    def normalization_text(self) -> str:
+        """`mean 0.4915,0.4823,0.4468 std 0.2047,0.2435,0.2616`"""
+        texts = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return "mean {} std {}".format(*texts)
+
+    def normalized_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "ImageDataset":
+        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1]."""
+        if (mean, std) == (self.mean, self.std):
+            return self
+        return replace(self, mean=mean, std=std, normalization=(mean, std))
 
     def facts(self) -> dict:
         """What a checkpoint records about its data."""
         return {
             "name": self.name,
             "checksum": self.checksum,
+            "train_checksum": self.train_checksum,
             "class_names": list(self.class_names),
             "train_images": len(self.train_images),
             "test_images": len(self.test_images),
@@ -79,6 +105,15 @@ class ImageDataset:
             "std": list(self.std),
             **self.flips,
         }
+
+
+def same_training_images(facts: dict, others: dict) -> bool:
+    """Whether two `ImageDataset.facts` are of the same training images, on which alone a training depends.
+
+    Records from before `train_checksum` have one checksum of training and test images, which then counts.
+    """
+    key = "train_checksum" if "train_checksum" in facts and "train_checksum" in others else "checksum"
+    return facts[key] == others[key]
 
 
 def dataset_name(dataset: str, data_dir: str) -> str:
@@ -118,9 +153,11 @@ def load_dataset(dataset: str, data_dir: str) -> ImageDataset:
     else:
         data = _load_digits() if dataset == "digits" else _load_downloaded(Path(data_dir), name)
     digest = hashlib.sha256(repr((data.class_names, data.mean, data.std)).encode())
+    checksums = []
     for field in TENSORS:
         digest.update(np.ascontiguousarray(getattr(data, field).numpy()))
-    return replace(data, checksum=digest.hexdigest())
+        checksums.append(digest.hexdigest())
+    return replace(data, train_checksum=checksums[1], checksum=checksums[-1])
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

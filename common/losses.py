@@ -1,20 +1,25 @@
-"""Contrastive losses, in float32 whatever the precision of the features."""
+"""Contrastive losses, in float32 whatever the precision of the features.
+
+To add one, add an entry to `LOSSES`: its name is a choice of --method and part of the file names. torch waits
+until a loss is computed, because `--help` reads the names from here.
+"""
 
 import math
+from typing import TYPE_CHECKING, Callable
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NORM_TOLERANCE = 0.02  # bfloat16 features keep 3 significant digits
 
 
 def contrastive_loss(
-    features: Tensor,
-    labels: Tensor | None,
+    features: "Tensor",
+    labels: "Tensor | None",
     temperature: float,
     base_temperature: float = 0.07,
     check_norm: bool = True,
-) -> Tensor:
+) -> "Tensor":
     """SupCon (Khosla et al. 2020, eq. 2, L_out), or SimCLR's NT-Xent where `labels` is None.
 
     Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same
@@ -32,6 +37,8 @@ def contrastive_loss(
     Raises:
         ValueError: wrong shapes, or features that are not normalised.
     """
+    import torch
+
     if features.ndim != 3:
         raise ValueError(
             f"features must have the shape (images, views, dimensions), not {tuple(features.shape)}"
@@ -60,3 +67,20 @@ def chance_contrastive_loss(views: int, temperature: float, base_temperature: fl
     """The loss of features that are all alike: every one of the other `views` - 1 views of the batch is as
     likely."""
     return temperature / base_temperature * math.log(views - 1)
+
+
+def supcon(features: "Tensor", labels: "Tensor", temperature: float, base_temperature: float) -> "Tensor":
+    """SupCon of normalised features (N, V, D) with labels (N,)."""
+    return contrastive_loss(features, labels, temperature, base_temperature, check_norm=False)
+
+
+def simclr(features: "Tensor", labels: "Tensor", temperature: float, base_temperature: float) -> "Tensor":
+    """NT-Xent of normalised features (N, V, D), which does not look at the labels."""
+    return contrastive_loss(features, None, temperature, base_temperature, check_norm=False)
+
+
+# --method -> the loss of normalised features (N, V, D) with labels (N,), temperature and base temperature.
+LOSSES: dict[str, Callable[["Tensor", "Tensor", float, float], "Tensor"]] = {
+    "SupCon": supcon,
+    "SimCLR": simclr,
+}

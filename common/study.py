@@ -11,7 +11,7 @@ from common import process
 from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
 from common.models import channels, convolution_weights
-from common.store.checkpoints import (
+from common.store.names import (
     Architecture,
     CheckpointName,
     check_writable,
@@ -81,7 +81,7 @@ class Study:
             UserError: its files would have longer names than file systems take.
         """
         shape = self.architecture
-        own = {"widen_factor": shape.widen_factor, "depth": shape.depth, "dropout": shape.dropout}
+        own = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
         if not self.supervised:
             own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
             own["temperature"] = self.flags.temperature
@@ -98,18 +98,23 @@ class Study:
         shape = asdict(self.architecture)
         if self.supervised:
             del shape["projection_head"]
-        return {"model_depth": shape.pop("depth"), **shape}
+        return shape
 
     def same_flags(self, folders: bool) -> list[str]:
         """The flags with which another script looks at the same data, architecture and, with `folders`,
         folders, for messages."""
-        names = "dataset data_dir model_depth widen_factor dropout"
+        names = "dataset data_dir normalization model_depth widen_factor dropout"
         if not self.supervised:
             names += " projection_head temperature encoder_name"
         if folders:
             names += " encoder_save_path head_save_path save_path"
         given = [name for name in names.split() if name in self.flags.given]
-        words = [word for name in given for word in (f"--{name}", str(getattr(self.flags, name)))]
+        values = {name: getattr(self.flags, name) for name in given}
+        words = [
+            word
+            for name, value in values.items()
+            for word in (f"--{name}", *(value if isinstance(value, list) else [str(value)]))
+        ]
         return words + (["--total_seed", str(self.total_seed + 1)] if self.total_seed else [])
 
 
@@ -142,6 +147,9 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if run:
         changed["title"] = f"{data.title}, run {run}"
     data = replace(data, **{field: value for field, value in changed.items() if value is not None})
+    if flags.normalization:
+        data = data.normalized_by(*(tuple(map(float, text.split(","))) for text in flags.normalization))
+        logger.info(f"pixels normalised by {data.normalization_text}")
     classes = len(data.class_names)
     # 10, the published default, leaves it to the data.
     if getattr(flags, "num_classes", 10) not in (10, classes):

@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from common import augment
 from common.cli import UserError, logger
 from common.data import ImageDataset
 from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_size, outputs, test_scores
-from common.losses import chance_contrastive_loss, contrastive_loss
+from common.losses import LOSSES, chance_contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
     GradientSums,
@@ -33,9 +33,6 @@ from common.pruning import (
     measure_sparsity,
     uses,
 )
-
-if TYPE_CHECKING:
-    from common.store.checkpoints import TrainingState
 
 HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 1e-4
 HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}, 1e-4
@@ -121,6 +118,21 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
         gradient.copy_(torch.where((weight_norm > 0) & (gradient_norm > 0), scaled, gradient))
 
 
+def sgd(parameters: Iterable[nn.Parameter], settings: dict) -> torch.optim.Optimizer:
+    """SGD with momentum; with LARS the weight decay is in `lars_`."""
+    return torch.optim.SGD(
+        parameters,
+        settings["learning_rate"],
+        momentum=settings["momentum"],
+        weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
+        nesterov=settings.get("nesterov", False),
+    )
+
+
+# Setting `optimizer` -> what makes it of parameters and settings.
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], dict], torch.optim.Optimizer]] = {"sgd": sgd}
+
+
 # Trainings
 
 
@@ -142,14 +154,7 @@ class Training:
         self.data, self.settings, self.batch_size = data, settings, batch_size
 
     def optimizer(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        return torch.optim.SGD(
-            self.network.parameters(),
-            settings["learning_rate"],
-            momentum=settings["momentum"],
-            weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
-            nesterov=settings.get("nesterov", False),
-        )
+        return OPTIMIZERS[self.settings.get("optimizer", "sgd")](self.network.parameters(), self.settings)
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         """The rate of every step of an epoch, counted from 0."""
@@ -211,13 +216,14 @@ class Contrastive(Training):
     """A contrastive loss of an encoder with its projection head on two views of every image; the encoder
     alone is pruned.
 
-    Settings beside those of `Training`: learning_method ('SupCon' or 'SimCLR'), epochs (of the whole
+    Settings beside those of `Training`: learning_method (a name in `losses.LOSSES`), epochs (of the whole
     training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
     """
 
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
         super().__init__(data, settings, settings["batch_size"])
         self.network, self.pruned = model, model.encoder
+        self.contrastive_loss = LOSSES[settings["learning_method"]]
         self.temperatures = settings["temperature"], settings["base_temperature"]
         images = len(data.train_images)
         sizes = [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
@@ -247,8 +253,7 @@ class Contrastive(Training):
         images = data.train_images.index_select(0, batch.repeat(2))
         views = augment.contrastive_views(images, drawn, data.mean, data.std)
         features = encode(views).unflatten(0, (2, len(batch))).transpose(0, 1)
-        labels = data.train_labels[batch] if self.settings["learning_method"] == "SupCon" else None
-        return contrastive_loss(features, labels, *self.temperatures, check_norm=False)  # they are normalised
+        return self.contrastive_loss(features, data.train_labels[batch], *self.temperatures)
 
     def before_step(self, masks: Masks, rate: float) -> None:
         if self.settings["lars"]:
@@ -309,12 +314,13 @@ class Run:
     """Which training this is.
 
     key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step,
-    and on nothing else. state: where the state of the training is kept, and is gone on from; None: nowhere.
+    and on nothing else. epochs_left: gives those of the epochs that are still to be trained, as
+    `TrainingState.epochs_left` does, which keeps the state of the training; None: all.
     """
 
     key: tuple
     description: str = ""
-    state: "TrainingState | None" = None
+    epochs_left: Callable[[range, dict, Masks, list[dict]], Iterator[int]] | None = None
 
 
 def fit(
@@ -350,7 +356,8 @@ def fit(
     bar = tqdm(total=len(epochs) * steps, desc=run.description, disable=None, leave=False)
     trained = {"network": network, "optimizer": optimizer}
     trained |= {} if sums is None else {"gradients": sums}
-    for epoch in run.state.epochs_left(epochs, trained, masks, history) if run.state else epochs:
+    left = run.epochs_left(epochs, trained, masks, history) if run.epochs_left else epochs
+    for epoch in left:
         bar.n = (epoch - epochs.start) * steps
         at_epoch(epoch)
         generator = augment.stream(*run.key, epoch)

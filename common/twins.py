@@ -10,8 +10,9 @@ from typing import Callable
 
 from torch import nn
 
-from common import models, training
+from common import models, settings, training
 from common.cli import logger
+from common.losses import LOSSES
 from common.models import Classifier
 from common.pruning import Masks
 from common.store import checkpoints
@@ -39,11 +40,11 @@ class Supervised:
     """A network in one file, trained with cross-entropy."""
 
     parts = ("supervised",)
-    settings = (
-        *("epochs", "batch_size", "learning_rate", "lr_milestones", "lr_gamma", "cosine_annealing"),
-        *("momentum", "weight_decay", "shuffle", "precision", "compile"),
-    )
-    head_settings = ()
+
+    @staticmethod
+    def settings(part: int) -> type:
+        """The class of the hyperparameters of a part's training."""
+        return settings.SupervisedTraining
 
     def __init__(self, study: Study, seed: int, start: Start | None = None):
         shape, self.study, self.seed = study.architecture, study, seed
@@ -51,7 +52,7 @@ class Supervised:
         seed_weights(*start.key)
         classes = len(study.data.class_names)
         network = models.SupervisedNetwork(
-            shape.depth, shape.widen_factor, shape.dropout, classes, study.match_sparsity
+            shape.model_depth, shape.widen_factor, shape.dropout, classes, study.match_sparsity
         )
         if start.weights:
             checkpoints.load_epoch(network, start.weights, shape, classes)
@@ -97,26 +98,17 @@ class Contrastive:
     linear classifier that is trained on the frozen encoder."""
 
     parts = ("encoder", "head")
-    settings = (
-        *(
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "momentum",
-            "weight_decay",
-            "temperature",
-            "base_temperature",
-        ),
-        *("warmup_epochs", "cosine_annealing", "lars", "precision", "compile"),
-    )
-    head_settings = ("head_epochs", "batch_size_head", "precision")
+
+    @staticmethod
+    def settings(part: int) -> type:
+        return settings.HeadTraining if part else settings.ContrastiveTraining
 
     def __init__(self, study: Study, seed: int, start: Start | None = None):
         shape, self.study, self.seed = study.architecture, study, seed
         self.start = start or Start((seed, "contrastive", "weights"), (seed, "head"))
         seed_weights(*self.start.key)
         model = models.ContrastiveEncoder(
-            shape.depth, shape.widen_factor, shape.dropout, shape.projection_head, study.match_sparsity
+            shape.model_depth, shape.widen_factor, shape.dropout, shape.projection_head, study.match_sparsity
         )
         if self.start.weights:
             checkpoints.load_epoch(model, self.start.weights, shape, len(study.data.class_names))
@@ -162,8 +154,9 @@ class Contrastive:
             self.new_head(*key),
             f"{self.study.learning_method} seed {self.seed} throw-away head",
         )
-        settings = {name: getattr(flags, name) for name in self.head_settings}  # of the whole training
-        head_training = training.Head(self.model.encoder, head, self.study.data, settings)
+        head_training = training.Head(
+            self.model.encoder, head, self.study.data, settings.from_flags(settings.HeadTraining, flags)
+        )
         epochs = range(min(DEBUG_HEAD_EPOCHS, flags.head_epochs))
         history = training.fit(head_training, training.Run(key, description), epochs)
         logger.info(
@@ -188,4 +181,4 @@ Twin = Supervised | Contrastive
 
 def twin_of(study: Study) -> Callable[..., Twin]:
     """The class of the study's networks."""
-    return Supervised if study.supervised else Contrastive
+    return {"supervised": Supervised, **dict.fromkeys(LOSSES, Contrastive)}[study.learning_method]

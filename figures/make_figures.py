@@ -221,7 +221,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".anew_", dir=folder) as name:
         yield Path(name)
-        paths = [path for path in Path(name).rglob("*") if path.is_file()]
+        paths = [path for path in Path(name).rglob("*") if path.is_file() and path.parent.name != ".locks"]
         for path in sorted(paths, key=lambda path: path.name == "report.html"):
             target = folder / path.relative_to(name)
             target.parent.mkdir(parents=True, exist_ok=True)

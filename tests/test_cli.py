@@ -8,8 +8,8 @@ import signal
 import pytest
 import torch
 
-from common import cli, process, study
-from common.store import checkpoints
+from common import cli, process, study, values
+from common.store import names
 
 SCRIPTS = [
     f"{method}_{stage}"
@@ -74,7 +74,7 @@ OUT_OF_RANGE = {
         *("--encoder_name=a/b", "--encoder_name=", "--encoder_name=WideResNet-10-4"),
         "--encoder_name=Net-linear",
     ],
-    "sup_pruning_finetune": ["--pruning_percentages=0.0,0.5", "--pruning_percentages=50"],
+    "sup_pruning_finetune": ["--pruning_percentages=0.0,0", "--pruning_percentages=50"],
     "sup_prediction_depth": [
         *("--pruning_methods=local", "--pruning_methods=global,global", "--depth_target=labels"),
     ],
@@ -156,9 +156,9 @@ def test_defaults_are_the_published_ones(script, defaults):
 
 @pytest.mark.parametrize("late", ["later GMP", "later_GMP", "GMP_later", "GMP later"])
 def test_pruning_methods_take_the_published_spelling(late):
-    assert cli.pruning_method_list(f"GMP, global,{late}") == ["GMP", "global", "later_GMP"]
+    assert values.pruning_method_list(f"GMP, global,{late}") == ["GMP", "global", "later_GMP"]
     with pytest.raises(argparse.ArgumentTypeError, match="twice"):
-        cli.pruning_method_list(f"later_GMP,{late}")
+        values.pruning_method_list(f"later_GMP,{late}")
 
 
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script.startswith("clr")])
@@ -173,7 +173,7 @@ def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, mon
     words = "--dataset digits --model_depth 10 --projection_head linear --temperature 0.1 --encoder_name Net"
     flags = parser_of("sup_prediction_depth").parse_args(words.split())
     view = next(study.open_studies("sup_prediction_depth", flags))
-    assert view.architecture == checkpoints.Architecture(10) and view.encoder_name == "wideResNet"
+    assert view.architecture == names.Architecture(10) and view.encoder_name == "wideResNet"
     assert view.same_flags(folders=True) == ["--dataset", "digits", "--model_depth", "10"]
     shown = refusal("sup_prediction_depth", ["--projection_head", "none"], capsys)
     assert "--projection_head" in shown
@@ -315,13 +315,13 @@ def test_every_signal_that_stops_ends_with_its_status_and_leaves_the_handlers(nu
 # Numbers
 
 
-@pytest.mark.parametrize("read", [cli.fraction, cli.natural_float, cli.natural_number])
+@pytest.mark.parametrize("read", [values.fraction, values.natural_float, values.natural_number])
 def test_no_zero_is_negative(read):
-    assert str(read("-0" if read is cli.natural_number else "-0.0")).lstrip("0.") == ""
+    assert str(read("-0" if read is values.natural_number else "-0.0")).lstrip("0.") == ""
 
 
 @pytest.mark.parametrize(
     "text, value", [("1e-3", 1e-3), (".5", 0.5), ("5.", 5.0), ("+1", 1.0), ("1E30", 1e30)]
 )
 def test_numbers_are_read_as_usually_written(text, value):
-    assert cli.positive_float(text) == value
+    assert values.positive_float(text) == value

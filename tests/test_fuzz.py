@@ -4,7 +4,6 @@ bounds and symmetries."""
 import dataclasses
 import io
 import itertools
-import json
 import math
 import os
 import tempfile
@@ -23,13 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from common import augment, comparison, data, losses, methods, metrics, pruning
+from common import augment, data, losses, methods, metrics, pruning
 from common.cli import UserError
-from common.store import table
-from common.store.checkpoints import CheckpointName, differing_code, parse_name
-from common.store.files import read_object
-from common.store.populations import Member, Population, recorded_command
-from figures.report import page, similarity
+from common.store.names import CheckpointName, parse_name
+from figures.report import similarity
 
 # Its caches: not into the repository.
 hypothesis.configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/hypothesis")
@@ -1140,79 +1136,3 @@ def test_compared_recalls_do_not_depend_on_the_order_of_models_or_on_a_common_sh
     ):
         for name in ("difference", "welch_p", "paired_p", "paired_p_holm"):
             same(other[name], found[name], 1e-6)
-
-
-# JSONs
-
-RUNS = {"commands": ["a.py --b 'c d'"], "devices": ["cpu"], "versions": ["torch 2"], "days": ["2024-05-01"]}
-RUNS |= {"seeds": [0, 1], "seconds": 1.5, "networks": 2, "made_elsewhere": 0, "analysis": "a.py"}
-RECORD = {
-    "checkpoint_sha256": "sum",
-    "configuration": {"epochs": 2, "batch_size": 8, "lr_milestones": [5], "dense": {"epochs": 3}},
-    "history": [{"epoch": 0, "loss": 1.5}],
-    "code": {"models": "sum"},
-    "data": {"checksum": "sum", "class_names": ["a"], "horizontal_flip": True},
-    "sparsity": {"zeros": 3},
-    "seed": 0,
-    "accuracy_as_pruned": 0.5,
-    "movement": {"fc.weight": 0.1},
-    "run": {"command": "a.py", "seconds": 1.5, "threads": 1, "written": "2024", "versions": {"torch": "2"}},
-}
-ROW = {"learning_method": "supervised", "pruning_method": "global", "sparsity": 0.9, "population": "sum"}
-ROW |= {"models": 2, "accuracy_mean": 0.5, "accuracy_std": None, "pies": 3, "origin": "made here"}
-WRONG = [None, True, -1, 1.5, "text", "an 'open one", [], {}, [[]], {"a": 1}, [None]]
-WRONG_TEXTS = ["1" + "0" * 400, "NaN", "-Infinity", "1e999", '"\\ud800"', '"\\udcff"']
-WRONG_TEXTS += ["[" * 2000 + "]" * 2000, '{"a":' * 2000 + "1" + "}" * 2000, *map(json.dumps, WRONG)]
-
-
-def spoilt(content, whole=None):
-    """The text of a JSON with every node in turn other, each of `WRONG_TEXTS`, left out, or there twice."""
-    whole = content if whole is None else whole
-    for key in list(content) if isinstance(content, dict) else range(len(content)):
-        kept = content[key]
-        for text in WRONG_TEXTS:
-            content[key] = "here"
-            yield json.dumps(whole).replace('"here"', text)
-            if isinstance(content, dict):
-                yield json.dumps(whole).replace('"here"', f"1, {json.dumps(key)}: {text}")
-        content[key] = kept
-        if isinstance(kept, dict | list):
-            yield from spoilt(kept, whole)
-        if isinstance(content, dict):
-            del content[key]
-            yield json.dumps(whole)
-            content[key] = kept
-
-
-def use_record(record):
-    path = Path("wideResNet-1_global_0.9pruning_1epochs_10depth_0.0dropout_id0.pt")
-    member = Member((path,), (parse_name(path.name),), (record,), ("sum",))
-    population = Population("supervised", "global", 0.9, (member,))
-    assert str(population) and comparison.runs(population)["networks"] == 1
-    assert isinstance(population.unpublished, dict) and isinstance(recorded_command(record), list)
-    differing_code(record.get("code"))
-
-
-def use_runs(runs):
-    assert page.made_line(ROW | {"unpublished": ""} | runs)
-
-
-def use_row(row):
-    if table.is_row(row):
-        assert table.format_table([row])
-
-
-@pytest.mark.parametrize(
-    "kind, content, use", [("record", RECORD, use_record), ("runs", RUNS, use_runs), ("row", ROW, use_row)]
-)
-def test_a_spoilt_json_is_refused_or_can_be_used(kind, content, use):
-    refused = taken = 0
-    for text in spoilt(content):
-        try:
-            stored = read_object(text, kind)
-        except ValueError:
-            refused += 1
-        else:
-            taken += 1
-            use(stored)
-    assert min(refused, taken) > 20 and read_object(json.dumps(content), kind) == content

@@ -5,8 +5,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,7 @@ from common import models, process, study
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
 from common.store import checkpoints, populations
-from common.store.__main__ import main as listing_main
-from common.store.checkpoints import CheckpointName
+from common.store.names import CheckpointName
 
 ROOT = Path(__file__).parent.parent
 
@@ -117,8 +114,7 @@ def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
     supervised(view, range(2), epochs=5)
     with pytest.raises(
         UserError,
-        match=r"several populations fit: .*epochs 3.*epochs 5.*; python -m common.store models/digits .*"
-        "; choose with --dense_epochs$",
+        match=r"several populations fit: .*epochs 3.*epochs 5.*; choose with --dense_epochs$",
     ):
         populations.find_population(view, "dense", 0.0)
     assert populations.find_population(pies("--dense_epochs", "5"), "dense", 0.0).facts()["epochs"] == 5
@@ -370,7 +366,7 @@ def test_models_of_other_data_are_refused(work):
     supervised(view, range(2))
     for path in view.folder.glob("*.json"):
         record = json.loads(path.read_text())
-        record["data"]["checksum"] = "0" * 64
+        record["data"]["train_checksum"] = "0" * 64
         path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="trained on another version of digits"):
         populations.find_population(view, "dense", 0.0)
@@ -565,96 +561,3 @@ def test_networks_of_different_code_are_no_population_unless_that_is_asked_for(w
     asked = pies("--other_code")
     assert len(populations.find_population(asked, "dense", 0.0).members) == 2
     assert "made by other code of training" in capsys.readouterr().out
-
-
-# The listing of a folder
-
-
-def listed(folder, capsys):
-    """What is said of each thing in a folder: its first line -> flags that choose it, command that removes
-    it."""
-    capsys.readouterr()
-    assert listing_main([str(folder)]) == 0
-    said = capsys.readouterr().out
-    things = [lines.split("\n    ") for lines in re.split(r"\n(?=\S)", said.strip())]
-    facts = {}
-    for first, *more in things:
-        facts[first] = {key: text for line in more for key, _, text in [line.partition(": ")]}
-    return facts
-
-
-def test_each_population_of_a_folder_is_listed_with_flags_that_choose_it(work, capsys):
-    own = ["--save_path", "my own"]
-    view = pies(*own)
-    dense = supervised(view, range(2), epochs=3)
-    supervised(view, range(2), epochs=5)
-    supervised(view, range(2), "global", 0.5, epochs=1, dense=dense)
-    supervised(view, range(2), "global", 0.5, epochs=2, dense=dense, batch_size=64)
-    contrastive(pies("--encoder_save_path", "my own", method="clr"), range(2), temperature=0.1, dropout=0.3)
-    facts = listed("my own", capsys)
-    assert len(facts) == 6
-    for first, told in facts.items():
-        if "supervised" in first:
-            flags = shlex.split(told["choose"])
-            dense = populations.find_population(pies("--dense_epochs", "3", *own), "dense", 0.0)
-            method, sparsity = first.split(":")[0].split()[1:3]
-            found = populations.find_population(
-                pies(*own, *flags), method, float(sparsity), None if method == "dense" else dense
-            )
-            assert f"epochs {found.facts()['epochs']}," in first and "made here" in first
-        else:
-            assert "--method SupCon" in told["choose"] and "--temperature 0.1" in told["choose"]
-            assert "--dropout 0.3" in told["choose"] and "--widen_factor 1" in told["choose"]
-    assert sum("dense 0.0 head: " in first and "head_epochs 2" in first for first in facts) == 1
-
-
-def test_what_is_listed_is_removed_by_the_command_and_nothing_else(work, capsys):
-    view = pies("--save_path", "it's mine")
-    supervised(view, [0, 1, 10], learning_rate=0.1)
-    supervised(view, [2], learning_rate=0.2)
-    supervised(view, [3], elsewhere=True)
-    [kept] = view.folder.glob("*id1.pt")
-    shutil.copy(kept, checkpoints.epoch_path(kept, 0))
-    unfinished = checkpoints.state_path(kept.with_name(kept.name.replace("_3epochs", "_5epochs")))
-    torch.save({"epoch": 4}, unfinished)
-    for name in ("notes of today.txt", ".wideResNet.lock"):
-        (view.folder / name).touch()
-    (view.folder / "seed_1").mkdir()
-    facts, everything = listed(view.folder, capsys), {path.name for path in view.folder.iterdir()}
-    assert sum("learning_rate 0.2" in first for first in facts) == 1
-    assert sum("made elsewhere" in first for first in facts) == 1
-    assert sum("4 of 5 epochs" in first for first in facts) == 1
-    assert sum("notes of today.txt: no checkpoint of a known name" in first for first in facts) == 1
-    ids = {told_ids for told in facts.values() for told_ids in told if told_ids.startswith("ids")}
-    assert {text.split(";")[0] for text in ids} == {"ids 0-1, 10", "ids 2", "ids 3"}
-    assert all("move it into a folder" in told["choose"] for told in facts.values() if "choose" in told)
-    removed = 0
-    for told in facts.values():
-        if "remove" in told:
-            before = len(list(view.folder.iterdir()))
-            subprocess.run(["sh", "-c", told["remove"]], check=True)
-            removed += before - len(list(view.folder.iterdir()))
-    assert removed == len(everything) - 1 and [path.name for path in view.folder.iterdir()] == ["seed_1"]
-
-
-def test_a_folder_with_damaged_files_or_none_is_listed_in_peace(work, capsys):
-    view = pies()
-    supervised(view, range(2))
-    first, second = sorted(view.folder.glob("*.json"))
-    first.write_text("{}")
-    second.with_suffix(".pt").unlink()
-    checkpoints.state_path(second.with_suffix(".pt")).write_bytes(b"torn")
-    facts = listed(view.folder, capsys)
-    assert sum("is damaged" in line for line in facts) == 1
-    assert sum("the checkpoint is missing" in line for line in facts) == 1
-    assert sum(line.endswith("MB") and ".state" in line for line in facts) == 1
-    assert listing_main(["nowhere"]) == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and "nowhere" in shown
-
-
-def test_the_listing_helps_at_once():
-    command = [sys.executable, "-X", "importtime", "-m", "common.store", "--help"]
-    shown = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
-    assert "MODELS_FOLDER" in shown.stdout
-    assert "common.cli" in shown.stderr and not re.search(r"\| +(torch|numpy)\n", shown.stderr)

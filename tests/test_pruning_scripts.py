@@ -13,8 +13,8 @@ from test_scripts import DENSE, SMALL, main, remedy
 from common import methods, models, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
-from common.store import checkpoints
-from common.store.checkpoints import Architecture
+from common.store import checkpoints, names
+from common.store.names import Architecture
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
@@ -178,7 +178,7 @@ def files_of(work, method, name, sparsity):
     paths = [
         path
         for path in sorted(folder(work).glob("*_id0.pt"))
-        if (facts := checkpoints.parse_name(path.name))
+        if (facts := names.parse_name(path.name))
         and (facts.pruning_method, facts.sparsity) == (name, sparsity)
         and (facts.learning_method == "supervised") == (method == "sup")
     ]
@@ -276,7 +276,7 @@ def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_whic
         for sparsity, its_tag in ((0.0, ""), (0.5, tag))
     }
     expected = {name + suffix for name in names.values() for suffix in (".pt", ".json")}
-    assert {path.name for path in folder(digits).iterdir()} == expected
+    assert {path.name for path in folder(digits).iterdir() if path.is_file()} == expected
     paths = {key: folder(digits) / f"{name}.pt" for key, name in names.items()}
     for part, count in (("encoder", 9), ("head", 2)):
         assert len(weights(paths[part, 0.5])) == count
@@ -361,12 +361,10 @@ def everything(prepared, tmp_path_factory):
 def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
     place, statuses = everything
     assert len(statuses) == 2 * (32 + len(SELECTED)) and set(statuses.values()) == {0}
-    names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
-    assert len({str(name) for name in names}) == len(names) == 64
+    pruning_methods = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
+    assert len({str(name) for name in pruning_methods}) == len(pruning_methods) == 64
     pruned = [
-        path
-        for path in folder(place).glob("*.pt")
-        if (name := checkpoints.parse_name(path.name)) and name.sparsity
+        path for path in folder(place).glob("*.pt") if (name := names.parse_name(path.name)) and name.sparsity
     ]
     assert len(pruned) == 64 + 2 * 2 * len(SELECTED)
 
@@ -447,6 +445,44 @@ def test_the_comparison_finds_networks_of_every_name(everything, monkeypatch, me
     assert {name for who, name in rows_of(everything[0]) if who == learning} == {"dense", *names}
 
 
+# Finetuned, not pruned
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whatever_the_criterion(
+    work, capsys, method
+):
+    finetune = [f"{method}_pruning_finetune", *ONE, *"--epochs 2 --batch_size 16".split()]
+    for path in folder(work).glob("*_gradient_sums.pt"):  # which nothing that is pruned by them could miss
+        path.unlink()
+    assert main(*finetune, "--pruning_percentages", "0.0", "--criterion", "levai_zombori") == 0
+    paths, dense = (files_of(work, method, name, 0.0) for name in ("finetuned", "dense"))
+    assert [path.name for path in paths] == {
+        "sup": ["wideResNet-1_finetuned_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"],
+        "clr": [
+            f"WideResNet-10-1_{part}_SupCon_0.0pruning_finetuned_16batch_0.5temperature_2epochs_id0.pt"
+            for part in ("encoder", "head")
+        ],
+    }[method]
+    record, data = record_of(paths[-1]), load_dataset("folder", "few digits")
+    network = training.prepare(checkpoints.load_network(*dense), torch.device("cpu"))
+    fit(CrossEntropy(network, data, record["configuration"]), Run((0, "finetuning")), range(2), {})
+    assert same(network.state_dict(), checkpoints.load_network(*paths).state_dict())
+    assert record["sparsity"]["zeros"] == 0
+    before, together = bytes_of(work, "*finetuned*"), ["--criterion", "snip", FOLDER_FLAG[method]]
+    assert main(*finetune, "--pruning_percentages", 0.5, *together, "alone") == 0
+    assert main(*finetune, "--pruning_percentages", "0.5,0.0", *together[:2]) == 0
+    assert "finetuned sparsity 0.0: 1 networks" in capsys.readouterr().out
+    pruned = files_of(work, method, "global_snip", 0.5)
+    assert [path.read_bytes() for path in pruned] == [
+        (work / "alone" / path.name).read_bytes() for path in pruned
+    ]
+    assert bytes_of(work, "*finetuned*") == before
+    shared = record_of(pruned[-1])["configuration"]
+    assert {**shared, **record["configuration"]} == {**shared, "pruning_method": "finetuned", "sparsity": 0.0}
+    assert shared.keys() - record["configuration"].keys() == {"criterion", "scope"}
+
+
 # Iterative pruning
 
 
@@ -483,7 +519,7 @@ def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(
         record = record_of(paths[-1])
         assert record["configuration"]["iteration"] == iteration and record["configuration"]["after"] == after
         assert (record.get("previous_sha256") is None) == (iteration == 1)
-        name = checkpoints.parse_name(paths[-1].name)
+        name = names.parse_name(paths[-1].name)
         assert name.epochs == (1 if after == "finetune" else 2)
 
 
@@ -624,7 +660,7 @@ def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work, 
         assert score[kept_before & ~kept_after].max() <= score[kept_after].min()
     networks = bytes_of(work, "*.pt")
     paths[2].unlink()
-    checkpoints.gradients_path(paths[1]).rename("away")
+    names.gradients_path(paths[1]).rename("away")
     assert "delete it to have it made again" in refused(work, capsys, *command)
     paths[1].unlink()
     assert main(*command) == 0
@@ -821,6 +857,7 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
         ("--rewind_epoch 0", "--rewind_epoch belongs to --pruning_schedule iterative"),
         ("--criterion filter_l2 --scope global", "--scope global"),
         ("iterative --pruning_percentages 0.5", "--pruning_percentages belongs to one-shot"),
+        ("iterative --pruning_percentages 0.0", "--pruning_percentages belongs to one-shot"),
         ("iterative --epochs 1", "--epochs belongs to --after finetune"),
         ("iterative --batch_size=16", "--batch_size belongs to --after finetune"),
         ("iterative --after reinit --epochs 1", "--epochs belongs to --after finetune"),
@@ -1075,7 +1112,7 @@ def published(tmp_path, monkeypatch):
     place.mkdir(parents=True)
     for path in GOLDEN_HERE.glob("WideResNet-10-2_*.pt"):
         shutil.copy(path, place / path.name.replace("0.0pruning_", "0.0pruning_later_"))
-    assert len(list(place.iterdir())) == 2
+    assert len(list(place.glob("[!.]*"))) == 2
     return place
 
 

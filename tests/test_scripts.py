@@ -22,7 +22,7 @@ from conftest import GOLDEN_HERE, write_few_digits
 
 from common import comparison
 from common.cli import UserError
-from common.store import checkpoints, files
+from common.store import checkpoints
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = (
@@ -125,7 +125,7 @@ def test_models_have_the_published_names_and_a_record(chain):
                 f"0.5temperature_2epochs_id{i}"
                 for part in ("encoder", "head")
             }
-    assert {path.name for path in models.iterdir()} == {
+    assert {path.name for path in models.iterdir() if path.is_file()} == {
         name + ending for name in expected for ending in (".pt", ".json")
     }
     record = json.loads(
@@ -809,12 +809,6 @@ def test_every_stored_array_stands_in_the_table_of_the_page_on_python(chain):
                 found[file, name.removeprefix("dense_")] = (arrays[name].ndim, kind)
     assert {key: listed.get(key) for key in found} == found
     assert not listed.keys() - found.keys()
-    for (file, name), (dimensions, kind) in found.items():  # what is read is checked for the same
-        if file in ("evaluations", "populations", "populations_depth", "votes") and name != "places":
-            kinds, shape = files.KINDS[name.removeprefix("pruned_")]
-            assert ("U" if kind == "text" else np.dtype(kind).kind) in kinds and dimensions == len(shape), (
-                name
-            )
 
 
 def test_a_training_leaves_its_numbers_epoch_by_epoch(chain):

@@ -9,7 +9,7 @@ import torch
 from common import models, process, study
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
 from common.store import checkpoints, evaluation, populations
-from common.store.checkpoints import CheckpointName
+from common.store.names import CheckpointName
 from common.store.files import read_arrays
 
 

@@ -11,8 +11,7 @@ from common.cli import UserError
 from common.data import load_dataset
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, global_masks, magnitude, measure_sparsity, prunable_parameters
-from common.store import checkpoints
-from common.store.chains import FINETUNING
+from common.settings import Finetuning, SupervisedTraining, defaults
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
 CPU = torch.device("cpu")
@@ -70,7 +69,7 @@ def masks_at(module, sparsity):
 
 
 def test_supervised_rates_fall_at_the_published_epochs():
-    settings = {"learning_rate": 1.0, **checkpoints.LATER_SETTINGS}
+    settings = defaults(SupervisedTraining)
     rates = [training.supervised_learning_rate(settings, epoch) for epoch in range(100)]
     assert rates == pytest.approx([1.0] * 5 + [0.1] * 25 + [0.01] * 20 + [1e-3] * 30 + [1e-4] * 20)
 
@@ -84,7 +83,7 @@ def test_supervised_rates_follow_other_milestones_the_cosine_of_the_contrastive_
     assert rates(settings) == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
     annealed = [training.annealed_learning_rate(0.4, epoch, 20) for epoch in range(6)]
     assert rates({**settings, "cosine_annealing": True}) == annealed
-    assert rates({"learning_rate": 0.4, **FINETUNING}) == [0.4] * 6
+    assert rates({**defaults(Finetuning), "learning_rate": 0.4}) == [0.4] * 6
 
 
 def test_contrastive_rates_are_constant_or_a_cosine_to_a_thousandth():
@@ -253,7 +252,7 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero(sparsity):
     data, net = few(), network()
     torch.nn.init.ones_(net.base.fc.bias)
     masks = masks_at(net, sparsity)
-    finetuning = classifying(net, data, learning_rate=1e-3, **FINETUNING)
+    finetuning = classifying(net, data, **{**defaults(Finetuning), "batch_size": 16})
     assert finetuning.optimizer().defaults["nesterov"] and not finetuning.optimizer().defaults["weight_decay"]
     history = fit(finetuning, Run((0, "finetuning")), range(2), masks)
     achieved = measure_sparsity(net)
@@ -381,3 +380,33 @@ def test_a_loss_that_is_not_finite_names_its_epoch_and_step():
     said = r"the loss of a network is (nan|inf) in epoch 3, from its step [1-3] of 3 on: it diverged"
     with pytest.raises(UserError, match=said):
         fit(classifying(network(), learning_rate=1e30), Run((0,), "a network"), range(2, 4))
+
+
+def test_an_optimizer_is_one_entry_and_one_field_and_leaves_finished_networks_valid(
+    digits_on_disk, monkeypatch, capsys
+):
+    from test_scripts import SMALL, main
+
+    from common import settings
+
+    command = ["sup_training", *SMALL, "--index_end", "0", "--epochs", "1", "--batch_size", "32"]
+    assert main(*command) == 0
+    capsys.readouterr()
+
+    def adamw(parameters, settings):
+        return torch.optim.AdamW(parameters, settings["learning_rate"], weight_decay=settings["weight_decay"])
+
+    monkeypatch.setitem(training.OPTIMIZERS, "adamw", adamw)
+    optimizer = settings.setting("sgd", ("sgd", "adamw"), "optimizer")
+    younger = dataclasses.make_dataclass(
+        "SupervisedTraining",
+        [("optimizer", str, optimizer)],
+        bases=(settings.SupervisedTraining,),
+        frozen=True,
+    )
+    monkeypatch.setattr(settings, "SupervisedTraining", younger)
+    assert main(*command) == 0
+    assert "finished before: 1 of 1" in capsys.readouterr().out, "a record without the setting means sgd"
+    assert main(*command, "--optimizer", "adamw") == 2
+    assert "other settings (optimizer sgd, not adamw)" in capsys.readouterr().err
+    assert main(*command, "--optimizer", "adamw", "--learning_rate", "1e-3", "--save_path", "adamw") == 0

@@ -13,20 +13,19 @@ from typing import Iterable
 import numpy as np
 from torch import Tensor
 
-from common import process, pruning
+from common import process, pruning, settings
 from common.cli import FLIPS, UserError, logger
 from common.evaluation import evaluate_test_set
-from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
+from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import checkpoints, evaluation, runs
+from common.store.names import epoch_path, gradients_path
 from common.store.populations import Member, Population, find_population, recorded_command
 from common.store.runs import Asked
 from common.study import Study
 from common.training import CrossEntropy, Run, Training, classification_losses, fit, prepare
 from common.twins import Start, twin_of
-
-FINETUNING = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,12 @@ def prune_population(study: Study) -> None:
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     runs.say_flips(study)
-    chains = []
-    for member in dense.members:
-        steps = [asked_step(study, method, dense, member, *place) for place in asked_sparsities(flags)]
-        chains.append(Chain(member, method, steps, kept_weights(study, member, method)))
-        gradient_sums(study, method, zip(member.paths, member.records))
+    asked = by_method(method, asked_sparsities(flags))
+    chains = [
+        asked_chain(study, each, dense, member, places)
+        for member in dense.members
+        for each, places in asked.items()
+    ]
     for chain in chains:
         refuse_broken_chain(study, chain)
     jobs = [
@@ -108,15 +108,18 @@ def prune_population(study: Study) -> None:
     runs.say_finished(study, [step.paths[-1] for chain in chains for step in chain.steps])
     if not runs.share(study, jobs) or flags.debug:
         return
-    for steps in zip(*(chain.steps for chain in chains)):
-        if pairs := [pair for step in steps if (pair := accuracies(step))]:
-            as_pruned, trained = np.mean(pairs, 0)
-            logger.info(
-                f"{study.learning_method} {method} sparsity {steps[0].sparsity}: {len(pairs)} networks, mean "
-                f"test accuracy {100 * as_pruned:.2f} % as pruned, {100 * trained:.2f} % at the end"
-            )
-    sparsities = ",".join(str(sparsity) for _, sparsity in asked_sparsities(flags))
-    logger.info(f"compare them with --pruning_methods {method} --pruning_percentages {sparsities}")
+    for each, places in asked.items():
+        for steps in zip(*(chain.steps for chain in chains if chain.method == each)):
+            if pairs := [pair for step in steps if (pair := accuracies(step))]:
+                before, trained = np.mean(pairs, 0)
+                logger.info(
+                    f"{study.learning_method} {each} sparsity {steps[0].sparsity}: {len(pairs)} networks, "
+                    f"mean test accuracy {100 * before:.2f} % {state_before(each)}, {100 * trained:.2f} % at "
+                    "the end"
+                )
+        sparsities = ",".join(str(sparsity) for _, sparsity in places if sparsity)
+        at_sparsities = f" --pruning_percentages {sparsities}" if sparsities else ""
+        logger.info(f"compare them with --pruning_methods {each}{at_sparsities}")
 
 
 # What is asked for, and what of it is there
@@ -168,6 +171,36 @@ def asked_sparsities(flags: argparse.Namespace) -> list[tuple[int, float]]:
     return [(iteration, iteration_sparsity(flags.rate, iteration)) for iteration in iterations]
 
 
+def by_method(
+    method: PruningMethod, places: list[tuple[int, float]]
+) -> dict[PruningMethod, list[tuple[int, float]]]:
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, networks are of method
+    `finetuned` whatever was asked."""
+    found: dict[PruningMethod, list[tuple[int, float]]] = {}
+    for iteration, sparsity in places:
+        found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
+    return found
+
+
+def asked_chain(
+    study: Study, method: PruningMethod, dense: Population, member: Member, places: list[tuple[int, float]]
+) -> Chain:
+    """All prunings of a dense network by a method, at these (iteration, sparsity).
+
+    Raises:
+        UserError: what they need of the dense training was not kept.
+    """
+    steps = [asked_step(study, method, dense, member, *place) for place in places]
+    chain = Chain(member, method, steps, kept_weights(study, member, method))
+    gradient_sums(study, method, zip(member.paths, member.records))
+    return chain
+
+
+def state_before(method: PruningMethod) -> str:
+    """What a network was before it was trained on, in messages."""
+    return "dense" if method.schedule == FINETUNED else "as pruned"
+
+
 def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[int, Path]:
     """epoch -> file of the weights that the dense training kept, as far as the method needs them.
 
@@ -192,9 +225,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             "fewer"
         )
     files = {
-        epoch: checkpoints.find_kept(
-            checkpoints.epoch_path(path, epoch), path, record, f"--save_epochs {epoch}"
-        )
+        epoch: checkpoints.find_kept(epoch_path(path, epoch), path, record, f"--save_epochs {epoch}")
         for epoch in sorted(epochs)
     }
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
@@ -227,7 +258,7 @@ def gradient_sums(
                 f"{path} was made elsewhere: the gradients of its training are not known; choose another "
                 "--criterion, or train networks here"
             )
-        flag, kept = "--accumulate_gradients", checkpoints.gradients_path(path)
+        flag, kept = "--accumulate_gradients", gradients_path(path)
         if not checkpoints.find_kept(kept, path, record, flag):
             remedy = f"keep them: python {training_command(study, record)} {flag}"
             if record["configuration"].get("iteration"):
@@ -246,28 +277,30 @@ def asked_step(
     configuration = {
         "learning_method": study.learning_method,
         **study.architecture_configuration(),
-        **study.data.flips,
+        **study.data.pixel_settings,
         "pruning_method": str(method),
-        "criterion": method.criterion,
-        "scope": method.scope,
-        "sparsity": sparsity,
     }
+    if method.schedule != FINETUNED:
+        configuration |= {"criterion": method.criterion, "scope": method.scope}
+    configuration["sparsity"] = sparsity
     if iteration:
         configuration["iteration"] = iteration
         configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
     if method.finetuned:
-        settings = {**vars(flags), "head_epochs": flags.epochs}
-        configuration |= FINETUNING | {"learning_rate": flags.learning_rate}
+        training = settings.from_flags(settings.Finetuning, flags)
+        configuration |= training
     else:  # trained as the dense network was
-        settings = member.record["configuration"]
-    configuration |= {key: settings[key] for key in ("epochs", "batch_size", "precision", "compile")}
+        training = member.record["configuration"]
+        configuration |= {key: training[key] for key in ("epochs", "batch_size", "precision", "compile")}
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
     files = []
     for part in twin_of(study).parts:
-        folder, key = (study.head_folder, "head_epochs") if part == "head" else (study.folder, "epochs")
-        name = study.name(part, str(method), sparsity, settings[key], configuration["batch_size"], member.id)
+        is_head = part == "head"
+        folder = study.head_folder if is_head else study.folder
+        epochs = training["head_epochs" if is_head and not method.finetuned else "epochs"]
+        name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
         files.append(Asked(name, folder / str(name), configuration))
     return Step(iteration, sparsity, tuple(files))
 
@@ -361,7 +394,8 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
             state = states.enter_context(runs.training_state(study, file, seed, step.stage, made_from))
             if step.iteration and pruning.uses(method.criterion, "accumulated"):
                 training.accumulated = GradientSums(training.pruned)
-            history = fit(training, Run(key, runs.describe_run(file.name), state), epochs, masks)
+            run = Run(key, runs.describe_run(file.name), state and state.epochs_left)
+            history = fit(training, run, epochs, masks)
             sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
             return history
 
@@ -371,14 +405,18 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
             histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
             payloads = twin_of(study).payloads(network)
         else:
-            settings = chain.member.record["configuration"]
+            dense_settings = chain.member.record["configuration"]
             start = start_of(chain, seed, step.iteration, method.rewind_epoch)
             model, histories = twin_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
                 model.kept.load_state_dict(weights)
             for part in range(len(step.files)):
-                epochs = range(settings["head_epochs"]) if part else range(start.epoch, settings["epochs"])
-                training, part_masks = model.training(part, settings), model.part_masks(part, masks)
+                epochs = (
+                    range(dense_settings["head_epochs"])
+                    if part
+                    else range(start.epoch, dense_settings["epochs"])
+                )
+                training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
                 histories.append(train(part, training, model.key(part), epochs, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
             weights = checkpoints.cpu_state(model.kept)
@@ -386,7 +424,7 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {chain.member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % as pruned, {100 * accuracy:.2f} % "
+            f"{100 * as_pruned:.2f} % {state_before(method)}, {100 * accuracy:.2f} % "
             f"{'finetuned' if method.finetuned else 'trained again'}"
         )
         trained = Trained(network, weights, sums)

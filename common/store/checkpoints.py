@@ -1,4 +1,4 @@
-"""Every file name of models/, saving and loading; nobody else builds a path there.
+"""Saving and loading of checkpoints, their records and the states of unfinished trainings.
 
 A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how
 it was made. The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record
@@ -8,9 +8,7 @@ are whole. An unfinished training keeps its state in a hidden file beside the ch
 import functools
 import hashlib
 import io
-import math
-import re
-import tempfile
+import json
 import time
 import warnings
 import zipfile
@@ -21,170 +19,25 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import nn
 
-from common import augment, losses, models, pruning, training
-from common.cli import FLIPS, Interval, UserError, logger, say_once
-from common.methods import SMALL, parse_method
+from common import models, settings
+from common.cli import FLIPS, UserError, logger, say_once
+from common.data import same_training_images
+from common.methods import SMALL
 from common.pruning import Masks, measure_sparsity
 from common.store.files import (
+    COMMON,
     check_size,
     differences,
     module_digest,
-    read_object,
     write_atomically,
     write_json,
 )
+from common.store.names import Architecture, CheckpointName, parse_name, record_path
+from common.values import Interval
 
-PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
-# Of supervised trainings: records from before these flags lack them, and mean the values that could not be
-# changed.
-LATER_SETTINGS = {"lr_milestones": [5, 30, 50, 80], "lr_gamma": 0.1, "cosine_annealing": False}
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a checkpoint's network is, as far as its shapes need it."""
-
-    depth: int = 16
-    widen_factor: int = 2
-    dropout: float = 0.0
-    projection_head: str = "mlp"
-
-    def __str__(self) -> str:
-        return f"WideResNet-{self.depth}-{self.widen_factor}"
-
-
-@dataclass(frozen=True)
-class CheckpointName:
-    """What a file name of models/ says.
-
-    part: 'encoder', 'head' or 'supervised'; learning_method: SupCon, SimCLR or supervised; epochs: of
-    training, of the head, or of finetuning. encoder_name, batch_size and temperature belong to contrastive
-    parts; widen_factor, depth and dropout to supervised ones (a contrastive encoder's name holds its depth
-    and width).
-    """
-
-    part: str
-    learning_method: str
-    pruning_method: str
-    sparsity: float
-    epochs: int
-    id: int
-    encoder_name: str = ""
-    batch_size: int = 0
-    temperature: float = 0.0
-    widen_factor: int = 0
-    depth: int = 0
-    dropout: float = 0.0
-
-    def __str__(self) -> str:
-        tag = PUBLISHED_TAGS.get(self.pruning_method, f"_{self.pruning_method}")
-        if self.part == "supervised":
-            width = "" if self.widen_factor == 2 else f"-{self.widen_factor}"
-            return (
-                f"wideResNet{width}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
-                f"{self.dropout}dropout_id{self.id}.pt"
-            )
-        return (
-            f"{self.encoder_name}_{self.part}_{self.learning_method}_{self.sparsity}pruning{tag}_"
-            f"{self.batch_size}batch_{self.temperature}temperature_{self.epochs}epochs_id{self.id}.pt"
-        )
-
-
-_NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-_TAG = r"(?P<tag>_[A-Za-z][A-Za-z0-9_.]*)?"
-_NAMES = (
-    rf"(?P<part>wideResNet)(?:-(?P<widen_factor>\d+))?{_TAG}_(?P<sparsity>{_NUMBER})pruning_(?P<epochs>\d+)"
-    rf"epochs_(?P<depth>\d+)depth_(?P<dropout>{_NUMBER})dropout_id(?P<id>\d+)\.pt",
-    rf"(?P<encoder_name>.+)_(?P<part>encoder|head)_(?P<learning_method>SupCon|SimCLR)_"
-    rf"(?P<sparsity>{_NUMBER})pruning{_TAG}_(?P<batch_size>\d+)batch_"
-    rf"(?P<temperature>{_NUMBER})temperature_(?P<epochs>\d+)epochs_id(?P<id>\d+)\.pt",
-)
-
-
-def parse_name(name: str) -> CheckpointName | None:
-    """The facts in a file name, or None where it is not the name of a checkpoint.
-
-    The published script tags dense networks `_later` where gradual ones would be: they are dense.
-    """
-    match = next(filter(None, (re.fullmatch(pattern, name) for pattern in _NAMES)), None)
-    if not match:
-        return None
-    texts = match.groupdict()
-    tag = texts.pop("tag")
-    if texts["part"] == "wideResNet":
-        texts |= {"part": "supervised", "learning_method": "supervised"}
-        texts["widen_factor"] = texts["widen_factor"] or "2"
-    facts = {key: CheckpointName.__annotations__[key](text) for key, text in texts.items()}
-    if tag in (None, "_later"):
-        method = ("later_GMP" if tag else "GMP") if facts["sparsity"] else "dense"
-    else:
-        method = tag[1:] if tag[1:] not in PUBLISHED_TAGS and parse_method(tag[1:]) else None
-    finite = all(map(math.isfinite, (value for value in facts.values() if isinstance(value, float))))
-    return CheckpointName(pruning_method=method, **facts) if method and finite else None
-
-
-def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
-    """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`."""
-    shape = architecture.depth, architecture.widen_factor
-    suffix = "" if shape == (16, 2) else f"-{shape[0]}-{shape[1]}"
-    head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
-    return encoder_name + suffix + head
-
-
-def network_flags(name: CheckpointName, configuration: dict) -> dict[str, Any]:
-    """The flags that ask for the network of a checkpoint.
-
-    Args:
-        configuration: of its record, if it has one: contrastive names lack the dropout.
-    """
-    if name.part == "supervised":
-        return {"model_depth": name.depth, "widen_factor": name.widen_factor, "dropout": name.dropout}
-    plain, depth, width, head = re.fullmatch(r"(.+?)(?:-(\d+)-(\d+))?(-linear)?", name.encoder_name).groups()
-    return {
-        "encoder_name": plain,
-        "model_depth": int(depth or 16),
-        "widen_factor": int(width or 2),
-        "projection_head": "linear" if head else "mlp",
-        "temperature": name.temperature,
-        "dropout": configuration.get("dropout", 0.0),
-    }
-
-
-def study_folder(root: str, dataset_name: str) -> Path:
-    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name."""
-    return Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
-
-
-def check_writable(folder: Path) -> None:
-    """Makes the folder and writes a file into it: better now than after the training.
-
-    Raises:
-        OSError: it cannot be made or written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-
-
-def record_path(checkpoint: Path) -> Path:
-    """The JSON beside a checkpoint."""
-    return checkpoint.with_suffix(".json")
-
-
-def epoch_path(checkpoint: Path, epoch: int) -> Path:
-    """The weights of a checkpoint's network after so many epochs, 0 its initialisation: a file beside it."""
-    return checkpoint.with_name(f"{checkpoint.stem}_epoch{epoch}.pt")
-
-
-def gradients_path(checkpoint: Path) -> Path:
-    """The sums of |gradient| and gradient over the training of a checkpoint's network: a file beside it."""
-    return checkpoint.with_name(f"{checkpoint.stem}_gradient_sums.pt")
-
-
-def state_path(checkpoint: Path) -> Path:
-    """The state of the unfinished training of a checkpoint: a hidden file beside it."""
-    return checkpoint.with_name(f".{checkpoint.name}.state")
+SCIENCE = ("augment", "losses", "models", "pruning", "training", "twins")  # modules of common/
 
 
 def file_sha256(path: Path) -> str:
@@ -221,12 +74,7 @@ def cpu_state(module: nn.Module) -> dict:
 def science_code() -> dict[str, str]:
     """Digests of the modules that a trained network depends on beside its configuration. Comments do not
     count."""
-    from common import twins  # which builds on this module
-
-    return {
-        module.__name__.removeprefix("common."): module_digest(module)
-        for module in (augment, losses, models, pruning, training, twins)
-    }
+    return {name: module_digest(COMMON / f"{name}.py") for name in SCIENCE}
 
 
 def differing_code(recorded: dict[str, str] | None) -> list[str]:
@@ -276,24 +124,33 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = read_object(path.read_text(), "record")
-    except ValueError:
+        record = json.loads(path.read_text())
+        configuration, data = record["configuration"], record["data"]
+        flips = {flip: data[flip] for flip in FLIPS if flip in data}
+        record = {**record, "configuration": with_defaults(configuration, flips)}
+        sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged_record(checkpoint) from None
-    if record["checkpoint_sha256"] != file_sha256(checkpoint):
+    if sha256 != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
-    flips = {flip: record["data"][flip] for flip in FLIPS if flip in record["data"]}
-    return {**record, "configuration": with_later_settings(record["configuration"], flips)}
+    return record
 
 
-def with_later_settings(configuration: dict, flips: dict) -> dict:
-    """A configuration, and the dense one in it, with the settings that records of before their flags lack."""
-    later = LATER_SETTINGS if "shuffle" in configuration else {}  # of a supervised training
-    configuration = {"precision": "float32", "compile": False, **later, **flips, **configuration}
+def with_defaults(configuration: dict, flips: dict) -> dict:
+    """A configuration, and the dense one in it, with defaults in place of settings that a record lacks."""
+    training = settings.Retraining
+    if "shuffle" in configuration:
+        training = settings.SupervisedTraining
+    elif "base_temperature" in configuration:
+        training = settings.ContrastiveTraining
+    elif "nesterov" in configuration:
+        training = settings.Finetuning
+    configuration = {**settings.defaults(training), **flips, **configuration}
     if isinstance(configuration.get("dense"), dict):
-        configuration["dense"] = with_later_settings(configuration["dense"], flips)
+        configuration["dense"] = with_defaults(configuration["dense"], flips)
     return configuration
 
 
@@ -315,7 +172,7 @@ def load_classifier(
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
             should.
     """
-    shape = architecture.depth, architecture.widen_factor, architecture.dropout
+    shape = architecture.model_depth, architecture.widen_factor, architecture.dropout
     matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
         network = models.SupervisedNetwork(*shape, num_classes, matched)
@@ -324,7 +181,7 @@ def load_classifier(
         encoder = models.WideResNet(*shape, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_encoder(encoder, paths[0], architecture, num_classes)
-        _load_state(head, _entry(paths[1], "head"), paths[1], architecture, num_classes)
+        _load_state(head, read_payload(paths[1]), paths[1], architecture, num_classes)
         network = models.ContrastiveClassifier(encoder, head)
     _check_sparsity(network, paths[-1], record, name.sparsity - matched)
     return network.eval()
@@ -380,13 +237,6 @@ def read_payload(path: Path) -> dict:
     return payload
 
 
-def _entry(path: Path, key: str) -> dict:
-    payload = read_payload(path)
-    if not isinstance(payload.get(key), dict):
-        raise UserError(f"{path} lacks the entry {key!r} of the published format")
-    return payload[key]
-
-
 def find_twins(paths: Iterable[Path]) -> tuple[Path, Path] | None:
     """Two files with equal weights of a supervised network or encoder, however they were written, the later
     one first."""
@@ -413,12 +263,10 @@ def _largest_entry(path: Path) -> tuple:
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
-    payload = read_payload(path)
-    state = payload.get("model", payload)
     return {
-        str(key).removeprefix("encoder."): tensor
-        for key, tensor in (state.items() if isinstance(state, dict) else ())
-        if isinstance(tensor, torch.Tensor) and not str(key).startswith("head.")
+        name: tensor
+        for name, tensor in encoder_state(read_payload(path)).items()
+        if isinstance(tensor, torch.Tensor)
     }
 
 
@@ -436,7 +284,7 @@ def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | N
     if (
         kept is None
         or any(kept[key] != record[key] for key in ("configuration", "seed"))
-        or kept["data"]["checksum"] != record["data"]["checksum"]
+        or not same_training_images(kept["data"], record["data"])
     ):
         raise UserError(
             f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
@@ -448,15 +296,14 @@ def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | N
 def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
     """Loads weights that a training kept into a network of the same kind (contrastive: encoder with
     projection head)."""
-    _load_state(module, _entry(path, "model"), path, architecture, num_classes)
+    _load_state(module, read_payload(path), path, architecture, num_classes)
 
 
-def encoder_state(path: Path) -> dict:
-    """The bare encoder's state_dict of a dense checkpoint (which holds the projection head too) or a
-    finetuned one."""
-    state, prefix = _entry(path, "model"), "encoder."
-    encoder = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
-    return encoder or state
+def encoder_state(payload: dict) -> dict:
+    """The state_dict of the bare encoder, of a checkpoint that may hold a projection head too."""
+    state = plain_state(payload)
+    encoder = {name: value for name, value in state.items() if name.startswith(("encoder.", "backbone."))}
+    return plain_state(encoder) or state
 
 
 def load_encoder(
@@ -467,19 +314,58 @@ def load_encoder(
     Raises:
         UserError: a file that cannot be read or does not fit the architecture.
     """
-    _load_state(encoder, encoder_state(path), path, architecture, num_classes)
+    _load_state(encoder, encoder_state(read_payload(path)), path, architecture, num_classes)
+
+
+# What training frameworks wrap a state_dict in, and put before all names in it.
+STATE_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "head", "classifier")
+NAME_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "base.")
+
+
+def plain_state(payload: dict) -> dict:
+    """The state_dict in a checkpoint: known entries opened, prefixes of all names taken off, as often as they
+    occur."""
+    state = payload
+    while entry := next((key for key in STATE_ENTRIES if isinstance(state.get(key), dict)), None):
+        state = state[entry]
+    state = {str(name): value for name, value in state.items()}
+
+    def shared_prefix() -> str | None:
+        return next((each for each in NAME_PREFIXES if all(name.startswith(each) for name in state)), None)
+
+    while state and (prefix := shared_prefix()):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def fitting_state(payload: dict, module: nn.Module) -> dict:
+    """`plain_state`, with the prefix before its names that the names of `module` have."""
+    state, names = plain_state(payload), module.state_dict().keys()
+    prefixed = ({prefix + name: state[name] for name in state} for prefix in ("base.", "fc."))
+    return next((each for each in prefixed if each.keys() <= names), state)
 
 
 def _load_state(
     module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int
 ) -> None:
+    state, names = fitting_state(state, module), module.state_dict().keys()
+    needed = [name for name in names if not name.endswith("num_batches_tracked")]  # older files lack it
+    problems = [
+        f"{len(these)} names are {what}: {', '.join(these[:4])}{', ...' if len(these) > 4 else ''}"
+        for what, these in (
+            ("missing", [name for name in needed if name not in state]),
+            ("unknown", [name for name in state if name not in names]),
+        )
+        if these
+    ]
+    fits = f"{path} does not fit {architecture} with {num_classes} classes"
+    if problems:
+        raise UserError(f"{fits}: {'; '.join(problems)}; docs/own_data.md shows how to rename them")
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(
-            f"{path} does not fit {architecture} with {num_classes} classes: {first[:200]}"
-        ) from None
+        raise UserError(f"{fits}: {first[:200]}") from None
 
 
 @dataclass

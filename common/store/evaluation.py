@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import augment, evaluation, metrics, models
+from common import metrics
 from common.cli import UserError
 from common.data import ImageDataset
 from common.evaluation import evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
 from common.pruning import layer_name, masks_of
 from common.store.checkpoints import load_classifier
-from common.store.files import code_digest, read_arrays, write_arrays
+from common.store.files import COMMON, code_digest, read_arrays, write_arrays
 from common.store.populations import Member
 from common.study import Study
 from common.training import prepare
@@ -44,6 +44,7 @@ def probe_path(study: Study, member: Member) -> Path:
 def code() -> str:
     """The digest of the code that what is stored of a network depends on. A new metric of stored arrays
     leaves it as it is."""
+    augment, evaluation, models = (COMMON / f"{name}.py" for name in ("augment", "evaluation", "models"))
     return code_digest(augment, evaluation, metrics.q_scores, metrics.knn_labels, models)
 
 

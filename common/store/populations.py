@@ -8,32 +8,22 @@ from itertools import product
 from pathlib import Path
 from typing import Iterable
 
-from common.cli import UserError, logger
-from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
+from common import settings
+from common.cli import UserError, logger, say_once
+from common.data import same_training_images
+from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
-    CheckpointName,
     describe_differences,
     differing_code,
     file_sha256,
     find_twins,
-    network_flags,
-    parse_name,
     read_record,
-    record_path,
 )
 from common.store.files import differences
+from common.store.names import CheckpointName, network_flags, parse_name, record_path
 from common.study import Study
 
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
-# The defaults of the published scripts, of which tables and titles say what was changed.
-NETWORK = {"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "projection_head": "mlp"}
-NETWORK |= {"precision": "float32", "compile": False}
-SUPERVISED = dict(epochs=205, batch_size=128, learning_rate=1.0, momentum=0.9, weight_decay=0.0005)
-SUPERVISED |= dict(lr_milestones=[5, 30, 50, 80], lr_gamma=0.1, cosine_annealing=False, shuffle=True)
-CONTRASTIVE = dict(epochs=500, batch_size=1024, learning_rate=0.05, momentum=0.9, weight_decay=0.0004)
-CONTRASTIVE |= dict(temperature=0.5, base_temperature=0.07, warmup_epochs=0, cosine_annealing=False)
-CONTRASTIVE |= dict(lars=False, head_epochs=100, batch_size_head=256)
-FINETUNING = dict(epochs=30, batch_size=128, learning_rate=0.001)
 
 
 @dataclass(frozen=True)
@@ -97,12 +87,14 @@ class Population:
         """The settings in which they differ from the published ones, as flags name them."""
         if self.made_elsewhere:
             return {}
-        method, published = parse_method(self.pruning_method), NETWORK
+        method = parse_method(self.pruning_method)
+        supervised = self.learning_method == "supervised"
+        training = [settings.ContrastiveTraining, settings.HeadTraining]
         if method.finetuned:
-            published = published | FINETUNING
-        else:
-            supervised = self.learning_method == "supervised"
-            published = published | (SUPERVISED if supervised else CONTRASTIVE)
+            training = [settings.Finetuning]
+        elif supervised:
+            training = [settings.SupervisedTraining]
+        published = settings.defaults(settings.Architecture, *training)
         if method.gradual:
             kinds = {"": "supervised"} if supervised else {"": "contrastive", "_head": "head"}
             for suffix, kind in kinds.items():
@@ -182,8 +174,13 @@ def find_population(
         raise UserError("; ".join(message))
     population = _only(study, fitting if dense is None else _related(study, fitting, dense))
     _check(study, population, dense)
-    what = "dense" if pruning_method == "dense" else "pruned"
+    what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
+    if population.made_elsewhere and not study.data.normalization:
+        say_once(
+            f"note: external networks see pixels normalised by {study.data.normalization_text}; if they were "
+            "trained with others, give --normalization MEAN STD"
+        )
     return population
 
 
@@ -356,10 +353,8 @@ def _only(study: Study, fitting: list[Population]) -> Population:
             f"they differ in {', '.join(keys or ['origin'])}: move one into a folder of its own and name it "
             f"({study.folder_flag})"
         )
-    listing = shlex.join(["python", "-m", "common.store", str(fitting[0].folder)])
     raise UserError(
-        f"several populations fit: {'; '.join(map(str, fitting))}; {listing} lists them; "
-        f"{_lost_records(study, fitting) or remedy}"
+        f"several populations fit: {'; '.join(map(str, fitting))}; {_lost_records(study, fitting) or remedy}"
     )
 
 
@@ -386,7 +381,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     """
     flags, method = study.flags, parse_method(population.pruning_method)
     iterative = method.schedule == "iterative"
-    if finetunes := iterative or method.schedule == "one-shot":
+    if finetunes := iterative or method.finetuned:
         script, asked = "pruning_finetune.py", {"--models_number": max(ids) + 1}
     else:
         script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
@@ -402,7 +397,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
-    if method.schedule not in ("dense", SMALL):
+    if method.schedule not in NOT_PRUNED:
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
         asked["--method"] = study.learning_method
@@ -427,6 +422,15 @@ def recorded_command(record: dict | None) -> list[str]:
 
 def _words(flags: dict) -> list[str]:
     return [str(word) for pair in flags.items() for word in pair]
+
+
+def _check_normalization(study: Study, path: Path, configuration: dict) -> None:
+    """Refuses a network that was trained on pixels normalised otherwise than this call normalises them."""
+    trained, wanted = (each.get("normalization") for each in (configuration, study.data.pixel_settings))
+    if trained != wanted:
+        words = shlex.join(["--normalization", *(",".join(map(str, values)) for values in trained or ())])
+        remedy = f"give {words}" if trained else "leave --normalization out"
+        raise UserError(f"{path} was trained with another normalisation of pixels; {remedy}")
 
 
 def _check(study: Study, population: Population, dense: Population | None) -> None:
@@ -472,14 +476,24 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         record, path = member.record or {}, member.paths[-1]
         if member.made_elsewhere:
             continue
-        if record["data"]["checksum"] != study.data.checksum:
+        if not same_training_images(record["data"], study.data.facts()):
             raise UserError(
                 f"{path} was trained on another version of {study.data.name} than the one in "
                 f"--data_dir {flags.data_dir}; train it again into a folder of its own"
             )
+        _check_normalization(study, path, record["configuration"])
         origin = record.get("dense_sha256")
         if origin not in (None, dense_checksums.get(member.id, origin)):
             raise UserError(
                 f"{path} was pruned from another dense model {member.id} than the one that is there now; "
                 "delete it to have it finetuned again"
             )
+    if any(
+        record["data"]["checksum"] != study.data.checksum
+        for member in population.members
+        if (record := member.record)
+    ):
+        logger.info(
+            f"note: {population}: trained when the test images were others; test accuracies in their logs "
+            "and records are of those"
+        )

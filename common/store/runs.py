@@ -24,13 +24,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import methods, models, process
-from common.cli import SIGNALS, WORKER, UserError, logger
+from common import methods, models, process, settings
+from common.cli import WORKER, UserError, logger
+from common.data import same_training_images
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name, uses
 from common.store import checkpoints
-from common.store.checkpoints import CheckpointName, TrainingState
+from common.store.checkpoints import TrainingState
 from common.store.files import claim, write_arrays
+from common.store.names import (
+    CheckpointName,
+    epoch_path,
+    gradients_path,
+    parse_name,
+    record_path,
+    state_path,
+)
 from common.store.table import write_rows
 from common.study import Study
 from common.training import Run, Training, fit
@@ -189,15 +198,14 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
     if sparsity:
         method = asked_method(flags, flags.schedule)
     configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
-    configuration |= study.data.flips
+    configuration |= study.data.pixel_settings
     if sparsity or matched:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
-    for part, folder in zip(twin.parts, (study.folder, study.head_folder)):
+    for place, (part, folder) in enumerate(zip(twin.parts, (study.folder, study.head_folder))):
         is_head, pruning = part == "head", None
-        settings = twin.head_settings if is_head else twin.settings
-        configuration = configuration | {key: getattr(flags, key) for key in settings}
+        configuration = configuration | settings.from_flags(twin.settings(place), flags)
         if sparsity:
             kind = "contrastive" if part == "encoder" else part
             pruning = gradual_pruning(flags, sparsity, kind, len(study.data.train_images))
@@ -230,13 +238,12 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     record = checkpoints.read_record(path)
     if record is None:
         return True
-    name = checkpoints.parse_name(path.name)
+    name = parse_name(path.name)
     folder_flag = "--head_save_path" if name and name.part == "head" else study.folder_flag
     keep_both = f"to keep both, give {folder_flag} another folder"
-    differences = checkpoints.describe_differences(
-        {**record["configuration"], "data": record["data"]["checksum"][:12]},
-        {**configuration, "data": study.data.checksum[:12]},
-    )
+    differences = checkpoints.describe_differences(record["configuration"], configuration)
+    if not same_training_images(record["data"], study.data.facts()):
+        differences = ", ".join(filter(None, [differences, "other training images"]))
     if differences:
         raise UserError(f"{path} was made with other settings ({differences}); {keep_both}")
     modules = checkpoints.differing_code(record.get("code"))
@@ -260,7 +267,7 @@ def refuse_to_replace(paths: Sequence[Path]) -> None:
         UserError: one of the files is there and has no record.
     """
     for path in paths:
-        if path.exists() and not checkpoints.record_path(path).exists():
+        if path.exists() and not record_path(path).exists():
             raise UserError(
                 f"{path} was made elsewhere, and its other half is missing or other; put them together or "
                 "move it away"
@@ -298,7 +305,7 @@ def epochs_to_keep(study: Study, file: Asked) -> list[int]:
             f"--save_epochs: {file.path} was made elsewhere, the weights on its way are not known; leave the "
             "flag out, or give another folder"
         )
-    paths = {epoch: checkpoints.epoch_path(file.path, epoch) for epoch in epochs}
+    paths = {epoch: epoch_path(file.path, epoch) for epoch in epochs}
     return [
         epoch
         for epoch, path in paths.items()
@@ -328,14 +335,14 @@ def lacks_gradients(study: Study, file: Asked) -> bool:
             f"--accumulate_gradients: {file.path} was made elsewhere, its training is not known; leave the "
             "flag out, or give another folder"
         )
-    return not is_finished(study, checkpoints.gradients_path(file.path), file.configuration)
+    return not is_finished(study, gradients_path(file.path), file.configuration)
 
 
 def forget_states(paths: Sequence[Path]) -> None:
     """Deletes the states of finished trainings, and notes in the log that these are."""
     logger.debug(f"finished before: {paths[-1]}")
     for path in paths:
-        checkpoints.state_path(path).unlink(missing_ok=True)
+        state_path(path).unlink(missing_ok=True)
 
 
 # Training
@@ -368,7 +375,7 @@ def say_flips(study: Study) -> None:
 
 def say_widths(study: Study) -> None:
     """Says how narrow the networks of --match_sparsity are."""
-    shape, sparsity = (study.architecture.depth, study.architecture.widen_factor), study.match_sparsity
+    shape, sparsity = (study.architecture.model_depth, study.architecture.widen_factor), study.match_sparsity
     if sparsity:
         narrow, full = (models.channels(*shape, each) for each in (sparsity, 0.0))
         weights, all_weights = (models.convolution_weights(shape[0], each) for each in (narrow, full))
@@ -424,7 +431,10 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
             network.at_epoch(done)
 
     with training_state(study, file, network.seed, file.name.part, made_from) as state:
-        run, training = Run(network.key(part), description, state), training_of(study, network, part, file)
+        run, training = (
+            Run(network.key(part), description, state and state.epochs_left),
+            training_of(study, network, part, file),
+        )
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
         facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
@@ -452,7 +462,7 @@ def keep_gradients(study: Study, network: torch.nn.Module, file: Asked, sums: di
     if sums:
         payload = {layer_name(name): total.cpu().contiguous() for name, total in sums.items()}
         facts = {"run": process.environment(study.device, time.time()), "gradients": True}
-        save(study, replace(file, path=checkpoints.gradients_path(file.path)), payload, network, **facts)
+        save(study, replace(file, path=gradients_path(file.path)), payload, network, **facts)
 
 
 def training_state(
@@ -469,20 +479,18 @@ def training_state(
         "configuration": file.configuration,
         "seed": seed,
         "stage": stage,
-        "data": study.data.checksum[:12],
+        "data": study.data.train_checksum[:12],
         "made_from": " ".join(checkpoints.file_sha256(path)[:12] for path in made_from),
     }
     flags = study.flags
-    return TrainingState(
-        checkpoints.state_path(file.path), facts, flags.save_every, study.folder_flag, flags.other_code
-    )
+    return TrainingState(state_path(file.path), facts, flags.save_every, study.folder_flag, flags.other_code)
 
 
 def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done: int) -> None:
     """Keeps the weights after `done` epochs where that is one of `epochs`."""
     if done not in epochs:
         return
-    path = checkpoints.epoch_path(file.path, done)
+    path = epoch_path(file.path, done)
     run = process.environment(study.device, time.time())
     payload = {"model": checkpoints.cpu_state(network.kept)}
     save(study, replace(file, path=path), payload, network.counted(0), run=run, epoch=done)
@@ -571,24 +579,15 @@ def share(study: Study, jobs: list[Job]) -> bool:
     Raises:
         UserError: a worker stopped.
     """
-    flags = study.flags
-    if flags.debug:  # saves nothing that could be shared
-        for job in jobs:
-            job.work()
-        return True
-    if flags.workers and jobs:
+    flags, busy = study.flags, []
+    if flags.workers and jobs and not flags.debug:
         _run_workers(study, jobs)
-    # Which of how many processes this is, as torchrun and `--workers` say it.
-    rank, world = (process.environment_number(name) or 0 for name in ("RANK", "WORLD_SIZE"))
-    first = rank * len(jobs) // max(1, world)
-    busy = []
-    process.at_work = True
     with progress(study, jobs) as bar:
-        for job in jobs[first:] + jobs[:first]:
-            with claim(job.path, wait=False) as held:
+        for job in jobs:
+            # --debug saves nothing that could be shared.
+            with contextlib.nullcontext(True) if flags.debug else claim(job.path, wait=False) as held:
                 job.work() if held else busy.append(job)
             bar.update()
-    process.at_work = False
     if WORKER in os.environ:
         return False
     for job in busy:
@@ -598,40 +597,38 @@ def share(study: Study, jobs: list[Job]) -> bool:
 
 
 def progress(study: Study, jobs: list[Job]) -> tqdm:
-    """A bar of the jobs that are done; none without a terminal, nor of each worker."""
-    is_worker = True if WORKER in os.environ else None
-    return tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=is_worker, leave=False)
+    """A bar of the jobs that are done; none without a terminal, which workers have not."""
+    return tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False)
 
 
 def _run_workers(study: Study, jobs: list[Job]) -> None:
-    """Runs this script's command in --workers processes, by torch.distributed.run, and waits for them."""
+    """Gives this script's command to --workers processes and waits for them; what they say is in the log."""
     flags = study.flags
     count = min(flags.workers, len(jobs))
     threads = flags.threads or max(1, torch.get_num_threads() // count)
-    script = SCRIPTS / f"{study.script}.py"
-    # What follows -- is not the launcher's, which would take --run for one of its flags.
-    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {count} --".split()
     # The device is named, so that it is not one for each worker.
-    own = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
-    command = [sys.executable, *launcher, str(script), *flags.argv, *own]
+    more = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
+    command = [sys.executable, str(SCRIPTS / f"{study.script}.py"), *flags.argv, *more]
     environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads)}
-    environment["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)  # the launcher passes them on
     logger.info(f"{count} workers of {threads} threads")
     with tempfile.TemporaryFile("w+") as errors:
-        workers = subprocess.Popen(command, stderr=errors, env=environment)
+        kept_apart = {"stdout": subprocess.DEVNULL, "stderr": errors, "env": environment}
+        workers = [subprocess.Popen(command, **kept_apart) for _ in range(count)]
         try:
             with progress(study, jobs) as bar:
-                while workers.poll() is None:
+                while any(worker.poll() is None for worker in workers):
                     bar.update(sum(job.path.exists() for job in jobs) - bar.n)
                     time.sleep(POLL_SECONDS)
         finally:
-            workers.terminate()  # after an interruption; they keep their states
-            workers.wait()
+            for worker in workers:
+                worker.terminate()  # after an interruption; they keep their states
+            for worker in workers:
+                worker.wait()
         errors.seek(0)
-        lines = [line.strip() for line in errors if line.startswith(script.name)]
+        lines = [line.strip() for line in errors if line.startswith(study.script)]
     flags.workers = 0  # all studies of the command have been worked on
-    if workers.returncode != 0:
+    if failed := [worker.returncode for worker in workers if worker.returncode]:
         raise UserError(
-            f"a worker of {count} ended ({lines[0] if lines else f'status {workers.returncode}'}); finished "
-            "models are kept, mend the cause and give the same command"
+            f"a worker of {count} ended ({lines[0] if lines else f'status {failed[0]}'}); finished models are "
+            "kept, mend the cause and give the same command"
         )
