@@ -361,7 +361,9 @@ def everything(prepared, tmp_path_factory):
 def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
     place, statuses = everything
     assert len(statuses) == 2 * (32 + len(SELECTED)) and set(statuses.values()) == {0}
-    pruning_methods = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
+    pruning_methods = {
+        PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses
+    }
     assert len({str(name) for name in pruning_methods}) == len(pruning_methods) == 64
     pruned = [
         path for path in folder(place).glob("*.pt") if (name := names.parse_name(path.name)) and name.sparsity
