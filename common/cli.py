@@ -357,8 +357,8 @@ def add_finetuning_flags(parser: Parser) -> None:
             "--pruning_percentages",
             values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and prunes "
-            "nothing, a control of method `finetuned` whatever --criterion and --scope say",
+            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and "
+            "prunes nothing, a control of method `finetuned` whatever --criterion and --scope say",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,
@@ -417,7 +417,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             values.pruning_method_list,
             pruning_methods,
             "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity)",
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
+            "finetuned, which is taken along with one-shot networks where it exists",
         ),
         (
             "--pruning_percentages",

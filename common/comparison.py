@@ -11,20 +11,24 @@ from itertools import product
 import numpy as np
 
 from common import metrics, process
-from common.cli import UserError, logger
+from common.cli import UserError, logger, say_once
 from common.data import ImageDataset
-from common.methods import order, parse_method, with_sparsity
+from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
+from common.store.checkpoints import origin_of
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
-from common.store.populations import Population, command_for, describe_absent, find_population
+from common.store.populations import Population, command_for, describe_absent, find_control, find_population
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
 from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
+RENEWED = {"format": "of an older version of the code", "data": "on other test images"}
+MADE_OF = {"checkpoints": "networks", "dense_checkpoints": "dense networks", "probed": "probed networks"}
 ASKED = ("pruning_methods", "pruning_percentages")  # flags of what is compared
+CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
@@ -68,6 +72,7 @@ def detect_pies(study: Study) -> None:
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find all.
     populations = find_populations(study)
+    refuse_other_results(study, populations)
     # 2. Compute all, together with whoever else works on them.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
         return  # a worker
@@ -91,6 +96,7 @@ def compare_depths(study: Study) -> None:
     # 1. Find all; of each pair the networks whose ids both have.
     dense, *_ = populations = find_populations(study)
     ids = [first_ids(study, dense, population) for population in populations]
+    refuse_other_results(study, populations, ids)
     # 2. Compute all, together with whoever else works on them.
     jobs = [job for population in populations for job in evaluations(study, population)]
     jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
@@ -105,7 +111,7 @@ def compare_depths(study: Study) -> None:
         measured.append(measure_depths(*networks, labels, is_pie))
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
-    rows = store(study, populations, measured, "_depth")
+    rows = store(study, populations, measured, ids)
     for population, outcome in zip(populations, measured):
         logger.info(
             "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
@@ -121,7 +127,8 @@ def compare_depths(study: Study) -> None:
 
 
 def find_populations(study: Study) -> list[Population]:
-    """The dense population, and all pruned ones that flags ask for and of which there is a network.
+    """The dense population, and all others that flags ask for and of which there is a network; with one-shot
+    networks their finetuned control, where there is one.
 
     All are found before the first network is evaluated: what is wrong is said at once.
 
@@ -129,11 +136,12 @@ def find_populations(study: Study) -> list[Population]:
         UserError: there is no pruned network.
     """
     dense = find_population(study, "dense", 0.0)
-    asked = [*product(study.flags.pruning_methods, study.flags.pruning_percentages)]
-    pruned = [find_population(study, *kind, dense) for kind in asked]
-    absent = [kind for kind, population in zip(asked, pruned) if population is None]
+    asked = asked_kinds(study)
+    found = [find_population(study, *kind, dense) for kind in asked]
+    absent = [kind for kind, population in zip(asked, found) if population is None]
     if absent == asked:
-        first = Population(study.learning_method, *min(asked, key=lambda kind: order(kind[0])), ())
+        pruned = [kind for kind in asked if kind[1]] or asked
+        first = Population(study.learning_method, *min(pruned, key=lambda kind: order(kind[0])), ())
         command = command_for(study, first, range(study.flags.models_number))
         raise UserError(
             f"no pruned networks in {study.folder} to compare with {dense}: "
@@ -141,32 +149,97 @@ def find_populations(study: Study) -> list[Population]:
         )
     if absent:
         logger.info(f"absent: {describe_absent(study, absent)}")
-    populations = [dense, *filter(None, pruned)]
-    for population in populations:
-        refuse_other_settings(study, population)
+    populations = [dense, *filter(None, found)]
+    one_shot = [each for each in populations if parse_method(each.pruning_method).schedule == "one-shot"]
+    if one_shot and CONTROL not in asked and (control := find_control(study, dense, one_shot)):
+        populations.insert(1, control)
     return populations
 
 
-def refuse_other_settings(study: Study, population: Population) -> None:
-    """Refuses to write over results of networks that were trained in another way.
+def asked_kinds(study: Study) -> list[tuple[str, float]]:
+    """(pruning method, sparsity) of all that flags ask for; finetuned networks are at sparsity 0 alone."""
+    names, sparsities = (getattr(study.flags, flag) for flag in ASKED)
+    pruned = [name for name in names if name != FINETUNED]
+    return [CONTROL] * (FINETUNED in names) + [*product(pruned, sparsities)]
 
+
+def refuse_other_results(
+    study: Study, populations: list[Population], probed: list[list[int]] | None = None
+) -> None:
+    """Refuses to write over, or beside, stored results of other networks: nothing is lost, and the table
+    never mixes two dense populations.
+
+    Results of the same networks on earlier test images are replaced, with --allow_missing also those of fewer
+    of them.
+
+    Args:
+        populations: the dense one first; probed: where depths are stored, the ids of the networks.
     Raises:
-        UserError: there are some of this kind.
+        UserError: there are such results.
     """
-    for suffix in ("", "_depth"):
-        path = study.method_folder / "populations" / f"{kind_of(population)}{suffix}.npz"
-        found = json.loads(str((read_arrays(path, only=("settings",)) or {}).get("settings", "{}")))
-        # A setting that one of them lacks is younger than the other.
-        changed = [
-            f"{key} {old}, not {new}"
-            for key, (old, new) in differences(found, population.settings if found else {}).items()
-            if None not in (old, new) or key == "made_elsewhere"
-        ]
-        if changed:
-            raise UserError(
-                f"{study.method_folder} holds results of other {population.pruning_method} networks "
-                f"({', '.join(changed)}); give these a place of their own (--run NAME), or delete that folder"
-            )
+    dense, folder = populations[0], study.method_folder / "populations"
+    asked = {kind_of(population): population for population in populations}
+    ids, replaced = dict(zip(asked, probed or ())), []
+    paths = folder.glob("[!.]*.npz")  # not what another script is writing there
+    for path in sorted(paths, key=lambda path: (not path.stem.startswith("dense"), path)):
+        stored = read_arrays(path, only=("made", "settings", "row", "ids")) or {}
+        found = json.loads(str(stored.get("made", "{}")))
+        kind = path.stem.removesuffix("_depth")
+        is_depth, population = path.stem != kind, asked.get(kind)
+        wanted = {"format": FORMAT, **made_from(study, population or dense, dense)}
+        if population is None or population is dense:
+            del wanted["dense_checkpoints" if population else "checkpoints"]
+        if is_depth and kind in ids and "ids" in stored:
+            found["probed"], wanted["probed"] = stored["ids"].tolist(), ids[kind]
+        differing = {key: (found.get(key), value) for key, value in wanted.items() if found.get(key) != value}
+        if not stored or not differing:  # a torn file is computed again
+            continue
+        changed = changed_settings(study, population, stored) if population else []
+        reasons = ", ".join(changed or [describe_difference(key, *pair) for key, pair in differing.items()])
+        remedy = "give these a place of their own (--run NAME), or delete that folder"
+        if not changed and is_replaced(differing, study.flags.allow_missing):
+            if population and (is_depth or probed is None):
+                replaced.append(path.stem)
+                continue
+            first = "run the PIE script first" if population else "name it in this call too"
+            remedy = f"{first}, or {remedy}"
+        whose = f"other {population.pruning_method} networks" if population else kind
+        raise UserError(f"{folder} holds results of {whose} ({reasons}); {remedy}")
+    if replaced:
+        said = (
+            "of fewer networks or other test images, replaced when their scripts run and till then not used"
+        )
+        say_once(f"note: {folder} holds results {said}: {', '.join(replaced)}")
+
+
+def changed_settings(study: Study, population: Population, stored: dict) -> list[str]:
+    """`key found, not asked` of the settings in which stored results differ from those of a population."""
+    found, row = (json.loads(str(stored.get(name, "{}"))) for name in ("settings", "row"))
+    found["normalization"] = row.get("normalization")
+    settings = population.settings | {"normalization": study.data.normalization_text}
+    # A setting that one of them lacks is younger than the other.
+    return [
+        f"{key} {old}, not {new}"
+        for key, (old, new) in differences(found, settings).items()
+        if None not in (old, new) or key == "external"
+    ]
+
+
+def describe_difference(key: str, found: list | None, wanted: list) -> str:
+    """In what stored results differ from those that are to be stored, by an entry of what made them."""
+    if key in RENEWED:
+        return RENEWED[key]
+    if len(found or ()) == len(wanted):
+        return f"other {MADE_OF[key]}: of other ids, or trained again"
+    return f"{len(found or ())} {MADE_OF[key]}, not {len(wanted)}"
+
+
+def is_replaced(differing: dict[str, tuple], allow_missing: bool) -> bool:
+    """Whether results may be replaced: they are of the same networks, or with `allow_missing` of fewer."""
+    return all(
+        key in RENEWED or (allow_missing and {*(found or ())} <= {*wanted})
+        for key, (found, wanted) in differing.items()
+    )
 
 
 def evaluations(study: Study, population: Population) -> list[Job]:
@@ -369,26 +442,22 @@ def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
 
 
 def store(
-    study: Study, populations: list[Population], measured: list[Measured], suffix: str = ""
+    study: Study,
+    populations: list[Population],
+    measured: list[Measured],
+    probed: list[list[int]] | None = None,
 ) -> list[dict]:
     """Stores what was measured of populations, the dense one first, and makes the table anew; returns their
     rows.
 
-    What is stored of other networks goes, so that the table never mixes two dense populations.
+    Args:
+        probed: of prediction depths the ids of the networks.
+    Raises:
+        UserError: another process has stored results of other networks meanwhile.
     """
     dense, folder = populations[0], study.method_folder / "populations"
-    made = {kind_of(population): made_from(study, population, dense) for population in populations}
-    gone = set()
-    for path in folder.glob("[!.]*.npz"):  # not what another script is writing there
-        known = json.loads(str((read_arrays(path, only=("made",)) or {}).get("made", "{}")))
-        kind = path.stem.removesuffix("_depth")
-        asked = made.get(kind, {**made[kind_of(dense)], "checkpoints": known.get("checkpoints")})
-        if known != {**known, **asked, "format": FORMAT}:
-            path.unlink(missing_ok=True)
-            gone.add(kind)
-    if gone:
-        logger.info("%d results of other networks left the table", len(gone))
-    rows = []
+    refuse_other_results(study, populations, probed)
+    suffix, rows = "" if probed is None else "_depth", []
     for population, outcome in zip(populations, measured):
         row = {**population_row(study, population, dense), **outcome.columns}
         if population is dense:  # compared with no other
@@ -411,7 +480,8 @@ def store(
             facts["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
         path = folder / f"{kind_of(population)}{suffix}.npz"
         depth_models = {name: row[name] for name in ("depth_models",) if name in row}
-        write_arrays(path, {**facts, **outcome.arrays}, {**made[kind_of(population)], **depth_models})
+        made = {**made_from(study, population, dense), **depth_models}
+        write_arrays(path, {**facts, **outcome.arrays}, made)
         rows.append(row)
     table = {row_key(row): row for row in make_table(study.results_folder)}
     return [table.get(row_key(row), row) for row in rows]
@@ -447,10 +517,10 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "status": "present",
         "models": len(population.members),
         "dense_models": len(dense.members),
-        "origin": "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here",
+        "origin": origin_of([*population.records, *dense.records]),
         "architecture": study.architecture_name,
         **population.facts(),
-        "unpublished": in_words(population.unpublished),
+        "unpublished": "not known" if population.made_elsewhere else in_words(population.unpublished),
         "normalization": study.data.normalization_text,
         "population": identity(population, dense),
     }
@@ -501,6 +571,7 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         quality = {
             f"{side}_{part}": arrays[f"{prefix}{part}"] for side, prefix in sides.items() for part in PARTS
         }
+        quality |= axis_names(population)
         draw_figure(study, f"q_score/{name}", {**shared, **quality}, made)
     if flags.plot_umap:
         ids = umap_ids(study, population)
@@ -545,6 +616,7 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
+        **axis_names(population),
     }
     made = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
     draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", facts, made)
@@ -577,25 +649,36 @@ def figure_name(study: Study, population: Population) -> str:
 def title(study: Study, population: Population, dense: Population) -> str:
     """Data set, learning method, pruning, sparsity and number of models; below them those settings that are
     most often changed, where they are not the published ones."""
-    elsewhere = ", made elsewhere" if population.made_elsewhere else ""
+    external = ", dense external" if dense.made_elsewhere else ""
+    if population.made_elsewhere:
+        external = ", external"
     head = study.architecture.projection_head
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
     lines = [
         f"{study.data.title} · {study.learning_method} · "
         f"{with_sparsity(population.pruning_method, population.sparsity)} · "
-        f"{len(population.members)} models ({network}{elsewhere})"
+        f"{len(population.members)} models ({network}{external})"
     ]
     own, of_dense = (
         {key: value for key, value in each.unpublished.items() if key in IN_TITLES}
         for each in (population, dense)
     )
     if parse_method(population.pruning_method).finetuned and of_dense:
-        lines.append(
-            "; ".join(filter(None, [f"dense: {in_words(of_dense)}", own and f"pruned: {in_words(own)}"]))
-        )
+        settings = [f"dense: {in_words(of_dense)}", own and f"{state_of(population)}: {in_words(own)}"]
+        lines.append("; ".join(filter(None, settings)))
     elif own:
         lines.append(in_words(own))
     return "\n".join(lines)
+
+
+def state_of(population: Population) -> str:
+    """What titles and axes call the networks that are compared with the dense ones."""
+    return FINETUNED if population.pruning_method == FINETUNED else "pruned"
+
+
+def axis_names(population: Population) -> dict[str, str]:
+    """What a figure stores of `state_of`: nothing of pruned networks, which its axes mean without it."""
+    return {"networks": FINETUNED} if state_of(population) == FINETUNED else {}
 
 
 def in_words(settings: dict) -> str:
@@ -609,7 +692,9 @@ def show_table(study: Study, rows: list[dict]) -> None:
     flags, present = study.flags, {row_key(row): row for row in rows}
     there, named = {value for key in present for value in key}, flags.given & {*ASKED}
     shown = rows[:1]
-    for key in product([study.learning_method], *(getattr(flags, flag) for flag in ASKED)):
+    asked = asked_kinds(study)
+    taken_along = [CONTROL] if CONTROL not in asked and (study.learning_method, *CONTROL) in present else []
+    for key in ((study.learning_method, *kind) for kind in (*taken_along, *asked)):
         if key in present:
             shown.append(present[key])
         elif named and all(flag in named or value in there for flag, value in zip(ASKED, key[1:])):

@@ -67,8 +67,8 @@ def default_scope(schedule: str, criterion: str) -> str:
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """schedule: dense, finetuned, small_dense, one-shot, early, late or iterative. rate (the share of what remains,
-    pruned in every iteration), after and rewind_epoch belong to iterative pruning."""
+    """schedule: dense, finetuned, small_dense, one-shot, early, late or iterative. rate (the share of what
+    remains, pruned in every iteration), after and rewind_epoch belong to iterative pruning."""
 
     schedule: str
     criterion: str = "magnitude"
@@ -180,7 +180,7 @@ def iteration_sparsity(rate: float, iteration: int) -> float:
 
 
 def order(name: str) -> tuple:
-    """The order of methods in tables and figures: dense, finetuned, one-shot, early, late, iterative, small_dense;
-    within these by name."""
+    """The order of methods in tables and figures: dense, finetuned, one-shot, early, late, iterative,
+    small_dense; within these by name."""
     schedules = ("dense", FINETUNED, "one-shot", "early", "late", "iterative", SMALL)
     return schedules.index(parse_method(name).schedule), len(name), name

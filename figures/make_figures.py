@@ -97,7 +97,7 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     from figures.report import across, contents, plots, read, release
 
     stored = read.read_populations(folder)
-    pruned = [population for population in stored if population.pruning_method != "dense"]
+    pruned = [population for population in stored if population.is_pruned]
     masks, missing = across.read_all_masks(pruned)
     for text in missing:
         print(f"not compared: {text}")
@@ -119,7 +119,8 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
     if report.test_sets:
         rows["report/test_sets"] = contents.table_rows(report.test_sets)
-    populations = {each.label: each for each in (*pruned, *report.compared)}.values()
+    not_dense = (*pruned, *report.controls, *report.compared)
+    populations = {each.label: each for each in not_dense}.values()
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
     write_tables(staged["report"], rows | lists)
     all_rows = [population.row for population in stored]

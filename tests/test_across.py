@@ -227,7 +227,7 @@ def test_rows_and_figure_of_recalls_hold_both_tests_of_every_class(folder, ids, 
         tests = similarity.compare_recalls(correct["dense"], correct["pruned"])
         for c, row in enumerate(row for row in rows if key_of(row) == key):
             for name in ("difference", "welch_p", "paired_p", "paired_p_holm"):
-                assert row[name] == pytest.approx(tests[name][c])
+                assert row[name] == pytest.approx(tests[name][c], nan_ok=True)
             assert row["recall"] == pytest.approx(correct["pruned"].recall[:, c].mean())
             assert row["dense_recall"] == pytest.approx(correct["dense"].recall[:, c].mean())
             numbers = row["models"], row["dense_models"], row["paired_models"]
@@ -548,7 +548,6 @@ def test_texts_that_lie_on_one_another_or_leave_the_picture_are_found():
 
 KEYS = {
     "two": [SMALL[0], SMALL[3]],
-    "ten": [key for key in PUBLISHED if key[1] == "global"],
     "twenty-six": PUBLISHED,
     "long names": LONG,
 }

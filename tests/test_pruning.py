@@ -23,6 +23,7 @@ from common.pruning import (
     prunable_parameters,
     weight_movement,
 )
+from common.settings import Architecture
 
 
 def random_network(seed, with_ties=False):
@@ -83,10 +84,10 @@ def golden_classifier(folder, depth, method):
         return torch.load(path, map_location="cpu")
 
     if method == "sup":
-        network = SupervisedNetwork(depth, 2, 0.0, 10)
+        network = SupervisedNetwork(Architecture(depth, 2), 10)
         network.load_state_dict(load("wideResNet_*.pt"))
         return network
-    encoder, head = ContrastiveEncoder(depth, 2, 0.0, "mlp"), ClassificationHead(128, 10)
+    encoder, head = ContrastiveEncoder(Architecture(depth, 2)), ClassificationHead(128, 10)
     encoder.load_state_dict(load("WideResNet*_encoder_*.pt")["model"])
     head.load_state_dict(load("WideResNet*_head_*.pt")["head"])
     return ContrastiveClassifier(encoder.encoder, head)
@@ -223,7 +224,7 @@ def test_a_bare_linear_layer_is_prunable_under_its_own_names():
 
 def test_the_projection_head_is_not_part_of_a_contrastive_classifier():
     torch.manual_seed(0)
-    encoder = ContrastiveEncoder(16, 2, 0.0, "mlp")
+    encoder = ContrastiveEncoder(Architecture(16, 2))
     classifier = ContrastiveClassifier(encoder.encoder, ClassificationHead(128, 10))
     names = list(prunable_parameters(classifier))
     assert names[0] == "encoder.conv1.weight"
@@ -238,7 +239,7 @@ def test_the_projection_head_is_not_part_of_a_contrastive_classifier():
 
 def test_batch_norm_is_left_alone():
     torch.manual_seed(0)
-    network = SupervisedNetwork(10, 2, 0.0, 10)
+    network = SupervisedNetwork(Architecture(10, 2), 10)
     norms = {
         f"{prefix}.{name}": tensor.clone()
         for prefix, module in network.named_modules()

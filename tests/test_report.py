@@ -23,7 +23,8 @@ import stored_results
 from PIL import Image
 
 from common.store.files import read_arrays, write_arrays
-from figures.report import contents, page
+from common.store.table import MEASURES
+from figures.report import contents, evidence, page
 from figures.report import plots as report_plots
 from figures.report.read import load_outputs, read_populations
 
@@ -130,6 +131,74 @@ def votes(members, image):
 
 
 # Numbers
+
+
+def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(folder):
+    pixels = stored_results.make_data(folder.name).images
+    for one in compared_in(folder):
+        key = stored_results.key_of(one)
+        (arrays, members), (_, dense) = networks(folder, *key), networks(folder, key[0], "dense", 0)
+        expected = []
+        for i, label in enumerate(arrays["labels"]):
+            (d, from_dense), (p, from_pruned) = votes(dense, i), votes(members, i)
+            if d != p:
+                ahead = from_dense[d] - from_dense[p] + from_pruned[p] - from_pruned[d]
+                names = [stored_results.CLASS_NAMES[k] for k in (label, d, p)]
+                expected.append((-ahead / 12, i, *names, from_dense[d], from_pruned[p]))
+        expected = sorted(expected)
+        columns = ("label", "dense", "pruned", "dense_agreeing", "pruned_agreeing")
+        shown = contents.gallery(one)
+        assert [tuple(entry[name] for name in columns) for entry in shown] == [
+            row[2:] for row in expected[:48]
+        ]
+        for entry, row in zip(shown, expected):
+            assert np.array_equal(entry["image"], pixels[row[1]]) and entry["confidence"] == pytest.approx(
+                -row[0]
+            )
+        with (folder / "report" / "pies_{}_{}_{}sparsity.csv".format(*key)).open(newline="") as file:
+            listed = list(csv.DictReader(file))
+        assert [row["image"] for row in listed] == [f"test/a/{row[1]}.png" for row in expected]
+        for row, (_, image, *facts) in zip(listed, expected):
+            assert [row[name] for name in columns] == list(map(str, facts))
+            depths = one.depths["pruned_depth_prediction"][:, image]
+            numbers = [arrays["q_score"][image], sum(depths) / len(depths)]
+            assert [float(row["q_score"]), float(row["depth"])] == pytest.approx(numbers, abs=1e-6)
+            leads = [
+                np.diff(sorted([*votes(each, image)[1].values(), 0])[-2:])[0] for each in (dense, members)
+            ]
+            assert float(row["margin"]) == pytest.approx(min(leads) / 6, abs=1e-6)
+
+
+def test_curves_are_drawn_from_the_numbers_of_the_table(folder):
+    rows = evidence.population_rows(compared_in(folder))
+    for name, scale in (("pies", 1), ("excess", 1), ("accuracy", 100)):
+        arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
+        drawn = {
+            (str(series), float(x)): values
+            for index, series in enumerate(arrays["series"])
+            for x, *values in zip(*(arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")))
+        }
+        assert len(drawn) == len(rows) + (2 if name == "accuracy" else 0)  # and the dense networks
+        for row in rows:
+            values = drawn[f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]]
+            assert values == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
+
+
+def test_every_measure_of_what_is_lost_and_gained_has_its_mean_and_interval(folder, read):
+    titles, *rows = read.table("What is lost and what is gained")
+    assert titles[3:] == [measure.title for measure in MEASURES.values()]
+    for population, cells in zip(read_populations(folder), rows, strict=True):
+        arrays = (population.depths or {}) | population.arrays
+        for (name, measure), cell in zip(MEASURES.items(), cells[3:]):
+            if name not in arrays:
+                assert cell == ""
+                continue
+            values = [measure.scale * value for value in np.atleast_1d(arrays[name]) if value == value]
+            mean, *ends = [float(text) for text in re.findall(r"[\d.]+", cell)]
+            assert mean == pytest.approx(sum(values) / len(values), abs=0.51 * 10**-measure.decimals)
+            # A share stays one.
+            assert len(ends) == (0 if len(values) < 6 else 2) and "−" not in cell
+            assert all(0 <= end <= measure.scale for end in ends)
 
 
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
@@ -277,6 +346,53 @@ def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, empt
     )
 
 
+def test_finetuned_controls_are_in_the_tables_and_count_as_pruned_nowhere(
+    tmp_path, monkeypatch, empty_figures
+):
+    """The same results with controls and without: tables of populations and of test sets have more lines,
+    and there are lists of their PIEs; everything else is the same, byte by byte."""
+    folder, files, pages = Path("digits"), [], []
+    shared = dict(models=6, sparsities=(0.9,), damage=lambda learning, method, sparsity: 0.4 + sparsity)
+    for name, methods in (("with", ("finetuned", "global", "GMP")), ("without", ("global", "GMP"))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        stored_results.make_results(folder, methods=methods, **shared)
+        for place in ("test_sets/noise_1", "runs/other"):
+            moved = dict(methods=methods, shift=0.3, umap=False, q_score=False)
+            stored_results.make_results(folder / place, **shared, **moved)
+        make_figures = importlib.import_module("make_figures").main
+        assert make(folder) == 0
+        assert make_figures(["--results", str(folder), "--against", str(folder / "runs/other")]) == 0
+        made = [path for kind in ("report", "similarity", "against") for path in (folder / kind).rglob("*.*")]
+        files.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in made})
+        pages.append((folder / "report.html").read_text(encoding="utf-8"))
+    lists = {
+        f"report/pies_{learning}_finetuned_0.0sparsity.{ending}"
+        for learning in ("SupCon", "supervised")
+        for ending in ("csv", "tex")
+    }
+    assert files[0].keys() == files[1].keys() | lists
+    tables = {f"report/{name}.{ending}" for name in ("populations", "test_sets") for ending in ("csv", "tex")}
+    changed = {name for name, content in files[1].items() if files[0][name] != content}
+    assert changed == tables | {"report/results.tex"}
+    shown = [source[source.index('id="claims"') : source.index('id="table"')] for source in pages]
+    assert shown[0] == shown[1]
+    pages = [Page(source) for source in pages]
+    above = [each.text.partition(" A reproduction")[0] for each in pages]
+    assert above[0] == above[1].replace(
+        "figures: global", "figures: finetuned: finetuned, not pruned, global"
+    )
+    for heading in ("All populations", "What is lost and what is gained", "PIEs among other test images"):
+        rows, others = (each.table(heading) for each in pages)
+        controls = [row for row in rows if "finetuned" in row]
+        assert [row for row in rows if row not in controls] == others and len(controls) == 2
+    [supervised] = [
+        row for row in pages[0].table("All populations") if row[:2] == ["supervised", "finetuned"]
+    ]
+    pies = stored_results.population_path(tmp_path / "with/digits", ("supervised", "finetuned", 0.0))
+    assert int(supervised[5].split()[0]) == np.load(pies)["is_pie"].sum() > 0
+
+
 def test_neither_torch_nor_training_is_imported(tmp_path):
     """The whole report, in a process that has no torch."""
     folder, no_torch = tmp_path / "digits", tmp_path / "no torch"
@@ -307,6 +423,14 @@ def test_figures_are_always_drawn_and_those_of_an_earlier_report_go(tmp_path, mo
 def test_times_are_hours_and_minutes():
     shown = {0: "", 20: "1 min", 300: "5 min", 301: "6 min", 3600: "1 h", 7500: "2 h 5 min", 360_000: "100 h"}
     assert {seconds: page.duration(seconds) for seconds in shown} == shown
+
+
+def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read):
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    captions = re.findall(r'<figure id="[^"]*"><h3>([^<]+)</h3>\s*<figcaption>[^<]+</figcaption>', source)
+    assert len(captions) == sum("style" in image for image in read.images)
+    assert "Prediction depth, dense against pruned: SupCon GMP, sparsity 90 %, 6 models" in captions
+    assert "global: one-shot global pruning, GMP: early gradual pruning, later_GMP: late" in read.text
 
 
 def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from common import comparison, metrics, models, plots, process, study
 from common.cli import UserError
+from common.settings import Architecture
 from common.store import checkpoints, evaluation, files, populations, stamp, table
 from common.store.names import CheckpointName
 
@@ -268,7 +269,7 @@ def view(tmp_path, monkeypatch):
     opened = next(study.open_studies("sup_pie_kmodels_detection", flags))
     for model_id in range(2):
         torch.manual_seed(model_id)
-        network = models.SupervisedNetwork(10, 1, 0.0, 10)
+        network = models.SupervisedNetwork(Architecture(10, 1), 10)
         torch.nn.init.ones_(network.base.fc.bias)
         if model_id == 1:
             torch.nn.init.constant_(network.base.bn1.bias, -100.0)
@@ -741,19 +742,6 @@ def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(vie
     assert late.unpublished == {"end_step": 30000}
     late.members[0].record["configuration"]["precision"] = "bfloat16"
     assert late.unpublished == {"end_step": 30000, "precision": "bfloat16"}
-
-
-@pytest.mark.parametrize(
-    "script, published",
-    [
-        ("clr_training", populations.NETWORK | populations.CONTRASTIVE),
-        ("sup_training", populations.SUPERVISED),
-        ("sup_pruning_finetune", populations.FINETUNING | {"precision": "float32"}),
-    ],
-)
-def test_published_settings_are_the_defaults_of_the_flags(script, published):
-    flags = vars(importlib.import_module(script).build_parser().parse_args([]))
-    assert published == {name: flags[name] for name in published}
 
 
 def test_depths_are_compared_on_ids_that_both_populations_have(view):

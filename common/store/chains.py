@@ -105,7 +105,7 @@ def prune_population(study: Study) -> None:
     jobs = [
         runs.Job(chain.steps[-1].paths[-1], functools.partial(prune_chain, study, chain)) for chain in chains
     ]
-    runs.say_finished(study, [step.paths[-1] for chain in chains for step in chain.steps])
+    runs.say_finished(study, [step.files for chain in chains for step in chain.steps])
     if not runs.share(study, jobs) or flags.debug:
         return
     for each, places in asked.items():
@@ -174,8 +174,8 @@ def asked_sparsities(flags: argparse.Namespace) -> list[tuple[int, float]]:
 def by_method(
     method: PruningMethod, places: list[tuple[int, float]]
 ) -> dict[PruningMethod, list[tuple[int, float]]]:
-    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, networks are of method
-    `finetuned` whatever was asked."""
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
+    `finetuned`."""
     found: dict[PruningMethod, list[tuple[int, float]]] = {}
     for iteration, sparsity in places:
         found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
@@ -215,7 +215,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
     path, record = member.paths[0], member.records[0]
     if member.made_elsewhere:
         raise UserError(
-            f"{path} was made elsewhere: its initialisation is not known; choose another --criterion, or "
+            f"{path} is external: its initialisation is not known; choose another --criterion, or "
             "train networks here"
         )
     last = record["configuration"]["epochs"]
@@ -225,7 +225,9 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             "fewer"
         )
     files = {
-        epoch: checkpoints.find_kept(epoch_path(path, epoch), path, record, f"--save_epochs {epoch}")
+        epoch: checkpoints.find_kept(
+            epoch_path(path, epoch), path, record, f"--save_epochs {epoch}", study.flags.other_code
+        )
         for epoch in sorted(epochs)
     }
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
@@ -255,11 +257,11 @@ def gradient_sums(
     for path, record in files if pruning.uses(method.criterion, "accumulated") else ():
         if record is None:
             raise UserError(
-                f"{path} was made elsewhere: the gradients of its training are not known; choose another "
+                f"{path} is external: the gradients of its training are not known; choose another "
                 "--criterion, or train networks here"
             )
         flag, kept = "--accumulate_gradients", gradients_path(path)
-        if not checkpoints.find_kept(kept, path, record, flag):
+        if not checkpoints.find_kept(kept, path, record, flag, study.flags.other_code):
             remedy = f"keep them: python {training_command(study, record)} {flag}"
             if record["configuration"].get("iteration"):
                 remedy = "delete it to have it made again"
@@ -354,8 +356,8 @@ def prune_chain(study: Study, chain: Chain) -> None:
 
 
 def accuracies(step: Step) -> tuple[float, float] | None:
-    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of one
-    made elsewhere."""
+    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of an
+    external one."""
     record = checkpoints.read_record(step.paths[-1])
     try:
         return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
@@ -439,8 +441,11 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
         if previous:
             facts["previous_sha256"] = sha256_of(previous.paths)
         runs.keep_gradients(study, network, step.files[-1], sums)
+        made_from += chain.kept.values()
+        if pruning.uses(method.criterion, "accumulated"):
+            made_from += [sums_path for path in made_from if (sums_path := gradients_path(path)).exists()]
         for file, payload, history in zip(step.files, payloads, histories):
-            runs.save(study, file, payload, network, history=history, **facts)
+            runs.save(study, file, payload, network, made_from, history=history, **facts)
             facts["encoder_sha256"] = checkpoints.file_sha256(file.path)
     return trained
 

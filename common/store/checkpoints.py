@@ -12,7 +12,7 @@ import json
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
@@ -32,7 +32,7 @@ from common.store.files import (
     write_atomically,
     write_json,
 )
-from common.store.names import Architecture, CheckpointName, parse_name, record_path
+from common.store.names import Architecture, CheckpointName, parse_name, record_path, settings_in_name
 from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
@@ -86,6 +86,74 @@ def differing_code(recorded: dict[str, str] | None) -> list[str]:
     return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
 
 
+def check_code(path: Path, record: dict, other_code: bool, remedy: str) -> list[str]:
+    """The science modules whose code has changed since a file was made.
+
+    Args:
+        record: of the file; other_code: of the flags; remedy: beside that flag.
+    Raises:
+        UserError: there are some, and --other_code is not given.
+    """
+    modules = differing_code(record.get("code"))
+    if modules and not other_code:
+        raise UserError(
+            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
+            f"{remedy}"
+        )
+    return modules
+
+
+def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Name -> differing modules of those of these files, and of what they were made from, that other code
+    made."""
+    found = {}
+    for path in paths:
+        record = read_record(path) or {"code": science_code()}
+        found |= record.get("made_from_other_code", {})
+        modules = differing_code(record.get("code"))
+        if modules or record.get("other_code"):
+            found[path.name] = modules
+    return found
+
+
+def origin_of(records: Iterable[dict | None]) -> str:
+    """Whose networks have these records, None for one without: `trained here`, `external`, or `pruned here,
+    dense external`; where other code than today's took part, that too."""
+    records = list(records)
+    known = [record for record in records if record]
+    origin = "trained here"
+    if len(known) < len(records):
+        origin = "external"
+    elif any(record["configuration"].get("dense", {}) is None for record in known):
+        origin = "pruned here, dense external"
+    signs = ("other_code", "made_from_other_code")
+    if any(differing_code(record.get("code")) or any(map(record.get, signs)) for record in known):
+        origin += ", other code"
+    return origin
+
+
+def say_external(files: list[tuple[Path, CheckpointName]], settings: dict, given: set[str]) -> None:
+    """Notes that nothing is known of checkpoints without a record, and which flags cannot be checked.
+
+    Args:
+        settings: which are asked of them; given: the names of the flags in the command.
+    """
+    if not files:
+        return
+    unchecked = {
+        f"--{flag}"
+        for _, name in files
+        for flag in given
+        if {flag, flag.replace("_epoch", "_step")} & (settings.keys() - settings_in_name(name))
+    }
+    others = " and others" * (len(files) > 1)
+    flags = f"; cannot be checked: {', '.join(sorted(unchecked))}" if unchecked else ""
+    say_once(
+        f"note: {files[0][0]}{others}: no record, taken as external; settings, data and code of the training "
+        f"are not known{flags}"
+    )
+
+
 def make_record(
     name: CheckpointName, configuration: dict, network: nn.Module, history: list[dict], **facts
 ) -> dict:
@@ -98,7 +166,7 @@ def make_record(
     """
     return {
         "format": 1,
-        "name": asdict(name),
+        "name": name.facts(),
         "configuration": configuration,
         "sparsity": measure_sparsity(network),
         "history": history,
@@ -115,7 +183,7 @@ def damaged_record(checkpoint: Path) -> UserError:
 
 
 def read_record(checkpoint: Path) -> dict | None:
-    """The record of a checkpoint, or None where it has none and so was made elsewhere.
+    """The record of a checkpoint, or None where it has none and so is external.
 
     Raises:
         UserError: a record that cannot be read, or that belongs to another file.
@@ -166,19 +234,18 @@ def load_classifier(
 
     Args:
         paths: [supervised] or [encoder, head].
-        record: of the last path; None for one made elsewhere, which must then fit by names, shapes and
+        record: of the last path; None for an external one, which must then fit by names, shapes and
             sparsity.
     Raises:
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
             should.
     """
-    shape = architecture.model_depth, architecture.widen_factor, architecture.dropout
     matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
-        network = models.SupervisedNetwork(*shape, num_classes, matched)
+        network = models.SupervisedNetwork(architecture, num_classes, matched)
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
     else:
-        encoder = models.WideResNet(*shape, match_sparsity=matched)
+        encoder = models.make_backbone(architecture, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_encoder(encoder, paths[0], architecture, num_classes)
         _load_state(head, read_payload(paths[1]), paths[1], architecture, num_classes)
@@ -212,9 +279,7 @@ def load_network(*paths: Path) -> models.Classifier:
     record, name = read_record(paths[-1]), parse_name(paths[-1].name)
     if record is None or name is None:
         raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
-    settings = record["configuration"]
-    shape = (settings[key] for key in ("model_depth", "widen_factor", "dropout"))
-    architecture = Architecture(*shape, settings.get("projection_head", "mlp"))
+    architecture = Architecture.of_configuration(record["configuration"])
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
 
 
@@ -270,13 +335,13 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | None:
+def find_kept(path: Path, checkpoint: Path, record: dict, flag: str, other_code: bool) -> Path | None:
     """The file that the training of a checkpoint kept beside it, None where it kept none.
 
     Args:
-        record: of the checkpoint; flag: of the training script, by which it is kept.
+        record: of the checkpoint; flag: of the training script, by which it is kept; other_code: the flag.
     Raises:
-        UserError: it belongs to another training.
+        UserError: it belongs to another training, or other code made it.
     """
     if not path.exists():
         return None
@@ -290,6 +355,7 @@ def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | N
             f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
             f"script with {flag}"
         )
+    check_code(path, kept, other_code, "delete it to have it made again")
     return path
 
 
@@ -306,9 +372,7 @@ def encoder_state(payload: dict) -> dict:
     return plain_state(encoder) or state
 
 
-def load_encoder(
-    encoder: models.WideResNet, path: Path, architecture: Architecture, num_classes: int
-) -> None:
+def load_encoder(encoder: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
     """Loads the weights of a dense or finetuned contrastive encoder's checkpoint.
 
     Raises:

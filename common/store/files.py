@@ -85,9 +85,10 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
         with zipfile.ZipFile(path) as archive:
             stamp, digest = archive.comment, directory_digest(archive)
         if not stamp:
+            command = shlex.join(["python", "-m", "common.store.stamp", str(path.parents[1])])
             raise UserError(
-                f"{path} has no stamp: an earlier version of this code wrote it, or another program; if it is "
-                f"yours, stamp all of them once: python -m common.store.stamp {shlex.quote(str(path.parents[1]))}"
+                f"{path} has no stamp: an earlier version of this code wrote it, or another program; if it "
+                f"is yours, stamp all of them once: {command}"
             )
         if stamp != digest:
             raise ValueError

@@ -52,7 +52,7 @@ def title(populations: list[StoredPopulation], shown: str) -> str:
     """Data set, what is shown, and of how many models."""
     models = either(len(population.arrays["ids"]) for population in populations)
     methods = ", ".join(dict.fromkeys(population.learning_method for population in populations))
-    networks = ", ".join(dict.fromkeys(str(each.arrays["architecture"]) for each in populations))
+    networks = ", ".join(dict.fromkeys(each.network for each in populations))
     return (
         f"{populations[0].arrays['data_title']} · {methods} · {shown} · "
         f"{models} models of each combination ({networks})"

@@ -9,7 +9,7 @@ from operator import attrgetter
 import numpy as np
 
 from common.cli import UserError
-from common.methods import with_sparsity
+from common.methods import FINETUNED, with_sparsity
 from common.store.files import differences
 from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, test_sets, uncertainty
@@ -37,7 +37,8 @@ class Report:
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
     populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
     of noise; missing: what is not stored, in words; test_sets: rows of numbers on other test images;
-    test_set_pictures. Of two runs side by side alone: names, of the runs; changed, rows of settings that
+    test_set_pictures; controls: the finetuned ones, which count as pruned nowhere and are in `populations`
+    and `test_sets` alone. Of two runs side by side alone: names, of the runs; changed, rows of settings that
     differ; differences, rows of numbers of both.
     """
 
@@ -51,6 +52,7 @@ class Report:
     missing: list[str] = field(default_factory=list)
     test_sets: list[dict] = field(default_factory=list)
     test_set_pictures: list[Picture] = field(default_factory=list)
+    controls: list[StoredPopulation] = field(default_factory=list)
     names: tuple[str, ...] = ()
     changed: list[dict] = field(default_factory=list)
     differences: list[dict] = field(default_factory=list)
@@ -61,8 +63,10 @@ def collect(
 ) -> Report:
     """The report on stored populations, with their comparisons of figures/report/across.py; `missing`
     there."""
-    compared, not_stored = load_outputs([each for each in stored if each.pruning_method != "dense"])
-    shifted, clean, left_out = test_sets.beside_clean(compared) if compared else ([], [], [])
+    loaded, not_stored = load_outputs([each for each in stored if each.pruning_method != "dense"])
+    compared = [population for population in loaded if population.is_pruned]
+    controls = [population for population in loaded if not population.is_pruned]
+    shifted, clean, left_out = test_sets.beside_clean(loaded) if compared else ([], [], [])
     missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
         return Report(stored, missing=missing)
@@ -113,12 +117,14 @@ def collect(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
-    rows = evidence.all_evidence(compared)
+    rows, populations = evidence.all_evidence(compared), [*populations, *evidence.population_rows(controls)]
     missing = list(dict.fromkeys(missing))
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
     ]
-    return Report(stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts)
+    return Report(
+        stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts, controls
+    )
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
@@ -262,7 +268,8 @@ def measures_against_sparsity(
     stored: list[StoredPopulation], compared: list[StoredPopulation]
 ) -> list[Picture]:
     """What pruning loses and keeps against sparsity."""
-    rows, pictures = [population.key | evidence.measures(population) for population in stored], []
+    rows = [each.key | evidence.measures(each) for each in stored if each.pruning_method != FINETUNED]
+    pictures = []
     for name in CURVES:
         heading, meaning, _, _ = MEASURES[name]
         heading = heading[0].upper() + heading[1:]
@@ -491,7 +498,7 @@ def collect_runs(
     Raises:
         UserError: they have nothing in common.
     """
-    pruned = [[each for each in run if each.pruning_method != "dense"] for run in (first, second)]
+    pruned = [[each for each in run if each.is_pruned] for run in (first, second)]
     (compared, not_stored), (others, others_not_stored) = map(load_outputs, pruned)
     of_key = {each.label: each for each in evidence.with_dense(others)}
     pairs = [
@@ -516,12 +523,14 @@ def collect_runs(
         for row in evidence.population_rows(populations)
     ]
     models = either(len(each.seeds) for each in (*compared, *others))
+    networks = ", ".join(dict.fromkeys(each.network for each in (*compared, *others)))
+    about = f"{models} models of each combination ({networks})"
     pictures = []
     for measure in RUN_CURVES:
         shown = SIDE_BY_SIDE[measure].title
         caption = "Of both runs, each with all its networks. Bars: 95 % intervals."
         picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
-        picture.arrays["title"] = f"{' against '.join(names)} · {shown} · {models} models of each combination"
+        picture.arrays["title"] = f"{' against '.join(names)} · {shown} · {about}"
         pictures.append(picture)
     return Report(
         pictures=pictures,
@@ -581,6 +590,6 @@ def recorded_settings(population: StoredPopulation) -> dict:
     return json.loads(str(arrays.get("settings", "{}"))) | {
         "data": population.made["data"][:12],
         "networks": len(arrays["ids"]),
-        "architecture": str(arrays["architecture"]),
+        "architecture": population.network,
         "days": " to ".join(dict.fromkeys(days[:1] + days[-1:])),
     }

@@ -193,13 +193,13 @@ def of_populations(report: Report) -> dict:
         for population in report.stored
         if (row := rows.get(tuple(population.key.values())))
     ]
-    methods = dict.fromkeys(population.pruning_method for population in compared)
+    methods = dict.fromkeys(each.pruning_method for each in (*report.controls, *compared))
     strengths = (f"{kind}_: {', '.join(map(str, by))}, {what}" for kind, (what, by) in STRENGTHS.items())
     return {
         "name": compared[0].arrays["data_title"],
         "images": len(compared[0].labels),
         "learning": ", ".join(dict.fromkeys(population.learning_method for population in compared)),
-        "networks": ", ".join(dict.fromkeys(str(each.arrays["architecture"]) for each in compared)),
+        "networks": ", ".join(dict.fromkeys(each.network for each in compared)),
         "pruning": ", ".join(f"{method}: {describe(method)}" for method in methods),
         "models": claims.either(len(each.pruned.ids) for each in compared),
         "settings": settings(report),
@@ -281,7 +281,8 @@ def conclusion(report: Report) -> list[str]:
             f"Of single differences the one farthest from 0, in standard errors, is {side} claim "
             f"{largest[0]['claim']}: {name}: {size(largest[0])}."
         )
-    with_floor = [row for row in report.populations if not math.isnan(row["excess"]["value"])]
+    pruned = [row for row in report.populations if row["sparsity"]]
+    with_floor = [row for row in pruned if not math.isnan(row["excess"]["value"])]
     if with_floor:
         highest = max(row["sparsity"] for row in with_floor)
         with_floor = [row for row in with_floor if row["sparsity"] == highest]

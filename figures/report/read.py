@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.methods import PruningMethod, order, parse_method
+from common.methods import FINETUNED, PruningMethod, order, parse_method
 from common.store.files import FORMAT, read_arrays
 from common.store.table import KEY_COLUMNS
 
@@ -84,6 +84,17 @@ class StoredPopulation:
     @property
     def label(self) -> str:
         return f"{self.method} {self.sparsity:g}"
+
+    @property
+    def network(self) -> str:
+        """The architecture, with a word where others trained these networks or the dense ones."""
+        external = str(self.row.get("origin")).startswith(("external", "made elsewhere"))
+        return "external " * external + str(self.arrays["architecture"])
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it counts as pruned; dense networks and their finetuned control do not."""
+        return self.pruning_method not in ("dense", FINETUNED)
 
     @property
     def key(self) -> dict:
