@@ -1160,7 +1160,7 @@ RECORD = {
     "run": {"command": "a.py", "seconds": 1.5, "threads": 1, "written": "2024", "versions": {"torch": "2"}},
 }
 ROW = {"learning_method": "supervised", "pruning_method": "global", "sparsity": 0.9, "population": "sum"}
-ROW |= {"models": 2, "accuracy_mean": 0.5, "accuracy_std": None, "pies": 3, "origin": "made here"}
+ROW |= {"models": 2, "accuracy_mean": 0.5, "accuracy_std": None, "pies": 3, "origin": "trained here"}
 WRONG = [None, True, -1, 1.5, "text", "an 'open one", [], {}, [[]], {"a": 1}, [None]]
 WRONG_TEXTS = ["1" + "0" * 400, "NaN", "-Infinity", "1e999", '"\\ud800"', '"\\udcff"']
 WRONG_TEXTS += ["[" * 2000 + "]" * 2000, '{"a":' * 2000 + "1" + "}" * 2000, *map(json.dumps, WRONG)]

@@ -172,7 +172,7 @@ def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives
         labels = combination["labels"]
         right = np.mean([np.mean([p == t for p, t in zip(one["predictions"], labels)]) for one in members])
         assert accuracy.startswith(f"{100 * right:.2f} [") and int(models) == len(members) == 6
-        assert origin == "made here"
+        assert origin == "trained here"
         if pruning == "dense":
             assert set(numbers) == {""}
             continue
