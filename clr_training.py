@@ -12,46 +12,38 @@ skipped.
 
 import sys
 
-from common import cli
+from common import cli, settings, values
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training of the encoder")
+    cli.add_flags(group, *settings.flag_rows(settings.ContrastiveTraining, without=("temperature",)))
     cli.add_training_flags(group)
     cli.add_flags(
         group,
-        ("--batch_size", cli.positive_integer, 1024, "images in a batch, each in two views"),
-        ("--epochs", cli.positive_integer, 500, "training epochs"),
-        ("--learning_rate", cli.positive_float, 0.05, "learning rate of SGD"),
-        ("--weight_decay", cli.natural_float, 0.0004, "weight decay of SGD"),
-        ("--base_temperature", cli.positive_float, 0.07, "the loss is scaled by temperature / this"),
-        ("--warmup_epochs", cli.natural_number, 0, "linear from 0.01, with a batch above 256 only"),
-        ("--cosine_annealing", bool, False, "per epoch down to learning_rate / 1000"),
-        ("--lars", bool, False, "layer-wise adaptive rates, trust coefficient 0.02"),
-        ("--num_classes", cli.positive_integer, 10, "must be the data set's, or 10"),
+        ("--num_classes", values.positive_integer, 10, "must be the data set's, or 10"),
         ("--lr_decay_epochs", str, "1500", cli.COMPATIBILITY),
         ("--clipping", bool, False, cli.COMPATIBILITY),
         ("--shuffle", bool, True, cli.COMPATIBILITY),
     )
     cli.add_flags(
         parser.add_argument_group("training of the classifier head"),
-        ("--head_epochs", cli.positive_integer, 100, "epochs of the linear classifier"),
-        ("--batch_size_head", cli.positive_integer, 256, "images in a batch of the linear classifier"),
+        *settings.flag_rows(settings.HeadTraining, without=("precision",)),
         (
             "--debug_classification_head",
             bool,
             False,
             "log the accuracy of a throw-away head (2 epochs) now and then",
         ),
-        ("--debug_classification_head_epochs", cli.positive_integer, 25, "epochs between these"),
+        ("--debug_classification_head_epochs", values.positive_integer, 25, "epochs between these"),
     )
     group = parser.add_argument_group("pruning while training")
     cli.add_flags(
         group,
         (
             "--pruning_percentages",
-            cli.sparsity_list,
+            values.sparsity_list,
             "0.0,0.3,0.5,0.7,0.9",
             "final sparsities, one training each, 0.0: dense",
         ),

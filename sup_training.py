@@ -11,36 +11,16 @@ JSON beside each that says how it was made, and the story and curves into logs/.
 
 import sys
 
-from common import cli
+from common import cli, settings, values
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("training")
+    cli.add_flags(group, *settings.flag_rows(settings.SupervisedTraining))
     cli.add_training_flags(group)
-    cli.add_flags(
-        group,
-        ("--batch_size", cli.positive_integer, 128, "images in a batch"),
-        ("--epochs", cli.positive_integer, 205, "training epochs"),
-        ("--learning_rate", cli.positive_float, 1.0, "learning rate of SGD, in the first epoch"),
-        (
-            "--lr_milestones",
-            cli.epoch_list,
-            "5,30,50,80",
-            "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
-        ),
-        ("--lr_gamma", cli.milestone_factor, 0.1, "factor of the learning rate at each milestone"),
-        (
-            "--cosine_annealing",
-            bool,
-            False,
-            "in place of the milestones: per epoch down to learning_rate / 1000",
-        ),
-        ("--weight_decay", cli.natural_float, 0.0005, "weight decay of SGD"),
-        ("--shuffle", bool, True, "a new order of the images in every epoch"),
-    )
     group = parser.add_argument_group("pruning while training")
-    cli.add_flags(group, ("--pruning", cli.fraction, 0.0, "final sparsity, 0: dense"))
+    cli.add_flags(group, ("--pruning", values.fraction, 0.0, "final sparsity, 0: dense"))
     cli.add_gradual_pruning_flags(group, "early")
     cli.add_schedule_flags(group, "network", "", "supervised")
     cli.add_supervised_flags(parser)

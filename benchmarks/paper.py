@@ -14,7 +14,7 @@ import sys
 
 from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch, random_data, timed
 
-from common import cli, process
+from common import cli, process, values
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
 GRADUAL, ONE_SHOT = [0.3, 0.5, 0.7, 0.9], [0.3, 0.5, 0.7, 0.9, 0.95]  # sparsities
@@ -43,7 +43,7 @@ def learning_methods(text: str) -> list[str]:
 
 def pruning_methods(text: str) -> list[str]:
     """`global,GMP`"""
-    names = cli.pruning_method_list(text)
+    names = values.pruning_method_list(text)
     if strangers := {*names} - {"global", *SCHEDULES}:
         raise argparse.ArgumentTypeError(f"{min(strangers)!r}: the study has global, GMP and later_GMP")
     return names
@@ -53,17 +53,17 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     cli.add_flags(
         parser,
-        ("--cuda_device", cli.natural_number, 0, "CUDA device id; without CUDA the CPU is measured"),
+        ("--cuda_device", values.natural_number, 0, "CUDA device id; without CUDA the CPU is measured"),
         ("--seeds", seed_range, "0-29", "model ids to train; later stages need all from 0 to the last"),
         ("--methods", learning_methods, "SupCon,supervised", "any of SupCon, SimCLR, supervised"),
         ("--pruning_methods", pruning_methods, "global,GMP,later_GMP", "any of these"),
         (
             "--sparsities",
-            cli.pruned_sparsity_list,
+            values.pruned_sparsity_list,
             None,
             "None: as published, 0.3,0.5,0.7,0.9 and, one-shot, 0.95",
         ),
-        ("--workers", cli.natural_number, 0, "models that are worked on at once, passed to every command"),
+        ("--workers", values.natural_number, 0, "models that are worked on at once, passed to every command"),
     )
     parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
     parser.add_argument("--yes", action="store_true", help="run them without CUDA too")

@@ -14,11 +14,10 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
 
-from common import methods
+from common import methods, settings, values
 from common.datasets import DOWNLOADS
 from common.losses import LOSSES
 
@@ -91,6 +90,15 @@ class _BooleanAction(argparse.Action):
         setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
 
 
+class _NormalizationAction(argparse.Action):
+    """`--normalization MEAN STD`, no standard deviation 0."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if 0.0 in map(float, value[1].split(",")):
+            raise argparse.ArgumentError(self, f"{value[1]!r}: a standard deviation is above 0")
+        setattr(namespace, self.dest, value)
+
+
 def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
     """Adds flags, each a row of its name, kind, default and help.
 
@@ -101,146 +109,17 @@ def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
         value = {"action": _BooleanAction} if kind is bool else {"type": kind}
         if isinstance(kind, tuple):
             value = {"choices": kind}
+        if isinstance(default, list) and default:  # shown as it is given
+            default = ",".join(map(str, default))
         group.add_argument(flag, default=default, help=help, **value)
-
-
-def _number(kind: type, words: str, fits: Callable[[float], bool]) -> Callable:
-    def parse(text: str):
-        # Python reads more: 1_000, blanks around, digits of other scripts.
-        value = kind(text) if re.fullmatch(NUMBERS[kind], text) else None
-        if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
-        return value + 0  # -0.0 is 0.0
-
-    return parse
-
-
-def _whole_number(low: int, high: int) -> Callable:
-    return _number(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
-
-
-NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
-infinity, largest = float("inf"), 2**31 - 1
-SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # which float32 holds too
-positive_integer = _whole_number(1, largest)
-natural_number = _whole_number(0, largest)
-# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
-# nothing to prune.
-model_id = _whole_number(0, 999_999)
-model_count = _whole_number(1, 1_000_000)
-iteration_count = _whole_number(1, 1000)
-thread_count = _whole_number(1, 1024)
-positive_float = _number(
-    float, "a number above 0, from 1e-30 to 1e30", lambda value: SMALLEST_FLOAT <= value <= LARGEST_FLOAT
-)
-natural_float = _number(float, "a number of 0 or more, to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
-milestone_factor = _number(float, "a number above 0, to 10", lambda value: SMALLEST_FLOAT <= value <= 10)
-fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
-pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
-
-
-def _each_once(values: list, text: str) -> list:
-    if len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text!r} names one twice")
-    return values
-
-
-def sparsity_list(text: str) -> list[float]:
-    """`0.3,0.5` -> [0.3, 0.5]; each from 0 up to, not including, 1, and each once."""
-    return _each_once([fraction(part) for part in text.split(",")], text)
-
-
-def pruned_sparsity_list(text: str) -> list[float]:
-    """A sparsity list without 0: the dense networks are always there and need not be named."""
-    sparsities = sparsity_list(text)
-    if 0.0 in sparsities:
-        raise argparse.ArgumentTypeError("0 is the dense network: name sparsities above 0")
-    return sparsities
-
-
-def model_depth(text: str) -> int:
-    """The depth of a WideResNet: 6 n + 4 layers, from 10."""
-    depth = positive_integer(text)
-    if not 10 <= depth <= 1000 or depth % 6 != 4:
-        raise argparse.ArgumentTypeError(
-            f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4), up to 1000"
-        )
-    return depth
-
-
-def pruning_method_list(text: str) -> list[str]:
-    """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP'], which is also what `GMP_later` means."""
-    names = [part.strip().replace(" ", "_").replace("GMP_later", "later_GMP") for part in text.split(",")]
-    for name in names:
-        if name == "dense" or methods.parse_method(name) is None:
-            raise argparse.ArgumentTypeError(
-                f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
-                "global_iterative0.2_rewind0, ... as in the names of the models"
-            )
-    return _each_once(names, text)
-
-
-def epoch_list(text: str) -> list[int]:
-    """`0,2` -> [0, 2]: numbers of epochs done, or epochs counted from 0."""
-    return sorted({natural_number(part) for part in text.split(",")})
-
-
-def channel_values(text: str) -> str:
-    """`0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel, checked and kept as text."""
-    parts = text.split(",")
-    if len(parts) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between them")
-    return ",".join(str(natural_float(part)) for part in parts)
-
-
-class _NormalizationAction(argparse.Action):
-    """`--normalization MEAN STD`, no standard deviation 0."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if 0.0 in map(float, value[1].split(",")):
-            raise argparse.ArgumentError(self, f"{value[1]!r}: a standard deviation is above 0")
-        setattr(namespace, self.dest, value)
-
-
-def encoder_name(text: str) -> str:
-    """The first part of an encoder's file names; depth, width and projection head are added to it where they
-    are not 16, 2, mlp."""
-    if not re.fullmatch(r"(?!.*(-\d+-\d+|-linear)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
-            "projection head are appended by the script"
-        )
-    return text
-
-
-def run_name(text: str) -> str:
-    """The name of a comparison, which is a folder's."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,63}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name: up to 64 letters, digits, '_', '.', '=', '-'"
-        )
-    return text
 
 
 RUN = (
     "--run",
-    run_name,
+    values.run_name,
     None,
     "a name for results beside others of this data: they go to pies/NAME/runs/RUN/, None: to pies/NAME/",
 )
-
-
-def model_folder(text: str) -> str:
-    """A folder; the published scripts took path templates here."""
-    if not text:
-        raise argparse.ArgumentTypeError("'' is no folder: give its name, or leave the flag out")
-    if "{" in text or "}" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is a template: give a folder, file names are made by the script"
-        )
-    if Path(text).exists() and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
-    return text
 
 
 def add_common_flags(parser: Parser) -> None:
@@ -249,7 +128,7 @@ def add_common_flags(parser: Parser) -> None:
     group.add_argument(
         "--normalization",
         action=_NormalizationAction,
-        type=channel_values,
+        type=values.channel_values,
         nargs=2,
         metavar=("MEAN", "STD"),
         help="networks see (pixel - MEAN) / STD, three numbers each, of pixels in [0, 1]: for networks that "
@@ -271,20 +150,18 @@ def add_common_flags(parser: Parser) -> None:
             "data",
             "where a downloaded data set lies or goes; with --dataset folder, the folder",
         ),
-        ("--cuda_device", natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
-        ("--model_depth", model_depth, 16, "depth of the WideResNet, 6 n + 4"),
-        ("--widen_factor", _whole_number(1, 64), 2, "width of the WideResNet"),
-        ("--dropout", fraction, 0.0, "dropout rate inside the blocks"),
+        ("--cuda_device", values.natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
+        *settings.flag_rows(settings.Architecture, without=("projection_head",)),
         (
             "--workers",
-            natural_number,
+            values.natural_number,
             0,
             "models that are worked on at once, each in a process of its own; 0: one after another in this "
             "process",
         ),
         (
             "--threads",
-            thread_count,
+            values.thread_count,
             None,
             "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
             "it in the last digits",
@@ -297,10 +174,10 @@ def add_common_flags(parser: Parser) -> None:
             "are refused",
         ),
         ("--debug", bool, False, "verbose; saves no model"),
-        ("--seed", natural_number, 1, COMPATIBILITY),
+        ("--seed", values.natural_number, 1, COMPATIBILITY),
         (
             "--total_seed",
-            positive_integer,
+            values.positive_integer,
             1,
             "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
         ),
@@ -328,16 +205,16 @@ def add_contrastive_flags(parser: Parser) -> None:
         group,
         (
             "--encoder_name",
-            encoder_name,
+            values.encoder_name,
             "WideResNet",
             "first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
         ),
-        ("--projection_head", ("mlp", "linear"), "mlp", "network between latent and loss"),
-        ("--temperature", positive_float, 0.5, "temperature of the contrastive loss"),
-        ("--encoder_save_path", model_folder, None, f"folder of the encoders, {DEFAULT_FOLDER}"),
+        *settings.flag_rows(settings.Architecture, "projection_head"),
+        *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
+        ("--encoder_save_path", values.model_folder, None, f"folder of the encoders, {DEFAULT_FOLDER}"),
         (
             "--head_save_path",
-            model_folder,
+            values.model_folder,
             None,
             "folder of the classifier heads, None: that of the encoders",
         ),
@@ -346,7 +223,7 @@ def add_contrastive_flags(parser: Parser) -> None:
 
 def add_supervised_flags(parser: Parser) -> None:
     """Flags that name a supervised network beyond its depth, width and dropout."""
-    add_flags(parser, ("--save_path", model_folder, None, f"folder of the models, {DEFAULT_FOLDER}"))
+    add_flags(parser, ("--save_path", values.model_folder, None, f"folder of the models, {DEFAULT_FOLDER}"))
     parser.set_defaults(learning_method="supervised")
 
 
@@ -372,32 +249,32 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
         group,
         (
             f"--begin_step{suffix}",
-            natural_number,
+            values.natural_number,
             None,
             f"step of the first pruning of the {what}, None: {begin} (early) or {late_begin} (late)",
         ),
         (
             f"--end_step{suffix}",
-            natural_number,
+            values.natural_number,
             None,
             f"step of the last pruning of the {what}, None: {end} (early) or {late_end} (late)",
         ),
         (
             f"--frequency{suffix}",
-            positive_integer,
+            values.positive_integer,
             None,
             f"steps between prunings of the {what}, None: {frequency}, or with epochs given so that there "
             f"are at most {methods.INTERVALS} intervals",
         ),
         (
             f"--begin_epoch{suffix}",
-            natural_float,
+            values.natural_float,
             None,
             f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
         ),
         (
             f"--end_epoch{suffix}",
-            natural_float,
+            values.natural_float,
             None,
             f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
         ),
@@ -423,43 +300,12 @@ def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
     )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """So many epochs, or so many seconds."""
-
-    epochs: float = infinity
-    seconds: float = infinity
-
-
-def interval(text: str) -> Interval:
-    """`10`: epochs; `5min`: minutes."""
-    if text.endswith("min"):
-        return Interval(seconds=60 * positive_float(text.removesuffix("min")))
-    return Interval(epochs=positive_integer(text))
-
-
 SAVE_EVERY = (
     "--save_every",
-    interval,
+    values.interval,
     "5min",
     "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a "
     "signal keeps it too",
-)
-
-
-PRECISION = (
-    "--precision",
-    ("float32", "tf32", "bfloat16"),
-    "float32",
-    "of the network in training steps; tf32: in CUDA's convolutions, without effect on a CPU; bfloat16: by "
-    "autocast; losses, pruning criteria and evaluation are always in float32",
-)
-COMPILE = (
-    "--compile",
-    bool,
-    False,
-    "compile the training step (not that of classifier heads): slower on the CPU that was tried, not tried "
-    "on a GPU; other last digits; needs a C++ compiler",
 )
 
 
@@ -474,22 +320,19 @@ def add_training_flags(group) -> None:
     add_flags(
         group,
         *FLIP_FLAGS,
-        ("--index_start", model_id, 0, "first model id, which is its seed"),
-        ("--index_end", model_id, 29, "last model id, inclusive"),
-        ("--momentum", fraction, 0.9, "momentum of SGD"),
+        ("--index_start", values.model_id, 0, "first model id, which is its seed"),
+        ("--index_end", values.model_id, 29, "last model id, inclusive"),
         (
             "--match_sparsity",
-            fraction,
+            values.fraction,
             0.0,
             "dense networks so narrow that their convolutions have as many weights as are left at this "
             "sparsity, 0: of the whole width; later scripts take them as --pruning_methods small_dense",
         ),
-        PRECISION,
-        COMPILE,
         SAVE_EVERY,
         (
             "--save_epochs",
-            epoch_list,
+            values.epoch_list,
             [],
             "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
             "magnitude_increase; where the model is finished, only these are trained",
@@ -508,24 +351,26 @@ def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot and iterative pruning."""
     add_flags(
         parser.add_argument_group("pruning and finetuning"),
-        ("--models_number", model_count, 30, "model ids 0 to N-1 are pruned"),
-        ("--batch_size", positive_integer, 128, "images in a finetuning batch"),
-        ("--epochs", positive_integer, 30, "finetuning epochs"),
-        ("--learning_rate", positive_float, 0.001, "learning rate of finetuning, constant"),
+        ("--models_number", values.model_count, 30, "model ids 0 to N-1 are pruned"),
+        *settings.flag_rows(settings.Finetuning),
         (
             "--pruning_percentages",
-            pruned_sparsity_list,
+            values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew",
+            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and "
+            "prunes nothing, a control of method `finetuned` whatever --criterion and --scope say",
         ),
         SAVE_EVERY,
-        PRECISION,
-        COMPILE,
         *FLIP_FLAGS,
         *_criterion_flags("None: global"),
         ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
-        ("--iterations", iteration_count, 10, "iterative: how often"),
-        ("--rate", pruning_rate, 0.2, "iterative: the share of what remains that each iteration prunes"),
+        ("--iterations", values.iteration_count, 10, "iterative: how often"),
+        (
+            "--rate",
+            values.pruning_rate,
+            0.2,
+            "iterative: the share of what remains that each iteration prunes",
+        ),
         (
             "--after",
             methods.AFTER,
@@ -536,7 +381,7 @@ def add_finetuning_flags(parser: Parser) -> None:
         ),
         (
             "--rewind_epoch",
-            natural_number,
+            values.natural_number,
             0,
             "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
             "script kept (--save_epochs); with lr_rewind the learning rate alone",
@@ -551,7 +396,7 @@ def _choice_of(stage: str, what: str, parser: Parser) -> list[tuple]:
     if stage == "dense" and parser.get_default("learning_method") != "supervised":
         facts["head_epochs"] = "classifier heads trained for so many epochs"
     return [
-        (f"--{stage}_{fact}", positive_integer, None, f"take {words}, None: the only ones there are")
+        (f"--{stage}_{fact}", values.positive_integer, None, f"take {words}, None: the only ones there are")
         for fact, words in facts.items()
     ]
 
@@ -560,23 +405,24 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
     """Flags of the scripts that compare populations of dense and pruned networks."""
     add_flags(
         parser.add_argument_group("populations to compare"),
-        ("--models_number", model_count, 30, "K: model ids 0 to K-1"),
+        ("--models_number", values.model_count, 30, "K: model ids 0 to K-1"),
         (
             "--batch_size",
-            positive_integer,
+            values.positive_integer,
             1024,
             "images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
         ),
         (
             "--pruning_methods",
-            pruning_method_list,
+            values.pruning_method_list,
             pruning_methods,
             "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity)",
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
+            "finetuned, which is taken along with one-shot networks where it exists",
         ),
         (
             "--pruning_percentages",
-            pruned_sparsity_list,
+            values.pruned_sparsity_list,
             sparsities,
             "sparsities; those without a network are named, and in the table absent where a flag names them",
         ),
@@ -607,7 +453,7 @@ def add_pie_flags(parser: Parser) -> None:
         ),
         (
             "--umap_models",
-            positive_integer,
+            values.positive_integer,
             1,
             "latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
         ),
@@ -621,7 +467,7 @@ def add_depth_flags(parser: Parser) -> None:
         parser.add_argument_group("prediction depth"),
         (
             "--prediction_depth_models",
-            positive_integer,
+            values.positive_integer,
             None,
             "probe the first N of the K networks (published: 5), None: every network",
         ),
@@ -632,16 +478,21 @@ def add_depth_flags(parser: Parser) -> None:
             "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
             "published); both are computed and stored",
         ),
-        ("--figures_number", natural_number, 0, COMPATIBILITY),
-        ("--pies_to_store", natural_number, 1, COMPATIBILITY),
+        ("--figures_number", values.natural_number, 0, COMPATIBILITY),
+        ("--pies_to_store", values.natural_number, 1, COMPATIBILITY),
         ("--plot_umap", bool, False, COMPATIBILITY),
     )
     if parser.get_default("learning_method") == "supervised":
         add_flags(
             parser,
-            ("--projection_head", ("mlp", "linear"), "mlp", COMPATIBILITY),
-            ("--temperature", positive_float, 0.5, COMPATIBILITY),
-            ("--encoder_name", encoder_name, "WideResNet", COMPATIBILITY),
+            *(
+                (flag, kind, default, COMPATIBILITY)
+                for flag, kind, default, _ in (
+                    *settings.flag_rows(settings.Architecture, "projection_head"),
+                    *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
+                )
+            ),
+            ("--encoder_name", values.encoder_name, "WideResNet", COMPATIBILITY),
         )
 
 

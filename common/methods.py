@@ -4,6 +4,7 @@ scope and criterion.
 Only the standard library is imported here, so that `--help` answers at once.
 
     dense                        not pruned
+    finetuned                    dense ones, finetuned as one-shot networks are, nothing pruned: their control
     small_dense                  not pruned, narrower: as many weights as are left at a sparsity
     global, layer                one-shot, by magnitude, over the whole network or in each tensor
     global_snip                  one-shot, by another criterion
@@ -47,6 +48,8 @@ SCHEDULE_STEPS = {
 PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
 INTERVALS = 38  # between the first and the last pruning, in all published schedules
 SMALL = "small_dense"
+FINETUNED = "finetuned"
+NOT_PRUNED = ("dense", FINETUNED, SMALL)  # schedules without criterion and scope, whose names they are
 # Trained as the dense network was; `finetune` and one-shot networks have a short training of their own.
 RETRAINED = ("rewind", "reinit", "lr_rewind")
 
@@ -64,8 +67,8 @@ def default_scope(schedule: str, criterion: str) -> str:
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """schedule: dense, small_dense, one-shot, early, late or iterative. rate (the share of what remains,
-    pruned in every iteration), after and rewind_epoch belong to iterative pruning."""
+    """schedule: dense, finetuned, small_dense, one-shot, early, late or iterative. rate (the share of what
+    remains, pruned in every iteration), after and rewind_epoch belong to iterative pruning."""
 
     schedule: str
     criterion: str = "magnitude"
@@ -87,10 +90,10 @@ class PruningMethod:
     def finetuned(self) -> bool:
         """Whether the whole classifier was trained last, with one number of epochs for the encoder and its
         head."""
-        return self.schedule in ("one-shot", "iterative") and self.after not in RETRAINED
+        return self.schedule in (FINETUNED, "one-shot", "iterative") and self.after not in RETRAINED
 
     def __str__(self) -> str:
-        if self.schedule in ("dense", SMALL):
+        if self.schedule in NOT_PRUNED:
             return self.schedule
         words = [GRADUAL[self.schedule]] if self.gradual else []
         if self.scope != "layer" or not (self.gradual or is_filter_criterion(self.criterion)):
@@ -115,7 +118,7 @@ _NAME = re.compile(
 
 def parse_method(name: str) -> PruningMethod | None:
     """The pruning method of that name, or None where it is not the name of one."""
-    if name in ("dense", SMALL):
+    if name in NOT_PRUNED:
         return PruningMethod(name)
     match = _NAME.fullmatch(name)
     if not match or not name:
@@ -143,6 +146,8 @@ def describe(name: str) -> str:
     method = parse_method(name)
     if method.schedule == "dense":
         return "dense"
+    if method.schedule == FINETUNED:
+        return "finetuned, not pruned"
     if method.schedule == SMALL:
         return "narrower dense networks of as many weights"
     scope = {"global": "global", "layer": "layer-wise", "erk": "Erdős-Rényi"}[method.scope]
@@ -162,6 +167,8 @@ def describe(name: str) -> str:
 
 def with_sparsity(method: str, sparsity: float) -> str:
     """A method with its sparsity, in titles: narrower networks have none, but as many weights."""
+    if method.endswith(FINETUNED):
+        return f"{method}, not pruned"
     as_many = "as many weights as at " if method.endswith(SMALL) else ""
     return f"{method}, {as_many}sparsity {100 * sparsity:g} %" if sparsity else method
 
@@ -173,7 +180,7 @@ def iteration_sparsity(rate: float, iteration: int) -> float:
 
 
 def order(name: str) -> tuple:
-    """The order of methods in tables and figures: dense, one-shot, early, late, iterative, small_dense;
-    within these by name."""
-    schedules = ("dense", "one-shot", "early", "late", "iterative", SMALL)
+    """The order of methods in tables and figures: dense, finetuned, one-shot, early, late, iterative,
+    small_dense; within these by name."""
+    schedules = ("dense", FINETUNED, "one-shot", "early", "late", "iterative", SMALL)
     return schedules.index(parse_method(name).schedule), len(name), name

@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import WORKER, UserError, logger
+from common.cli import UserError, logger
 
 if TYPE_CHECKING:
     import torch
 
-at_work = False  # whether this process does its share of the work
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 
 
@@ -88,9 +87,6 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    if WORKER in os.environ:
-        # What is no part of the shared work is no news: who started them says it once.
-        console.addFilter(lambda record: at_work)
     story = _Story(folder / f"{script}.log")
     story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(console)

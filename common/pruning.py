@@ -192,14 +192,16 @@ def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor])
 
 
 def hessian_gradients(
-    parameters: dict[str, nn.Parameter], losses: Callable[[], Iterable[Tensor]]
+    parameters: dict[str, nn.Parameter], losses: Callable[[], Iterable[Tensor]], masks: Masks
 ) -> dict[str, Tensor]:
-    """Name -> H g of the loss summed over the batches: the gradient of (g as a constant) . g."""
+    """Name -> H g of the loss summed over the batches: the gradient of (g as a constant) . g, where g is 0
+    for what `masks` has pruned: these weights are no part of the network."""
     weights, sums = list(parameters.values()), sum_gradients(parameters, losses())
+    known = {name: each.total * masks[name] if name in masks else each.total for name, each in sums.items()}
     products = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
     for loss in losses():
         gradients = torch.autograd.grad(loss, weights, create_graph=True)
-        along = sum((gradient * known.total).sum() for gradient, known in zip(gradients, sums.values()))
+        along = sum((gradient * constant).sum() for gradient, constant in zip(gradients, known.values()))
         for product, part in zip(products.values(), torch.autograd.grad(along, weights)):
             product.add_(part)
     return products
@@ -237,6 +239,7 @@ def score_weights(
     initial: dict[str, Tensor] | None,
     key: tuple,
     accumulated: dict[str, Tensor] | None = None,
+    masks: Masks | None = None,
 ) -> dict[str, Tensor]:
     """The score of every prunable weight by a criterion; the lowest are pruned.
 
@@ -246,6 +249,8 @@ def score_weights(
         initial: name -> initial weights, where the criterion looks at them; accumulated: name ->
             sums of |g_t| and of g_t.
         key: what random criteria depend on.
+        masks: of what is pruned already, {} where nothing is; by default what is zero counts as pruned, but
+            not all biases of a layer together, which are zero before their training.
     """
     parameters = prunable_parameters(module)
     quantities = {
@@ -253,9 +258,16 @@ def score_weights(
         "gradient": lambda: sum_gradients(parameters, losses()),
         "initial_weight": lambda: initial,
         "accumulated": lambda: accumulated,
-        "hessian_gradient": lambda: hessian_gradients(parameters, losses),
+        "hessian_gradient": lambda: hessian_gradients(parameters, losses, pruned_already()),
         "path_gradient": lambda: path_gradients(module, losses),
     }
+
+    def pruned_already() -> Masks:
+        if masks is not None:
+            return masks
+        found = masks_of(module)
+        return {name: mask for name, mask in found.items() if mask.any() or not name.endswith("bias")}
+
     known = {word: quantities[word]() for word in inspect.signature(CRITERIA[criterion]).parameters}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(
@@ -425,7 +437,7 @@ def gradual_pruner(
         if step in sparsities:
 
             def score() -> dict[str, Tensor]:
-                known = initial, (*key, step), accumulated
+                known = initial, (*key, step), accumulated, masks
                 return score_weights(module, pruning.criterion, lambda: losses(step), *known)
 
             way = pruning.criterion, pruning.scope, sparsities[step]

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from common.augment import stream
-from common.cli import UserError, run_name
+from common.cli import UserError
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, upright
 from common.store.files import check_size
+from common.values import run_name
 
 
 def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[str, ImageDataset]]:

@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,15 @@ from tqdm import tqdm
 from common import augment
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_size, outputs, test_scores
+from common.evaluation import (
+    NotFiniteError,
+    evaluate_test_set,
+    evaluation_batch,
+    evaluation_size,
+    not_finite,
+    outputs,
+    test_scores,
+)
 from common.losses import LOSSES, chance_contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
@@ -118,6 +126,21 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
         gradient.copy_(torch.where((weight_norm > 0) & (gradient_norm > 0), scaled, gradient))
 
 
+def sgd(parameters: Iterable[nn.Parameter], settings: dict) -> torch.optim.Optimizer:
+    """SGD with momentum; with LARS the weight decay is in `lars_`."""
+    return torch.optim.SGD(
+        parameters,
+        settings["learning_rate"],
+        momentum=settings["momentum"],
+        weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
+        nesterov=settings.get("nesterov", False),
+    )
+
+
+# Setting `optimizer` -> what makes it of parameters and settings.
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], dict], torch.optim.Optimizer]] = {"sgd": sgd}
+
+
 # Trainings
 
 
@@ -139,14 +162,7 @@ class Training:
         self.data, self.settings, self.batch_size = data, settings, batch_size
 
     def optimizer(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        return torch.optim.SGD(
-            self.network.parameters(),
-            settings["learning_rate"],
-            momentum=settings["momentum"],
-            weight_decay=0.0 if settings.get("lars") else settings["weight_decay"],
-            nesterov=settings.get("nesterov", False),
-        )
+        return OPTIMIZERS[self.settings.get("optimizer", "sgd")](self.network.parameters(), self.settings)
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         """The rate of every step of an epoch, counted from 0."""
@@ -175,6 +191,10 @@ class Training:
     def test_scores(self) -> dict[str, float]:
         """test_loss and test_accuracy, of a classifier."""
         return {}
+
+    def check_outputs(self) -> None:
+        """Refuses a trained network whose outputs are not finite; a classifier's are seen by
+        `test_scores`."""
 
 
 class CrossEntropy(Training):
@@ -228,6 +248,9 @@ class Contrastive(Training):
 
     def draw(self, batches: list[Tensor], generator: torch.Generator) -> None:
         self.drawn = self._draw(len(self.data.train_images), generator)
+
+    def check_outputs(self) -> None:
+        check_outputs(self.pruned, self.data)
 
     def _draw(self, images: int, generator: torch.Generator) -> dict[str, Tensor]:
         device, (height, width) = self.data.train_images.device, self.data.train_images.shape[-2:]
@@ -331,7 +354,7 @@ def fit(
             zero after every step.
         at_epoch: called with the number of epochs done, at the start and after every epoch.
     Raises:
-        UserError: the loss is not finite.
+        UserError: a loss, weights, buffers, sums of gradients or outputs that are not finite.
     """
     network, pruned, data = training.network, training.pruned, training.data
     images, device = len(data.train_images), data.train_images.device
@@ -351,7 +374,8 @@ def fit(
     left = run.epochs_left(epochs, trained, masks, history) if run.epochs_left else epochs
     for epoch in left:
         bar.n = (epoch - epochs.start) * steps
-        at_epoch(epoch)
+        with refusing_divergence(epoch, run.description):
+            at_epoch(epoch)
         generator = augment.stream(*run.key, epoch)
         batches = epoch_order(data, training.batch_size, generator, training.shuffle)
         training.draw(batches, generator)
@@ -377,19 +401,30 @@ def fit(
                     [loss * len(batch), torch.zeros_like(loss) if correct is None else correct]
                 )
             advance(bar, loss)
-        loss_sum, correct_sum = totals.tolist()
+        tensors = network.state_dict() | {
+            f"gradient sums of {name}": total for name, total in (sums or {}).items()
+        }
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
+        # Read together: every reading waits for the device.
+        loss_sum, correct_sum, finite = torch.cat([totals, finite.float()[None]]).tolist()
         mean_loss = loss_sum / images
         refuse_divergence(mean_loss, losses, epoch, run.description)
         history.append({"epoch": epoch, "learning_rate": rates[-1], "loss": mean_loss})
         history[-1]["chance_loss"] = training.chance_loss
         if correct is not None:
             history[-1]["train_accuracy"] = correct_sum / images
-        history[-1] |= training.test_scores()
+        with refusing_divergence(epoch + 1, run.description):
+            if not finite:
+                raise NotFiniteError(f"{not_finite(tensors)} are not finite")
+            history[-1] |= training.test_scores()
+            if epoch + 1 == epochs.stop:
+                training.check_outputs()
         if masks:
             history[-1]["sparsity"] = measure_sparsity(pruned)["total"]
         log_epoch(run.description, epochs.stop, history[-1])
         warn_at_chance(history, run.description, data)
-    at_epoch(epochs.stop)
+    with refusing_divergence(epochs.stop, run.description):
+        at_epoch(epochs.stop)
     bar.close()
     return history
 
@@ -512,6 +547,28 @@ def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, descri
         f"{len(losses)} on: it diverged and was "
         "not saved; give a smaller --learning_rate, or look at the dense network"
     )
+
+
+@contextmanager
+def refusing_divergence(done: int, description: str) -> Iterator[None]:
+    """A context in which values that are not finite, after `done` epochs, end the training."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise UserError(
+            f"{description} after epoch {done}: {error}: it diverged and was not saved; give a smaller "
+            "--learning_rate, or look at the dense network"
+        ) from None
+
+
+def check_outputs(network: nn.Module, data: ImageDataset) -> None:
+    """Looks at what a network in training gives for the test images.
+
+    Raises:
+        NotFiniteError: outputs that are not finite.
+    """
+    with in_eval_mode(network):
+        outputs(network, data.test_images, data)
 
 
 def warn_at_chance(history: list[dict], description: str, data: ImageDataset) -> None:

@@ -10,7 +10,7 @@ from typing import Callable
 
 from torch import nn
 
-from common import models, training
+from common import models, settings, training
 from common.cli import logger
 from common.losses import LOSSES
 from common.models import Classifier
@@ -40,20 +40,18 @@ class Supervised:
     """A network in one file, trained with cross-entropy."""
 
     parts = ("supervised",)
-    settings = (
-        *("epochs", "batch_size", "learning_rate", "lr_milestones", "lr_gamma", "cosine_annealing"),
-        *("momentum", "weight_decay", "shuffle", "precision", "compile"),
-    )
-    head_settings = ()
+
+    @staticmethod
+    def settings(part: int) -> type:
+        """The class of the hyperparameters of a part's training."""
+        return settings.SupervisedTraining
 
     def __init__(self, study: Study, seed: int, start: Start | None = None):
         shape, self.study, self.seed = study.architecture, study, seed
         start = start or Start((seed, "supervised", "weights"), ())
         seed_weights(*start.key)
         classes = len(study.data.class_names)
-        network = models.SupervisedNetwork(
-            shape.depth, shape.widen_factor, shape.dropout, classes, study.match_sparsity
-        )
+        network = models.SupervisedNetwork(shape, classes, study.match_sparsity)
         if start.weights:
             checkpoints.load_epoch(network, start.weights, shape, classes)
         self.network = self.kept = prepare(network, study.device)
@@ -98,27 +96,16 @@ class Contrastive:
     linear classifier that is trained on the frozen encoder."""
 
     parts = ("encoder", "head")
-    settings = (
-        *(
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "momentum",
-            "weight_decay",
-            "temperature",
-            "base_temperature",
-        ),
-        *("warmup_epochs", "cosine_annealing", "lars", "precision", "compile"),
-    )
-    head_settings = ("head_epochs", "batch_size_head", "precision")
+
+    @staticmethod
+    def settings(part: int) -> type:
+        return settings.HeadTraining if part else settings.ContrastiveTraining
 
     def __init__(self, study: Study, seed: int, start: Start | None = None):
         shape, self.study, self.seed = study.architecture, study, seed
         self.start = start or Start((seed, "contrastive", "weights"), (seed, "head"))
         seed_weights(*self.start.key)
-        model = models.ContrastiveEncoder(
-            shape.depth, shape.widen_factor, shape.dropout, shape.projection_head, study.match_sparsity
-        )
+        model = models.ContrastiveEncoder(shape, study.match_sparsity)
         if self.start.weights:
             checkpoints.load_epoch(model, self.start.weights, shape, len(study.data.class_names))
         self.model = self.kept = prepare(model, study.device)
@@ -163,8 +150,9 @@ class Contrastive:
             self.new_head(*key),
             f"{self.study.learning_method} seed {self.seed} throw-away head",
         )
-        settings = {name: getattr(flags, name) for name in self.head_settings}  # of the whole training
-        head_training = training.Head(self.model.encoder, head, self.study.data, settings)
+        head_training = training.Head(
+            self.model.encoder, head, self.study.data, settings.from_flags(settings.HeadTraining, flags)
+        )
         epochs = range(min(DEBUG_HEAD_EPOCHS, flags.head_epochs))
         history = training.fit(head_training, training.Run(key, description), epochs)
         logger.info(

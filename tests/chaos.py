@@ -114,7 +114,8 @@ def compare(disturbed_folder: Path, undisturbed_folder: Path) -> list[str]:
     found, expected = contents(disturbed_folder), contents(undisturbed_folder)
     names = sorted(found.keys() | expected.keys())
     differing = [name for name in names if found.get(name) != expected.get(name)]
-    left = [path for pattern in ("*.state", "*.lock", "*.tmp*") for path in disturbed_folder.rglob(pattern)]
+    left = [path for pattern in ("*.state", "*.tmp*") for path in disturbed_folder.rglob(pattern)]
+    left = [path for path in left if path.parent.name != ".locks"]
     return [f"differs: {name}" for name in differing] + [f"left behind: {path.name}" for path in left]
 
 

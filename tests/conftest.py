@@ -50,7 +50,7 @@ def pytest_configure(config):
 
 
 # The files that take longest, longest first: begun first, the two processes of ./setup.sh test end together.
-LONGEST = "pruning_scripts scripts resume sharing bad_input report same_numbers fuzz across".split()
+LONGEST = "pruning_scripts scripts resume sharing bad_input report same_numbers across".split()
 
 
 def pytest_collection_modifyitems(items):

@@ -146,7 +146,7 @@ def test_published_checkpoints_load_through_our_loader(folder, depth, patterns, 
 
 def small_checkpoint(folder, sparsity=0.0, model_id=0, **configuration):
     torch.manual_seed(model_id)
-    network = models.SupervisedNetwork(10, 1, 0.0, 10)
+    network = models.SupervisedNetwork(Architecture(10, 1), 10)
     with torch.no_grad():
         network.base.fc.bias += 1.0
     facts = {"pruning_method": "dense", "sparsity": sparsity, "epochs": 3, "id": model_id}
@@ -173,7 +173,8 @@ def test_what_is_saved_is_loaded(tmp_path):
     path, name, network = small_checkpoint(tmp_path)
     loaded = checkpoints.load_classifier([path], checkpoints.read_record(path), name, SMALL, 10)
     assert equal_states(network.state_dict(), loaded.state_dict())
-    assert sorted(os.listdir(tmp_path)) == sorted([path.name, path.with_suffix(".json").name])
+    names = {file.name for file in tmp_path.iterdir() if file.is_file()}
+    assert names == {path.name, path.with_suffix(".json").name}
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["data"]["checksum"] == DIGITS.checksum and record["sparsity"]["total"] == 0
     assert CheckpointName(**record["name"]) == name
@@ -198,7 +199,7 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError):
         small_checkpoint(tmp_path)
-    assert path.read_bytes() == before and len(os.listdir(tmp_path)) == 2
+    assert path.read_bytes() == before and len(list(tmp_path.glob("*id0*"))) == 2
 
 
 def is_finished(path, configuration, data=DIGITS, other_code=False, **facts):
@@ -278,8 +279,8 @@ def spoil(path, how):
         "truncated": path.read_bytes()[:1000],
         "empty": b"",
         "pickle": pickle.dumps(Harmful()),
-        "other architecture": models.SupervisedNetwork(16, 1, 0.0, 10).state_dict(),
-        "other classes": models.SupervisedNetwork(10, 1, 0.0, 7).state_dict(),
+        "other architecture": models.SupervisedNetwork(Architecture(16, 1), 10).state_dict(),
+        "other classes": models.SupervisedNetwork(Architecture(10, 1), 7).state_dict(),
         "list": [1, 2],
     }
     content = contents.get(how, state)

@@ -11,12 +11,13 @@ from common import methods
 from common.methods import PruningMethod, describe, iteration_sparsity, order, parse_method
 from common.store.names import CheckpointName, parse_name
 
+NOT_PRUNED = ("dense", "finetuned", "small_dense")
 SCHEDULES = ("one-shot", "early", "late", "iterative")
 
 
 def all_methods():
     """Every schedule, criterion and scope; iterative pruning at two rates with everything that can follow."""
-    found = [PruningMethod("dense"), PruningMethod("small_dense")]
+    found = [PruningMethod(name) for name in NOT_PRUNED]
     for schedule, criterion, scope in itertools.product(SCHEDULES, methods.CRITERIA, methods.SCOPES):
         if criterion.startswith("filter_") and scope != "layer":
             continue
@@ -43,7 +44,7 @@ METHODS = all_methods()
 
 def test_all_combinations_are_there():
     ways = 12 * 3 + 4  # criteria of weights in all scopes, those of filters in one
-    assert len(METHODS) == len(set(METHODS)) == 2 + 3 * ways + 12 * ways
+    assert len(METHODS) == len(set(METHODS)) == 3 + 3 * ways + 12 * ways
 
 
 def test_names_are_unique_and_are_read_back():
@@ -56,6 +57,7 @@ def test_names_are_unique_and_are_read_back():
     "name, method",
     [
         ("dense", PruningMethod("dense")),
+        ("finetuned", PruningMethod("finetuned")),
         ("global", PruningMethod("one-shot", "magnitude", "global")),
         ("layer", PruningMethod("one-shot", "magnitude", "layer")),
         ("global_snip", PruningMethod("one-shot", "snip", "global")),
@@ -101,6 +103,7 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
         *("GMP_iterative0.2_rewind0", "GMP_global_iterative0.2_rewind0", "global_iterative0.2_rewind0\n"),
         *("global_iterative0.2_lr_rewind", "global_iterative0.2_lr_rewind03", "global_magnitude_gradient"),
         *("snip_global", "global_iterative0.0_rewind0", "small", "GMP_small_dense", "small_dense_global"),
+        *("finetune", "global_finetuned", "finetuned_snip", "finetuned0"),
         # Filters of different layers are not compared.
         *("global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"),
     ],
@@ -113,7 +116,9 @@ def test_facts_of_methods_follow_from_their_schedules():
     for method in METHODS:
         assert method.gradual == (method.schedule in ("early", "late"))
         assert method.trained_alone == (method.schedule in ("early", "late", "small_dense"))
-        assert method.finetuned == (method.schedule == "one-shot" or method.after == "finetune")
+        assert method.finetuned == (
+            method.schedule in ("one-shot", "finetuned") or method.after == "finetune"
+        )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_default_scopes_are_the_published_ones_and_filters_stay_in_their_layer(s
 
 
 def file_names(method):
-    sparsities = (0.0,) if method.schedule == "dense" else (0.3, 0.488, 0.95, 0.9998)
+    sparsities = (0.0,) if method.schedule in ("dense", "finetuned") else (0.3, 0.488, 0.95, 0.9998)
     contrastive = {"encoder_name": "WideResNet-10-1-linear", "batch_size": 128, "temperature": 0.5}
     for sparsity in sparsities:
         facts = str(method), sparsity, 30, 4
@@ -170,6 +175,7 @@ def test_weights_kept_on_the_way_are_no_checkpoints_of_their_own():
         ("wideResNet_0.3pruning_205epochs_16depth_0.0dropout", "GMP", 0.3),
         ("wideResNet_later_0.3pruning_205epochs_16depth_0.0dropout", "later_GMP", 0.3),
         ("wideResNet_global_0.3pruning_30epochs_16depth_0.0dropout", "global", 0.3),
+        ("wideResNet_finetuned_0.0pruning_30epochs_16depth_0.0dropout", "finetuned", 0.0),
     ],
 )
 def test_published_file_names_are_understood(name, method, sparsity):
@@ -203,6 +209,7 @@ def test_methods_are_described_in_words_of_their_own():
     "name, text",
     [
         ("dense", "dense"),
+        ("finetuned", "finetuned, not pruned"),
         ("small_dense", "narrower dense networks of as many weights"),
         ("global", "one-shot global pruning"),
         ("later_GMP", "late gradual pruning"),
@@ -217,21 +224,23 @@ def test_a_description_says_schedule_scope_and_criterion(name, text):
     assert describe(name) == text
 
 
-def test_tables_begin_with_dense_and_end_with_small_dense():
+def test_tables_begin_with_dense_and_finetuned_and_end_with_small_dense():
     names = sorted(map(str, reversed(METHODS)), key=order)
     schedules = [parse_method(name).schedule for name in names]
     assert [schedule for schedule, _ in itertools.groupby(schedules)] == [
         "dense",
+        "finetuned",
         *SCHEDULES,
         "small_dense",
     ]
     assert names == sorted(map(str, METHODS), key=order), "the order does not depend on the one before"
-    names = "dense layer global global_snip GMP later_GMP".split()
+    names = "dense finetuned layer global global_snip GMP later_GMP".split()
     assert sorted(reversed(names), key=order) == names
 
 
 def test_a_title_says_the_sparsity_of_what_is_pruned_and_the_size_of_what_is_narrower():
     assert methods.with_sparsity("dense", 0.0) == "dense"
+    assert methods.with_sparsity("SupCon finetuned", 0.0) == "SupCon finetuned, not pruned"
     assert methods.with_sparsity("SupCon GMP", 0.95) == "SupCon GMP, sparsity 95 %"
     small = "supervised small_dense"
     assert methods.with_sparsity(small, 0.9) == f"{small}, as many weights as at sparsity 90 %"

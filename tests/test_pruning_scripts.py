@@ -5,12 +5,13 @@ import json
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
-from common import methods, models, pruning, training
+from common import methods, models, plots, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.store import checkpoints, names
@@ -276,7 +277,7 @@ def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_whic
         for sparsity, its_tag in ((0.0, ""), (0.5, tag))
     }
     expected = {name + suffix for name in names.values() for suffix in (".pt", ".json")}
-    assert {path.name for path in folder(digits).iterdir()} == expected
+    assert {path.name for path in folder(digits).iterdir() if path.is_file()} == expected
     paths = {key: folder(digits) / f"{name}.pt" for key, name in names.items()}
     for part, count in (("encoder", 9), ("head", 2)):
         assert len(weights(paths[part, 0.5])) == count
@@ -361,8 +362,10 @@ def everything(prepared, tmp_path_factory):
 def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_two_share_a_file(everything):
     place, statuses = everything
     assert len(statuses) == 2 * (32 + len(SELECTED)) and set(statuses.values()) == {0}
-    names = {PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses}
-    assert len({str(name) for name in names}) == len(names) == 64
+    pruning_methods = {
+        PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses
+    }
+    assert len({str(name) for name in pruning_methods}) == len(pruning_methods) == 64
     pruned = [
         path for path in folder(place).glob("*.pt") if (name := names.parse_name(path.name)) and name.sparsity
     ]
@@ -445,6 +448,83 @@ def test_the_comparison_finds_networks_of_every_name(everything, monkeypatch, me
     assert {name for who, name in rows_of(everything[0]) if who == learning} == {"dense", *names}
 
 
+# Finetuned, not pruned
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whatever_the_criterion(
+    work, capsys, method
+):
+    finetune = [f"{method}_pruning_finetune", *ONE, *"--epochs 2 --batch_size 16".split()]
+    for path in folder(work).glob("*_gradient_sums.pt"):  # which nothing that is pruned by them could miss
+        path.unlink()
+    assert main(*finetune, "--pruning_percentages", "0.0", "--criterion", "levai_zombori") == 0
+    paths, dense = (files_of(work, method, name, 0.0) for name in ("finetuned", "dense"))
+    assert [path.name for path in paths] == {
+        "sup": ["wideResNet-1_finetuned_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"],
+        "clr": [
+            f"WideResNet-10-1_{part}_SupCon_0.0pruning_finetuned_16batch_0.5temperature_2epochs_id0.pt"
+            for part in ("encoder", "head")
+        ],
+    }[method]
+    record, data = record_of(paths[-1]), load_dataset("folder", "few digits")
+    network = training.prepare(checkpoints.load_network(*dense), torch.device("cpu"))
+    fit(CrossEntropy(network, data, record["configuration"]), Run((0, "finetuning")), range(2), {})
+    assert same(network.state_dict(), checkpoints.load_network(*paths).state_dict())
+    assert record["sparsity"]["zeros"] == 0
+    before, together = bytes_of(work, "*finetuned*"), ["--criterion", "snip", FOLDER_FLAG[method]]
+    assert main(*finetune, "--pruning_percentages", 0.5, *together, "alone") == 0
+    assert main(*finetune, "--pruning_percentages", "0.5,0.0", *together[:2]) == 0
+    assert "finetuned sparsity 0.0: 1 networks" in capsys.readouterr().out
+    pruned = files_of(work, method, "global_snip", 0.5)
+    assert [path.read_bytes() for path in pruned] == [
+        (work / "alone" / path.name).read_bytes() for path in pruned
+    ]
+    assert bytes_of(work, "*finetuned*") == before
+    shared = record_of(pruned[-1])["configuration"]
+    assert {**shared, **record["configuration"]} == {**shared, "pruning_method": "finetuned", "sparsity": 0.0}
+    assert shared.keys() - record["configuration"].keys() == {"criterion", "scope"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_not_pruned(
+    work, capsys, method
+):
+    learning = {"sup": "supervised", "clr": "SupCon"}[method]
+    finetune = [f"{method}_pruning_finetune", *FINETUNED[:-1]]
+    assert main(*finetune, 0.5) == 0
+    compared = [*COMPARED, "--models_number", 1]
+    assert main(f"{method}_pie_kmodels_detection", *compared, "--plot_q_score") == 0
+    assert "no finetuned control: there is none" in capsys.readouterr().out
+    without = bytes_of(work / "pies", "*.npz")
+    assert main(*finetune, 0.0) == 0
+    for script, flags in (("pie_kmodels_detection", ["--plot_q_score"]), ("prediction_depth", [])):
+        capsys.readouterr()
+        assert main(f"{method}_{script}", *compared, *flags) == 0
+        table = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "here" in line]
+        assert table == ["dense", "finetuned", "global"]
+    found = bytes_of(work / "pies", "*.npz")
+    assert {path: found[path] for path in without} == without
+    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").iterdir()}
+    kinds = {f"{kind}{ending}" for kind in ("finetuned_0.0", "global_0.5") for ending in ("", "_depth")}
+    assert stems == {*kinds, "dense_0.0", "dense_0.0_depth"}
+    figures = [path for path in found if "finetuned" in path.name and "sparsity_" in path.name]
+    assert {path.parent.name for path in figures} == {"pies_distribution", "q_score", "prediction_depth"}
+    for path in figures:
+        arrays = np.load(path)
+        assert f"{learning} · finetuned, not pruned · 1 models" in str(arrays["title"])
+        assert "pruned:" not in str(arrays["title"])
+        axes = [
+            axis for panel in plots.draw(arrays).axes for axis in (panel.get_xlabel(), panel.get_ylabel())
+        ]
+        assert not any("pruned networks" in text for text in axes)
+        if path.parent.name != "pies_distribution":
+            assert any("finetuned networks" in text for text in axes)
+    # Named, it needs no other; at sparsity 0 alone, whatever the flag says.
+    assert main(f"{method}_pie_kmodels_detection", *compared, "--pruning_methods", "finetuned") == 0
+    assert rows_of(work) == {(learning, name) for name in ("dense", "finetuned", "global")}
+
+
 # Iterative pruning
 
 
@@ -504,9 +584,9 @@ def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_den
     paths = files_of(iterated, method, f"global_iterative0.5_rewind{epoch}", 0.5)
     state = torch.load(dense[0].with_name(f"{dense[0].stem}_epoch{epoch}.pt"), weights_only=True)["model"]
     of_head = {name: masks.pop(name) for name in list(masks) if method == "clr" and name.startswith("fc.")}
-    network = models.SupervisedNetwork(10, 1, 0.0, 3)
+    network = models.SupervisedNetwork(Architecture(10, 1), 3)
     if method == "clr":
-        network = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        network = models.ContrastiveEncoder(Architecture(10, 1))
     network.load_state_dict(state)
     training.prepare(network, torch.device("cpu"))
     kind, stage = {"sup": (CrossEntropy, "supervised"), "clr": (Contrastive, "contrastive")}[method]
@@ -600,9 +680,9 @@ def test_a_reinitialised_network_begins_anew_and_its_weights_grow_from_there(wor
     first, second = (weights(*files_of(work, method, name, sparsity)) for sparsity in (0.5, 0.75))
     training.seed_weights(0, "reinit", 1)
     if method == "sup":
-        initial = models.SupervisedNetwork(10, 1, 0.0, 3).state_dict()
+        initial = models.SupervisedNetwork(Architecture(10, 1), 3).state_dict()
     else:
-        initial = models.ContrastiveEncoder(10, 1, 0.0, "mlp").encoder.state_dict()
+        initial = models.ContrastiveEncoder(Architecture(10, 1)).encoder.state_dict()
         training.seed_weights(0, "reinit", 1, "head", "weights")
         initial |= models.ClassificationHead(64, 3).state_dict()
     growth = torch.cat([(first[key].abs() - initial[key].abs()).flatten() for key in first])
@@ -637,9 +717,9 @@ def test_with_the_learning_rate_rewound_the_pruned_weights_are_trained_on_from_w
     data, before = load_dataset("folder", "few digits"), files_of(work, method, "dense", 0.0)
     for sparsity in (0.5, 0.75):
         paths = files_of(work, method, "global_iterative0.5_lr_rewind1", sparsity)
-        network = models.SupervisedNetwork(10, 1, 0.0, 3)
+        network = models.SupervisedNetwork(Architecture(10, 1), 3)
         if method == "clr":
-            network = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+            network = models.ContrastiveEncoder(Architecture(10, 1))
         network.load_state_dict(tensors_of(before[0]))
         training.prepare(network, torch.device("cpu"))
         masks = {  # what is zero at the end was pruned
@@ -704,9 +784,9 @@ def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
     first, second = (dense.with_name(f"{dense.stem}_epoch{epoch}.pt") for epoch in (0, 1))
     training.seed_weights(0, {"sup": "supervised", "clr": "contrastive"}[method], "weights")
     if method == "sup":
-        fresh = models.SupervisedNetwork(10, 1, 0.0, 3)
+        fresh = models.SupervisedNetwork(Architecture(10, 1), 3)
     else:
-        fresh = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        fresh = models.ContrastiveEncoder(Architecture(10, 1))
     assert same(tensors_of(first), fresh.state_dict())
     checkpoints.load_epoch(fresh, second, Architecture(10, 1), 3)
     assert not same(tensors_of(second), tensors_of(first)) and not same(tensors_of(second), tensors_of(dense))
@@ -819,6 +899,7 @@ def test_epochs_to_keep_lie_below_those_of_the_training(digits, capsys, method):
         ("--rewind_epoch 0", "--rewind_epoch belongs to --pruning_schedule iterative"),
         ("--criterion filter_l2 --scope global", "--scope global"),
         ("iterative --pruning_percentages 0.5", "--pruning_percentages belongs to one-shot"),
+        ("iterative --pruning_percentages 0.0", "--pruning_percentages belongs to one-shot"),
         ("iterative --epochs 1", "--epochs belongs to --after finetune"),
         ("iterative --batch_size=16", "--batch_size belongs to --after finetune"),
         ("iterative --after reinit --epochs 1", "--epochs belongs to --after finetune"),
@@ -1036,6 +1117,7 @@ MADE = {
     "GMP": (gradual_training, ""),
     "small_dense": (small_training, ""),
     "global_snip": (None, "--criterion snip"),
+    "finetuned": (None, "--pruning_percentages 0.0"),
     "layer_random": (None, "--criterion random --scope layer"),
     "global_iterative0.5_rewind1": (iterate, "rewind --rewind_epoch 1"),
     "filter_l2_iterative0.5_finetune": (iterate, "finetune --epochs 1 --batch_size 16 --criterion filter_l2"),
@@ -1106,7 +1188,7 @@ def published(tmp_path, monkeypatch):
     place.mkdir(parents=True)
     for path in GOLDEN_HERE.glob("WideResNet-10-2_*.pt"):
         shutil.copy(path, place / path.name.replace("0.0pruning_", "0.0pruning_later_"))
-    assert len(list(place.iterdir())) == 2
+    assert len(list(place.glob("[!.]*"))) == 2
     return place
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import functools
 import io
 import json
 import os
@@ -24,9 +23,8 @@ from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics, plots, process
-from common.cli import UserError
-from common.store import files, names, runs, table
 from common.store import evaluation as stored
+from common.store import files, names, runs, table
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
@@ -40,7 +38,7 @@ FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLA
 STAGES = list(FLAGS)
 # Fewer than the 3 models, and more; a process takes longer to import torch than to do its share.
 WORKERS = dict(zip(STAGES, (4, 2, 2, 2, 2)))
-RANKS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
+SHELLS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
 
 
 def finish(*processes):
@@ -152,18 +150,11 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
         assert said.count("mean test accuracy") == (2 if "finetune" in script else 0)
         assert said.count("all columns:") == (1 if compares else 0)
     assert contents(work) == alone
-    assert not list(work.rglob("*.lock"))
 
 
-def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, work):
-    for script, ranks in RANKS.items():
-        places = [{}] * ranks  # shells know nothing of one another
-        if script in STAGES[:3]:
-            places = [
-                {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-                for rank in range(ranks)
-            ]
-        said = "".join(finish(*(Forked(script, *FLAGS[script], cwd=work, **place) for place in places)))
+def test_shells_give_the_results_of_one_process_bit_for_bit(alone, work):
+    for script, shells in SHELLS.items():
+        said = "".join(finish(*(Forked(script, *FLAGS[script], cwd=work) for _ in range(shells))))
         if script == "sup_training":  # each is trained once
             assert [said.count(f"supervised id {model_id}: 2 epochs") for model_id in range(3)] == [1, 1, 1]
     assert contents(work) == alone
@@ -172,15 +163,14 @@ def test_ranks_and_shells_give_the_results_of_one_process_bit_for_bit(alone, wor
 def test_a_model_of_a_killed_process_is_taken_up(work):
     flags = "--index_end 1 --batch_size 4 --threads 1 --epochs 400 --save_path models"
     first = Forked("sup_training", *SMALL, *flags.split(), cwd=work)
-    lock = work / "models/.wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
+    lock = work / "models/.locks/wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
     while not lock.exists() and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert lock.exists(), "the lock file of a killed process stays, its lock does not"
-    with files.claim(lock.with_name(lock.name[1:].removesuffix(".lock")), wait=False) as held:
+    with files.claim(work / "models" / lock.stem, wait=False) as held:
         assert held
-    assert not lock.exists()
 
 
 def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
@@ -199,52 +189,11 @@ def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
     assert owner.stdout.readline() == "True\n"
     with files.claim(path, wait=False) as held:
         assert not held
-    assert (tmp_path / ".model.pt.lock").exists(), "who was refused leaves the owner's lock alone"
     owner.kill()
     owner.wait()
     with files.claim(path, wait=True) as held:
         assert held
-    assert not list(tmp_path.iterdir())
-
-
-def test_who_waited_for_a_lock_file_that_is_gone_claims_the_new_one(tmp_path, monkeypatch):
-    """Two processes must never hold locks on an old and a new file of one name."""
-    path, seen = tmp_path / "model.pt", []
-    flock = files.fcntl.flock
-
-    def remove_first(lock, operation):
-        flock(lock, operation)
-        if not seen:
-            (tmp_path / ".model.pt.lock").unlink()
-        seen.append(os.fstat(lock).st_ino)
-
-    monkeypatch.setattr(files.fcntl, "flock", remove_first)
-    with files.claim(path, wait=True) as held:
-        assert held and len(seen) == 2
-        assert (tmp_path / ".model.pt.lock").stat().st_ino == seen[1]
-
-
-def link_to(thesis, path, hard=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.hardlink_to(thesis) if hard else path.symlink_to(os.path.relpath(thesis, path.parent))
-
-
-@pytest.mark.parametrize("hidden", [".{}.lock", ".{}.tmp.pt", "..{}.state.tmp.state"])
-@pytest.mark.parametrize("hard", [False, True])
-def test_a_link_in_place_of_a_hidden_file_is_refused_and_what_it_leads_to_stays(
-    work, monkeypatch, capsys, hidden, hard
-):
-    monkeypatch.chdir(work)
-    name, thesis = "wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt", work / "thesis.txt"
-    thesis.write_text("four years")
-    link = work / "models/few digits" / hidden.format(name)
-    link_to(thesis, link, hard)
-    flags = "--index_end 0 --epochs 2 --batch_size 32 --save_every 1".split()
-    assert main("sup_training", *SMALL, *flags) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and link.name in said and "delete it" in said
-    assert thesis.read_text() == "four years" and (work / link).samefile(thesis)
-    assert not list(work.rglob("*.pt")) or hidden.endswith("tmp.pt")
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
 
 @pytest.mark.parametrize("to", ["thesis.txt", "not there.txt"])
@@ -261,19 +210,30 @@ def test_nothing_is_written_through_a_link(tmp_path, name, write, to):
     (tmp_path / "thesis.txt").write_text("four years")
     link = tmp_path / f".{name}.tmp.{name[2:]}"
     link.symlink_to(to)
-    with pytest.raises(UserError, match="is a link"):
-        write(tmp_path / name)
-    assert (tmp_path / "thesis.txt").read_text() == "four years"
-    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", link.name}
-    link.unlink()
     write(tmp_path / name)
-    assert (tmp_path / name).exists()
+    assert (tmp_path / "thesis.txt").read_text() == "four years"
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", name, ".locks"}
 
 
-def test_something_that_is_no_file_is_not_locked(tmp_path):
-    os.mkfifo(tmp_path / ".model.pt.lock")
-    with pytest.raises(UserError, match="no plain file"), files.claim(tmp_path / "model.pt", wait=False):
-        pass
+@pytest.mark.parametrize(
+    "spoil, told",
+    [
+        (lambda lock, thesis: lock.symlink_to(thesis), "id0.pt.lock: Too many levels of symbolic links"),
+        (lambda lock, thesis: lock.mkdir(), "id0.pt.lock: Is a directory"),
+        (lambda lock, thesis: lock.parent.rmdir() or lock.parent.write_text(""), ".locks: File exists"),
+    ],
+)
+def test_what_is_in_the_way_of_a_lock_is_one_line_and_stays(work, monkeypatch, capsys, spoil, told):
+    monkeypatch.chdir(work)
+    thesis = work / "thesis.txt"
+    thesis.write_text("four years")
+    lock = work / "models/few digits/.locks/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt.lock"
+    lock.parent.mkdir(parents=True)
+    spoil(lock, thesis)
+    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and told in said
+    assert thesis.read_text() == "four years" and not list(work.rglob("*.pt"))
 
 
 def test_whether_a_folder_can_be_written_is_tried_with_no_name_that_could_be_a_link(tmp_path):
@@ -285,16 +245,15 @@ def test_whether_a_folder_can_be_written_is_tried_with_no_name_that_could_be_a_l
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_named_with_what_helps(work, monkeypatch, capsys, number):
-    def refuse(file, operation):
+    def refuse(lock, timeout=None):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.chdir(work)
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse)
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "models/few digits: its file system has no locks" in said
-    assert "name a folder on a local disk" in said and "free space" not in said
-    assert not list(work.rglob("*.lock"))
+    assert said.count("\n") == 1 and f"id0.pt.lock: {os.strerror(number)}; " in said
+    assert "name another folder" in said and not list(work.rglob("*.pt"))
 
 
 def test_who_waits_for_long_says_once_for_what(tmp_path, monkeypatch):
@@ -314,7 +273,7 @@ def test_who_waits_for_long_says_once_for_what(tmp_path, monkeypatch):
                     time.sleep(0.01)
                 time.sleep(0.3)
             waiting.result(10)
-    assert said == [f"waits for another process, which holds {tmp_path / '.model.pt.lock'}"]
+    assert said == [f"waits for another process, which holds {tmp_path / '.locks/model.pt.lock'}"]
 
 
 def test_who_waits_briefly_says_nothing(tmp_path, monkeypatch):
@@ -358,7 +317,7 @@ def test_what_is_in_the_way_is_refused_before_any_worker_starts(work, monkeypatc
 
 
 def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work):
-    from common import process, study
+    from common import study
     from sup_training import build_parser
 
     monkeypatch.chdir(work)
@@ -375,14 +334,6 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
         monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
         next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))
     assert chosen == [3, 1, 0, 0]
-
-
-def test_empty_ranks_are_as_none(monkeypatch, tmp_path):
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.setenv(name, "")
-    done, flags = [], SimpleNamespace(debug=False, workers=0)
-    jobs = [runs.Job(tmp_path / name, functools.partial(done.append, name)) for name in "ab"]
-    assert runs.share(SimpleNamespace(flags=flags, script="a script"), jobs) and done == ["a", "b"]
 
 
 def test_who_starts_workers_leaves_the_device_to_them(monkeypatch, work, capsys):
@@ -407,7 +358,6 @@ def test_a_terminal_sees_how_much_is_done(tmp_path, monkeypatch, terminal):
     screen = io.StringIO()
     screen.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(process, "at_work", False)
     flags = SimpleNamespace(debug=False, workers=0)
     jobs = [runs.Job(tmp_path / str(number), lambda: time.sleep(0.15)) for number in range(3)]
     assert runs.share(SimpleNamespace(flags=flags, script="sup_prediction_depth"), jobs)

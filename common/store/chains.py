@@ -13,10 +13,10 @@ from typing import Iterable
 import numpy as np
 from torch import Tensor
 
-from common import process, pruning
+from common import process, pruning, settings
 from common.cli import FLIPS, UserError, logger
-from common.evaluation import evaluate_test_set
-from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
+from common.evaluation import NotFiniteError, evaluate_test_set
+from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import checkpoints, evaluation, runs
@@ -26,8 +26,6 @@ from common.store.runs import Asked
 from common.study import Study
 from common.training import CrossEntropy, Run, Training, classification_losses, fit, prepare
 from common.twins import Start, twin_of
-
-FINETUNING = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,12 @@ def prune_population(study: Study) -> None:
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     runs.say_flips(study)
-    chains = []
-    for member in dense.members:
-        steps = [asked_step(study, method, dense, member, *place) for place in asked_sparsities(flags)]
-        chains.append(Chain(member, method, steps, kept_weights(study, member, method)))
-        gradient_sums(study, method, zip(member.paths, member.records))
+    asked = by_method(method, asked_sparsities(flags))
+    chains = [
+        asked_chain(study, each, dense, member, places)
+        for member in dense.members
+        for each, places in asked.items()
+    ]
     for chain in chains:
         refuse_broken_chain(study, chain)
     jobs = [
@@ -109,15 +108,18 @@ def prune_population(study: Study) -> None:
     runs.say_finished(study, [step.files for chain in chains for step in chain.steps])
     if not runs.share(study, jobs) or flags.debug:
         return
-    for steps in zip(*(chain.steps for chain in chains)):
-        if pairs := [pair for step in steps if (pair := accuracies(step))]:
-            as_pruned, trained = np.mean(pairs, 0)
-            logger.info(
-                f"{study.learning_method} {method} sparsity {steps[0].sparsity}: {len(pairs)} networks, mean "
-                f"test accuracy {100 * as_pruned:.2f} % as pruned, {100 * trained:.2f} % at the end"
-            )
-    sparsities = ",".join(str(sparsity) for _, sparsity in asked_sparsities(flags))
-    logger.info(f"compare them with --pruning_methods {method} --pruning_percentages {sparsities}")
+    for each, places in asked.items():
+        for steps in zip(*(chain.steps for chain in chains if chain.method == each)):
+            if pairs := [pair for step in steps if (pair := accuracies(step))]:
+                before, trained = np.mean(pairs, 0)
+                logger.info(
+                    f"{study.learning_method} {each} sparsity {steps[0].sparsity}: {len(pairs)} networks, "
+                    f"mean test accuracy {100 * before:.2f} % {state_before(each)}, {100 * trained:.2f} % at "
+                    "the end"
+                )
+        sparsities = ",".join(str(sparsity) for _, sparsity in places if sparsity)
+        at_sparsities = f" --pruning_percentages {sparsities}" if sparsities else ""
+        logger.info(f"compare them with --pruning_methods {each}{at_sparsities}")
 
 
 # What is asked for, and what of it is there
@@ -167,6 +169,36 @@ def asked_sparsities(flags: argparse.Namespace) -> list[tuple[int, float]]:
         return [(0, sparsity) for sparsity in flags.pruning_percentages]
     iterations = range(1, flags.iterations + 1)
     return [(iteration, iteration_sparsity(flags.rate, iteration)) for iteration in iterations]
+
+
+def by_method(
+    method: PruningMethod, places: list[tuple[int, float]]
+) -> dict[PruningMethod, list[tuple[int, float]]]:
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
+    `finetuned`."""
+    found: dict[PruningMethod, list[tuple[int, float]]] = {}
+    for iteration, sparsity in places:
+        found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
+    return found
+
+
+def asked_chain(
+    study: Study, method: PruningMethod, dense: Population, member: Member, places: list[tuple[int, float]]
+) -> Chain:
+    """All prunings of a dense network by a method, at these (iteration, sparsity).
+
+    Raises:
+        UserError: what they need of the dense training was not kept.
+    """
+    steps = [asked_step(study, method, dense, member, *place) for place in places]
+    chain = Chain(member, method, steps, kept_weights(study, member, method))
+    gradient_sums(study, method, zip(member.paths, member.records))
+    return chain
+
+
+def state_before(method: PruningMethod) -> str:
+    """What a network was before it was trained on, in messages."""
+    return "dense" if method.schedule == FINETUNED else "as pruned"
 
 
 def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[int, Path]:
@@ -234,7 +266,9 @@ def gradient_sums(
             if record["configuration"].get("iteration"):
                 remedy = "delete it to have it made again"
             raise UserError(f"the sums of gradients beside {path.name} ({flag}) are missing; {remedy}")
-        sums |= checkpoints.read_payload(kept)
+        payload = checkpoints.read_payload(kept)
+        checkpoints.refuse_not_finite(payload, kept)
+        sums |= payload
     return {name: total.to(study.device) for name, total in sums.items()}
 
 
@@ -249,26 +283,28 @@ def asked_step(
         **study.architecture_configuration(),
         **study.data.pixel_settings,
         "pruning_method": str(method),
-        "criterion": method.criterion,
-        "scope": method.scope,
-        "sparsity": sparsity,
     }
+    if method.schedule != FINETUNED:
+        configuration |= {"criterion": method.criterion, "scope": method.scope}
+    configuration["sparsity"] = sparsity
     if iteration:
         configuration["iteration"] = iteration
         configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
     if method.finetuned:
-        settings = {**vars(flags), "head_epochs": flags.epochs}
-        configuration |= FINETUNING | {"learning_rate": flags.learning_rate}
+        training = settings.from_flags(settings.Finetuning, flags)
+        configuration |= training
     else:  # trained as the dense network was
-        settings = member.record["configuration"]
-    configuration |= {key: settings[key] for key in ("epochs", "batch_size", "precision", "compile")}
+        training = member.record["configuration"]
+        configuration |= {key: training[key] for key in ("epochs", "batch_size", "precision", "compile")}
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
     files = []
     for part in twin_of(study).parts:
-        folder, key = (study.head_folder, "head_epochs") if part == "head" else (study.folder, "epochs")
-        name = study.name(part, str(method), sparsity, settings[key], configuration["batch_size"], member.id)
+        is_head = part == "head"
+        folder = study.head_folder if is_head else study.folder
+        epochs = training["head_epochs" if is_head and not method.finetuned else "epochs"]
+        name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
         files.append(Asked(name, folder / str(name), configuration))
     return Step(iteration, sparsity, tuple(files))
 
@@ -350,11 +386,12 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
     """Prunes a network, trains it on and saves it; returns what the next iteration prunes."""
     method, started, seed = chain.method, time.time(), study.model_seed(chain.member.id)
     network, weights, sums = trained.network, trained.weights, {}
-    masks, before = step_masks(study, chain, step, trained), copy_of(network)
-    pruning.apply_masks(network, masks)
-    as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     previous = chain.previous(step)
     made_from = [*chain.member.paths, *(previous.paths if previous else ())]
+    with checkpoints.files_named(previous.paths if previous else chain.member.paths):
+        masks, before = step_masks(study, chain, step, trained), copy_of(network)
+        pruning.apply_masks(network, masks)
+        as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     with ExitStack() as states:
 
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
@@ -373,14 +410,18 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
             histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
             payloads = twin_of(study).payloads(network)
         else:
-            settings = chain.member.record["configuration"]
+            dense_settings = chain.member.record["configuration"]
             start = start_of(chain, seed, step.iteration, method.rewind_epoch)
             model, histories = twin_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
                 model.kept.load_state_dict(weights)
             for part in range(len(step.files)):
-                epochs = range(settings["head_epochs"]) if part else range(start.epoch, settings["epochs"])
-                training, part_masks = model.training(part, settings), model.part_masks(part, masks)
+                epochs = (
+                    range(dense_settings["head_epochs"])
+                    if part
+                    else range(start.epoch, dense_settings["epochs"])
+                )
+                training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
                 histories.append(train(part, training, model.key(part), epochs, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
             weights = checkpoints.cpu_state(model.kept)
@@ -388,7 +429,7 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {chain.member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % as pruned, {100 * accuracy:.2f} % "
+            f"{100 * as_pruned:.2f} % {state_before(method)}, {100 * accuracy:.2f} % "
             f"{'finetuned' if method.finetuned else 'trained again'}"
         )
         trained = Trained(network, weights, sums)
@@ -437,9 +478,13 @@ def step_masks(study: Study, chain: Chain, step: Step, trained: Trained) -> Mask
     key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
     sums = {name: trained.sums.get(layer_name(name)) for name in prunable_parameters(network)}
 
+    masks = pruning.masks_of(network) if step.iteration > 1 else {}
+
     def score() -> dict[str, Tensor]:
         losses = functools.partial(classification_losses, network, study.data, size, key)
-        return pruning.score_weights(network, method.criterion, losses, initial, key, sums)
+        scores = pruning.score_weights(network, method.criterion, losses, initial, key, sums, masks)
+        if not all(each.isfinite().all() for each in scores.values()):
+            raise NotFiniteError(f"the scores of its weights by {method.criterion} are not finite")
+        return scores
 
-    masks = pruning.masks_of(network) if step.iteration > 1 else {}
     return pruning.find_masks(network, method.criterion, method.scope, step.sparsity, masks, score)

@@ -8,19 +8,22 @@ are whole. An unfinished training keeps its state in a hidden file beside the ch
 import functools
 import hashlib
 import io
+import json
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from common import models
-from common.cli import FLIPS, Interval, UserError, logger, say_once
+from common import models, settings
+from common.cli import FLIPS, UserError, logger, say_once
 from common.data import same_training_images
+from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
 from common.pruning import Masks, measure_sparsity
 from common.store.files import (
@@ -28,15 +31,12 @@ from common.store.files import (
     check_size,
     differences,
     module_digest,
-    read_object,
     write_atomically,
     write_json,
 )
 from common.store.names import Architecture, CheckpointName, parse_name, record_path, settings_in_name
+from common.values import Interval
 
-# Of supervised trainings: records from before these flags lack them, and mean the values that could not be
-# changed.
-LATER_SETTINGS = {"lr_milestones": [5, 30, 50, 80], "lr_gamma": 0.1, "cosine_annealing": False}
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 1
 SCIENCE = ("augment", "losses", "models", "pruning", "training", "twins")  # modules of common/
@@ -168,7 +168,7 @@ def make_record(
     """
     return {
         "format": 1,
-        "name": asdict(name),
+        "name": name.facts(),
         "configuration": configuration,
         "sparsity": measure_sparsity(network),
         "history": history,
@@ -194,24 +194,33 @@ def read_record(checkpoint: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = read_object(path.read_text(), "record")
-    except ValueError:
+        record = json.loads(path.read_text())
+        configuration, data = record["configuration"], record["data"]
+        flips = {flip: data[flip] for flip in FLIPS if flip in data}
+        record = {**record, "configuration": with_defaults(configuration, flips)}
+        sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged_record(checkpoint) from None
-    if record["checkpoint_sha256"] != file_sha256(checkpoint):
+    if sha256 != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
             "made again, or only the JSON if the checkpoint comes from elsewhere"
         )
-    flips = {flip: record["data"][flip] for flip in FLIPS if flip in record["data"]}
-    return {**record, "configuration": with_later_settings(record["configuration"], flips)}
+    return record
 
 
-def with_later_settings(configuration: dict, flips: dict) -> dict:
-    """A configuration, and the dense one in it, with the settings that records of before their flags lack."""
-    later = LATER_SETTINGS if "shuffle" in configuration else {}  # of a supervised training
-    configuration = {"precision": "float32", "compile": False, **later, **flips, **configuration}
+def with_defaults(configuration: dict, flips: dict) -> dict:
+    """A configuration, and the dense one in it, with defaults in place of settings that a record lacks."""
+    training = settings.Retraining
+    if "shuffle" in configuration:
+        training = settings.SupervisedTraining
+    elif "base_temperature" in configuration:
+        training = settings.ContrastiveTraining
+    elif "nesterov" in configuration:
+        training = settings.Finetuning
+    configuration = {**settings.defaults(training), **flips, **configuration}
     if isinstance(configuration.get("dense"), dict):
-        configuration["dense"] = with_later_settings(configuration["dense"], flips)
+        configuration["dense"] = with_defaults(configuration["dense"], flips)
     return configuration
 
 
@@ -233,13 +242,12 @@ def load_classifier(
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
             should.
     """
-    shape = architecture.depth, architecture.widen_factor, architecture.dropout
     matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
-        network = models.SupervisedNetwork(*shape, num_classes, matched)
+        network = models.SupervisedNetwork(architecture, num_classes, matched)
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
     else:
-        encoder = models.WideResNet(*shape, match_sparsity=matched)
+        encoder = models.make_backbone(architecture, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_encoder(encoder, paths[0], architecture, num_classes)
         _load_state(head, read_payload(paths[1]), paths[1], architecture, num_classes)
@@ -248,9 +256,37 @@ def load_classifier(
     return network.eval()
 
 
+def refuse_not_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuses tensors of a file that are not finite: weights, buffers or sums of gradients.
+
+    Raises:
+        UserError: names some of them, the file and, where there is one, the remedy.
+    """
+    if names := not_finite(tensors):
+        raise UserError(f"{path} holds values that are not finite, in {names}; {_remedy([path])}")
+
+
+def _remedy(paths: Sequence[Path]) -> str:
+    """What helps where these files give no finite outputs."""
+    if not all(record_path(path).exists() for path in paths):
+        return "it was not trained here, so it cannot be made again here: get another copy or leave it out"
+    return "delete it to have it made again by the command that its JSON names"
+
+
+@contextmanager
+def files_named(paths: Sequence[Path]) -> Iterator[None]:
+    """A context in which outputs that are not finite are refused with the files of their network.
+
+    Raises:
+        UserError: names the files and, where there is one, the remedy.
+    """
+    try:
+        yield
+    except (NotFiniteError, FloatingPointError) as error:
+        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {_remedy(paths)}") from None
+
+
 def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: float) -> None:
-    if any(not torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise UserError(f"{path} holds weights that are not finite; delete it and train it again")
     found = measure_sparsity(network)
     if record is None:
         if abs(found["total"] - asked) > PUBLISHED_SPARSITY_TOLERANCE:
@@ -273,9 +309,7 @@ def load_network(*paths: Path) -> models.Classifier:
     record, name = read_record(paths[-1]), parse_name(paths[-1].name)
     if record is None or name is None:
         raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
-    settings = record["configuration"]
-    shape = (settings[key] for key in ("model_depth", "widen_factor", "dropout"))
-    architecture = Architecture(*shape, settings.get("projection_head", "mlp"))
+    architecture = Architecture.of_configuration(record["configuration"])
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
 
 
@@ -368,9 +402,7 @@ def encoder_state(payload: dict) -> dict:
     return plain_state(encoder) or state
 
 
-def load_encoder(
-    encoder: models.WideResNet, path: Path, architecture: Architecture, num_classes: int
-) -> None:
+def load_encoder(encoder: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
     """Loads the weights of a dense or finetuned contrastive encoder's checkpoint.
 
     Raises:
@@ -428,6 +460,7 @@ def _load_state(
     except (RuntimeError, AttributeError) as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{fits}: {first[:200]}") from None
+    refuse_not_finite(module.state_dict(), path)
 
 
 @dataclass
@@ -530,6 +563,8 @@ class TrainingState:
                 )
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
+            if names := not_finite(trained["network"].state_dict()):
+                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             device = next(iter(trained["network"].parameters())).device
             masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
             history[:] = state["history"]

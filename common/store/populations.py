@@ -8,9 +8,10 @@ from itertools import product
 from pathlib import Path
 from typing import Iterable
 
+from common import settings
 from common.cli import UserError, logger, say_once
 from common.data import same_training_images
-from common.methods import RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
+from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
     check_code,
     describe_differences,
@@ -30,16 +31,8 @@ from common.store.names import (
 )
 from common.study import Study
 
+OF_PRUNING = ("pruning_method", "criterion", "scope", "sparsity")  # keys of a one-shot configuration
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
-# The defaults of the published scripts, of which tables and titles say what was changed.
-NETWORK = {"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "projection_head": "mlp"}
-NETWORK |= {"precision": "float32", "compile": False}
-SUPERVISED = dict(epochs=205, batch_size=128, learning_rate=1.0, momentum=0.9, weight_decay=0.0005)
-SUPERVISED |= dict(lr_milestones=[5, 30, 50, 80], lr_gamma=0.1, cosine_annealing=False, shuffle=True)
-CONTRASTIVE = dict(epochs=500, batch_size=1024, learning_rate=0.05, momentum=0.9, weight_decay=0.0004)
-CONTRASTIVE |= dict(temperature=0.5, base_temperature=0.07, warmup_epochs=0, cosine_annealing=False)
-CONTRASTIVE |= dict(lars=False, head_epochs=100, batch_size_head=256)
-FINETUNING = dict(epochs=30, batch_size=128, learning_rate=0.001)
 
 
 @dataclass(frozen=True)
@@ -107,12 +100,14 @@ class Population:
         """The settings in which they differ from the published ones, as flags name them."""
         if self.made_elsewhere:
             return {}
-        method, published = parse_method(self.pruning_method), NETWORK
+        method = parse_method(self.pruning_method)
+        supervised = self.learning_method == "supervised"
+        training = [settings.ContrastiveTraining, settings.HeadTraining]
         if method.finetuned:
-            published = published | FINETUNING
-        else:
-            supervised = self.learning_method == "supervised"
-            published = published | (SUPERVISED if supervised else CONTRASTIVE)
+            training = [settings.Finetuning]
+        elif supervised:
+            training = [settings.SupervisedTraining]
+        published = settings.defaults(settings.Architecture, *training)
         if method.gradual:
             kinds = {"": "supervised"} if supervised else {"": "contrastive", "_head": "head"}
             for suffix, kind in kinds.items():
@@ -193,9 +188,42 @@ def find_population(
         else:
             message.append(f"train them: {command_for(study, kind, range(study.flags.models_number))}")
         raise UserError("; ".join(message))
-    population = _only(study, fitting if dense is None else _related(study, fitting, dense))
+    return _checked(study, _only(study, fitting if dense is None else _related(study, fitting, dense)), dense)
+
+
+def find_control(study: Study, dense: Population, one_shot: list[Population]) -> Population | None:
+    """The finetuned control of these one-shot networks: the same dense networks, finetuned with the same
+    settings, nothing pruned. None where there is none that can be compared, which is logged."""
+    kind = Population(study.learning_method, FINETUNED, 0.0, ())
+    try:
+        populations = _populations(study, kind, (study.folder, study.head_folder))
+        alike = [each for each in populations if all(_finetuned_alike(each, other) for other in one_shot)]
+        reason = "none with the settings of the one-shot networks" if populations else "there is none"
+        if alike:
+            return _checked(study, _only(study, _related(study, alike, dense)), dense)
+    except UserError as error:
+        reason = str(error)
+    logger.info(f"no finetuned control: {reason}")
+    return None
+
+
+def _finetuned_alike(population: Population, other: Population) -> bool:
+    """Whether both were finetuned with the same settings; of external networks only the names tell."""
+    if population.made_elsewhere or other.made_elsewhere:
+        facts, others = population.facts(), other.facts()
+        return all(facts[fact] == others[fact] for fact in facts.keys() & others)
+    settings = [
+        {key: value for key, value in each.configuration.items() if key not in OF_PRUNING}
+        for each in (population, other)
+    ]
+    return settings[0] == settings[1]
+
+
+def _checked(study: Study, population: Population, dense: Population | None) -> Population:
+    """The population, once nothing is wrong with it; it is logged."""
     _check(study, population, dense)
-    what = "dense" if pruning_method == "dense" else "pruned"
+    pruning_method = population.pruning_method
+    what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
     files = ((path, name) for m in population.members for path, name in zip(m.paths, m.names))
     external = [file for file, record in zip(files, population.records) if record is None]
@@ -215,14 +243,15 @@ def _refuse_unknown_names(study: Study) -> None:
     files = [path for folder in places for path in unknown_checkpoints(folder)]
     if not files or study.folder == study.default_folder:
         return
-    settings = SUPERVISED if study.supervised else CONTRASTIVE
-    epochs = {"encoder": settings["epochs"], "head": settings.get("head_epochs")}
+    published = settings.defaults(settings.ContrastiveTraining, settings.HeadTraining)
+    epochs = {"encoder": published["epochs"], "head": published["head_epochs"]}
     if study.supervised:
-        epochs = {"supervised": settings["epochs"]}
-    names = [study.name(part, "dense", 0.0, epochs[part], settings["batch_size"], 0) for part in epochs]
+        published = settings.defaults(settings.SupervisedTraining)
+        epochs = {"supervised": published["epochs"]}
+    names = [study.name(part, "dense", 0.0, epochs[part], published["batch_size"], 0) for part in epochs]
     raise UserError(
         f"{places[files[0].parent]} {files[0].parent}: no dense checkpoint of a known name there, but "
-        f"{files[0].name}; the name expected for id 0 after {settings['epochs']} epochs: "
+        f"{files[0].name}; the name expected for id 0 after {published['epochs']} epochs: "
         f"{' and '.join(map(str, names))}; rename it, or move it away"
     )
 
@@ -424,7 +453,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
     """
     flags, method = study.flags, parse_method(population.pruning_method)
     iterative = method.schedule == "iterative"
-    if finetunes := iterative or method.schedule == "one-shot":
+    if finetunes := iterative or method.finetuned:
         script, asked = "pruning_finetune.py", {"--models_number": max(ids) + 1}
     else:
         script, asked = "training.py", {"--index_start": min(ids), "--index_end": max(ids)}
@@ -440,7 +469,7 @@ def command_for(study: Study, population: Population, ids: Iterable[int]) -> str
         asked |= {"--pruning_schedule": "iterative", "--rate": method.rate, "--after": method.after}
     if method.gradual:
         asked["--schedule"] = method.schedule
-    if method.schedule not in ("dense", SMALL):
+    if method.schedule not in NOT_PRUNED:
         asked |= {"--criterion": method.criterion, "--scope": method.scope}
     if not study.supervised:
         asked["--method"] = study.learning_method
@@ -522,7 +551,7 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         origin = record.get("dense_sha256")
         if origin not in (None, dense_checksums.get(member.id, origin)):
             raise UserError(
-                f"{path} was pruned from another dense model {member.id} than the one that is there now; "
+                f"{path} comes from another dense model {member.id} than the one that is there now; "
                 "delete it to have it finetuned again"
             )
     if any(

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import methods, models, process
-from common.cli import SIGNALS, WORKER, UserError, logger
+from common import methods, models, process, settings
+from common.cli import WORKER, UserError, logger
 from common.data import same_training_images
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name, uses
@@ -42,7 +42,7 @@ from common.store.names import (
 )
 from common.store.table import write_rows
 from common.study import Study
-from common.training import Run, Training, fit
+from common.training import Run, Training, check_outputs, fit
 from common.twins import Twin, twin_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
@@ -203,10 +203,9 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
-    for part, folder in zip(twin.parts, (study.folder, study.head_folder)):
+    for place, (part, folder) in enumerate(zip(twin.parts, (study.folder, study.head_folder))):
         is_head, pruning = part == "head", None
-        settings = twin.head_settings if is_head else twin.settings
-        configuration = configuration | {key: getattr(flags, key) for key in settings}
+        configuration = configuration | settings.from_flags(twin.settings(place), flags)
         if sparsity:
             kind = "contrastive" if part == "encoder" else part
             pruning = gradual_pruning(flags, sparsity, kind, len(study.data.train_images))
@@ -379,7 +378,7 @@ def say_flips(study: Study) -> None:
 
 def say_widths(study: Study) -> None:
     """Says how narrow the networks of --match_sparsity are."""
-    shape, sparsity = (study.architecture.depth, study.architecture.widen_factor), study.match_sparsity
+    shape, sparsity = (study.architecture.model_depth, study.architecture.widen_factor), study.match_sparsity
     if sparsity:
         narrow, full = (models.channels(*shape, each) for each in (sparsity, 0.0))
         weights, all_weights = (models.convolution_weights(shape[0], each) for each in (narrow, full))
@@ -411,7 +410,7 @@ def train_network(study: Study, files: list[Asked]) -> None:
         if kept or lacking[part]:  # only what is kept on its way is missing
             keep = functools.partial(keep_epoch, study, network, file, kept)
             run = Run(network.key(part), describe_run(file.name))
-            training = training_of(study, network, part, file)
+            training = training_of(study, network, part, files)
             last = file.name.epochs if lacking[part] else max(kept)
             fit(training, run, range(last), pruning=file.pruning, at_epoch=keep)
             if lacking[part]:
@@ -437,7 +436,7 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
     with training_state(study, file, network.seed, file.name.part, made_from) as state:
         run, training = (
             Run(network.key(part), description, state and state.epochs_left),
-            training_of(study, network, part, file),
+            training_of(study, network, part, files),
         )
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
@@ -453,9 +452,15 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
             save(study, file, network.payload(part), network.counted(part), made_from, **facts)
 
 
-def training_of(study: Study, network: Twin, part: int, file: Asked) -> Training:
-    """The training of a file, with sums of its gradients where they are asked for."""
-    training = network.training(part, file.configuration)
+def training_of(study: Study, network: Twin, part: int, files: list[Asked]) -> Training:
+    """The training of a part, with sums of its gradients where they are asked for.
+
+    Raises:
+        UserError: the part before it, on whose outputs it is trained, gives some that are not finite.
+    """
+    file = files[part]
+    with checkpoints.files_named([earlier.path for earlier in files[:part]]):
+        training = network.training(part, file.configuration)
     if lacks_gradients(study, file):
         training.accumulated = GradientSums(training.pruned)
     return training
@@ -494,6 +499,7 @@ def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done
     """Keeps the weights after `done` epochs where that is one of `epochs`."""
     if done not in epochs:
         return
+    check_outputs(network.counted(0), study.data)
     path = epoch_path(file.path, done)
     run = process.environment(study.device, time.time())
     payload = {"model": checkpoints.cpu_state(network.kept)}
@@ -594,24 +600,15 @@ def share(study: Study, jobs: list[Job]) -> bool:
     Raises:
         UserError: a worker stopped.
     """
-    flags = study.flags
-    if flags.debug:  # saves nothing that could be shared
-        for job in jobs:
-            job.work()
-        return True
-    if flags.workers and jobs:
+    flags, busy = study.flags, []
+    if flags.workers and jobs and not flags.debug:
         _run_workers(study, jobs)
-    # Which of how many processes this is, as torchrun and `--workers` say it.
-    rank, world = (process.environment_number(name) or 0 for name in ("RANK", "WORLD_SIZE"))
-    first = rank * len(jobs) // max(1, world)
-    busy = []
-    process.at_work = True
     with progress(study, jobs) as bar:
-        for job in jobs[first:] + jobs[:first]:
-            with claim(job.path, wait=False) as held:
+        for job in jobs:
+            # --debug saves nothing that could be shared.
+            with contextlib.nullcontext(True) if flags.debug else claim(job.path, wait=False) as held:
                 job.work() if held else busy.append(job)
             bar.update()
-    process.at_work = False
     if WORKER in os.environ:
         return False
     for job in busy:
@@ -621,40 +618,38 @@ def share(study: Study, jobs: list[Job]) -> bool:
 
 
 def progress(study: Study, jobs: list[Job]) -> tqdm:
-    """A bar of the jobs that are done; none without a terminal, nor of each worker."""
-    is_worker = True if WORKER in os.environ else None
-    return tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=is_worker, leave=False)
+    """A bar of the jobs that are done; none without a terminal, which workers have not."""
+    return tqdm(total=len(jobs), desc=f"{study.script}, finished", disable=None, leave=False)
 
 
 def _run_workers(study: Study, jobs: list[Job]) -> None:
-    """Runs this script's command in --workers processes, by torch.distributed.run, and waits for them."""
+    """Gives this script's command to --workers processes and waits for them; what they say is in the log."""
     flags = study.flags
     count = min(flags.workers, len(jobs))
     threads = flags.threads or max(1, torch.get_num_threads() // count)
-    script = SCRIPTS / f"{study.script}.py"
-    # What follows -- is not the launcher's, which would take --run for one of its flags.
-    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {count} --".split()
     # The device is named, so that it is not one for each worker.
-    own = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
-    command = [sys.executable, *launcher, str(script), *flags.argv, *own]
+    more = f"--workers 0 --threads {threads} --cuda_device {flags.cuda_device}".split()
+    command = [sys.executable, str(SCRIPTS / f"{study.script}.py"), *flags.argv, *more]
     environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads)}
-    environment["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)  # the launcher passes them on
     logger.info(f"{count} workers of {threads} threads")
     with tempfile.TemporaryFile("w+") as errors:
-        workers = subprocess.Popen(command, stderr=errors, env=environment)
+        kept_apart = {"stdout": subprocess.DEVNULL, "stderr": errors, "env": environment}
+        workers = [subprocess.Popen(command, **kept_apart) for _ in range(count)]
         try:
             with progress(study, jobs) as bar:
-                while workers.poll() is None:
+                while any(worker.poll() is None for worker in workers):
                     bar.update(sum(job.path.exists() for job in jobs) - bar.n)
                     time.sleep(POLL_SECONDS)
         finally:
-            workers.terminate()  # after an interruption; they keep their states
-            workers.wait()
+            for worker in workers:
+                worker.terminate()  # after an interruption; they keep their states
+            for worker in workers:
+                worker.wait()
         errors.seek(0)
-        lines = [line.strip() for line in errors if line.startswith(script.name)]
+        lines = [line.strip() for line in errors if line.startswith(study.script)]
     flags.workers = 0  # all studies of the command have been worked on
-    if workers.returncode != 0:
+    if failed := [worker.returncode for worker in workers if worker.returncode]:
         raise UserError(
-            f"a worker of {count} ended ({lines[0] if lines else f'status {workers.returncode}'}); finished "
-            "models are kept, mend the cause and give the same command"
+            f"a worker of {count} ended ({lines[0] if lines else f'status {failed[0]}'}); finished models "
+            "are kept, mend the cause and give the same command"
         )

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from common import methods
-from common.cli import UserError
 from common.store.files import claim, read_arrays, write_atomically
 
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
@@ -105,10 +104,7 @@ def make_table(results_folder: Path) -> list[dict]:
         stored = []
         for path in results_folder.glob("*/populations/[!.]*.npz"):
             if arrays := read_arrays(path, only=("row",)):
-                row = json.loads(str(arrays["row"]))
-                if not is_row(row):
-                    raise UserError(f"{path} is damaged; delete it and run the script that writes it again")
-                stored.append((path.stem.endswith("_depth"), row))
+                stored.append((path.stem.endswith("_depth"), json.loads(str(arrays["row"]))))
         rows, columns = {}, {}
         for _, row in sorted(stored, key=lambda pair: (pair[0], _order(pair[1]))):
             known = rows.setdefault(row_key(row), row)
@@ -118,19 +114,6 @@ def make_table(results_folder: Path) -> list[dict]:
         table = [{name: row.get(name) for name in columns} for row in sorted(rows.values(), key=_order)]
         write_rows(table_path(results_folder), table)
     return table
-
-
-def is_row(row: dict) -> bool:
-    """Whether a stored row has the key columns, a known pruning method, and numbers, or nothing, where the
-    table has numbers."""
-    numbers = [*MEASURES, *(column for column, _, form in SHORT_TABLE if form != "{}"), "sparsity"]
-    texts = all(isinstance(row.get(column), str) for column in (*KEY_COLUMNS[:2], "population"))
-    return (
-        texts
-        and methods.parse_method(row["pruning_method"])
-        and "sparsity" in row
-        and all(isinstance(row.get(name, 0), int | float | None) for name in numbers)
-    )
 
 
 def row_key(row: dict) -> tuple:

@@ -9,11 +9,31 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.methods import order
-from common.store.files import FORMAT, check_arrays, read_arrays
-from common.store.table import KEY_COLUMNS, is_row
+from common.methods import FINETUNED, order
+from common.store.files import FORMAT, read_arrays
+from common.store.table import KEY_COLUMNS
 
 SAME = ("checkpoints", "dense_checkpoints", "data", "format")  # what results of the same networks agree in
+# Arrays that must be there: in files of populations, of their depths, and of the scripts' figures.
+NAMES = """
+dense title data_title architecture class_names labels ids evaluations accuracy recall runs made
+
+pruned title data_title architecture class_names labels ids evaluations accuracy recall runs made
+is_pie modal_labels votes confidence q_score pie_images gallery gallery_images dense_modal_labels dense_votes
+dense_ids dense_evaluations dense_accuracy dense_recall
+
+depths is_pie ids pruned_depth_prediction row made
+
+umap title class_names coordinates modal_labels made
+
+q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score dense_l1_norm pruned_l1_norm
+made
+
+prediction_depth title is_pie places dense_depth pruned_depth made
+
+pies_distribution title class_names pies_per_class images made
+"""
+NEEDED = {kind: {*names} for kind, *names in map(str.split, NAMES.split("\n\n"))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +80,9 @@ class Combination:
         return [str(name) for name in self.arrays["class_names"]]
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Of its arrays, as `SHAPES` in common/store/files.py has them."""
-        return {"N": len(self.is_pie), "C": len(self.class_names)}
+    def is_pruned(self) -> bool:
+        """Whether it counts as pruned; dense networks and their finetuned control do not."""
+        return self.pruning_method not in ("dense", FINETUNED)
 
     @property
     def is_pie(self) -> np.ndarray:
@@ -128,33 +148,23 @@ def _read_population(path: Path) -> Combination | None:
     row, made = (json.loads(str(arrays.get(name, "{}"))) for name in ("row", "made"))
     if made.get("format", FORMAT) != FORMAT:
         raise _older(path.parent.parent)
-    if not is_row(row) or not {*SAME} <= made.keys():
-        raise damaged(path)
-    sizes: dict[str, int] = {}
-    _check(path, arrays, sizes, "dense" if row["pruning_method"] == "dense" else "pruned")
-    for side in ("", "dense_"):
-        if len(made[f"{side}checkpoints"]) != sizes.get(f"K{side}", len(made[f"{side}checkpoints"])):
-            raise damaged(path)
+    _check(path, arrays, "dense" if row["pruning_method"] == "dense" else "pruned")
     depth_path = path.with_name(f"{path.stem}_depth.npz")
     depths = read_arrays(depth_path)
     if depths is None and depth_path.exists():
         raise damaged(depth_path)
     if depths and _same(json.loads(str(depths.get("made", "{}"))), made):
-        _check(depth_path, depths, {"N": sizes["N"]}, "depths")
+        _check(depth_path, depths, "depths")
         row |= json.loads(str(depths["row"]))
-        if not is_row(row):
-            raise damaged(depth_path)
     else:
         depths = None
     return Combination(*(row[name] for name in KEY_COLUMNS), path.parent.parent, arrays, row, made, depths)
 
 
-def _check(path: Path, arrays: dict, sizes: dict[str, int], kind: str = "") -> None:
-    """`check_arrays`; what it refuses is damaged."""
-    try:
-        check_arrays(arrays, sizes, kind)
-    except ValueError:
-        raise damaged(path) from None
+def _check(path: Path, arrays: dict, kind: str) -> None:
+    """Refuses a file in which an array is missing."""
+    if not NEEDED[kind] <= arrays.keys():
+        raise damaged(path)
 
 
 def _same(made: dict, other: dict) -> bool:
@@ -171,7 +181,6 @@ def read_evaluations(population: Combination, names: tuple[str, ...], prefix: st
         arrays = read_arrays(path, only=("made", *names)) or {}
         if not {"made", *names} <= set(arrays):
             return None
-        _check(path, arrays, population.sizes)
         checkpoints = json.loads(str(arrays["made"])).get("checkpoints", ())
         if "+".join(checkpoints) != checksum:  # of another folder, say
             return None
@@ -208,9 +217,7 @@ def read_figure(population: Combination, kind: str, dense: bool = False) -> dict
     # Backwards: depths by prediction before by label.
     for path in sorted((population.folder / kind).glob(f"*_{name}sparsity_*.npz"), reverse=True):
         arrays = read_arrays(path) or {}
-        if str(arrays.get("figure")) != kind:
-            raise damaged(path)
+        _check(path, arrays, kind)
         if _same(json.loads(str(arrays["made"])), made):
-            _check(path, arrays, population.sizes)
             return arrays | {"path": path}
     return None

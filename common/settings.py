@@ -1,0 +1,161 @@
+"""Hyperparameters. A field of these classes is a flag, its help, its published default and an entry of the
+record; a record that lacks an entry means the default.
+
+To add a hyperparameter, add a field: the scripts read it from the flags, record it and
+compare it with the default. Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+import dataclasses
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any, Iterable
+
+from common import values
+
+
+def setting(default: Any, kind: Any, help: str) -> Any:
+    """A field with a flag; `kind` is a function that reads a text, a tuple of choices, or bool."""
+    metadata = {"kind": kind, "help": help}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _precision() -> Any:
+    return setting(
+        "float32",
+        ("float32", "tf32", "bfloat16"),
+        "of the network in training steps; tf32: in CUDA's convolutions, without effect on a CPU; bfloat16: "
+        "by autocast; losses, pruning criteria and evaluation are always in float32",
+    )
+
+
+def _compile() -> Any:
+    return setting(
+        False,
+        bool,
+        "compile the training step (not that of classifier heads): slower on the CPU that was tried, not "
+        "tried on a GPU; other last digits; needs a C++ compiler",
+    )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is, as far as its shapes need it. Supervised networks have no projection head, and
+    depth and width belong to WideResNets."""
+
+    model_depth: int = setting(16, values.model_depth, "depth of the WideResNet, 6 n + 4")
+    widen_factor: int = setting(2, values.widen_factor, "width of the WideResNet")
+    dropout: float = setting(0.0, values.fraction, "dropout rate inside the blocks")
+    projection_head: str = setting("mlp", ("mlp", "linear"), "network between latent and loss")
+    architecture: str = setting(
+        "WideResNet", ("WideResNet", "resnet18"), "backbone; resnet18 has a 3x3 stem, as for CIFAR"
+    )
+
+    def __str__(self) -> str:
+        if self.architecture != "WideResNet":
+            return self.architecture
+        return f"WideResNet-{self.model_depth}-{self.widen_factor}"
+
+    def configuration(self, supervised: bool) -> dict:
+        """What a record says of it; the published backbone is not named."""
+        without = {"projection_head"} if supervised else set()
+        without |= {"architecture"} if self.architecture == "WideResNet" else {"model_depth", "widen_factor"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in without}
+
+    @classmethod
+    def of_configuration(cls, configuration: dict) -> "Architecture":
+        """The architecture that a record says."""
+        return cls(**{key: configuration[key] for key in defaults(cls) if key in configuration})
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """Cross-entropy of a whole network."""
+
+    epochs: int = setting(205, values.positive_integer, "training epochs")
+    batch_size: int = setting(128, values.positive_integer, "images in a batch")
+    learning_rate: float = setting(1.0, values.positive_float, "learning rate of SGD, in the first epoch")
+    lr_milestones: list[int] = setting(
+        [5, 30, 50, 80],
+        values.epoch_list,
+        "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
+    )
+    lr_gamma: float = setting(0.1, values.milestone_factor, "factor of the learning rate at each milestone")
+    cosine_annealing: bool = setting(
+        False, bool, "in place of the milestones: per epoch down to learning_rate / 1000"
+    )
+    momentum: float = setting(0.9, values.fraction, "momentum of SGD")
+    weight_decay: float = setting(0.0005, values.natural_float, "weight decay of SGD")
+    shuffle: bool = setting(True, bool, "a new order of the images in every epoch")
+    precision: str = _precision()
+    compile: bool = _compile()
+
+
+@dataclass(frozen=True)
+class ContrastiveTraining:
+    """A contrastive loss of an encoder with its projection head."""
+
+    epochs: int = setting(500, values.positive_integer, "training epochs")
+    batch_size: int = setting(1024, values.positive_integer, "images in a batch, each in two views")
+    learning_rate: float = setting(0.05, values.positive_float, "learning rate of SGD")
+    momentum: float = setting(0.9, values.fraction, "momentum of SGD")
+    weight_decay: float = setting(0.0004, values.natural_float, "weight decay of SGD")
+    temperature: float = setting(0.5, values.positive_float, "temperature of the contrastive loss")
+    base_temperature: float = setting(0.07, values.positive_float, "the loss is scaled by temperature / this")
+    warmup_epochs: int = setting(0, values.natural_number, "linear from 0.01, with a batch above 256 only")
+    cosine_annealing: bool = setting(False, bool, "per epoch down to learning_rate / 1000")
+    lars: bool = setting(False, bool, "layer-wise adaptive rates, trust coefficient 0.02")
+    precision: str = _precision()
+    compile: bool = _compile()
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """Cross-entropy of a linear classifier on a frozen encoder."""
+
+    head_epochs: int = setting(100, values.positive_integer, "epochs of the linear classifier")
+    batch_size_head: int = setting(256, values.positive_integer, "images in a batch of the linear classifier")
+    precision: str = _precision()
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Cross-entropy of a whole pruned network, at a constant rate; without a flag: as published."""
+
+    epochs: int = setting(30, values.positive_integer, "finetuning epochs")
+    batch_size: int = setting(128, values.positive_integer, "images in a finetuning batch")
+    learning_rate: float = setting(0.001, values.positive_float, "learning rate of finetuning, constant")
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    precision: str = _precision()
+    compile: bool = _compile()
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Training of a pruned network as the dense one was trained, whose settings it shares."""
+
+    precision: str = _precision()
+    compile: bool = _compile()
+
+
+def defaults(*kinds: type) -> dict:
+    """Name -> published default of the fields of these classes."""
+    return {name: value for kind in kinds for name, value in dataclasses.asdict(kind()).items()}
+
+
+def from_flags(kind: type, flags: Namespace) -> dict:
+    """Name -> value of the fields of a class, as the record has them; fields without a flag have their
+    default."""
+    return {name: getattr(flags, name, default) for name, default in defaults(kind).items()}
+
+
+def flag_rows(kind: type, *names: str, without: Iterable[str] = ()) -> list[tuple]:
+    """(flag, kind, default, help) of the fields of a class, those named or all that have a flag."""
+    return [
+        (f"--{field.name}", field.metadata["kind"], default, field.metadata["help"])
+        for field, default in zip(dataclasses.fields(kind), defaults(kind).values())
+        if field.metadata and (field.name in names or not names) and field.name not in without
+    ]

@@ -1,0 +1,57 @@
+"""Stamps the arrays of results from before stamps, once; their arrays keep their bytes.
+
+python -m common.store.stamp pies/digits
+"""
+
+import shutil
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+from common import cli
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="RESULTS_FOLDER", help="with all folders in it")
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    folder = build_parser().parse_args(argv).folder
+    paths = sorted(folder.rglob("[!.]*.npz"))
+    if not paths:
+        raise cli.UserError(f"{folder} holds no .npz; name a folder of results (pies/...)")
+    print(f"stamped: {sum(map(stamp, paths))} of {len(paths)} .npz in {folder}")
+
+
+def stamp(path: Path) -> bool:
+    """Stamps an .npz of ours, which has an entry `made`, if it has no stamp; whether that was done.
+
+    Raises:
+        UserError: a damaged one.
+    """
+    from common.store.files import directory_digest, write_atomically
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(path, temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = directory_digest(archive)
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.comment or "made.npy" not in archive.namelist():
+                return False
+            if archive.testzip():
+                raise zipfile.BadZipFile
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise cli.UserError(f"{path} is damaged; delete it and give the command again") from None
+    write_atomically(path, write)
+    return True
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "common.store.stamp"  # not stamp.py, in messages
+    sys.exit(main())

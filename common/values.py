@@ -1,0 +1,152 @@
+"""What the values of flags may be: functions that read a text or raise argparse.ArgumentTypeError.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from common import methods
+
+
+def _number(kind: type, words: str, fits: Callable[[float], bool]) -> Callable:
+    def parse(text: str):
+        # Python reads more: 1_000, blanks around, digits of other scripts.
+        value = kind(text) if re.fullmatch(NUMBERS[kind], text) else None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+        return value + 0  # -0.0 is 0.0
+
+    return parse
+
+
+def _whole_number(low: int, high: int) -> Callable:
+    return _number(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
+NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
+infinity, largest = float("inf"), 2**31 - 1
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # which float32 holds too
+positive_integer = _whole_number(1, largest)
+natural_number = _whole_number(0, largest)
+# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
+# nothing to prune.
+model_id = _whole_number(0, 999_999)
+model_count = _whole_number(1, 1_000_000)
+iteration_count = _whole_number(1, 1000)
+thread_count = _whole_number(1, 1024)
+positive_float = _number(
+    float, "a number above 0, from 1e-30 to 1e30", lambda value: SMALLEST_FLOAT <= value <= LARGEST_FLOAT
+)
+natural_float = _number(float, "a number of 0 or more, to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
+milestone_factor = _number(float, "a number above 0, to 10", lambda value: SMALLEST_FLOAT <= value <= 10)
+widen_factor = _whole_number(1, 64)
+fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
+
+
+def _each_once(values: list, text: str) -> list:
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names one twice")
+    return values
+
+
+def sparsity_list(text: str) -> list[float]:
+    """`0.3,0.5` -> [0.3, 0.5]; each from 0 up to, not including, 1, and each once."""
+    return _each_once([fraction(part) for part in text.split(",")], text)
+
+
+def pruned_sparsity_list(text: str) -> list[float]:
+    """A sparsity list without 0: the dense networks are always there and need not be named."""
+    sparsities = sparsity_list(text)
+    if 0.0 in sparsities:
+        raise argparse.ArgumentTypeError(
+            "0 is the dense network, or --pruning_methods finetuned: name sparsities above 0"
+        )
+    return sparsities
+
+
+def model_depth(text: str) -> int:
+    """The depth of a WideResNet: 6 n + 4 layers, from 10."""
+    depth = positive_integer(text)
+    if not 10 <= depth <= 1000 or depth % 6 != 4:
+        raise argparse.ArgumentTypeError(
+            f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4), up to 1000"
+        )
+    return depth
+
+
+def pruning_method_list(text: str) -> list[str]:
+    """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP'], which is also what `GMP_later` means."""
+    names = [part.strip().replace(" ", "_").replace("GMP_later", "later_GMP") for part in text.split(",")]
+    for name in names:
+        if name == "dense" or methods.parse_method(name) is None:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
+                "global_iterative0.2_rewind0, ... as in the names of the models"
+            )
+    return _each_once(names, text)
+
+
+def epoch_list(text: str) -> list[int]:
+    """`0,2` -> [0, 2]: numbers of epochs done, or epochs counted from 0."""
+    return sorted({natural_number(part) for part in text.split(",")})
+
+
+def channel_values(text: str) -> str:
+    """`0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel, checked and kept as text."""
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between them")
+    return ",".join(str(natural_float(part)) for part in parts)
+
+
+def encoder_name(text: str) -> str:
+    """The first part of an encoder's file names; depth, width and projection head are added to it where they
+    are not 16, 2, mlp."""
+    if not re.fullmatch(r"(?!.*(-\d+-\d+|-linear)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
+            "projection head are appended by the script"
+        )
+    return text
+
+
+def run_name(text: str) -> str:
+    """The name of a comparison, which is a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,63}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain name: up to 64 letters, digits, '_', '.', '=', '-'"
+        )
+    return text
+
+
+def model_folder(text: str) -> str:
+    """A folder; the published scripts took path templates here."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no folder: give its name, or leave the flag out")
+    if "{" in text or "}" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a template: give a folder, file names are made by the script"
+        )
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
+    return text
+
+
+@dataclass(frozen=True)
+class Interval:
+    """So many epochs, or so many seconds."""
+
+    epochs: float = infinity
+    seconds: float = infinity
+
+
+def interval(text: str) -> Interval:
+    """`10`: epochs; `5min`: minutes."""
+    if text.endswith("min"):
+        return Interval(seconds=60 * positive_float(text.removesuffix("min")))
+    return Interval(epochs=positive_integer(text))
