@@ -86,10 +86,6 @@ def score(network, criterion, batches=(), initial=None, key=("a key",)):
 # Criteria
 
 
-def test_both_lists_of_criteria_name_the_same_ones():
-    assert list(pruning.CRITERIA) == list(methods.CRITERIA)
-
-
 # Of a weight, its initial weight, its gradients by batches, the sums of |gradient| and gradient over steps.
 SLOW_SCORES = {
     "magnitude": lambda w, start, batches, size, signed: abs(w),

@@ -12,7 +12,8 @@ import torch
 
 from common import models, process, study
 from common.cli import UserError
-from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
+from common.criteria import magnitude
+from common.pruning import apply_masks, global_masks, prunable_parameters
 from common.settings import Architecture
 from common.store import checkpoints, populations
 from common.store.names import CheckpointName

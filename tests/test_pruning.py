@@ -8,13 +8,13 @@ import torch
 from conftest import GOLDEN_NETWORKS, golden_keys
 from torch import nn
 
+from common.criteria import magnitude
 from common.models import ClassificationHead, ContrastiveClassifier, ContrastiveEncoder, SupervisedNetwork
 from common.pruning import (
     apply_masks,
     global_masks,
     layer_masks,
     layer_name,
-    magnitude,
     mask_gradients,
     masks_of,
     measure_sparsity,

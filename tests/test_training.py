@@ -8,13 +8,13 @@ import torch
 
 from common import augment, evaluation, models, training
 from common.cli import UserError
+from common.criteria import magnitude
 from common.data import load_dataset
 from common.losses import contrastive_loss
 from common.pruning import (
     GradientSums,
     GradualPruning,
     global_masks,
-    magnitude,
     measure_sparsity,
     prunable_parameters,
 )
