@@ -175,7 +175,7 @@ def replace(pattern, content):
 
 
 def alone(pattern, then):
-    """Spoils a checkpoint of which nothing is known: one made elsewhere, with its head."""
+    """Spoils a checkpoint of which nothing is known: an external one, with its head."""
 
     def spoil():
         then()
@@ -326,6 +326,11 @@ def without(*keys):
     return change
 
 
+OF_OTHER_CODE, OTHER_CODE = (
+    setting("code", "augment", to="0" * 12),
+    "by other code of augment; give --other_code",
+)
+ELSEWHERE = "... give these a place of their own (--run NAME)"
 MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
@@ -1004,6 +1009,55 @@ ROWS = [
         CLR,
         "",
         "other settings (other training images ... --encoder_save_path",
+    ),
+    ("code, dense pruned", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PRUNE, "", OTHER_CODE),
+    ("code, dense compared", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PIES, "", OTHER_CODE),
+    ("code, dense probed", edit_record(SUP_DENSE, OF_OTHER_CODE), SUP_DEPTH, "", OTHER_CODE),
+    ("code, encoder pruned", edit_record(ENCODER, OF_OTHER_CODE), CLR_PRUNE, "", OTHER_CODE),
+    ("code, head compared", edit_record(HEAD, OF_OTHER_CODE), CLR_PIES, "", OTHER_CODE),
+    ("code, pruned encoder probed", edit_record(PRUNED_ENCODER, OF_OTHER_CODE), CLR_DEPTH, "", OTHER_CODE),
+    ("results, fewer networks", None, SUP_PIES, "--models_number 1", f"(2 networks, not 1) {ELSEWHERE}"),
+    ("results, fewer probed", None, SUP_DEPTH, "--models_number 1", f"(2 networks, not 1) {ELSEWHERE}"),
+    (
+        "results, fewer though missing are allowed",
+        both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
+        SUP_PIES,
+        "--allow_missing",
+        f"(2 networks, not 1) {ELSEWHERE}",
+    ),
+    (
+        "results, pruned again",
+        edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
+        SUP_PIES,
+        "",
+        f"other global networks (other networks: of other ids, or trained again) {ELSEWHERE}",
+    ),
+    *(
+        (
+            f"folder, {name} by {script}",
+            write(f"theirs/{name}", b"a network"),
+            script,
+            [flag, "theirs"],
+            f"{flag} theirs: no dense checkpoint of a known name ... {name} ... {expected}",
+        )
+        for script, flag, name, expected in (
+            (
+                SUP_PRUNE,
+                "--save_path",
+                "net.pt",
+                "wideResNet-1_0.0pruning_205epochs_10depth_0.0dropout_id0.pt",
+            ),
+            (SUP_PIES, "--save_path", "ckpt_200.pth", "wideResNet-1_0.0pruning"),
+            (SUP_DEPTH, "--save_path", "net.pt", "wideResNet-1_0.0pruning"),
+            (CLR_PRUNE, "--encoder_save_path", "net.pt", "_encoder_SupCon_ ... _head_SupCon_"),
+        )
+    ),
+    (
+        "folder, another architecture",
+        write("theirs/wideResNet-1_0.0pruning_2epochs_16depth_0.0dropout_id0.pt", b"a network"),
+        SUP_PRUNE,
+        "--save_path theirs",
+        "in theirs; there are: ... choose with --model_depth 16",
     ),
     (
         "JSON, other encoder",

@@ -159,7 +159,7 @@ def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(cha
     for (learning, pruning, sparsity), row in rows.items():
         assert (
             row["status"] == "present"
-            and row["origin"] == "made here"
+            and row["origin"] == "trained here"
             and 0 <= float(row["accuracy_mean"]) <= 1
         )
         folder = work / "pies/few digits" / learning
@@ -384,7 +384,7 @@ def test_what_is_in_the_way_of_a_later_id_is_refused_before_the_first(digits_on_
     assert "supervised id 0" not in capsys.readouterr().out
 
 
-def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
+def test_an_external_head_is_never_replaced(digits_on_disk, capsys):
     flags = [*SMALL, *DENSE, "--index_end", 0, "--epochs", 1, "--head_epochs", 1]
     assert main("clr_training", *flags) == 0
     [head] = digits_on_disk.rglob("*_head_*.pt")
@@ -392,9 +392,7 @@ def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
     foreign = digits_on_disk / "other" / head.name
     foreign.write_bytes(head.read_bytes() + b" ")
     assert main("clr_training", *flags, "--encoder_save_path", "other") == 2
-    assert (
-        "was made elsewhere" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
-    )
+    assert "is external" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
 
 
 ONE_STEP = ["--epochs", 1, "--batch_size", 500, "--learning_rate", 1e30]
@@ -431,7 +429,38 @@ def test_only_the_head_is_trained_where_the_encoder_is_finished(digits_on_disk, 
     assert encoder.read_bytes() == before and head.read_bytes() == whole
 
 
-def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_table(
+@pytest.mark.parametrize(
+    "script, lost, flags, told",
+    [
+        ("sup_training", "wideResNet*", "--learning_rate 0.2", "--batch_size, --learning_rate"),
+        (
+            "sup_training",
+            "wideResNet*",
+            "--no-vertical_flip",
+            "--batch_size, --learning_rate, --vertical_flip",
+        ),
+        ("sup_pruning_finetune", "*global_0.*", "--learning_rate 0.5", "--batch_size, --learning_rate"),
+        ("sup_pruning_finetune", "*_0.0pruning*", "--pruning_percentages 0.5 --debug", ""),
+        ("clr_pruning_finetune", "*_0.0pruning*", "--dropout 0.0 --debug", "--dropout"),
+        ("clr_training", "*_encoder_*0.0pruning*", "--warmup_epochs 0", "--warmup_epochs"),
+        ("clr_training", "*_head_*0.0pruning*", "--batch_size_head 9", "--batch_size_head, --epochs"),
+    ],
+)
+def test_of_a_checkpoint_without_a_record_the_flags_that_cannot_be_checked_are_named(
+    chain, tmp_path, monkeypatch, capsys, script, lost, flags, told
+):
+    for name in ("models", "few digits"):
+        shutil.copytree(chain[0] / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for record in Path("models/few digits").glob(f"{lost}.json"):
+        record.unlink()
+    checkpoints.say_once.cache_clear()
+    assert main(script, *CHAIN[script], "--batch_size", 32, *flags.split()) == 0
+    [note] = [line for line in capsys.readouterr().out.splitlines() if "no record, taken as external" in line]
+    assert note.partition("; cannot be checked: ")[2] == told
+
+
+def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and_titles(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -443,9 +472,17 @@ def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_
     for method in ("sup", "clr"):
         assert main(f"{method}_pruning_finetune", *common, "--epochs", 1, "--pruning_percentages", 0.9) == 0
         assert main(f"{method}_pie_kmodels_detection", *common, "--pruning_percentages", 0.9) == 0
-        assert "made elsewhere" in capsys.readouterr().out
+        assert "external" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "pies/digits/results.csv").open()))
-    assert len(rows) == 4 and {row["origin"] for row in rows} == {"made elsewhere"}
+    assert len(rows) == 4 and {row["origin"] for row in rows} == {"external"}
+    assert main("make_figures", "--results", "pies/digits") == 0
+    titles = {}
+    for path in (tmp_path / "pies").rglob("*.npz"):
+        with np.load(path) as arrays:
+            titles |= {path.name: str(arrays["title"])} if "title" in arrays else {}
+    assert len(titles) > 15 and not [name for name in titles if "external" not in titles[name]]
+    report = (tmp_path / "pies/digits/report.html").read_text()
+    assert "SupCon: not known; supervised: not known" in report
 
 
 # UMAP's own code, which takes half a minute to be compiled, runs in this file alone.
