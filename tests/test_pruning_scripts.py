@@ -505,7 +505,7 @@ def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_
         assert table == ["dense", "finetuned", "global"]
     found = bytes_of(work / "pies", "*.npz")
     assert {path: found[path] for path in without} == without
-    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").iterdir()}
+    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").glob("*.npz")}
     kinds = {f"{kind}{ending}" for kind in ("finetuned_0.0", "global_0.5") for ending in ("", "_depth")}
     assert stems == {*kinds, "dense_0.0", "dense_0.0_depth"}
     figures = [path for path in found if "finetuned" in path.name and "sparsity_" in path.name]
