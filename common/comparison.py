@@ -593,10 +593,12 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
 
     Raises:
-        UserError: too few images for UMAP.
+        UserError: too few images for UMAP, or latents between which distances are not finite.
     """
     if len(latent) < UMAP_IMAGES:
         raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
+    if not np.square(latent, dtype=np.float64).sum(1).max() < np.finfo(np.float32).max / 4:
+        raise UserError("--plot_umap: distances between these latents are not finite; leave it out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import umap

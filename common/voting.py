@@ -12,10 +12,25 @@ def tie_ranks(num_classes: int) -> np.ndarray:
     return np.arange(num_classes)[::-1]
 
 
+def checked_classes(values: np.ndarray, num_classes: int, what: str = "labels") -> np.ndarray:
+    """The values as they are; for every array that is counted or indexed by them.
+
+    Raises:
+        ValueError: they are not whole numbers from 0 to num_classes - 1.
+    """
+    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() < num_classes):
+        raise ValueError(f"{what} must be whole numbers between 0 and {num_classes - 1}")
+    return values
+
+
 def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, N) predicted classes -> (N, num_classes) number of networks that predict each class."""
+    """(K, N) predicted classes -> (N, num_classes) number of networks that predict each class.
+
+    Raises:
+        ValueError: predictions outside the classes.
+    """
     networks, images = predictions.shape
-    flat = np.arange(images) * num_classes + predictions
+    flat = np.arange(images) * num_classes + checked_classes(predictions, num_classes, "predictions")
     return np.bincount(flat.ravel(), minlength=images * num_classes).reshape(images, num_classes)
 
 
@@ -43,8 +58,6 @@ def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray,
     """
     if predictions.ndim != 2 or len(predictions) == 0:
         raise ValueError(f"predictions must have the shape (models, images), not {predictions.shape}")
-    if predictions.size and not (0 <= predictions.min() and predictions.max() < num_classes):
-        raise ValueError(f"predictions must lie between 0 and {num_classes - 1}")
     counts = vote_counts(predictions, num_classes)
     return winners(counts), vote_lead(counts) == 0
 

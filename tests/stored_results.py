@@ -225,7 +225,7 @@ def row_of(networks: Networks, **columns) -> dict:
         **dict(zip(("learning_method", "pruning_method", "sparsity"), networks.key)),
         "population": "of {} {} {}".format(*networks.key),
         "models": len(networks.ids),
-        "origin": "made here",
+        "origin": "trained here",
         "unpublished": "epochs 3",
         **columns,
     }

@@ -4,6 +4,9 @@ import argparse
 import importlib
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import torch
 from common import cli, process, study, values
 from common.store import names
 
+ROOT = Path(__file__).parent.parent
 SCRIPTS = [
     f"{method}_{stage}"
     for method in ("clr", "sup")
@@ -40,56 +44,38 @@ def test_a_boolean_flag_has_three_spellings(words, expected):
         assert parser_of(script).parse_args(words.split()).debug is expected
 
 
-def refusal(script, words, capsys):
-    """The one line with which the parser refuses these flags."""
-    with pytest.raises(SystemExit) as stop:
-        parser_of(script).parse_args(words)
-    shown = capsys.readouterr().err
-    assert stop.value.code == 2 and shown.count("\n") == 1
-    return shown
-
-
+# Of the tables of bad input, in every script: the others are in test_bad_input.py.
 @pytest.mark.parametrize(
-    "words",
-    [
-        *("--debug maybe", "--no-debug True", "--cuda_device -1", "--cuda_device x", "--model_depth 17"),
-        *("--model_depth 4", "--widen_factor 0", "--dropout 1", "--dropout nan", "--dataset mnist"),
-        *("--epoch 3", "--cuda 0", "--total_seed 0", "--unknown", "stray"),
-    ],
+    "words", ["--debug maybe", "--no-debug True", "--cuda_device x", "--epoch 3", "stray"]
 )
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_wrong_flag_is_one_line_and_status_2(script, words, capsys):
-    words = words.split()
-    assert words[0].replace("--no-", "--") in refusal(script, words, capsys)
+    with pytest.raises(SystemExit) as stop:
+        parser_of(script).parse_args(words.split())
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.count("\n") == 1
+    assert words.split()[0].replace("--no-", "--") in shown
 
 
-OUT_OF_RANGE = {
-    "sup_training": [
-        *("--epochs=0", "--learning_rate=0", "--learning_rate=inf", "--momentum=1", "--weight_decay=-1"),
-        *("--pruning=1.0", f"--batch_size={'9' * 30}", "--save_path=models/{}.pt", f"--save_path={__file__}"),
-    ],
-    "clr_training": [
-        *("--temperature=0", "--method=supcon", "--projection_head=none", "--pruning_percentages=0.3,0.3"),
-        *("--pruning_percentages=", "--encoder_save_path=models/{}_{}.pt", "--head_save_path=a}b"),
-        *("--encoder_name=a/b", "--encoder_name=", "--encoder_name=WideResNet-10-4"),
-        "--encoder_name=Net-linear",
-    ],
-    "sup_pruning_finetune": ["--pruning_percentages=0.0,0", "--pruning_percentages=50"],
-    "sup_prediction_depth": [
-        *("--pruning_methods=local", "--pruning_methods=global,global", "--depth_target=labels"),
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    "script, word", [(script, word) for script in OUT_OF_RANGE for word in OUT_OF_RANGE[script]]
-)
-def test_a_value_out_of_range_is_one_line_and_status_2(script, word, capsys):
-    assert word.split("=")[0] in refusal(script, [word], capsys)
+def test_help_waits_for_no_heavy_import():
+    """An answer within half a second depends on it; the time itself would measure how busy the machine is."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "clr_prediction_depth.py"), "--help"]
+    shown = subprocess.run(command, text=True, capture_output=True)
+    imported = {line.rsplit("|", 1)[1].strip() for line in shown.stderr.splitlines() if "|" in line}
+    assert shown.returncode == 0 and "--clr_method" in shown.stdout and "common.cli" in imported
+    assert not imported & {"torch", "numpy", "umap", "sklearn", "matplotlib"}
 
 
 SPARSITIES = [0.3, 0.5, 0.7, 0.9]
-GRADUAL = {"criterion": "magnitude", "scope": None, "save_epochs": [], "index_start": 0, "index_end": 29}
+STEPS = dict.fromkeys(("begin_step", "end_step", "frequency"))
+GRADUAL = {
+    **STEPS,
+    "criterion": "magnitude",
+    "scope": None,
+    "save_epochs": [],
+    "index_start": 0,
+    "index_end": 29,
+}
 CONTRASTIVE = {"learning_method": "SupCon", "projection_head": "mlp", "temperature": 0.5}
 FINETUNING = {"models_number": 30, "batch_size": 128, "epochs": 30, "pruning_percentages": SPARSITIES}
 COMPARED = {"models_number": 30, "batch_size": 1024}
@@ -107,10 +93,18 @@ SGD = {"momentum": 0.9, "shuffle": True}
                 **{"model_depth": 16, "widen_factor": 2, "dropout": 0.0, "encoder_name": "WideResNet"},
                 **{**CONTRASTIVE, **SGD, **GRADUAL, "schedule": "late", "batch_size": 1024, "epochs": 500},
                 **{"learning_rate": 0.05, "weight_decay": 0.0004, "base_temperature": 0.07},
-                **{"warmup_epochs": 0, "cosine_annealing": False, "lars": False, "clipping": False},
+                **{
+                    "warmup_epochs": 0,
+                    "cosine_annealing": False,
+                    "lars": False,
+                    "clipping": False,
+                    "lr_decay_epochs": "1500",
+                },
                 **{"num_classes": 10, "head_epochs": 100, "batch_size_head": 256},
                 **{"pruning_percentages": [0.0, *SPARSITIES], "debug_classification_head": False},
                 "debug_classification_head_epochs": 25,
+                **{f"{name}_head": None for name in STEPS},
+                **{"encoder_save_path": None, "head_save_path": None},
             },
         ),
         (
@@ -175,17 +169,11 @@ def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, mon
     view = next(study.open_studies("sup_prediction_depth", flags))
     assert view.architecture == names.Architecture(10) and view.encoder_name == "wideResNet"
     assert view.same_flags(folders=True) == ["--dataset", "digits", "--model_depth", "10"]
-    shown = refusal("sup_prediction_depth", ["--projection_head", "none"], capsys)
-    assert "--projection_head" in shown
 
 
 @pytest.mark.parametrize(
     "script, words, expected",
     [
-        ("sup_training", "--index_start 3 --index_end 2", "--index_end 2"),
-        ("clr_training", "--epochs 2 --warmup_epochs 2", "--warmup_epochs 2"),
-        ("clr_training", "--num_classes 7", "--num_classes 7"),
-        ("sup_training", "--dataset folder --data_dir nowhere", "--data_dir nowhere"),
         (
             "sup_pruning_finetune",
             "--save_path empty",
@@ -202,14 +190,6 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and expected in shown and shown.startswith(f"{script}.py: error: ")
     assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "logs").write_text("a file where a folder should be")
-    assert importlib.import_module("sup_training").main(["--dataset", "digits"]) == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and "logs" in shown
 
 
 @pytest.mark.parametrize(

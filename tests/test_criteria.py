@@ -2,6 +2,7 @@
 against torch's hooks."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
-from test_pruning import prunable_modules, random_network, scores_of, torch_masks
+from test_pruning import random_network, torch_masks
 from torch import nn
 from torch.nn.utils import prune
 
@@ -17,18 +18,13 @@ from common import methods, pruning
 from common.pruning import (
     GradualPruning,
     apply_masks,
-    filter_masks,
-    global_masks,
     gradual_pruner,
-    layer_masks,
     measure_sparsity,
     next_masks,
     prunable_parameters,
     score_weights,
-    sum_gradients,
 )
 
-GRADIENT_CRITERIA = ("snip", "snip_batches")
 FILTER_CRITERIA = ("filter_l1", "filter_l2", "filter_linf", "filter_random")
 WAYS = [
     (criterion, scope)
@@ -90,65 +86,32 @@ def score(network, criterion, batches=(), initial=None, key=("a key",)):
 # Criteria
 
 
-def test_both_lists_of_criteria_name_the_same_ones():
-    assert list(pruning.CRITERIA) == list(methods.CRITERIA)
+# Of a weight, its initial weight, its gradients by batches, the sums of |gradient| and gradient over steps.
+SLOW_SCORES = {
+    "magnitude": lambda w, start, batches, size, signed: abs(w),
+    "magnitude_increase": lambda w, start, batches, size, signed: abs(w) - abs(start),
+    "snip": lambda w, start, batches, size, signed: abs(w * sum(batches)),
+    "snip_batches": lambda w, start, batches, size, signed: sum(abs(w * gradient) for gradient in batches),
+    "levai_zombori": lambda w, start, batches, size, signed: abs(w) * size,
+    "levai_zombori_signed": lambda w, start, batches, size, signed: abs(w * signed),
+    "levai_zombori_power0.5": lambda w, start, batches, size, signed: abs(w) * math.sqrt(size),
+    "levai_zombori_power2": lambda w, start, batches, size, signed: abs(w) * size**2,
+    "levai_zombori_power3": lambda w, start, batches, size, signed: abs(w) * size**3,
+}
 
 
-def test_criteria_use_gradients_and_initial_weights_where_they_say_so():
-    assert tuple(name for name in pruning.CRITERIA if pruning.uses(name, "gradient")) == GRADIENT_CRITERIA
-    of_initial = [name for name in pruning.CRITERIA if pruning.uses(name, "initial_weight")]
-    assert of_initial == ["magnitude_increase"]
-    of_sums = [name for name in pruning.CRITERIA if name.startswith("levai_zombori")]
-    for quantity, names in (("accumulated", of_sums), ("hessian_gradient", ["grasp"])):
-        assert [one for one in pruning.CRITERIA if pruning.uses(one, quantity)] == names
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("criterion", ["magnitude", "magnitude_increase", *GRADIENT_CRITERIA])
-def test_scores_equal_those_of_loops_over_weights_and_batches(criterion, seed):
-    network, batches = double_network(seed), some_batches(seed)
-    initial, gradients = initial_weights(network, seed), gradients_by_backward(network, batches)
-    slow = {
-        "magnitude": lambda weight, start, of_batches: abs(weight),
-        "magnitude_increase": lambda weight, start, of_batches: abs(weight) - abs(start),
-        "snip": lambda weight, start, of_batches: abs(weight * sum(of_batches)),
-        "snip_batches": lambda weight, start, of_batches: sum(
-            abs(weight * gradient) for gradient in of_batches
-        ),
-    }[criterion]
-    scores = score(network, criterion, batches, initial)
+@pytest.mark.parametrize("criterion, slow", SLOW_SCORES.items())
+def test_scores_equal_those_of_loops_over_weights_and_batches(criterion, slow):
+    network, batches = double_network(0), some_batches(0)
+    initial, gradients = initial_weights(network, 0), gradients_by_backward(network, batches)
+    scores, sums = score(network, criterion, batches, initial), some_sums(network)
     assert list(scores) == list(prunable_parameters(network))
     for name, parameter in prunable_parameters(network).items():
-        expected = [
-            slow(weight, start, [of_batch[position] for of_batch in gradients[name]])
-            for position, (weight, start) in enumerate(
-                zip(parameter.flatten().tolist(), initial[name].flatten().tolist())
-            )
-        ]
-        assert scores[name].shape == parameter.shape and max(map(abs, expected)) > 0
-        torch.testing.assert_close(
-            scores[name].flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-14
-        )
-
-
-@pytest.mark.parametrize(
-    "criterion, slow",
-    [
-        ("levai_zombori", lambda w, size, signed: abs(w) * size),
-        ("levai_zombori_signed", lambda w, size, signed: abs(w * signed)),
-        ("levai_zombori_power0.5", lambda w, size, signed: abs(w) * math.sqrt(size)),
-        ("levai_zombori_power2", lambda w, size, signed: abs(w) * size * size),
-        ("levai_zombori_power3", lambda w, size, signed: abs(w) * size * size * size),
-    ],
-)
-@pytest.mark.parametrize("seed", range(3))
-def test_levai_zombori_is_the_weight_times_the_sum_that_was_accumulated(criterion, slow, seed):
-    network = double_network(seed)
-    for name, scores in score(network, criterion).items():
-        weight, sums = prunable_parameters(network)[name].detach(), some_sums(network)[name]
-        expected = [slow(*each) for each in zip(*(t.flatten().tolist() for t in (weight, *sums)))]
-        torch.testing.assert_close(scores.flatten(), torch.tensor(expected, dtype=torch.float64))
-        assert scores.max() > 0
+        columns = [each.flatten().tolist() for each in (parameter, initial[name], *sums[name])]
+        facts = zip(*columns[:2], zip(*gradients[name]), *columns[2:])
+        expected = torch.tensor([slow(*of_weight) for of_weight in facts], dtype=torch.float64)
+        assert scores[name].shape == parameter.shape and expected.abs().max() > 0
+        torch.testing.assert_close(scores[name].flatten(), expected, rtol=1e-9, atol=1e-14)
 
 
 def test_gradient_sums_add_up_the_sizes_of_all_steps_gradients_and_go_on_from_a_state():
@@ -192,18 +155,43 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_by_differences
         torch.testing.assert_close(scores[name], weight * product, rtol=1e-4, atol=1e-7)
 
 
-def test_grasp_prunes_first_what_keeps_the_norm_of_the_gradient():
-    """Of loss (a x^2 + b y^2) / 2, H g = (a^2 x, b^2 y): shrinking a weight of positive w H g lowers the
-    norm."""
-    layer = nn.Linear(2, 1, bias=False)
-    layer.weight.data = torch.tensor([[1.0, 1.0]])
-    curvature = torch.tensor([[1.0, 3.0]])
-    losses = lambda: iter([(curvature * layer.weight**2).sum() / 2])
-    scores = score_weights(layer, "grasp", losses, None, ())["weight"]
-    assert scores.tolist() == [[1.0, 9.0]]
-    masks = global_masks({"weight": scores}, 0.5)["weight"]
-    norms = [((curvature * layer.weight * kept) ** 2).sum() for kept in (masks, 1 - masks)]
-    assert norms[0] > norms[1]
+def test_grasp_of_a_pruned_network_is_that_of_the_network_without_what_is_pruned():
+    """Two filters and their weights in the layer after them are pruned: as if they had never been there."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Softplus(), nn.Flatten(), nn.Linear(96, 5)).double()
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(64, 5)).double()
+    masks = {name: torch.ones_like(weight) for name, weight in whole.named_parameters()}
+    masks["0.weight"][4:], masks["0.bias"][4:], masks["3.weight"][:, 64:] = 0, 0, 0
+    apply_masks(whole, masks)
+    parts = {
+        "0.weight": whole[0].weight[:4],
+        "0.bias": whole[0].bias[:4],
+        "3.weight": whole[3].weight[:, :64],
+    }
+    small.load_state_dict({**whole.state_dict(), **parts})
+    losses = [functools.partial(losses_of, network, some_batches(3)) for network in (whole, small)]
+    expected = score_weights(small, "grasp", losses[1], None, ())
+    for known in (masks, None):  # None: by the zeros
+        found = score_weights(whole, "grasp", losses[0], None, (), masks=known)
+        torch.testing.assert_close(found["0.weight"][:4], expected["0.weight"])
+        torch.testing.assert_close(found["0.bias"][:4], expected["0.bias"])
+        torch.testing.assert_close(found["3.weight"][:, :64], expected["3.weight"])
+    unaware = score_weights(whole, "grasp", losses[0], None, (), masks={})
+    assert not torch.allclose(unaware["3.weight"][:, :64], expected["3.weight"])
+
+
+def test_grasp_of_a_linear_layer_by_hand():
+    """The gradient of the kept weights is (2, 1.5), that of the pruned one 1.5; H of the kept is I."""
+    layer = nn.Linear(3, 1, bias=False).double()
+    layer.weight.data[:] = torch.tensor([1.0, 1, 0])
+    images, wanted = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).double(), torch.tensor([[-1.0], [-0.5]]).double()
+    losses = lambda: iter([((layer(images) - wanted) ** 2).sum() / 2])
+    for masks, kept in (
+        (None, [2, 1.5]),
+        ({"weight": torch.tensor([[1.0, 1, 0]])}, [2, 1.5]),
+        ({}, [2, 3]),  # a weight that is zero by chance
+    ):
+        assert score_weights(layer, "grasp", losses, None, (), masks=masks)["weight"][0, :2].tolist() == kept
 
 
 def test_synflow_is_what_all_paths_lose_without_the_weight():
@@ -248,27 +236,14 @@ def test_synflow_prunes_in_rounds_each_of_which_scores_what_the_one_before_left(
     assert any(not torch.equal(found[name], mask) for name, mask in once.items())
 
 
-@pytest.mark.parametrize(
-    "criterion, slow_norm",
-    [
-        ("filter_l1", lambda weights: sum(abs(weight) for weight in weights)),
-        ("filter_l2", lambda weights: math.sqrt(sum(weight**2 for weight in weights))),
-        ("filter_linf", lambda weights: max(abs(weight) for weight in weights)),
-    ],
-)
-def test_filter_scores_are_the_norms_of_whole_filters(criterion, slow_norm):
+@pytest.mark.parametrize("criterion, order", [("filter_l1", 1), ("filter_l2", 2), ("filter_linf", math.inf)])
+def test_filter_scores_are_the_norms_of_whole_filters(criterion, order):
     network = double_network(5)
     scores = score(network, criterion)
     for name in ("0.weight", "3.0.weight"):
-        weight = prunable_parameters(network)[name].detach()
-        for filter_weight, filter_score in zip(weight, scores[name]):
-            assert (filter_score == filter_score.flatten()[0]).all()
-            assert filter_score.flatten()[0].item() == pytest.approx(
-                slow_norm(filter_weight.flatten().tolist()), rel=1e-12
-            )
-        order = {"filter_l1": 1, "filter_l2": 2, "filter_linf": float("inf")}[criterion]
-        norms = torch.stack([torch.norm(filter_weight, p=order) for filter_weight in weight])
-        assert torch.equal(scores[name][:, 0, 0, 0].argsort(), norms.argsort())
+        for weights, scored in zip(prunable_parameters(network)[name], scores[name]):
+            norm = torch.linalg.vector_norm(weights.detach().flatten(), order)
+            torch.testing.assert_close(scored, norm.expand_as(scored), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("criterion", ["random", "filter_random"])
@@ -286,63 +261,20 @@ def test_random_scores_depend_on_the_key_alone(criterion):
 
 @pytest.mark.parametrize("criterion", list(methods.CRITERIA))
 def test_scores_leave_the_global_generator_the_network_and_its_gradients_alone(criterion):
-    network = random_network(0)
+    network, state = random_network(0), torch.get_rng_state()
     network(some_batches(1)[0][0]).square().sum().backward()
-    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    before = copy.deepcopy(network.state_dict())
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
-    network.eval()
-    score(network, criterion, some_batches(0), initial_weights(network, 0))
+    score(network.eval(), criterion, some_batches(0), initial_weights(network, 0))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(torch.equal(parameter.grad, gradients[name]) for name, parameter in network.named_parameters())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_scores_leave_the_generator_of_the_cuda_device_alone():
-    state = torch.cuda.get_rng_state()
-    score(random_network(0), "random")
-    assert torch.equal(torch.cuda.get_rng_state(), state)
-
-
-def test_random_pruning_takes_the_same_share_of_every_layer():
-    torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Conv2d(20, 30, 3, bias=False), nn.Linear(100, 60), nn.Linear(60, 100, bias=False)
-    )
-    nn.init.normal_(layers[0].weight, std=9.0)  # by magnitude, little of this layer would be pruned
-    scores = score(layers, "random")
-    for values in scores.values():
-        assert 0 <= values.min() and values.max() < 1
-        assert values.mean() == pytest.approx(0.5, abs=0.03 if values.numel() > 1000 else 0.2)
-    for sparsity in (0.2, 0.7):
-        masks = global_masks(scores, sparsity)
-        for name in ("0.weight", "1.weight", "2.weight"):
-            # Of 5400 or 6000 weights: 0.03 are four or five standard deviations.
-            assert 1 - masks[name].mean().item() == pytest.approx(sparsity, abs=0.03)
 
 
 def test_random_filter_scores_are_one_number_a_filter():
     weight = score(random_network(1), "filter_random")["3.0.weight"]
     assert (weight == weight[:, :1, :1, :1]).all()
     assert len(weight[:, 0, 0, 0].unique()) == len(weight) > 1
-
-
-def test_gradients_are_summed_over_batches_in_two_ways_and_grad_stays_as_it_was():
-    network, batches = double_network(2), some_batches(2)
-    parameters, by_backward = prunable_parameters(network), gradients_by_backward(network, batches)
-    network[0].weight.grad = torch.full_like(network[0].weight, 7.0)
-    sums = sum_gradients(parameters, losses_of(network, batches))
-    assert (network[0].weight.grad == 7).all()
-    assert [name for name, weight in network.named_parameters() if weight.grad is not None] == ["0.weight"]
-    assert sums.keys() == parameters.keys()
-    for name, gradient in sums.items():
-        of_batches = torch.tensor(by_backward[name], dtype=torch.float64)
-        for found, expected in (
-            (gradient.total, of_batches.sum(0)),
-            (gradient.absolute, of_batches.abs().sum(0)),
-        ):
-            assert found.shape == parameters[name].shape and not found.requires_grad
-            torch.testing.assert_close(found.flatten(), expected, rtol=1e-9, atol=1e-14)
 
 
 # Scopes and what is pruned already
@@ -363,7 +295,7 @@ def erk_densities(shapes, density):
             return found
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.05, 0.3, 0.77, 0.9, 0.98, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 1.0])
 def test_erk_masks_have_the_densities_of_erdos_renyi_kernel_and_prune_the_lowest_of_each(sparsity):
     shapes = {"a.weight": (16, 3, 3, 3), "b.weight": (40, 16, 3, 3), "c.weight": (40, 16, 1, 1)}
     shapes |= {"d.weight": (10, 40), "d.bias": (10,)}
@@ -403,54 +335,18 @@ def assert_counts(masks, sparsity, scope, criterion):
         )
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("criterion, scope", WAYS)
-def test_what_is_pruned_stays_pruned_and_counts_are_exact(criterion, scope, seed):
-    network, batches, masks = random_network(seed).eval(), some_batches(seed), {}
-    generator = torch.Generator().manual_seed(seed)
-    for sparsity in (0.0, 0.1, 0.33, 0.33, 0.6, 0.9, 0.99, 1.0):
-        # Initial weights of pruned weights are 0 and of others large: by their increase, pruned weights would
-        # be kept.
-        initial = {name: 9 * weight.detach() for name, weight in prunable_parameters(network).items()}
-        scores = score(network, criterion, batches, initial, key=(seed, sparsity))
+def test_what_is_pruned_stays_pruned_and_counts_are_exact(criterion, scope):
+    network, masks = random_network(0).eval(), {}
+    for sparsity in (0.0, 0.33, 0.33, 0.9, 1.0):
+        for parameter in network.parameters():  # by new scores, what is pruned would come back
+            nn.init.normal_(parameter)
+        scores = score(network, criterion, some_batches(0), initial_weights(network, 0))
         later = next_masks(scores, sparsity, scope, criterion, masks)
         assert_counts(later, sparsity, scope, criterion)
-        assert list(later) == list(scores) and all(
-            ((mask == 0) | (mask == 1)).all() for mask in later.values()
-        )
+        assert list(later) == list(scores)
         assert all((later[name][mask == 0] == 0).all() for name, mask in masks.items())
         masks = later
-        apply_masks(network, masks)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-        apply_masks(network, masks)
-
-
-@pytest.mark.parametrize(
-    "scope, criterion, first",
-    [
-        ("global", "magnitude", global_masks),
-        ("layer", "magnitude", layer_masks),
-        ("layer", "filter_l1", filter_masks),
-    ],
-)
-def test_what_is_pruned_stays_pruned_even_where_its_score_is_the_highest(scope, criterion, first):
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"a.weight": (10, 4, 3, 3), "b.weight": (6, 10, 1, 1), "c.weight": (5, 6), "c.bias": (5,)}
-    scores = {
-        name: torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator).expand(shape)
-        for name, shape in shapes.items()
-    }
-    before = copy.deepcopy(scores)
-    masks = first(scores, 0.4)
-    highest = {name: values.masked_fill(masks[name] == 0, 1e9) for name, values in scores.items()}
-    later = next_masks(highest, 0.5, scope, criterion, masks)
-    assert_counts(later, 0.5, scope, criterion)
-    assert all((later[name][mask == 0] == 0).all() for name, mask in masks.items())
-    assert all(torch.equal(values, before[name]) for name, values in scores.items())
-    kept = {name: values.masked_fill(masks[name] == 0, -1.0) for name, values in scores.items()}
-    assert all(torch.equal(mask, first(kept, 0.5)[name]) for name, mask in later.items())
 
 
 def test_masks_of_some_tensors_only_hold_for_these():
@@ -468,28 +364,6 @@ def test_a_kept_weight_that_is_zero_by_chance_does_not_break_up_its_filter():
     masks = next_masks(score(layer, "filter_l1"), 0.5, "layer", "filter_l1", pruning.masks_of(layer))
     assert_counts(masks, 0.5, "layer", "filter_l1")
     assert [filter_mask.any().item() for filter_mask in masks["weight"]] == [False, False, True, True]
-
-
-@pytest.mark.parametrize(
-    "norm, criterion", [(1, "filter_l1"), (2, "filter_l2"), (float("inf"), "filter_linf")]
-)
-@pytest.mark.parametrize("seed", range(10))
-def test_filter_masks_equal_torchs_ln_structured_once_and_again(seed, norm, criterion):
-    network = random_network(seed)
-    theirs, masks = copy.deepcopy(network), {}
-    for sparsity in (0.2, 0.5, 0.5, 0.8):
-        before = masks
-        masks = next_masks(score(network, criterion), sparsity, "layer", criterion, masks)
-        for prefix, module, name in prunable_modules(theirs):
-            if isinstance(module, nn.Conv2d):
-                target = round(sparsity * module.out_channels)
-                already = sum(not mask.any() for mask in before.get(f"{prefix}.weight", ()))
-                prune.ln_structured(module, "weight", amount=target - already, n=norm, dim=0)
-                assert torch.equal(masks[f"{prefix}.weight"], module.weight_mask)
-            else:
-                assert masks[f"{prefix}.{name}"].all()
-        apply_masks(network, masks)
-    assert torch_masks(theirs).keys() == {"0.weight", "3.0.weight"}
 
 
 # Schedules
@@ -526,51 +400,31 @@ def test_pruning_fires_on_the_grid_and_at_the_end_and_never_at_step_0(begin, end
         assert ours[step] == pytest.approx(0.7 * (1 - ((end - step) / (end - begin)) ** 3), abs=1e-12)
 
 
-@pytest.mark.parametrize("begin, end, frequency", [(1, 100, 7), (0, 50, 50), (2440, 4760, 62), (5, 6, 1)])
-def test_sparsity_rises_from_0_at_the_first_step_to_exactly_the_last(begin, end, frequency):
-    ours = GradualPruning(0.9, begin, end, frequency).sparsities()
-    values = list(ours.values())
-    assert all(earlier < later for earlier, later in zip(values, values[1:])) and values[-1] == 0.9
-    assert ours.get(begin, 0.0) == 0.0
-
-
 # While training
 
 
-@pytest.mark.parametrize("criterion, scope", WAYS)
-def test_a_network_pruned_while_it_trains_has_the_asked_number_of_zeros_at_every_firing(
-    criterion, scope, monkeypatch
-):
-    monkeypatch.setattr(pruning, "SYNFLOW_ROUNDS", 4)
+@pytest.mark.parametrize(
+    "criterion, scope",
+    [("levai_zombori", "erk"), ("snip", "global"), ("filter_l1", "layer"), ("synflow", "layer")],
+)
+def test_at_every_firing_the_asked_number_is_zero_and_sums_begin_anew(criterion, scope):
     network, schedule, masks = random_network(3), GradualPruning(0.85, 2, 12, 4, criterion, scope), {}
-    losses = lambda step: losses_of(network, some_batches(step, 2))
-    sums = some_sums(network)
+    losses, sums = lambda step: losses_of(network, some_batches(step, 2)), some_sums(network)
     prune_at = gradual_pruner(network, masks, schedule, losses, (0, "a key"), sums)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-3)
-    sparsity, shapes = None, {name: weight.shape for name, weight in prunable_parameters(network).items()}
-    for step in range(1, 16):
-        earlier = dict(masks)
+    for step in range(1, 14):
         prune_at(step)
+        zeros = measure_sparsity(network)["zeros"]
         if step in schedule.sparsities():
-            assert not any(total.any() for total in sums.values()), "sums begin anew after a pruning"
+            assert_counts(masks, schedule.sparsities()[step], scope, criterion)
+            assert not any(total.any() for total in sums.values())
+        assert zeros == sum(int((mask == 0).sum()) for mask in masks.values())
         for total in sums.values():
             total.add_(torch.rand(total.shape))
-        sparsity = schedule.sparsities().get(step, sparsity)
-        if sparsity is None:
-            assert not masks and measure_sparsity(network)["zeros"] == 0
-        else:
-            measured, expected = measure_sparsity(network), counts_by_hand(shapes, sparsity, scope, criterion)
-            assert measured["zeros"] == sum(expected.values())
-            assert "all" in expected or measured["per_tensor"] == {
-                name: count / math.prod(shapes[name]) for name, count in expected.items()
-            }
-            assert all((masks[name][mask == 0] == 0).all() for name, mask in earlier.items())
-        for loss in losses_of(network, some_batches(100 + step, 1)):
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.01)
         apply_masks(network, masks)
-    assert sparsity == 0.85
+    assert len(schedule.sparsities()) == 4 and zeros > 0
 
 
 def test_the_increase_is_measured_from_the_weights_at_the_start():
@@ -637,31 +491,21 @@ def prunable_modules_of_hooked(network):
     ]
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"momentum": 0.9},
-        {"momentum": 0.9, "nesterov": True},
-        {"momentum": 0.9, "weight_decay": 5e-3},
-        {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-3},
-    ],
-    ids="+".join,
-)
-def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(options, scope, seed):
-    network, masks, schedule = random_network(seed), {}, GradualPruning(0.9, 3, 20, 4, "magnitude", scope)
+@pytest.mark.parametrize("options", [{}, {"nesterov": True, "weight_decay": 5e-3}])
+def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(options, scope):
+    network, masks, schedule = random_network(0), {}, GradualPruning(0.9, 3, 20, 4, "magnitude", scope)
     theirs = copy.deepcopy(network)
     prune_at, sparsities = gradual_pruner(network, masks, schedule, None, ()), schedule.sparsities()
     optimizer, their_optimizer = (
-        torch.optim.SGD(model.parameters(), 0.05, **options) for model in (network, theirs)
+        torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, **options) for model in (network, theirs)
     )
     for step in range(1, 26):
         prune_at(step)
         if step in sparsities:
             prune_with_hooks(theirs, sparsities[step], scope)
         for model, its_optimizer in ((network, optimizer), (theirs, their_optimizer)):
-            for loss in losses_of(model, some_batches(1000 * seed + step, 1, 16)):
+            for loss in losses_of(model, some_batches(1000 + step, 1, 16)):
                 its_optimizer.zero_grad()
                 loss.backward()
                 its_optimizer.step()
@@ -673,27 +517,3 @@ def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(opti
             torch.testing.assert_close(prunable_parameters(network)[key], expected, rtol=1e-5, atol=1e-6)
             assert not masks or torch.equal(masks[key], getattr(module, f"{name}_mask"))
     assert measure_sparsity(network)["total"] == pytest.approx(0.9, abs=0.01)
-
-
-# Magnitude pruning again and again, without training
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("scope", ["global", "layer"])
-def test_repeated_magnitude_masks_equal_torchs(scope, seed):
-    network, masks = random_network(seed), {}
-    theirs, generator = copy.deepcopy(network), torch.Generator().manual_seed(seed)
-    for sparsity in (0.25, 0.6, 0.61, 0.95):
-        prune_with_hooks(theirs, sparsity, scope)
-        masks = next_masks(scores_of(network), sparsity, scope, "magnitude", masks)
-        apply_masks(network, masks)
-        expected = torch_masks(theirs)
-        assert masks.keys() == expected.keys() and all(
-            torch.equal(mask, expected[key]) for key, mask in masks.items()
-        )
-        with torch.no_grad():  # weights move between the rounds, the pruned ones of torch's hooks too
-            for key, module, name in prunable_modules_of_hooked(theirs):
-                noise = torch.randn(masks[key].shape, generator=generator) / 50
-                prunable_parameters(network)[key].add_(noise)
-                getattr(module, f"{name}_orig").add_(noise)
-        apply_masks(network, masks)

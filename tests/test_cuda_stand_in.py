@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from conftest import write_few_digits
 from cuda_stand_in import CPU, CudaStandIn, Misuse, device_of, watched_training
 
-from common import augment, cli, methods, models, plots, training
+from common import augment, cli, models, plots, training
 from common.settings import Architecture
 
 SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1 --save_every 1"
@@ -26,24 +27,21 @@ CONTRASTIVE = (
 )
 FINETUNED = f"{SMALL} --models_number 1 --pruning_percentages 0.9 --epochs 1"
 ITERATIVE = f"{SMALL} --models_number 1 --pruning_schedule iterative --iterations 2 --rate 0.5"
+CRITERIA = ("magnitude", "snip_batches", "grasp", "synflow", "levai_zombori", "filter_random")
 COMPARED = "--models_number 1 --pruning_percentages 0.9"
-METHODS = "--pruning_methods global,GMP,later_GMP_snip"
+METHODS = "--pruning_methods global,later_GMP_snip"
 COMMANDS = (
     f"{SUPERVISED} --save_epochs 0,1 --accumulate_gradients",
-    f"{SUPERVISED} --dropout 0.1 --save_path dropout",
-    f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.5 --end_epoch 1.5",
     f"{SUPERVISED} --pruning 0.9 --schedule late --criterion snip --begin_epoch 0.5 --end_epoch 1.5",
     f"{CONTRASTIVE} --pruning_percentages 0.0 --save_epochs 0 --debug_classification_head "
     "--debug_classification_head_epochs 2",
     f"{CONTRASTIVE} --pruning_percentages 0.9 --method SimCLR --lars --cosine_annealing --dropout 0.1 "
     "--criterion levai_zombori --begin_epoch 0.5 --end_epoch 1.5 --begin_epoch_head 0.5 "
     "--end_epoch_head 1.5 --encoder_save_path lars",
-    *(f"sup_pruning_finetune {FINETUNED} --criterion {criterion}" for criterion in methods.CRITERIA),
+    *(f"sup_pruning_finetune {FINETUNED} --criterion {criterion}" for criterion in CRITERIA),
     f"clr_pruning_finetune {FINETUNED}",
     f"sup_pruning_finetune {ITERATIVE} --after rewind --rewind_epoch 1",
-    f"sup_pruning_finetune {ITERATIVE} --after reinit",
     f"sup_pruning_finetune {ITERATIVE} --after lr_rewind --criterion levai_zombori --scope erk",
-    f"sup_pruning_finetune {ITERATIVE} --after finetune --epochs 1",
     f"clr_pruning_finetune {ITERATIVE} --after rewind",
     f"sup_pie_kmodels_detection {ANALYSIS} {COMPARED} {METHODS} --plot_q_score",
     f"clr_pie_kmodels_detection {ANALYSIS} {COMPARED} --pruning_methods global",
@@ -117,27 +115,17 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob(pattern))
 
 
-def test_checkpoints_are_those_of_a_plain_run_byte_for_byte(runs):
+def test_the_numbers_are_those_of_a_plain_run_and_records_tell_the_device(runs):
     plain, beside, _ = runs
     paths = files(plain, "*.pt")
-    assert files(beside, "*.pt") == paths and len(paths) > 30
-    differing = [str(path) for path in paths if (plain / path).read_bytes() != (beside / path).read_bytes()]
-    assert not differing
-
-
-def test_records_differ_in_what_they_say_of_the_run_alone(runs):
-    plain, beside, _ = runs
-    for path in files(plain, "*.pt"):
+    assert files(beside, "*.pt") == paths and len(paths) > 20
+    for path in paths:
+        assert (plain / path).read_bytes() == (beside / path).read_bytes(), path
         ours, theirs = (json.loads((folder / path.with_suffix(".json")).read_text()) for folder in runs[:2])
-        devices = [record.pop("run")["device"] for record in (ours, theirs)]
-        assert devices[0].startswith("cpu: ") and devices[1] == "cuda: stand-in"
-        assert ours == theirs
-
-
-def test_evaluations_and_votes_are_those_of_a_plain_run(runs):
-    plain, beside, _ = runs
+        assert ours.pop("run")["device"].startswith("cpu: ")
+        assert theirs.pop("run")["device"] == "cuda: stand-in" and ours == theirs
     paths = [*files(plain, "evaluations/*.npz"), *files(plain, "votes/*.npz")]
-    assert len(paths) >= 10
+    assert len(paths) >= 8
     for path in paths:
         with np.load(plain / path) as ours, np.load(beside / path) as theirs:
             for name in set(ours.files) - {"made"}:
@@ -148,21 +136,17 @@ def test_evaluations_and_votes_are_those_of_a_plain_run(runs):
 def test_the_host_waits_for_the_device_a_few_times_an_epoch_and_never_in_a_step(runs, command):
     stand_in = runs[2][command]
     epochs, firings = stand_in.phases["logged"], stand_in.phases["masks"]
-    trains = "pie" not in command and "depth " not in command.replace("model_depth ", "")
+    trains = "training" in command or "finetune" in command
     assert bool(epochs) == bool(stand_in.phases["step"]) == trains
-    assert not [phase for phase, _ in [*stand_in.waits, *stand_in.uploads] if phase == "step"]
-    waits = dict.fromkeys(("epoch", "scores", "masks"), 0)
+    waits, uploads = Counter(), Counter()
     for (phase, what), count in stand_in.waits.items():
-        if phase in waits and "to the CPU" not in what:  # weights that are kept go there once
-            waits[phase] += count
-    assert waits["epoch"] <= (WAITS_AN_EPOCH + PRUNABLE) * epochs
-    assert waits["scores"] == waits["masks"] == 0
-    uploads = dict.fromkeys(("epoch", "scores", "masks"), 0)
+        waits[phase] += count if "to the CPU" not in what else 0  # weights that are kept go there once
     for (phase, _), count in stand_in.uploads.items():
-        if phase in uploads:
-            uploads[phase] += count
+        uploads[phase] += count
+    assert waits["step"] == uploads["step"] == waits["scores"] == waits["masks"] == uploads["masks"] == 0
+    assert waits["epoch"] <= (WAITS_AN_EPOCH + PRUNABLE) * epochs
     assert uploads["epoch"] <= UPLOADS_AN_EPOCH * epochs or command == STOPPED  # which loads its state
-    assert uploads["scores"] <= UPLOADS_A_PRUNING * firings and uploads["masks"] == 0
+    assert uploads["scores"] <= UPLOADS_A_PRUNING * firings
     assert stand_in.live == 0 or not trains  # nothing is left there
     assert firings or "pruning" not in command.split()[0]
 
@@ -255,79 +239,50 @@ def test_the_benchmark_of_the_switches_compares_the_device_with_the_cpu(monkeypa
 
 MISUSES = {
     "sum of tensors on CPU and device": lambda x, y: x + y,
-    "matrix product of both": lambda x, y: x @ y,
-    "concatenation of both": lambda x, y: torch.cat([x, y]),
     "concatenation with a scalar of the CPU": lambda x, y: torch.stack([x.sum(), torch.tensor(1.0)]),
-    "in place into a tensor of the CPU": lambda x, y: y.add_(x),
     "a sum of the device into one of the CPU": lambda x, y: torch.zeros(()).add_(x.sum()),
     "an index of the device into a tensor of the CPU": lambda x, y: y[x.argsort(0)],
     "an index of the CPU into a tensor of the device": lambda x, y: x[y.argsort(0)],
     "a layer on the CPU": lambda x, y: torch.nn.Linear(4, 4)(x),
-    "a convolution with a kernel of the CPU": lambda x, y: F.conv2d(x[None, None], y[None, None, :2, :2]),
     "labels on the CPU": lambda x, y: F.cross_entropy(x, torch.arange(4)),
     "another device": lambda x, y: x + x.to("cuda:1"),
     "a device that is not there": lambda x, y: x.to("cuda:7"),
     "numpy": lambda x, y: x.numpy(),
-    "an array of it": lambda x, y: np.asarray(x),
     "a generator of the CPU": lambda x, y: torch.rand(2, device="cuda", generator=torch.Generator()),
     "item": lambda x, y: x.sum().item(),
-    "float": lambda x, y: float(x.sum()),
     "a condition": lambda x, y: 1 if x.sum() > 0 else 0,
-    "a number in a text": lambda x, y: f"{x.sum():.2f}",
     "tolist": lambda x, y: x.tolist(),
-    "cpu": lambda x, y: x.cpu(),
     "to the CPU": lambda x, y: x.to("cpu"),
     "a copy to the CPU": lambda x, y: y.copy_(x),
     "nonzero": lambda x, y: x.nonzero(),
-    "where without values": lambda x, y: torch.where(x > 0),
     "a mask as index": lambda x, y: x[x > 0],
-    "masked_select": lambda x, y: x.masked_select(x > 0),
     "values by a mask": lambda x, y: x.index_put_((x > 9,), x[0]),
-    "unique": lambda x, y: x.unique(),
     "equal": lambda x, y: torch.equal(x, x),
-    "bincount": lambda x, y: x.long().flatten().bincount(),
-    "repeats as a tensor": lambda x, y: x.repeat_interleave(x[0].long(), 0),
     "synchronize": lambda x, y: torch.cuda.synchronize(),
     "saving": lambda x, y: torch.save(x, os.devnull),
     "an item in the backward pass": lambda x, y: backward_with(lambda gradient: gradient.sum().item(), x),
     "a copy to the device": lambda x, y: y.to("cuda"),
     "a tensor made of numbers": lambda x, y: torch.tensor([1.0, 2.0], device="cuda"),
     "numbers as index": lambda x, y: x[[0, 1]],
-    "a number written by an index": lambda x, y: x.__setitem__(x.argsort(0)[0], 0),
-    "a copy into a tensor of the device": lambda x, y: x.copy_(y),
 }
 # What torch.use_deterministic_algorithms(True) refuses on CUDA; x is (4, 4).
 NONDETERMINISTIC = {
     "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x[None], 2),
-    "adaptive maxima": lambda x: F.adaptive_max_pool2d(x[None], 2),
-    "pooling of volumes": lambda x: F.avg_pool3d(x[None, None], (1, 2, 2)),
     "bilinear": lambda x: F.interpolate(x[None, None], scale_factor=2, mode="bilinear"),
-    "bicubic": lambda x: F.interpolate(x[None, None], scale_factor=2, mode="bicubic"),
-    "linear": lambda x: F.interpolate(x[None], scale_factor=2, mode="linear"),
-    "reflected borders": lambda x: F.pad(x[None, None], (1, 1, 1, 1), mode="reflect"),
-    "a loss for every pixel": lambda x: F.nll_loss(x[None], x.argmax(1)[None].remainder(4)[:, :4]),
-    "grid_sample": lambda x: F.grid_sample(x[None, None], x.view(1, 4, 2, 2), align_corners=False),
-    "put_": lambda x: x.clone().put_(x.argmax(0), x[0]),
     "histogram": lambda x: x.detach().histc(4),
     "weighted counts": lambda x: x.argmax(0).bincount(x[0].detach()),
     "median of rows": lambda x: x.median(0).values,
     "products": lambda x: x.scatter_reduce(0, x.argsort(0), x, "prod"),
 }
 ALLOWED = {
-    "numbers": lambda x, y: 2 * x + 1 > 0,
     "a scalar of the CPU": lambda x, y: x * y.sum() + torch.tensor(1.0),
-    "a number by a mask": lambda x, y: x.masked_fill(x > 0, -torch.inf),
     "a number written by a mask": lambda x, y: x.__setitem__(x > 9, 0),
-    "a number written to a row": lambda x, y: x.__setitem__(0, 0),
     "an index of the device": lambda x, y: x[x.argsort(0)],
-    "a fill by an index": lambda x, y: x.index_fill_(0, x.argsort(0)[0], 0),
     "tensors made there": lambda x, y: torch.arange(4, device=x.device) + torch.zeros_like(x),
     "work on the CPU": lambda x, y: (y[y > 0].sum().item(), y.tolist(), y.numpy()),
     "conversion where it is": lambda x, y: x.to(x.device).to(torch.float64).to("cuda"),
     "like another": lambda x, y: torch.empty_like(x, device="cpu") + y,
     "a backward pass": lambda x, y: backward_with(lambda gradient: gradient * 2, x),
-    "scatter and sort": lambda x, y: x.scatter_add(0, x.argsort(0), x).sort(stable=True),
-    "a step of SGD": lambda x, y: step_of_sgd(x),
 }
 
 
@@ -335,13 +290,6 @@ def backward_with(hook, x) -> None:
     leaf = x.detach().clone().requires_grad_()
     leaf.register_hook(hook)
     (leaf**2).sum().backward()
-
-
-def step_of_sgd(x) -> None:
-    leaf = torch.nn.Parameter(x.clone())
-    optimizer = torch.optim.SGD([leaf], 0.1, momentum=0.9, weight_decay=0.1)
-    (leaf**2).sum().backward()
-    optimizer.step()
 
 
 @pytest.mark.parametrize("misuse", MISUSES)
@@ -413,15 +361,6 @@ def test_live_bytes_are_those_of_the_storages_that_are_still_there():
         assert stand_in.peak == 12_000
 
 
-def spoil_draw(monkeypatch):
-    def draw(self, batches, generator):
-        height, width = self.data.train_images.shape[-2:]
-        count = len(self.data.train_images)
-        self.drawn = augment.draw_supervised(count, height, width, True, True, generator)
-
-    monkeypatch.setattr(training.CrossEntropy, "draw", draw)
-
-
 def spoil_normalise(monkeypatch):
     def normalise(images, mean, std):
         mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (mean, std))
@@ -439,23 +378,12 @@ def spoil_loss(monkeypatch):
     monkeypatch.setattr(training, "cross_entropy", loss)
 
 
-def spoil_masks(monkeypatch):
-    def apply(module, masks):
-        with torch.no_grad():
-            for name, mask in masks.items():
-                module.get_parameter(name)[mask == 0] = torch.zeros(
-                    int((mask == 0).sum()), device=mask.device
-                )
-
-    monkeypatch.setattr(training, "apply_masks", apply)
-
-
 def spoil_order(monkeypatch):
     original = training.epoch_order
     monkeypatch.setattr(training, "epoch_order", lambda *args: [batch.cpu() for batch in original(*args)])
 
 
-@pytest.mark.parametrize("spoil", [spoil_draw, spoil_normalise, spoil_loss, spoil_masks, spoil_order])
+@pytest.mark.parametrize("spoil", [spoil_normalise, spoil_loss, spoil_order])
 def test_a_misuse_in_the_code_of_the_study_is_found(spoil, monkeypatch, tmp_path):
     spoil(monkeypatch)
     command = f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.25 --end_epoch 1.5"

@@ -18,7 +18,7 @@ README_BYTES = 10_240
 # by side, published spellings, a listing of models, flips, safe images, locks and arrays, precision,
 # compilation, criteria by their authors with sums of gradients, layer-wise densities, other test
 # images and their section, narrower dense networks, types of every stored entry, whole releases.
-COMMON_TOKENS, ALL_TOKENS = 57_000, 88_000
+COMMON_TOKENS, ALL_TOKENS = 58_000, 89_000
 PARAMETERS = 6
 NO_TOKENS = {
     tokenize.COMMENT,

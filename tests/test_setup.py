@@ -20,16 +20,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 paper = importlib.import_module("paper")
 SPARSITIES = [0.3, 0.5, 0.7, 0.9, 0.95]
-SCRIPTS = (
-    "clr_training",
-    "sup_training",
-    "clr_pruning_finetune",
-    "sup_pruning_finetune",
-    "clr_pie_kmodels_detection",
-    "sup_pie_kmodels_detection",
-    "clr_prediction_depth",
-    "sup_prediction_depth",
-)
+SCRIPTS = {
+    f"{method}_{stage}"
+    for method in ("clr", "sup")
+    for stage in ("training", "pruning_finetune", "pie_kmodels_detection", "prediction_depth")
+}
 
 
 @pytest.fixture
@@ -67,40 +62,22 @@ def asked(project):
 
 def scripts(commands):
     """[(script, its flags, checked by its own parser)]"""
-    found = []
-    for command in commands:
-        name, *flags = shlex.split(command)
-        if name.endswith(".py") and "/" not in name:
-            found.append(
-                (
-                    name.removesuffix(".py"),
-                    importlib.import_module(name.removesuffix(".py")).build_parser().parse_args(flags),
-                )
-            )
-    return found
+    words = (shlex.split(command) for command in commands)
+    names = [(each[0].removesuffix(".py"), each[1:]) for each in words]
+    chosen = [(name, flags) for name, flags in names if name in SCRIPTS]
+    return [(name, importlib.import_module(name).build_parser().parse_args(flags)) for name, flags in chosen]
 
 
-def test_set_up_installs_once_and_makes_the_folders(project):
-    assert setup(project).returncode == 0
-    assert len(asked(project)) == 1 and asked(project)[0].endswith("-r requirements.txt")
-    assert (
-        (project / "pies/cifar10/SupCon/umap").is_dir()
-        and (project / "models").is_dir()
-        and (project / "logs").is_dir()
-    )
-    assert setup(project).returncode == 0 and len(asked(project)) == 1
+def test_set_up_makes_the_folders_and_installs_each_list_once(project):
+    installed = ["requirements.txt"]
+    assert setup(project).returncode == setup(project).returncode == 0
+    assert all((project / folder).is_dir() for folder in ("models", "logs", "pies/cifar10/SupCon/umap"))
+    for locked in ("1", "1", "", "1"):
+        assert setup(project, LOCKED=locked).returncode == 0
+    installed += ["requirements.lock", "requirements.txt", "requirements.lock"]
     (project / "requirements.txt").write_text("torch\n")
-    assert setup(project).returncode == 0 and len(asked(project)) == 2
-
-
-def test_locked_installs_the_tested_versions_in_place_of_the_bounds(project):
-    assert setup(project, LOCKED="1").returncode == 0 and setup(project, LOCKED="1").returncode == 0
-    assert [command.split()[-1] for command in asked(project)] == ["requirements.lock"]
-    assert setup(project).returncode == 0 and setup(project, LOCKED="1").returncode == 0
-    assert [command.split()[-1] for command in asked(project)][1:] == [
-        "requirements.txt",
-        "requirements.lock",
-    ]
+    assert setup(project).returncode == 0
+    assert [command.split()[-1] for command in asked(project)] == [*installed, "requirements.txt"]
 
 
 def requirements(name):
@@ -147,37 +124,20 @@ def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
         "figures/make_figures.py"
     )
     runs = scripts(printed)
+    stages = "training pruning_finetune pie_kmodels_detection prediction_depth".split()
+    expected = {"clr": stages, "sup": [*stages[:1] * 3, *stages[1:], *stages[2:]]}
     for order in (printed, asked(project)):  # the halves run at once, each in its order
-        assert [name for name, _ in scripts(order) if name.startswith("clr")] == [
-            "clr_training",
-            "clr_pruning_finetune",
-            "clr_pie_kmodels_detection",
-            "clr_prediction_depth",
-        ]
-        assert [name for name, _ in scripts(order) if name.startswith("sup")] == [
-            "sup_training",
-            "sup_training",
-            "sup_training",
-            "sup_pruning_finetune",
-            "sup_pie_kmodels_detection",
-            "sup_prediction_depth",
-            "sup_pie_kmodels_detection",
-            "sup_prediction_depth",
-        ]
+        for method, names in expected.items():
+            found = [name for name, _ in scripts(order) if name.startswith(method)]
+            assert found == [f"{method}_{name}" for name in names]
     for name, flags in runs:
         assert flags.dataset == "digits" and flags.threads == max(1, (len(os.sched_getaffinity(0)) + 1) // 2)
-        assert (
-            flags.index_end + 1 if "training" in name else flags.models_number
-        ) == uncertainty.FEWEST_SEEDS  # so that the report has intervals
-    assert [(flags.pruning, flags.schedule) for name, flags in runs if name == "sup_training"] == [
-        (0.0, "early"),
-        (0.95, "early"),
-        (0.95, "late"),
-    ]
-    assert [flags.pruning_percentages for name, flags in runs if name != "sup_training"] == [[0.0]] + 6 * [
-        [0.5, 0.9, 0.95, 0.99]
-    ] + 2 * [[0.95]]
-    assert [flags.pruning_methods for _, flags in runs[-2:]] == 2 * [["GMP", "later_GMP"]]
+        networks = flags.index_end + 1 if "training" in name else flags.models_number
+        assert networks == uncertainty.FEWEST_SEEDS  # so that the report has intervals
+    assert trained_by(runs) == {
+        ("clr_training", "dense", 0.0),
+        *(("sup_training", *kind) for kind in (("dense", 0.0), ("early", 0.95), ("late", 0.95))),
+    }
 
 
 def paper_flags(*words):
@@ -206,8 +166,8 @@ def test_paper_has_the_commands_of_the_published_study():
             assert flags.pruning_methods == ["global", "GMP", "later_GMP"]
     schedules = [(each, sparsity) for each in ("early", "late") for sparsity in (0.3, 0.5, 0.7, 0.9)]
     kinds = [("dense", 0.0), *schedules]
-    assert trained_by(runs) == {(name, *kind) for name in SCRIPTS[:2] for kind in kinds}
-    assert {name for name, _ in runs} == set(SCRIPTS)
+    assert trained_by(runs) == {(name, *kind) for name in ("clr_training", "sup_training") for kind in kinds}
+    assert {name for name, _ in runs} == SCRIPTS
     numbers = {"contrastive": 270, "head": 270, "supervised": 270, "finetuning": 300}
     assert paper.networks(paper_flags()) == numbers
 
@@ -241,13 +201,6 @@ def test_the_estimate_says_hours_of_a_network_and_round_words():
     assert words == ["about 14 years", "about 3 days", "about 2 hours", "about 30 minutes", "about 1 minute"]
 
 
-def test_paper_dry_run_measures_and_trains_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(paper, "measure", lambda device, images: dict.fromkeys(paper.EPOCHS, 1.0))
-    monkeypatch.setattr(paper.subprocess, "run", None)
-    assert paper.main(["--dry_run"]) == 0
-    assert "on this CPU" in capsys.readouterr().out
-
-
 def test_paper_without_cuda_asks_for_yes_and_stops_at_the_first_command_that_fails(monkeypatch, capsys):
     asked = []
 
@@ -258,38 +211,22 @@ def test_paper_without_cuda_asks_for_yes_and_stops_at_the_first_command_that_fai
     monkeypatch.setattr(paper, "measure", lambda device, images: dict.fromkeys(paper.EPOCHS, 1.0))
     monkeypatch.setattr(paper.subprocess, "run", failing)
     monkeypatch.setattr(paper.process, "select_device", lambda number: torch.device("cpu"))
+    assert paper.main(["--dry_run"]) == 0 and "on this CPU" in capsys.readouterr().out
     assert paper.main([]) == 2 and not asked and "--yes" in capsys.readouterr().err
     assert pytest.raises(SystemExit, paper.main, ["--yes"]).value.code == 3
     assert asked == ["clr_training.py"] * 2
 
 
-def test_setup_gives_its_words_to_paper(project):
+def test_words_go_to_paper_or_to_pytest_and_unknown_ones_are_refused(project):
     assert setup(project, "paper", "--dry_run", "--seeds", "0-3").returncode == 0
-    assert asked(project)[1:] == ["benchmarks/paper.py --dry_run --seeds 0-3"]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["demos"],
-        ["demo", "fast"],
-    ],
-)
-def test_unknown_words_are_refused_in_one_line(project, words):
-    done = setup(project, *words)
-    assert (
-        done.returncode == 2
-        and len(done.stderr.splitlines()) == 1
-        and done.stderr.startswith("setup.sh: error: ")
-    )
-
-
-def test_tests_install_their_tools_and_run_pytest(project):
+    assert asked(project)[-1] == "benchmarks/paper.py --dry_run --seeds 0-3"
     assert setup(project, "test").returncode == 0
-    assert (
-        asked(project)[1].endswith("-r tests/requirements.txt")
-        and asked(project)[2] == "-m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests"
-    )
+    assert asked(project)[-2].endswith("-r tests/requirements.txt")
+    assert asked(project)[-1].startswith("-m pytest -q -rs -n 2 --dist loadfile ")
+    for words in (["demos"], ["demo", "fast"]):
+        done = setup(project, *words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("setup.sh: error: ")
 
 
 def test_the_procedures_are_compared_under_the_names_that_pruning_gives_them(project):
@@ -316,7 +253,5 @@ def test_a_command_that_fails_ends_its_half_of_the_demo_and_then_the_demo(projec
     assert done.returncode == 2 and "a command of the demo failed" in done.stderr
     commands = [command.split()[0] for command in asked(project)]
     assert [command for command in commands if command.startswith(failing[:3])][-1] == failing
-    assert (
-        "figures/make_figures.py" not in commands
-        and len([command for command in commands if not command.startswith(failing[:3])]) > 3
-    )
+    others = [command for command in commands if not command.startswith(failing[:3])]
+    assert "figures/make_figures.py" not in commands and len(others) > 3

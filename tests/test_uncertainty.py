@@ -11,7 +11,6 @@ from conftest import GOLDEN_HERE
 from common import metrics, voting
 from figures.report import uncertainty
 
-
 # Modal labels of many sets
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common import process, pruning, settings
 from common.cli import FLIPS, UserError, logger
-from common.evaluation import evaluate_test_set
+from common.evaluation import NotFiniteError, evaluate_test_set
 from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
@@ -266,7 +266,9 @@ def gradient_sums(
             if record["configuration"].get("iteration"):
                 remedy = "delete it to have it made again"
             raise UserError(f"the sums of gradients beside {path.name} ({flag}) are missing; {remedy}")
-        sums |= checkpoints.read_payload(kept)
+        payload = checkpoints.read_payload(kept)
+        checkpoints.refuse_not_finite(payload, kept)
+        sums |= payload
     return {name: total.to(study.device) for name, total in sums.items()}
 
 
@@ -384,11 +386,12 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
     """Prunes a network, trains it on and saves it; returns what the next iteration prunes."""
     method, started, seed = chain.method, time.time(), study.model_seed(chain.member.id)
     network, weights, sums = trained.network, trained.weights, {}
-    masks, before = step_masks(study, chain, step, trained), copy_of(network)
-    pruning.apply_masks(network, masks)
-    as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     previous = chain.previous(step)
     made_from = [*chain.member.paths, *(previous.paths if previous else ())]
+    with checkpoints.files_named(previous.paths if previous else chain.member.paths):
+        masks, before = step_masks(study, chain, step, trained), copy_of(network)
+        pruning.apply_masks(network, masks)
+        as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     with ExitStack() as states:
 
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
@@ -475,9 +478,13 @@ def step_masks(study: Study, chain: Chain, step: Step, trained: Trained) -> Mask
     key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
     sums = {name: trained.sums.get(layer_name(name)) for name in prunable_parameters(network)}
 
+    masks = pruning.masks_of(network) if step.iteration > 1 else {}
+
     def score() -> dict[str, Tensor]:
         losses = functools.partial(classification_losses, network, study.data, size, key)
-        return pruning.score_weights(network, method.criterion, losses, initial, key, sums)
+        scores = pruning.score_weights(network, method.criterion, losses, initial, key, sums, masks)
+        if not all(each.isfinite().all() for each in scores.values()):
+            raise NotFiniteError(f"the scores of its weights by {method.criterion} are not finite")
+        return scores
 
-    masks = pruning.masks_of(network) if step.iteration > 1 else {}
     return pruning.find_masks(network, method.criterion, method.scope, step.sparsity, masks, score)

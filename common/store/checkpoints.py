@@ -12,9 +12,10 @@ import json
 import time
 import warnings
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from torch import nn
 from common import models, settings
 from common.cli import FLIPS, UserError, logger, say_once
 from common.data import same_training_images
+from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
 from common.pruning import Masks, measure_sparsity
 from common.store.files import (
@@ -37,7 +39,7 @@ from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 1
-SCIENCE = ("augment", "losses", "models", "pruning", "training", "twins")  # modules of common/
+SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "twins")  # modules of common/
 
 
 def file_sha256(path: Path) -> str:
@@ -254,9 +256,37 @@ def load_classifier(
     return network.eval()
 
 
+def refuse_not_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuses tensors of a file that are not finite: weights, buffers or sums of gradients.
+
+    Raises:
+        UserError: names some of them, the file and, where there is one, the remedy.
+    """
+    if names := not_finite(tensors):
+        raise UserError(f"{path} holds values that are not finite, in {names}; {_remedy([path])}")
+
+
+def _remedy(paths: Sequence[Path]) -> str:
+    """What helps where these files give no finite outputs."""
+    if not all(record_path(path).exists() for path in paths):
+        return "it was not trained here, so it cannot be made again here: get another copy or leave it out"
+    return "delete it to have it made again by the command that its JSON names"
+
+
+@contextmanager
+def files_named(paths: Sequence[Path]) -> Iterator[None]:
+    """A context in which outputs that are not finite are refused with the files of their network.
+
+    Raises:
+        UserError: names the files and, where there is one, the remedy.
+    """
+    try:
+        yield
+    except (NotFiniteError, FloatingPointError) as error:
+        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {_remedy(paths)}") from None
+
+
 def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: float) -> None:
-    if any(not torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise UserError(f"{path} holds weights that are not finite; delete it and train it again")
     found = measure_sparsity(network)
     if record is None:
         if abs(found["total"] - asked) > PUBLISHED_SPARSITY_TOLERANCE:
@@ -430,6 +460,7 @@ def _load_state(
     except (RuntimeError, AttributeError) as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{fits}: {first[:200]}") from None
+    refuse_not_finite(module.state_dict(), path)
 
 
 @dataclass
@@ -532,6 +563,8 @@ class TrainingState:
                 )
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
+            if names := not_finite(trained["network"].state_dict()):
+                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             device = next(iter(trained["network"].parameters())).device
             masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
             history[:] = state["history"]

@@ -42,7 +42,7 @@ from common.store.names import (
 )
 from common.store.table import write_rows
 from common.study import Study
-from common.training import Run, Training, fit
+from common.training import Run, Training, check_outputs, fit
 from common.twins import Twin, twin_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
@@ -410,7 +410,7 @@ def train_network(study: Study, files: list[Asked]) -> None:
         if kept or lacking[part]:  # only what is kept on its way is missing
             keep = functools.partial(keep_epoch, study, network, file, kept)
             run = Run(network.key(part), describe_run(file.name))
-            training = training_of(study, network, part, file)
+            training = training_of(study, network, part, files)
             last = file.name.epochs if lacking[part] else max(kept)
             fit(training, run, range(last), pruning=file.pruning, at_epoch=keep)
             if lacking[part]:
@@ -436,7 +436,7 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
     with training_state(study, file, network.seed, file.name.part, made_from) as state:
         run, training = (
             Run(network.key(part), description, state and state.epochs_left),
-            training_of(study, network, part, file),
+            training_of(study, network, part, files),
         )
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
@@ -452,9 +452,15 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
             save(study, file, network.payload(part), network.counted(part), made_from, **facts)
 
 
-def training_of(study: Study, network: Twin, part: int, file: Asked) -> Training:
-    """The training of a file, with sums of its gradients where they are asked for."""
-    training = network.training(part, file.configuration)
+def training_of(study: Study, network: Twin, part: int, files: list[Asked]) -> Training:
+    """The training of a part, with sums of its gradients where they are asked for.
+
+    Raises:
+        UserError: the part before it, on whose outputs it is trained, gives some that are not finite.
+    """
+    file = files[part]
+    with checkpoints.files_named([earlier.path for earlier in files[:part]]):
+        training = network.training(part, file.configuration)
     if lacks_gradients(study, file):
         training.accumulated = GradientSums(training.pruned)
     return training
@@ -493,6 +499,7 @@ def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done
     """Keeps the weights after `done` epochs where that is one of `epochs`."""
     if done not in epochs:
         return
+    check_outputs(network.counted(0), study.data)
     path = epoch_path(file.path, done)
     run = process.environment(study.device, time.time())
     payload = {"model": checkpoints.cpu_state(network.kept)}

@@ -18,8 +18,15 @@ from common.corruptions import STRENGTHS
 from common.methods import describe
 from common.store.table import MEASURES
 from figures.report import claims, uncertainty
-from figures.report.contents import SIDE_BY_SIDE, Picture, Report, describe_population, gallery, provenance
-from figures.report.contents import shown
+from figures.report.contents import (
+    SIDE_BY_SIDE,
+    Picture,
+    Report,
+    describe_population,
+    gallery,
+    provenance,
+    shown,
+)
 from figures.report.evidence import measures
 from figures.report.read import StoredPopulation
 
