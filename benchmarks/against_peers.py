@@ -29,6 +29,7 @@ from measure import (
 )
 
 from common import cli
+from common.settings import Architecture
 
 VIEW_IMAGES, STEP_IMAGES, CONTRASTIVE_BATCH, SUPERVISED_BATCH = 512, 512, *BATCHES
 VIEW_PASSES = 8  # over the images in one call
@@ -201,7 +202,7 @@ def peer_contrastive_epoch(device, epochs: int):
     from common.losses import contrastive_loss
 
     model, loader = (
-        models.ContrastiveEncoder(16, 2, 0.0, "mlp").to(device),
+        models.ContrastiveEncoder(Architecture(16, 2)).to(device),
         peer_loader(random_data(STEP_IMAGES, 1, 32, device), "contrastive"),
     )
     optimizer = sgd(model)
@@ -221,7 +222,7 @@ def peer_classification_epoch(device):
     from common import models
 
     network, loader = (
-        models.SupervisedNetwork(16, 2, 0.0, 10).to(device),
+        models.SupervisedNetwork(Architecture(16, 2), 10).to(device),
         peer_loader(random_data(STEP_IMAGES, 1, 32, device), "supervised"),
     )
     optimizer = sgd(network)
@@ -242,7 +243,7 @@ def finetuning_epoch(device, hooked: bool = False):
     from common.pruning import global_masks, magnitude, prunable_parameters
     from common.store.chains import FINETUNING
 
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
     scores = {name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}
     masks = global_masks(scores, 0.9)
     if hooked:
@@ -390,7 +391,7 @@ def peer_population(device, folder: Path, figures: int):
     from common import models
 
     study, (dense, *pruned) = find(device, folder)
-    network = models.SupervisedNetwork(16, 2, 0.0, 10).to(device).eval()
+    network = models.SupervisedNetwork(Architecture(16, 2), 10).to(device).eval()
     loader = peer_loader(study.data, "evaluation")
 
     @torch.no_grad()
@@ -408,7 +409,7 @@ def peer_population(device, folder: Path, figures: int):
 def probed(device):
     from common import models, training
 
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
     return random_data(PROBE_TRAIN, PROBE_TEST, PROBE_SIDE, device), network
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from measure import ROOT, classification_training, contrastive_training, random_data
 
 from common import cli
+from common.settings import Architecture
 
 SIZES = ((16, 2), (16, 4), (28, 10))  # depth and width
 CONTRASTIVE, SUPERVISED, TRAIN, TEST = 1024, 128, 50_000, 10_000
@@ -99,7 +100,7 @@ def test_set_peak() -> int:
 
     with stand_in() as device_stand_in:
         device = torch.device("cuda", 0)
-        network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+        network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
         evaluation.evaluate_test_set(network, random_data(TRAIN, TEST, 32, device))
         return device_stand_in.peak
 
@@ -114,7 +115,7 @@ def depth_peak() -> int:
 
     with stand_in() as device_stand_in:
         device = torch.device("cuda", 0)
-        network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+        network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
         knn_at_places(network, random_data(TRAIN, DEPTH_TEST, 32, device), 1024)
         return device_stand_in.peak
 

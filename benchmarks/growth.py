@@ -26,6 +26,7 @@ from measure import (
 )
 
 from common import cli
+from common.settings import Architecture
 
 SIZES = (1, 2, 4)
 EPOCH_IMAGES, MODELS, MODEL_IMAGES, DEPTH_IMAGES, TEST_IMAGES = 256, 1, 256, 5_000, 500
@@ -93,7 +94,7 @@ def trained_models(device, size: int):
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(MODELS * size):
                 training.seed_weights(seed, "supervised", "weights")
-                network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+                network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
                 supervised = training.CrossEntropy(network, data, settings)
                 training.fit(supervised, training.Run((seed, "supervised")), range(1))
                 state, path = checkpoints.cpu_state(network), Path(folder) / f"{seed}.pt"
@@ -109,7 +110,7 @@ def evaluated_models(device, size: int):
     from common import evaluation, metrics, models, training
 
     data = random_data(1, TEST_IMAGES, 32, device)
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
 
     @torch.no_grad()
     def evaluate() -> None:
@@ -137,7 +138,7 @@ def depth(device, size: int):
     from common.store import evaluation
 
     data = random_data(size * DEPTH_IMAGES, TEST_IMAGES, 8, device)
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
     return lambda: evaluation.knn_at_places(network, data, 1024)
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import cli, process, values  # noqa: E402
+from common.settings import Architecture  # noqa: E402
 
 BATCHES, RATE = (256, 128), 0.01  # contrastive and supervised batches; a rate at which nothing diverges
 
@@ -105,7 +106,7 @@ def contrastive_training(data, batch_size: int, shape: tuple[int, int] = (16, 2)
         **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0, **settings},
     }
     training.seed_weights("benchmark", "contrastive")
-    model = training.prepare(models.ContrastiveEncoder(*shape, 0.0, "mlp"), data.train_images.device)
+    model = training.prepare(models.ContrastiveEncoder(Architecture(*shape)), data.train_images.device)
     return training.Contrastive(model, data, settings)
 
 
@@ -118,7 +119,7 @@ def classification_training(data, batch_size: int, shape: tuple[int, int] = (16,
         **settings,
     }
     training.seed_weights("benchmark", "supervised")
-    network = training.prepare(models.SupervisedNetwork(*shape, 0.0, 10), data.train_images.device)
+    network = training.prepare(models.SupervisedNetwork(Architecture(*shape), 10), data.train_images.device)
     return training.CrossEntropy(network, data, settings)
 
 

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.cli import UserError, one_line, positive_integer  # noqa: E402
+from common.cli import UserError, one_line  # noqa: E402
 from common.data import SMALLEST_SIDE, list_folder, open_image, upright  # noqa: E402
+from common.values import positive_integer  # noqa: E402
 
 
 def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:

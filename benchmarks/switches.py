@@ -28,6 +28,7 @@ from measure import (
 )
 
 from common import cli
+from common.settings import Architecture
 
 SWITCHES = {
     "float32": {},
@@ -97,7 +98,7 @@ def evaluation(device, test: int):
     from common import models, training
     from common.evaluation import evaluate_test_set
 
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device)
+    network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
     data = random_data(1, test, 32, device)
     return lambda: evaluate_test_set(network, data)
 
@@ -106,7 +107,7 @@ def depth(device, train: int, test: int):
     from common import models, training
     from common.store.evaluation import knn_at_places
 
-    network = training.prepare(models.SupervisedNetwork(16, 2, 0.0, 10), device).eval()
+    network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
     data = random_data(train, test, 32, device)
     return lambda: knn_at_places(network, data, 1024)
 

@@ -417,7 +417,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             values.pruning_method_list,
             pruning_methods,
             "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity)",
+            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
+            "finetuned, which is taken along with one-shot networks where it exists",
         ),
         (
             "--pruning_percentages",

@@ -13,11 +13,11 @@ import numpy as np
 from common import metrics, process
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.methods import order, parse_method, with_sparsity
+from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
-from common.store.populations import Population, command_for, describe_absent, find_population
+from common.store.populations import Population, command_for, describe_absent, find_control, find_population
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
 from common.study import Study
@@ -25,6 +25,7 @@ from common.study import Study
 UMAP_SEED = 0
 UMAP_IMAGES = 10
 ASKED = ("pruning_methods", "pruning_percentages")  # flags of what is compared
+CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
@@ -121,7 +122,8 @@ def compare_depths(study: Study) -> None:
 
 
 def find_populations(study: Study) -> list[Population]:
-    """The dense population, and all pruned ones that flags ask for and of which there is a network.
+    """The dense population, and all others that flags ask for and of which there is a network; with one-shot
+    networks their finetuned control, where there is one.
 
     All are found before the first network is evaluated: what is wrong is said at once.
 
@@ -129,11 +131,12 @@ def find_populations(study: Study) -> list[Population]:
         UserError: there is no pruned network.
     """
     dense = find_population(study, "dense", 0.0)
-    asked = [*product(study.flags.pruning_methods, study.flags.pruning_percentages)]
-    pruned = [find_population(study, *kind, dense) for kind in asked]
-    absent = [kind for kind, population in zip(asked, pruned) if population is None]
+    asked = asked_kinds(study)
+    found = [find_population(study, *kind, dense) for kind in asked]
+    absent = [kind for kind, population in zip(asked, found) if population is None]
     if absent == asked:
-        first = Population(study.learning_method, *min(asked, key=lambda kind: order(kind[0])), ())
+        pruned = [kind for kind in asked if kind[1]] or asked
+        first = Population(study.learning_method, *min(pruned, key=lambda kind: order(kind[0])), ())
         command = command_for(study, first, range(study.flags.models_number))
         raise UserError(
             f"no pruned networks in {study.folder} to compare with {dense}: "
@@ -141,10 +144,20 @@ def find_populations(study: Study) -> list[Population]:
         )
     if absent:
         logger.info(f"absent: {describe_absent(study, absent)}")
-    populations = [dense, *filter(None, pruned)]
+    populations = [dense, *filter(None, found)]
+    one_shot = [each for each in populations if parse_method(each.pruning_method).schedule == "one-shot"]
+    if one_shot and CONTROL not in asked and (control := find_control(study, dense, one_shot)):
+        populations.insert(1, control)
     for population in populations:
         refuse_other_settings(study, population)
     return populations
+
+
+def asked_kinds(study: Study) -> list[tuple[str, float]]:
+    """(pruning method, sparsity) of all that flags ask for; finetuned networks are at sparsity 0 alone."""
+    names, sparsities = (getattr(study.flags, flag) for flag in ASKED)
+    pruned = [name for name in names if name != FINETUNED]
+    return [CONTROL] * (FINETUNED in names) + [*product(pruned, sparsities)]
 
 
 def refuse_other_settings(study: Study, population: Population) -> None:
@@ -501,6 +514,7 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         quality = {
             f"{side}_{part}": arrays[f"{prefix}{part}"] for side, prefix in sides.items() for part in PARTS
         }
+        quality |= axis_names(population)
         draw_figure(study, f"q_score/{name}", {**shared, **quality}, made)
     if flags.plot_umap:
         ids = umap_ids(study, population)
@@ -545,6 +559,7 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
+        **axis_names(population),
     }
     made = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
     draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", facts, made)
@@ -590,12 +605,21 @@ def title(study: Study, population: Population, dense: Population) -> str:
         for each in (population, dense)
     )
     if parse_method(population.pruning_method).finetuned and of_dense:
-        lines.append(
-            "; ".join(filter(None, [f"dense: {in_words(of_dense)}", own and f"pruned: {in_words(own)}"]))
-        )
+        settings = [f"dense: {in_words(of_dense)}", own and f"{state_of(population)}: {in_words(own)}"]
+        lines.append("; ".join(filter(None, settings)))
     elif own:
         lines.append(in_words(own))
     return "\n".join(lines)
+
+
+def state_of(population: Population) -> str:
+    """What titles and axes call the networks that are compared with the dense ones."""
+    return FINETUNED if population.pruning_method == FINETUNED else "pruned"
+
+
+def axis_names(population: Population) -> dict[str, str]:
+    """What a figure stores of `state_of`: nothing of pruned networks, which its axes mean without it."""
+    return {"networks": FINETUNED} if state_of(population) == FINETUNED else {}
 
 
 def in_words(settings: dict) -> str:
@@ -609,7 +633,9 @@ def show_table(study: Study, rows: list[dict]) -> None:
     flags, present = study.flags, {row_key(row): row for row in rows}
     there, named = {value for key in present for value in key}, flags.given & {*ASKED}
     shown = rows[:1]
-    for key in product([study.learning_method], *(getattr(flags, flag) for flag in ASKED)):
+    asked = asked_kinds(study)
+    taken_along = [CONTROL] if CONTROL not in asked and (study.learning_method, *CONTROL) in present else []
+    for key in ((study.learning_method, *kind) for kind in (*taken_along, *asked)):
         if key in present:
             shown.append(present[key])
         elif named and all(flag in named or value in there for flag, value in zip(ASKED, key[1:])):

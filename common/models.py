@@ -1,5 +1,8 @@
 """WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published
-checkpoints.
+checkpoints, and ResNet-18 (He et al. 2016) with those of torchvision.
+
+To add a backbone, add a class with `latent_size`, `fc` and `representations`, an entry in `BACKBONES` and its
+name in `settings.Architecture`.
 
 Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and
 `representations` (images -> the places that probes look at), so that later stages need not know which method
@@ -7,9 +10,12 @@ made it.
 """
 
 import functools
+from typing import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from common.settings import Architecture
 
 STEM_WIDTH = 16
 PROJECTION_SIZE = 128
@@ -100,9 +106,7 @@ class WideResNet(nn.Module):
     def representations(self, images: Tensor) -> dict[str, Tensor]:
         """What probes look at: each place of `probe_places`, in that order, averaged over space, (B,
         width)."""
-        places: list[Tensor] = []
-        self(images, places)
-        return {name: place.mean((2, 3)) for name, place in zip(self.places, places, strict=True)}
+        return spatial_means(self, images)
 
 
 def convolution_weights(depth: int, widths: tuple[int, ...]) -> int:
@@ -147,14 +151,103 @@ def probe_places(depth: int, widths: tuple[int, ...]) -> list[str]:
     return places
 
 
-class SupervisedNetwork(nn.Module):
-    """A WideResNet with its linear classifier; images -> logits."""
+class PostActivationBlock(nn.Module):
+    """3x3 convolution, BN, ReLU, 3x3 convolution, BN, plus the shortcut (1x1, BN where the width changes),
+    ReLU."""
 
-    def __init__(
-        self, depth: int, widen_factor: int, dropout: float, num_classes: int, match_sparsity: float = 0.0
-    ):
+    def __init__(self, in_width: int, out_width: int, stride: int):
         super().__init__()
-        self.base = WideResNet(depth, widen_factor, dropout, num_classes, match_sparsity)
+        self.conv1 = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_width)
+        self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_width)
+        self.downsample = nn.Identity()
+        if in_width != out_width:
+            shortcut = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_width))
+
+    def forward(self, x: Tensor, places: list[Tensor] | None = None) -> Tensor:
+        hidden = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(hidden)) + self.downsample(x))
+        if places is not None:
+            places += [hidden, out]
+        return out
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 with a 3x3 stem and without max pooling, as for CIFAR: images (B, 3, H, W) -> latent (B,
+    512).
+
+    Probes look after the stem, and in every block after its first ReLU and at its output.
+    """
+
+    latent_size = 512
+
+    def __init__(self, num_classes: int | None = None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.places, in_width = ["relu"], 64
+        for group, width in enumerate((64, 128, 256, 512), 1):
+            stride = 1 if group == 1 else 2
+            blocks = PostActivationBlock(in_width, width, stride), PostActivationBlock(width, width, 1)
+            self.add_module(f"layer{group}", nn.Sequential(*blocks))
+            for block in range(2):
+                self.places += [f"layer{group}.{block}.relu1", f"layer{group}.{block}.sum"]
+            in_width = width
+        if num_classes is not None:
+            self.fc = nn.Linear(self.latent_size, num_classes)
+            nn.init.zeros_(self.fc.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor, places: list[Tensor] | None = None) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))
+        if places is not None:
+            places.append(x)
+        for group in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in group:
+                x = block(x, places)
+        return x.mean((2, 3))
+
+    def representations(self, images: Tensor) -> dict[str, Tensor]:
+        """What probes look at: each place, in the order of the forward pass, averaged over space, (B,
+        width)."""
+        return spatial_means(self, images)
+
+
+def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Name -> the representation of the images at each of a backbone's `places`, averaged over space, (B,
+    width)."""
+    places: list[Tensor] = []
+    backbone(images, places)
+    return {name: place.mean((2, 3)) for name, place in zip(backbone.places, places, strict=True)}
+
+
+# --architecture -> what makes the backbone of an architecture, with a linear classifier `fc` of so many
+# classes or without one.
+BACKBONES: dict[str, Callable[[Architecture, int | None, float], nn.Module]] = {
+    "WideResNet": lambda architecture, num_classes, match_sparsity: WideResNet(
+        architecture.model_depth, architecture.widen_factor, architecture.dropout, num_classes, match_sparsity
+    ),
+    "resnet18": lambda architecture, num_classes, match_sparsity: ResNet18(num_classes),
+}
+
+
+def make_backbone(
+    architecture: Architecture, num_classes: int | None = None, match_sparsity: float = 0.0
+) -> nn.Module:
+    """The backbone of an architecture: images -> latent (B, latent_size)."""
+    return BACKBONES[architecture.architecture](architecture, num_classes, match_sparsity)
+
+
+class SupervisedNetwork(nn.Module):
+    """A backbone with its linear classifier; images -> logits."""
+
+    def __init__(self, architecture: Architecture, num_classes: int, match_sparsity: float = 0.0):
+        super().__init__()
+        self.base = make_backbone(architecture, num_classes, match_sparsity)
 
     def latent(self, images: Tensor) -> Tensor:
         return self.base(images)
@@ -170,16 +263,14 @@ class SupervisedNetwork(nn.Module):
 
 
 class ContrastiveEncoder(nn.Module):
-    """A WideResNet with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss
+    """A backbone with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss
     only."""
 
-    def __init__(
-        self, depth: int, widen_factor: int, dropout: float, projection_head: str, match_sparsity: float = 0.0
-    ):
+    def __init__(self, architecture: Architecture, match_sparsity: float = 0.0):
         super().__init__()
-        self.encoder = WideResNet(depth, widen_factor, dropout, match_sparsity=match_sparsity)
+        self.encoder = make_backbone(architecture, match_sparsity=match_sparsity)
         size = self.encoder.latent_size
-        if projection_head == "linear":
+        if architecture.projection_head == "linear":
             self.head = nn.Linear(size, PROJECTION_SIZE)
         else:
             self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION_SIZE))
@@ -202,7 +293,7 @@ class ClassificationHead(nn.Module):
 class ContrastiveClassifier(nn.Module):
     """A contrastive encoder without its projection head, and the linear classifier; images -> logits."""
 
-    def __init__(self, encoder: WideResNet, classification_head: ClassificationHead):
+    def __init__(self, encoder: nn.Module, classification_head: ClassificationHead):
         super().__init__()
         self.encoder = encoder
         self.classification_head = classification_head

@@ -176,9 +176,10 @@ def square_units(panel: Axes) -> None:
 
 
 def draw_q_score(arrays: dict) -> Figure:
-    """Dense against pruned: `dense_q_score`, `pruned_q_score` (N,), as for z_score, l1_norm; `is_pie`
-    (N,)."""
+    """Dense against pruned: `dense_q_score`, `pruned_q_score` (N,), as for z_score, l1_norm; `is_pie` (N,);
+    `networks` () names what is not pruned."""
     figure, panels = titled_figure(arrays, 11.0, 3.9, 1, 3)
+    sides = sides_of(arrays)
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
     for panel, (quantity, name) in zip(panels, names.items()):
         values = np.concatenate([arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]])
@@ -187,13 +188,14 @@ def draw_q_score(arrays: dict) -> Figure:
         margin = 0.03 * (high - low)
         edges = np.linspace(low - margin, high + margin, cells + 1)
         _draw_joint(panel, arrays, quantity, edges, "")
-        label_axes(panel, f"{name}, dense networks", f"{name}, pruned networks")
+        label_axes(panel, *(f"{name}, {kind} networks" for kind in sides))
     _explain_joint(figure, arrays["is_pie"])
     return figure
 
 
 def draw_prediction_depth(arrays: dict) -> Figure:
-    """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` ()."""
+    """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` (),
+    `networks` as in `draw_q_score`."""
     title, _, target = str(arrays["title"]).partition("\n")
     figure, (panel,) = titled_figure({"title": title}, 7.2, 6.6)
     # Depths are multiples of 1 / models: cells and bars hold a whole number of them, against stripes.
@@ -202,9 +204,14 @@ def draw_prediction_depth(arrays: dict) -> Figure:
     width = step * np.ceil((places / step + 1) / 60)
     edges = width * np.arange(np.ceil(round((places + step) / width, 6)) + 1) - step / 2
     _draw_joint(panel, arrays, "depth", edges, plain(target))
-    label_axes(panel, *(f"prediction depth, {kind} networks (places)" for kind in ("dense", "pruned")))
+    label_axes(panel, *(f"prediction depth, {kind} networks (places)" for kind in sides_of(arrays)))
     _explain_joint(figure, arrays["is_pie"], "; larger: several at one point")
     return figure
+
+
+def sides_of(arrays: dict) -> tuple[str, str]:
+    """What the networks on both axes are."""
+    return "dense", str(arrays.get("networks", "pruned"))
 
 
 def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, title: str) -> None:
@@ -221,7 +228,7 @@ def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray, tit
     panel.scatter(*points.T, **style | {"s": style["s"] * np.sqrt(together)})
     bars = edges[0] + 2 * (edges[1] - edges[0]) * np.arange(len(edges) // 2 + 1)
     limits = edges[0], max(edges[-1], bars[-1])
-    panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label="dense = pruned")
+    panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label=" = ".join(sides_of(arrays)))
     panel.set(xlim=limits, ylim=limits, box_aspect=1)  # with equal limits: equal units
     panel.locator_params(nbins=6, steps=[1, 2, 5, 10])  # equal limits: the same ticks
     top = panel.inset_axes([0, 1.03, 1, 0.2], sharex=panel)

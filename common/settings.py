@@ -41,15 +41,32 @@ def _compile() -> Any:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is, as far as its shapes need it. Supervised networks have no projection head."""
+    """What a network is, as far as its shapes need it. Supervised networks have no projection head, and
+    depth and width belong to WideResNets."""
 
     model_depth: int = setting(16, values.model_depth, "depth of the WideResNet, 6 n + 4")
     widen_factor: int = setting(2, values.widen_factor, "width of the WideResNet")
     dropout: float = setting(0.0, values.fraction, "dropout rate inside the blocks")
     projection_head: str = setting("mlp", ("mlp", "linear"), "network between latent and loss")
+    architecture: str = setting(
+        "WideResNet", ("WideResNet", "resnet18"), "backbone; resnet18 has a 3x3 stem, as for CIFAR"
+    )
 
     def __str__(self) -> str:
+        if self.architecture != "WideResNet":
+            return self.architecture
         return f"WideResNet-{self.model_depth}-{self.widen_factor}"
+
+    def configuration(self, supervised: bool) -> dict:
+        """What a record says of it; the published backbone is not named."""
+        without = {"projection_head"} if supervised else set()
+        without |= {"architecture"} if self.architecture == "WideResNet" else {"model_depth", "widen_factor"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in without}
+
+    @classmethod
+    def of_configuration(cls, configuration: dict) -> "Architecture":
+        """The architecture that a record says."""
+        return cls(**{key: configuration[key] for key in defaults(cls) if key in configuration})
 
 
 @dataclass(frozen=True)

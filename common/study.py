@@ -1,7 +1,7 @@
 """What the flags of one script call mean: data, device, architecture, seeds and folders."""
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
@@ -11,8 +11,8 @@ from common import process
 from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
 from common.models import channels, convolution_weights
+from common.settings import Architecture, from_flags
 from common.store.names import (
-    Architecture,
     CheckpointName,
     check_writable,
     full_encoder_name,
@@ -82,6 +82,8 @@ class Study:
         """
         shape = self.architecture
         own = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
+        if shape.architecture != "WideResNet":
+            own |= {"architecture": shape.architecture, "depth": 18}
         if not self.supervised:
             own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
             own["temperature"] = self.flags.temperature
@@ -95,15 +97,12 @@ class Study:
 
     def architecture_configuration(self) -> dict:
         """What every configuration says of the network."""
-        shape = asdict(self.architecture)
-        if self.supervised:
-            del shape["projection_head"]
-        return shape
+        return self.architecture.configuration(self.supervised)
 
     def same_flags(self, folders: bool) -> list[str]:
         """The flags with which another script looks at the same data, architecture and, with `folders`,
         folders, for messages."""
-        names = "dataset data_dir normalization model_depth widen_factor dropout"
+        names = "dataset data_dir normalization architecture model_depth widen_factor dropout"
         if not self.supervised:
             names += " projection_head temperature encoder_name"
         if folders:
@@ -116,6 +115,31 @@ class Study:
             for word in (f"--{name}", *(value if isinstance(value, list) else [str(value)]))
         ]
         return words + (["--total_seed", str(self.total_seed + 1)] if self.total_seed else [])
+
+
+def requested_architecture(flags: argparse.Namespace) -> Architecture:
+    """The architecture that flags ask for.
+
+    Raises:
+        UserError: one of too many weights; flags of WideResNets with another backbone.
+    """
+    architecture = Architecture(**from_flags(Architecture, flags))
+    if flags.learning_method == "supervised":
+        architecture = replace(architecture, projection_head="mlp")  # a flag without effect
+    if architecture.architecture != "WideResNet":
+        for name in ("model_depth", "widen_factor", "dropout", "match_sparsity"):
+            if name in flags.given:
+                raise UserError(
+                    f"--{name} belongs to WideResNets; leave it out with --architecture {architecture}"
+                )
+        return architecture
+    weights = convolution_weights(flags.model_depth, channels(flags.model_depth, flags.widen_factor))
+    if weights > MOST_WEIGHTS:
+        raise UserError(
+            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} "
+            "weights; give a smaller network"
+        )
+    return architecture
 
 
 def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
@@ -154,18 +178,10 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     # 10, the published default, leaves it to the data.
     if getattr(flags, "num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
-    shape = flags.model_depth, flags.widen_factor, flags.dropout
-    weights = convolution_weights(flags.model_depth, channels(*shape[:2]))
-    if weights > MOST_WEIGHTS:
-        raise UserError(
-            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} "
-            "weights; give a smaller network"
-        )
+    architecture = requested_architecture(flags)
     if flags.learning_method == "supervised":
-        architecture = Architecture(*shape)
         encoder_name, own, own_head = "wideResNet", flags.save_path, None
     else:
-        architecture = Architecture(*shape, flags.projection_head)
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
     for test_set, data in other_test_sets(data, getattr(flags, "test_set", None)):

@@ -51,9 +51,7 @@ class Supervised:
         start = start or Start((seed, "supervised", "weights"), ())
         seed_weights(*start.key)
         classes = len(study.data.class_names)
-        network = models.SupervisedNetwork(
-            shape.model_depth, shape.widen_factor, shape.dropout, classes, study.match_sparsity
-        )
+        network = models.SupervisedNetwork(shape, classes, study.match_sparsity)
         if start.weights:
             checkpoints.load_epoch(network, start.weights, shape, classes)
         self.network = self.kept = prepare(network, study.device)
@@ -107,9 +105,7 @@ class Contrastive:
         shape, self.study, self.seed = study.architecture, study, seed
         self.start = start or Start((seed, "contrastive", "weights"), (seed, "head"))
         seed_weights(*self.start.key)
-        model = models.ContrastiveEncoder(
-            shape.model_depth, shape.widen_factor, shape.dropout, shape.projection_head, study.match_sparsity
-        )
+        model = models.ContrastiveEncoder(shape, study.match_sparsity)
         if self.start.weights:
             checkpoints.load_epoch(model, self.start.weights, shape, len(study.data.class_names))
         self.model = self.kept = prepare(model, study.device)

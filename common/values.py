@@ -63,7 +63,9 @@ def pruned_sparsity_list(text: str) -> list[float]:
     """A sparsity list without 0: the dense networks are always there and need not be named."""
     sparsities = sparsity_list(text)
     if 0.0 in sparsities:
-        raise argparse.ArgumentTypeError("0 is the dense network: name sparsities above 0")
+        raise argparse.ArgumentTypeError(
+            "0 is the dense network, or --pruning_methods finetuned: name sparsities above 0"
+        )
     return sparsities
 
 

@@ -98,7 +98,7 @@ def write_report(folder: Path, places: list[Path | None], flags: argparse.Namesp
 
     copy, anew, staged = places
     stored = read.read_populations(folder)
-    combinations = [population for population in stored if population.pruning_method != "dense"]
+    combinations = [population for population in stored if population.is_pruned]
     masks, missing = across.read_all_masks(combinations)
     for text in missing:
         print(f"not compared: {text}")
@@ -121,7 +121,8 @@ def write_report(folder: Path, places: list[Path | None], flags: argparse.Namesp
     rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
     if report.test_sets:
         rows["report/test_sets"] = contents.table_rows(report.test_sets)
-    populations = {each.label: each for each in (*combinations, *report.compared)}.values()
+    not_dense = (*combinations, *report.controls, *report.compared)
+    populations = {each.label: each for each in not_dense}.values()
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
     for name, lines in (rows | lists).items():
         cells = table.write_rows(staged / f"{name}.csv", lines)

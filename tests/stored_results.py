@@ -94,14 +94,18 @@ def make_results(
     for method in learning:
         keys = [
             (method, "dense", 0.0),
-            *((method, pruning, each) for pruning in methods for each in sparsities),
+            *(
+                (method, pruning, each)
+                for pruning in methods
+                for each in ((0.0,) if pruning == "finetuned" else sparsities)
+            ),
         ]
         dense, *all_pruned = (
             predict(
                 key,
                 (ids or {}).get(key, list(range(models))),
                 data,
-                shift + (damage(*key) if damage and key[2] else key[2]),
+                shift + (damage(*key) if damage and key[1] != "dense" else key[2]),
             )
             for key in keys
         )

@@ -10,7 +10,6 @@ from test_evidence import Stored, estimate, half_samples, variance
 
 from common.store.files import read_arrays, write_arrays
 from figures import make_figures
-
 from figures.report.similarity import expected_jaccard
 
 KEY = ("SupCon", "global", 0.9)

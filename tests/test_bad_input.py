@@ -23,6 +23,7 @@ from stored_results import make_results
 from test_scripts import DENSE, ROOT, SMALL, main
 
 from common import models
+from common.settings import Architecture
 from common.store.checkpoints import file_sha256
 from common.store.files import write_arrays
 
@@ -275,7 +276,7 @@ def zero_all_blocks(content):
 
 
 def other_network(depth=10, widen_factor=1, classes=3):
-    return models.SupervisedNetwork(depth, widen_factor, 0.0, classes).state_dict()
+    return models.SupervisedNetwork(Architecture(depth, widen_factor), classes).state_dict()
 
 
 def other_head(content):
@@ -794,7 +795,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: other_network()),
         SUP_PIES,
         "",
-        "was pruned from another dense model 0 ... delete it",
+        "comes from another dense model 0 ... delete it",
     ),
     ("JSON, torn", lambda: cut(model(SUP_DENSE).with_suffix(".json"), 300)(), SUP_PRUNE, "", DAMAGED),
     ("JSON, empty", lambda: cut(model(HEAD).with_suffix(".json"), 0)(), CLR, "", DAMAGED),

@@ -146,7 +146,7 @@ def test_published_checkpoints_load_through_our_loader(folder, depth, patterns, 
 
 def small_checkpoint(folder, sparsity=0.0, model_id=0, **configuration):
     torch.manual_seed(model_id)
-    network = models.SupervisedNetwork(10, 1, 0.0, 10)
+    network = models.SupervisedNetwork(Architecture(10, 1), 10)
     with torch.no_grad():
         network.base.fc.bias += 1.0
     facts = {"pruning_method": "dense", "sparsity": sparsity, "epochs": 3, "id": model_id}
@@ -279,8 +279,8 @@ def spoil(path, how):
         "truncated": path.read_bytes()[:1000],
         "empty": b"",
         "pickle": pickle.dumps(Harmful()),
-        "other architecture": models.SupervisedNetwork(16, 1, 0.0, 10).state_dict(),
-        "other classes": models.SupervisedNetwork(10, 1, 0.0, 7).state_dict(),
+        "other architecture": models.SupervisedNetwork(Architecture(16, 1), 10).state_dict(),
+        "other classes": models.SupervisedNetwork(Architecture(10, 1), 7).state_dict(),
         "list": [1, 2],
     }
     content = contents.get(how, state)

@@ -17,6 +17,7 @@ from conftest import write_few_digits
 from cuda_stand_in import CPU, CudaStandIn, Misuse, device_of, watched_training
 
 from common import augment, cli, models, plots, training
+from common.settings import Architecture
 
 SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1 --save_every 1"
 ANALYSIS = SMALL.removesuffix(" --save_every 1")
@@ -205,7 +206,7 @@ def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypa
     import gpu_memory
 
     with CudaStandIn() as stand_in:
-        network = models.SupervisedNetwork(depth, width, 0.0, 10).to("cuda")
+        network = models.SupervisedNetwork(Architecture(depth, width), 10).to("cuda")
         batch, before = torch.zeros(images, 3, 16, 16, device="cuda"), stand_in.live
         logits = network(batch)
         kept = stand_in.live - before + 4 * batch.numel()

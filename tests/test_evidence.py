@@ -562,6 +562,7 @@ def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_st
         ("global_iterative0.2_rewind0", 0.9, False),
         ("filter_l1", 0.9, False),
         ("global_random", 0.9, False),
+        ("finetuned", 0.0, False),
     ],
 )
 def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):

@@ -26,6 +26,7 @@ from test_setup import asked, paper, project, setup  # noqa: F401 (project: a fi
 
 from common import models, training
 from common.data import load_dataset
+from common.settings import Architecture
 from common.store import table
 from figures import make_figures
 
@@ -140,7 +141,7 @@ def external(content):
     """A network without a record, saved as others do."""
 
     def prepare(monkeypatch):
-        network = models.SupervisedNetwork(10, 1, 0.0, 3)
+        network = models.SupervisedNetwork(Architecture(10, 1), 3)
         torch.save(content(network), DENSE)
         DENSE.with_suffix(".json").unlink()
 

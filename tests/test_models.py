@@ -19,6 +19,7 @@ from common.models import (
     channels,
     convolution_weights,
 )
+from common.settings import Architecture
 
 
 def checkpoint(folder, pattern):
@@ -27,14 +28,14 @@ def checkpoint(folder, pattern):
 
 
 def golden_supervised(folder, depth):
-    network = SupervisedNetwork(depth, 2, 0.0, 10)
+    network = SupervisedNetwork(Architecture(depth, 2), 10)
     network.load_state_dict(checkpoint(folder, "wideResNet_*.pt"))
     return network.eval()
 
 
 def golden_contrastive(folder, depth):
     """The encoder with its projection head, and the classifier that shares the encoder."""
-    encoder, head = ContrastiveEncoder(depth, 2, 0.0, "mlp"), ClassificationHead(128, 10)
+    encoder, head = ContrastiveEncoder(Architecture(depth, 2, 0.0)), ClassificationHead(128, 10)
     encoder.load_state_dict(checkpoint(folder, "WideResNet*_encoder_*.pt")["model"])
     head.load_state_dict(checkpoint(folder, "WideResNet*_head_*.pt")["head"])
     return encoder.eval(), ContrastiveClassifier(encoder.encoder, head).eval()
@@ -160,7 +161,7 @@ def test_narrower_networks_have_the_weights_that_pruning_would_leave(depth, wide
 
 @pytest.mark.parametrize("match_sparsity", [0.0, 0.5])
 def test_logits_are_the_linear_classification_of_the_latent(match_sparsity):
-    supervised = SupervisedNetwork(10, 1, 0.0, 5, match_sparsity)
+    supervised = SupervisedNetwork(Architecture(10, 1), 5, match_sparsity)
     encoder = WideResNet(10, 1, match_sparsity=match_sparsity)
     contrastive = ContrastiveClassifier(encoder, ClassificationHead(encoder.latent_size, 5))
     for network, linear in (
@@ -174,7 +175,10 @@ def test_logits_are_the_linear_classification_of_the_latent(match_sparsity):
 
 
 def test_parameter_counts_are_the_published_ones():
-    supervised, contrastive = SupervisedNetwork(16, 2, 0.0, 10), ContrastiveEncoder(16, 2, 0.0, "mlp")
+    supervised, contrastive = (
+        SupervisedNetwork(Architecture(16, 2), 10),
+        ContrastiveEncoder(Architecture(16, 2, 0.0)),
+    )
     # The encoder's is with its projection head: two linear layers of 128 x 128 + 128.
     counts = [
         sum(map(torch.numel, module.parameters())) for module in (supervised, contrastive, contrastive.head)
@@ -184,7 +188,7 @@ def test_parameter_counts_are_the_published_ones():
 
 def test_weights_start_as_published():
     torch.manual_seed(0)
-    network = SupervisedNetwork(16, 2, 0.0, 10)
+    network = SupervisedNetwork(Architecture(16, 2), 10)
     assert (network.base.fc.bias == 0).all()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -195,7 +199,7 @@ def test_weights_start_as_published():
             assert abs(weight.std() / expected - 1) < 5 / math.sqrt(2 * weight.numel())
             assert abs(weight.mean() / expected) < 5 / math.sqrt(weight.numel())
             assert weight.abs().max() > 2.2 * expected  # normal, not uniform: a uniform one ends at 1.73
-    heads = [ContrastiveEncoder(10, 2, 0.0, kind).head for kind in ("mlp", "linear")]
+    heads = [ContrastiveEncoder(Architecture(10, 2, 0.0, kind)).head for kind in ("mlp", "linear")]
     linear = [network.base.fc, ClassificationHead(128, 100).fc, heads[0][0], heads[0][2], heads[1]]
     for layer in linear:  # as torch's default
         bound = 1 / math.sqrt(layer.in_features)
@@ -206,7 +210,7 @@ def test_weights_start_as_published():
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_the_projection_head_maps_the_latent_to_128_numbers_of_unit_norm(kind):
-    network, images = ContrastiveEncoder(10, 1, 0.0, kind).eval(), torch.randn(3, 3, 8, 8)
+    network, images = ContrastiveEncoder(Architecture(10, 1, 0.0, kind)).eval(), torch.randn(3, 3, 8, 8)
     with torch.no_grad():
         x, state = network.encoder(images), network.head.state_dict()
         if kind == "mlp":

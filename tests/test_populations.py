@@ -13,6 +13,7 @@ import torch
 from common import models, process, study
 from common.cli import UserError
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
+from common.settings import Architecture
 from common.store import checkpoints, populations
 from common.store.names import CheckpointName
 
@@ -69,7 +70,7 @@ def supervised(
     }
     for model_id in ids:
         torch.manual_seed(model_id)
-        network = models.SupervisedNetwork(10, 1, 0.0, 10)
+        network = models.SupervisedNetwork(Architecture(10, 1), 10)
         torch.nn.init.ones_(network.base.fc.bias)
         apply_masks(
             network,
@@ -269,6 +270,52 @@ def test_a_dense_model_trained_again_is_noticed(work):
         populations.find_population(view, "global", 0.5, dense)
 
 
+UNLIKE = "none with the settings of the one-shot networks"
+
+
+@pytest.mark.parametrize(
+    "another, gone, origin, expected",
+    [
+        ({}, "", None, 2),  # the control of 2 epochs, not that of 5
+        ({"epochs": 2}, "", None, 2),
+        ({"epochs": 2, "elsewhere": True}, "", None, 2),
+        ({"epochs": 2, "precision": "bfloat16"}, "", None, UNLIKE),
+        ({"epochs": 5}, "", None, UNLIKE),
+        ({"epochs": 4, "elsewhere": True}, "", None, UNLIKE),
+        ({}, "*finetuned*id1.*", None, "ids 1 are missing; train them: python sup_pruning_finetune.py "),
+        ({}, "*finetuned*", None, "there is none"),
+        ({}, "", "of another network", "comes from another dense model 0"),
+    ],
+)
+def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_the_same_settings(
+    work, capsys, another, gone, origin, expected
+):
+    """another: settings of a second one-shot population; origin: what the controls come from."""
+    view = pies()
+    configuration = supervised(view, range(2))
+    dense = populations.find_population(view, "dense", 0.0)
+    checksums = {member.id: member.checksums[0] for member in dense.members}
+    shared = {"dense": configuration, "dense_sha256": checksums}
+    of_controls = shared | ({"dense_sha256": dict.fromkeys(range(2), origin)} if origin else {})
+    for epochs in (2, 5):
+        supervised(view, range(2), "finetuned", 0.0, epochs=epochs, **of_controls)
+    for path in view.folder.glob(gone or "none"):
+        path.unlink()
+    one_shot = []
+    for scope, settings in (("global", {"epochs": 2}), ("layer", another)):
+        if settings:
+            supervised(view, range(2), scope, 0.5, criterion="magnitude", scope=scope, **shared, **settings)
+            one_shot.append(populations.find_population(view, scope, 0.5, dense))
+    capsys.readouterr()
+    control = populations.find_control(view, dense, one_shot)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "finetuned" in line]
+    if expected == 2:
+        assert (control.pruning_method, control.facts()["epochs"]) == ("finetuned", 2)
+        assert line.startswith("finetuned networks: ")
+    else:
+        assert control is None and line.startswith("no finetuned control: ") and expected in line
+
+
 def test_other_architectures_are_not_taken_but_named_with_the_flags_that_choose_them(work):
     view = pies()
     supervised(view, range(2))
@@ -395,7 +442,7 @@ def contrastive(
 ):
     for model_id in ids:
         torch.manual_seed(100 * encoder_epochs + model_id)
-        model = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        model = models.ContrastiveEncoder(Architecture(10, 1))
         head = models.ClassificationHead(64, 10)
         shared = dict(
             learning_method="SupCon",

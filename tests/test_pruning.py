@@ -20,6 +20,7 @@ from common.pruning import (
     prunable_parameters,
     weight_movement,
 )
+from common.settings import Architecture
 
 
 def random_network(seed, with_ties=False):
@@ -69,10 +70,10 @@ def golden_classifier(folder, depth, method):
         return torch.load(path, map_location="cpu")
 
     if method == "sup":
-        network = SupervisedNetwork(depth, 2, 0.0, 10)
+        network = SupervisedNetwork(Architecture(depth, 2), 10)
         network.load_state_dict(load("wideResNet_*.pt"))
         return network
-    encoder, head = ContrastiveEncoder(depth, 2, 0.0, "mlp"), ClassificationHead(128, 10)
+    encoder, head = ContrastiveEncoder(Architecture(depth, 2)), ClassificationHead(128, 10)
     encoder.load_state_dict(load("WideResNet*_encoder_*.pt")["model"])
     head.load_state_dict(load("WideResNet*_head_*.pt")["head"])
     return ContrastiveClassifier(encoder.encoder, head)
@@ -148,7 +149,7 @@ def test_prunable_are_convolution_weights_linear_weights_and_linear_biases_in_or
 
 def test_the_projection_head_is_not_part_of_a_contrastive_classifier():
     torch.manual_seed(0)
-    encoder = ContrastiveEncoder(16, 2, 0.0, "mlp")
+    encoder = ContrastiveEncoder(Architecture(16, 2))
     classifier = ContrastiveClassifier(encoder.encoder, ClassificationHead(128, 10))
     names = list(prunable_parameters(classifier))
     assert names[0] == "encoder.conv1.weight"
@@ -162,7 +163,10 @@ def test_the_projection_head_is_not_part_of_a_contrastive_classifier():
 
 
 def test_methods_share_the_names_of_their_layers():
-    supervised, encoder = SupervisedNetwork(10, 1, 0.0, 5), ContrastiveEncoder(10, 1, 0.0, "mlp").encoder
+    supervised, encoder = (
+        SupervisedNetwork(Architecture(10, 1), 5),
+        ContrastiveEncoder(Architecture(10, 1)).encoder,
+    )
     contrastive = ContrastiveClassifier(encoder, ClassificationHead(64, 5))
     names = [[layer_name(name) for name in prunable_parameters(each)] for each in (supervised, contrastive)]
     assert names[0] == names[1] and names[0][1] == "block1.layer.0.conv1.weight" and names[0][-1] == "fc.bias"

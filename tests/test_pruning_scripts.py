@@ -5,12 +5,13 @@ import json
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import DENSE, SMALL, main, remedy
 
-from common import methods, models, pruning, training
+from common import methods, models, plots, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.store import checkpoints, names
@@ -485,6 +486,45 @@ def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whateve
     assert shared.keys() - record["configuration"].keys() == {"criterion", "scope"}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_not_pruned(
+    work, capsys, method
+):
+    learning = {"sup": "supervised", "clr": "SupCon"}[method]
+    finetune = [f"{method}_pruning_finetune", *FINETUNED[:-1]]
+    assert main(*finetune, 0.5) == 0
+    compared = [*COMPARED, "--models_number", 1]
+    assert main(f"{method}_pie_kmodels_detection", *compared, "--plot_q_score") == 0
+    assert "no finetuned control: there is none" in capsys.readouterr().out
+    without = bytes_of(work / "pies", "*.npz")
+    assert main(*finetune, 0.0) == 0
+    for script, flags in (("pie_kmodels_detection", ["--plot_q_score"]), ("prediction_depth", [])):
+        capsys.readouterr()
+        assert main(f"{method}_{script}", *compared, *flags) == 0
+        table = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "here" in line]
+        assert table == ["dense", "finetuned", "global"]
+    found = bytes_of(work / "pies", "*.npz")
+    assert {path: found[path] for path in without} == without
+    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").iterdir()}
+    kinds = {f"{kind}{ending}" for kind in ("finetuned_0.0", "global_0.5") for ending in ("", "_depth")}
+    assert stems == {*kinds, "dense_0.0", "dense_0.0_depth"}
+    figures = [path for path in found if "finetuned" in path.name and "sparsity_" in path.name]
+    assert {path.parent.name for path in figures} == {"pies_distribution", "q_score", "prediction_depth"}
+    for path in figures:
+        arrays = np.load(path)
+        assert f"{learning} · finetuned, not pruned · 1 models" in str(arrays["title"])
+        assert "pruned:" not in str(arrays["title"])
+        axes = [
+            axis for panel in plots.draw(arrays).axes for axis in (panel.get_xlabel(), panel.get_ylabel())
+        ]
+        assert not any("pruned networks" in text for text in axes)
+        if path.parent.name != "pies_distribution":
+            assert any("finetuned networks" in text for text in axes)
+    # Named, it needs no other; at sparsity 0 alone, whatever the flag says.
+    assert main(f"{method}_pie_kmodels_detection", *compared, "--pruning_methods", "finetuned") == 0
+    assert rows_of(work) == {(learning, name) for name in ("dense", "finetuned", "global")}
+
+
 # Iterative pruning
 
 
@@ -544,9 +584,9 @@ def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_den
     paths = files_of(iterated, method, f"global_iterative0.5_rewind{epoch}", 0.5)
     state = torch.load(dense[0].with_name(f"{dense[0].stem}_epoch{epoch}.pt"), weights_only=True)["model"]
     of_head = {name: masks.pop(name) for name in list(masks) if method == "clr" and name.startswith("fc.")}
-    network = models.SupervisedNetwork(10, 1, 0.0, 3)
+    network = models.SupervisedNetwork(Architecture(10, 1), 3)
     if method == "clr":
-        network = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        network = models.ContrastiveEncoder(Architecture(10, 1))
     network.load_state_dict(state)
     training.prepare(network, torch.device("cpu"))
     kind, stage = {"sup": (CrossEntropy, "supervised"), "clr": (Contrastive, "contrastive")}[method]
@@ -640,9 +680,9 @@ def test_a_reinitialised_network_begins_anew_and_its_weights_grow_from_there(wor
     first, second = (weights(*files_of(work, method, name, sparsity)) for sparsity in (0.5, 0.75))
     training.seed_weights(0, "reinit", 1)
     if method == "sup":
-        initial = models.SupervisedNetwork(10, 1, 0.0, 3).state_dict()
+        initial = models.SupervisedNetwork(Architecture(10, 1), 3).state_dict()
     else:
-        initial = models.ContrastiveEncoder(10, 1, 0.0, "mlp").encoder.state_dict()
+        initial = models.ContrastiveEncoder(Architecture(10, 1)).encoder.state_dict()
         training.seed_weights(0, "reinit", 1, "head", "weights")
         initial |= models.ClassificationHead(64, 3).state_dict()
     growth = torch.cat([(first[key].abs() - initial[key].abs()).flatten() for key in first])
@@ -677,9 +717,9 @@ def test_with_the_learning_rate_rewound_the_pruned_weights_are_trained_on_from_w
     data, before = load_dataset("folder", "few digits"), files_of(work, method, "dense", 0.0)
     for sparsity in (0.5, 0.75):
         paths = files_of(work, method, "global_iterative0.5_lr_rewind1", sparsity)
-        network = models.SupervisedNetwork(10, 1, 0.0, 3)
+        network = models.SupervisedNetwork(Architecture(10, 1), 3)
         if method == "clr":
-            network = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+            network = models.ContrastiveEncoder(Architecture(10, 1))
         network.load_state_dict(tensors_of(before[0]))
         training.prepare(network, torch.device("cpu"))
         masks = {  # what is zero at the end was pruned
@@ -744,9 +784,9 @@ def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
     first, second = (dense.with_name(f"{dense.stem}_epoch{epoch}.pt") for epoch in (0, 1))
     training.seed_weights(0, {"sup": "supervised", "clr": "contrastive"}[method], "weights")
     if method == "sup":
-        fresh = models.SupervisedNetwork(10, 1, 0.0, 3)
+        fresh = models.SupervisedNetwork(Architecture(10, 1), 3)
     else:
-        fresh = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+        fresh = models.ContrastiveEncoder(Architecture(10, 1))
     assert same(tensors_of(first), fresh.state_dict())
     checkpoints.load_epoch(fresh, second, Architecture(10, 1), 3)
     assert not same(tensors_of(second), tensors_of(first)) and not same(tensors_of(second), tensors_of(dense))
@@ -1044,6 +1084,7 @@ MADE = {
     "GMP": (gradual_training, ""),
     "small_dense": (small_training, ""),
     "global_snip": (None, "--criterion snip"),
+    "finetuned": (None, "--pruning_percentages 0.0"),
     "layer_random": (None, "--criterion random --scope layer"),
     "global_iterative0.5_rewind1": (iterate, "rewind --rewind_epoch 1"),
     "filter_l2_iterative0.5_finetune": (iterate, "finetune --epochs 1 --batch_size 16 --criterion filter_l2"),

@@ -616,6 +616,53 @@ def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, empt
     )
 
 
+def test_finetuned_controls_are_in_the_tables_and_count_as_pruned_nowhere(
+    tmp_path, monkeypatch, empty_figures
+):
+    """The same results with controls and without: tables of populations and of test sets have more lines,
+    and there are lists of their PIEs; everything else is the same, byte by byte."""
+    folder, files, pages = Path("digits"), [], []
+    shared = dict(models=6, sparsities=(0.9,), damage=lambda learning, method, sparsity: 0.4 + sparsity)
+    for name, methods in (("with", ("finetuned", "global", "GMP")), ("without", ("global", "GMP"))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        stored_results.make_results(folder, methods=methods, **shared)
+        for place in ("test_sets/noise_1", "runs/other"):
+            moved = dict(methods=methods, shift=0.3, umap=False, q_score=False)
+            stored_results.make_results(folder / place, **shared, **moved)
+        make_figures = importlib.import_module("make_figures").main
+        assert make(folder) == 0
+        assert make_figures(["--results", str(folder), "--against", str(folder / "runs/other")]) == 0
+        made = [path for kind in ("report", "similarity", "against") for path in (folder / kind).rglob("*.*")]
+        files.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in made})
+        pages.append((folder / "report.html").read_text(encoding="utf-8"))
+    lists = {
+        f"report/pies_{learning}_finetuned_0.0sparsity.{ending}"
+        for learning in ("SupCon", "supervised")
+        for ending in ("csv", "tex")
+    }
+    assert files[0].keys() == files[1].keys() | lists
+    tables = {f"report/{name}.{ending}" for name in ("populations", "test_sets") for ending in ("csv", "tex")}
+    changed = {name for name, content in files[1].items() if files[0][name] != content}
+    assert changed == tables | {"report/results.tex"}
+    shown = [source[source.index('id="claims"') : source.index('id="table"')] for source in pages]
+    assert shown[0] == shown[1]
+    pages = [Page(source) for source in pages]
+    above = [each.text.partition(" A reproduction")[0] for each in pages]
+    assert above[0] == above[1].replace(
+        "figures: global", "figures: finetuned: finetuned, not pruned, global"
+    )
+    for heading in ("All populations", "What is lost and what is gained", "PIEs among other test images"):
+        rows, others = (each.table(heading) for each in pages)
+        controls = [row for row in rows if "finetuned" in row]
+        assert [row for row in rows if row not in controls] == others and len(controls) == 2
+    [supervised] = [
+        row for row in pages[0].table("All populations") if row[:2] == ["supervised", "finetuned"]
+    ]
+    pies = stored_results.population_path(tmp_path / "with/digits", ("supervised", "finetuned", 0.0))
+    assert int(supervised[5].split()[0]) == np.load(pies)["is_pie"].sum() > 0
+
+
 def test_neither_torch_nor_training_is_imported(tmp_path):
     """The whole report, in a process that has no torch."""
     folder, no_torch = tmp_path / "digits", tmp_path / "no torch"

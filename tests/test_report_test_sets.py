@@ -11,13 +11,21 @@ import shutil
 import numpy as np
 import pytest
 from stored_results import make_results
-from test_evidence import Stored, accuracy, half_sampled, half_samples, share, student
-from test_evidence import estimate, variance_of_halves
+from test_evidence import (
+    Stored,
+    accuracy,
+    estimate,
+    half_sampled,
+    half_samples,
+    share,
+    student,
+    variance_of_halves,
+)
 from test_report import Page
 
-from common.cli import run_name
 from common.corruptions import CLEAN, CORRUPTIONS, STRENGTHS
 from common.store.files import read_arrays, write_arrays
+from common.values import run_name
 from figures import make_figures
 from figures.report import evidence, plots
 

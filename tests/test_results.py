@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from common import comparison, metrics, models, plots, process, study
 from common.cli import UserError
+from common.settings import Architecture
 from common.store import checkpoints, evaluation, files, populations, stamp, table
 from common.store.names import CheckpointName
 
@@ -268,7 +269,7 @@ def view(tmp_path, monkeypatch):
     opened = next(study.open_studies("sup_pie_kmodels_detection", flags))
     for model_id in range(2):
         torch.manual_seed(model_id)
-        network = models.SupervisedNetwork(10, 1, 0.0, 10)
+        network = models.SupervisedNetwork(Architecture(10, 1), 10)
         torch.nn.init.ones_(network.base.fc.bias)
         if model_id == 1:
             torch.nn.init.constant_(network.base.bn1.bias, -100.0)

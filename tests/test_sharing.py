@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
 from common import augment, evaluation, metrics, plots, process
-from common.store import files, names, runs, table
 from common.store import evaluation as stored
+from common.store import files, names, runs, table
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {

@@ -8,9 +8,10 @@ import torch
 
 from common import models, process, study
 from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
+from common.settings import Architecture
 from common.store import checkpoints, evaluation, populations
-from common.store.names import CheckpointName
 from common.store.files import read_arrays
+from common.store.names import CheckpointName
 
 
 def open_study(script):
@@ -69,7 +70,7 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     view = open_study("sup_pie_kmodels_detection")
-    network = prune(models.SupervisedNetwork(10, 1, 0.0, 10))
+    network = prune(models.SupervisedNetwork(Architecture(10, 1), 10))
     name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)
     path = view.folder / str(name)
     save(view, path, checkpoints.cpu_state(network), name, network)
@@ -77,7 +78,7 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     check_stored_mask(supervised, network)
 
     view = open_study("clr_pie_kmodels_detection")
-    encoder = models.ContrastiveEncoder(10, 1, 0.0, "mlp")
+    encoder = models.ContrastiveEncoder(Architecture(10, 1, 0.0))
     network = prune(models.ContrastiveClassifier(encoder.encoder, models.ClassificationHead(64, 10)))
     paths = []
     for part, folder, payload in (

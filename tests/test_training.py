@@ -11,7 +11,7 @@ from common.cli import UserError
 from common.data import load_dataset
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, global_masks, magnitude, measure_sparsity, prunable_parameters
-from common.settings import Finetuning, SupervisedTraining, defaults
+from common.settings import Architecture, Finetuning, SupervisedTraining, defaults
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
 CPU = torch.device("cpu")
@@ -31,12 +31,12 @@ def few(train=70, test=20):
 
 def network(seed=0, dropout=0.0):
     training.seed_weights(seed, "weights")
-    return training.prepare(models.SupervisedNetwork(10, 1, dropout, 10), CPU)
+    return training.prepare(models.SupervisedNetwork(Architecture(10, 1, dropout), 10), CPU)
 
 
 def encoder(dropout=0.0, projection_head="mlp"):
     training.seed_weights(0, "weights")
-    return training.prepare(models.ContrastiveEncoder(10, 1, dropout, projection_head), CPU)
+    return training.prepare(models.ContrastiveEncoder(Architecture(10, 1, dropout, projection_head)), CPU)
 
 
 def classifying(net, data=None, **settings):

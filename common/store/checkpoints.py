@@ -12,7 +12,7 @@ import json
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
@@ -98,7 +98,7 @@ def make_record(
     """
     return {
         "format": 1,
-        "name": asdict(name),
+        "name": name.facts(),
         "configuration": configuration,
         "sparsity": measure_sparsity(network),
         "history": history,
@@ -172,13 +172,12 @@ def load_classifier(
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
             should.
     """
-    shape = architecture.model_depth, architecture.widen_factor, architecture.dropout
     matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
-        network = models.SupervisedNetwork(*shape, num_classes, matched)
+        network = models.SupervisedNetwork(architecture, num_classes, matched)
         _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
     else:
-        encoder = models.WideResNet(*shape, match_sparsity=matched)
+        encoder = models.make_backbone(architecture, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_encoder(encoder, paths[0], architecture, num_classes)
         _load_state(head, read_payload(paths[1]), paths[1], architecture, num_classes)
@@ -212,9 +211,7 @@ def load_network(*paths: Path) -> models.Classifier:
     record, name = read_record(paths[-1]), parse_name(paths[-1].name)
     if record is None or name is None:
         raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
-    settings = record["configuration"]
-    shape = (settings[key] for key in ("model_depth", "widen_factor", "dropout"))
-    architecture = Architecture(*shape, settings.get("projection_head", "mlp"))
+    architecture = Architecture.of_configuration(record["configuration"])
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
 
 
@@ -306,9 +303,7 @@ def encoder_state(payload: dict) -> dict:
     return plain_state(encoder) or state
 
 
-def load_encoder(
-    encoder: models.WideResNet, path: Path, architecture: Architecture, num_classes: int
-) -> None:
+def load_encoder(encoder: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
     """Loads the weights of a dense or finetuned contrastive encoder's checkpoint.
 
     Raises:

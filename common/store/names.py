@@ -3,7 +3,7 @@
 import math
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,24 @@ class CheckpointName:
     widen_factor: int = 0
     depth: int = 0
     dropout: float = 0.0
+    architecture: str = "WideResNet"
+
+    def facts(self) -> dict:
+        """What a record says of the name; the published backbone is not named."""
+        facts = asdict(self)
+        return (
+            facts
+            if self.architecture != "WideResNet"
+            else {k: facts[k] for k in facts if k != "architecture"}
+        )
 
     def __str__(self) -> str:
         tag = PUBLISHED_TAGS.get(self.pruning_method, f"_{self.pruning_method}")
         if self.part == "supervised":
             width = "" if self.widen_factor == 2 else f"-{self.widen_factor}"
+            backbone = f"wideResNet{width}" if self.architecture == "WideResNet" else self.architecture
             return (
-                f"wideResNet{width}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
+                f"{backbone}{tag}_{self.sparsity}pruning_{self.epochs}epochs_{self.depth}depth_"
                 f"{self.dropout}dropout_id{self.id}.pt"
             )
         return (
@@ -53,8 +64,8 @@ class CheckpointName:
 _NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 _TAG = r"(?P<tag>_[A-Za-z][A-Za-z0-9_.]*)?"
 _NAMES = (
-    rf"(?P<part>wideResNet)(?:-(?P<widen_factor>\d+))?{_TAG}_(?P<sparsity>{_NUMBER})pruning_(?P<epochs>\d+)"
-    rf"epochs_(?P<depth>\d+)depth_(?P<dropout>{_NUMBER})dropout_id(?P<id>\d+)\.pt",
+    rf"(?P<part>wideResNet|resnet18)(?:-(?P<widen_factor>\d+))?{_TAG}_(?P<sparsity>{_NUMBER})pruning_"
+    rf"(?P<epochs>\d+)epochs_(?P<depth>\d+)depth_(?P<dropout>{_NUMBER})dropout_id(?P<id>\d+)\.pt",
     rf"(?P<encoder_name>.+)_(?P<part>encoder|head)_(?P<learning_method>[A-Za-z0-9]+)_"
     rf"(?P<sparsity>{_NUMBER})pruning{_TAG}_(?P<batch_size>\d+)batch_"
     rf"(?P<temperature>{_NUMBER})temperature_(?P<epochs>\d+)epochs_id(?P<id>\d+)\.pt",
@@ -71,9 +82,11 @@ def parse_name(name: str) -> CheckpointName | None:
         return None
     texts = match.groupdict()
     tag = texts.pop("tag")
-    if texts["part"] == "wideResNet":
+    if texts["part"] in ("wideResNet", "resnet18"):
+        is_wide = texts["part"] == "wideResNet"
         texts |= {"part": "supervised", "learning_method": "supervised"}
         texts["widen_factor"] = texts["widen_factor"] or "2"
+        texts["architecture"] = "WideResNet" if is_wide else "resnet18"
     facts = {key: CheckpointName.__annotations__[key](text) for key, text in texts.items()}
     if tag in (None, "_later"):
         method = ("later_GMP" if tag else "GMP") if facts["sparsity"] else "dense"
@@ -84,9 +97,13 @@ def parse_name(name: str) -> CheckpointName | None:
 
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
-    """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`."""
+    """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`; with
+    another backbone its name is in place of the published one."""
     shape = architecture.model_depth, architecture.widen_factor
     suffix = "" if shape == (16, 2) else f"-{shape[0]}-{shape[1]}"
+    if architecture.architecture != "WideResNet":
+        plain = "" if encoder_name == "WideResNet" else f"{encoder_name}-"
+        encoder_name, suffix = plain + architecture.architecture, ""
     head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
     return encoder_name + suffix + head
 
@@ -97,6 +114,8 @@ def network_flags(name: CheckpointName, configuration: dict) -> dict[str, Any]:
     Args:
         configuration: of its record, if it has one: contrastive names lack the dropout.
     """
+    if name.architecture != "WideResNet" or name.encoder_name.startswith("resnet18"):
+        return {"architecture": "resnet18"}
     if name.part == "supervised":
         return {"model_depth": name.depth, "widen_factor": name.widen_factor, "dropout": name.dropout}
     plain, depth, width, head = re.fullmatch(r"(.+?)(?:-(\d+)-(\d+))?(-linear)?", name.encoder_name).groups()

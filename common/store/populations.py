@@ -23,6 +23,7 @@ from common.store.files import differences
 from common.store.names import CheckpointName, network_flags, parse_name, record_path
 from common.study import Study
 
+OF_PRUNING = ("pruning_method", "criterion", "scope", "sparsity")  # keys of a one-shot configuration
 FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
 
 
@@ -172,8 +173,41 @@ def find_population(
         else:
             message.append(f"train them: {command_for(study, kind, range(study.flags.models_number))}")
         raise UserError("; ".join(message))
-    population = _only(study, fitting if dense is None else _related(study, fitting, dense))
+    return _checked(study, _only(study, fitting if dense is None else _related(study, fitting, dense)), dense)
+
+
+def find_control(study: Study, dense: Population, one_shot: list[Population]) -> Population | None:
+    """The finetuned control of these one-shot networks: the same dense networks, finetuned with the same
+    settings, nothing pruned. None where there is none that can be compared, which is logged."""
+    kind = Population(study.learning_method, FINETUNED, 0.0, ())
+    try:
+        populations = _populations(study, kind, (study.folder, study.head_folder))
+        alike = [each for each in populations if all(_finetuned_alike(each, other) for other in one_shot)]
+        reason = "none with the settings of the one-shot networks" if populations else "there is none"
+        if alike:
+            return _checked(study, _only(study, _related(study, alike, dense)), dense)
+    except UserError as error:
+        reason = str(error)
+    logger.info(f"no finetuned control: {reason}")
+    return None
+
+
+def _finetuned_alike(population: Population, other: Population) -> bool:
+    """Whether both were finetuned with the same settings; of external networks only the names tell."""
+    if population.made_elsewhere or other.made_elsewhere:
+        facts, others = population.facts(), other.facts()
+        return all(facts[fact] == others[fact] for fact in facts.keys() & others)
+    settings = [
+        {key: value for key, value in each.configuration.items() if key not in OF_PRUNING}
+        for each in (population, other)
+    ]
+    return settings[0] == settings[1]
+
+
+def _checked(study: Study, population: Population, dense: Population | None) -> Population:
+    """The population, once nothing is wrong with it; it is logged."""
     _check(study, population, dense)
+    pruning_method = population.pruning_method
     what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
     if population.made_elsewhere and not study.data.normalization:
@@ -485,7 +519,7 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
         origin = record.get("dense_sha256")
         if origin not in (None, dense_checksums.get(member.id, origin)):
             raise UserError(
-                f"{path} was pruned from another dense model {member.id} than the one that is there now; "
+                f"{path} comes from another dense model {member.id} than the one that is there now; "
                 "delete it to have it finetuned again"
             )
     if any(

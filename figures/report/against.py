@@ -67,7 +67,7 @@ def collect(first: list[Combination], second: list[Combination], names: tuple[st
     """
     runs, both = (first, second), []
     for stored in runs:
-        both.append(evidence.read_compared([each for each in stored if each.pruning_method != "dense"]))
+        both.append(evidence.read_compared([each for each in stored if each.is_pruned]))
     compared = [each for each, _ in both]
     shared_pairs = pairs(*compared)
     if all(pair.populations[0].pruning_method == "dense" for pair in shared_pairs):

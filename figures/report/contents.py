@@ -8,7 +8,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from common.methods import with_sparsity
+from common.methods import FINETUNED, with_sparsity
 from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, test_sets, uncertainty
 from figures.report.claims import either
@@ -35,7 +35,8 @@ class Report:
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
     populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
     of noise; pictures; missing: what is not stored, in words; test_sets: rows of numbers on other test
-    images; test_set_pictures.
+    images; test_set_pictures; controls: the finetuned ones, which count as pruned nowhere and are in
+    `populations` and `test_sets` alone.
     """
 
     stored: list[Combination]
@@ -48,6 +49,7 @@ class Report:
     missing: list[str]
     test_sets: list[dict]
     test_set_pictures: list[Picture]
+    controls: list[Compared]
 
 
 def collect(
@@ -55,12 +57,14 @@ def collect(
 ) -> Report:
     """The report on stored populations, with their comparisons of figures/report/across.py; `missing`
     there."""
-    pruned = [population for population in stored if population.pruning_method != "dense"]
-    compared, not_stored = evidence.read_compared(pruned)
-    shifted, clean, left_out = test_sets.beside_clean(compared) if compared else ([], [], [])
+    not_dense = [population for population in stored if population.pruning_method != "dense"]
+    with_controls, not_stored = evidence.read_compared(not_dense)
+    compared = [population for population in with_controls if population.is_pruned]
+    controls = [population for population in with_controls if not population.is_pruned]
+    shifted, clean, left_out = test_sets.beside_clean(with_controls) if compared else ([], [], [])
     missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
-        return Report(stored, [], [], [], [], {}, [], missing, [], [])
+        return Report(stored, [], [], [], [], {}, [], missing, [], [], [])
     populations, dense = evidence.populations(compared), evidence.dense_populations(compared)
     floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
@@ -107,12 +111,14 @@ def collect(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
-    rows = evidence.all_evidence(compared)
+    rows, populations = evidence.all_evidence(compared), [*populations, *evidence.populations(controls)]
     missing = list(dict.fromkeys(missing))
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
     ]
-    return Report(stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts)
+    return Report(
+        stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts, controls
+    )
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
@@ -245,7 +251,8 @@ CURVES = ("calibration_error", "cka")  # the measures that are drawn
 
 def measures_against_sparsity(stored: list[Combination], compared: list[Compared]) -> list[Picture]:
     """What pruning loses and keeps against sparsity."""
-    rows, pictures = [population.facts | evidence.measures(population) for population in stored], []
+    rows = [each.facts | evidence.measures(each) for each in stored if each.pruning_method != FINETUNED]
+    pictures = []
     for name in CURVES:
         heading, meaning, _, _ = MEASURES[name]
         heading = heading[0].upper() + heading[1:]

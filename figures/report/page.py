@@ -49,7 +49,7 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
             "networks": each_once(population.arrays["architecture"] for population in report.compared),
             "pruning": each_once(
                 f"{population.pruning_method}: {describe(population.pruning_method)}"
-                for population in report.compared
+                for population in (*report.controls, *report.compared)
             ),
             "models": claims.either(len(each.pruned.ids) for each in report.compared),
             "settings": text(settings(report)),
@@ -201,7 +201,8 @@ def conclusion(report: Report) -> list[str]:
             f"Of single differences the one farthest from 0, in standard errors, is {side} claim "
             f"{largest[0]['claim']}: {name}: {size(largest[0])}."
         )
-    with_floor = [row for row in report.populations if not math.isnan(row["excess"]["value"])]
+    pruned = [row for row in report.populations if row["sparsity"]]
+    with_floor = [row for row in pruned if not math.isnan(row["excess"]["value"])]
     if with_floor:
         highest = max(row["sparsity"] for row in with_floor)
         with_floor = [row for row in with_floor if row["sparsity"] == highest]

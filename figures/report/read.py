@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.methods import order
+from common.methods import FINETUNED, order
 from common.store.files import FORMAT, read_arrays
 from common.store.table import KEY_COLUMNS
 
@@ -70,6 +70,11 @@ class Combination:
     @property
     def class_names(self) -> list[str]:
         return [str(name) for name in self.arrays["class_names"]]
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it counts as pruned; dense networks and their finetuned control do not."""
+        return self.pruning_method not in ("dense", FINETUNED)
 
     @property
     def is_pie(self) -> np.ndarray:
