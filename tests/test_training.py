@@ -246,7 +246,10 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero():
     before = {name: mask.clone() for name, mask in masks.items()}
     finetuning = classifying(net, data, **{**defaults(Finetuning), "batch_size": 16})
     assert finetuning.optimizer().defaults["nesterov"] and not finetuning.optimizer().defaults["weight_decay"]
+    modes = []
+    net.register_forward_pre_hook(lambda module, images: modes.append((module.training, len(images[0]))))
     history = fit(finetuning, Run((0, "finetuning")), range(2), masks)
+    assert all(in_training == (size != 20) for in_training, size in modes), "the 20 test images in eval mode"
     achieved = measure_sparsity(net)
     assert achieved["zeros"] == round(0.9 * achieved["counted"])
     assert all((weight[masks[name] == 0] == 0).all() for name, weight in prunable_parameters(net).items())
