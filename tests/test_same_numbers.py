@@ -131,7 +131,8 @@ def checksums_of(checkout: Path, folder: Path) -> dict[str, str]:
     )
     folder.mkdir()
     paths = os.pathsep.join(map(str, (checkout, checkout / "tests")))
-    subprocess.run([sys.executable, "-c", code, folder], env={**os.environ, "PYTHONPATH": paths}, check=True)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", code, folder], cwd=folder, env=environment, check=True)
     return json.loads((folder / "sums.json").read_text())
 
 
