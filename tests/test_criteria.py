@@ -89,7 +89,7 @@ def test_both_lists_of_criteria_name_the_same_ones():
     assert list(pruning.CRITERIA) == list(methods.CRITERIA)
 
 
-# Of a weight, its initial weight, its gradients by batches, and the sums of |gradient| and gradient over steps.
+# Of a weight, its initial weight, its gradients by batches, and sums of |gradient| and gradient over steps.
 SLOW_SCORES = {
     "magnitude": lambda w, start, batches, size, signed: abs(w),
     "magnitude_increase": lambda w, start, batches, size, signed: abs(w) - abs(start),

@@ -40,8 +40,8 @@ def recorded(pattern):
 
 @pytest.fixture(autouse=True)
 def used(monkeypatch, digits_on_disk, unsaved_figures):
-    """What trainings did, in turn: ('views', shares of flips, horizontal and vertical), ('step', its precision,
-    whether it was compiled). Compiled steps are ordinary ones."""
+    """What trainings did, in turn: ('views', shares of flips, horizontal and vertical), ('step', its
+    precision, whether it was compiled). Compiled steps are ordinary ones."""
     seen, forward = [], training.Training.forward
 
     def spy(name, ways):
