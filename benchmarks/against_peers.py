@@ -240,7 +240,8 @@ def finetuning_epoch(device, hooked: bool = False):
     from torch.nn.utils import prune
 
     from common import models, training
-    from common.pruning import global_masks, magnitude, prunable_parameters
+    from common.criteria import magnitude
+    from common.pruning import global_masks, prunable_parameters
     from common.store.chains import FINETUNING
 
     network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 from common import methods, settings, values
+from common.criteria import CRITERIA
 from common.datasets import DOWNLOADS
 from common.losses import LOSSES
 
@@ -282,11 +283,11 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
 
 
 def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in methods.CRITERIA.items())
+    meanings = "; ".join(f"{name}: {criterion.meaning}" for name, criterion in CRITERIA.items())
     return (
         (
             "--criterion",
-            tuple(methods.CRITERIA),
+            tuple(CRITERIA),
             "magnitude",
             f"what is pruned, the lowest first: {meanings}",
         ),

@@ -11,11 +11,12 @@ from itertools import product
 import numpy as np
 
 from common import metrics, process
-from common.cli import UserError, logger
+from common.cli import UserError, logger, say_once
 from common.data import ImageDataset
 from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
+from common.store.checkpoints import origin_of
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
 from common.store.populations import Population, command_for, describe_absent, find_control, find_population
 from common.store.runs import Job, share
@@ -24,6 +25,8 @@ from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
+RENEWED = {"format": "of an older version of the code", "data": "on other test images"}
+MADE_OF = {"checkpoints": "networks", "dense_checkpoints": "dense networks", "probed": "probed networks"}
 ASKED = ("pruning_methods", "pruning_percentages")  # flags of what is compared
 CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
@@ -69,6 +72,7 @@ def detect_pies(study: Study) -> None:
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find all.
     populations = find_populations(study)
+    refuse_other_results(study, populations)
     # 2. Compute all, together with whoever else works on them.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
         return  # a worker
@@ -92,6 +96,7 @@ def compare_depths(study: Study) -> None:
     # 1. Find all; of each pair the networks whose ids both have.
     dense, *_ = populations = find_populations(study)
     ids = [first_ids(study, dense, population) for population in populations]
+    refuse_other_results(study, populations, ids)
     # 2. Compute all, together with whoever else works on them.
     jobs = [job for population in populations for job in evaluations(study, population)]
     jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
@@ -106,7 +111,7 @@ def compare_depths(study: Study) -> None:
         measured.append(measure_depths(*networks, labels, is_pie))
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
-    rows = store(study, populations, measured, "_depth")
+    rows = store(study, populations, measured, ids)
     for population, outcome in zip(populations, measured):
         logger.info(
             "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
@@ -148,8 +153,6 @@ def find_populations(study: Study) -> list[Population]:
     one_shot = [each for each in populations if parse_method(each.pruning_method).schedule == "one-shot"]
     if one_shot and CONTROL not in asked and (control := find_control(study, dense, one_shot)):
         populations.insert(1, control)
-    for population in populations:
-        refuse_other_settings(study, population)
     return populations
 
 
@@ -160,26 +163,83 @@ def asked_kinds(study: Study) -> list[tuple[str, float]]:
     return [CONTROL] * (FINETUNED in names) + [*product(pruned, sparsities)]
 
 
-def refuse_other_settings(study: Study, population: Population) -> None:
-    """Refuses to write over results of networks that were trained in another way.
+def refuse_other_results(
+    study: Study, populations: list[Population], probed: list[list[int]] | None = None
+) -> None:
+    """Refuses to write over, or beside, stored results of other networks: nothing is lost, and the table
+    never mixes two dense populations.
 
+    Results of the same networks on earlier test images are replaced, with --allow_missing also those of fewer
+    of them.
+
+    Args:
+        populations: the dense one first; probed: where depths are stored, the ids of the networks.
     Raises:
-        UserError: there are some of this kind.
+        UserError: there are such results.
     """
-    for suffix in ("", "_depth"):
-        path = study.method_folder / "populations" / f"{kind_of(population)}{suffix}.npz"
-        found = json.loads(str((read_arrays(path, only=("settings",)) or {}).get("settings", "{}")))
-        # A setting that one of them lacks is younger than the other.
-        changed = [
-            f"{key} {old}, not {new}"
-            for key, (old, new) in differences(found, population.settings if found else {}).items()
-            if None not in (old, new) or key == "made_elsewhere"
-        ]
-        if changed:
-            raise UserError(
-                f"{study.method_folder} holds results of other {population.pruning_method} networks "
-                f"({', '.join(changed)}); give these a place of their own (--run NAME), or delete that folder"
-            )
+    dense, folder = populations[0], study.method_folder / "populations"
+    asked = {kind_of(population): population for population in populations}
+    ids, replaced = dict(zip(asked, probed or ())), []
+    paths = folder.glob("[!.]*.npz")  # not what another script is writing there
+    for path in sorted(paths, key=lambda path: (not path.stem.startswith("dense"), path)):
+        stored = read_arrays(path, only=("made", "settings", "row", "ids")) or {}
+        found = json.loads(str(stored.get("made", "{}")))
+        kind = path.stem.removesuffix("_depth")
+        is_depth, population = path.stem != kind, asked.get(kind)
+        wanted = {"format": FORMAT, **made_from(study, population or dense, dense)}
+        if population is None or population is dense:
+            del wanted["dense_checkpoints" if population else "checkpoints"]
+        if is_depth and kind in ids and "ids" in stored:
+            found["probed"], wanted["probed"] = stored["ids"].tolist(), ids[kind]
+        differing = {key: (found.get(key), value) for key, value in wanted.items() if found.get(key) != value}
+        if not stored or not differing:  # a torn file is computed again
+            continue
+        changed = changed_settings(study, population, stored) if population else []
+        reasons = ", ".join(changed or [describe_difference(key, *pair) for key, pair in differing.items()])
+        remedy = "give these a place of their own (--run NAME), or delete that folder"
+        if not changed and is_replaced(differing, study.flags.allow_missing):
+            if population and (is_depth or probed is None):
+                replaced.append(path.stem)
+                continue
+            first = "run the PIE script first" if population else "name it in this call too"
+            remedy = f"{first}, or {remedy}"
+        whose = f"other {population.pruning_method} networks" if population else kind
+        raise UserError(f"{folder} holds results of {whose} ({reasons}); {remedy}")
+    if replaced:
+        said = (
+            "of fewer networks or other test images, replaced when their scripts run and till then not used"
+        )
+        say_once(f"note: {folder} holds results {said}: {', '.join(replaced)}")
+
+
+def changed_settings(study: Study, population: Population, stored: dict) -> list[str]:
+    """`key found, not asked` of the settings in which stored results differ from those of a population."""
+    found, row = (json.loads(str(stored.get(name, "{}"))) for name in ("settings", "row"))
+    found["normalization"] = row.get("normalization")
+    settings = population.settings | {"normalization": study.data.normalization_text}
+    # A setting that one of them lacks is younger than the other.
+    return [
+        f"{key} {old}, not {new}"
+        for key, (old, new) in differences(found, settings).items()
+        if None not in (old, new) or key == "external"
+    ]
+
+
+def describe_difference(key: str, found: list | None, wanted: list) -> str:
+    """In what stored results differ from those that are to be stored, by an entry of what made them."""
+    if key in RENEWED:
+        return RENEWED[key]
+    if len(found or ()) == len(wanted):
+        return f"other {MADE_OF[key]}: of other ids, or trained again"
+    return f"{len(found or ())} {MADE_OF[key]}, not {len(wanted)}"
+
+
+def is_replaced(differing: dict[str, tuple], allow_missing: bool) -> bool:
+    """Whether results may be replaced: they are of the same networks, or with `allow_missing` of fewer."""
+    return all(
+        key in RENEWED or (allow_missing and {*(found or ())} <= {*wanted})
+        for key, (found, wanted) in differing.items()
+    )
 
 
 def evaluations(study: Study, population: Population) -> list[Job]:
@@ -382,26 +442,22 @@ def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
 
 
 def store(
-    study: Study, populations: list[Population], measured: list[Measured], suffix: str = ""
+    study: Study,
+    populations: list[Population],
+    measured: list[Measured],
+    probed: list[list[int]] | None = None,
 ) -> list[dict]:
     """Stores what was measured of populations, the dense one first, and makes the table anew; returns their
     rows.
 
-    What is stored of other networks goes, so that the table never mixes two dense populations.
+    Args:
+        probed: of prediction depths the ids of the networks.
+    Raises:
+        UserError: another process has stored results of other networks meanwhile.
     """
     dense, folder = populations[0], study.method_folder / "populations"
-    made = {kind_of(population): made_from(study, population, dense) for population in populations}
-    gone = set()
-    for path in folder.glob("[!.]*.npz"):  # not what another script is writing there
-        known = json.loads(str((read_arrays(path, only=("made",)) or {}).get("made", "{}")))
-        kind = path.stem.removesuffix("_depth")
-        asked = made.get(kind, {**made[kind_of(dense)], "checkpoints": known.get("checkpoints")})
-        if known != {**known, **asked, "format": FORMAT}:
-            path.unlink(missing_ok=True)
-            gone.add(kind)
-    if gone:
-        logger.info("%d results of other networks left the table", len(gone))
-    rows = []
+    refuse_other_results(study, populations, probed)
+    suffix, rows = "" if probed is None else "_depth", []
     for population, outcome in zip(populations, measured):
         row = {**population_row(study, population, dense), **outcome.columns}
         if population is dense:  # compared with no other
@@ -424,7 +480,8 @@ def store(
             facts["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
         path = folder / f"{kind_of(population)}{suffix}.npz"
         depth_models = {name: row[name] for name in ("depth_models",) if name in row}
-        write_arrays(path, {**facts, **outcome.arrays}, {**made[kind_of(population)], **depth_models})
+        made = {**made_from(study, population, dense), **depth_models}
+        write_arrays(path, {**facts, **outcome.arrays}, made)
         rows.append(row)
     table = {row_key(row): row for row in make_table(study.results_folder)}
     return [table.get(row_key(row), row) for row in rows]
@@ -460,10 +517,10 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "status": "present",
         "models": len(population.members),
         "dense_models": len(dense.members),
-        "origin": "made elsewhere" if population.made_elsewhere or dense.made_elsewhere else "made here",
+        "origin": origin_of([*population.records, *dense.records]),
         "architecture": study.architecture_name,
         **population.facts(),
-        "unpublished": in_words(population.unpublished),
+        "unpublished": "not known" if population.made_elsewhere else in_words(population.unpublished),
         "normalization": study.data.normalization_text,
         "population": identity(population, dense),
     }
@@ -536,10 +593,12 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
 
     Raises:
-        UserError: too few images for UMAP.
+        UserError: too few images for UMAP, or latents between which distances are not finite.
     """
     if len(latent) < UMAP_IMAGES:
         raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
+    if not np.square(latent, dtype=np.float64).sum(1).max() < np.finfo(np.float32).max / 4:
+        raise UserError("--plot_umap: distances between these latents are not finite; leave it out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import umap
@@ -592,13 +651,15 @@ def figure_name(study: Study, population: Population) -> str:
 def title(study: Study, population: Population, dense: Population) -> str:
     """Data set, learning method, pruning, sparsity and number of models; below them those settings that are
     most often changed, where they are not the published ones."""
-    elsewhere = ", made elsewhere" if population.made_elsewhere else ""
+    external = ", dense external" if dense.made_elsewhere else ""
+    if population.made_elsewhere:
+        external = ", external"
     head = study.architecture.projection_head
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
     lines = [
         f"{study.data.title} · {study.learning_method} · "
         f"{with_sparsity(population.pruning_method, population.sparsity)} · "
-        f"{len(population.members)} models ({network}{elsewhere})"
+        f"{len(population.members)} models ({network}{external})"
     ]
     own, of_dense = (
         {key: value for key, value in each.unpublished.items() if key in IN_TITLES}

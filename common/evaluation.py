@@ -1,5 +1,6 @@
 """Networks without gradients: what they give for images as they are, and their scores on the test set."""
 
+import math
 from typing import Callable, Iterator
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common import augment
+from common.cli import UserError
 from common.data import ImageDataset
 from common.models import Classifier
 
@@ -17,6 +19,29 @@ EVALUATION_BATCH, EVALUATION_PIXELS = (
 CACHED_PIXELS = (
     64 * 32 * 32
 )  # at once on a CPU, whose cache then holds the activations: twice as fast as 1000 images, the same numbers
+
+
+class NotFiniteError(UserError):
+    """Outputs of a network that are not finite; nothing may be computed from them."""
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str:
+    """The name of the first of these tensors that is not finite and the number of others; empty: none is."""
+    names = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    return "" if not names else names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def check_finite(outputs: Tensor, what: str) -> Tensor:
+    """The outputs of a network as they are; on a GPU this waits for the device.
+
+    Args:
+        what: their name in the message.
+    Raises:
+        NotFiniteError: some are not finite.
+    """
+    if not outputs.isfinite().all():
+        raise NotFiniteError(f"{what} are not finite")
+    return outputs
 
 
 def evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
@@ -32,8 +57,13 @@ def outputs(
     encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None
 ) -> Tensor:
     """What `encode` of a network in eval mode, or the network, gives for un-augmented uint8 images (N, 3, H,
-    W): latents (N, D), logits."""
-    return torch.cat([encode(batch) for batch in evaluation_batches(images, data, batch_size)])
+    W): latents (N, D), logits.
+
+    Raises:
+        NotFiniteError: they are not finite.
+    """
+    batches = evaluation_batches(images, data, batch_size)
+    return check_finite(torch.cat([encode(batch) for batch in batches]), "outputs for un-augmented images")
 
 
 def evaluation_batch(images: Tensor, data: ImageDataset) -> Tensor:
@@ -48,14 +78,26 @@ def evaluation_batches(images: Tensor, data: ImageDataset, batch_size: int | Non
 
 @torch.no_grad()
 def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, float]:
-    """test_loss and test_accuracy over the whole test set, in eval mode."""
+    """test_loss and test_accuracy over the whole test set, in eval mode.
+
+    Raises:
+        NotFiniteError: the logits are not finite.
+    """
     network.eval()
     return test_scores(outputs(network, data.test_images, data), data)
 
 
 @torch.no_grad()
 def test_scores(logits: Tensor, data: ImageDataset) -> dict[str, float]:
-    return {
-        "test_loss": F.cross_entropy(logits, data.test_labels).item(),
-        "test_accuracy": (logits.argmax(1) == data.test_labels).float().mean().item(),
-    }
+    """test_loss and test_accuracy by the logits (N, C) of the test images.
+
+    Raises:
+        NotFiniteError: logits, or a loss, that are not finite.
+    """
+    accuracy = (logits.argmax(1) == data.test_labels).float().mean()
+    scores = [F.cross_entropy(logits, data.test_labels), accuracy, logits.isfinite().all()]
+    # Read together: every reading waits for the device.
+    loss, accuracy, finite = torch.stack([score.float() for score in scores]).tolist()
+    if not (finite and math.isfinite(loss)):
+        raise NotFiniteError("logits of the test images are not finite")
+    return {"test_loss": loss, "test_accuracy": accuracy}

@@ -16,23 +16,8 @@ Only the standard library is imported here, so that `--help` answers at once.
 import re
 from dataclasses import dataclass
 
-POWERS = (0.5, 2, 3)  # of sums of |gradient|: of the variants 0.5 to 3 of Lévai & Zombori
-CRITERIA = {  # name -> what the lowest score means; the functions are in common/pruning.py
-    "magnitude": "|w|",
-    "magnitude_increase": "|w| - |initial w|",
-    "snip": "|w x sum of gradients over batches|",
-    "snip_batches": "sum over batches of |w x gradient|",
-    "levai_zombori": "|w| x sum of |gradient| over the steps of the training before",
-    "levai_zombori_signed": "|w x sum of gradients over these steps|",
-    **{f"levai_zombori_power{p:g}": f"|w| x (sum of |gradient|)^{p:g}" for p in POWERS},
-    "synflow": "|w| x its share in all paths through the network of absolute weights",
-    "grasp": "w x (Hessian x gradient)",
-    "random": "by chance",
-    "filter_l1": "whole filters, L1 norm",
-    "filter_l2": "whole filters, L2 norm",
-    "filter_linf": "whole filters, L-infinity norm",
-    "filter_random": "whole filters by chance",
-}
+from common.criteria import CRITERIA
+
 SCOPES = ("global", "layer", "erk")
 AFTER = ("rewind", "reinit", "lr_rewind", "finetune")
 REWOUND = ("rewind", "lr_rewind")  # to an epoch

@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.voting import checked_classes, modal_labels, vote_counts, winners
+
 NEIGHBOURS = 30
 BINS = 15  # of the calibration error
 CHUNK_BYTES, DEVICE_CHUNK_BYTES = (
@@ -13,34 +15,9 @@ CHUNK_BYTES, DEVICE_CHUNK_BYTES = (
 )  # distances held at once by the k-NN, on a CPU (its cache) and elsewhere
 
 
-def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, N) predicted classes -> (N, num_classes) number of models that predict each class."""
-    models, images = predictions.shape
-    flat = np.arange(images) * num_classes + predictions
-    return np.bincount(flat.ravel(), minlength=images * num_classes).reshape(images, num_classes)
-
-
-def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class that most of K models predict for each image; a tie goes to the smallest class id.
-
-    Args:
-        predictions: (K, N) whole numbers from 0 to num_classes - 1.
-    Returns:
-        labels (N,) int64, and tied (N,) bool: whether another class has as many votes.
-    Raises:
-        ValueError: predictions of the wrong shape, or outside the classes.
-    """
-    if predictions.ndim != 2 or len(predictions) == 0:
-        raise ValueError(f"predictions must have the shape (models, images), not {predictions.shape}")
-    if predictions.size and not (0 <= predictions.min() and predictions.max() < num_classes):
-        raise ValueError(f"predictions must lie between 0 and {num_classes - 1}")
-    counts = vote_counts(predictions, num_classes)
-    return counts.argmax(1), (counts == counts.max(1, keepdims=True)).sum(1) > 1
-
-
 def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned models
-    differs from that over the dense ones. Ties as in `modal_labels`.
+    differs from that over the dense ones. Ties as common/voting.py breaks them.
 
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
@@ -64,7 +41,7 @@ def disagreement(
         models say d and all pruned ones p, 0 where d = p.
     """
     votes = [vote_counts(predictions, num_classes) for predictions in (dense_predictions, pruned_predictions)]
-    labels = [count.argmax(1) for count in votes]  # the first of equal ones, as in `modal_labels`
+    labels = [winners(count) for count in votes]
     images = np.arange(len(labels[0]))
     own = [count[images, label] for count, label in zip(votes, labels)]
     other = [count[images, label] for count, label in zip(votes, labels[::-1])]
@@ -108,8 +85,8 @@ def mean_over_defined(values: np.ndarray) -> np.ndarray:
 def knn_labels(
     train: Tensor, train_labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBOURS
 ) -> Tensor:
-    """The majority label of the k nearest training points by Euclidean distance; a tied vote goes to the
-    smallest class id.
+    """The majority label of the k nearest training points by Euclidean distance. Of training points at equal
+    distance the first ones count as nearer; a tied vote goes to the smallest class id.
 
     Exact, in float32, in chunks of test points that bound the memory.
 
@@ -119,23 +96,45 @@ def knn_labels(
         (N,) int64.
     Raises:
         ValueError: fewer than k training points.
+        FloatingPointError: distances between the points are not finite.
     """
     if len(train) < k:
         raise ValueError(f"{k} neighbours need at least {k} training images, not {len(train)}")
-    centre = train.float().mean(0)  # |x|^2 - 2 x y cancels less around the origin
-    train, test = train.float() - centre, test.float() - centre
+    train, test = train.float(), test.float()
+    centre = train.mean(0)  # |x|^2 - 2 x y cancels less around the origin
+    # Where all are equal, the rounding of their mean leaves nothing by which they would seem to differ.
+    centre = torch.where((train == train[0]).all(0), train[0], centre)
+    train, test = train - centre, test - centre
     squares = (train * train).sum(1)
+    largest = torch.cat([squares, (test * test).sum(1)]).max()
+    if not largest < torch.finfo(torch.float32).max / 4:  # |x|^2 - 2 x y is finite then; NaN is not less
+        raise FloatingPointError("distances between representations are not finite in float32")
     chunk = max(1, (CHUNK_BYTES if train.device.type == "cpu" else DEVICE_CHUNK_BYTES) // (4 * len(train)))
     labels = []
     for part in test.split(chunk):
         distances = torch.addmm(squares, part, train.T, alpha=-2)  # + |y|^2, the same for all x
-        neighbours = train_labels[distances.topk(k, largest=False).indices]
+        neighbours = train_labels[nearest(distances, k)]
         votes = torch.zeros(len(part), num_classes, dtype=torch.int32, device=part.device)
         votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=torch.int32))
         labels.append(
             (votes * num_classes - torch.arange(num_classes, device=part.device)).argmax(1)
         )  # no two are equal
     return torch.cat(labels)
+
+
+def nearest(distances: Tensor, k: int) -> Tensor:
+    """(N, M) distances, none of them NaN -> (N, k) indices of the k smallest of each row, in any order; of
+    equal ones those that come first."""
+    values, indices = distances.topk(min(k + 1, distances.shape[1]), largest=False)
+    indices = indices[:, :k]
+    # topk chooses arbitrarily among equal values: it matters only where the next one is equal to the last.
+    tied = (values[:, k - 1 : k] == values[:, k:]).any(1)
+    if tied.any():
+        rows, last = distances[tied], values[tied, k - 1 : k]
+        places = torch.arange(rows.shape[1], dtype=torch.int32, device=rows.device)
+        rank = torch.where(rows < last, -1, torch.where(rows == last, places, len(places)))
+        indices[tied] = rank.topk(k, largest=False).indices
+    return indices
 
 
 def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -170,13 +169,13 @@ def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def pies_per_class(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """(N,) bool and (N,) true classes -> (num_classes,) number of PIEs of each class."""
-    return np.bincount(labels[is_pie], minlength=num_classes)
+    return np.bincount(checked_classes(labels, num_classes)[is_pie], minlength=num_classes)
 
 
 def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """(K, N) predictions and (N,) true classes -> (K, num_classes) recall of each class by each model, NaN
     for a class without images."""
-    correct = predictions == labels
+    correct, labels = predictions == labels, checked_classes(labels, num_classes)
     count = np.bincount(labels, minlength=num_classes)
     right = np.stack([np.bincount(labels[model], minlength=num_classes) for model in correct])
     return right / np.where(count > 0, count, np.nan)
@@ -228,9 +227,13 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) 
     confidence, the largest of their softmax; |accuracy - mean confidence| of a bin is averaged over images.
 
     Args:
-        logits: (N, C); labels: (N,) true classes.
+        logits: (N, C), -inf for a class that is ruled out; labels: (N,) true classes.
+    Raises:
+        ValueError: logits without a softmax.
     """
     logits = logits.astype(np.float64)
+    if not np.isfinite(logits.max(1)).all():  # NaN as an index would lie outside of every array
+        raise ValueError("logits are not finite: their softmax is not defined")
     shares = np.exp(logits - logits.max(1, keepdims=True))
     confidence = 1 / shares.sum(1)
     right = logits.argmax(1) == labels
@@ -253,6 +256,8 @@ def linear_cka(latent: np.ndarray, other: np.ndarray) -> float:
     Returns:
         1 where they are alike up to rotation and scale; NaN where one is the same for all images.
     """
+    if any((values == values[0]).all() for values in (latent, other)):
+        return float("nan")  # centred, only rounding errors would be left
     x, y = (values.astype(np.float64) - values.mean(0, dtype=np.float64) for values in (latent, other))
     norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / (norms or np.nan))

@@ -1,12 +1,7 @@
-"""Criteria (what is unimportant), scopes (where it is compared), schedules (when), and masks that keep pruned
-weights at zero.
+"""Scopes (where criteria are compared), schedules (when), and masks that keep pruned weights at zero.
 
 Counted and pruned are the weights of convolutions and linear layers and the biases of linear layers (n in the
 reference); batch norm is left alone.
-
-To add a criterion: a function of any of (weight, gradient, initial_weight, accumulated, hessian_gradient,
-path_gradient) to a score of the weight's shape, the lowest pruned first; its name in CRITERIA here and, with
-a word on it, in common/methods.py.
 """
 
 import inspect
@@ -18,18 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from common.augment import stream_seed
-from common.methods import POWERS, is_filter_criterion
+from common.criteria import CRITERIA, Gradient
+from common.methods import is_filter_criterion
 
 Masks = dict[str, Tensor]
 SYNFLOW_ROUNDS = 100  # as published
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """What criteria know of a weight's gradients g_b over batches b, each of the weight's shape."""
-
-    total: Tensor  # sum of g_b
-    absolute: Tensor  # sum of |g_b|
 
 
 class GradientSums(dict[str, Tensor]):
@@ -74,107 +62,9 @@ def layer_name(parameter: str) -> str:
     return re.sub(r"^(base|encoder|classification_head)\.", "", parameter)
 
 
-# Criteria
-
-
-def magnitude(weight: Tensor) -> Tensor:
-    """|w|."""
-    return weight.abs()
-
-
-def magnitude_increase(weight: Tensor, initial_weight: Tensor) -> Tensor:
-    """|w| - |initial w|: how much the weight has grown in training (Zhou et al. 2019, "Deconstructing lottery
-    tickets")."""
-    return weight.abs() - initial_weight.abs()
-
-
-def snip(weight: Tensor, gradient: Gradient) -> Tensor:
-    """|w x sum_b g_b|: connection sensitivity (Lee et al. 2019), at the present weights, without its constant
-    factor."""
-    return (weight * gradient.total).abs()
-
-
-def snip_batches(weight: Tensor, gradient: Gradient) -> Tensor:
-    """sum_b |w g_b|: sensitivities of single batches do not cancel."""
-    return weight.abs() * gradient.absolute
-
-
-def levai_zombori(weight: Tensor, accumulated: Tensor) -> Tensor:
-    """|w| x sum_t |g_t| over every step t of the training before (Lévai & Zombori 2020, by their code).
-
-    Args:
-        accumulated: sums of |g_t| and of g_t.
-    """
-    return weight.abs() * accumulated[0]
-
-
-def levai_zombori_signed(weight: Tensor, accumulated: Tensor) -> Tensor:
-    """|w x sum_t g_t|: gradients of opposite steps cancel, as in what Lévai & Zombori logged."""
-    return (weight * accumulated[1]).abs()
-
-
-def _levai_zombori_power(power: float) -> Callable[[Tensor, Tensor], Tensor]:
-    def score(weight: Tensor, accumulated: Tensor) -> Tensor:
-        return weight.abs() * accumulated[0] ** power
-
-    return score
-
-
-def synflow(weight: Tensor, path_gradient: Tensor) -> Tensor:
-    """|w dR/d|w||, R the sum over all paths through the network of the product of their |weights| (Tanaka et
-    al. 2020), at the present weights."""
-    return (weight * path_gradient).abs()
-
-
-def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
-    """w (H g): Wang et al. 2020 remove the highest of -w (H g), whose removal keeps the norm of the gradient
-    best; H and g are of the summed loss of some batches."""
-    return weight * hessian_gradient
-
-
-def random(weight: Tensor) -> Tensor:
-    """Uniform random numbers from torch's global CPU generator: the control."""
-    return torch.rand(weight.shape).to(weight.device)
-
-
-def _filter_norm(order: float) -> Callable[[Tensor], Tensor]:
-    def norm(weight: Tensor) -> Tensor:
-        return _of_filters(torch.linalg.vector_norm(weight.reshape(len(weight), -1), order, dim=1), weight)
-
-    return norm
-
-
-def filter_random(weight: Tensor) -> Tensor:
-    """One random number for every filter: the control of the filter norms."""
-    return _of_filters(torch.rand(len(weight)).to(weight.device), weight)
-
-
-def _of_filters(scores: Tensor, weight: Tensor) -> Tensor:
-    """One score for each filter (F,) -> the same for all its weights, (F, ...)."""
-    return scores.reshape(-1, *[1] * (weight.ndim - 1)).expand_as(weight)
-
-
-CRITERIA: dict[str, Callable[..., Tensor]] = {
-    "magnitude": magnitude,
-    "magnitude_increase": magnitude_increase,
-    "snip": snip,
-    "snip_batches": snip_batches,
-    "levai_zombori": levai_zombori,
-    "levai_zombori_signed": levai_zombori_signed,
-    **{f"levai_zombori_power{power:g}": _levai_zombori_power(power) for power in POWERS},
-    "synflow": synflow,
-    "grasp": grasp,
-    "random": random,
-    "filter_l1": _filter_norm(1),
-    "filter_l2": _filter_norm(2),
-    "filter_linf": _filter_norm(float("inf")),
-    "filter_random": filter_random,
-}
-
-
 def uses(criterion: str, quantity: str) -> bool:
     """Whether a criterion looks at the 'gradient', the 'initial_weight' or another quantity."""
-    return quantity in inspect.signature(CRITERIA[criterion]).parameters
+    return quantity in inspect.signature(CRITERIA[criterion].score).parameters
 
 
 def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor]) -> dict[str, Gradient]:
@@ -192,14 +82,16 @@ def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor])
 
 
 def hessian_gradients(
-    parameters: dict[str, nn.Parameter], losses: Callable[[], Iterable[Tensor]]
+    parameters: dict[str, nn.Parameter], losses: Callable[[], Iterable[Tensor]], masks: Masks
 ) -> dict[str, Tensor]:
-    """Name -> H g of the loss summed over the batches: the gradient of (g as a constant) . g."""
+    """Name -> H g of the loss summed over the batches: the gradient of (g as a constant) . g, where g is 0
+    for what `masks` has pruned: these weights are no part of the network."""
     weights, sums = list(parameters.values()), sum_gradients(parameters, losses())
+    known = {name: each.total * masks[name] if name in masks else each.total for name, each in sums.items()}
     products = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
     for loss in losses():
         gradients = torch.autograd.grad(loss, weights, create_graph=True)
-        along = sum((gradient * known.total).sum() for gradient, known in zip(gradients, sums.values()))
+        along = sum((gradient * constant).sum() for gradient, constant in zip(gradients, known.values()))
         for product, part in zip(products.values(), torch.autograd.grad(along, weights)):
             product.add_(part)
     return products
@@ -237,6 +129,7 @@ def score_weights(
     initial: dict[str, Tensor] | None,
     key: tuple,
     accumulated: dict[str, Tensor] | None = None,
+    masks: Masks | None = None,
 ) -> dict[str, Tensor]:
     """The score of every prunable weight by a criterion; the lowest are pruned.
 
@@ -246,6 +139,8 @@ def score_weights(
         initial: name -> initial weights, where the criterion looks at them; accumulated: name ->
             sums of |g_t| and of g_t.
         key: what random criteria depend on.
+        masks: of what is pruned already, {} where nothing is; by default what is zero counts as pruned, but
+            not all biases of a layer together, which are zero before their training.
     """
     parameters = prunable_parameters(module)
     quantities = {
@@ -253,16 +148,23 @@ def score_weights(
         "gradient": lambda: sum_gradients(parameters, losses()),
         "initial_weight": lambda: initial,
         "accumulated": lambda: accumulated,
-        "hessian_gradient": lambda: hessian_gradients(parameters, losses),
+        "hessian_gradient": lambda: hessian_gradients(parameters, losses, pruned_already()),
         "path_gradient": lambda: path_gradients(module, losses),
     }
-    known = {word: quantities[word]() for word in inspect.signature(CRITERIA[criterion]).parameters}
+
+    def pruned_already() -> Masks:
+        if masks is not None:
+            return masks
+        found = masks_of(module)
+        return {name: mask for name, mask in found.items() if mask.any() or not name.endswith("bias")}
+
+    known = {word: quantities[word]() for word in inspect.signature(CRITERIA[criterion].score).parameters}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(
             stream_seed(*key, "criterion")
         )  # torch.manual_seed would seed CUDA's generators too
         return {
-            name: CRITERIA[criterion](**{word: values[name] for word, values in known.items()})
+            name: CRITERIA[criterion].score(**{word: values[name] for word, values in known.items()})
             for name in parameters
         }
 
@@ -425,7 +327,7 @@ def gradual_pruner(
         if step in sparsities:
 
             def score() -> dict[str, Tensor]:
-                known = initial, (*key, step), accumulated
+                known = initial, (*key, step), accumulated, masks
                 return score_weights(module, pruning.criterion, lambda: losses(step), *known)
 
             way = pruning.criterion, pruning.scope, sparsities[step]

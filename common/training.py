@@ -20,7 +20,15 @@ from tqdm import tqdm
 from common import augment
 from common.cli import UserError, logger
 from common.data import ImageDataset
-from common.evaluation import evaluate_test_set, evaluation_batch, evaluation_size, outputs, test_scores
+from common.evaluation import (
+    NotFiniteError,
+    evaluate_test_set,
+    evaluation_batch,
+    evaluation_size,
+    not_finite,
+    outputs,
+    test_scores,
+)
 from common.losses import LOSSES, chance_contrastive_loss
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
@@ -184,6 +192,10 @@ class Training:
         """test_loss and test_accuracy, of a classifier."""
         return {}
 
+    def check_outputs(self) -> None:
+        """Refuses a trained network whose outputs are not finite; a classifier's are seen by
+        `test_scores`."""
+
 
 class CrossEntropy(Training):
     """Cross-entropy of a classifier on supervised views: supervised training, and finetuning of whole pruned
@@ -236,6 +248,9 @@ class Contrastive(Training):
 
     def draw(self, batches: list[Tensor], generator: torch.Generator) -> None:
         self.drawn = self._draw(len(self.data.train_images), generator)
+
+    def check_outputs(self) -> None:
+        check_outputs(self.pruned, self.data)
 
     def _draw(self, images: int, generator: torch.Generator) -> dict[str, Tensor]:
         device, (height, width) = self.data.train_images.device, self.data.train_images.shape[-2:]
@@ -339,7 +354,7 @@ def fit(
             zero after every step.
         at_epoch: called with the number of epochs done, at the start and after every epoch.
     Raises:
-        UserError: the loss is not finite.
+        UserError: a loss, weights, buffers, sums of gradients or outputs that are not finite.
     """
     network, pruned, data = training.network, training.pruned, training.data
     images, device = len(data.train_images), data.train_images.device
@@ -359,7 +374,8 @@ def fit(
     left = run.epochs_left(epochs, trained, masks, history) if run.epochs_left else epochs
     for epoch in left:
         bar.n = (epoch - epochs.start) * steps
-        at_epoch(epoch)
+        with refusing_divergence(epoch, run.description):
+            at_epoch(epoch)
         generator = augment.stream(*run.key, epoch)
         batches = epoch_order(data, training.batch_size, generator, training.shuffle)
         training.draw(batches, generator)
@@ -385,19 +401,30 @@ def fit(
                     [loss * len(batch), torch.zeros_like(loss) if correct is None else correct]
                 )
             advance(bar, loss)
-        loss_sum, correct_sum = totals.tolist()
+        tensors = network.state_dict() | {
+            f"gradient sums of {name}": total for name, total in (sums or {}).items()
+        }
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
+        # Read together: every reading waits for the device.
+        loss_sum, correct_sum, finite = torch.cat([totals, finite.float()[None]]).tolist()
         mean_loss = loss_sum / images
         refuse_divergence(mean_loss, losses, epoch, run.description)
         history.append({"epoch": epoch, "learning_rate": rates[-1], "loss": mean_loss})
         history[-1]["chance_loss"] = training.chance_loss
         if correct is not None:
             history[-1]["train_accuracy"] = correct_sum / images
-        history[-1] |= training.test_scores()
+        with refusing_divergence(epoch + 1, run.description):
+            if not finite:
+                raise NotFiniteError(f"{not_finite(tensors)} are not finite")
+            history[-1] |= training.test_scores()
+            if epoch + 1 == epochs.stop:
+                training.check_outputs()
         if masks:
             history[-1]["sparsity"] = measure_sparsity(pruned)["total"]
         log_epoch(run.description, epochs.stop, history[-1])
         warn_at_chance(history, run.description, data)
-    at_epoch(epochs.stop)
+    with refusing_divergence(epochs.stop, run.description):
+        at_epoch(epochs.stop)
     bar.close()
     return history
 
@@ -520,6 +547,28 @@ def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, descri
         f"{len(losses)} on: it diverged and was "
         "not saved; give a smaller --learning_rate, or look at the dense network"
     )
+
+
+@contextmanager
+def refusing_divergence(done: int, description: str) -> Iterator[None]:
+    """A context in which values that are not finite, after `done` epochs, end the training."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise UserError(
+            f"{description} after epoch {done}: {error}: it diverged and was not saved; give a smaller "
+            "--learning_rate, or look at the dense network"
+        ) from None
+
+
+def check_outputs(network: nn.Module, data: ImageDataset) -> None:
+    """Looks at what a network in training gives for the test images.
+
+    Raises:
+        NotFiniteError: outputs that are not finite.
+    """
+    with in_eval_mode(network):
+        outputs(network, data.test_images, data)
 
 
 def warn_at_chance(history: list[dict], description: str, data: ImageDataset) -> None:

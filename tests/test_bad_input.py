@@ -175,7 +175,7 @@ def replace(pattern, content):
 
 
 def alone(pattern, then):
-    """Spoils a checkpoint of which nothing is known: one made elsewhere, with its head."""
+    """Spoils a checkpoint of which nothing is known: an external one, with its head."""
 
     def spoil():
         then()
@@ -269,6 +269,29 @@ def not_finite(content):
     next(iter(content.get("model", content).values())).view(-1)[0] = float("nan")
 
 
+def filled(entry, value):
+    """A change of the first value of every tensor whose name ends so."""
+
+    def change(content):
+        for name, tensor in content.get("model", content.get("head", content)).items():
+            if name.endswith(entry):
+                tensor.view(-1)[0] = value
+
+    return change
+
+
+def sized(value, entry=".weight"):
+    """A change of all weights that are not zero to +-value: of convolutions and linear layers, or of those
+    whose name ends so."""
+
+    def change(content):
+        for name, tensor in content.get("model", content.get("head", content)).items():
+            if name.endswith(entry) and tensor.ndim > 1 and not name.startswith("head."):
+                tensor.sign_().mul_(value)
+
+    return change
+
+
 def zero_all_blocks(content):
     for name, tensor in content.get("model", content).items():
         if name.endswith("conv2.weight"):
@@ -303,6 +326,14 @@ def without(*keys):
     return change
 
 
+OF_OTHER_CODE, OTHER_CODE = (
+    setting("code", "augment", to="0" * 12),
+    "by other code of augment; give --other_code",
+)
+ELSEWHERE = "... give these a place of their own (--run NAME)"
+MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
+CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
+BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
 DAMAGED, NO_FIT = "is damaged; delete it", "does not fit WideResNet-10-1 with 3 classes"
 UNREADABLE = "not a readable checkpoint ... delete it and train it again"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
@@ -682,7 +713,112 @@ ROWS = [
         edit(SUP_DENSE, not_finite),
         SUP_PRUNE,
         "--save_path x",
-        "not finite ... train it again",
+        "id0.pt holds values that are not finite, in base.conv1.weight; delete it to have it made again",
+    ),
+    (
+        "model, encoder not finite",
+        edit(ENCODER, not_finite),
+        CLR_PRUNE,
+        "--pruning_percentages 0.5",
+        "_encoder_ ... not finite, in conv1.weight; delete it to have it made again",
+    ),
+    (
+        "model, external and not finite",
+        alone(SUP_DENSE, edit(SUP_DENSE, not_finite)),
+        SUP_PRUNE,
+        "--models_number 1 --pruning_percentages 0.5",
+        f"in base.conv1.weight; {CANNOT_BE_MADE}",
+    ),
+    (
+        "model, buffers not finite",
+        edit(SUP_PRUNED, filled("running_mean", np.nan)),
+        SUP_PIES,
+        "",
+        f"global_0.9 ... {BUFFERS} 6 more; {MADE_AGAIN}",
+    ),
+    (
+        "model, external and buffers not finite",
+        alone(SUP_PRUNED, edit(SUP_PRUNED, filled("running_mean", -np.inf))),
+        SUP_DEPTH,
+        "--models_number 1 --run other",
+        f"global_0.9 ... {BUFFERS} 6 more; {CANNOT_BE_MADE}",
+    ),
+    (
+        "model, encoder's buffers not finite",
+        edit(ENCODER, filled("running_var", np.inf)),
+        CLR_PRUNE,
+        "--pruning_percentages 0.5",
+        f"_encoder_ ... holds values that are not finite ... {MADE_AGAIN}",
+    ),
+    (
+        "model, head not finite",
+        edit(PRUNED_HEAD, filled("bias", np.nan)),
+        CLR_DEPTH,
+        "",
+        f"_head_ ... in fc.bias; {MADE_AGAIN}",
+    ),
+    (
+        "model, a variance below 0",
+        edit(SUP_PRUNED, filled("running_var", -1.0)),
+        SUP_PIES,
+        "",
+        f"global_0.9 ... id0.pt: outputs for un-augmented images are not finite; {MADE_AGAIN}",
+    ),
+    (
+        "model, external and its outputs overflow",
+        alone(SUP_PRUNED, edit(SUP_PRUNED, sized(1e30))),
+        SUP_PIES,
+        "--models_number 1 --run other",
+        f"global_0.9 ... id0.pt: outputs for un-augmented images are not finite; {CANNOT_BE_MADE}",
+    ),
+    (
+        "model, logits overflow",
+        both(*(edit(SUP_PRUNED, sized(1e25, name)) for name in ("base.conv1.weight", "fc.weight"))),
+        SUP_PIES,
+        "",
+        f"global_0.9 ... id0.pt: logits of the test images are not finite; {MADE_AGAIN}",
+    ),
+    (
+        "model, representations overflow",
+        edit(SUP_PRUNED, sized(1e30)),
+        SUP_DEPTH,
+        "",
+        f"global_0.9 ... not finite; {MADE_AGAIN}",
+    ),
+    (
+        "model, distances overflow",
+        edit(SUP_PRUNED, sized(1e25, "base.conv1.weight")),
+        SUP_DEPTH,
+        "--run other",
+        f"global_0.9 ... distances between representations are not finite in float32; {MADE_AGAIN}",
+    ),
+    (
+        "model, distances of latents overflow",
+        edit(SUP_PRUNED, sized(1e25, "base.conv1.weight")),
+        SUP_PIES,
+        "--run other --plot_umap",
+        "--plot_umap: distances between these latents are not finite; leave it out",
+    ),
+    (
+        "model, outputs overflow before pruning",
+        edit(SUP_DENSE, sized(1e30)),
+        SUP_PRUNE,
+        "--save_path x",
+        f"id0.pt: outputs for un-augmented images are not finite; {MADE_AGAIN}",
+    ),
+    (
+        "model, scores overflow",
+        alone(SUP_DENSE, edit(SUP_DENSE, sized(1e30))),
+        SUP_PRUNE,
+        "--models_number 1 --criterion snip",
+        f"id0.pt: the scores of its weights by snip are not finite; {CANNOT_BE_MADE}",
+    ),
+    (
+        "model, an encoder whose outputs overflow",
+        both(edit(ENCODER, sized(1e30)), remove(HEAD)),
+        CLR,
+        "",
+        f"_encoder_ ... outputs for un-augmented images are not finite; {MADE_AGAIN}",
     ),
     ("model, a folder", folder_in_place_of(SUP_DENSE), SUP_PIES, "", "id0.pt ... Is a directory"),
     (
@@ -793,6 +929,55 @@ ROWS = [
         CLR,
         "",
         "other settings (other training images ... --encoder_save_path",
+    ),
+    ("code, dense pruned", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PRUNE, "", OTHER_CODE),
+    ("code, dense compared", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PIES, "", OTHER_CODE),
+    ("code, dense probed", edit_record(SUP_DENSE, OF_OTHER_CODE), SUP_DEPTH, "", OTHER_CODE),
+    ("code, encoder pruned", edit_record(ENCODER, OF_OTHER_CODE), CLR_PRUNE, "", OTHER_CODE),
+    ("code, head compared", edit_record(HEAD, OF_OTHER_CODE), CLR_PIES, "", OTHER_CODE),
+    ("code, pruned encoder probed", edit_record(PRUNED_ENCODER, OF_OTHER_CODE), CLR_DEPTH, "", OTHER_CODE),
+    ("results, fewer networks", None, SUP_PIES, "--models_number 1", f"(2 networks, not 1) {ELSEWHERE}"),
+    ("results, fewer probed", None, SUP_DEPTH, "--models_number 1", f"(2 networks, not 1) {ELSEWHERE}"),
+    (
+        "results, fewer though missing are allowed",
+        both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
+        SUP_PIES,
+        "--allow_missing",
+        f"(2 networks, not 1) {ELSEWHERE}",
+    ),
+    (
+        "results, pruned again",
+        edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
+        SUP_PIES,
+        "",
+        f"other global networks (other networks: of other ids, or trained again) {ELSEWHERE}",
+    ),
+    *(
+        (
+            f"folder, {name} by {script}",
+            write(f"theirs/{name}", b"a network"),
+            script,
+            [flag, "theirs"],
+            f"{flag} theirs: no dense checkpoint of a known name ... {name} ... {expected}",
+        )
+        for script, flag, name, expected in (
+            (
+                SUP_PRUNE,
+                "--save_path",
+                "net.pt",
+                "wideResNet-1_0.0pruning_205epochs_10depth_0.0dropout_id0.pt",
+            ),
+            (SUP_PIES, "--save_path", "ckpt_200.pth", "wideResNet-1_0.0pruning"),
+            (SUP_DEPTH, "--save_path", "net.pt", "wideResNet-1_0.0pruning"),
+            (CLR_PRUNE, "--encoder_save_path", "net.pt", "_encoder_SupCon_ ... _head_SupCon_"),
+        )
+    ),
+    (
+        "folder, another architecture",
+        write("theirs/wideResNet-1_0.0pruning_2epochs_16depth_0.0dropout_id0.pt", b"a network"),
+        SUP_PRUNE,
+        "--save_path theirs",
+        "in theirs; there are: ... choose with --model_depth 16",
     ),
     (
         "JSON, other encoder",

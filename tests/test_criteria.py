@@ -2,6 +2,7 @@
 against torch's hooks."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -85,11 +86,7 @@ def score(network, criterion, batches=(), initial=None, key=("a key",)):
 # Criteria
 
 
-def test_both_lists_of_criteria_name_the_same_ones():
-    assert list(pruning.CRITERIA) == list(methods.CRITERIA)
-
-
-# Of a weight, its initial weight, its gradients by batches, and sums of |gradient| and gradient over steps.
+# Of a weight, its initial weight, its gradients by batches, the sums of |gradient| and gradient over steps.
 SLOW_SCORES = {
     "magnitude": lambda w, start, batches, size, signed: abs(w),
     "magnitude_increase": lambda w, start, batches, size, signed: abs(w) - abs(start),
@@ -156,6 +153,45 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_by_differences
     for name, weight in weights.items():
         product = (moved[0][name] - moved[1][name]) / 2e-6
         torch.testing.assert_close(scores[name], weight * product, rtol=1e-4, atol=1e-7)
+
+
+def test_grasp_of_a_pruned_network_is_that_of_the_network_without_what_is_pruned():
+    """Two filters and their weights in the layer after them are pruned: as if they had never been there."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Softplus(), nn.Flatten(), nn.Linear(96, 5)).double()
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(64, 5)).double()
+    masks = {name: torch.ones_like(weight) for name, weight in whole.named_parameters()}
+    masks["0.weight"][4:], masks["0.bias"][4:], masks["3.weight"][:, 64:] = 0, 0, 0
+    apply_masks(whole, masks)
+    parts = {
+        "0.weight": whole[0].weight[:4],
+        "0.bias": whole[0].bias[:4],
+        "3.weight": whole[3].weight[:, :64],
+    }
+    small.load_state_dict({**whole.state_dict(), **parts})
+    losses = [functools.partial(losses_of, network, some_batches(3)) for network in (whole, small)]
+    expected = score_weights(small, "grasp", losses[1], None, ())
+    for known in (masks, None):  # None: by the zeros
+        found = score_weights(whole, "grasp", losses[0], None, (), masks=known)
+        torch.testing.assert_close(found["0.weight"][:4], expected["0.weight"])
+        torch.testing.assert_close(found["0.bias"][:4], expected["0.bias"])
+        torch.testing.assert_close(found["3.weight"][:, :64], expected["3.weight"])
+    unaware = score_weights(whole, "grasp", losses[0], None, (), masks={})
+    assert not torch.allclose(unaware["3.weight"][:, :64], expected["3.weight"])
+
+
+def test_grasp_of_a_linear_layer_by_hand():
+    """The gradient of the kept weights is (2, 1.5), that of the pruned one 1.5; H of the kept is I."""
+    layer = nn.Linear(3, 1, bias=False).double()
+    layer.weight.data[:] = torch.tensor([1.0, 1, 0])
+    images, wanted = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).double(), torch.tensor([[-1.0], [-0.5]]).double()
+    losses = lambda: iter([((layer(images) - wanted) ** 2).sum() / 2])
+    for masks, kept in (
+        (None, [2, 1.5]),
+        ({"weight": torch.tensor([[1.0, 1, 0]])}, [2, 1.5]),
+        ({}, [2, 3]),  # a weight that is zero by chance
+    ):
+        assert score_weights(layer, "grasp", losses, None, (), masks=masks)["weight"][0, :2].tolist() == kept
 
 
 def test_synflow_is_what_all_paths_lose_without_the_weight():

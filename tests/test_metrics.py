@@ -95,6 +95,25 @@ def test_what_are_no_predictions_is_refused(predictions, words):
         metrics.find_pies(np.zeros((2, 2), int), predictions, 10)
 
 
+LABELS, OUTSIDE = np.array([0, 1, 2]), [[0, 1, 3], [0, -1, 2], [0, 1, 2**63 - 1], [0.0, 1.0, np.nan]]
+
+
+@pytest.mark.parametrize("wrong", OUTSIDE, ids=str)
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda wrong: metrics.vote_counts(wrong[None], 3),
+        lambda wrong: metrics.disagreement(LABELS[None], wrong[None], 3),
+        lambda wrong: metrics.pies_per_class(LABELS > 0, wrong, 3),
+        lambda wrong: metrics.class_recalls(LABELS[None], wrong, 3),
+    ],
+    ids=["votes", "disagreement", "PIEs", "recalls"],
+)
+def test_only_classes_are_counted(count, wrong):
+    with pytest.raises(ValueError, match="whole numbers between 0 and 2"):
+        count(np.array(wrong))
+
+
 # Q-Score
 
 
@@ -166,6 +185,52 @@ def test_knn_labels_equal_the_golden_ones_at_every_place():
 def test_a_tied_vote_goes_to_the_smallest_class(labels, expected):
     train = torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0], [90, 0], [91, 0]]).half()
     assert knn_labels(train, torch.tensor([*labels, 6, 6]), torch.zeros(1, 2), k=4).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    "train, k",
+    [
+        (torch.full((900, 5), 0.1), 30),  # the mean of these is rounded
+        (torch.cat([torch.full((900, 1), 1 / 3), torch.zeros(900, 1)], 1), 1),
+        (torch.tensor([[0.25], [3.0]]).repeat(450, 1), 30),
+        (torch.tensor([[9.0], [0.5], [0.0], [0.5]]).repeat(200, 1), 250),
+        (torch.cat([torch.full((31, 3), 7.0), torch.zeros(800, 3)]), 40),
+    ],
+    ids=["constant", "constant columns", "two points", "ties at the last place alone", "the last ones"],
+)
+def test_of_equally_distant_points_the_first_ones_are_neighbours(train, k):
+    test, labels = (
+        torch.cat([train[:1], train[-1:], torch.zeros(1, train.shape[1])]),
+        torch.arange(len(train)),
+    )
+    distances = (test[:, None].double() - train.double()).square().sum(2)
+    expected = distances.sort(stable=True).indices[:, :k].sort().values
+    assert torch.equal(metrics.nearest(distances.float(), k).sort().values, expected)
+    # Every training point is a class of its own: the smallest one wins.
+    found = metrics.knn_labels(train, labels, test, len(train), k)
+    assert torch.equal(found, expected[:, 0])
+    classes = labels.flip(0) % 7
+    votes = torch.nn.functional.one_hot(classes[expected], 7).sum(1)
+    assert torch.equal(metrics.knn_labels(train, classes, test, 7, k), votes.argmax(1))
+
+
+def test_without_ties_the_neighbours_are_those_of_topk():
+    distances = torch.randn(40, 500, generator=torch.Generator().manual_seed(0))
+    for k in (1, 30, 499, 500):
+        assert torch.equal(
+            metrics.nearest(distances, k).sort().values,
+            distances.topk(k, largest=False).indices.sort().values,
+        )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 2e19])
+def test_points_without_finite_distances_are_refused(value):
+    train, labels = clustered_points(40, 3, 1)
+    spoilt = train.copy()
+    spoilt[7, 1] = value
+    for one, other in ((spoilt, train), (train, spoilt)):
+        with pytest.raises(FloatingPointError, match="not finite"):
+            knn_labels(one, labels, other)
 
 
 def test_fewer_training_points_than_neighbours_are_refused():
@@ -253,6 +318,13 @@ def test_the_calibration_error_equals_a_slow_one(bins):
     assert metrics.calibration_error(sure, np.array([0, 1, 0, 1]), bins) == 0.25
 
 
+@pytest.mark.parametrize("row", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf], [np.nan, np.nan]], ids=str)
+def test_logits_without_a_softmax_have_no_calibration_error(row):
+    """NaN as a place in an array lies outside of it."""
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.calibration_error(np.array([[0.0, 1.0], row]), np.array([0, 1]))
+
+
 def test_agreement_counts_equal_predictions():
     assert metrics.agreement(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 2])) == 0.75
 
@@ -269,4 +341,13 @@ def test_linear_cka_equals_that_of_kernels():
     x = rng.normal(3, 1, (40, 6))
     y = x[:, :4] + rng.normal(size=(40, 4))
     assert metrics.linear_cka(x, y) == pytest.approx(slow_cka(x, y)) and 0.3 < slow_cka(x, y) < 0.9
-    assert np.isnan(metrics.linear_cka(x, np.ones((40, 2))))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, 12345.678, 1e-30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_latent_is_like_no_other(value, dtype):
+    other, constant = np.random.default_rng(0).normal(size=(41, 6)), np.full((41, 2), value, dtype)
+    constant[:, 1] *= 7
+    for pair in ((other, constant), (constant, other), (constant, constant)):
+        assert np.isnan(metrics.linear_cka(*pair))

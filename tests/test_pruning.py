@@ -1,19 +1,20 @@
 """Masks against a stable sort and golden masks; what they do to a network, and what is counted."""
 
 import copy
+
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN_NETWORKS, golden_keys
 from torch import nn
 
+from common.criteria import magnitude
 from common.models import ClassificationHead, ContrastiveClassifier, ContrastiveEncoder, SupervisedNetwork
 from common.pruning import (
     apply_masks,
     global_masks,
     layer_masks,
     layer_name,
-    magnitude,
     mask_gradients,
     masks_of,
     measure_sparsity,

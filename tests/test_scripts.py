@@ -159,7 +159,7 @@ def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(cha
     for (learning, pruning, sparsity), row in rows.items():
         assert (
             row["status"] == "present"
-            and row["origin"] == "made here"
+            and row["origin"] == "trained here"
             and 0 <= float(row["accuracy_mean"]) <= 1
         )
         folder = work / "pies/few digits" / learning
@@ -302,8 +302,8 @@ def test_debug_is_verbose_saves_no_model_and_leaves_finished_ones_of_other_setti
 def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
     # In batches of 257 or more the warm-up has an effect; the only batch holds the 60 images.
     flags = (
-        "--method SimCLR --projection_head linear --lars --warmup_epochs 1 --cosine_annealing --batch_size 300 "
-        "--epochs 3 --head_epochs 2 --index_start 4 --index_end 4 --temperature 0.1"
+        "--method SimCLR --projection_head linear --lars --warmup_epochs 1 --cosine_annealing "
+        "--batch_size 300 --epochs 3 --head_epochs 2 --index_start 4 --index_end 4 --temperature 0.1"
     )
     assert main("clr_training", *SMALL, *DENSE, *flags.split()) == 0
     name = "WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
@@ -384,7 +384,7 @@ def test_what_is_in_the_way_of_a_later_id_is_refused_before_the_first(digits_on_
     assert "supervised id 0" not in capsys.readouterr().out
 
 
-def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
+def test_an_external_head_is_never_replaced(digits_on_disk, capsys):
     flags = [*SMALL, *DENSE, "--index_end", 0, "--epochs", 1, "--head_epochs", 1]
     assert main("clr_training", *flags) == 0
     [head] = digits_on_disk.rglob("*_head_*.pt")
@@ -392,14 +392,26 @@ def test_a_head_made_elsewhere_is_never_replaced(digits_on_disk, capsys):
     foreign = digits_on_disk / "other" / head.name
     foreign.write_bytes(head.read_bytes() + b" ")
     assert main("clr_training", *flags, "--encoder_save_path", "other") == 2
-    assert (
-        "was made elsewhere" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
-    )
+    assert "is external" in capsys.readouterr().err and foreign.read_bytes() == head.read_bytes() + b" "
 
 
-def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys):
-    flags = "--index_end 0 --epochs 3 --batch_size 16 --learning_rate 1e30 --head_epochs 1".split()
-    assert main("clr_training", *SMALL, *DENSE, *flags) == 2
+ONE_STEP = ["--epochs", 1, "--batch_size", 500, "--learning_rate", 1e30]
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("sup_training", ["--learning_rate", 1e30]),
+        ("clr_training", [*DENSE, "--learning_rate", 1e30, "--head_epochs", 1]),
+        # One step: the loss is that of the network before it.
+        ("sup_training", [*ONE_STEP, "--accumulate_gradients"]),
+        ("sup_training", [*ONE_STEP, "--learning_rate", 1e18]),
+        ("sup_training", [*ONE_STEP, *"--pruning 0.5 --begin_step 1 --end_step 1 --frequency 1".split()]),
+        ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--accumulate_gradients"]),
+    ],
+)
+def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, flags):
+    assert main(script, *SMALL, "--index_end", 0, "--epochs", 3, "--batch_size", 16, *flags) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1 and "diverged" in shown and "--learning_rate" in shown
     assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
@@ -417,7 +429,38 @@ def test_only_the_head_is_trained_where_the_encoder_is_finished(digits_on_disk, 
     assert encoder.read_bytes() == before and head.read_bytes() == whole
 
 
-def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_table(
+@pytest.mark.parametrize(
+    "script, lost, flags, told",
+    [
+        ("sup_training", "wideResNet*", "--learning_rate 0.2", "--batch_size, --learning_rate"),
+        (
+            "sup_training",
+            "wideResNet*",
+            "--no-vertical_flip",
+            "--batch_size, --learning_rate, --vertical_flip",
+        ),
+        ("sup_pruning_finetune", "*global_0.*", "--learning_rate 0.5", "--batch_size, --learning_rate"),
+        ("sup_pruning_finetune", "*_0.0pruning*", "--pruning_percentages 0.5 --debug", ""),
+        ("clr_pruning_finetune", "*_0.0pruning*", "--dropout 0.0 --debug", "--dropout"),
+        ("clr_training", "*_encoder_*0.0pruning*", "--warmup_epochs 0", "--warmup_epochs"),
+        ("clr_training", "*_head_*0.0pruning*", "--batch_size_head 9", "--batch_size_head, --epochs"),
+    ],
+)
+def test_of_a_checkpoint_without_a_record_the_flags_that_cannot_be_checked_are_named(
+    chain, tmp_path, monkeypatch, capsys, script, lost, flags, told
+):
+    for name in ("models", "few digits"):
+        shutil.copytree(chain[0] / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for record in Path("models/few digits").glob(f"{lost}.json"):
+        record.unlink()
+    checkpoints.say_once.cache_clear()
+    assert main(script, *CHAIN[script], "--batch_size", 32, *flags.split()) == 0
+    [note] = [line for line in capsys.readouterr().out.splitlines() if "no record, taken as external" in line]
+    assert note.partition("; cannot be checked: ")[2] == told
+
+
+def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and_titles(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -429,9 +472,17 @@ def test_a_published_checkpoint_is_taken_and_made_elsewhere_follows_it_into_the_
     for method in ("sup", "clr"):
         assert main(f"{method}_pruning_finetune", *common, "--epochs", 1, "--pruning_percentages", 0.9) == 0
         assert main(f"{method}_pie_kmodels_detection", *common, "--pruning_percentages", 0.9) == 0
-        assert "made elsewhere" in capsys.readouterr().out
+        assert "external" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "pies/digits/results.csv").open()))
-    assert len(rows) == 4 and {row["origin"] for row in rows} == {"made elsewhere"}
+    assert len(rows) == 4 and {row["origin"] for row in rows} == {"external"}
+    assert main("make_figures", "--results", "pies/digits") == 0
+    titles = {}
+    for path in (tmp_path / "pies").rglob("*.npz"):
+        with np.load(path) as arrays:
+            titles |= {path.name: str(arrays["title"])} if "title" in arrays else {}
+    assert len(titles) > 15 and not [name for name in titles if "external" not in titles[name]]
+    report = (tmp_path / "pies/digits/report.html").read_text()
+    assert "SupCon: not known; supervised: not known" in report
 
 
 # UMAP's own code, which takes half a minute to be compiled, runs in this file alone.

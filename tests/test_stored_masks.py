@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from common import models, process, study
-from common.pruning import apply_masks, global_masks, magnitude, prunable_parameters
+from common.criteria import magnitude
+from common.pruning import apply_masks, global_masks, prunable_parameters
 from common.settings import Architecture
 from common.store import checkpoints, evaluation, populations
 from common.store.files import read_arrays

@@ -8,9 +8,16 @@ import torch
 
 from common import augment, evaluation, models, training
 from common.cli import UserError
+from common.criteria import magnitude
 from common.data import load_dataset
 from common.losses import contrastive_loss
-from common.pruning import GradualPruning, global_masks, magnitude, measure_sparsity, prunable_parameters
+from common.pruning import (
+    GradientSums,
+    GradualPruning,
+    global_masks,
+    measure_sparsity,
+    prunable_parameters,
+)
 from common.settings import Architecture, Finetuning, SupervisedTraining, defaults
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
@@ -318,6 +325,63 @@ def test_a_loss_that_is_not_finite_names_its_epoch_and_step():
     said = r"the loss of a network is (nan|inf) in epoch 3, from its step [1-3] of 3 on: it diverged"
     with pytest.raises(UserError, match=said):
         fit(classifying(network(), learning_rate=1e30), Run((0,), "a network"), range(2, 4))
+
+
+def overflow_a_buffer(of):
+    of.network.base.bn1.running_var.fill_(math.inf)
+
+
+def overflow_the_outputs(of):
+    for name, weight in of.pruned.named_parameters():
+        if weight.ndim == 4:
+            weight.data.fill_(1e30)
+
+
+def overflow_a_sum(of):
+    of.accumulated["base.fc.bias"].fill_(math.inf)
+
+
+def overflow_the_weights(of):
+    of.network.base.fc.weight.data[0] = -math.inf
+
+
+@pytest.mark.parametrize(
+    "spoil, told",
+    [
+        (overflow_a_buffer, "base.bn1.running_var are not finite"),
+        (overflow_a_sum, "gradient sums of base.fc.weight and 1 more are not finite"),
+        (overflow_the_weights, "base.fc.weight are not finite"),
+        (overflow_the_outputs, "outputs for un-augmented images are not finite"),
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_training_whose_loss_alone_is_finite_is_refused(monkeypatch, spoil, told, last):
+    """Spoilt after the last step of an epoch, when its loss is known."""
+    of = classifying(network())
+    of.accumulated = GradientSums(of.pruned)
+    steps = iter(range(12))
+
+    def advance(bar, loss):
+        if next(steps) == (8 if last else 2):
+            spoil(of)
+            if spoil is overflow_a_sum:
+                of.accumulated["base.fc.weight"].fill_(-math.inf)
+
+    monkeypatch.setattr(training, "advance", advance)
+    epoch = 3 if last else 1
+    with pytest.raises(
+        UserError, match=f"a network after epoch {epoch}: {told}: it diverged and was not sav"
+    ):
+        fit(of, Run((0,), "a network"), range(3))
+
+
+def test_a_contrastive_training_that_ends_with_outputs_that_are_not_finite_is_refused(monkeypatch):
+    of, steps = contrasting(encoder(), few()), iter(range(9))
+    spoil = lambda *_: overflow_the_outputs(of) if next(steps) == 8 else None
+    monkeypatch.setattr(training, "advance", spoil)
+    with pytest.raises(UserError, match="SupCon after epoch 3: outputs for un-augmented images are not fin"):
+        fit(of, Run((0,), "SupCon"), range(3))
+    assert of.network.training, "in eval mode only while it is looked at"
 
 
 def test_an_optimizer_is_one_entry_and_one_field_and_leaves_finished_networks_valid(

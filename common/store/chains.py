@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common import process, pruning, settings
 from common.cli import FLIPS, UserError, logger
-from common.evaluation import evaluate_test_set
+from common.evaluation import NotFiniteError, evaluate_test_set
 from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
@@ -105,7 +105,7 @@ def prune_population(study: Study) -> None:
     jobs = [
         runs.Job(chain.steps[-1].paths[-1], functools.partial(prune_chain, study, chain)) for chain in chains
     ]
-    runs.say_finished(study, [step.paths[-1] for chain in chains for step in chain.steps])
+    runs.say_finished(study, [step.files for chain in chains for step in chain.steps])
     if not runs.share(study, jobs) or flags.debug:
         return
     for each, places in asked.items():
@@ -215,7 +215,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
     path, record = member.paths[0], member.records[0]
     if member.made_elsewhere:
         raise UserError(
-            f"{path} was made elsewhere: its initialisation is not known; choose another --criterion, or "
+            f"{path} is external: its initialisation is not known; choose another --criterion, or "
             "train networks here"
         )
     last = record["configuration"]["epochs"]
@@ -225,7 +225,9 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             "fewer"
         )
     files = {
-        epoch: checkpoints.find_kept(epoch_path(path, epoch), path, record, f"--save_epochs {epoch}")
+        epoch: checkpoints.find_kept(
+            epoch_path(path, epoch), path, record, f"--save_epochs {epoch}", study.flags.other_code
+        )
         for epoch in sorted(epochs)
     }
     if missing := [str(epoch) for epoch in files if files[epoch] is None]:
@@ -255,16 +257,18 @@ def gradient_sums(
     for path, record in files if pruning.uses(method.criterion, "accumulated") else ():
         if record is None:
             raise UserError(
-                f"{path} was made elsewhere: the gradients of its training are not known; choose another "
+                f"{path} is external: the gradients of its training are not known; choose another "
                 "--criterion, or train networks here"
             )
         flag, kept = "--accumulate_gradients", gradients_path(path)
-        if not checkpoints.find_kept(kept, path, record, flag):
+        if not checkpoints.find_kept(kept, path, record, flag, study.flags.other_code):
             remedy = f"keep them: python {training_command(study, record)} {flag}"
             if record["configuration"].get("iteration"):
                 remedy = "delete it to have it made again"
             raise UserError(f"the sums of gradients beside {path.name} ({flag}) are missing; {remedy}")
-        sums |= checkpoints.read_payload(kept)
+        payload = checkpoints.read_payload(kept)
+        checkpoints.refuse_not_finite(payload, kept)
+        sums |= payload
     return {name: total.to(study.device) for name, total in sums.items()}
 
 
@@ -354,8 +358,8 @@ def prune_chain(study: Study, chain: Chain) -> None:
 
 
 def accuracies(step: Step) -> tuple[float, float] | None:
-    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of one
-    made elsewhere."""
+    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of an
+    external one."""
     record = checkpoints.read_record(step.paths[-1])
     try:
         return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
@@ -382,11 +386,12 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
     """Prunes a network, trains it on and saves it; returns what the next iteration prunes."""
     method, started, seed = chain.method, time.time(), study.model_seed(chain.member.id)
     network, weights, sums = trained.network, trained.weights, {}
-    masks, before = step_masks(study, chain, step, trained), copy_of(network)
-    pruning.apply_masks(network, masks)
-    as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     previous = chain.previous(step)
     made_from = [*chain.member.paths, *(previous.paths if previous else ())]
+    with checkpoints.files_named(previous.paths if previous else chain.member.paths):
+        masks, before = step_masks(study, chain, step, trained), copy_of(network)
+        pruning.apply_masks(network, masks)
+        as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     with ExitStack() as states:
 
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
@@ -439,8 +444,11 @@ def prune_network(study: Study, chain: Chain, step: Step, trained: Trained) -> T
         if previous:
             facts["previous_sha256"] = sha256_of(previous.paths)
         runs.keep_gradients(study, network, step.files[-1], sums)
+        made_from += chain.kept.values()
+        if pruning.uses(method.criterion, "accumulated"):
+            made_from += [sums_path for path in made_from if (sums_path := gradients_path(path)).exists()]
         for file, payload, history in zip(step.files, payloads, histories):
-            runs.save(study, file, payload, network, history=history, **facts)
+            runs.save(study, file, payload, network, made_from, history=history, **facts)
             facts["encoder_sha256"] = checkpoints.file_sha256(file.path)
     return trained
 
@@ -470,9 +478,13 @@ def step_masks(study: Study, chain: Chain, step: Step, trained: Trained) -> Mask
     key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
     sums = {name: trained.sums.get(layer_name(name)) for name in prunable_parameters(network)}
 
+    masks = pruning.masks_of(network) if step.iteration > 1 else {}
+
     def score() -> dict[str, Tensor]:
         losses = functools.partial(classification_losses, network, study.data, size, key)
-        return pruning.score_weights(network, method.criterion, losses, initial, key, sums)
+        scores = pruning.score_weights(network, method.criterion, losses, initial, key, sums, masks)
+        if not all(each.isfinite().all() for each in scores.values()):
+            raise NotFiniteError(f"the scores of its weights by {method.criterion} are not finite")
+        return scores
 
-    masks = pruning.masks_of(network) if step.iteration > 1 else {}
     return pruning.find_masks(network, method.criterion, method.scope, step.sparsity, masks, score)

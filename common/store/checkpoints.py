@@ -12,9 +12,10 @@ import json
 import time
 import warnings
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from torch import nn
 from common import models, settings
 from common.cli import FLIPS, UserError, logger, say_once
 from common.data import same_training_images
+from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
 from common.pruning import Masks, measure_sparsity
 from common.store.files import (
@@ -32,12 +34,12 @@ from common.store.files import (
     write_atomically,
     write_json,
 )
-from common.store.names import Architecture, CheckpointName, parse_name, record_path
+from common.store.names import Architecture, CheckpointName, parse_name, record_path, settings_in_name
 from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 1
-SCIENCE = ("augment", "losses", "models", "pruning", "training", "twins")  # modules of common/
+SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "twins")  # modules of common/
 
 
 def file_sha256(path: Path) -> str:
@@ -86,6 +88,74 @@ def differing_code(recorded: dict[str, str] | None) -> list[str]:
     return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
 
 
+def check_code(path: Path, record: dict, other_code: bool, remedy: str) -> list[str]:
+    """The science modules whose code has changed since a file was made.
+
+    Args:
+        record: of the file; other_code: of the flags; remedy: beside that flag.
+    Raises:
+        UserError: there are some, and --other_code is not given.
+    """
+    modules = differing_code(record.get("code"))
+    if modules and not other_code:
+        raise UserError(
+            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
+            f"{remedy}"
+        )
+    return modules
+
+
+def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Name -> differing modules of those of these files, and of what they were made from, that other code
+    made."""
+    found = {}
+    for path in paths:
+        record = read_record(path) or {"code": science_code()}
+        found |= record.get("made_from_other_code", {})
+        modules = differing_code(record.get("code"))
+        if modules or record.get("other_code"):
+            found[path.name] = modules
+    return found
+
+
+def origin_of(records: Iterable[dict | None]) -> str:
+    """Whose networks have these records, None for one without: `trained here`, `external`, or `pruned here,
+    dense external`; where other code than today's took part, that too."""
+    records = list(records)
+    known = [record for record in records if record]
+    origin = "trained here"
+    if len(known) < len(records):
+        origin = "external"
+    elif any(record["configuration"].get("dense", {}) is None for record in known):
+        origin = "pruned here, dense external"
+    signs = ("other_code", "made_from_other_code")
+    if any(differing_code(record.get("code")) or any(map(record.get, signs)) for record in known):
+        origin += ", other code"
+    return origin
+
+
+def say_external(files: list[tuple[Path, CheckpointName]], settings: dict, given: set[str]) -> None:
+    """Notes that nothing is known of checkpoints without a record, and which flags cannot be checked.
+
+    Args:
+        settings: which are asked of them; given: the names of the flags in the command.
+    """
+    if not files:
+        return
+    unchecked = {
+        f"--{flag}"
+        for _, name in files
+        for flag in given
+        if {flag, flag.replace("_epoch", "_step")} & (settings.keys() - settings_in_name(name))
+    }
+    others = " and others" * (len(files) > 1)
+    flags = f"; cannot be checked: {', '.join(sorted(unchecked))}" if unchecked else ""
+    say_once(
+        f"note: {files[0][0]}{others}: no record, taken as external; settings, data and code of the training "
+        f"are not known{flags}"
+    )
+
+
 def make_record(
     name: CheckpointName, configuration: dict, network: nn.Module, history: list[dict], **facts
 ) -> dict:
@@ -115,7 +185,7 @@ def damaged_record(checkpoint: Path) -> UserError:
 
 
 def read_record(checkpoint: Path) -> dict | None:
-    """The record of a checkpoint, or None where it has none and so was made elsewhere.
+    """The record of a checkpoint, or None where it has none and so is external.
 
     Raises:
         UserError: a record that cannot be read, or that belongs to another file.
@@ -166,7 +236,7 @@ def load_classifier(
 
     Args:
         paths: [supervised] or [encoder, head].
-        record: of the last path; None for one made elsewhere, which must then fit by names, shapes and
+        record: of the last path; None for an external one, which must then fit by names, shapes and
             sparsity.
     Raises:
         UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
@@ -186,9 +256,37 @@ def load_classifier(
     return network.eval()
 
 
+def refuse_not_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuses tensors of a file that are not finite: weights, buffers or sums of gradients.
+
+    Raises:
+        UserError: names some of them, the file and, where there is one, the remedy.
+    """
+    if names := not_finite(tensors):
+        raise UserError(f"{path} holds values that are not finite, in {names}; {_remedy([path])}")
+
+
+def _remedy(paths: Sequence[Path]) -> str:
+    """What helps where these files give no finite outputs."""
+    if not all(record_path(path).exists() for path in paths):
+        return "it was not trained here, so it cannot be made again here: get another copy or leave it out"
+    return "delete it to have it made again by the command that its JSON names"
+
+
+@contextmanager
+def files_named(paths: Sequence[Path]) -> Iterator[None]:
+    """A context in which outputs that are not finite are refused with the files of their network.
+
+    Raises:
+        UserError: names the files and, where there is one, the remedy.
+    """
+    try:
+        yield
+    except (NotFiniteError, FloatingPointError) as error:
+        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {_remedy(paths)}") from None
+
+
 def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: float) -> None:
-    if any(not torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise UserError(f"{path} holds weights that are not finite; delete it and train it again")
     found = measure_sparsity(network)
     if record is None:
         if abs(found["total"] - asked) > PUBLISHED_SPARSITY_TOLERANCE:
@@ -267,13 +365,13 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | None:
+def find_kept(path: Path, checkpoint: Path, record: dict, flag: str, other_code: bool) -> Path | None:
     """The file that the training of a checkpoint kept beside it, None where it kept none.
 
     Args:
-        record: of the checkpoint; flag: of the training script, by which it is kept.
+        record: of the checkpoint; flag: of the training script, by which it is kept; other_code: the flag.
     Raises:
-        UserError: it belongs to another training.
+        UserError: it belongs to another training, or other code made it.
     """
     if not path.exists():
         return None
@@ -287,6 +385,7 @@ def find_kept(path: Path, checkpoint: Path, record: dict, flag: str) -> Path | N
             f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
             f"script with {flag}"
         )
+    check_code(path, kept, other_code, "delete it to have it made again")
     return path
 
 
@@ -361,6 +460,7 @@ def _load_state(
     except (RuntimeError, AttributeError) as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{fits}: {first[:200]}") from None
+    refuse_not_finite(module.state_dict(), path)
 
 
 @dataclass
@@ -463,6 +563,8 @@ class TrainingState:
                 )
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
+            if names := not_finite(trained["network"].state_dict()):
+                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             device = next(iter(trained["network"].parameters())).device
             masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
             history[:] = state["history"]

@@ -10,10 +10,10 @@ from torch import Tensor
 from common import metrics
 from common.cli import UserError
 from common.data import ImageDataset
-from common.evaluation import evaluation_batch, evaluation_batches, outputs
+from common.evaluation import check_finite, evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
 from common.pruning import layer_name, masks_of
-from common.store.checkpoints import load_classifier
+from common.store.checkpoints import files_named, load_classifier
 from common.store.files import COMMON, code_digest, read_arrays, write_arrays
 from common.store.populations import Member
 from common.study import Study
@@ -45,7 +45,7 @@ def code() -> str:
     """The digest of the code that what is stored of a network depends on. A new metric of stored arrays
     leaves it as it is."""
     augment, evaluation, models = (COMMON / f"{name}.py" for name in ("augment", "evaluation", "models"))
-    return code_digest(augment, evaluation, metrics.q_scores, metrics.knn_labels, models)
+    return code_digest(augment, evaluation, metrics.q_scores, metrics.knn_labels, metrics.nearest, models)
 
 
 def _made_from(study: Study, member: Member) -> dict:
@@ -69,15 +69,19 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
         latent (N, D); and the network's mask: layers (L,) names, the same in supervised and contrastive
         networks, `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed
         bits of all layers one after the other, 1 kept.
+    Raises:
+        UserError: outputs that are not finite.
     """
     path, made = evaluation_path(study, member), _made_from(study, member)
     stored = read_arrays(path, made)
     if stored is not None and ("latent" in stored or not with_latent):
         return stored
     network = load_member(study, member)
-    latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
+    with files_named(member.paths):
+        latent = outputs(network.latent, study.data.test_images, study.data, study.flags.batch_size)
+        logits = check_finite(network.classify(latent), "logits of the test images")
     masks = {layer_name(name): mask.cpu().numpy().astype(bool) for name, mask in masks_of(network).items()}
-    logits, sample = network.classify(latent), latent[sampled(len(latent))]
+    sample = latent[sampled(len(latent))]
     arrays = {
         "predictions": logits.argmax(1).cpu().numpy().astype(np.int16),
         "log_probabilities": logits.log_softmax(1).half().cpu().numpy(),
@@ -103,7 +107,7 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
     Returns:
         knn (P, N), predictions (N,), places (P,) their names.
     Raises:
-        UserError: fewer training images than neighbours.
+        UserError: fewer training images than neighbours; representations or outputs that are not finite.
     """
     path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": metrics.NEIGHBOURS}
     stored = read_arrays(path, made)
@@ -116,8 +120,9 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
             f"{len(data.train_images)}"
         )
     network = load_member(study, member)
-    knn = knn_at_places(network, data, batch_size)
-    logits = outputs(network, data.test_images, data, batch_size)
+    with files_named(member.paths):
+        knn = knn_at_places(network, data, batch_size)
+        logits = outputs(network, data.test_images, data, batch_size)
     arrays = {
         "knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
         "predictions": logits.argmax(1).cpu().numpy().astype(np.int16),
@@ -171,4 +176,4 @@ def _representations(
                 stored[place] = hidden[place].new_empty(len(images), hidden[place].shape[1])
             stored[place][done : done + len(batch)] = hidden[place]
         done += len(batch)
-    return stored
+    return {place: check_finite(hidden, f"representations at {place}") for place, hidden in stored.items()}

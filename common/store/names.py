@@ -12,6 +12,8 @@ from common.settings import Architecture
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
 
+CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")  # as frameworks write them
+
 
 @dataclass(frozen=True)
 class CheckpointName:
@@ -129,6 +131,14 @@ def network_flags(name: CheckpointName, configuration: dict) -> dict[str, Any]:
     }
 
 
+def settings_in_name(name: CheckpointName) -> set[str]:
+    """The settings that a file name tells, as a configuration names them."""
+    told = {*network_flags(name, {}), "schedule", "criterion", "scope", "rate", "after", "rewind_epoch"}
+    of_head = name.part == "head" and not parse_method(name.pruning_method).finetuned
+    told.add("head_epochs" if of_head else "epochs")
+    return told if name.part == "supervised" else told - {"dropout"} | {"batch_size"}
+
+
 def study_folder(root: str, dataset_name: str) -> Path:
     """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name."""
     return Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
@@ -147,6 +157,16 @@ def check_writable(folder: Path) -> None:
 def record_path(checkpoint: Path) -> Path:
     """The JSON beside a checkpoint."""
     return checkpoint.with_suffix(".json")
+
+
+def unknown_checkpoints(folder: Path) -> list[Path]:
+    """Files that look like checkpoints, under names that none has here."""
+    kept = re.compile(r"(_epoch\d+|_gradient_sums)\.pt$")
+    return [
+        path
+        for path in sorted(folder.glob("[!.]*"))
+        if path.suffix in CHECKPOINT_ENDINGS and not parse_name(kept.sub(".pt", path.name))
+    ]
 
 
 def epoch_path(checkpoint: Path, epoch: int) -> Path:

@@ -13,14 +13,22 @@ from common.cli import UserError, logger, say_once
 from common.data import same_training_images
 from common.methods import FINETUNED, NOT_PRUNED, RETRAINED, SCHEDULE_STEPS, SMALL, parse_method
 from common.store.checkpoints import (
+    check_code,
     describe_differences,
-    differing_code,
     file_sha256,
     find_twins,
+    origin_of,
     read_record,
+    say_external,
 )
 from common.store.files import differences
-from common.store.names import CheckpointName, network_flags, parse_name, record_path
+from common.store.names import (
+    CheckpointName,
+    network_flags,
+    parse_name,
+    record_path,
+    unknown_checkpoints,
+)
 from common.study import Study
 
 OF_PRUNING = ("pruning_method", "criterion", "scope", "sparsity")  # keys of a one-shot configuration
@@ -60,7 +68,7 @@ class Population:
 
     @property
     def configuration(self) -> dict | None:
-        """What all of them share, None for models made elsewhere."""
+        """What all of them share, None for external networks."""
         return None if self.made_elsewhere else self.members[0].record["configuration"]
 
     @property
@@ -79,9 +87,13 @@ class Population:
     @property
     def settings(self) -> dict:
         """What tells these networks from others of the same method and sparsity: their configuration, of
-        those made elsewhere the names of their files."""
+        external ones the names of their files."""
         names = [str(replace(name, id=0)) for name in self.members[0].names]
-        return self.configuration or {"made_elsewhere": names}
+        return self.configuration or {"external": names}
+
+    @property
+    def records(self) -> list[dict | None]:
+        return [record for member in self.members for record in member.records]
 
     @property
     def unpublished(self) -> dict:
@@ -118,7 +130,8 @@ class Population:
 
     def __str__(self) -> str:
         facts = ", ".join(f"{key} {value}" for key, value in self.facts().items())
-        origin = ", made elsewhere" if self.made_elsewhere else ""
+        origin = origin_of(self.records)
+        origin = "" if origin == "trained here" else f", {origin}"
         ids = show_ids([member.id for member in self.members])
         return f"{self.learning_method} {self.pruning_method} {self.sparsity} ({facts}{origin}), ids {ids}"
 
@@ -139,15 +152,15 @@ def find_population(
 ) -> Population | None:
     """The one population of this kind, ids 0 to --models_number - 1.
 
-    Populations are never mixed. Dense networks that are not in the folders that flags name are looked for in
-    the default folder too, so that pruned networks can have a folder of their own.
+    Populations are never mixed. Dense networks are looked for in the default folder too where the folder that
+    flags name has none at all, so that pruned networks can have a folder of their own.
 
     Args:
         dense: for pruned networks, the dense population whose descendants are wanted.
     Returns:
         None where no pruned network of this kind exists at all.
     Raises:
-        UserError: several populations fit; ids are missing; models of other data or other dense models.
+        UserError: several populations fit; ids are missing; models of other data, code or other dense models.
     """
     kind = Population(study.learning_method, pruning_method, sparsity, ())
     populations = _populations(study, kind, (study.folder, study.head_folder))
@@ -156,8 +169,10 @@ def find_population(
     if not populations and not headless:
         if pruning_method != "dense":
             return None
-        populations = _populations(study, kind, (study.default_folder, study.default_folder))
-        strangers |= _strangers(study, kind, study.default_folder)
+        if not strangers:
+            _refuse_unknown_names(study)
+            populations = _populations(study, kind, (study.default_folder, study.default_folder))
+            strangers = _strangers(study, kind, study.default_folder)
     chosen = _chosen(study, pruning_method)
     fitting = [population for population in populations if chosen.items() <= population.facts().items()]
     if not fitting:
@@ -210,12 +225,35 @@ def _checked(study: Study, population: Population, dense: Population | None) -> 
     pruning_method = population.pruning_method
     what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
-    if population.made_elsewhere and not study.data.normalization:
+    files = ((path, name) for m in population.members for path, name in zip(m.paths, m.names))
+    external = [file for file, record in zip(files, population.records) if record is None]
+    say_external(external, study.architecture_configuration(), study.flags.given)
+    if external and not study.data.normalization:
         say_once(
             f"note: external networks see pixels normalised by {study.data.normalization_text}; if they were "
             "trained with others, give --normalization MEAN STD"
         )
     return population
+
+
+def _refuse_unknown_names(study: Study) -> None:
+    """Refuses to look elsewhere than in the folders that flags name where these hold files that may be the
+    dense networks, under names that are not theirs."""
+    places = {study.head_folder: "--head_save_path", study.folder: study.folder_flag}
+    files = [path for folder in places for path in unknown_checkpoints(folder)]
+    if not files or study.folder == study.default_folder:
+        return
+    published = settings.defaults(settings.ContrastiveTraining, settings.HeadTraining)
+    epochs = {"encoder": published["epochs"], "head": published["head_epochs"]}
+    if study.supervised:
+        published = settings.defaults(settings.SupervisedTraining)
+        epochs = {"supervised": published["epochs"]}
+    names = [study.name(part, "dense", 0.0, epochs[part], published["batch_size"], 0) for part in epochs]
+    raise UserError(
+        f"{places[files[0].parent]} {files[0].parent}: no dense checkpoint of a known name there, but "
+        f"{files[0].name}; the name expected for id 0 after {published['epochs']} epochs: "
+        f"{' and '.join(map(str, names))}; rename it, or move it away"
+    )
 
 
 def describe_absent(study: Study, absent: list[tuple[str, float]]) -> str:
@@ -343,7 +381,7 @@ def _chosen(study: Study, pruning_method: str) -> dict[str, int]:
 def _related(study: Study, fitting: list[Population], dense: Population) -> list[Population]:
     """Those that were pruned from these dense networks; trained alone: trained with their settings, else all.
 
-    Of networks made elsewhere nothing is known that could speak against it.
+    Of external networks nothing is known that could speak against it.
     """
     alone = parse_method(fitting[0].pruning_method).trained_alone
 
@@ -481,18 +519,12 @@ def _check(study: Study, population: Population, dense: Population | None) -> No
             f"{where}; train them: "
             f"{command_for(study, population, missing)}, or give a smaller --models_number{allow}"
         )
-    codes = {
-        json.dumps(member.record["code"], sort_keys=True)
-        for member in population.members
-        if "code" in (member.record or {})
-    }
-    if len(codes) > 1 and not flags.other_code:
-        raise UserError(
-            f"{population}: made by different versions of the code; train them all by one of them, or give "
-            "--other_code"
-        )
-    for modules in {", ".join(differing_code(json.loads(code))) for code in codes} - {""}:
-        logger.info(f"note: {population}: made by other code of {modules}")
+    remedy, modules = "train all of them again into a folder of its own", set()
+    for member in population.members:
+        for path, record in zip(member.paths, member.records):
+            modules |= {*check_code(path, record, flags.other_code, remedy)} if record else set()
+    if modules:
+        logger.info(f"note: {population}: made by other code of {', '.join(sorted(modules))}")
     dense_checksums = {member.id: list(member.checksums) for member in dense.members} if dense else {}
     twins, seeds = {"weights": find_twins(member.paths[0] for member in population.members)}, {}
     for member in population.members:

@@ -42,7 +42,7 @@ from common.store.names import (
 )
 from common.store.table import write_rows
 from common.study import Study
-from common.training import Run, Training, fit
+from common.training import Run, Training, check_outputs, fit
 from common.twins import Twin, twin_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
@@ -224,7 +224,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Asked]:
 def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
     """Whether this checkpoint is there already, made with this configuration, data and code.
 
-    A checkpoint without a record was made elsewhere, and is kept.
+    A checkpoint without a record is external, and is kept.
 
     Args:
         facts: entries of the record that must agree too.
@@ -246,12 +246,7 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
         differences = ", ".join(filter(None, [differences, "other training images"]))
     if differences:
         raise UserError(f"{path} was made with other settings ({differences}); {keep_both}")
-    modules = checkpoints.differing_code(record.get("code"))
-    if modules and not study.flags.other_code:
-        raise UserError(
-            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
-            f"{keep_both}"
-        )
+    checkpoints.check_code(path, record, study.flags.other_code, keep_both)
     if any(record.get(key) != value for key, value in facts.items()):
         raise UserError(
             f"{path} was made from another dense model, encoder or iteration than the one that is there "
@@ -261,7 +256,7 @@ def is_finished(study: Study, path: Path, configuration: dict, **facts) -> bool:
 
 
 def refuse_to_replace(paths: Sequence[Path]) -> None:
-    """Refuses to write over a checkpoint that was made elsewhere: nobody could make it again.
+    """Refuses to write over a checkpoint that is external: nobody could make it again.
 
     Raises:
         UserError: one of the files is there and has no record.
@@ -269,7 +264,7 @@ def refuse_to_replace(paths: Sequence[Path]) -> None:
     for path in paths:
         if path.exists() and not record_path(path).exists():
             raise UserError(
-                f"{path} was made elsewhere, and its other half is missing or other; put them together or "
+                f"{path} is external, and its other half is missing or other; put them together or "
                 "move it away"
             )
 
@@ -297,12 +292,12 @@ def epochs_to_keep(study: Study, file: Asked) -> list[int]:
     """Those of --save_epochs whose weights are not there yet.
 
     Raises:
-        UserError: the network was made elsewhere; other weights are in the way.
+        UserError: the network is external; other weights are in the way.
     """
     epochs = [] if study.flags.debug else study.flags.save_epochs
     if epochs and file.path.exists() and checkpoints.read_record(file.path) is None:
         raise UserError(
-            f"--save_epochs: {file.path} was made elsewhere, the weights on its way are not known; leave the "
+            f"--save_epochs: {file.path} is external, the weights on its way are not known; leave the "
             "flag out, or give another folder"
         )
     paths = {epoch: epoch_path(file.path, epoch) for epoch in epochs}
@@ -313,26 +308,33 @@ def epochs_to_keep(study: Study, file: Asked) -> list[int]:
     ]
 
 
-def say_finished(study: Study, paths: list[Path]) -> None:
-    """Says in one line how many of the networks are there already."""
-    there = [path for path in paths if path.exists()]
-    if there and not study.flags.debug:
+def say_finished(study: Study, networks: Sequence[Sequence[Asked]]) -> None:
+    """Says in one line how many of the networks, each given by its files, are there already; in another, of
+    which of them nothing is known."""
+    if study.flags.debug:
+        return
+    there = [files[-1].path for files in networks if files[-1].path.exists()]
+    if there:
         others = " and others" * (len(there) > 1)
-        logger.info(f"finished before: {len(there)} of {len(paths)} networks, {there[0]}{others}")
+        logger.info(f"finished before: {len(there)} of {len(networks)} networks, {there[0]}{others}")
+    files = [file for files in networks for file in files]
+    external = [file for file in files if file.path.exists() and not record_path(file.path).exists()]
+    settings = {key: value for file in external for key, value in file.configuration.items()}
+    checkpoints.say_external([(file.path, file.name) for file in external], settings, study.flags.given)
 
 
 def lacks_gradients(study: Study, file: Asked) -> bool:
     """Whether --accumulate_gradients asks for sums of a dense network's gradients that are not there yet.
 
     Raises:
-        UserError: the network was made elsewhere; other sums are in the way.
+        UserError: the network is external; other sums are in the way.
     """
     flags = study.flags
     if flags.debug or not flags.accumulate_gradients or file.name.sparsity:
         return False
     if file.path.exists() and checkpoints.read_record(file.path) is None:
         raise UserError(
-            f"--accumulate_gradients: {file.path} was made elsewhere, its training is not known; leave the "
+            f"--accumulate_gradients: {file.path} is external, its training is not known; leave the "
             "flag out, or give another folder"
         )
     return not is_finished(study, gradients_path(file.path), file.configuration)
@@ -353,7 +355,7 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
     finished ones are skipped."""
     say_flips(study)
     say_widths(study)
-    jobs = []
+    jobs, networks = [], []
     for sparsity in sparsities:
         for model_id in model_ids(study.flags):
             files = training_files(study, sparsity, model_id)
@@ -361,8 +363,9 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
             epochs_to_keep(study, files[0])
             for file in files:
                 lacks_gradients(study, file)
+            networks.append(files)
             jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
-    say_finished(study, [job.path for job in jobs])
+    say_finished(study, networks)
     share(study, jobs)
 
 
@@ -407,7 +410,7 @@ def train_network(study: Study, files: list[Asked]) -> None:
         if kept or lacking[part]:  # only what is kept on its way is missing
             keep = functools.partial(keep_epoch, study, network, file, kept)
             run = Run(network.key(part), describe_run(file.name))
-            training = training_of(study, network, part, file)
+            training = training_of(study, network, part, files)
             last = file.name.epochs if lacking[part] else max(kept)
             fit(training, run, range(last), pruning=file.pruning, at_epoch=keep)
             if lacking[part]:
@@ -433,7 +436,7 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
     with training_state(study, file, network.seed, file.name.part, made_from) as state:
         run, training = (
             Run(network.key(part), description, state and state.epochs_left),
-            training_of(study, network, part, file),
+            training_of(study, network, part, files),
         )
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
@@ -446,12 +449,18 @@ def train_file(study: Study, network: Twin, part: int, files: list[Asked], kept_
             facts |= {"history": history, "run": process.environment(study.device, started)}
             if not file.pruning:
                 keep_gradients(study, network.counted(part), file, training.accumulated)
-            save(study, file, network.payload(part), network.counted(part), **facts)
+            save(study, file, network.payload(part), network.counted(part), made_from, **facts)
 
 
-def training_of(study: Study, network: Twin, part: int, file: Asked) -> Training:
-    """The training of a file, with sums of its gradients where they are asked for."""
-    training = network.training(part, file.configuration)
+def training_of(study: Study, network: Twin, part: int, files: list[Asked]) -> Training:
+    """The training of a part, with sums of its gradients where they are asked for.
+
+    Raises:
+        UserError: the part before it, on whose outputs it is trained, gives some that are not finite.
+    """
+    file = files[part]
+    with checkpoints.files_named([earlier.path for earlier in files[:part]]):
+        training = network.training(part, file.configuration)
     if lacks_gradients(study, file):
         training.accumulated = GradientSums(training.pruned)
     return training
@@ -490,6 +499,7 @@ def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done
     """Keeps the weights after `done` epochs where that is one of `epochs`."""
     if done not in epochs:
         return
+    check_outputs(network.counted(0), study.data)
     path = epoch_path(file.path, done)
     run = process.environment(study.device, time.time())
     payload = {"model": checkpoints.cpu_state(network.kept)}
@@ -497,15 +507,25 @@ def keep_epoch(study: Study, network: Twin, file: Asked, epochs: list[int], done
     logger.info(f"kept: {path}")
 
 
-def save(study: Study, file: Asked, payload: dict, network: torch.nn.Module, **facts) -> None:
+def save(
+    study: Study,
+    file: Asked,
+    payload: dict,
+    network: torch.nn.Module,
+    made_from: Sequence[Path] = (),
+    **facts,
+) -> None:
     """Saves a file of a network with its record; layers of which nothing is left are named.
 
     Args:
-        facts: what the record says beside name, configuration, seed, data and sparsity.
+        made_from: the checkpoints that its training began with; facts: what the record says beside name,
+            configuration, seed, data and sparsity.
     """
     facts = {"history": [], **facts, "seed": study.model_seed(file.name.id), "data": study.data.facts()}
     if study.flags.other_code:
         facts["other_code"] = True
+    if parents := checkpoints.made_from_other_code(made_from):
+        facts["made_from_other_code"] = parents
     record = checkpoints.make_record(file.name, file.configuration, network, **facts)
     shares, of_head = record["sparsity"]["per_tensor"], file.name.part == "head"
     # Encoder and head tell of the same network: each names its own layers. Without its bias a layer works.
@@ -541,9 +561,10 @@ def store_curves(study: Study, files: list[Asked]) -> None:
     records = {file.name.part: checkpoints.read_record(file.path) or {} for file in files}
     histories = {part: record.get("history", []) for part, record in records.items()}
     if study.flags.debug or not any(histories.values()):
-        return  # nothing is stored, or it was made elsewhere
+        return  # nothing is stored, or it is external
     method = f"{study.learning_method} · {methods.with_sparsity(name.pruning_method, name.sparsity)}"
-    title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture})"
+    external = ", external" * any(not record for record in records.values())  # a head on such an encoder
+    title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture}{external})"
     stages = {part.replace("encoder", study.learning_method): histories[part] for part in histories}
     stages = {stage: history for stage, history in stages.items() if history}
     arrays = {"figure": "curves", "title": title, "stages": list(stages)}
