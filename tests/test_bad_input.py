@@ -1153,6 +1153,7 @@ def test_of_two_reports_at_once_one_waits(work, monkeypatch, flags):
     assert make_figures.main(["--results", str(folder), *flags]) == 0 and held == [True]
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(work, monkeypatch, capsys):
     from figures import make_figures
     from figures.report import page
@@ -1387,9 +1388,8 @@ def test_a_full_disk_is_one_line_and_what_was_finished_stays(work, capsys, scrip
     check_nothing_is_lost_or_half_written(work, before)
 
 
-@pytest.mark.parametrize("how", [empty, delete])
-def test_a_class_without_test_images_is_taken(work, capsys, how):
-    how("few digits/test/digit 2")()
+def test_a_class_without_test_images_is_taken(work, capsys):
+    delete("few digits/test/digit 2")()
     everything = [(SUP, []), (SUP_PRUNE, []), (SUP_PIES, ["--plot_q_score"]), (SUP_DEPTH, [])]
     for script, flags in everything:
         assert main(script, *with_defaults(script, [*flags, "--save_path", "x"])) == 0

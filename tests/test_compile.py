@@ -1,11 +1,8 @@
 """--compile: the training step as one graph, made once for all seeds, with the numbers of one that is not
 compiled."""
 
-import shutil
-
 import pytest
 import torch
-from test_precision import first_batch
 from test_training import classifying, contrasting, encoder, few, network, one_epoch
 
 from common import training
@@ -78,27 +75,3 @@ def test_masks_learning_rates_and_pruning_while_training_make_no_new_graph(graph
     of = training_of("supervised", compile=True)
     history = fit(of, Run((0, "supervised")), range(2), pruning=GradualPruning(0.8, 2, 5, 1, "snip"))
     assert len(graphs) == 2 and history[-1]["sparsity"] == measure_sparsity(of.network)["total"] > 0.75
-
-
-# By Inductor, the compiler that users get
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_compiled_step_is_as_near_to_float64_as_the_step_is(kind):
-    def step(compiled, exact=False):
-        of = training_of(kind, compile=compiled)
-        batch = first_batch(of)
-        if exact:
-            of.network.double()
-            of.forward = lambda images: of.network(images.double())
-        loss_of = training.loss_function(of)
-        loss, _ = loss_of(batch)
-        loss.backward()
-        return loss.item(), torch.cat([each.grad.flatten().double() for each in of.network.parameters()])
-
-    exact_loss, exact = step(False, exact=True)
-    loss, gradient = step(True)
-    assert loss == pytest.approx(exact_loss, rel=LOSS_TOLERANCE)
-    assert (gradient - exact).norm() < GRADIENT_TOLERANCE * exact.norm()

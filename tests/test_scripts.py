@@ -237,19 +237,6 @@ def test_nothing_but_the_result_is_written_to_a_pipe(chain):
     assert all("\r" not in stderr and "it/s" not in stderr for _, stderr in chain[1].values())
 
 
-def test_missing_models_are_an_error_with_the_command_that_trains_them(chain, monkeypatch, capsys):
-    monkeypatch.chdir(chain[0])
-    four = ["sup_pie_kmodels_detection", *SMALL, "--models_number", 4]
-    assert main(*four) == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    assert "ids 2-3 are missing; train them: python sup_training.py --dataset folder" in message
-    assert "--index_start 2 --index_end 3" in message and "--allow_missing" in message
-    assert "--epochs 3 --batch_size 32 --learning_rate 0.1" in message
-    assert main(*four, "--allow_missing", "--pruning_percentages", 0.9) == 0
-    assert "ids 0-1" in capsys.readouterr().out
-
-
 def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of_today(
     chain, tmp_path, monkeypatch
 ):
