@@ -1,8 +1,10 @@
 """Data sets: digits, folders of images, flips, and downloaded ones from prepared files or a server."""
 
 import hashlib
+import io
 import os
 import pickle
+import random
 import shlex
 import shutil
 import struct
@@ -24,7 +26,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks import shrink_images
 from common.cli import UserError
-from common.data import channel_statistics, dataset_name, load_dataset
+from common.data import channel_statistics, dataset_name, load_dataset, open_image, upright
 from common.datasets import DOWNLOADS
 
 
@@ -163,6 +165,31 @@ def test_of_a_photograph_with_a_preview_behind_it_the_photograph_is_taken(tmp_pa
     white.save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (4, 3))], quality=95)
     after = load_dataset("folder", str(root)).train_images
     assert after[4].float().mean() > 250 and (after[:4] == before[:4]).all()
+
+
+FORMATS = {"PNG": "RGBA", "JPEG": "CMYK", "GIF": "P", "BMP": "L", "TIFF": "F", "WEBP": "RGB", "PPM": "1"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format, mode", FORMATS.items())
+def test_spoilt_bytes_are_read_as_an_image_or_refused(tmp_path, monkeypatch, format, mode):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # no large memory for sizes made of spoilt bytes
+    rng, file, path, refused = random.Random(0), io.BytesIO(), tmp_path / "image", 0
+    Image.effect_noise((9, 8), 80).convert(mode).save(file, format)
+    for case in range(60):
+        content = bytearray(file.getvalue())
+        for _ in range(case % 6):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content[: rng.randrange(len(content)) if case % 2 else None])
+        try:
+            with open_image(path) as image:
+                pixels = np.asarray(upright(image))
+        except UserError as error:
+            refused += 1
+            assert "image is not a readable image" in str(error) and "\n" not in str(error)
+        else:
+            assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    assert 10 < refused
 
 
 @pytest.mark.parametrize("name", ["test", "train/cat"])
