@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.voting import checked_classes, modal_labels, vote_counts, winners
+
 NEIGHBOURS = 30
 BINS = 15  # of the calibration error
 CHUNK_BYTES, DEVICE_CHUNK_BYTES = (
@@ -13,47 +15,9 @@ CHUNK_BYTES, DEVICE_CHUNK_BYTES = (
 )  # distances held at once by the k-NN, on a CPU (its cache) and elsewhere
 
 
-def checked_classes(values: np.ndarray, num_classes: int, what: str = "labels") -> np.ndarray:
-    """The values as they are; for every array that is counted or indexed by them.
-
-    Raises:
-        ValueError: they are not whole numbers from 0 to num_classes - 1.
-    """
-    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() < num_classes):
-        raise ValueError(f"{what} must be whole numbers between 0 and {num_classes - 1}")
-    return values
-
-
-def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, N) predicted classes -> (N, num_classes) number of models that predict each class.
-
-    Raises:
-        ValueError: predictions outside the classes.
-    """
-    models, images = predictions.shape
-    flat = np.arange(images) * num_classes + checked_classes(predictions, num_classes, "predictions")
-    return np.bincount(flat.ravel(), minlength=images * num_classes).reshape(images, num_classes)
-
-
-def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class that most of K models predict for each image; a tie goes to the smallest class id.
-
-    Args:
-        predictions: (K, N) whole numbers from 0 to num_classes - 1.
-    Returns:
-        labels (N,) int64, and tied (N,) bool: whether another class has as many votes.
-    Raises:
-        ValueError: predictions of the wrong shape, or outside the classes.
-    """
-    if predictions.ndim != 2 or len(predictions) == 0:
-        raise ValueError(f"predictions must have the shape (models, images), not {predictions.shape}")
-    counts = vote_counts(predictions, num_classes)
-    return counts.argmax(1), (counts == counts.max(1, keepdims=True)).sum(1) > 1
-
-
 def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned models
-    differs from that over the dense ones. Ties as in `modal_labels`.
+    differs from that over the dense ones. Ties as common/voting.py breaks them.
 
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
@@ -77,7 +41,7 @@ def disagreement(
         models say d and all pruned ones p, 0 where d = p.
     """
     votes = [vote_counts(predictions, num_classes) for predictions in (dense_predictions, pruned_predictions)]
-    labels = [count.argmax(1) for count in votes]  # the first of equal ones, as in `modal_labels`
+    labels = [winners(count) for count in votes]
     images = np.arange(len(labels[0]))
     own = [count[images, label] for count, label in zip(votes, labels)]
     other = [count[images, label] for count, label in zip(votes, labels[::-1])]

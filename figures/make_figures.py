@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import cli  # noqa: E402
 
 KINDS = ("pies_distribution", "q_score", "umap", "prediction_depth")
-MADE_HERE = ("similarity", "report")  # folders
+OUTPUT_FOLDERS = ("similarity", "report")
 
 
 def build_parser() -> cli.Parser:
@@ -81,104 +81,120 @@ def main(argv=None) -> None:
         stack.enter_context(files.claim(folder / "report.html", wait=True))
         for left in folder.glob(".anew_*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        targets = flags.release, flags.output_dir, folder
-        places = [target and stack.enter_context(whole(target)) for target in targets]
+        targets = {"release": flags.release, "drawn": flags.output_dir, "report": folder}
+        staged = {name: stack.enter_context(staged_folder(path)) for name, path in targets.items() if path}
         if flags.against:
-            said = write_against(folder, places[-1], flags.against)
+            lines = write_against(folder, staged["report"], flags.against)
         else:
-            said = write_report(folder, places, flags)
-    print(*said, sep="\n")
+            lines = write_report(folder, staged, flags)
+    print(*lines, sep="\n")
 
 
-def write_report(folder: Path, places: list[Path | None], flags: argparse.Namespace) -> list[str]:
-    """The report of stored populations, figures drawn anew and a release, into a place of each; returns what
-    to say of them."""
-    from common.store import files, table
-    from figures.report import across, contents, page, plots, read, release
+def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespace) -> list[str]:
+    """The report of stored populations, figures drawn anew and a release, each into its staged folder;
+    returns the lines to print."""
+    from common.store import table
+    from figures.report import across, contents, plots, read, release
 
-    copy, anew, staged = places
     stored = read.read_populations(folder)
-    combinations = [population for population in stored if population.is_pruned]
-    masks, missing = across.read_all_masks(combinations)
+    pruned = [population for population in stored if population.is_pruned]
+    masks, missing = across.read_all_masks(pruned)
     for text in missing:
         print(f"not compared: {text}")
-    comparisons = across.compare_all(combinations, masks)
+    comparisons = across.compare_all(pruned, masks)
     report = contents.collect(stored, comparisons, missing)
-    pngs = {}
-    rows = {f"similarity/{name}": comparison.rows for name, comparison in comparisons.items()}
-    for name, comparison in comparisons.items():
-        for figure, arrays in comparison.figures.items():
-            pngs[figure] = plots.store(staged / "similarity" / f"{figure}.npz", arrays)
-
+    pngs, rows = {}, {f"similarity/{name}": comparison.rows for name, comparison in comparisons.items()}
+    for comparison in comparisons.values():
+        for name, arrays in comparison.figures.items():
+            pngs[name] = plots.store(staged["report"] / "similarity" / f"{name}.npz", arrays)
+    own = staged["report"] / "report"
     for picture in (*report.pictures, *report.test_set_pictures):
         if "path" in picture.arrays:  # the arrays of a script's figure are stored already
             pngs[picture.name] = plots.draw_again(picture.arrays["path"])
         elif picture.name not in pngs:
-            pngs[picture.name] = plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
+            pngs[picture.name] = plots.store(own / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
-        plots.store(staged / "report" / f"{picture.name}.npz", picture.arrays)
-    rows |= {"report/evidence": report.evidence}
+        plots.store(own / f"{picture.name}.npz", picture.arrays)
+    rows["report/evidence"] = report.evidence
     rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
     if report.test_sets:
         rows["report/test_sets"] = contents.table_rows(report.test_sets)
-    not_dense = (*combinations, *report.controls, *report.compared)
+    not_dense = (*pruned, *report.controls, *report.compared)
     populations = {each.label: each for each in not_dense}.values()
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
-    for name, lines in (rows | lists).items():
-        cells = table.write_rows(staged / f"{name}.csv", lines)
-        table.write_tex(staged / f"{name}.tex", cells)
-    short = table.short_table([population.row for population in stored])
-    table.write_tex(staged / "report" / "results.tex", short)
-    html = page.write(report, pngs, folder)
-    files.write_atomically(
-        staged / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
-    )
-    drawn, models = [], sorted({len(population.arrays["ids"]) for population in combinations})
-    if anew is None:
-        drawn = [path.parent for path in stored_figures(folder, staged, "png")]
-    else:
-        for path, arrays in stored_figures(folder, staged, "npz").items():
-            target = anew / f"{figure_name(path, folder, models)}.{flags.format}"
-            picture = plots.draw_again(arrays, flags.format)
-            files.write_atomically(target, lambda temporary: temporary.write_bytes(picture))
-            drawn.append(flags.output_dir)
-    said = [
-        f"figures: {', '.join(f'{number} in {name}' for name, number in Counter(drawn).items())}",
+    write_tables(staged["report"], rows | lists)
+    all_rows = [population.row for population in stored]
+    table.write_tex(own / "results.tex", table.short_table(all_rows))
+    write_page(staged["report"], report, pngs, folder)
+    models = sorted({len(population.arrays["ids"]) for population in pruned})
+    lines = [
+        draw_anew(folder, staged, models, flags),
         *(f"table: {folder / name}.csv, .tex" for name in rows),
         f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {folder}/report/results.tex",
-        table.format_table([population.row for population in stored]),
+        table.format_table(all_rows),
         f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}",
     ]
-    if copy:
-        size = release.release(folder, copy, contents.shown(report.compared))
-        said.append(f"released: {size / 1e6:.1f} MB in {flags.release}")
-    for name in MADE_HERE:
-        empty(folder / name)
-    return said
+    if flags.release:
+        size = release.release(folder, staged["release"], contents.shown(report.compared))
+        lines.append(f"released: {size / 1e6:.1f} MB in {flags.release}")
+    for name in OUTPUT_FOLDERS:
+        delete_old_outputs(folder / name)
+    return lines
 
 
 def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
-    """Two runs side by side, from their stored arrays; returns what to say."""
-    from common.store import files, table
-    from figures.report import against, page, plots, read
+    """Two runs side by side, from their stored arrays; returns the lines to print."""
+    from figures.report import contents, plots, read
 
     runs = [read.read_populations(each) for each in (folder, other)]
     names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
     if len(set(names)) == 1:
         names = str(folder), str(other)
-    report = against.collect(*runs, names)
+    report = contents.collect_runs(*runs, names)
     place = Path("against", re.sub(r"[^\w.=-]+", "_", str(other)).strip("._"))
     target = staged / place
     pngs = {each.name: plots.store(target / f"{each.name}.npz", each.arrays) for each in report.pictures}
-    for name, rows in (("changed", report.changed), ("differences", report.rows)):
-        table.write_tex(target / f"{name}.tex", table.write_rows(target / f"{name}.csv", rows))
-    html = page.write_against(report, pngs)
-    files.write_atomically(
-        target / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
-    )
-    empty(folder / place)
+    write_tables(target, {"changed": report.changed, "differences": report.differences})
+    write_page(target, report, pngs, folder)
+    delete_old_outputs(folder / place)
     report_path = folder / place / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
+
+
+def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
+    """Each as a CSV, and a LaTeX tabular beside it."""
+    from common.store import table
+
+    for name, rows in tables.items():
+        table.write_tex(folder / f"{name}.tex", table.write_rows(folder / f"{name}.csv", rows))
+
+
+def write_page(target: Path, report, pngs: dict[str, bytes], folder: Path) -> None:
+    """report.html in a folder, of the results in `folder`."""
+    from common.store import files
+    from figures.report import page
+
+    html = page.write(report, pngs, folder)
+    write = lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
+    files.write_atomically(target / "report.html", write)
+
+
+def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: argparse.Namespace) -> str:
+    """Draws every figure into the staged folder of --output_dir, if there is one; returns the line that says
+    where how many figures are."""
+    from common.store import files
+    from figures.report import plots
+
+    if "drawn" not in staged:
+        drawn = [path.parent for path in stored_figures(folder, staged["report"], "png")]
+    else:
+        figures = stored_figures(folder, staged["report"], "npz")
+        for path, arrays in figures.items():
+            target = staged["drawn"] / f"{figure_name(path, folder, models)}.{flags.format}"
+            picture = plots.draw_again(arrays, flags.format)
+            files.write_atomically(target, lambda temporary: temporary.write_bytes(picture))
+        drawn = [flags.output_dir] * len(figures)
+    return f"figures: {', '.join(f'{number} in {name}' for name, number in Counter(drawn).items())}"
 
 
 def stored_figures(folder: Path, staged: Path, ending: str) -> dict[Path, Path]:
@@ -194,13 +210,13 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     folders = re.split("/(?:runs|test_sets)/", results_folder.as_posix())
     data = [Path(folder).name for folder in folders]
     facts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
-    if path.parent.name in MADE_HERE:  # the names of the scripts' figures say it themselves
+    if path.parent.name in OUTPUT_FOLDERS:  # the names of the scripts' figures say it themselves
         facts.append(f"{'-'.join(map(str, models))}models")
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
+def staged_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder inside `folder`. What is written there comes into `folder`, report.html last, when the
     context is left in peace, else nothing of it does."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,7 +229,7 @@ def whole(folder: Path) -> Iterator[Path]:
             path.replace(target)
 
 
-def empty(folder: Path) -> None:
+def delete_old_outputs(folder: Path) -> None:
     """Deletes what an earlier call wrote there: of populations that may not be stored any more."""
     for path in folder.glob("*.*"):
         if path.suffix in (".csv", ".tex", ".npz", ".png"):

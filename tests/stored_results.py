@@ -11,7 +11,7 @@ import numpy as np
 from common import metrics
 from common.store.files import write_arrays
 from common.store.table import table_path, write_rows
-from figures.report.read import Combination, read_populations
+from figures.report.read import StoredPopulation, read_populations
 
 CLASS_NAMES = ("cat", "dog", "ship", "truck", "frog", "deer", "horse", "bird", "plane", "car")
 PLACES = 5
@@ -130,11 +130,11 @@ def make_results(
     write_rows(table_path(folder), rows)
 
 
-def pruned_populations(folder: Path) -> list[Combination]:
+def pruned_populations(folder: Path) -> list[StoredPopulation]:
     return [population for population in read_populations(folder) if population.pruning_method != "dense"]
 
 
-def key_of(population: Combination) -> Key:
+def key_of(population: StoredPopulation) -> Key:
     return population.learning_method, population.pruning_method, population.sparsity
 
 
@@ -225,7 +225,7 @@ def row_of(networks: Networks, **columns) -> dict:
         **dict(zip(("learning_method", "pruning_method", "sparsity"), networks.key)),
         "population": "of {} {} {}".format(*networks.key),
         "models": len(networks.ids),
-        "origin": "made here",
+        "origin": "trained here",
         "unpublished": "epochs 3",
         **columns,
     }

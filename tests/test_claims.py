@@ -6,6 +6,7 @@ import pytest
 from stored_results import make_results, pruned_populations
 
 from figures.report import claims, evidence, uncertainty
+from figures.report.read import load_outputs
 
 SIDES = {
     (1, "PIEs"): +1,
@@ -50,13 +51,13 @@ def test_every_part_is_on_the_side_that_the_paper_claims():
 def test_an_interval_is_on_the_claimed_side_across_zero_or_on_the_other(claim, part):
     above, below = row(0.1, 3, part, claim=claim), row(-3, -0.1, part, claim=claim)
     right, wrong = (above, below) if SIDES[claim, part] > 0 else (below, above)
-    assert claims.on_side(right) is True and not claims.against([right])
-    assert claims.on_side(wrong) is False and claims.against([wrong]) == [wrong]
+    assert claims.supports_claim(right) is True and not claims.contradicts_claim(right)
+    assert claims.supports_claim(wrong) is False and claims.contradicts_claim(wrong)
     assert claims.strength(right) == pytest.approx(-claims.strength(wrong)) and claims.strength(right) > 0
     for low, high in ((-1, 1), (-0.01, 1), (-1, 0.01)):
         across = row(low, high, part, claim=claim)
-        assert claims.on_side(across) is False and not claims.against([across])
-    assert claims.on_side(row(math.nan, math.nan, part, claim=claim)) is None
+        assert claims.supports_claim(across) is False and not claims.contradicts_claim(across)
+    assert claims.supports_claim(row(math.nan, math.nan, part, claim=claim)) is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_one_of_many_differences_contradicts_only_beyond_the_corrected_level():
     others = [row(1, 2, models=31)] * 18 + [halves(1, 2, models=31)]
     assert claims.verdict([borderline, halves(1, 2, models=31)], UNIQUE) == "contradicted"
     assert claims.verdict([borderline, *others], UNIQUE) == "undecided"
-    reasons = " ".join(claims.why(claims.CLAIMS[1], [borderline, *others]))
+    reasons = " ".join(claims.reasons(claims.CLAIMS[1], [borderline, *others]))
     assert "Against it at 95 % only" in reasons and "Across 0" not in reasons
 
 
@@ -109,12 +110,12 @@ def test_what_is_missing_is_named_with_what_to_run():
     depths = row(math.nan, math.nan, "prediction depth", 5, claim=4) | {"run": "run it with more"}
     few = [row(-2, -1, "Q-Score", claim=4), depths]
     said = ["prediction depth: 5 models, and intervals need 6; run it with more"]
-    assert claims.why(claims.CLAIMS[3], few) == said
-    [nothing] = claims.why(claims.CLAIMS[3], few[:1])
+    assert claims.reasons(claims.CLAIMS[3], few) == said
+    [nothing] = claims.reasons(claims.CLAIMS[3], few[:1])
     assert "nothing from sparsity 0.7 on" in nothing and "--prediction_depth_models 6" in nothing
-    [undefined] = claims.why(claims.CLAIMS[1], [none(), halves(1, 2)])
+    [undefined] = claims.reasons(claims.CLAIMS[1], [none(), halves(1, 2)])
     assert undefined.startswith("unique PIEs: no interval for 1 of 1 differences")
-    [train, _] = claims.why(claims.CLAIMS[1], [none(models=3), none("likeness of halves", 5)])
+    [train, _] = claims.reasons(claims.CLAIMS[1], [none(models=3), none("likeness of halves", 5)])
     assert "3 models, and intervals need 6" in train and "--models_number 6" in train
 
 
@@ -128,7 +129,7 @@ def test_what_is_missing_is_named_with_what_to_run():
 )
 def test_more_networks_are_suggested_where_they_help(rows, expected):
     assert claims.verdict(rows, UNIQUE) == "undecided"
-    assert expected in claims.why(claims.CLAIMS[1], rows)[-1]
+    assert expected in claims.reasons(claims.CLAIMS[1], rows)[-1]
 
 
 def test_so_many_networks_bring_an_interval_to_zero():
@@ -140,11 +141,11 @@ def test_all_evidence_is_of_parts_of_the_claims_and_all_parts_have_evidence(tmp_
     methods = ("global", "layer", "GMP", "later_GMP")
     folder = tmp_path / "few digits"
     make_results(folder, methods=methods, sparsities=(0.9,), umap=False, q_score=False)
-    rows = evidence.all_evidence(evidence.read_compared(pruned_populations(folder))[0])
+    rows = evidence.all_evidence(load_outputs(pruned_populations(folder))[0])
     assert set(SIDES) - {(1, "PIEs at matched accuracy")} <= {(each["claim"], each["part"]) for each in rows}
     for each in rows:
         assert (each["claim"], each["part"]) in SIDES
         assert each["sparsity"] == 0.9 and each["group"] and each["comparison"]
         if not math.isnan(each["low"]):
             side = each["low"] > 0 if SIDES[each["claim"], each["part"]] > 0 else each["high"] < 0
-            assert claims.on_side(each) is side
+            assert claims.supports_claim(each) is side

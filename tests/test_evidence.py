@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_results import PLACES, key_of, make_results, pruned_populations
+from stored_results import key_of, make_results, pruned_populations
 
 from common.store.files import read_arrays, write_arrays
-from figures.report import claims, contents, evidence, uncertainty
+from figures.report import claims, evidence, uncertainty
+from figures.report.read import StoredPopulation, load_outputs
 
 METHODS, CLASSES = ("global", "layer", "global_snip", "GMP", "GMP_global", "later_GMP"), 4
 SHIFTED = {
@@ -22,7 +23,7 @@ SHIFTED = {
     ("SupCon", "later_GMP", 0.9): [0, 1, 2, 3, 4, 5],
 }
 CASES = {
-    "seven": dict(methods=METHODS, sparsities=(0.5, 0.7)),
+    "seven": dict(methods=METHODS, sparsities=(0.5, 0.7), images=30),
     "three": dict(methods=("global", "GMP"), sparsities=(0.7,), models=3),
     "other ids": dict(methods=("global", "GMP", "later_GMP"), sparsities=(0.9,), ids=SHIFTED),
     "no scopes match": dict(
@@ -223,7 +224,7 @@ def case(request, tmp_path_factory):
 
 
 def read_compared(folder):
-    return evidence.read_compared(pruned_populations(folder))
+    return load_outputs(pruned_populations(folder))
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ def small(tmp_path):
 
 def test_numbers_of_populations_equal_slow_ones(case):
     name, compared, _, stored = case
-    rows = evidence.populations(compared)
+    rows = evidence.population_rows(compared)
     assert [(row["learning_method"], row["pruning_method"], row["sparsity"]) for row in rows] == list(stored)
     for row, one in zip(rows, stored.values()):
         assert row["networks"] == len(one.pruned)
@@ -265,20 +266,6 @@ def test_numbers_of_populations_equal_slow_ones(case):
         assert not math.isnan(row["q_score"]["value"])
     if name == "other ids":
         assert {row["pies"]["models"] for row in rows} == {6, 7}
-
-
-def test_lists_of_pies_have_the_margin_of_each(case):
-    _, compared, _, stored = case
-    for population in compared:
-        one, rows = stored[key_of(population)], contents.pie_list(population)
-        assert len(rows) == population.is_pie.sum()
-        for row in rows:
-            image, leads = int(Path(row["image"]).stem), []
-            for networks in (one.dense, one.pruned):
-                votes = Counter(int(networks[each]["predictions"][image]) for each in one.ids)
-                first, second = [*sorted(votes.values(), reverse=True), 0][:2]
-                leads.append((first - second) / len(one.ids))
-            assert row["margin"] == pytest.approx(min(leads))
 
 
 def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by_hand(case):
@@ -300,38 +287,6 @@ def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by
         for margin in (10, 20):
             far = [image for image in one.pies(tuple(one.ids)) if leads[image] >= margin / 100 * len(one.ids)]
             assert counts[f"pies_margin_{margin}"] == len(far)
-
-
-def test_accuracy_of_dense_populations_equals_a_slow_one(case):
-    _, compared, _, stored = case
-    rows = evidence.dense_populations(compared)
-    assert [row["learning_method"] for row in rows] == sorted({key[0] for key in stored})
-    for row in rows:
-        one = next(one for key, one in stored.items() if key[0] == row["learning_method"])
-        assert (row["pruning_method"], row["sparsity"], row["networks"]) == ("dense", 0.0, len(one.dense))
-        same(row["accuracy"], student(accuracy(network, one.truth) for network in one.dense.values()))
-
-
-def test_pies_are_those_of_all_shared_seeds_and_then_of_their_half_samples(case):
-    name, compared, _, stored = case
-    for population in compared:
-        one = stored[key_of(population)]
-        sets = evidence.pies(population, population.seeds)
-        assert population.seeds == tuple(one.ids)
-        assert name == "other ids" or sets[0].tolist() == one.is_pie
-        halves = half_samples(one.ids) if len(one.ids) >= 6 else []
-        expected = [one.pies(ids) for ids in (tuple(one.ids), *halves)]
-        assert [set(np.flatnonzero(row)) for row in sets] == expected
-
-
-def test_dense_networks_of_several_combinations_are_one_population_whose_labels_are_found_once(case):
-    _, compared, _, _ = case
-    for learning in {one.learning_method for one in compared}:
-        own = [one for one in compared if one.learning_method == learning]
-        assert len({id(one.dense) for one in own}) == 1
-        assert evidence.labels_of_sets(own[0].dense, own[0].seeds) is evidence.labels_of_sets(
-            own[-1].dense, own[0].seeds
-        )
 
 
 # Claims
@@ -566,35 +521,11 @@ def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_st
     ],
 )
 def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
-    population = evidence.Compared("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None, None, None)
-    assert population.claimed_about is expected
+    population = StoredPopulation("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None)
+    assert evidence.is_claimed_about(population) is expected
 
 
 # The noise floor
-
-
-def test_noise_floors_equal_slow_ones(case):
-    name, compared, _, stored = case
-    floors = evidence.noise_floors(compared)
-    if name == "three":
-        assert floors == {}
-        return
-    assert list(floors) == sorted({key[0] for key in stored})
-    for learning, floor in floors.items():
-        own = [one for key, one in stored.items() if key[0] == learning]
-        assert (
-            set(floor) == {"dense against dense", *(f"{one.key[1]} {one.key[2]:g}" for one in own)}
-            and next(iter(floor)) == "dense against dense"
-        )
-        for one in own:
-            pairs = splits_of(one.ids)[0]
-            crossed = [(len(one.pies(a, b)) + len(one.pies(b, a))) / 2 for a, b in pairs]
-            label = f"{one.key[1]} {one.key[2]:g}"
-            assert floor[label].tolist() == crossed and len(crossed) == uncertainty.SPLITS
-            if label == list(floor)[1]:  # whose seeds are split
-                expected = [len(one.floor(a, b)) for a, b in pairs]
-                assert floor["dense against dense"].tolist() == expected
-    assert sum(len(floor) for floor in floors.values()) > len(stored)
 
 
 # What is not stored, or not defined
@@ -604,114 +535,6 @@ def test_nothing_is_missing_where_everything_is_stored(case):
     name, compared, missing, _ = case
     words = [f"prediction depth of {one.label}: run its prediction_depth script" for one in compared]
     assert missing == (words if name == "no scopes match" else [])
-
-
-def test_networks_whose_outputs_are_not_stored_are_missing(small):
-    everything = (
-        "everything but its figures of supervised global 0.9: the predictions of its networks are not "
-        "stored; run its PIE script again"
-    )
-    assert len(read_compared(small)[0]) == 1
-    for pattern in ("supervised_global_0.9_id2.npz", "supervised_dense_0.0_id5.npz"):
-        [path] = (small / "supervised/evaluations").glob(pattern)
-        content = path.read_bytes()
-        path.unlink()
-        assert read_compared(small) == ([], [everything])
-        path.write_bytes(b"torn")
-        assert read_compared(small) == ([], [everything])
-        path.write_bytes(content)
-        assert len(read_compared(small)[0]) == 1
-
-
-def test_outputs_of_other_checkpoints_are_missing(small):
-    [path] = (small / "supervised/evaluations").glob("supervised_global_0.9_id2.npz")
-    arrays = read_arrays(path)
-    made = json.loads(str(arrays.pop("made")))
-    write_arrays(path, arrays, {**made, "checkpoints": ["of another network"]})
-    compared, missing = read_compared(small)
-    assert not compared and "everything but its figures of supervised global 0.9" in missing[0]
-
-
-@pytest.mark.parametrize(
-    "change", [{"checkpoints": ["other"]}, {"dense_checkpoints": ["other"]}, {"data": "other"}, None]
-)
-def test_depths_of_other_networks_or_data_are_missing(small, change):
-    [path] = (small / "supervised/populations").glob("global_*_depth.npz")
-    if change is None:
-        path.unlink()
-    else:
-        arrays = read_arrays(path)
-        write_arrays(
-            path,
-            {key: value for key, value in arrays.items() if key != "made"},
-            {**json.loads(str(arrays["made"])), **change},
-        )
-    [one], missing = read_compared(small)
-    assert missing == ["prediction depth of supervised global 0.9: run its prediction_depth script"]
-    assert one.pruned.depth.size == one.pruned.depth_ids.size == 0
-    [row] = evidence.populations([one])
-    same(row["depth"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
-    assert [row["part"] for row in evidence.all_evidence([one])] == ["Q-Score"]
-
-
-def test_depths_are_those_of_the_networks_with_their_ids(small):
-    [one], _ = read_compared(small)
-    assert one.pruned.depth_ids.tolist() == list(range(6)) and one.pruned.depth.shape == (6, 30)
-    assert one.pruned.depth.min() >= 0 and one.pruned.depth.max() == PLACES and one.dense.depth.size == 0
-
-
-def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
-    make_results(
-        tmp_path / "few digits",
-        methods=("global", "GMP"),
-        sparsities=(0.9,),
-        umap=False,
-        q_score=False,
-        damage=lambda learning, method, sparsity: 0 if (learning, method) == ("SupCon", "global") else 1,
-    )
-    compared, _ = read_compared(tmp_path / "few digits")
-    empty = next(
-        row
-        for row in evidence.populations(compared)
-        if (row["learning_method"], row["pruning_method"]) == ("SupCon", "global")
-    )
-    same(empty["pies"], {"value": 0.0, "low": math.nan, "high": math.nan, "models": 7})
-    for measure in ("q_score", "depth"):
-        assert (
-            math.isnan(empty[measure]["value"])
-            and math.isnan(empty[measure]["low"])
-            and math.isnan(empty[measure]["high"])
-        )
-    rows = evidence.all_evidence(compared)
-    undefined = {(row["claim"], row["part"], row["group"]) for row in rows if math.isnan(row["value"])}
-    assert {name for name in undefined if name[0] == 4} == {
-        (4, "Q-Score", "SupCon"),
-        (4, "prediction depth", "SupCon"),
-    }
-    assert (2, "unique PIEs", "SupCon global") in undefined
-    assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in rows if math.isnan(row["value"]))
-    notes = {row["group"]: row["note"] for row in rows if row["part"] == "unique PIEs"}
-    assert (
-        notes.pop("SupCon global") == "no PIEs"
-        and len(notes) == 3
-        and not any("nan" in note for note in notes.values())
-    )
-    own = [
-        row
-        for row in rows
-        if row["claim"] == 4 and row["group"] == "SupCon" and row["comparison"].endswith(" global")
-    ]
-    assert len(own) == 2 and claims.verdict(own, claims.CLAIMS[3].deciding) == claims.NOTHING
-
-
-def test_means_leave_out_what_has_no_value():
-    values = np.array([[1.0, np.nan, 3.0, 8.0], [np.nan, np.nan, np.nan, 2.0]])
-    chosen = np.array([1, 1, 1, 0], bool) & np.ones_like(values, bool)
-    assert evidence.mean_of(values, chosen) == pytest.approx([2.0, math.nan], nan_ok=True)
-    assert evidence.over_images(values) == pytest.approx([4.0, 2.0])
-    sets = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], bool)
-    expected = [[1 - 5.5, math.nan], [math.nan, math.nan]]
-    assert evidence.minus_others(values, sets) == pytest.approx(np.array(expected), nan_ok=True)
 
 
 def test_pies_of_fewer_networks_equal_a_slow_count(case):
@@ -740,9 +563,72 @@ def test_depths_of_too_few_networks_say_what_to_run(tmp_path):
     assert all("--prediction_depth_models" in row["run"] for row in depths)
 
 
-def test_without_populations_there_is_no_evidence():
-    assert evidence.read_compared([]) == ([], [])
-    assert evidence.all_evidence([]) == [] and evidence.noise_floors([]) == {}
+def without_made(path, **made):
+    """Writes arrays again, said to be made from something else."""
+    arrays = read_arrays(path)
+    write_arrays(path, arrays, json.loads(str(arrays.pop("made"))) | made)
+
+
+OTHERS = {  # file, what happens to it -> whether everything is missing, or depths alone
+    "no predictions": ("evaluations/*global_0.9_id2.npz", Path.unlink, True),
+    "torn dense predictions": (
+        "evaluations/*dense_0.0_id5.npz",
+        lambda path: path.write_bytes(b"torn"),
+        True,
+    ),
+    "other networks": (
+        "evaluations/*global_0.9_id2.npz",
+        lambda path: without_made(path, checkpoints=["other"]),
+        True,
+    ),
+    "no depths": ("populations/global_*_depth.npz", Path.unlink, False),
+    **{
+        f"depths of other {name}": (
+            "populations/global_*_depth.npz",
+            lambda path, name=name: without_made(path, **{name: ["other"]}),
+            False,
+        )
+        for name in ("checkpoints", "dense_checkpoints", "data")
+    },
+}
+
+
+@pytest.mark.parametrize("pattern, change, everything", OTHERS.values(), ids=OTHERS)
+def test_what_is_not_stored_of_these_networks_is_missing_and_named(small, pattern, change, everything):
+    [path] = (small / "supervised").glob(pattern)
+    change(path)
+    loaded, missing = read_compared(small)
+    if everything:
+        reason = "the predictions of its networks are not stored; run its PIE script again"
+        assert (loaded, missing) == ([], [f"everything but its figures of supervised global 0.9: {reason}"])
+        return
+    assert missing == ["prediction depth of supervised global 0.9: run its prediction_depth script"]
+    [row] = evidence.population_rows(loaded)
+    same(row["depth"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
+    assert [row["part"] for row in evidence.all_evidence(loaded)] == ["Q-Score"]
+
+
+def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
+    few = dict(methods=("global", "GMP"), sparsities=(0.9,), umap=False, q_score=False)
+    none = lambda learning, method, sparsity: 0 if (learning, method) == ("SupCon", "global") else 1
+    make_results(tmp_path / "few digits", damage=none, **few)
+    rows = evidence.all_evidence(read_compared(tmp_path / "few digits")[0])
+    undefined = {(row["claim"], row["part"], row["group"]) for row in rows if math.isnan(row["value"])}
+    assert undefined >= {(4, "Q-Score", "SupCon"), (4, "prediction depth", "SupCon")}
+    assert (2, "unique PIEs", "SupCon global") in undefined
+    assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in rows if math.isnan(row["value"]))
+    notes = {row["group"]: row["note"] for row in rows if row["part"] == "unique PIEs"}
+    assert notes.pop("SupCon global") == "no PIEs" and not any("nan" in note for note in notes.values())
+
+
+def test_too_few_networks_in_common_do_not_ask_for_depths(tmp_path):
+    """Of accuracies and Q-Scores of 5 networks more depths would say nothing."""
+    ids = {("SupCon", "GMP", 0.9): [1, 2, 3, 4, 5, 6, 8], ("SupCon", "later_GMP", 0.9): [0, 1, 2, 3, 4, 5]}
+    few = dict(learning=("SupCon",), methods=("GMP", "later_GMP"), sparsities=(0.9,), umap=False)
+    make_results(tmp_path / "few digits", models=9, ids=ids, **few)
+    rows = evidence.all_evidence(read_compared(tmp_path / "few digits")[0])
+    [accuracy_row] = [row for row in rows if row["part"] == "accuracy"]
+    assert accuracy_row["models"] == 5 and "run" not in accuracy_row
 
 
 @pytest.mark.parametrize(

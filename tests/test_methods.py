@@ -1,9 +1,6 @@
 """Names of pruning methods: unique, read back, told apart in words and in file names."""
 
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -110,15 +107,6 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
 )
 def test_nonsense_is_no_method(name):
     assert parse_method(name) is None
-
-
-def test_facts_of_methods_follow_from_their_schedules():
-    for method in METHODS:
-        assert method.gradual == (method.schedule in ("early", "late"))
-        assert method.trained_alone == (method.schedule in ("early", "late", "small_dense"))
-        assert method.finetuned == (
-            method.schedule in ("one-shot", "finetuned") or method.after == "finetune"
-        )
 
 
 @pytest.mark.parametrize(
@@ -257,10 +245,3 @@ def test_a_title_says_the_sparsity_of_what_is_pruned_and_the_size_of_what_is_nar
 def test_each_iteration_prunes_its_share_of_what_remains(rate, sparsities):
     assert [iteration_sparsity(rate, iteration) for iteration in range(1, len(sparsities) + 1)] == sparsities
     assert iteration_sparsity(rate, 0) == 0.0
-
-
-def test_names_need_no_torch():
-    code = "import common.methods, sys; sys.exit(not {'torch', 'numpy'}.isdisjoint(sys.modules))"
-    folder = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

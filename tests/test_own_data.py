@@ -114,7 +114,8 @@ def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
     trained = {path: path.stat().st_mtime_ns for path in (work / "models/photos_16").glob("wideResNet*.pt")}
     walk(blocks()[2])
     assert trained == {path: path.stat().st_mtime_ns for path in trained}
-    rows = table(work / "pies/photos_16")
+    assert len(table(work / "pies/photos_16")) == 4
+    rows = table(work / "pies/photos_16/runs/eight")
     assert [rows["supervised", "global", each]["models"] for each in ("0.9", "0.95")] == ["3", "3"]
 
 
@@ -124,6 +125,6 @@ def test_a_foreign_checkpoint_is_pruned_and_compared_and_named_so(work, monkeypa
     shutil.copy(own, work / "theirs.pt")
     walk(blocks()[3])
     rows = table(work / "pies/photos_16/runs/theirs")
-    assert {row["origin"] for row in rows.values()} == {"made elsewhere"}
+    assert {row["origin"] for row in rows.values()} == {"external"}
     arrays = np.load(work / "pies/photos_16/runs/theirs/supervised/populations/dense_0.0.npz")
-    assert "made elsewhere" in str(arrays["title"])
+    assert "external" in str(arrays["title"])

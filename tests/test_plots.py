@@ -295,24 +295,6 @@ def test_a_cell_is_where_its_images_are():
     }  # rows are pruned networks, columns dense ones
 
 
-@pytest.mark.parametrize("models", [1, 2, 3, 4, 7, 30])
-def test_cells_of_depths_hold_equally_many_possible_values(models):
-    possible = np.arange(16 * models + 1) / models
-    arrays = {
-        "dense_depth": possible,
-        "pruned_depth": possible[::-1],
-        "is_pie": np.zeros(len(possible), bool),
-        "places": 16,
-    }
-    panel = drawn("prediction_depth", arrays).axes[0]
-    for edges in (
-        panel.collections[0].get_coordinates()[0, :, 0],
-        panel.child_axes[0].patches[0].get_data().edges,
-    ):
-        counts = np.histogram(possible, edges)[0]
-        assert len(set(counts[:-1])) == 1 and 0 < counts[-1] <= counts[0] and len(counts) <= 61
-
-
 def test_pies_on_one_point_are_one_triangle_with_an_area_that_grows_with_their_number():
     is_pie = np.array([1, 1, 1, 1, 1, 1, 0], bool)
     arrays = {
@@ -332,55 +314,10 @@ def test_pies_on_one_point_are_one_triangle_with_an_area_that_grows_with_their_n
     )
 
 
-@pytest.mark.parametrize(
-    "kind, arrays", [("q_score", q_scores(500, 60)), ("prediction_depth", depths(500, 60))]
-)
-def test_no_tick_of_a_margin_is_at_0_where_the_last_tick_of_its_panel_is_near(kind, arrays):
-    for panel in filter(lambda panel: panel.child_axes, drawn(kind, arrays).axes):
-        top, right = panel.child_axes
-        for axis in (top.yaxis, right.xaxis):
-            low, high = axis.get_view_interval()
-            ticks = axis.get_majorticklocs()
-            assert min(ticks) > low == 0 and min(ticks) <= high
-
-
 def one_umap(images=60, pies=9):
     rng = np.random.default_rng(0)
     umap = {"coordinates": rng.normal(size=(images, 2)) * [9, 1], "modal_labels": rng.integers(0, 10, images)}
     return {**umap, "is_pie": some_pies(images, pies), "class_names": CLASSES}
-
-
-def test_triangles_are_open_so_that_what_they_lie_on_is_seen():
-    for kind, arrays, panel in (
-        ("q_score", q_scores(60, 9), 0),
-        ("umap", one_umap(), 1),
-        ("umap_grid", umap_grid(1, 3, 60), 2),
-    ):
-        triangles = drawn(kind, arrays).axes[panel].collections[-1]
-        assert (
-            len(triangles.get_facecolor()) == 0
-            and len(triangles.get_edgecolor())
-            and len(triangles.get_offsets())
-        )
-
-
-@pytest.mark.parametrize("title", [TITLE, f"{TITLE}\nUMAP of latents of id 0"])
-def test_a_umap_has_equal_units_and_dense_and_pruned_panels_are_of_one_size(title):
-    pruned = drawn("umap", one_umap(), title)
-    dense = drawn("umap", {key: value for key, value in one_umap().items() if key != "is_pie"}, title)
-    grid = drawn("umap_grid", umap_grid(2, 3, 60))
-    assert [len(figure.axes) for figure in (pruned, dense)] == [2, 1]
-    for panel in (*pruned.axes, *dense.axes, *grid.axes):
-        x, y = np.diff(panel.transData.transform([[0, 0], [1, 1]]), axis=0)[0]
-        assert x == pytest.approx(y)
-    sizes = [panel.get_window_extent().size for figure in (pruned, dense) for panel in figure.axes]
-    assert np.ptp(sizes) < 0.03 * np.max(sizes)
-    assert pruned.axes[1].get_title() == "triangles: PIEs (9); grey: other images (51)"
-
-
-def test_thousands_of_triangles_are_smaller_and_translucent():
-    few, many = (drawn("q_score", q_scores(10_000, pies)).axes[0].collections[1] for pies in (20, 1500))
-    assert many.get_sizes().max() < few.get_sizes().min() / 2 and many.get_alpha() < few.get_alpha()
 
 
 @pytest.mark.parametrize("series", [1, 2, 8, 26])
@@ -488,14 +425,6 @@ def test_a_grid_shows_every_image_and_every_pie_and_says_where_there_are_no_netw
     )
 
 
-def test_many_pies_of_a_grid_are_smaller():
-    few, many = (
-        drawn("umap_grid", umap_grid(2, 2, 10_000, share)).axes[3].collections[10].get_sizes().max()
-        for share in (0.005, 0.15)
-    )
-    assert many < few / 3
-
-
 @pytest.mark.parametrize(
     "panels, categories, splits, growth",
     [(1, 2, 3, 2), (2, 6, 100, 10), (2, 16, 1000, 300), (2, 4, 10_000, 0)],
@@ -529,29 +458,6 @@ def test_boxes_stand_at_quartiles_and_every_split_is_a_point(panels, categories,
         assert panel.get_xlim() == figure.axes[0].get_xlim() and panel.get_xlim()[0] < 0
         assert panel.get_xlim()[1] >= max(arrays[f"counts_{each}"].max() for each in range(panels))
         assert panel.get_xlabel() == "PIEs (images), square-root scale"
-
-
-def test_panels_of_a_noise_floor_have_the_same_rows_where_one_lacks_a_population():
-    arrays = {"panels": ["SupCon", "supervised"], "names_0": ["dense against dense", "GMP 0.9"]}
-    arrays |= {"names_1": ["dense against dense", "global 0.9", "GMP 0.9"]}
-    arrays |= {"counts_0": np.array([[1, 2], [3, 4]]), "counts_1": np.array([[5, 6], [7, 8], [9, 10]])}
-    figure = drawn("noise_floor", arrays)
-    for panel, counts in zip(figure.axes, (arrays["counts_0"], arrays["counts_1"])):
-        rows = {
-            place: text.get_text()
-            for place, text in zip(panel.get_yticks(), figure.axes[0].get_yticklabels())
-        }
-        points = [group.get_offsets() for group in panel.collections]
-        found = {rows[round(place[0, 1])]: sorted(place[:, 0]) for place in points}
-        names = arrays["names_0" if panel is figure.axes[0] else "names_1"]
-        assert found == dict(zip(names, counts.tolist()))
-
-
-def test_points_of_a_noise_floor_are_drawn_at_the_same_places_again():
-    one, other = (
-        drawn("noise_floor", noise_floor(1, 3, 50, 4)).axes[0].collections[0].get_offsets() for _ in range(2)
-    )
-    assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("images", [1, 5, 6, 7, 48])

@@ -420,11 +420,11 @@ def test_models_of_other_data_are_refused(work):
         populations.find_population(view, "dense", 0.0)
 
 
-def test_models_without_a_record_are_made_elsewhere_and_never_mixed_with_ours(work):
+def test_models_without_a_record_are_external_and_never_mixed_with_ours(work):
     view = pies()
     supervised(view, range(2), elsewhere=True)
     found = populations.find_population(view, "dense", 0.0)
-    assert found.made_elsewhere and "made elsewhere" in str(found)
+    assert found.made_elsewhere and "external" in str(found)
     supervised(view, [1])
     with pytest.raises(UserError, match="id0.pt without a JSON"):
         populations.find_population(view, "dense", 0.0)
@@ -604,7 +604,7 @@ def test_networks_of_different_code_are_no_population_unless_that_is_asked_for(w
     path = view.folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "code": {**record["code"], "training": "of another day"}}))
-    with pytest.raises(UserError, match="different versions of the code; .* give --other_code"):
+    with pytest.raises(UserError, match="id1.pt was made by other code of training; give --other_code"):
         populations.find_population(view, "dense", 0.0)
     asked = pies("--other_code")
     assert len(populations.find_population(asked, "dense", 0.0).members) == 2

@@ -505,7 +505,7 @@ def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_
         assert table == ["dense", "finetuned", "global"]
     found = bytes_of(work / "pies", "*.npz")
     assert {path: found[path] for path in without} == without
-    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").iterdir()}
+    stems = {path.stem for path in (work / f"pies/few digits/{learning}/populations").glob("*.npz")}
     kinds = {f"{kind}{ending}" for kind in ("finetuned_0.0", "global_0.5") for ending in ("", "_depth")}
     assert stems == {*kinds, "dense_0.0", "dense_0.0_depth"}
     figures = [path for path in found if "finetuned" in path.name and "sparsity_" in path.name]
@@ -962,7 +962,7 @@ def test_networks_of_which_nothing_is_known_are_not_trained_again(work, capsys, 
     for path in folder(work).glob("*.json"):
         path.unlink()
     message = refused(work, capsys, f"{method}_pruning_finetune", *ONE, *words.split())
-    assert "made elsewhere" in message and remedy in message
+    assert "external" in message and remedy in message
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -972,6 +972,39 @@ def test_networks_of_which_nothing_is_known_are_pruned_iteratively_with_finetuni
     assert main(*iterate(method, "finetune", ["--epochs", 1])) == 0
     tensors = weights(*files_of(work, method, "global_iterative0.5_finetune", 0.875))
     check_counts(tensors, 0.875, "magnitude", "global")
+
+
+def change_code(work, pattern):
+    """As if other code had made these files; their names."""
+    paths = sorted(folder(work).glob(pattern))
+    for path in paths:
+        record = json.loads(path.read_text())
+        record["code"]["augment"] = "0" * 12
+        path.write_text(json.dumps(record))
+    return {path.with_suffix(".pt").name for path in paths}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_made_from_networks_of_other_code_is_refused_or_says_so(work, capsys, method):
+    """Kept weights, sums of gradients, dense networks, one after the other; then all."""
+    command = [*iterate(method, "rewind", ["--rewind_epoch", 1]), "--criterion", "levai_zombori"]
+    before = bytes_of(work, "models/**/*.json")
+    for kind in ("*_epoch1.json", "*_gradient_sums.json", "*_id[0-9].json"):
+        changed = change_code(work, kind)
+        message = refused(work, capsys, *command)
+        assert "by other code of augment; give --other_code" in message
+        assert any(name in message for name in changed)
+        for name, content in before.items():
+            (work / name).write_bytes(content)
+    made_from = set.union(*(change_code(work, kind) for kind in ("*_id0*_epoch1.json", "*_id0*_sums.json")))
+    made_from |= change_code(work, "*_id0.json")
+    assert main(*command, "--other_code") == 0
+    first, *later = sorted(folder(work).glob("*iterative*_id0.json"), key=lambda path: path.stat().st_mtime)
+    names = {"sup": "wideResNet", "clr": "WideResNet"}[method]
+    expected = {name for name in made_from if name.startswith(names)}
+    assert record_of(first)["made_from_other_code"] == dict.fromkeys(expected, ["augment"])
+    for path in later:
+        assert record_of(path)["made_from_other_code"].keys() >= expected
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -1189,7 +1222,7 @@ def test_a_published_dense_network_with_the_late_tag_is_read_where_the_plain_one
         checkpoints.file_sha256(next(published.glob(f"*_{part}_*_later_*"))) for part in ("encoder", "head")
     ]
     assert main(*PUBLISHED) == 0
-    assert dense_of_published(published) == expected and "made elsewhere" in capsys.readouterr().out
+    assert dense_of_published(published) == expected and "external" in capsys.readouterr().out
 
 
 def test_the_plain_dense_network_wins_over_one_with_the_late_tag(published):
@@ -1285,12 +1318,12 @@ def test_whole_filters_need_no_schedule_of_the_head_and_take_none(digits_on_disk
     assert "sparsity" not in record["history"][-1]
 
 
-def test_no_weights_are_kept_beside_a_network_made_elsewhere(digits_on_disk, capsys):
+def test_no_weights_are_kept_beside_an_external_network(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2) == 0
     [record] = digits_on_disk.rglob("*.json")
     record.unlink()
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 2, "--save_epochs", 0) == 2
-    assert "was made elsewhere" in capsys.readouterr().err and len(list(digits_on_disk.rglob("*.pt"))) == 1
+    assert "is external" in capsys.readouterr().err and len(list(digits_on_disk.rglob("*.pt"))) == 1
 
 
 def test_layers_without_weights_are_named_but_not_biases(digits_on_disk, capsys):

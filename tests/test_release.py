@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import GOLDEN_HERE
 from matplotlib.figure import Figure
 from stored_results import make_results
+from test_report import Page
 
 from common.store.files import read_arrays
 from figures import make_figures
@@ -80,13 +82,30 @@ def test_a_copy_onto_itself_is_refused(released, capsys):
 STUDY = "CIFAR-10, JPEG, 16x16"
 
 
-def test_the_released_study_makes_the_claims_of_the_readme(tmp_path, empty_figures):
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The page that is made from the arrays in figures/results."""
+    folder = tmp_path_factory.mktemp("released") / STUDY
+    shutil.copytree(Path(__file__).parent.parent / "figures/results" / STUDY, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
+        assert make(folder) == 0
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_released_study_gives_the_pinned_tables(study):
+    """Every cell of every table of the page. To pin them anew: write `lines` into the file."""
+    lines = []
+    for heading, rows in Page(study).tables:
+        title = heading.split("--")[0]  # of the last table the commands follow, with the folder
+        lines += ["\t".join(" ".join(cell.split()) for cell in row) for row in [[f"# {title}"], *rows]]
+    assert lines == (GOLDEN_HERE / "released_tables.txt").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_released_study_makes_the_claims_of_the_readme(study):
     """Verdicts and sizes of its table stand in the report that is made from the arrays in figures/results."""
-    root = Path(__file__).parent.parent
-    shutil.copytree(root / "figures/results" / STUDY, tmp_path / STUDY)
-    assert make(tmp_path / STUDY) == 0
-    page = re.sub("<[^>]+>", " ", (tmp_path / STUDY / "report.html").read_text(encoding="utf-8"))
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    page = re.sub("<[^>]+>", " ", study)
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([1-4])\. .* \| (\w+) \| (.*) \|$", readme, re.MULTILINE)
     assert [number for number, *_ in rows] == ["1", "2", "3", "4"]
     for number, verdict, sizes in rows:

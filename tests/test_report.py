@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.stats
 import stored_results
 from PIL import Image
 
 from common.store.files import read_arrays, write_arrays
 from common.store.table import MEASURES
-from figures.report import claims, contents, evidence, page, uncertainty
+from figures.report import contents, evidence, page
 from figures.report import plots as report_plots
-from figures.report.read import read_populations
+from figures.report.read import load_outputs, read_populations
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
 BROWSER = next(
@@ -122,7 +121,7 @@ def networks(folder, learning, pruning, sparsity):
 
 
 def compared_in(folder):
-    return evidence.read_compared(stored_results.pruned_populations(folder))[0]
+    return load_outputs(stored_results.pruned_populations(folder))[0]
 
 
 def votes(members, image):
@@ -131,269 +130,75 @@ def votes(members, image):
     return min(counts, key=lambda label: (-counts[label], label)), counts
 
 
-def minus(number, decimals, sign=True):
-    words = f"{number:+.{decimals}f}" if sign else f"{number:.{decimals}f}"
-    return re.sub(r"^[+-](0(\.0+)?)$", r"+\1", words).replace("-", "−")
-
-
-def evidence_rows(folder):
-    with (folder / "report" / "evidence.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 # Numbers
 
 
-def differing(networks, others):
-    """On which images two lists of networks have different modal labels."""
-    return [votes(networks, i)[0] != votes(others, i)[0] for i in range(len(networks[0]["predictions"]))]
-
-
-def mean_apart(values, is_pie):
-    """The mean of the values of PIEs minus that of the others, where there are any; [] or [difference]."""
-    parts = [[v for v, pie in zip(values, is_pie) if pie == wanted and v == v] for wanted in (True, False)]
-    return [sum(parts[0]) / len(parts[0]) - sum(parts[1]) / len(parts[1])] if all(parts) else []
-
-
-def lead(members, image):
-    """How many votes more the modal label has than the next one."""
-    first, second = (votes(members, image)[1].most_common(2) + [("", 0)])[:2]
-    return first[1] - second[1]
-
-
-def test_the_table_of_all_populations_has_the_numbers_that_a_count_by_hand_gives(folder, read):
-    titles, *rows = read.table("All populations")
-    assert titles[:6] == ["method", "pruning", "sparsity (%)", "K", "accuracy (%)", "PIEs"]
-    assert len(rows) == 2 * (1 + len(METHODS) * len(SPARSITIES))
-    splits = [[np.flatnonzero(half) for half in split] for split in zip(*uncertainty.random_halves(6))]
-    for method, pruning, percent, models, accuracy, *numbers, origin in rows:
-        key = (method, pruning, float(percent) / 100)
-        combination, members = networks(folder, *key)
-        labels = combination["labels"]
-        right = np.mean([np.mean([p == t for p, t in zip(one["predictions"], labels)]) for one in members])
-        assert accuracy.startswith(f"{100 * right:.2f} [") and int(models) == len(members) == 6
-        assert origin == "made here"
-        if pruning == "dense":
-            assert set(numbers) == {""}
-            continue
-        dense = networks(folder, method, "dense", 0)[1]
-        pies, *margins, other_ties, floor, excess, excess_of_all, _, q_score, depth = numbers
-        is_pie = differing(dense, members)
-        assert re.match(rf"{sum(is_pie)} \[\d+, \d+\]$", pies), pies
-        # A tenth of 6 votes is one vote, a fifth two.
-        for margin, votes_apart in zip(margins, (1, 2)):
-            clear = [min(lead(dense, i), lead(members, i)) >= votes_apart for i in range(len(labels))]
-            assert int(margin) == sum(pie and far for pie, far in zip(is_pie, clear))
-        turned = [
-            [{"predictions": -one["predictions"].astype(int)} for one in each] for each in (dense, members)
-        ]
-        assert int(other_ties) == sum(differing(*turned))
-        # Halves of the seeds.
-        apart, crossed, q_differences, depth_differences = [], [], [], []
-        depths = np.load(stored_results.population_path(folder, key, depth=True))["pruned_depth_prediction"]
-        for halves in splits:
-            of_dense, of_pruned = ([[each[k] for k in half] for half in halves] for each in (dense, members))
-            apart.append(sum(differing(*of_dense)))
-            crossed += [sum(differing(of_dense[h], of_pruned[1 - h])) for h in (0, 1)]
-            for h in (0, 1):
-                of_half = differing(of_dense[h], of_pruned[h])
-                for k in halves[1 - h]:
-                    q_differences += mean_apart(members[k]["q_score"].tolist(), of_half)
-                    depth_differences += mean_apart(depths[k].tolist(), of_half)
-        chance = sum(apart) / len(apart)
-        assert floor == minus(chance, 0, sign=False)
-        assert excess.startswith(minus(sum(crossed) / len(crossed) - chance, 0) + " [")
-        beyond = sum(is_pie) - chance / math.sqrt(2)
-        assert excess_of_all == minus(beyond, 0, sign=False)
-        assert q_score.startswith(minus(np.mean(q_differences), 3) + " [")
-        assert depth.startswith(minus(np.mean(depth_differences), 2) + " [")
-
-
-def end_towards_claim(row, differences=1, nearest=True):
-    """An end of an interval at level 1 - 0.05 / differences, turned so that the claim says > 0."""
-    half = scipy.stats.t.ppf(1 - 0.025 / differences, float(row["degrees"])) * float(row["error"])
-    return side_of(row) * float(row["value"]) + (-half if nearest else half)
-
-
-def side_of(row):
-    return part_of(row).side
-
-
-def part_of(row):
-    (part,) = [part for part in claims.CLAIMS[int(row["claim"]) - 1].parts if part.name == row["part"]]
-    return part
-
-
-def strength(row):
-    return side_of(row) * float(row["value"]) / float(row["error"])
-
-
-def is_against(row, differences):
-    return end_towards_claim(row, differences, nearest=False) < 0
-
-
-def test_every_difference_of_the_evidence_stands_in_a_row_with_its_interval(folder, read):
-    """The numbers of evidence.csv are those of figures/report/evidence.py, which tests/test_evidence.py
-    computes slowly."""
-    rows = evidence_rows(folder)
-    found = evidence.all_evidence(compared_in(folder))
-    assert [(row["claim"], row["part"], row["comparison"]) for row in rows] == [
-        (str(row["claim"]), row["part"], row["comparison"]) for row in found
-    ]
-    for row, other in zip(rows, found):
-        keys = ("value", "low", "high", "error", "degrees")
-        assert [float(row[key] or "nan") for key in keys] == pytest.approx(
-            [other[key] for key in keys], abs=1e-6, nan_ok=True
-        )
-    tables = [(heading, rows) for heading, rows in read.tables if rows[0][:2] == ["of", "difference"]]
-    parts = [(claim, part) for claim in claims.CLAIMS for part in claim.parts]
-    assert len(tables) == len(parts)
-    seen, places = 0, Counter()
-    for (heading, table), (claim, part) in zip(tables, parts):
-        assert heading.startswith(part.name)
-        of_claim = [row for row in found if row["claim"] == claim.number]
-        differences = sum(part_of(row).decides for row in of_claim)
-        of_part = {
-            (row["group"], row["comparison"], f"{100 * row['sparsity']:g}"): row
-            for row in of_claim
-            if row["part"] == part.name
-        }
-        assert sorted(tuple(line[:3]) for line in table[1:]) == sorted(of_part)
-        strengths = [abs(strength(of_part[tuple(line[:3])])) for line in table[1:]]
-        assert strengths == sorted(strengths, reverse=True)
-        for *names, models, size, where, note in table[1:]:
-            row = of_part[tuple(names)]
-            value, low, high = (
-                minus(part.scale * row[key], part.decimals) for key in ("value", "low", "high")
-            )
-            assert (models, size) == (str(row["models"]), f"{value} [{low}, {high}]")
-            if end_towards_claim(row) > 0:
-                expected = "✓ as claimed"
-            elif part.decides and is_against(row, differences):
-                expected = "✗ contrary"
-            else:
-                expected = "(✗) contrary at 95 % only" if is_against(row, 1) else "○ across 0"
-            assert where == expected
-            if claim.number == 4:
-                circular = minus(row["circular"], part.decimals)
-                difference = minus(row["value"] - row["circular"], part.decimals)
-                assert note == f"circular {circular}, difference {difference}"
-            else:
-                assert note == row.get("note", "")
-            places[where[0]] += 1
-            seen += 1
-    assert seen == len(found) > 80 and set(places) == {"✓", "✗", "(", "○"}
-
-
-def test_verdicts_are_those_of_the_intervals_and_the_weakest_difference_stands_beside(folder, read):
-    """Everything is stored and of 6 networks: nothing is missing for a verdict."""
-
-    def said(rows, differences):
-        if any(is_against(row, differences) for row in rows):
-            return "✗ contradicted"
-        return "✓ supported" if all(end_towards_claim(row) > 0 for row in rows) else "? undecided"
-
-    rows, expected, conclusions = evidence_rows(folder), [], {}
-    for claim in claims.CLAIMS:
-        of_claim = [row for row in rows if row["claim"] == str(claim.number)]
-        deciding = [row for row in of_claim if part_of(row).decides]
-        verdict, lines = said(deciding, len(deciding)), []
-        conclusions.setdefault(verdict[2:], []).append(f"claim {claim.number}")
-        for part in claim.parts:
-            of_part = [row for row in of_claim if row["part"] == part.name]
-            least = min(of_part, key=strength)
-            value, low, high = (
-                minus(part.scale * float(least[key]), part.decimals) for key in ("value", "low", "high")
-            )
-            sparsity = 100 * float(least["sparsity"])
-            name = f"{part.name}, {least['group']}, {least['comparison']}, at {sparsity:g} %"
-            beside = "" if part.decides else "\n(does not decide)"
-            cells = [
-                name,
-                f"{value} [{low}, {high}]",
-                said(of_part, len(deciding if part.decides else of_part)) + beside,
-            ]
-            lines.append((abs(strength(least)), cells))
-        lines.sort(reverse=True)
-        first = [f"{claim.number}. {claim.statement}\n{verdict}", "", "", ""]
-        expected.append((lines[0][0], [[name, *cells] for name, (_, cells) in zip(first, lines)]))
-    expected.sort(reverse=True)
-    assert read.table("Claims")[1:] == [line for _, lines in expected for line in lines]
-    together = (f"{verdict}: {' and '.join(names)}" for verdict, names in conclusions.items())
-    assert f"Of the paper's claims, {'; '.join(together)}." in read.text
-    deciding = [row for row in rows if part_of(row).decides]
-    largest = max(deciding, key=lambda row: abs(strength(row)))
-    side = "for" if strength(largest) > 0 else "against"
-    farthest = "Of single differences the one farthest from 0, in standard errors, is"
-    assert f"{farthest} {side} claim {largest['claim']}: {largest['part']}, " in read.text
-
-
-def test_confounds_name_what_was_measured(folder, read):
-    accuracies = {}
-    for learning in ("SupCon", "supervised"):
-        combination, members = networks(folder, learning, "dense", 0)
-        accuracies[learning] = 100 * np.mean(
-            [(one["predictions"] == combination["labels"]).mean() for one in members]
-        )
-    assert re.search(
-        r"Test accuracy of the dense networks here: SupCon {:.2f} \[.*?\] %, "
-        r"supervised {:.2f} \[.*?\] %\.".format(*accuracies.values()),
-        read.text,
-    )
-    floor = evidence.noise_floors(compared_in(folder))["SupCon"]["dense against dense"]
-    assert (
-        f"Noise floor of SupCon here: {sorted(floor)[19] / 2 + sorted(floor)[20] / 2:g} PIEs between halves "
-        "of the dense networks, in the median." in read.text
-    )
-    assert (
-        "Here without networks of the same scope: supervised, GMP minus global (scopes differ)." in read.text
-    )
-
-
-def test_the_gallery_shows_the_most_confident_pies_with_their_votes_and_pixels(folder):
-    compared = compared_in(folder)
-    for one in compared:
-        learning, pruning, sparsity = stored_results.key_of(one)
-        combination, members = networks(folder, learning, pruning, sparsity)
-        dense = networks(folder, learning, "dense", 0)[1]
-        pixels = stored_results.make_data(folder.name).images
+def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(folder):
+    pixels = stored_results.make_data(folder.name).images
+    for one in compared_in(folder):
+        key = stored_results.key_of(one)
+        (arrays, members), (_, dense) = networks(folder, *key), networks(folder, key[0], "dense", 0)
         expected = []
-        for i, label in enumerate(combination["labels"]):
+        for i, label in enumerate(arrays["labels"]):
             (d, from_dense), (p, from_pruned) = votes(dense, i), votes(members, i)
             if d != p:
-                confidence = (
-                    (from_dense[d] - from_dense[p]) / len(dense)
-                    + (from_pruned[p] - from_pruned[d]) / len(members)
-                ) / 2
+                ahead = (from_dense[d] - from_dense[p]) / 6 + (from_pruned[p] - from_pruned[d]) / 6
                 names = [stored_results.CLASS_NAMES[k] for k in (label, d, p)]
-                expected.append((-confidence, i, *names, from_dense[d], from_pruned[p]))
-        expected = sorted(expected)[:48]
+                expected.append((-ahead / 2, i, *names, from_dense[d], from_pruned[p]))
+        expected = sorted(expected)
+        columns = ("label", "dense", "pruned", "dense_agreeing", "pruned_agreeing")
         shown = contents.gallery(one)
-        assert [
-            (
-                entry["label"],
-                entry["dense"],
-                entry["pruned"],
-                entry["dense_agreeing"],
-                entry["pruned_agreeing"],
-            )
-            for entry in shown
-        ] == [row[2:] for row in expected]
-        assert [entry["confidence"] for entry in shown] == pytest.approx([-row[0] for row in expected])
+        assert [tuple(entry[name] for name in columns) for entry in shown] == [
+            row[2:] for row in expected[:48]
+        ]
         for entry, row in zip(shown, expected):
-            assert np.array_equal(entry["image"], pixels[row[1]])
-            assert np.array_equal(
-                np.asarray(Image.open(io.BytesIO(page.png_of(entry["image"]))).convert("RGB")),
-                pixels[row[1]].transpose(1, 2, 0),
+            assert np.array_equal(entry["image"], pixels[row[1]]) and entry["confidence"] == pytest.approx(
+                -row[0]
             )
-        if shown and sparsity == 0.9:
-            drawn = read_arrays(folder / "report" / f"gallery_{learning}_{pruning}_{sparsity}sparsity.npz")
-            assert np.array_equal(drawn["images"], [entry["image"] for entry in shown]) and len(
-                drawn["captions"]
-            ) == len(shown)
-            assert str(
-                drawn["captions"][0]
-            ) == "label {0}\ndense {1} ({3} of 6)\npruned {2} ({4} of 6)".format(*expected[0][2:])
+        with (folder / "report" / "pies_{}_{}_{}sparsity.csv".format(*key)).open(newline="") as file:
+            listed = list(csv.DictReader(file))
+        assert [row["image"] for row in listed] == [f"test/a/{row[1]}.png" for row in expected]
+        for row, (_, image, *facts) in zip(listed, expected):
+            assert [row[name] for name in columns] == list(map(str, facts))
+            depths = one.depths["pruned_depth_prediction"][:, image]
+            numbers = [arrays["q_score"][image], sum(depths) / len(depths)]
+            assert [float(row["q_score"]), float(row["depth"])] == pytest.approx(numbers, abs=1e-6)
+            leads = [
+                np.diff(sorted([*votes(each, image)[1].values(), 0])[-2:])[0] for each in (dense, members)
+            ]
+            assert float(row["margin"]) == pytest.approx(min(leads) / 6, abs=1e-6)
+
+
+def test_curves_are_drawn_from_the_numbers_of_the_table(folder):
+    rows = evidence.population_rows(compared_in(folder))
+    for name, scale in (("pies", 1), ("excess", 1), ("accuracy", 100)):
+        arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
+        drawn = {
+            (str(series), float(x)): values
+            for index, series in enumerate(arrays["series"])
+            for x, *values in zip(*(arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")))
+        }
+        assert len(drawn) == len(rows) + (2 if name == "accuracy" else 0)  # and the dense networks
+        for row in rows:
+            values = drawn[f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]]
+            assert values == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
+
+
+def test_every_measure_of_what_is_lost_and_gained_has_its_mean_and_interval(folder, read):
+    titles, *rows = read.table("What is lost and what is gained")
+    assert titles[3:] == [measure.title for measure in MEASURES.values()]
+    for population, cells in zip(read_populations(folder), rows, strict=True):
+        arrays = (population.depths or {}) | population.arrays
+        for (name, measure), cell in zip(MEASURES.items(), cells[3:]):
+            if name not in arrays:
+                assert cell == ""
+                continue
+            values = [measure.scale * value for value in np.atleast_1d(arrays[name]) if value == value]
+            mean, *ends = [float(text) for text in re.findall(r"[\d.]+", cell)]
+            assert mean == pytest.approx(sum(values) / len(values), abs=0.51 * 10**-measure.decimals)
+            # A share stays one.
+            assert len(ends) == (0 if len(values) < 6 else 2) and "−" not in cell
+            assert all(0 <= end <= measure.scale for end in ends)
 
 
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
@@ -408,81 +213,6 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
         f"label {first['label']} dense {first['dense']} ({first['dense_agreeing']} of 6) pruned "
         f"{first['pruned']} ({first['pruned_agreeing']} of 6)" in read.text
     )
-
-
-def test_curves_and_noise_floor_are_drawn_from_the_numbers_of_the_tables(folder):
-    compared = compared_in(folder)
-    found = evidence.populations(compared)
-    for name, scale in (("pies", 1), ("excess", 1), ("accuracy", 100)):
-        arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
-        drawn = {
-            (str(series), float(x)): values
-            for index, series in enumerate(arrays["series"])
-            for x, *values in zip(*(arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")))
-        }
-        for row in found:
-            assert drawn[
-                f"{row['learning_method']} {row['pruning_method']}", row["sparsity"]
-            ] == pytest.approx([scale * row[name][key] for key in ("value", "low", "high")])
-        assert len(drawn) == len(found) + (2 if name == "accuracy" else 0)  # and the dense networks
-    floor = read_arrays(folder / "report" / "noise_floor.npz")
-    assert [str(name) for name in floor["panels"]] == ["SupCon", "supervised"] and floor[
-        "counts_0"
-    ].shape == (1 + len(METHODS) * len(SPARSITIES), 40)
-    assert str(floor["names_0"][0]) == "dense against dense"
-    assert np.array_equal(
-        floor["counts_1"][0], list(evidence.noise_floors(compared)["supervised"].values())[0]
-    )
-
-
-def test_what_is_lost_and_gained_is_in_the_table_and_in_curves(folder, read):
-    titles, *rows = read.table("What is lost and what is gained")
-    stored = read_populations(folder)
-    assert titles[3:] == [measure.title for measure in MEASURES.values()] and len(rows) == len(stored)
-    curves = {
-        name: read_arrays(folder / "report" / f"{name}_against_sparsity.npz") for name in contents.CURVES
-    }
-    for population, (learning, pruning, sparsity, *cells) in zip(stored, rows):
-        assert (learning, pruning) == (population.learning_method, population.pruning_method)
-        arrays = (population.depths or {}) | population.arrays
-        for (name, measure), cell in zip(MEASURES.items(), cells):
-            if name not in arrays:
-                assert cell == ""
-                continue
-            values = np.atleast_1d(arrays[name])
-            values = [measure.scale * value for value in values if value == value]
-            mean, *ends = [float(text) for text in re.findall(r"[\d.]+", cell)]
-            assert mean == pytest.approx(sum(values) / len(values), abs=0.51 * 10**-measure.decimals)
-            assert len(ends) == (0 if len(values) < 6 else 2)
-            # A share stays one.
-            assert "−" not in cell and all(0 <= end <= measure.scale for end in ends)
-            if name in curves:
-                series = list(curves[name]["series"]).index(f"{learning} {pruning}")
-                place = list(curves[name][f"sparsity_{series}"]).index(population.sparsity)
-                assert curves[name][f"value_{series}"][place] == pytest.approx(sum(values) / len(values))
-    assert all(f"{measure.title}: {measure.meaning}" in read.text for measure in MEASURES.values())
-
-
-def test_lists_of_pies_name_image_labels_votes_quality_and_depth(folder):
-    for population in stored_results.pruned_populations(folder):
-        name = "{}_{}_{}sparsity".format(*stored_results.key_of(population))
-        with (folder / "report" / f"pies_{name}.csv").open(newline="") as file:
-            rows = {row["image"]: row for row in csv.DictReader(file)}
-        places = np.flatnonzero(population.is_pie)
-        assert sorted(rows) == sorted(f"test/a/{place}.png" for place in places)
-        confidences = [float(row["confidence"]) for row in rows.values()]
-        assert confidences == sorted(confidences, reverse=True)
-        arrays, names = population.arrays, population.class_names
-        _, pruned = networks(folder, *stored_results.key_of(population))
-        for place in places:
-            row = rows[f"test/a/{place}.png"]
-            labels = [arrays[each][place] for each in ("labels", "dense_modal_labels", "modal_labels")]
-            assert [row["label"], row["dense"], row["pruned"]] == [names[label] for label in labels]
-            votes = sum(network["predictions"][place] == labels[2] for network in pruned)
-            assert int(row["pruned_agreeing"]) == votes
-            assert float(row["q_score"]) == pytest.approx(arrays["q_score"][place], abs=1e-6)
-            depths = population.depths["pruned_depth_prediction"][:, place]
-            assert float(row["depth"]) == pytest.approx(sum(depths) / len(depths), abs=1e-6)
 
 
 def test_every_table_is_there_in_latex_too_and_the_short_one(folder):
@@ -697,10 +427,9 @@ def test_times_are_hours_and_minutes():
 
 def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read):
     source = (folder / "report.html").read_text(encoding="utf-8")
-    captions = re.findall(r'<figure id="[^"]*"><h3>([^<]+)</h3><figcaption>([^<]+)</figcaption>', source)
+    captions = re.findall(r'<figure id="[^"]*"><h3>([^<]+)</h3>\s*<figcaption>[^<]+</figcaption>', source)
     assert len(captions) == sum("style" in image for image in read.images)
-    depths = [heading for heading, _ in captions if heading.startswith("Prediction depth")]
-    assert depths[1] == "Prediction depth, dense against pruned: SupCon GMP, sparsity 90 %, 6 models"
+    assert "Prediction depth, dense against pruned: SupCon GMP, sparsity 90 %, 6 models" in captions
     assert "global: one-shot global pruning, GMP: early gradual pruning, later_GMP: late" in read.text
 
 

@@ -201,11 +201,11 @@ def test_a_digest_does_not_depend_on_the_version_of_python(tmp_path):
 def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
     shown = table.format_table(
         [
-            row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="made elsewhere"),
+            row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="external"),
             {**row("supervised", "GMP", 0.9), "status": "absent"},
         ]
     )
-    assert "95.12%" in shown and "made elsewhere" in shown and "absent" in shown.splitlines()[2]
+    assert "95.12%" in shown and "external" in shown and "absent" in shown.splitlines()[2]
 
 
 def test_a_table_in_latex_needs_no_package_and_escapes_what_latex_takes_for_its_own(tmp_path):
@@ -660,64 +660,116 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
     }
 
 
-def test_results_of_other_dense_networks_go_when_new_ones_are_stored(view, caplog):
-    folder = view.method_folder / "populations"
+@pytest.fixture
+def store(view):
+    """A function that stores made-up results of dense networks, and of ones pruned from them; each network is
+    a letter, its id the place in the text."""
 
-    def stored(dense, pruned, suffix=""):
-        two = [evaluated([[0, 1], [1, 1]], seed) for seed in (1, 2)]
-        two = [
-            dataclasses.replace(
-                side.population,
-                pruning_method=method,
-                sparsity=sparsity,
-                members=tuple(
-                    dataclasses.replace(m, checksums=(f"{text} {m.id}",)) for m in side.population.members
-                ),
-            )
-            for side, method, sparsity, text in zip(
-                two, ("dense", "global"), (0.0, pruned[0]), (dense, pruned[1])
-            )
-        ]
+    def store(dense, kinds, probed=None, settings=("epochs", 3), allow_missing=False):
+        view.flags.allow_missing = allow_missing
+        described = []
+        for (method, sparsity), letters in {("dense", 0.0): dense, **kinds}.items():
+            population = evaluated([[0, 1]] * len(letters), 1).population
+            members = [
+                dataclasses.replace(member, checksums=(f"{method} {sparsity} {letter}",))
+                for member, letter in zip(population.members, letters)
+                if letter != "-"
+            ]
+            for member in members:
+                member.record["configuration"] = dict([settings])
+            described.append(populations.Population("supervised", method, sparsity, tuple(members)))
         columns = {"pies": 1, "dense_q_score_rest": 0.5, "ties_pruned": 2, "ties_dense": 3, "cka": 1.0}
-        measured = [comparison.Measured({"is_pie": np.array([True, False])}, columns) for _ in two]
-        rows = comparison.store(view, two, measured, suffix)
-        said = [line for line in caplog.messages if "left the table" in line]
-        caplog.clear()
-        return rows, sorted(path.stem for path in folder.glob("*.npz")), said
+        ids = None if probed is None else [probed] * len(described)
+        arrays = {"is_pie": np.array([True, False]), "ids": np.array(probed or [0])}
+        measured = [comparison.Measured(arrays, columns) for _ in described]
+        return comparison.store(view, described, measured, ids)
 
-    rows, there, said = stored("a", (0.5, "b"))
-    assert there == ["dense_0.0", "global_0.5"] and not said
+    return store
+
+
+def stored_in(view):
+    return {path.stem: path.read_bytes() for path in (view.method_folder / "populations").glob("*.npz")}
+
+
+ONE, OTHER = ("global", 0.5), ("GMP", 0.9)
+
+
+def test_results_of_more_methods_and_of_depths_come_beside_those_that_are_there(view, store):
+    rows = store("ab", {ONE: "ab"})
     assert rows[1]["dense_q_score_rest"] == 0.5 and rows[1]["ties_pruned"] == 2
     assert rows[0]["ties_dense"] == 3
     assert [rows[0][name] for name in ("pies", "dense_q_score_rest", "ties_pruned", "cka")] == [None] * 4
-    _, there, said = stored("a", (0.5, "b"), "_depth")
-    assert there == ["dense_0.0", "dense_0.0_depth", "global_0.5", "global_0.5_depth"] and not said
-    _, there, said = stored("a", (0.9, "c"))
-    assert len(there) == 5 and not said
-    _, there, said = stored("a", (0.5, "pruned again"))
-    assert "global_0.5" in there and "global_0.5_depth" not in there and len(there) == 4
-    (folder / "torn.npz").write_bytes(b"torn")
-    _, there, said = stored("other", (0.7, "d"), "_depth")
-    assert there == ["dense_0.0_depth", "global_0.7_depth"]
-    assert said == ["4 results of other networks left the table"]
+    store("ab", {ONE: "ab"}, [0, 1])
+    store("ab", {OTHER: "a"})
+    (view.method_folder / "populations" / "global_0.5.npz").write_bytes(b"torn")
+    store("ab", {ONE: "ab"})
+    expected = {"dense_0.0", "dense_0.0_depth", "global_0.5", "global_0.5_depth", "GMP_0.9"}
+    assert stored_in(view).keys() == expected and len(read_table(view.results_folder)) == 3
 
 
-def other_settings(view, settings):
-    """As if networks of other settings had been here before."""
-    path = view.method_folder / "populations" / "dense_0.0.npz"
-    files.write_arrays(path, {"settings": json.dumps(settings)}, {})
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        ({"dense": "a", "kinds": {ONE: "a"}}, r"other dense networks \(2 networks, not 1\).*--run NAME"),
+        ({"dense": "abc", "kinds": {ONE: "ab"}}, r"other dense networks \(2 networks, not 3\)"),
+        ({"dense": "ab", "kinds": {ONE: "a"}}, r"other global networks \(2 networks, not 1\)"),
+        ({"dense": "ac", "kinds": {ONE: "ab"}}, r"other dense networks \(other networks: of other ids"),
+        ({"dense": "ab", "kinds": {ONE: "ac"}}, r"other global networks \(other networks: of other ids"),
+        ({"dense": "a", "kinds": {("layer", 0.7): "a"}}, r"other dense networks \(2 networks, not 1\)"),
+        ({"dense": "ab", "kinds": {ONE: "ab"}, "probed": [0]}, r"\(2 probed networks, not 1\)"),
+        (
+            {"dense": "a", "kinds": {ONE: "a"}, "probed": [0]},
+            r"\(2 networks, not 1\)",
+        ),
+        ({"dense": "a", "kinds": {ONE: "a"}, "allow_missing": True}, r"\(2 networks, not 1\)"),
+        (
+            {"dense": "cd", "kinds": {ONE: "ab"}, "settings": ("epochs", 5)},
+            r"dense networks \(epochs 3, not 5\)",
+        ),
+        # The table and the report would mix two dense populations.
+        (
+            {"dense": "abc", "kinds": {ONE: "abc"}, "allow_missing": True},
+            "GMP_0.9 .*name it in this call too",
+        ),
+        (
+            {"dense": "abc", "kinds": {ONE: "abc"}, "probed": [0, 1], "allow_missing": True},
+            "PIE script first",
+        ),
+    ],
+)
+def test_results_of_other_networks_are_never_replaced(view, store, call, told):
+    store("ab", {ONE: "ab", OTHER: "ab"})
+    store("ab", {ONE: "ab"}, [0, 1])
+    before = stored_in(view)
+    with pytest.raises(UserError, match=told):
+        store(**call)
+    assert stored_in(view) == before
 
 
-def test_results_of_networks_that_were_trained_otherwise_are_not_written_over(view):
-    dense = populations.find_population(view, "dense", 0.0)
-    other_settings(view, {"epochs": 5})
-    with pytest.raises(UserError, match=r"results of other dense networks \(epochs 5, not 3\).*--run NAME"):
-        comparison.refuse_other_settings(view, dense)
-    other_settings(view, {"made_elsewhere": ["a name"]})
-    with pytest.raises(UserError, match="made_elsewhere"):
-        comparison.refuse_other_settings(view, dense)
-    other_settings(view, {"epochs": 3, "of before": 1})
-    assert comparison.refuse_other_settings(view, dense) is None
+def test_results_of_missing_networks_are_replaced_when_these_are_there(view, store, caplog):
+    for dense, kinds in (("a-", {ONE: "a-", OTHER: "-"}), ("ab", {ONE: "ab", OTHER: "-b"})):
+        kinds = {kind: letters for kind, letters in kinds.items() if letters != "-"}
+        store(dense, kinds, allow_missing=True)
+        store(dense, {ONE: kinds[ONE]}, [*range(2 - dense.count("-"))], allow_missing=True)
+    assert "dense_0.0, dense_0.0_depth, global_0.5, global_0.5_depth" in caplog.text
+    rows = read_table(view.results_folder)
+    assert [row["models"] for row in rows] == ["2", "2", "1"] and stored_in(view).keys() >= {"GMP_0.9"}
+
+
+@pytest.mark.parametrize("change", ["data", "normalization"])
+def test_the_same_networks_on_other_test_images_are_measured_anew_and_otherwise_normalised_ones_refused(
+    view, store, change
+):
+    store("ab", {ONE: "ab"})
+    data = dataclasses.replace(view.data, checksum="of one image more")
+    if change == "normalization":
+        data = view.data.normalized_by((0.5,) * 3, (0.5,) * 3)
+    object.__setattr__(view, "data", data)
+    if change == "data":
+        assert len(store("ab", {ONE: "ab"})) == 2
+    else:
+        with pytest.raises(UserError, match="normalization mean .*, not mean 0.5,0.5,0.5"):
+            store("ab", {ONE: "ab"})
 
 
 def test_a_run_has_a_folder_and_a_title_of_its_own(view):

@@ -2,56 +2,16 @@
 
 import itertools
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
 import worlds
 from conftest import GOLDEN_HERE
 
-from common import metrics
+from common import metrics, voting
 from figures.report import uncertainty
 
-
-def slow_labels(predictions, sets):
-    """The smallest of the most frequent classes."""
-
-    def modal(votes):
-        counts = Counter(votes)
-        return min(label for label in counts if counts[label] == max(counts.values()))
-
-    return [[modal(votes) for votes in predictions[kept].T.tolist()] for kept in sets]
-
-
 # Modal labels of many sets
-
-
-@pytest.mark.parametrize("classes", [2, 3, 7, 12])
-def test_modal_labels_of_sets_equal_slow_votes(classes):
-    predictions = np.random.default_rng(classes).integers(0, classes, (4 + classes % 5, 80))
-    sets = uncertainty.leave_two_out(len(predictions))
-    labels = uncertainty.modal_labels_of_sets(predictions, sets)
-    assert labels.tolist() == slow_labels(predictions, sets)
-
-
-def test_a_tie_goes_to_the_smallest_class_in_every_set():
-    predictions = np.array([[3, 2, 0], [3, 0, 0], [1, 2, 2], [1, 0, 2]])
-    sets = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 0]], bool)
-    expected = [[1, 0, 0], [3, 2, 0], [1, 0, 2], [1, 2, 0]]
-    assert uncertainty.modal_labels_of_sets(predictions, sets).tolist() == expected
-
-
-@pytest.mark.parametrize("votes_at_once", [15, 16, 15 * 7 - 1, 15 * 7, 15 * 20, 10**6])
-def test_chunks_of_images_do_not_change_the_labels(votes_at_once, monkeypatch):
-    predictions, sets = np.random.default_rng(0).integers(0, 3, (6, 20)), uncertainty.leave_two_out(6)
-    monkeypatch.setattr(uncertainty, "CHUNK", votes_at_once)
-    assert uncertainty.modal_labels_of_sets(predictions, sets).tolist() == slow_labels(predictions, sets)
-
-
-def test_modal_labels_of_all_networks_are_those_that_pies_are_found_with():
-    predictions = np.random.default_rng(3).integers(0, 10, (30, 500))
-    [labels] = uncertainty.modal_labels_of_sets(predictions, np.ones((1, 30), bool))
-    np.testing.assert_array_equal(labels, metrics.modal_labels(predictions, 10)[0])
 
 
 # Sets of seeds
@@ -126,7 +86,7 @@ def test_a_half_sampled_interval_equals_its_formula(seeds, t):
     half = t * math.sqrt(sum(variances) / len(variances))
     estimate = uncertainty.half_sampled(np.array([21.0, *replicates]), seeds)
     assert interval(estimate) == pytest.approx((21 - half, 21 + half))
-    bounded = uncertainty.half_sampled(np.array([0.5, *replicates]), seeds, (0, math.inf))
+    bounded = uncertainty.within(uncertainty.half_sampled(np.array([0.5, *replicates]), seeds), 0, math.inf)
     assert bounded["low"] == 0 and bounded["high"] == pytest.approx(0.5 + half)
 
 
@@ -181,14 +141,6 @@ def test_the_difference_of_unrelated_estimates_has_the_degrees_of_freedom_of_wel
     assert interval(difference) == pytest.approx((low, high)) and difference["models"] == 8
 
 
-@pytest.mark.parametrize("shape, least", [(None, 0.93), (4, 0.90), (1, 0.85)])
-def test_intervals_of_means_contain_the_truth_less_often_the_more_skewed_the_values_are(shape, least):
-    rng = np.random.default_rng(6)
-    draws = [rng.normal(0, 1, 6) if shape is None else rng.gamma(shape, 1, 6) for _ in range(2000)]
-    intervals = [interval(uncertainty.mean_estimate(values)) for values in draws]
-    assert np.mean([low <= (shape or 0) <= high for low, high in intervals]) >= least
-
-
 def test_fewer_than_six_seeds_or_no_spread_give_no_interval():
     assert uncertainty.FEWEST_SEEDS == 6
     for seeds in (0, 1, 2, 3, 5):
@@ -201,16 +153,11 @@ def test_fewer_than_six_seeds_or_no_spread_give_no_interval():
     assert np.isnan([missing["value"], *interval(missing)]).all()
 
 
-@pytest.mark.parametrize("degrees, expected", [(1, 12.706205), (5, 2.570582), (29, 2.045230)])
-def test_quantiles_of_student_are_those_of_tables(degrees, expected):
-    assert uncertainty.student_t_quantile(degrees) == pytest.approx(expected, abs=1e-6)
-
-
 def test_the_interval_of_the_golden_pies_has_their_number_in_it_and_the_bootstrap_has_not():
     golden = np.load(GOLDEN_HERE / "pies.npz")
     dense, pruned = golden["dense_predictions"], golden["pruned_predictions"]
     sets = np.concatenate([np.ones((1, 30), bool), uncertainty.half_samples(30)])
-    labels = [uncertainty.modal_labels_of_sets(predictions, sets) for predictions in (dense, pruned)]
+    labels = [voting.modal_labels_of_sets(predictions, sets, 12) for predictions in (dense, pruned)]
     counts = (labels[0] != labels[1]).sum(1)
     low, high = interval(uncertainty.half_sampled(counts, 30))
     assert counts[0] == golden["is_pie"].sum() == 23 and low < 23 < high and high - low < 30

@@ -14,6 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from common.voting import modal_labels_of_sets  # noqa: E402
 from figures.report import uncertainty  # noqa: E402
 
 IMAGES = 250
@@ -62,7 +63,7 @@ def counts(labels):
 def estimates(predictions, seeds, order):
     """name -> estimate; order: of the half-samples of the other seeds."""
     sets = np.concatenate([np.ones((1, seeds), bool), uncertainty.half_samples(seeds)])
-    labels = [uncertainty.modal_labels_of_sets(each, sets) for each in predictions]
+    labels = [modal_labels_of_sets(each, sets, 3) for each in predictions]
     labels[3:] = [each[np.concatenate([[0], 1 + order])] for each in labels[3:]]
     size, common, union, alone = counts(labels)
     of = [uncertainty.half_sampled(each, seeds) for each in size]
@@ -71,9 +72,11 @@ def estimates(predictions, seeds, order):
         "count": of[0],
         "paired difference": uncertainty.half_sampled(size[1] - size[0], seeds),
         "difference, other seeds": uncertainty.independent_difference(of[0], of[2]),
-        "Jaccard": uncertainty.half_sampled_ratio(common[0], union[0], seeds),
-        "Jaccard, other seeds": uncertainty.half_sampled_ratio(common[1], union[1], seeds),
-        "share": uncertainty.half_sampled_ratio(alone, size[0], seeds),
+        "Jaccard": uncertainty.within(uncertainty.half_sampled_ratio(common[0], union[0], seeds), 0, 1),
+        "Jaccard, other seeds": uncertainty.within(
+            uncertainty.half_sampled_ratio(common[1], union[1], seeds), 0, 1
+        ),
+        "share": uncertainty.within(uncertainty.half_sampled_ratio(alone, size[0], seeds), 0, 1),
         "excess": uncertainty.jackknifed(excess[0], seeds),
         "excess, other seeds": uncertainty.independent_difference(
             *(uncertainty.jackknifed(each, seeds) for each in excess)
@@ -85,7 +88,7 @@ def excess_of(dense, pruned, replicates=slice(None)):
     """PIEs between halves, dense against pruned minus dense against dense: of all seeds, then without two."""
     sets = uncertainty.splits_of_sets(len(dense))[:, replicates]
     first, second, pruned_first, pruned_second = (
-        uncertainty.modal_labels_of_sets(each, half.reshape(-1, len(dense)))
+        modal_labels_of_sets(each, half.reshape(-1, len(dense)), 3)
         for each in (dense, pruned)
         for half in sets
     )
@@ -99,9 +102,7 @@ def truths(draw, seeds, rng, draws=TRUTH_DRAWS):
     for _ in range(draws):
         predictions = draw(seeds, rng)
         everyone = np.ones((1, seeds), bool)
-        size, common, union, alone = counts(
-            [uncertainty.modal_labels_of_sets(each, everyone) for each in predictions]
-        )
+        size, common, union, alone = counts([modal_labels_of_sets(each, everyone, 3) for each in predictions])
         excess = [excess_of(*pair, slice(1))[0] for pair in (predictions[:2], predictions[3:])]
         with np.errstate(invalid="ignore"):
             values = [size[0], size[1] - size[0], size[0] - size[2], *np.divide(common, union)]

@@ -201,10 +201,10 @@ PARTS = {(claim.number, part.name): part for claim in CLAIMS for part in claim.p
 def rows_of(evidence: list[dict], parts: Iterable[Part]) -> list[dict]:
     """The differences of these parts, the largest evidence first."""
     rows = [row for row in evidence if PARTS[row["claim"], row["part"]] in parts]
-    return sorted(rows, key=lambda row: -abs(strength(row)) if on_side(row) is not None else 1)
+    return sorted(rows, key=lambda row: -abs(strength(row)) if supports_claim(row) is not None else 1)
 
 
-def towards_claim(row: dict, differences: int = 1) -> tuple[float, float]:
+def signed_interval(row: dict, differences: int = 1) -> tuple[float, float]:
     """The ends of the row's interval at level 1 - 0.05 / differences, the claimed side of 0 above it; NaN
     without an interval."""
     value = PARTS[row["claim"], row["part"]].side * row["value"]
@@ -220,21 +220,21 @@ def strength(row: dict) -> float:
     return math.nan if math.isnan(row["low"]) else value / row["error"]
 
 
-def on_side(row: dict) -> bool | None:
+def supports_claim(row: dict) -> bool | None:
     """Whether the row's 95 % interval lies on the claimed side; None without an interval."""
-    nearest, _ = towards_claim(row)
+    nearest, _ = signed_interval(row)
     return None if math.isnan(nearest) else nearest > 0
 
 
-def compared(rows: list[dict]) -> int:
-    """The number of differences with an interval."""
-    return sum(on_side(row) is not None for row in rows)
-
-
-def against(rows: list[dict], differences: int = 1) -> list[dict]:
-    """The rows whose interval at level 1 - 0.05 / differences lies wholly on the other side. Where one row
+def contradicts_claim(row: dict, differences: int = 1) -> bool:
+    """Whether the row's interval at level 1 - 0.05 / differences lies wholly on the other side. Where one row
     alone contradicts, all that are looked at are counted."""
-    return [row for row in rows if towards_claim(row, max(1, differences))[1] < 0]
+    return signed_interval(row, max(1, differences))[1] < 0
+
+
+def with_interval(rows: list[dict]) -> int:
+    """The number of differences with an interval."""
+    return sum(supports_claim(row) is not None for row in rows)
 
 
 def lacking(rows: list[dict], parts: Iterable[Part], run: str = "") -> dict[str, list[str]]:
@@ -243,7 +243,7 @@ def lacking(rows: list[dict], parts: Iterable[Part], run: str = "") -> dict[str,
     for part in parts:
         of_part = [row for row in rows if row["part"] == part.name]
         few = [row for row in of_part if 0 < row["models"] < FEWEST_SEEDS]
-        undefined = [row for row in of_part if on_side(row) is None and row not in few]
+        undefined = [row for row in of_part if supports_claim(row) is None and row not in few]
         if not of_part:
             remedy = DEPTHS if part.name == "prediction depth" else run
             missing[NOTHING].append(f"{part.name}: nothing from sparsity {HIGH_SPARSITY:g} on; {remedy}")
@@ -269,7 +269,7 @@ RULES: tuple[tuple[str, str, Rule], ...] = (
         CONTRADICTED,
         "some interval at level 1 - 0.05 / m, m the number of the claim's differences with an interval, lies "
         "wholly on the other side, whatever is missing",
-        lambda rows, parts, m: bool(against(rows, m)),
+        lambda rows, parts, m: any(contradicts_claim(row, m) for row in rows),
     ),
     (
         NOTHING,
@@ -284,7 +284,7 @@ RULES: tuple[tuple[str, str, Rule], ...] = (
     (
         SUPPORTED,
         "the 95 % interval of every difference lies on the claimed side",
-        lambda rows, parts, m: all(map(on_side, rows)),
+        lambda rows, parts, m: all(map(supports_claim, rows)),
     ),
     (UNDECIDED, "otherwise", lambda rows, parts, m: True),
 )
@@ -294,13 +294,13 @@ def verdict(evidence: list[dict], parts: tuple[Part, ...], differences: int | No
     """What the rows of these parts of a claim say; each has value, low, high, error, degrees, models, claim,
     part, and with too few models what to run. differences: those of the whole claim, None: of these parts."""
     rows = rows_of(evidence, parts)
-    m = compared(rows) if differences is None else differences
+    m = with_interval(rows) if differences is None else differences
     return next(name for name, _, holds in RULES if holds(rows, parts, m))
 
 
 def verdicts(evidence: list[dict], claim: Claim) -> dict[str, str]:
     """Part -> its verdict. One that decides is corrected as the claim is: it never says more."""
-    m = compared(rows_of(evidence, claim.deciding))
+    m = with_interval(rows_of(evidence, claim.deciding))
     return {part.name: verdict(evidence, (part,), m if part.decides else None) for part in claim.parts}
 
 
@@ -309,7 +309,7 @@ def either(numbers: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(set(numbers))))
 
 
-def named(rows: list[dict]) -> str:
+def describe(rows: list[dict]) -> str:
     """Differences in words, the least in favour first, no more than four."""
     rows = sorted(rows, key=strength)
     names = [
@@ -319,15 +319,17 @@ def named(rows: list[dict]) -> str:
     return "; ".join(names[:4]) + more
 
 
-def why(claim: Claim, evidence: list[dict]) -> list[str]:
+def reasons(claim: Claim, evidence: list[dict]) -> list[str]:
     """What decided a claim or what is missing for it, in words."""
     rows = rows_of(evidence, claim.deciding)
     said = verdict(rows, claim.deciding)
     if said in (NOTHING, FEW):
         missing = lacking(rows, claim.deciding, claim.run)
         return missing[NOTHING] + missing[FEW]
-    contrary, at_95 = against(rows, compared(rows)), against(rows)
-    across = [row for row in rows if on_side(row) is False and row not in at_95]
+    m = with_interval(rows)
+    at_95 = [row for row in rows if contradicts_claim(row)]
+    contrary = [row for row in at_95 if contradicts_claim(row, m)]
+    across = [row for row in rows if supports_claim(row) is False and row not in at_95]
     groups = {
         "Against the claim": contrary,
         "Against it at 95 % only, which with so many differences is no proof": [
@@ -335,21 +337,21 @@ def why(claim: Claim, evidence: list[dict]) -> list[str]:
         ],
         "Across 0": across if said == UNDECIDED else [],
     }
-    reasons = [f"{words}: {named(chosen)}." for words, chosen in groups.items() if chosen]
-    return reasons + ([more_networks(rows)] if said == UNDECIDED else [])
+    sentences = [f"{words}: {describe(chosen)}." for words, chosen in groups.items() if chosen]
+    return sentences + ([more_networks(rows)] if said == UNDECIDED else [])
 
 
 def networks_needed(row: dict, differences: int = 1) -> int:
     """How many networks would bring the interval of a row to 0, if the difference stays and the half-width
     falls as 1 / sqrt(K); 0 without a difference."""
-    nearest, farthest = towards_claim(row, differences)
+    nearest, farthest = signed_interval(row, differences)
     middle = (nearest + farthest) / 2
     return math.ceil(row["models"] * ((farthest - middle) / middle) ** 2) if middle else 0
 
 
 def more_networks(rows: list[dict]) -> str:
     """Whether more networks would decide a claim, and about how many, as `networks_needed` assumes."""
-    undecided = [row for row in rows if not on_side(row)]
+    undecided = [row for row in rows if not supports_claim(row)]
     contrary = [row for row in undecided if strength(row) <= 0]
     # All must be on the claimed side; one on the other side is enough.
     needed = max(map(networks_needed, undecided))

@@ -2,18 +2,22 @@
 it."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
+from common.cli import UserError
 from common.methods import FINETUNED, with_sparsity
+from common.store.files import differences
 from common.store.table import MEASURES, Measure
 from figures.report import across, evidence, test_sets, uncertainty
 from figures.report.claims import either
-from figures.report.evidence import Compared
-from figures.report.read import Combination, grouped, read_figure
+from figures.report.evidence import Pair
+from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure
 
 SHOWN_SPARSITY = 0.95  # of the figures that would be too many: the highest sparsity up to this one
 
@@ -28,76 +32,55 @@ class Picture:
     arrays: dict
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """All that the report says, as numbers and arrays.
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
     populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
-    of noise; pictures; missing: what is not stored, in words; test_sets: rows of numbers on other test
-    images; test_set_pictures; controls: the finetuned ones, which count as pruned nowhere and are in
-    `populations` and `test_sets` alone.
+    of noise; missing: what is not stored, in words; test_sets: rows of numbers on other test images;
+    test_set_pictures; controls: the finetuned ones, which count as pruned nowhere and are in `populations`
+    and `test_sets` alone. Of two runs side by side alone: names, of the runs; changed, rows of settings that
+    differ; differences, rows of numbers of both.
     """
 
-    stored: list[Combination]
-    compared: list[Compared]
-    populations: list[dict]
-    dense: list[dict]
-    evidence: list[dict]
-    floors: dict[str, dict[str, np.ndarray]]
-    pictures: list[Picture]
-    missing: list[str]
-    test_sets: list[dict]
-    test_set_pictures: list[Picture]
-    controls: list[Compared]
+    stored: Sequence[StoredPopulation] = ()
+    compared: Sequence[StoredPopulation] = ()
+    populations: Sequence[dict] = ()
+    dense: Sequence[dict] = ()
+    evidence: Sequence[dict] = ()
+    floors: Mapping[str, dict[str, np.ndarray]] = {}
+    pictures: Sequence[Picture] = ()
+    missing: Sequence[str] = ()
+    test_sets: Sequence[dict] = ()
+    test_set_pictures: Sequence[Picture] = ()
+    controls: Sequence[StoredPopulation] = ()
+    names: tuple[str, ...] = ()
+    changed: Sequence[dict] = ()
+    differences: Sequence[dict] = ()
 
 
 def collect(
-    stored: list[Combination], comparisons: dict[str, across.Comparison], missing: list[str]
+    stored: list[StoredPopulation], comparisons: dict[str, across.Comparison], missing: list[str]
 ) -> Report:
     """The report on stored populations, with their comparisons of figures/report/across.py; `missing`
     there."""
-    not_dense = [population for population in stored if population.pruning_method != "dense"]
-    with_controls, not_stored = evidence.read_compared(not_dense)
-    compared = [population for population in with_controls if population.is_pruned]
-    controls = [population for population in with_controls if not population.is_pruned]
-    shifted, clean, left_out = test_sets.beside_clean(with_controls) if compared else ([], [], [])
+    loaded, not_stored = load_outputs([each for each in stored if each.pruning_method != "dense"])
+    compared = [population for population in loaded if population.is_pruned]
+    controls = [population for population in loaded if not population.is_pruned]
+    shifted, clean, left_out = test_sets.beside_clean(loaded) if compared else ([], [], [])
     missing = [f"{text}." for text in (*missing, *not_stored, *left_out)]
     if not compared:
-        return Report(stored, [], [], [], [], {}, [], missing, [], [], [])
-    populations, dense = evidence.populations(compared), evidence.dense_populations(compared)
+        return Report(stored, missing=missing)
+    dense = [each for each in evidence.with_dense(compared) if each.pruning_method == "dense"]
+    populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
     floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
     joint, no_joint = dense_against_pruned(compared)
+    curves = [against_sparsity(compared, populations, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     pictures = [
-        against_sparsity(
-            compared,
-            populations,
-            "pies",
-            "PIEs against sparsity",
-            "Images whose modal label over the pruned networks differs from that over the dense ones. "
-            "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-            "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
-            "models.",
-        ),
-        against_sparsity(
-            compared,
-            populations,
-            "excess",
-            "PIEs beyond the noise floor, against sparsity",
-            "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
-            "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
-            "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
-        ),
+        *curves,
         against_models(compared),
-        against_sparsity(
-            compared,
-            [*populations, *dense],
-            "accuracy",
-            "Accuracy against sparsity",
-            "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
-            "is that it falls later. Bars: 95 % intervals, Student's t over networks.",
-        ),
+        against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
         *measures_against_sparsity(stored, compared),
         *([noise_floor(compared, floors)] if floors else []),
         *grid,
@@ -111,7 +94,7 @@ def collect(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
-    rows, populations = evidence.all_evidence(compared), [*populations, *evidence.populations(controls)]
+    rows, populations = evidence.all_evidence(compared), [*populations, *evidence.population_rows(controls)]
     missing = list(dict.fromkeys(missing))
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
@@ -141,6 +124,26 @@ def table_rows(rows: list[dict]) -> list[dict]:
 # Figures
 
 
+CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
+    "pies": (
+        "PIEs against sparsity",
+        "Images whose modal label over the pruned networks differs from that over the dense ones. "
+        "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
+        "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
+        "models.",
+    ),
+    "excess": (
+        "PIEs beyond the noise floor, against sparsity",
+        "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
+        "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
+        "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
+    ),
+    "accuracy": (
+        "Accuracy against sparsity",
+        "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
+        "is that it falls later. Bars: 95 % intervals, Student's t over networks.",
+    ),
+}
 COMPARISONS = {  # figures of figures/report/across.py that the report shows: name -> heading, caption
     "pie_overlap": (
         "Overlap of PIE sets",
@@ -172,7 +175,9 @@ COMPARISONS = {  # figures of figures/report/across.py that the report shows: na
 }
 
 
-def comparison_pictures(comparisons: dict[str, across.Comparison], compared: list[Compared]) -> list[Picture]:
+def comparison_pictures(
+    comparisons: dict[str, across.Comparison], compared: list[StoredPopulation]
+) -> list[Picture]:
     """Those of the figures of figures/report/across.py that the report shows."""
     figures = {name: arrays for each in comparisons.values() for name, arrays in each.figures.items()}
     per_class = f"pies_per_class_{max(each.sparsity for each in shown(compared))}sparsity"
@@ -184,7 +189,7 @@ def comparison_pictures(comparisons: dict[str, across.Comparison], compared: lis
     return pictures
 
 
-def shown(compared: list[Compared]) -> list[Compared]:
+def shown(compared: list[StoredPopulation]) -> list[StoredPopulation]:
     """Of each learning and pruning method the one sparsity of which details are shown."""
     return [
         max(
@@ -196,14 +201,14 @@ def shown(compared: list[Compared]) -> list[Compared]:
     ]
 
 
-def describe_population(population: Compared, kind: str = "") -> str:
+def describe_population(population: StoredPopulation, kind: str = "") -> str:
     """A population in headings, named as in flags and tables, with its networks, or those that were probed
     where the kind of figure is prediction_depth."""
     networks = population.pruned.depth_ids if kind == "prediction_depth" else population.pruned.ids
     return f"{with_sparsity(population.method, population.sparsity)}, {len(networks)} models"
 
 
-def file_name(population: Combination) -> str:
+def file_name(population: StoredPopulation) -> str:
     """A population in names of figures."""
     return f"{population.learning_method}_{population.pruning_method}_{population.sparsity}sparsity"
 
@@ -226,7 +231,7 @@ JOINT = {  # kind of figure -> heading, what to run for it, caption
 }
 
 
-def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
+def dense_against_pruned(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
     """The scripts' figures of Q-Score and depth at one sparsity, and in words those that are missing."""
     pictures, missing = [], []
     for kind, (heading, script, caption) in JOINT.items():
@@ -240,18 +245,27 @@ def dense_against_pruned(compared: list[Compared]) -> tuple[list[Picture], list[
     return pictures, missing
 
 
-SHOWN = {
+SIDE_BY_SIDE = {  # of two runs
+    "accuracy": Measure("test accuracy (%)", "", 100, 2),
     "pies": Measure("PIEs (images)", ""),
+    "excess": Measure("PIEs beyond the noise floor, between halves of the seeds (images)", ""),
+    "q_score": Measure("mean Q-Score of all test images", "", 1, 3),
+    "depth": Measure("mean prediction depth of all test images (places)", "", 1, 2),
+    "overlap": Measure("Jaccard similarity of the PIE sets", "", 1, 3),
+}
+SHOWN = SIDE_BY_SIDE | {
     "pie_share": Measure("PIEs (% of the images)", "", 100),
     "excess": Measure("PIEs beyond the noise floor (images)", ""),
-    "accuracy": Measure("test accuracy (%)", "", 100),
 }
 CURVES = ("calibration_error", "cka")  # the measures that are drawn
+RUN_CURVES = ("accuracy", "pies", "excess")  # of two runs
 
 
-def measures_against_sparsity(stored: list[Combination], compared: list[Compared]) -> list[Picture]:
+def measures_against_sparsity(
+    stored: list[StoredPopulation], compared: list[StoredPopulation]
+) -> list[Picture]:
     """What pruning loses and keeps against sparsity."""
-    rows = [each.facts | evidence.measures(each) for each in stored if each.pruning_method != FINETUNED]
+    rows = [each.key | evidence.measures(each) for each in stored if each.pruning_method != FINETUNED]
     pictures = []
     for name in CURVES:
         heading, meaning, _, _ = MEASURES[name]
@@ -263,7 +277,7 @@ def measures_against_sparsity(stored: list[Combination], compared: list[Compared
 
 
 def against_sparsity(
-    compared: list[Compared], rows: list[dict], name: str, heading: str, caption: str
+    compared: list[StoredPopulation], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
     """A number of all learning and pruning methods against sparsity, with intervals."""
     ylabel, _, scale, _ = SHOWN.get(name) or MEASURES[name]
@@ -302,7 +316,7 @@ SHIFTS = {  # what is drawn of test sets -> heading, caption
 }
 
 
-def shift(compared: list[Compared], all_rows: list[dict], name: str) -> Picture:
+def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> Picture:
     """A number on all test sets against sparsity, with each pruning method the dense networks too."""
     methods = grouped(compared, "learning_method", "pruning_method")
     rows = [
@@ -315,7 +329,7 @@ def shift(compared: list[Compared], all_rows: list[dict], name: str) -> Picture:
     return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
-def against_models(compared: list[Compared]) -> Picture:
+def against_models(compared: list[StoredPopulation]) -> Picture:
     """PIEs against the number of networks that vote, and the noise floors."""
     heading = "PIEs against the number of networks"
     arrays = {"figure": "against_models", "title": across.title(compared, f"{heading}, random subsets")}
@@ -337,7 +351,7 @@ def against_models(compared: list[Compared]) -> Picture:
     )
 
 
-def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
+def noise_floor(compared: list[StoredPopulation], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
     enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
     halves = either(seeds // 2 for seeds in enough)
@@ -356,7 +370,7 @@ def noise_floor(compared: list[Compared], floors: dict[str, dict[str, np.ndarray
     )
 
 
-def umap_grid(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
+def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
     """All stored UMAPs, method x sparsity, none where there are none; and in words those that are not
     stored."""
     rows = list(dict.fromkeys(population.method for population in compared))
@@ -377,8 +391,8 @@ def umap_grid(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
                 label = population.label if column else f"{population.learning_method} dense"
                 missing.append(f"UMAP of {label}: run its PIE script with --plot_umap.")
                 continue
-            names = umap.keys() & {"coordinates", "modal_labels", "is_pie"}
-            arrays |= {f"{name}_{row}_{column}": umap[name] for name in names}
+            shown_arrays = ("coordinates", "modal_labels", "is_pie")
+            arrays |= {f"{name}_{row}_{column}": umap[name] for name in shown_arrays if name in umap}
     caption = (
         "One UMAP for each population, of the latents of one network or of their mean (see the title of "
         "the single figure); axes have no meaning beyond near and far, and panels cannot be laid over each "
@@ -391,7 +405,7 @@ def umap_grid(compared: list[Compared]) -> tuple[list[Picture], list[str]]:
 # The PIEs themselves, and how all was made
 
 
-def gallery(population: Compared) -> list[dict]:
+def gallery(population: StoredPopulation) -> list[dict]:
     """The stored PIEs: image (3, H, W) uint8, label, dense and pruned modal labels, how many networks agree
     with them, and the confidence of the disagreement, as metrics.disagreement says it."""
     arrays, pictures = population.arrays, population.arrays["gallery_images"]
@@ -400,7 +414,7 @@ def gallery(population: Compared) -> list[dict]:
     ]
 
 
-def votes_on(population: Combination, place: int) -> dict:
+def votes_on(population: StoredPopulation, place: int) -> dict:
     """An image's label, both modal labels, how many networks agree with them, and how confident they are."""
     arrays, names = population.arrays, population.class_names
     return {
@@ -413,14 +427,14 @@ def votes_on(population: Combination, place: int) -> dict:
     }
 
 
-def pie_list(population: Combination) -> list[dict]:
+def pie_list(population: StoredPopulation) -> list[dict]:
     """One row for every PIE, the most confident disagreement first: image (file, or its place among the test
     images), label and votes, the margin (the lead of the modal label, as a share of the votes), and, averaged
     over the pruned networks, Q-Score and prediction depth; NaN where predictions or depths are not stored."""
     arrays, depths = population.arrays, population.depths
     margin = np.full(len(population.is_pie), np.nan)
-    if isinstance(population, Compared):
-        margin = evidence.leads(population) / len(population.seeds)
+    if population.pruned:
+        margin = evidence.vote_leads(population) / len(population.seeds)
     depth = depths["pruned_depth_prediction"].mean(0) if depths else np.full(len(population.is_pie), np.nan)
     rows = [
         {
@@ -435,7 +449,7 @@ def pie_list(population: Combination) -> list[dict]:
     return sorted(rows, key=lambda row: -row["confidence"])
 
 
-def gallery_picture(population: Compared) -> Picture | None:
+def gallery_picture(population: StoredPopulation) -> Picture | None:
     """The gallery as one figure, for papers; on the page it is text and images."""
     entries = gallery(population)
     if not entries:
@@ -454,20 +468,125 @@ def gallery_picture(population: Compared) -> Picture | None:
     return Picture(f"gallery_{file_name(population)}", heading, "", arrays)
 
 
-def provenance(stored: list[Combination]) -> tuple[list[dict], list[str]]:
+def provenance(stored: list[StoredPopulation]) -> tuple[list[dict], list[str]]:
     """How every population came to be, and all commands in their order.
 
     Returns:
         rows of learning_method, pruning_method, sparsity, and what the PIE script says of their making;
         commands.
     """
-    rows = [
-        {"unpublished": "not recorded"} | population.row | json.loads(str(population.arrays["runs"]))
-        for population in stored
-    ]
+    rows = [{"unpublished": "not recorded"} | population.row | population.runs for population in stored]
     commands = [command for row in rows for command in row["commands"] if command]
     for population, row in zip(stored, rows):
         commands.append(row["analysis"])
         if population.depths and "runs" in population.depths:
             commands.append(json.loads(str(population.depths["runs"]))["analysis"])
     return rows, list(dict.fromkeys(commands))
+
+
+# Two runs side by side: the same methods and sparsities under other settings, data or seeds.
+
+
+def collect_runs(
+    first: list[StoredPopulation], second: list[StoredPopulation], names: tuple[str, str]
+) -> Report:
+    """The report on the stored populations of two runs.
+
+    Raises:
+        UserError: they have nothing in common.
+    """
+    pruned = [[each for each in run if each.is_pruned] for run in (first, second)]
+    (compared, not_stored), (others, others_not_stored) = map(load_outputs, pruned)
+    of_key = {each.label: each for each in evidence.with_dense(others)}
+    pairs = [
+        run_pair(each, of_key[each.label]) for each in evidence.with_dense(compared) if each.label in of_key
+    ]
+    if all(pair.first.pruning_method == "dense" for pair in pairs):
+        raise UserError(
+            f"--against: {names[0]} and {names[1]} have no learning method, pruning method and sparsity in "
+            "common of which everything is stored; run the PIE scripts for one in both"
+        )
+    labels = [[population.label for population in each] for each in (compared, others)]
+    alone = [
+        f"Only in {name}: {', '.join(only)}."
+        for name, own, other in zip(names, labels, labels[::-1])
+        if (only := [label for label in own if label not in other])
+    ]
+    for name, texts in zip(names, (not_stored, others_not_stored)):
+        alone += [f"{name}: {text}." for text in texts]
+    rows = [
+        row | {"run": name}
+        for populations, name in zip((compared, others), names)
+        for row in evidence.population_rows(populations)
+    ]
+    models = either(len(each.seeds) for each in (*compared, *others))
+    networks = ", ".join(dict.fromkeys(each.network for each in (*compared, *others)))
+    about = f"{models} models of each combination ({networks})"
+    pictures = []
+    for measure in RUN_CURVES:
+        shown = SIDE_BY_SIDE[measure].title
+        caption = "Of both runs, each with all its networks. Bars: 95 % intervals."
+        picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
+        picture.arrays["title"] = f"{' against '.join(names)} · {shown} · {about}"
+        pictures.append(picture)
+    return Report(
+        pictures=pictures,
+        missing=alone,
+        names=names,
+        changed=changed_settings(first, second),
+        differences=[row for pair in pairs for row in run_differences(pair)],
+    )
+
+
+def run_pair(first: StoredPopulation, second: StoredPopulation) -> Pair:
+    """Networks are paired where the smaller population's seeds are among the larger one's."""
+    ids, trained = [], []
+    for population in (first, second):
+        ids.append(set(population.seeds))
+        trained.append(set(population.runs["seeds"]))
+    paired = all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
+    return Pair(first, second, paired, tuple(sorted(set.intersection(*ids))) if paired else None)
+
+
+def run_differences(pair: Pair) -> list[dict]:
+    """Rows of method, sparsity, measure, models, paired, first, second, and the difference first minus second
+    with its interval; of `overlap` the similarity itself and what random sets of these sizes have."""
+    measured, dense = {}, pair.first.pruning_method == "dense"
+    for name in ("accuracy", "q_score") if dense else evidence.STATISTICS:
+        both = evidence.compare(name, pair)
+        if both.difference["models"]:
+            ends = {"first": both.first["value"], "second": both.second["value"]}
+            measured[name] = ends | both.difference
+    if not dense and pair.first.made["data"] == pair.second.made["data"]:
+        measured["overlap"] = evidence.overlap(pair)
+    about = {"models": 0, "paired": pair.paired}
+    return [pair.first.key | {"measure": name} | about | row for name, row in measured.items()]
+
+
+def changed_settings(first: list[StoredPopulation], second: list[StoredPopulation]) -> list[dict]:
+    """Settings and data in which the runs differ: rows of learning and pruning method, sparsities, setting,
+    and its value in both; one row for all sparsities that differ alike. Those of the dense networks that
+    pruned ones come from stand with the dense ones."""
+    others, rows = {each.label: each for each in second}, {}
+    for population in first:
+        other = others.get(population.label)
+        if other is None:
+            continue
+        for key, values in differences(*map(recorded_settings, (population, other))).items():
+            if key.startswith("dense."):
+                continue  # said of the dense networks
+            name = population.learning_method, population.pruning_method, key, *map(str, values)
+            rows.setdefault(name, []).append(f"{100 * population.sparsity:g}")
+    titles = ("learning_method", "pruning_method", "setting", "first", "second")
+    return [dict(zip(titles, name)) | {"sparsities": ", ".join(each)} for name, each in rows.items()]
+
+
+def recorded_settings(population: StoredPopulation) -> dict:
+    """Settings of training, data, number and days of the networks."""
+    arrays, days = population.arrays, population.runs["days"]
+    return json.loads(str(arrays.get("settings", "{}"))) | {
+        "data": population.made["data"][:12],
+        "networks": len(arrays["ids"]),
+        "architecture": population.network,
+        "days": " to ".join(dict.fromkeys(days[:1] + days[-1:])),
+    }

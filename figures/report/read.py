@@ -1,19 +1,21 @@
 """What the report reads: everything that is stored of a data set below pies/NAME/. K networks, M of them
 probed, N images."""
 
+import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from common.cli import UserError
-from common.methods import FINETUNED, order
+from common.methods import FINETUNED, PruningMethod, order, parse_method
 from common.store.files import FORMAT, read_arrays
 from common.store.table import KEY_COLUMNS
 
-SAME = ("checkpoints", "dense_checkpoints", "data", "format")  # what results of the same networks agree in
+# What results of the same networks agree in.
+IDENTITY_KEYS = ("checkpoints", "dense_checkpoints", "data", "format")
 # Arrays that must be there: in files of populations, of their depths, and of the scripts' figures.
 NAMES = """
 dense title data_title architecture class_names labels ids evaluations accuracy recall runs made
@@ -37,11 +39,30 @@ NEEDED = {kind: {*names} for kind, *names in map(str.split, NAMES.split("\n\n"))
 
 
 @dataclass(frozen=True, eq=False)
-class Combination:
+class Networks:
+    """Outputs of a population: of ids (K,) the predictions (K, N) and q_score (K, N), NaN where a latent has
+    none; of depth_ids (M,) the depth (M, N), pruned networks only."""
+
+    ids: np.ndarray
+    predictions: np.ndarray
+    q_score: np.ndarray
+    depth_ids: np.ndarray
+    depth: np.ndarray
+    classes: int
+
+    def predictions_of(self, ids: tuple[int, ...]) -> np.ndarray:
+        """(len(ids), N)"""
+        return self.predictions[[self.ids.tolist().index(each) for each in ids]]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPopulation:
     """A population of one learning method, pruning method and sparsity, as its PIE script stored it.
 
     arrays: of METHOD/populations/; row: its columns of results.csv; made: checksums of networks and data;
-    depths: the arrays of its prediction depths, None where those of these networks are not stored.
+    depths: the arrays of its prediction depths, None where those of these networks are not stored; dense,
+    pruned: the outputs of its networks and of the dense ones that they were compared with, None until
+    `load_outputs`.
     """
 
     learning_method: str
@@ -52,6 +73,8 @@ class Combination:
     row: dict
     made: dict
     depths: dict | None
+    dense: Networks | None = None
+    pruned: Networks | None = None
 
     @property
     def method(self) -> str:
@@ -65,19 +88,8 @@ class Combination:
     @property
     def network(self) -> str:
         """The architecture, with a word where others trained these networks or the dense ones."""
-        origin = str(self.row.get("origin"))
-        return "external " * origin.startswith(("external", "made elsewhere")) + str(
-            self.arrays["architecture"]
-        )
-
-    @property
-    def facts(self) -> dict:
-        """The columns that say in a table which population a row is about."""
-        return {column: getattr(self, column) for column in KEY_COLUMNS}
-
-    @property
-    def class_names(self) -> list[str]:
-        return [str(name) for name in self.arrays["class_names"]]
+        external = str(self.row.get("origin")).startswith(("external", "made elsewhere"))
+        return "external " * external + str(self.arrays["architecture"])
 
     @property
     def is_pruned(self) -> bool:
@@ -85,8 +97,35 @@ class Combination:
         return self.pruning_method not in ("dense", FINETUNED)
 
     @property
+    def key(self) -> dict:
+        """The columns that say in a table which population a row is about."""
+        return {column: getattr(self, column) for column in KEY_COLUMNS}
+
+    @property
+    def parsed(self) -> PruningMethod:
+        return parse_method(self.pruning_method)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(name) for name in self.arrays["class_names"]]
+
+    @property
     def is_pie(self) -> np.ndarray:
         return self.arrays["is_pie"].astype(bool)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.arrays["labels"]
+
+    @property
+    def runs(self) -> dict:
+        """How it was made: commands, seeds, machines, versions, days."""
+        return json.loads(str(self.arrays["runs"]))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The ids that both populations have: dense and pruned of one seed leave together."""
+        return tuple(sorted(set(self.dense.ids.tolist()) & set(self.pruned.ids.tolist())))
 
 
 def grouped(populations: list, *attributes: str) -> dict:
@@ -97,12 +136,12 @@ def grouped(populations: list, *attributes: str) -> dict:
     return groups
 
 
-def in_order(population: Combination) -> tuple:
+def sort_key(population: StoredPopulation) -> tuple:
     """The order of tables and figures."""
     return population.learning_method, order(population.pruning_method), population.sparsity
 
 
-def read_populations(results_folder: Path) -> list[Combination]:
+def read_populations(results_folder: Path) -> list[StoredPopulation]:
     """The populations that are stored, the dense ones too, in the order of the table.
 
     Raises:
@@ -113,7 +152,7 @@ def read_populations(results_folder: Path) -> list[Combination]:
             raise _older(old.parent)
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
-    populations = sorted(filter(None, stored), key=in_order)
+    populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
             f"--results {results_folder}: no populations are stored there; run the pie_kmodels_detection "
@@ -140,7 +179,7 @@ def damaged(path: Path) -> UserError:
     return UserError(f"{path} is damaged; delete it and run the script that writes it again")
 
 
-def _read_population(path: Path) -> Combination | None:
+def _read_population(path: Path) -> StoredPopulation | None:
     if (arrays := read_arrays(path)) is None:
         raise damaged(path)
     if "row" not in arrays:
@@ -158,7 +197,8 @@ def _read_population(path: Path) -> Combination | None:
         row |= json.loads(str(depths["row"]))
     else:
         depths = None
-    return Combination(*(row[name] for name in KEY_COLUMNS), path.parent.parent, arrays, row, made, depths)
+    key = (row[name] for name in KEY_COLUMNS)
+    return StoredPopulation(*key, path.parent.parent, arrays, row, made, depths)
 
 
 def _check(path: Path, arrays: dict, kind: str) -> None:
@@ -168,12 +208,14 @@ def _check(path: Path, arrays: dict, kind: str) -> None:
 
 
 def _same(made: dict, other: dict) -> bool:
-    return all(made.get(name) == other[name] for name in SAME)
+    return all(made.get(name) == other[name] for name in IDENTITY_KEYS)
 
 
-def read_evaluations(population: Combination, names: tuple[str, ...], prefix: str = "") -> list[dict] | None:
-    """The arrays of these names of each of a population's networks, or of the dense ones that it was compared
-    with; None where not all are there as they were then."""
+def read_evaluations(
+    population: StoredPopulation, names: tuple[str, ...], prefix: str = ""
+) -> list[dict] | None:
+    """The arrays of these names of each of a population's networks, or with "dense_" of those that it was
+    compared with; None where not all are there as they were then."""
     evaluations = []
     stems, checksums = population.arrays[f"{prefix}evaluations"], population.made[f"{prefix}checkpoints"]
     for stem, checksum in zip(stems, checksums):
@@ -188,18 +230,55 @@ def read_evaluations(population: Combination, names: tuple[str, ...], prefix: st
     return evaluations
 
 
+def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopulation], list[str]]:
+    """The pruned populations with the outputs of their networks, and in words what is missing."""
+    loaded, missing = [], []
+    of_folder = {each.folder: each for each in populations}
+    # One object for the dense networks that several populations were compared with: they vote once.
+    read_dense = functools.cache(lambda folder: _read_networks(of_folder[folder], "dense_"))
+    for population in populations:
+        networks = read_dense(population.folder), _read_networks(population)
+        if None in networks:
+            reason = "the predictions of its networks are not stored; run its PIE script again"
+        elif not (filled := replace(population, dense=networks[0], pruned=networks[1])).seeds:
+            reason = "no network has the seed of a dense one"
+        else:
+            loaded.append(filled)
+            if population.depths is None:
+                missing.append(f"prediction depth of {population.label}: run its prediction_depth script")
+            continue
+        missing.append(f"everything but its figures of {population.label}: {reason}")
+    return loaded, missing
+
+
+def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks | None:
+    """The networks of a population, or with "dense_" those that it was compared with; None where not all are
+    stored."""
+    names = ("predictions", "q_score")
+    evaluations = read_evaluations(population, names, prefix)
+    if evaluations is None:
+        return None
+    outputs = (np.stack([arrays[name] for arrays in evaluations]) for name in names)
+    depth_ids, depth = np.zeros(0, int), np.zeros((0, len(population.labels)))
+    if population.depths and not prefix:
+        depth_ids, depth = (population.depths[name] for name in ("ids", "pruned_depth_prediction"))
+    return Networks(
+        population.arrays[f"{prefix}ids"], *outputs, depth_ids, depth, len(population.class_names)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Masks:
     """The masks of a population's networks: kept (K, n) bool, the layers one after the other, of `layers`
     (L,) with `shapes` (L, 4), padded with ones."""
 
-    population: Combination
+    population: StoredPopulation
     kept: np.ndarray
     layers: list[str]
     shapes: np.ndarray
 
 
-def read_masks(population: Combination) -> Masks | None:
+def read_masks(population: StoredPopulation) -> Masks | None:
     """None where those of its checkpoints are not stored."""
     stored = read_evaluations(population, ("mask_bits", "layers", "layer_shapes"))
     if stored is None:
@@ -209,7 +288,7 @@ def read_masks(population: Combination) -> Masks | None:
     return Masks(population, np.stack(kept), [str(layer) for layer in stored[0]["layers"]], shapes)
 
 
-def read_figure(population: Combination, kind: str, dense: bool = False) -> dict | None:
+def read_figure(population: StoredPopulation, kind: str, dense: bool = False) -> dict | None:
     """The arrays of a figure of that kind about a population, or about the dense one that it was compared
     with, made from the same networks; None where there is none."""
     made = population.made | ({"checkpoints": population.made["dense_checkpoints"]} if dense else {})

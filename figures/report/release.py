@@ -7,7 +7,7 @@ import numpy as np
 
 from common.store.files import read_arrays, write_arrays, write_atomically
 from common.store.table import table_path
-from figures.report.read import Combination, damaged
+from figures.report.read import StoredPopulation, damaged
 
 FOLDERS = ("populations", "evaluations", "umap", "q_score", "prediction_depth", "pies_distribution")
 # Of each network: what evidence and masks are read from. Latents, probabilities and votes stay behind.
@@ -18,7 +18,7 @@ UNREAD += ("dense_depth_prediction", "dense_depth_label")
 MANY = 1000  # so many values may be rounded to float16: their means, and what a figure shows, stay the same
 
 
-def release(results: Path, target: Path, shown: list[Combination]) -> int:
+def release(results: Path, target: Path, shown: list[StoredPopulation]) -> int:
     """Copies populations/, evaluations/ and the figures' arrays of all learning methods, and the table; of
     other test sets what networks predict, and the populations.
 

@@ -19,9 +19,7 @@ CONFIDENCE = 0.95
 MOST_HALVES = 300
 SPLITS = 40  # of the seeds into two halves
 FEWER_SETS = 30  # of seeds without two of them, of which splits are averaged
-CHUNK = 2**18  # votes held at once, in a cache
 SPREAD = 1e-12  # what is smaller is an error of rounding
-UNBOUNDED = (-math.inf, math.inf)
 
 
 # Sets of seeds
@@ -78,60 +76,26 @@ def splits_of_sets(seeds: int) -> np.ndarray:
     return splits
 
 
-# Votes
-
-
-def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """The modal labels of many sets of networks at once; ties as in `metrics.modal_labels`, to the smallest
-    class id.
-
-    Args:
-        predictions: (K, N); sets: (S, K) bool, the networks that vote.
-    Returns:
-        (S, N), of the type of the predictions.
-    """
-    known = np.unique(predictions)
-    votes = np.stack([(predictions == label).sum(0, dtype=np.int32) for label in known])
-    labels = np.repeat(known[None, votes.argmax(0)], len(sets), 0)
-    # Where fewer than half of a set can vote against the class that leads, it leads in every set.
-    against = len(predictions) - votes.max(0)
-    disputed = np.flatnonzero(2 * against >= sets.sum(1).min(initial=len(predictions)))
-    ranked = np.sort(predictions[:, disputed], 0)
-    new = np.concatenate([np.ones_like(ranked[:1], bool), ranked[1:] != ranked[:-1]])
-    candidates = new.sum(0)  # classes that an image has votes for
-    images, voters = max(1, CHUNK // len(sets)), sets.astype(np.float32)
-    by_candidates = np.argsort(-candidates, kind="stable")
-    for order in np.split(by_candidates, range(images, len(disputed), images)):
-        classes = np.zeros((candidates[order].max(initial=0), len(order)), predictions.dtype)
-        image, rank = np.nonzero(new[:, order].T)
-        place = np.arange(len(image)) - np.searchsorted(image, image)
-        classes[place, image] = ranked[:, order][rank, image]
-        best = np.full((len(sets), len(order)), -1, np.float32)
-        for index, label in enumerate(classes):
-            some = (candidates[order] > index).sum()  # the first ones
-            chosen = predictions[:, disputed[order[:some]]] == label[:some]
-            # One number that is larger for more votes and, with as many, for the smaller class: whole
-            # numbers, exact up to 2^24.
-            votes = voters @ (len(classes) * chosen.astype(np.float32))
-            votes += len(classes) - 1 - index
-            np.maximum(best[:, :some], votes, out=best[:, :some])
-        winner = len(classes) - 1 - best.astype(np.int32) % max(1, len(classes))
-        labels[:, disputed[order]] = np.take_along_axis(classes, winner, 0)
-    return labels
-
-
 # Estimates: value, low and high (its 95 % interval), error (standard error), degrees (of freedom), models
 
 
-def estimate(
-    value: float, variance: float, degrees: float, models: int, bounds: tuple[float, float] = UNBOUNDED
-) -> dict:
-    """A number with its interval value +- t sqrt(variance), clipped to what is possible; NaN with fewer than
-    6 seeds, and where nothing varies or the number is not defined."""
-    error = math.sqrt(variance) if models >= FEWEST_SEEDS else math.nan
+def estimate(value: float, variance: float, degrees: float, models: int) -> dict:
+    """A number with its interval value +- t sqrt(variance); NaN with fewer than 6 seeds, and where nothing
+    varies or the number is not defined."""
+    value, error = float(value), math.sqrt(variance) if models >= FEWEST_SEEDS else math.nan
     half = student_t_quantile(degrees) * error if error > SPREAD and not math.isnan(value) else math.nan
-    low, high = np.clip((value - half, value + half), *bounds).tolist()
-    return dict(value=float(value), low=low, high=high, error=error, degrees=degrees, models=models)
+    interval = dict(low=value - half, high=value + half)
+    return dict(value=value, **interval, error=error, degrees=degrees, models=models)
+
+
+def undefined() -> dict:
+    """The estimate of what no network says."""
+    return estimate(math.nan, math.nan, -1, 0)
+
+
+def within(estimate: dict, lowest: float, highest: float) -> dict:
+    """The estimate with its interval clipped to what is possible."""
+    return estimate | {end: float(np.clip(estimate[end], lowest, highest)) for end in ("low", "high")}
 
 
 def student_t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
@@ -145,25 +109,22 @@ def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
     return float(((sizes - sizes.mean(1, keepdims=True)) ** 2).mean()) if sizes.size else math.nan
 
 
-def half_sampled(statistic: np.ndarray, seeds: int, bounds: tuple[float, float] = UNBOUNDED) -> dict:
+def half_sampled(statistic: np.ndarray, seeds: int) -> dict:
     """A count, or a difference of counts of the same seeds: (1 + S,), of all seeds and of half-samples."""
     variance = variance_of_halves(statistic[1:].astype(float), seeds)
-    return estimate(statistic[0], variance, seeds - 1, seeds, bounds)
+    return estimate(statistic[0], variance, seeds - 1, seeds)
 
 
-def half_sampled_ratio(
-    part: np.ndarray, whole: np.ndarray, seeds: int, bounds: tuple[float, float] = (0, 1)
-) -> dict:
+def half_sampled_ratio(part: np.ndarray, whole: np.ndarray, seeds: int) -> dict:
     """A share or Jaccard similarity a / u, (1 + S,) each: the variance is that of e = a - (sum a / sum u) u,
     over u of all seeds times the mean u of half-samples."""
-    if not whole[0]:
-        return estimate(math.nan, math.nan, seeds - 1, seeds)
-    halves = [each[1:].astype(float) for each in (part, whole)]
-    if seeds < FEWEST_SEEDS or not halves[1].any():
-        return estimate(part[0] / whole[0], math.nan, seeds - 1, seeds)
-    residuals = halves[0] - halves[0].sum() / halves[1].sum() * halves[1]
-    variance = variance_of_halves(residuals, seeds) / (whole[0] * halves[1].mean())
-    return estimate(part[0] / whole[0], variance, seeds - 1, seeds, bounds)
+    value = part[0] / whole[0] if whole[0] else math.nan
+    parts, wholes = (each[1:].astype(float) for each in (part, whole))
+    if not whole[0] or seeds < FEWEST_SEEDS or not wholes.any():
+        return estimate(value, math.nan, seeds - 1, seeds)
+    residuals = parts - parts.sum() / wholes.sum() * wholes
+    variance = variance_of_halves(residuals, seeds) / (whole[0] * wholes.mean())
+    return estimate(value, variance, seeds - 1, seeds)
 
 
 def jackknifed(statistic: np.ndarray, seeds: int, models: int | None = None) -> dict:
@@ -174,17 +135,19 @@ def jackknifed(statistic: np.ndarray, seeds: int, models: int | None = None) -> 
     return estimate(statistic[0], variance, models - 1, models)
 
 
-def mean_estimate(values: np.ndarray, bounds: tuple[float, float] = UNBOUNDED) -> dict:
+def mean_estimate(values: np.ndarray) -> dict:
     """A mean over networks (K,)."""
+    if not len(values):
+        return undefined()
     models = len(values)
     variance = values.var(ddof=1) / models if models > 1 else math.nan
-    return estimate(values.mean() if models else math.nan, variance, models - 1, models, bounds)
+    return estimate(values.mean(), variance, models - 1, models)
 
 
 def independent_difference(first: dict, second: dict) -> dict:
     """An estimate minus another one of equally many other seeds; degrees of freedom by Satterthwaite."""
-    variances = [each["error"] ** 2 for each in (first, second)]
-    total = sum(variances)
-    spread = sum(variance**2 / max(1, each["degrees"]) for variance, each in zip(variances, (first, second)))
-    degrees = total**2 / spread if spread else math.nan
-    return estimate(first["value"] - second["value"], total, degrees, first["models"])
+    estimates = first, second
+    variances = [each["error"] ** 2 for each in estimates]
+    spread = sum(variance**2 / max(1, each["degrees"]) for variance, each in zip(variances, estimates))
+    degrees = sum(variances) ** 2 / spread if spread else math.nan
+    return estimate(first["value"] - second["value"], sum(variances), degrees, first["models"])
