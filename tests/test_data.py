@@ -100,7 +100,7 @@ def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
         Image.fromarray(image).save(root / "test/cat/0.png")
 
     def other_label(root):  # the same pixels in the same order
-        (root / "train/cat/2.png").rename(root / "train/dog/00.png")
+        (root / "train/cat/2.png").rename(root / "train/dog/-.png")
 
     found = [checksums("a"), checksums("b", other_pixel), checksums("c", other_label)]
     found.append(checksums("d", classes=("cat", "eel")))
