@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import stored_results
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from stored_results import Networks, pruned_populations
+from test_plots import check_nothing_overlaps, drawn
 
 from common.cli import UserError
 from common.store.files import read_arrays, write_arrays
@@ -437,113 +437,11 @@ def wide_layers():
     }
 
 
-def texts_of(figure):
-    """What is written in a drawn figure, with its box: title, axes' titles and names, ticks, texts,
-    legends."""
-    found = [figure._suptitle]
-    for axes in figure.axes:
-        if axes.get_visible():
-            found += [
-                axes.title,
-                axes.xaxis.label,
-                axes.yaxis.label,
-                *axes.texts,
-                *(axes.get_legend().get_texts() if axes.get_legend() else []),
-            ]
-            for axis, (low, high) in (
-                (axes.xaxis, sorted(axes.get_xlim())),
-                (axes.yaxis, sorted(axes.get_ylim())),
-            ):
-                found += [
-                    tick.label1 if tick.label1.get_visible() else tick.label2
-                    for tick in axis.get_major_ticks()
-                    if low <= tick.get_loc() <= high
-                ]
-    return [(text.get_text(), corners(text)) for text in found if text.get_text().strip()]
-
-
-def corners(text):
-    """The four corners of a text's box, turned as the text is, and half a pixel smaller on all sides:
-    neighbours may touch."""
-    outer, angle = text.get_window_extent(), text.get_rotation()
-    text.set_rotation(0)
-    level = text.get_window_extent()
-    text.set_rotation(angle)
-    along, upward = (
-        np.array([math.cos(turn), math.sin(turn)]) for turn in (math.radians(angle), math.radians(angle + 90))
-    )
-    centre = np.array([outer.x0 + outer.x1, outer.y0 + outer.y1]) / 2
-    return [
-        centre + a * (level.width / 2 - 0.5) * along + b * (level.height / 2 - 0.5) * upward
-        for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    ]
-
-
-def overlap(one, other):
-    """Whether two turned boxes overlap: no line along one of their sides lies between them."""
-    for box in (one, other):
-        for side in (box[1] - box[0], box[3] - box[0]):
-            (low, high), (other_low, other_high) = [
-                (min(along), max(along))
-                for along in ([corner @ side for corner in each] for each in (one, other))
-            ]
-            if high <= other_low or other_high <= low:
-                return False
-    return True
-
-
 def heat_maps(panels, rows, columns):
     """The arrays of heat maps of combinations with these names."""
     combinations = [SimpleNamespace(label=row) for row in rows]
     with mock.patch.object(across, "title", lambda combinations, shown: shown):
         return across.heat_maps(combinations, "title", panels, columns, "Jaccard similarity")
-
-
-def check_picture(arrays):
-    """All texts are inside the picture and none lies on another; returns them."""
-    figure = plots.draw({key: np.asarray(value) for key, value in arrays.items()})
-    FigureCanvasAgg(figure).draw()
-    texts = texts_of(figure)
-    shown_title = figure._suptitle.get_text().replace("\xa0", " ").replace("\n", " ")
-    assert all(part in shown_title for part in str(arrays["title"]).split(" · ")) and shown_title
-    left, bottom, right, top = np.array([[*np.min(box, axis=0), *np.max(box, axis=0)] for _, box in texts]).T
-    for index, (text, box) in enumerate(texts):
-        assert (
-            0 <= left[index]
-            and 0 <= bottom[index]
-            and right[index] <= figure.bbox.x1
-            and top[index] <= figure.bbox.y1
-        ), f"{text} leaves the picture"
-        near = (left < right[index]) & (right > left[index]) & (bottom < top[index]) & (top > bottom[index])
-        for other in np.flatnonzero(near):
-            assert other == index or not overlap(box, texts[other][1]), (text, texts[other][0])
-    return [text.replace("\n", " ") for text, _ in texts]  # of several lines
-
-
-@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
-def test_texts_that_lie_on_one_another_or_leave_the_picture_are_found():
-    arrays = {
-        "figure": "pies_per_class",
-        "title": "title",
-        "class_names": [f"a long name of class {c}" for c in range(4)],
-        "sets": ["one"],
-        "counts": np.ones((2, 4), dtype=int),
-    }
-    check_picture(arrays)
-    with pytest.raises(AssertionError, match="leaves the picture"):
-        check_picture({**arrays, "sets": ["a name " * 40]})
-    wide = heat_maps({"panel": np.zeros((2, 12))}, ["a", "b"], ["c"] * 12)
-    wide["texts"] = [[["short"] * 12, ["WIDE LETTERS WWWWWWWW"] * 12]]  # wider than cells are made for
-    with pytest.raises(AssertionError, match="WIDE LETTERS"):
-        check_picture(wide)
-    with pytest.raises(AssertionError, match="a long name"):
-        check_picture(
-            {
-                **arrays,
-                "class_names": ["a long name\nof\na\nclass"] * 4 + ["b"] * 20,
-                "counts": np.ones((2, 24), dtype=int),
-            }
-        )
 
 
 KEYS = {
@@ -557,33 +455,23 @@ KEYS = {
 def figures(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "few digits"
     write_folder(folder, KEYS[request.param], layers=wide_layers())
-    return KEYS[request.param], {
-        name: arrays for _, drawn in compare(folder).values() for name, arrays in drawn.items()
-    }
+    return [arrays for _, figures in compare(folder).values() for arrays in figures.values()]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pie_overlap",
-        "pies_unique",
-        "class_recall",
-        "mask_similarity",
-        "mask_similarity_layers",
-        "mask_structure",
-        "weight_movement",
-    ],
-)
-def test_a_heat_map_shows_all_names_and_no_text_lies_on_another(figures, name):
-    keys, arrays = figures
-    texts = check_picture(arrays[name])
-    rows = [str(row) for row in arrays[name]["rows"]]
-    assert len(rows) == len(keys) and all(row in texts for row in rows)
-    assert all(str(column) in texts for column in arrays[name]["columns"])
-    written = [text for row in arrays[name]["texts"][0] for text in row]
-    assert len(written) >= len(keys) and set(written) <= set(texts) and "" not in written
-    said = {"class_recall": "true class", "mask_structure": "layer", "mask_similarity_layers": "layer"}
-    assert str(arrays[name]["quantity"]) in texts and said.get(name, "") in ["", *texts]
+def test_heat_maps_and_bars_show_all_names_and_nothing_lies_on_anything_else(figures):
+    for arrays in figures:
+        figure = drawn(str(arrays["figure"]), arrays)
+        check_nothing_overlaps(figure)
+        if "panels" not in arrays:
+            legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+            sizes = arrays["counts"].sum(1).tolist()
+            names = [*(f"only {each}" for each in arrays["sets"]), "in two sets or more"]
+            assert legend == [f"{each} ({size})" for each, size in zip(names, sizes)]
+            continue
+        rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        assert rows == list(arrays["rows"])
+        written = [text.get_text() for text in figure.axes[0].texts]
+        assert written == arrays["texts"][0].ravel().tolist() and "" not in written
 
 
 def test_bars_of_pies_per_class_stand_on_one_another():

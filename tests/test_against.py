@@ -125,12 +125,6 @@ def test_networks_of_other_seeds_are_not_paired(runs):
     assert row["paired"] == "False"
 
 
-def test_excess_is_that_of_the_evidence_and_its_difference(runs):
-    row = row_of(runs[0], KEY, "excess")
-    same(row, {"value": float(row["first"]) - float(row["second"])})
-    assert float(row["high"]) - float(row["low"]) > 0
-
-
 def test_the_page_says_what_only_one_run_has_and_shows_both_in_its_figures(runs):
     page = (report_folder(runs[0]) / "report.html").read_text(encoding="utf-8")
     assert "Only in" in page and "SupCon GMP 0.9" in page and "supervised global 0.5" in page

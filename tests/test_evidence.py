@@ -289,16 +289,6 @@ def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by
             assert counts[f"pies_margin_{margin}"] == len(far)
 
 
-def test_dense_networks_of_several_combinations_are_one_population_whose_labels_are_found_once(case):
-    _, compared, _, _ = case
-    for learning in {one.learning_method for one in compared}:
-        own = [one for one in compared if one.learning_method == learning]
-        assert len({id(one.dense) for one in own}) == 1
-        assert evidence.labels_of_sets(own[0].dense, own[0].seeds) is evidence.labels_of_sets(
-            own[-1].dense, own[0].seeds
-        )
-
-
 # Claims
 
 
@@ -536,30 +526,6 @@ def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, e
 
 
 # The noise floor
-
-
-def test_noise_floors_equal_slow_ones(case):
-    name, compared, _, stored = case
-    floors = evidence.noise_floors(compared)
-    if name == "three":
-        assert floors == {}
-        return
-    assert list(floors) == sorted({key[0] for key in stored})
-    for learning, floor in floors.items():
-        own = [one for key, one in stored.items() if key[0] == learning]
-        assert (
-            set(floor) == {"dense against dense", *(f"{one.key[1]} {one.key[2]:g}" for one in own)}
-            and next(iter(floor)) == "dense against dense"
-        )
-        for one in own:
-            pairs = splits_of(one.ids)[0]
-            crossed = [(len(one.pies(a, b)) + len(one.pies(b, a))) / 2 for a, b in pairs]
-            label = f"{one.key[1]} {one.key[2]:g}"
-            assert floor[label].tolist() == crossed and len(crossed) == uncertainty.SPLITS
-            if label == list(floor)[1]:  # whose seeds are split
-                expected = [len(one.floor(a, b)) for a, b in pairs]
-                assert floor["dense against dense"].tolist() == expected
-    assert sum(len(floor) for floor in floors.values()) > len(stored)
 
 
 # What is not stored, or not defined

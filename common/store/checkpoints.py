@@ -561,10 +561,10 @@ class TrainingState:
                     f"note: {self.path} was kept by a run of {state['threads']} threads, this one has "
                     f"{threads}: the result differs by rounding"
                 )
+            if names := not_finite(state["parts"]["network"]):
+                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
-            if names := not_finite(trained["network"].state_dict()):
-                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             device = next(iter(trained["network"].parameters())).device
             masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
             history[:] = state["history"]

@@ -2,9 +2,11 @@
 it."""
 
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +32,7 @@ class Picture:
     arrays: dict
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """All that the report says, as numbers and arrays.
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
@@ -42,20 +43,20 @@ class Report:
     differ; differences, rows of numbers of both.
     """
 
-    stored: list[StoredPopulation] = field(default_factory=list)
-    compared: list[StoredPopulation] = field(default_factory=list)
-    populations: list[dict] = field(default_factory=list)
-    dense: list[dict] = field(default_factory=list)
-    evidence: list[dict] = field(default_factory=list)
-    floors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    pictures: list[Picture] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    test_sets: list[dict] = field(default_factory=list)
-    test_set_pictures: list[Picture] = field(default_factory=list)
-    controls: list[StoredPopulation] = field(default_factory=list)
+    stored: Sequence[StoredPopulation] = ()
+    compared: Sequence[StoredPopulation] = ()
+    populations: Sequence[dict] = ()
+    dense: Sequence[dict] = ()
+    evidence: Sequence[dict] = ()
+    floors: Mapping[str, dict[str, np.ndarray]] = {}
+    pictures: Sequence[Picture] = ()
+    missing: Sequence[str] = ()
+    test_sets: Sequence[dict] = ()
+    test_set_pictures: Sequence[Picture] = ()
+    controls: Sequence[StoredPopulation] = ()
     names: tuple[str, ...] = ()
-    changed: list[dict] = field(default_factory=list)
-    differences: list[dict] = field(default_factory=list)
+    changed: Sequence[dict] = ()
+    differences: Sequence[dict] = ()
 
 
 def collect(
@@ -75,35 +76,11 @@ def collect(
     floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
     joint, no_joint = dense_against_pruned(compared)
+    curves = [against_sparsity(compared, populations, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     pictures = [
-        against_sparsity(
-            compared,
-            populations,
-            "pies",
-            "PIEs against sparsity",
-            "Images whose modal label over the pruned networks differs from that over the dense ones. "
-            "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-            "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
-            "models.",
-        ),
-        against_sparsity(
-            compared,
-            populations,
-            "excess",
-            "PIEs beyond the noise floor, against sparsity",
-            "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
-            "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
-            "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
-        ),
+        *curves,
         against_models(compared),
-        against_sparsity(
-            compared,
-            [*populations, *dense],
-            "accuracy",
-            "Accuracy against sparsity",
-            "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
-            "is that it falls later. Bars: 95 % intervals, Student's t over networks.",
-        ),
+        against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
         *measures_against_sparsity(stored, compared),
         *([noise_floor(compared, floors)] if floors else []),
         *grid,
@@ -147,6 +124,26 @@ def table_rows(rows: list[dict]) -> list[dict]:
 # Figures
 
 
+CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
+    "pies": (
+        "PIEs against sparsity",
+        "Images whose modal label over the pruned networks differs from that over the dense ones. "
+        "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
+        "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
+        "models.",
+    ),
+    "excess": (
+        "PIEs beyond the noise floor, against sparsity",
+        "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
+        "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
+        "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
+    ),
+    "accuracy": (
+        "Accuracy against sparsity",
+        "Mean over the networks. Look whether accuracy falls as soon as PIEs rise: the paper's point "
+        "is that it falls later. Bars: 95 % intervals, Student's t over networks.",
+    ),
+}
 COMPARISONS = {  # figures of figures/report/across.py that the report shows: name -> heading, caption
     "pie_overlap": (
         "Overlap of PIE sets",
@@ -561,7 +558,7 @@ def run_differences(pair: Pair) -> list[dict]:
             ends = {"first": both.first["value"], "second": both.second["value"]}
             measured[name] = ends | both.difference
     if not dense and pair.first.made["data"] == pair.second.made["data"]:
-        measured["overlap"] = evidence.overlap_of(pair)
+        measured["overlap"] = evidence.overlap(pair)
     about = {"models": 0, "paired": pair.paired}
     return [pair.first.key | {"measure": name} | about | row for name, row in measured.items()]
 

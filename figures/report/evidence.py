@@ -70,15 +70,6 @@ def pies(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
     return labels_of_sets(population.dense, seeds) != labels_of_sets(population.pruned, seeds)
 
 
-def overlap(first: np.ndarray, second: np.ndarray, models: int) -> dict:
-    """The Jaccard similarity of PIE sets (1 + S, N) of so many seeds and their half-samples, with its
-    interval, beside that of random sets of these sizes."""
-    common, either = (first & second).sum(1), (first | second).sum(1)
-    chance = similarity.expected_jaccard(*(int(each[0].sum()) for each in (first, second)), first.shape[1])
-    ratio = uncertainty.half_sampled_ratio(common, either, models)
-    return uncertainty.within(ratio, 0, 1) | {"chance": chance}
-
-
 @functools.lru_cache(maxsize=2)  # of dense networks, which several populations share, and of pruned ones
 def labels_of_splits(networks, seeds: tuple[int, ...]) -> np.ndarray:
     """Modal labels of both halves of `splits_of_sets`: (2, 1 + S, splits, N)."""
@@ -191,35 +182,41 @@ class Difference(NamedTuple):
     difference: dict
 
 
-def compare(name: str, pair: Pair) -> Difference:
-    """A statistic of two populations, of equally many networks; undefined where there are too few."""
-    statistic, both = STATISTICS[name], (pair.first, pair.second)
-    ids = [sorted(statistic.ids(each)) for each in both]
+def compared_ids(name: str, pair: Pair) -> list[tuple[int, ...]]:
+    """The ids of both populations of which a statistic is compared, equally many."""
+    ids = [sorted(STATISTICS[name].ids(each)) for each in (pair.first, pair.second)]
     if pair.ids is not None:
         ids = [[each for each in own if each in pair.ids] for own in ids]
     if pair.paired:
         ids = [[each for each in ids[0] if each in ids[1]]] * 2
     fewest = min(map(len, ids))
-    if fewest < statistic.fewest:
+    return [tuple(own[:fewest]) for own in ids]
+
+
+def compare(name: str, pair: Pair) -> Difference:
+    """A statistic of two populations; undefined where there are too few networks."""
+    statistic, ids = STATISTICS[name], compared_ids(name, pair)
+    models = len(ids[0])
+    if models < statistic.fewest:
         return Difference(*[uncertainty.undefined()] * 3)
-    values = [statistic.values(each, tuple(own[:fewest])) for each, own in zip(both, ids)]
-    first, second = (statistic.estimate(each, fewest) for each in values)
+    values = [statistic.values(*each) for each in zip(pair, ids)]
+    first, second = (statistic.estimate(each, models) for each in values)
     if pair.paired:
-        return Difference(first, second, statistic.estimate(values[0] - values[1], fewest))
+        return Difference(first, second, statistic.estimate(values[0] - values[1], models))
     return Difference(first, second, uncertainty.independent_difference(first, second))
 
 
-def overlap_of(pair: Pair) -> dict:
-    """The Jaccard similarity of the PIE sets of a pair on the same images, as `overlap` gives it."""
-    if pair.paired:
-        seeds = [common_seeds(pair.first, pair.second)] * 2
-    else:
-        fewest = min(len(each.seeds) for each in pair[:2])
-        seeds = [each.seeds[:fewest] for each in pair[:2]]
-    first, second = (pies(*each) for each in zip(pair, seeds))
+def overlap(pair: Pair) -> dict:
+    """The Jaccard similarity of the PIE sets of a pair on the same images, with its interval, beside that of
+    random sets of these sizes."""
+    ids = compared_ids("pies", pair)
+    first, second = (pies(*each) for each in zip(pair, ids))  # (1 + S, N)
     if not pair.paired:  # seeds that have nothing to do with one another
         second[1:] = second[1 + uncertainty.reordered(len(second) - 1, 1)]
-    return overlap(first, second, len(seeds[0]))
+    common, either = (first & second).sum(1), (first | second).sum(1)
+    chance = similarity.expected_jaccard(*(int(each[0].sum()) for each in (first, second)), first.shape[1])
+    ratio = uncertainty.half_sampled_ratio(common, either, len(ids[0]))
+    return uncertainty.within(ratio, 0, 1) | {"chance": chance}
 
 
 # Populations

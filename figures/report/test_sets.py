@@ -70,6 +70,6 @@ def compare(row: dict, clean_row: dict, pair: Pair) -> dict:
     beside["difference"] = evidence.compare("accuracy", pair).difference
     same_images = row["test_set"] in CORRUPTIONS and np.array_equal(pair.first.labels, pair.second.labels)
     if same_images and "pies" in row:
-        beside["jaccard"] = evidence.overlap_of(pair)
+        beside["jaccard"] = evidence.overlap(pair)
         beside["jaccard_chance"] = beside["jaccard"]["chance"]
     return row | beside
