@@ -89,21 +89,23 @@ def test_a_folder_gives_what_torchvisions_imagefolder_gives(tmp_path):
 
 
 def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
-    checksums = {load_dataset("folder", str(write_folder(tmp_path / "a" / "pets"))).checksum}
-    root = write_folder(tmp_path / "b" / "pets")
-    image = np.asarray(Image.open(root / "test/cat/0.png")).copy()
-    image[0, 0, 0] ^= 1
-    Image.fromarray(image).save(root / "test/cat/0.png")
-    checksums.add(load_dataset("folder", str(root)).checksum)
-    checksums.add(
-        load_dataset("folder", str(write_folder(tmp_path / "c" / "pets", classes=("cat", "eel")))).checksum
-    )
-    root = write_folder(tmp_path / "d" / "pets")
-    (root / "train/cat/2.png").rename(
-        root / "train/dog/00.png"
-    )  # the same pixels in the same order, one label changed
-    checksums.add(load_dataset("folder", str(root)).checksum)
-    assert len(checksums) == 4
+    def checksums(name, change=lambda root: None, **facts):
+        change(root := write_folder(tmp_path / name / "pets", **facts))
+        data = load_dataset("folder", str(root))
+        return data.checksum, data.train_checksum
+
+    def other_pixel(root):
+        image = np.asarray(Image.open(root / "test/cat/0.png")).copy()
+        image[0, 0, 0] ^= 1
+        Image.fromarray(image).save(root / "test/cat/0.png")
+
+    def other_label(root):  # the same pixels in the same order
+        (root / "train/cat/2.png").rename(root / "train/dog/-.png")
+
+    found = [checksums("a"), checksums("b", other_pixel), checksums("c", other_label)]
+    found.append(checksums("d", classes=("cat", "eel")))
+    whole, of_training = zip(*found)
+    assert len(set(whole)) == 4 and len(set(of_training)) == 3 and of_training[0] == of_training[1]
 
 
 def png_bytes(width, height, depth, colour, rows):

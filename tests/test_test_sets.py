@@ -85,6 +85,8 @@ def test_a_folder_and_files_are_read_and_the_clean_checksum_stays(digits_on_disk
         short, other = one(data, name)
         assert short == wanted and other.evaluated == same.evaluated
         assert torch.equal(other.test_images, data.test_images) and other.test_labels.dtype == torch.int64
+    np.savez("labels.npz", images=images, labels=data.test_labels.numpy()[::-1])
+    assert one(data, "labels.npz")[1].evaluated != same.evaluated
     assert [name for name, _ in test_sets.other_test_sets(data, "corrupted")] == list(test_sets.CORRUPTIONS)
 
 
