@@ -25,7 +25,7 @@ from test_scripts import DENSE, ROOT, SMALL, main
 
 from common import models
 from common.settings import Architecture
-from common.store.checkpoints import file_sha256
+from common.store.records import file_sha256
 from common.store.files import write_arrays
 
 LIMIT = 20_000  # bytes of a file on the full disk: a log and a record fit, a checkpoint does not
@@ -335,7 +335,7 @@ ELSEWHERE = "... give these a place of their own (--run NAME)"
 MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
-DAMAGED, NO_FIT = "is damaged; delete it", "does not fit WideResNet-10-1 with 3 classes"
+DAMAGED, NO_FIT = "is damaged; delete it", "does not fit the network that the flags ask for"
 UNREADABLE = "not a readable checkpoint ... delete it and train it again"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
 UNREADABLE_IMAGE = "is not a readable image ... remove or replace it"
@@ -409,9 +409,9 @@ clr_prediction_depth --encoder_name '' => --encoder_name ... letters
 sup_training --save_path '' => --save_path ... give its name
 clr_training --head_save_path '' => --head_save_path ... give its name
 clr_pie_kmodels_detection --encoder_save_path 'models/{}.pt' => --encoder_save_path ... give a folder
-clr_pruning_finetune --model_depth 16 => no SupCon models dense ... choose with --model_depth 10
+clr_pruning_finetune --model_depth 16 => no SupCon models dense ... WideResNet-10-1_encoder
 clr_pruning_finetune --dense_epochs 9 => --dense_epochs 9 ... there are: SupCon dense 0.0 (epochs 1
-clr_pie_kmodels_detection --temperature 0.1 => choose with --temperature 0.5
+clr_pie_kmodels_detection --temperature 0.1 => there are: WideResNet-10-1_encoder_SupCon ... 0.5temperature
 sup_training --data_dir nowhere => --data_dir nowhere ... train/CLASS/*
 clr_training --data_dir 'few digits/train/digit 1/03.png' => --data_dir ... 03.png ... train/CLASS/*
 sup_training --save_path 'few digits/train/digit 1/03.png' => --save_path ... is a file: give a folder
@@ -452,14 +452,14 @@ sup_pruning_finetune --rewind_epoch 1 => --rewind_epoch belongs to --pruning_sch
 sup_pruning_finetune --pruning_schedule sometimes => --pruning_schedule ... choose from
 sup_pruning_finetune --dense_batch_size 0 => --dense_batch_size ... a whole number from 1
 clr_pruning_finetune --dense_head_epochs 9 => --dense_head_epochs 9 ... there are
-sup_pruning_finetune --criterion magnitude_increase => were not kept; keep them ... --save_epochs 0
-sup_pruning_finetune --criterion levai_zombori => sums of gradients ... --accumulate_gradients ... are missing
+sup_pruning_finetune --criterion magnitude_increase => was not kept; keep them ... --save_epochs 0
+sup_pruning_finetune --criterion levai_zombori => gradient_sums.pt was not kept ... --accumulate_gradients
 sup_pruning_finetune --models_number 0 => --models_number ... a whole number from 1
 sup_pie_kmodels_detection --finetune_epochs 9 => --finetune_epochs 9 ... there are
 sup_pie_kmodels_detection --umap_models 0 => --umap_models ... a whole number from 1
 sup_pie_kmodels_detection --pruning_methods global,global => --pruning_methods ... names one twice
 sup_pie_kmodels_detection --pruning_methods dense => --pruning_methods ... 'dense' is no pruning method
-sup_pie_kmodels_detection --pruning_methods GMP => no pruned networks ... python sup_training.py
+sup_pie_kmodels_detection --pruning_methods GMP => no pruned networks ... train them with sup_training.py
 sup_pie_kmodels_detection --run a/b => --run ... 'a/b' is not a plain name
 sup_pie_kmodels_detection --run .. => --run ... '..' is not a plain name
 sup_prediction_depth --run '' => --run ... '' is not a plain name
@@ -520,21 +520,6 @@ ROWS = [
     ),
     ("data, no train", delete("few digits/train"), SUP, "", "no folder train/ ... train/CLASS/*"),
     ("data, no test", delete("few digits/test"), CLR_DEPTH, "", "no folder test/ ... test/CLASS/*"),
-    (
-        "range, names of files",
-        None,
-        CLR,
-        ["--encoder_name", "N" * 100, "--epochs", 2147483647, "--temperature", "1.2345678901234567e-05"]
-        + [
-            "--pruning_percentages",
-            "0.12345678901234567",
-            "--criterion",
-            "magnitude_increase",
-            "--begin_epoch",
-            0,
-        ],
-        "would be the name of a file ... --encoder_name",
-    ),
     (
         "data, a class of bytes",
         lambda: [
@@ -597,7 +582,7 @@ ROWS = [
         picture(DIGIT, (8, 8)),
         CLR_PIES,
         "",
-        "another version of few digits ... train it again",
+        "other training images ... train all of them again",
     ),
     (
         "model, truncated",
@@ -839,7 +824,7 @@ ROWS = [
         both(remove(HEAD), remove(HEAD, 1)),
         CLR_PIES,
         "",
-        "without classifier heads ... --head_save_path ... python clr_training.py",
+        "without classifier heads ... --head_save_path ... clr_training.py",
     ),
     (
         "model, one head missing",
@@ -860,7 +845,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: other_network()),
         SUP_PIES,
         "",
-        "comes from another dense model 0 ... delete it",
+        "made from another dense model ... delete it",
     ),
     ("JSON, torn", lambda: cut(model(SUP_DENSE).with_suffix(".json"), 300)(), SUP_PRUNE, "", DAMAGED),
     (
@@ -978,7 +963,7 @@ ROWS = [
         write("theirs/wideResNet-1_0.0pruning_2epochs_16depth_0.0dropout_id0.pt", b"a network"),
         SUP_PRUNE,
         "--save_path theirs",
-        "in theirs; there are: ... choose with --model_depth 16",
+        "in theirs; there are: wideResNet-1_0.0pruning_2epochs_16depth",
     ),
     (
         "JSON, other encoder",
@@ -1261,10 +1246,10 @@ def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
     assert files(tmp_path) == before
 
 
-def test_a_command_whose_quotation_does_not_end_is_not_said(work):
+def test_a_command_whose_quotation_does_not_end_is_not_said():
     from common.store.populations import recorded_command
 
-    assert recorded_command({"run": {"command": "sup_training.py 'few"}}) == []
+    assert recorded_command({"run": {"command": "sup_training.py 'few"}}, {}) == ""
 
 
 def inflate(path, name, megabytes):

@@ -22,7 +22,7 @@ from conftest import GOLDEN_HERE, write_few_digits
 
 from common import comparison
 from common.cli import UserError
-from common.store import checkpoints
+from common.store import records
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--dataset", "folder", "--data_dir", "few digits", "--model_depth", "10", "--widen_factor", "1"]
@@ -435,7 +435,7 @@ def test_of_a_checkpoint_without_a_record_the_flags_that_cannot_be_checked_are_n
     monkeypatch.chdir(tmp_path)
     for record in Path("models/few digits").glob(f"{lost}.json"):
         record.unlink()
-    checkpoints.say_once.cache_clear()
+    records.say_once.cache_clear()
     assert main(script, *CHAIN[script], "--batch_size", 32, *flags.split()) == 0
     [note] = [line for line in capsys.readouterr().out.splitlines() if "no record, taken as external" in line]
     assert note.partition("; cannot be checked: ")[2] == told
@@ -534,4 +534,4 @@ def test_a_network_without_a_record_is_not_loaded_by_its_file_alone(chain, tmp_p
     [path] = (chain[0] / "models/few digits").glob("wideResNet*_0.0pruning_*_id0.pt")
     shutil.copy(path, tmp_path / path.name)
     with pytest.raises(UserError, match="no record of this study"):
-        checkpoints.load_network(tmp_path / path.name)
+        records.load_network(tmp_path / path.name)
