@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from common import metrics, process
-from common.cli import UserError, logger, say_once
+from common.cli import UserError, logger
 from common.data import ImageDataset
 from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
@@ -26,8 +26,6 @@ from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
-RENEWED = {"format": "of an older version of the code", "data": "on other test images"}
-MADE_OF = {"checkpoints": "networks", "dense_checkpoints": "dense networks", "probed": "probed networks"}
 ASKED = ("pruning_methods", "pruning_percentages")  # flags of what is compared
 CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
@@ -173,8 +171,7 @@ def refuse_other_results(
     """Refuses to write over, or beside, stored results of other networks: nothing is lost, and the table
     never mixes two dense populations.
 
-    Results of the same networks on earlier test images are replaced, with --allow_missing also those of fewer
-    of them.
+    Results of the same networks on other test images, or of an older format, are made again.
 
     Args:
         populations: the dense one first; probed: where depths are stored, the ids of the networks.
@@ -183,42 +180,32 @@ def refuse_other_results(
     """
     dense, folder = populations[0], study.method_folder / "populations"
     asked = {kind_of(population): population for population in populations}
-    ids, replaced = dict(zip(asked, probed or ())), []
+    ids = dict(zip(asked, probed or ()))
     paths = folder.glob("[!.]*.npz")  # not what another script is writing there
     for path in sorted(paths, key=lambda path: (not path.stem.startswith("dense"), path)):
-        stored = read_arrays(path, only=("made", "settings", "row", "ids")) or {}
-        found = json.loads(str(stored.get("made", "{}")))
-        kind = path.stem.removesuffix("_depth")
-        is_depth, population = path.stem != kind, asked.get(kind)
-        wanted = {"format": FORMAT, **made_from(study, population or dense, dense)}
-        if population is None or population is dense:
-            del wanted["dense_checkpoints" if population else "checkpoints"]
-        if is_depth and kind in ids and "ids" in stored:
-            found["probed"], wanted["probed"] = stored["ids"].tolist(), ids[kind]
-        differing = {key: (found.get(key), value) for key, value in wanted.items() if found.get(key) != value}
-        if not stored or not differing:  # a torn file is computed again
+        stored = read_arrays(path, only=("made", "settings", "row", "ids"))
+        if stored is None:  # a torn file is computed again
             continue
+        kind = path.stem.removesuffix("_depth")
+        found, population = json.loads(str(stored["made"])), asked.get(kind)
+        wanted = made_from(study, population or dense, dense)
+        # Of what is not compared now only the dense networks and the images have to be these.
+        del wanted["data" if population else "checkpoints"]
+        if path.stem != kind and kind in ids:
+            found["probed"], wanted["probed"] = stored["ids"].tolist(), ids[kind]
         changed = changed_settings(study, population, stored) if population else []
-        reasons = ", ".join(changed or [describe_difference(key, *pair) for key, pair in differing.items()])
-        remedy = "give these a place of their own (--run NAME), or delete that folder"
-        if not changed and is_replaced(differing, study.flags.allow_missing):
-            if population and (is_depth or probed is None):
-                replaced.append(path.stem)
-                continue
-            first = "run the PIE script first" if population else "name it in this call too"
-            remedy = f"{first}, or {remedy}"
-        whose = f"other {population.pruning_method} networks" if population else kind
-        raise UserError(f"{folder} holds results of {whose} ({reasons}); {remedy}")
-    if replaced:
-        said = (
-            "of fewer networks or other test images, replaced when their scripts run and till then not used"
+        if wanted.items() <= found.items() and not changed:
+            continue
+        raise UserError(
+            f"{folder} holds results of other {kind} networks "
+            f"({', '.join(changed) or 'of other ids or images, or trained again'}); give these a place of "
+            "their own (--run NAME), or delete that folder"
         )
-        say_once(f"note: {folder} holds results {said}: {', '.join(replaced)}")
 
 
 def changed_settings(study: Study, population: Population, stored: dict) -> list[str]:
     """`key found, not asked` of the settings in which stored results differ from those of a population."""
-    found, row = (json.loads(str(stored.get(name, "{}"))) for name in ("settings", "row"))
+    found, row = (json.loads(str(stored[name])) for name in ("settings", "row"))
     found["normalization"] = row.get("normalization")
     settings = population.settings | {"normalization": study.data.normalization_text}
     # A setting that one of them lacks is younger than the other.
@@ -227,23 +214,6 @@ def changed_settings(study: Study, population: Population, stored: dict) -> list
         for key, (old, new) in differences(found, settings).items()
         if None not in (old, new) or key == "external"
     ]
-
-
-def describe_difference(key: str, found: list | None, wanted: list) -> str:
-    """In what stored results differ from those that are to be stored, by an entry of what made them."""
-    if key in RENEWED:
-        return RENEWED[key]
-    if len(found or ()) == len(wanted):
-        return f"other {MADE_OF[key]}: of other ids, or trained again"
-    return f"{len(found or ())} {MADE_OF[key]}, not {len(wanted)}"
-
-
-def is_replaced(differing: dict[str, tuple], allow_missing: bool) -> bool:
-    """Whether results may be replaced: they are of the same networks, or with `allow_missing` of fewer."""
-    return all(
-        key in RENEWED or (allow_missing and {*(found or ())} <= {*wanted})
-        for key, (found, wanted) in differing.items()
-    )
 
 
 def evaluations(study: Study, population: Population) -> list[Job]:

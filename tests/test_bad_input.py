@@ -922,21 +922,33 @@ ROWS = [
     ("code, encoder pruned", edit_record(ENCODER, OF_OTHER_CODE), CLR_PRUNE, "", OTHER_CODE),
     ("code, head compared", edit_record(HEAD, OF_OTHER_CODE), CLR_PIES, "", OTHER_CODE),
     ("code, pruned encoder probed", edit_record(PRUNED_ENCODER, OF_OTHER_CODE), CLR_DEPTH, "", OTHER_CODE),
-    ("results, fewer networks", None, SUP_PIES, "--models_number 1", f"(2 networks, not 1) {ELSEWHERE}"),
-    ("results, fewer probed", None, SUP_DEPTH, "--models_number 1", f"(2 networks, not 1) {ELSEWHERE}"),
+    (
+        "results, fewer networks",
+        None,
+        SUP_PIES,
+        "--models_number 1",
+        f"(of other ids or images, or trained again) {ELSEWHERE}",
+    ),
+    (
+        "results, fewer probed",
+        None,
+        SUP_DEPTH,
+        "--models_number 1",
+        f"(of other ids or images, or trained again) {ELSEWHERE}",
+    ),
     (
         "results, fewer though missing are allowed",
         both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
         SUP_PIES,
         "--allow_missing",
-        f"(2 networks, not 1) {ELSEWHERE}",
+        f"(of other ids or images, or trained again) {ELSEWHERE}",
     ),
     (
         "results, pruned again",
         edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
         SUP_PIES,
         "",
-        f"other global networks (other networks: of other ids, or trained again) {ELSEWHERE}",
+        f"other global_0.9 networks (of other ids or images, or trained again) {ELSEWHERE}",
     ),
     *(
         (

@@ -710,31 +710,23 @@ def test_results_of_more_methods_and_of_depths_come_beside_those_that_are_there(
 @pytest.mark.parametrize(
     "call, told",
     [
-        ({"dense": "a", "kinds": {ONE: "a"}}, r"other dense networks \(2 networks, not 1\).*--run NAME"),
-        ({"dense": "abc", "kinds": {ONE: "ab"}}, r"other dense networks \(2 networks, not 3\)"),
-        ({"dense": "ab", "kinds": {ONE: "a"}}, r"other global networks \(2 networks, not 1\)"),
-        ({"dense": "ac", "kinds": {ONE: "ab"}}, r"other dense networks \(other networks: of other ids"),
-        ({"dense": "ab", "kinds": {ONE: "ac"}}, r"other global networks \(other networks: of other ids"),
-        ({"dense": "a", "kinds": {("layer", 0.7): "a"}}, r"other dense networks \(2 networks, not 1\)"),
-        ({"dense": "ab", "kinds": {ONE: "ab"}, "probed": [0]}, r"\(2 probed networks, not 1\)"),
+        ({"dense": "a", "kinds": {ONE: "a"}}, r"other dense_0.0 networks \(of other ids.*--run NAME"),
+        ({"dense": "abc", "kinds": {ONE: "ab"}}, r"other dense_0.0 networks \(of other ids"),
+        ({"dense": "ab", "kinds": {ONE: "a"}}, r"other global_0.5 networks \(of other ids"),
+        ({"dense": "ac", "kinds": {ONE: "ab"}}, r"other dense_0.0 networks \(of other ids"),
+        ({"dense": "ab", "kinds": {ONE: "ac"}}, r"other global_0.5 networks \(of other ids"),
+        ({"dense": "a", "kinds": {("layer", 0.7): "a"}}, r"other dense_0.0 networks \(of other ids"),
+        ({"dense": "ab", "kinds": {ONE: "ab"}, "probed": [0]}, r"dense_0.0 networks \(of other ids"),
         (
             {"dense": "a", "kinds": {ONE: "a"}, "probed": [0]},
-            r"\(2 networks, not 1\)",
+            r"\(of other ids",
         ),
-        ({"dense": "a", "kinds": {ONE: "a"}, "allow_missing": True}, r"\(2 networks, not 1\)"),
+        ({"dense": "a", "kinds": {ONE: "a"}, "allow_missing": True}, r"\(of other ids"),
         (
             {"dense": "cd", "kinds": {ONE: "ab"}, "settings": ("epochs", 5)},
-            r"dense networks \(epochs 3, not 5\)",
+            r"dense_0.0 networks \(epochs 3, not 5\)",
         ),
-        # The table and the report would mix two dense populations.
-        (
-            {"dense": "abc", "kinds": {ONE: "abc"}, "allow_missing": True},
-            "GMP_0.9 .*name it in this call too",
-        ),
-        (
-            {"dense": "abc", "kinds": {ONE: "abc"}, "probed": [0, 1], "allow_missing": True},
-            "PIE script first",
-        ),
+        ({"dense": "abc", "kinds": {ONE: "abc"}, "allow_missing": True}, "dense_0.0 networks"),
     ],
 )
 def test_results_of_other_networks_are_never_replaced(view, store, call, told):
@@ -744,16 +736,6 @@ def test_results_of_other_networks_are_never_replaced(view, store, call, told):
     with pytest.raises(UserError, match=told):
         store(**call)
     assert stored_in(view) == before
-
-
-def test_results_of_missing_networks_are_replaced_when_these_are_there(view, store, caplog):
-    for dense, kinds in (("a-", {ONE: "a-", OTHER: "-"}), ("ab", {ONE: "ab", OTHER: "-b"})):
-        kinds = {kind: letters for kind, letters in kinds.items() if letters != "-"}
-        store(dense, kinds, allow_missing=True)
-        store(dense, {ONE: kinds[ONE]}, [*range(2 - dense.count("-"))], allow_missing=True)
-    assert "dense_0.0, dense_0.0_depth, global_0.5, global_0.5_depth" in caplog.text
-    rows = read_table(view.results_folder)
-    assert [row["models"] for row in rows] == ["2", "2", "1"] and stored_in(view).keys() >= {"GMP_0.9"}
 
 
 @pytest.mark.parametrize("change", ["data", "normalization"])

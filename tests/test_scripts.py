@@ -350,7 +350,7 @@ def test_two_dense_populations_are_finetuned_and_compared_side_by_side(
     assert main(*finetune, 2, folder_flag, "of two") == 0
     compare = [f"{method}_pie_kmodels_detection", *half, "--dense_epochs"]
     assert main(*compare, 1) == 0 and main(*compare, 2, folder_flag, "of two") == 2
-    assert "holds results of other dense networks" in capsys.readouterr().err
+    assert "holds results of other dense_0.0 networks" in capsys.readouterr().err
     assert main(*compare, 2, folder_flag, "of two", "--run", "two") == 0
     for folder, epochs in (("", "1"), ("runs/two", "2")):
         rows = list(csv.DictReader((digits_on_disk / "pies/few digits" / folder / "results.csv").open()))
