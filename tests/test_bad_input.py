@@ -366,7 +366,6 @@ sup_training --model_depth 12 => --model_depth ... 6 n + 4
 sup_training --save_every 0min => --save_every ... a number above 0
 sup_training --widen_factor 2147483647 => --widen_factor ... a whole number from 1 to 64
 sup_training --model_depth 2147483644 => --model_depth ... up to 1000
-clr_training --model_depth 1000 --widen_factor 64 => --model_depth 1000 ... weights ... a smaller network
 sup_training --epochs 1_000 => --epochs ... '1_000' ... a whole number from 1
 clr_training --epochs ' 2' => --epochs ... a whole number from 1
 sup_training --batch_size '٣٢' => --batch_size ... a whole number from 1

@@ -173,12 +173,10 @@ def find_population(
     if not fitting:
         flags = "".join(f" --{stage}_{fact} {value}" for fact, value in wanted.items())
         there = "; ".join(map(str, populations)) or kinds_in(folder)
-        remedy = f"train them with {script_of(kind)}"
-        if there != "none":
-            remedy = f"give the flags of these, or {remedy}"
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
-            f"{study.architecture_name} in {study.folder}; there are: {there}; {remedy}"
+            f"{study.architecture_name} in {study.folder}; there are: {there}; train them with "
+            f"{script_of(kind)}"
         )
     population = only_population(stage, fitting if dense is None else from_dense(study, fitting, dense))
     return checked(study, population, dense)
