@@ -28,11 +28,11 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.store import chains
+    from common.store import prune
     from common.study import open_studies
 
     for study in open_studies("clr_pruning_finetune", flags, writes_models=True):
-        chains.prune_population(study)
+        prune.prune_population(study)
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def finetuning_epoch(device, hooked: bool = False):
     from common import models, training
     from common.criteria import magnitude
     from common.pruning import global_masks, prunable_parameters
-    from common.store.chains import FINETUNING
+    from common.settings import Finetuning, defaults
 
     network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
     scores = {name: magnitude(weight.detach()) for name, weight in prunable_parameters(network).items()}
@@ -251,7 +251,7 @@ def finetuning_epoch(device, hooked: bool = False):
         for name, mask in masks.items():
             module, _, parameter = name.rpartition(".")
             prune.custom_from_mask(network.get_submodule(module), parameter, mask)
-    settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": RATE, **FINETUNING}
+    settings = {**defaults(Finetuning), "batch_size": SUPERVISED_BATCH, "learning_rate": RATE}
     finetuning = training.CrossEntropy(network, random_data(STEP_IMAGES, 1, 32, device), settings)
     return lambda: training.fit(finetuning, training.Run(KEY), range(1), None if hooked else masks)
 

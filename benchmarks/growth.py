@@ -85,7 +85,7 @@ def trained_models(device, size: int):
     import torch
 
     from common import models, training
-    from common.store import checkpoints, files
+    from common.store import files, records
 
     data = random_data(MODEL_IMAGES, 100, 32, device)
     settings = {"batch_size": SUPERVISED_BATCH, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
@@ -97,7 +97,7 @@ def trained_models(device, size: int):
                 network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
                 supervised = training.CrossEntropy(network, data, settings)
                 training.fit(supervised, training.Run((seed, "supervised")), range(1))
-                state, path = checkpoints.cpu_state(network), Path(folder) / f"{seed}.pt"
+                state, path = records.cpu_state(network), Path(folder) / f"{seed}.pt"
                 files.write_atomically(path, lambda temporary, state=state: torch.save(state, temporary))
 
     return train

@@ -63,8 +63,9 @@ def main(argv=None) -> None:
     for what, distance in distances.items():
         print(f"{what:<60}{distance:>12.2g}")
     if not on_cuda:
-        print("no CUDA device: nothing to compare with the CPU; --compile alone is measured")
-    switches = SWITCHES if on_cuda else {name: SWITCHES[name] for name in ("float32", "--compile")}
+        print("no CUDA device: nothing to compare with the CPU; bfloat16 and --compile alone are measured")
+    on_cpu = ("float32", "bfloat16", "--compile")
+    switches = SWITCHES if on_cuda else {name: SWITCHES[name] for name in on_cpu}
     print(f"{'seconds':<44}{'':<20}{'median':>8}{'ratio':>8}   of {flags.rounds}")
     rows = {}
     for what, prepare, arguments in works(sizes):

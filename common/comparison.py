@@ -16,9 +16,10 @@ from common.data import ImageDataset
 from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
-from common.store.checkpoints import origin_of
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
-from common.store.populations import Population, command_for, describe_absent, find_control, find_population
+from common.store.names import kinds_in
+from common.store.populations import Population, find_control, find_population, how_to_train
+from common.store.records import origin_of
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
 from common.study import Study
@@ -138,17 +139,20 @@ def find_populations(study: Study) -> list[Population]:
     dense = find_population(study, "dense", 0.0)
     asked = asked_kinds(study)
     found = [find_population(study, *kind, dense) for kind in asked]
-    absent = [kind for kind, population in zip(asked, found) if population is None]
-    if absent == asked:
+    lacking: dict[str, list[str]] = {}
+    for (method, sparsity), population in zip(asked, found):
+        if population is None:
+            lacking.setdefault(method, []).append(str(sparsity))
+    absent = "; ".join(f"{method} {', '.join(sparsities)}" for method, sparsities in lacking.items())
+    if not any(found):
         pruned = [kind for kind in asked if kind[1]] or asked
         first = Population(study.learning_method, *min(pruned, key=lambda kind: order(kind[0])), ())
-        command = command_for(study, first, range(study.flags.models_number))
         raise UserError(
-            f"no pruned networks in {study.folder} to compare with {dense}: "
-            f"{describe_absent(study, absent)}; train some: {command}"
+            f"no pruned networks in {study.folder} to compare with {dense}: {absent}; there are: "
+            f"{kinds_in(study.folder)}; {how_to_train(first, range(study.flags.models_number))}"
         )
     if absent:
-        logger.info(f"absent: {describe_absent(study, absent)}")
+        logger.info(f"absent: {absent}")
     populations = [dense, *filter(None, found)]
     one_shot = [each for each in populations if parse_method(each.pruning_method).schedule == "one-shot"]
     if one_shot and CONTROL not in asked and (control := find_control(study, dense, one_shot)):
@@ -520,7 +524,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "origin": origin_of([*population.records, *dense.records]),
         "architecture": study.architecture_name,
         **population.facts(),
-        "unpublished": "not known" if population.made_elsewhere else in_words(population.unpublished),
+        "unpublished": "not known" if population.external else in_words(population.unpublished),
         "normalization": study.data.normalization_text,
         "population": identity(population, dense),
     }
@@ -552,7 +556,7 @@ def runs(population: Population) -> dict:
         "seeds": sorted({record["seed"] for record in records if "seed" in record}),
         "seconds": sum(run.get("seconds", 0) for run in timed),
         "networks": len(population.members),
-        "made_elsewhere": sum(member.made_elsewhere for member in population.members),
+        "made_elsewhere": sum(member.external for member in population.members),
         "analysis": process.command_line(),
     }
 
@@ -651,8 +655,8 @@ def figure_name(study: Study, population: Population) -> str:
 def title(study: Study, population: Population, dense: Population) -> str:
     """Data set, learning method, pruning, sparsity and number of models; below them those settings that are
     most often changed, where they are not the published ones."""
-    external = ", dense external" if dense.made_elsewhere else ""
-    if population.made_elsewhere:
+    external = ", dense external" if dense.external else ""
+    if population.external:
         external = ", external"
     head = study.architecture.projection_head
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")

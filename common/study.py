@@ -21,7 +21,6 @@ from common.store.names import (
 from common.test_sets import other_test_sets
 
 MOST_WEIGHTS = 1e9
-LONGEST_NAME = 225  # letters: file systems take 255 bytes, and states and temporary files have longer names
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,7 @@ class Study:
     def name(
         self, part: str, pruning_method: str, sparsity: float, epochs: int, batch_size: int, model_id: int
     ) -> CheckpointName:
-        """The name of a checkpoint of this study.
-
-        Raises:
-            UserError: its files would have longer names than file systems take.
-        """
+        """The name of a checkpoint of this study; with `*` for epochs, batch size or id the glob of some."""
         shape = self.architecture
         own = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
         if shape.architecture != "WideResNet":
@@ -87,34 +82,11 @@ class Study:
         if not self.supervised:
             own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
             own["temperature"] = self.flags.temperature
-        name = CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
-        if len(str(name)) > LONGEST_NAME:
-            raise UserError(
-                f"{name} would be the name of a file, of {len(str(name))} letters, and {LONGEST_NAME} is the "
-                "most; give a shorter --encoder_name or numbers of fewer digits"
-            )
-        return name
+        return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
 
     def architecture_configuration(self) -> dict:
         """What every configuration says of the network."""
         return self.architecture.configuration(self.supervised)
-
-    def same_flags(self, folders: bool) -> list[str]:
-        """The flags with which another script looks at the same data, architecture and, with `folders`,
-        folders, for messages."""
-        names = "dataset data_dir normalization architecture model_depth widen_factor dropout"
-        if not self.supervised:
-            names += " projection_head temperature encoder_name"
-        if folders:
-            names += " encoder_save_path head_save_path save_path"
-        given = [name for name in names.split() if name in self.flags.given]
-        values = {name: getattr(self.flags, name) for name in given}
-        words = [
-            word
-            for name, value in values.items()
-            for word in (f"--{name}", *(value if isinstance(value, list) else [str(value)]))
-        ]
-        return words + (["--total_seed", str(self.total_seed + 1)] if self.total_seed else [])
 
 
 def requested_architecture(flags: argparse.Namespace) -> Architecture:

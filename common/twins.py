@@ -15,7 +15,7 @@ from common.cli import logger
 from common.losses import LOSSES
 from common.models import Classifier
 from common.pruning import Masks
-from common.store import checkpoints
+from common.store import records
 from common.study import Study
 from common.training import prepare, seed_weights
 
@@ -53,7 +53,7 @@ class Supervised:
         classes = len(study.data.class_names)
         network = models.SupervisedNetwork(shape, classes, study.match_sparsity)
         if start.weights:
-            checkpoints.load_epoch(network, start.weights, shape, classes)
+            records.load_state(network, records.read_payload(start.weights), start.weights)
         self.network = self.kept = prepare(network, study.device)
 
     def key(self, part: int) -> tuple:
@@ -70,7 +70,7 @@ class Supervised:
 
     def payload(self, part: int) -> dict:
         """What the file of a trained part holds."""
-        return checkpoints.cpu_state(self.network)
+        return records.cpu_state(self.network)
 
     def counted(self, part: int) -> nn.Module:
         """The network whose sparsity the record of a part tells."""
@@ -88,7 +88,7 @@ class Supervised:
     @staticmethod
     def payloads(classifier: Classifier) -> tuple[dict, ...]:
         """What the files of a finetuned network hold."""
-        return (checkpoints.cpu_state(classifier),)
+        return (records.cpu_state(classifier),)
 
 
 class Contrastive:
@@ -107,7 +107,8 @@ class Contrastive:
         seed_weights(*self.start.key)
         model = models.ContrastiveEncoder(shape, study.match_sparsity)
         if self.start.weights:
-            checkpoints.load_epoch(model, self.start.weights, shape, len(study.data.class_names))
+            weights = self.start.weights
+            records.load_state(model, records.read_payload(weights), weights)
         self.model = self.kept = prepare(model, study.device)
         self.head = self.new_head(*self.start.head_key)
 
@@ -131,14 +132,13 @@ class Contrastive:
         return {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
 
     def payload(self, part: int) -> dict:
-        return {"head" if part else "model": checkpoints.cpu_state(self.head if part else self.model)}
+        return {"head" if part else "model": records.cpu_state(self.head if part else self.model)}
 
     def counted(self, part: int) -> nn.Module:
         return self.classifier() if part else self.model.encoder
 
     def load(self, part: int, path: Path) -> None:
-        classes = len(self.study.data.class_names)
-        checkpoints.load_encoder(self.model.encoder, path, self.study.architecture, classes)
+        records.load_state(self.model.encoder, records.encoder_state(records.read_payload(path)), path)
 
     def at_epoch(self, done: int) -> None:
         """With --debug_classification_head, trains a throw-away head now and then, and logs its accuracy."""
@@ -166,8 +166,8 @@ class Contrastive:
     def payloads(classifier: Classifier) -> tuple[dict, ...]:
         """The bare encoder without projection head, as published, and the classifier head."""
         states = (
-            checkpoints.cpu_state(classifier.encoder),
-            checkpoints.cpu_state(classifier.classification_head),
+            records.cpu_state(classifier.encoder),
+            records.cpu_state(classifier.classification_head),
         )
         return {"model": states[0]}, {"head": states[1]}
 

@@ -319,7 +319,7 @@ def watched_training(stand_in: CudaStandIn) -> Iterator[None]:
     pruning), 'step' (from the learning rate to the progress bar), 'save' (of a state or checkpoint).
     `phases["logged"]` counts epochs."""
     from common import pruning, training
-    from common.store import chains, runs
+    from common.store import prune, runs
 
     step = contextlib.ExitStack()
 
@@ -344,7 +344,7 @@ def watched_training(stand_in: CudaStandIn) -> Iterator[None]:
 
     with contextlib.ExitStack() as patches:
         for module, name, call in (
-            *((module, "fit", fit) for module in (training, runs, chains)),
+            *((module, "fit", fit) for module in (training, runs, prune)),
             (training, "set_learning_rate", begin),
             (training, "advance", end),
             (training, "log_epoch", within("logged")),

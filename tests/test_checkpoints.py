@@ -1,7 +1,6 @@
 """Names, records, code and loading of checkpoints."""
 
 import dataclasses
-import itertools
 import json
 import os
 import pickle
@@ -16,7 +15,7 @@ from conftest import GOLDEN_HERE, GOLDEN_NETWORKS
 from common import models, process
 from common.cli import UserError
 from common.data import load_dataset
-from common.store import checkpoints, names, runs
+from common.store import files, names, records, runs
 from common.store.names import Architecture, CheckpointName
 
 DIGITS = load_dataset("digits", "data")
@@ -78,43 +77,17 @@ def test_the_encoders_name_shows_what_differs_from_the_published_network(archite
     assert names.full_encoder_name("WideResNet", Architecture(*architecture)) == name
 
 
-def test_every_name_is_read_back_and_no_two_models_share_one():
-    def all_of(choices):
-        return [
-            CheckpointName(**dict(zip(choices, chosen))) for chosen in itertools.product(*choices.values())
-        ]
-
-    def of_method(pruning_method, *sparsities):
-        return {"pruning_method": [pruning_method], "sparsity": sparsities, "epochs": [1, 500], "id": [0, 12]}
-
-    contrastive = {
-        **{"part": ["encoder", "head"], "learning_method": ["SupCon", "SimCLR"]},
-        "encoder_name": ["WideResNet", "WideResNet-10-4-linear", "my_encoder_net"],
-        **{"batch_size": [128, 1024], "temperature": [0.5, 0.07]},
-    }
-    supervised = {"part": ["supervised"], "learning_method": ["supervised"], "widen_factor": [1, 2, 4]}
-    supervised |= {"depth": [10, 16], "dropout": [0.0, 0.3]}
-    methods = (("dense", 0.0), ("GMP", 0.3, 0.001), ("later_GMP", 0.3), ("global", 0.3, 0.95))
-    of_all = [
-        name
-        for kind in (contrastive, supervised)
-        for method in methods
-        for name in all_of({**kind, **of_method(*method)})
-    ]
-    assert [names.parse_name(str(name)) for name in of_all] == of_all
-    assert len({str(name) for name in of_all}) == len(of_all) == 24 * 60
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.pt",
-        "wideResNet_0.0pruning_205epochs.pt",
-        "wideResNet_0.0pruning_205epochs_16depth_0.0dropout_id0.json",
-    ],
-)
-def test_other_files_are_no_checkpoints(name):
-    assert names.parse_name(name) is None
+def test_names_with_unknown_parts_are_globs_and_give_the_facts_back():
+    facts = {"part": "head", "learning_method": "SupCon", "pruning_method": "dense", "sparsity": 0.0}
+    name = CheckpointName(
+        **facts, epochs=7, id=12, encoder_name="a_3epochs_b", batch_size=64, temperature=0.5
+    )
+    pattern = dataclasses.replace(name, epochs="*", id="*", batch_size="*")
+    assert Path(str(name)).match(str(pattern)) and names.name_of(Path(str(name)), pattern) == name
+    for other in ("_id12_epoch3", "_id012", "_id1x", "_id", "_id12.pt"):
+        assert names.name_of(Path(str(name).replace("_id12", other)), pattern) is None
+    assert names.name_of(Path(str(name).replace("0.0pruning", "0.5pruning")), pattern) is None
+    assert names.name_of(Path(str(name)), dataclasses.replace(pattern, batch_size=32)) is None
 
 
 def test_folders_are_those_of_the_data_set():
@@ -136,8 +109,8 @@ def test_folders_are_those_of_the_data_set():
 )
 def test_published_checkpoints_load_through_our_loader(folder, depth, patterns, forward):
     paths = [next(folder.glob(pattern)) for pattern in patterns]
-    name = names.parse_name(paths[-1].name)
-    network = checkpoints.load_classifier(paths, None, name, Architecture(depth, 2), 10)
+    name = CheckpointName("", "", "dense", 0.0, 1, 0)
+    network = records.load_classifier(paths, None, name, Architecture(depth, 2), 10)
     golden = np.load(folder / forward)
     with torch.no_grad():
         logits = network(torch.from_numpy(golden["input"])).numpy()
@@ -153,8 +126,8 @@ def small_checkpoint(folder, sparsity=0.0, model_id=0, **configuration):
     name = CheckpointName("supervised", "supervised", **facts, widen_factor=1, depth=10)
     path = folder / str(name)
     facts = {"seed": model_id, "data": DIGITS.facts(), "run": process.environment(torch.device("cpu"), 0.0)}
-    record = checkpoints.make_record(name, {"epochs": 3, **configuration}, network, [], **facts)
-    checkpoints.save_checkpoint(path, checkpoints.cpu_state(network), record)
+    record = records.make_record(name, {"epochs": 3, **configuration}, network, [], **facts)
+    records.save_checkpoint(path, records.cpu_state(network), record)
     return path, name, network
 
 
@@ -171,7 +144,7 @@ def equal_states(state, other):
 
 def test_what_is_saved_is_loaded(tmp_path):
     path, name, network = small_checkpoint(tmp_path)
-    loaded = checkpoints.load_classifier([path], checkpoints.read_record(path), name, SMALL, 10)
+    loaded = records.load_classifier([path], records.read_record(path), name, SMALL, 10)
     assert equal_states(network.state_dict(), loaded.state_dict())
     names = {file.name for file in tmp_path.iterdir() if file.is_file()}
     assert names == {path.name, path.with_suffix(".json").name}
@@ -182,9 +155,10 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def test_settings_are_compared_key_by_key_however_deep():
     found = {"epochs": 3, "dense": {"epochs": 5, "lars": False}}
-    asked = {"epochs": 3, "dense": {"epochs": 6, "lars": False}}
-    assert checkpoints.describe_differences(found, asked) == "dense.epochs 5, not 6"
-    assert checkpoints.describe_differences(found, found) == ""
+    wanted = {"epochs": 3, "dense": {"epochs": 6, "lars": False}}
+    assert files.differences(found, wanted) == {"dense.epochs": (5, 6)} and not files.differences(
+        found, found
+    )
 
 
 def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
@@ -202,11 +176,12 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.glob("*id0*"))) == 2
 
 
-def is_finished(path, configuration, data=DIGITS, other_code=False, **facts):
-    flags = SimpleNamespace(other_code=other_code)
+def is_finished(path, configuration, data=DIGITS, other_code=False, **parents):
+    flags = SimpleNamespace(other_code=other_code, debug=False)
     study = SimpleNamespace(data=data, flags=flags, folder_flag="--save_path")
+    name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, 0)
     settings = {**data.flips, "precision": "float32", "compile": False, **configuration}
-    return runs.is_finished(study, path, settings, **facts)
+    return runs.is_finished(study, runs.CheckpointSpec(name, path, settings), **parents)
 
 
 def test_finished_means_the_same_settings_and_data(tmp_path):
@@ -230,14 +205,14 @@ def test_finished_means_the_same_settings_and_data(tmp_path):
 def test_the_record_tells_the_code_of_every_room_that_a_network_depends_on(tmp_path):
     path, _, _ = small_checkpoint(tmp_path)
     code = json.loads(path.with_suffix(".json").read_text())["code"]
-    assert code == checkpoints.science_code()
-    assert code.keys() == {"augment", "losses", "models", "pruning", "training", "twins"}
-    assert len(set(code.values())) == 6
+    assert code == records.science_code()
+    assert code.keys() == {"augment", "criteria", "losses", "models", "pruning", "training", "twins"}
+    assert len(set(code.values())) == 7
 
 
 def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
     path, _, _ = small_checkpoint(tmp_path)
-    code = checkpoints.science_code()
+    code = records.science_code()
     edit_record(path, code={**code, "augment": "0" * 12, "models": "0" * 12})
     with pytest.raises(UserError, match="made by other code of augment, models; give --other_code to go on"):
         is_finished(path, {"epochs": 3})
@@ -251,8 +226,8 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
 
 def test_records_from_before_the_code_was_recorded_are_accepted_and_told_once(tmp_path, monkeypatch):
     messages = []
-    checkpoints.say_once.cache_clear()
-    monkeypatch.setattr(checkpoints.logger, "info", lambda text, *facts: messages.append(text % facts))
+    records.say_once.cache_clear()
+    monkeypatch.setattr(records.logger, "info", lambda text, *facts: messages.append(text % facts))
     for model_id in range(3):
         path, _, _ = small_checkpoint(tmp_path, model_id=model_id)
         edit_record(path, code=None)
@@ -293,8 +268,8 @@ def spoil(path, how):
         ("truncated", "not a readable checkpoint"),
         ("empty", "not a readable checkpoint"),
         ("pickle", "not a readable checkpoint"),
-        ("other architecture", "does not fit WideResNet-10-1 with 10 classes"),
-        ("other classes", "does not fit WideResNet-10-1 with 10 classes"),
+        ("other architecture", "does not fit the network that the flags ask for"),
+        ("other classes", "does not fit the network that the flags ask for"),
         ("not finite", "not finite"),
         ("sparsity", "at zero, but its name says 0.0"),
         ("list", "holds no state_dict"),
@@ -305,7 +280,7 @@ def test_a_spoilt_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, how, 
     path, name, _ = small_checkpoint(tmp_path)
     spoil(path, how)
     with pytest.raises(UserError, match=told) as error:
-        checkpoints.load_classifier([path], None, name, SMALL, 10)
+        records.load_classifier([path], None, name, SMALL, 10)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     assert not (tmp_path / "harm").exists()
 
@@ -313,34 +288,34 @@ def test_a_spoilt_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, how, 
 def test_a_network_of_other_zeros_than_its_record_tells_is_refused(tmp_path):
     path, name, _ = small_checkpoint(tmp_path)
     spoil(path, "sparsity")
-    edit_record(path, checkpoint_sha256=checkpoints.file_sha256(path))
+    edit_record(path, checkpoint_sha256=records.file_sha256(path))
     with pytest.raises(UserError, match="has 36864 weights at zero, but its JSON says 0"):
-        checkpoints.load_classifier([path], checkpoints.read_record(path), name, SMALL, 10)
+        records.load_classifier([path], records.read_record(path), name, SMALL, 10)
 
 
 def test_a_record_that_does_not_belong_to_its_file_is_refused(tmp_path):
     path, _, _ = small_checkpoint(tmp_path)
     spoil(path, "sparsity")
     with pytest.raises(UserError, match="describes another file"):
-        checkpoints.read_record(path)
+        records.read_record(path)
     path.with_suffix(".json").write_text('{"format": 1,')
     with pytest.raises(UserError, match="is damaged"):
-        checkpoints.read_record(path)
+        records.read_record(path)
     path.with_suffix(".json").unlink()
-    assert checkpoints.read_record(path) is None
+    assert records.read_record(path) is None
 
 
 def test_a_head_of_another_format_is_refused(tmp_path):
     encoder = next(GOLDEN_HERE.glob("*_encoder_*.pt"))
     head = tmp_path / next(GOLDEN_HERE.glob("*_head_*.pt")).name
     torch.save({"classifier": {}}, head)
-    name = names.parse_name(head.name)
+    name = CheckpointName("", "", "dense", 0.0, 1, 0)
     with pytest.raises(UserError, match="2 names are missing: fc.weight, fc.bias"):
-        checkpoints.load_classifier([encoder, head], None, name, Architecture(10, 2), 10)
+        records.load_classifier([encoder, head], None, name, Architecture(10, 2), 10)
 
 
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name(tmp_path):
     payload = {"weight": torch.arange(6.0)}
-    checkpoints.save_checkpoint(tmp_path / "one.pt", payload, {})
-    checkpoints.save_checkpoint(tmp_path / "other name.pt", payload, {})
+    records.save_checkpoint(tmp_path / "one.pt", payload, {})
+    records.save_checkpoint(tmp_path / "other name.pt", payload, {})
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other name.pt").read_bytes()

@@ -168,7 +168,6 @@ def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, mon
     flags = parser_of("sup_prediction_depth").parse_args(words.split())
     view = next(study.open_studies("sup_prediction_depth", flags))
     assert view.architecture == names.Architecture(10) and view.encoder_name == "wideResNet"
-    assert view.same_flags(folders=True) == ["--dataset", "digits", "--model_depth", "10"]
 
 
 @pytest.mark.parametrize(
@@ -177,9 +176,9 @@ def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, mon
         (
             "sup_pruning_finetune",
             "--save_path empty",
-            "python sup_training.py --index_start 0 --index_end 29",
+            "there are: none; train them with sup_training.py",
         ),
-        ("clr_prediction_depth", "", "python clr_training.py --index_start 0 --index_end 29"),
+        ("clr_prediction_depth", "", "there are: none; train them with clr_training.py"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(

@@ -1,13 +1,8 @@
 """--compile: the training step as one graph, made once for all seeds, with the numbers of one that is not
 compiled."""
 
-import shutil
-
 import pytest
 import torch
-from test_data import ITERATIVE, prune, records, train
-from test_precision import first_batch
-from test_scripts import SMALL, main
 from test_training import classifying, contrasting, encoder, few, network, one_epoch
 
 from common import training
@@ -80,53 +75,3 @@ def test_masks_learning_rates_and_pruning_while_training_make_no_new_graph(graph
     of = training_of("supervised", compile=True)
     history = fit(of, Run((0, "supervised")), range(2), pruning=GradualPruning(0.8, 2, 5, 1, "snip"))
     assert len(graphs) == 2 and history[-1]["sparsity"] == measure_sparsity(of.network)["total"] > 0.75
-
-
-# By Inductor, the compiler that users get
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_compiled_step_is_as_near_to_float64_as_the_step_is(kind):
-    def step(compiled, exact=False):
-        of = training_of(kind, compile=compiled)
-        batch = first_batch(of)
-        if exact:
-            of.network.double()
-            of.forward = lambda images: of.network(images.double())
-        loss_of = training.loss_function(of)
-        loss, _ = loss_of(batch)
-        loss.backward()
-        return loss.item(), torch.cat([each.grad.flatten().double() for each in of.network.parameters()])
-
-    exact_loss, exact = step(False, exact=True)
-    loss, gradient = step(True)
-    assert loss == pytest.approx(exact_loss, rel=LOSS_TOLERANCE)
-    assert (gradient - exact).norm() < GRADIENT_TOLERANCE * exact.norm()
-
-
-# Populations
-
-
-def test_compiled_networks_are_recorded_and_never_mixed(graphs, digits_on_disk, unsaved_figures, capsys):
-    assert train("sup", "--compile") == 0 and train("sup") == 2
-    assert "compile True, not False" in capsys.readouterr().err
-    assert train("sup", first=1, last=1) == 0
-    assert main("sup_pie_kmodels_detection", *SMALL, "--models_number", "2") == 2
-    assert "they differ in compile: " in capsys.readouterr().err
-    assert prune("sup", *ITERATIVE, "--compile") == 2
-    assert "--compile belongs to --after finetune" in capsys.readouterr().err
-    made = len(graphs)
-    assert prune("sup", *ITERATIVE) == 0  # trained as the dense network was, by its graphs
-    assert {record["configuration"]["compile"] for record in records("*rewind*").values()} == {True}
-    assert made == len(graphs) > 0
-
-
-def test_without_a_compiler_one_line_says_so(digits_on_disk, unsaved_figures, monkeypatch, capsys):
-    def missing(*args, **more):
-        raise torch._inductor.exc.InvalidCxxCompiler
-
-    monkeypatch.setattr(training, "compiled_loss", lambda kind: missing)
-    assert train("sup", "--compile") == 2
-    assert "--compile needs a C++ compiler" in capsys.readouterr().err

@@ -170,36 +170,6 @@ def test_a_state_outlives_a_device_that_fails_for_good(runs, tmp_path):
         assert path.read_bytes() == (runs[0] / path).read_bytes()
 
 
-class Asked:
-    """The end of a pipe at which a benchmark asks for one measurement."""
-
-    def __init__(self):
-        self.questions, self.answers = [True, False], []
-
-    def recv(self):
-        return self.questions.pop(0)
-
-    def send(self, answer):
-        self.answers.append(answer)
-
-
-def test_benchmarks_measure_memory_of_the_device_with_the_settings_of_the_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    import measure
-
-    def prepare(device):
-        held = torch.zeros(1000, device=device)
-        return lambda: (held, torch.ones(10**6, device=device))[:0]
-
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    with CudaStandIn():
-        connection = Asked()
-        measure._contest(measure.Contestant(prepare), torch.device("cuda", 0), connection)
-    [ready, (seconds, memory)] = connection.answers
-    assert ready is None and seconds > 0 and memory == 4 * 10**6
-    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.allow_tf32
-
-
 @pytest.mark.parametrize("depth, width, images", [(10, 1, 4), (16, 2, 3)])
 def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypatch, depth, width, images):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")

@@ -73,6 +73,13 @@ def test_modal_labels_ties_and_pies_equal_a_slow_count(models, classes):
     assert metrics.vote_counts(dense, classes)[5].tolist() == [
         list(dense[:, 5]).count(c) for c in range(classes)
     ]
+    sure = metrics.disagreement(dense, pruned, classes)
+    for image, (d, p) in enumerate(
+        zip(*(metrics.modal_labels(each, classes)[0] for each in (dense, pruned)))
+    ):
+        shares = [(each[:, image] == d).mean() - (each[:, image] == p).mean() for each in (dense, pruned)]
+        assert sure["confidence"][image] == pytest.approx((shares[0] - shares[1]) / 2)
+        assert sure["pruned_agreeing"][image] == (pruned[:, image] == p).sum()
     counts = Counter(dense[0, is_pie].tolist())
     assert metrics.pies_per_class(is_pie, dense[0], 12).tolist() == [counts[label] for label in range(12)]
 

@@ -1,12 +1,7 @@
 """--precision: what of a training is in TF32 or bfloat16, and that populations of others never mix."""
 
-import json
-from itertools import groupby
-
 import pytest
 import torch
-from test_data import ITERATIVE, prune, records, train
-from test_scripts import SMALL, main
 from test_training import classifying, contrasting, encoder, few, network, one_epoch
 
 from common import models, training
@@ -62,10 +57,13 @@ def test_the_network_computes_in_bfloat16_and_the_loss_gets_float32(kind, monkey
     of, given, computed = training_of(kind, "bfloat16"), [], []
     [linear, *_] = [each for each in of.network.modules() if isinstance(each, torch.nn.Linear)]
     linear.register_forward_hook(lambda _, __, output: computed.append(output.dtype))
-    for module, name in ((training.F, "cross_entropy"), (training, "contrastive_loss")):
-        loss = getattr(module, name)
-        seen = lambda x, *rest, loss=loss, **more: given.append(x.dtype) or loss(x, *rest, **more)
-        monkeypatch.setattr(module, name, seen)
+    if hasattr(of, "contrastive_loss"):
+        module, name = of, "contrastive_loss"
+    else:
+        module, name = training.F, "cross_entropy"
+    loss = getattr(module, name)
+    seen = lambda x, *rest, **more: given.append(x.dtype) or loss(x, *rest, **more)
+    monkeypatch.setattr(module, name, seen)
     of.loss(first_batch(of))
     assert computed == [torch.bfloat16] and given == [torch.float32]
 
@@ -106,68 +104,3 @@ def test_tf32_is_allowed_in_steps_alone(tf32_off, kind, precision):
     one_epoch(of)
     assert seen[True] == [precision == "tf32"] * 4  # forward and backward of two steps
     assert not allowed() and not any(seen[False])  # evaluation
-
-
-def test_tf32_is_off_again_after_an_error(tf32_off):
-    with pytest.raises(KeyError), tf32_of({"precision": "tf32"}):
-        assert allowed()
-        raise KeyError
-    assert not allowed()
-
-
-# Populations
-
-
-@pytest.fixture(autouse=True)
-def in_its_folder(digits_on_disk, unsaved_figures):
-    pass
-
-
-@pytest.mark.parametrize("method", ["sup", "clr"])
-def test_networks_of_another_precision_are_never_mixed(method, capsys):
-    bfloat16 = ["--precision", "bfloat16"]
-    pies = [f"{method}_pie_kmodels_detection", *SMALL, "--models_number", "2"]
-    assert train(method) == 0 and train(method, *bfloat16) == 2
-    assert "precision float32, not bfloat16" in capsys.readouterr().err
-    assert train(method, *bfloat16, first=1, last=1) == 0 and main(*pies) == 2
-    message = capsys.readouterr().err
-    assert "several populations fit: " in message and "they differ in precision: " in message
-
-
-def test_networks_from_before_the_flag_are_of_float32(capsys):
-    one_shot = ["--models_number", "1", "--pruning_percentages", "0.5", "--epochs", "1"]
-    assert train("sup") == 0 and prune("sup", *one_shot) == 0
-    for path, record in records().items():
-        assert record["configuration"].pop("precision") == "float32"
-        record["configuration"].get("dense", {}).pop("precision", None)
-        path.write_text(json.dumps(record))
-    capsys.readouterr()
-    assert train("sup") == 0 and prune("sup", *one_shot) == 0
-    assert capsys.readouterr().out.count("finished before: 1 of 1 networks") == 2
-    assert train("sup", "--precision", "tf32") == 2
-
-
-@pytest.mark.parametrize("method", ["sup", "clr"])
-def test_finetuning_has_a_precision_of_its_own_and_rewinding_that_of_the_dense_networks(
-    method, capsys, monkeypatch
-):
-    used, forward = [], training.Training.forward
-    seen = lambda self, batch: used.append(self.settings["precision"]) or forward(self, batch)
-    monkeypatch.setattr(training.Training, "forward", seen)
-    assert train(method, "--precision", "bfloat16") == 0 and prune(method, *ITERATIVE) == 0
-    assert prune(method, *ITERATIVE, "--precision", "float32") == 2
-    assert "--precision belongs to --after finetune" in capsys.readouterr().err
-    assert prune(method, *ITERATIVE, "--after", "finetune", "--epochs", "1") == 0
-    assert prune(method, *ITERATIVE, "--after", "finetune", "--epochs", "2", "--precision", "tf32") == 0
-    precisions = {
-        (name, record["configuration"]["epochs"]): record["configuration"]["precision"]
-        for name in ("rewind", "finetune")
-        for record in records(f"*{name}*").values()
-    }
-    expected = {("rewind", 2): "bfloat16", ("finetune", 1): "float32", ("finetune", 2): "tf32"}
-    assert precisions == expected
-    # Dense and rewound, finetuned, finetuned: the networks are trained as their records say.
-    assert [precision for precision, _ in groupby(used)] == ["bfloat16", "float32", "tf32"]
-    assert all(
-        record["configuration"]["dense"]["precision"] == "bfloat16" for record in records("*tune*").values()
-    )

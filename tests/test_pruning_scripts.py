@@ -14,8 +14,8 @@ from test_scripts import DENSE, SMALL, main, remedy
 from common import methods, models, plots, pruning, training
 from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
-from common.store import checkpoints, names
-from common.store.names import Architecture
+from common.settings import Architecture
+from common.store import names, records
 from common.training import Contrastive, CrossEntropy, Head, Run, fit
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
@@ -176,13 +176,11 @@ def check_counts(tensors, sparsity, criterion, scope):
 
 def files_of(work, method, name, sparsity):
     """The files of network 0 by its pruning method and sparsity, encoder first."""
-    paths = [
-        path
-        for path in sorted(folder(work).glob("*_id0.pt"))
-        if (facts := names.parse_name(path.name))
-        and (facts.pruning_method, facts.sparsity) == (name, sparsity)
-        and (facts.learning_method == "supervised") == (method == "sup")
-    ]
+    tag = {"dense": "", "GMP": "", "later_GMP": "_later"}.get(name, f"_{name}")
+    pattern = f"wideResNet-1{tag}_{sparsity}pruning_*epochs_*_id0.pt"
+    if method == "clr":
+        pattern = f"*_*_{sparsity}pruning{tag}_[0-9]*batch_*epochs_id0.pt"
+    paths = sorted(folder(work).glob(pattern))
     assert len(paths) == {"sup": 1, "clr": 2}[method], f"{method} {name} {sparsity}"
     return paths
 
@@ -209,7 +207,7 @@ def follow(work, capsys, *command):
         if main(*command) == 0:
             return taken
         message = capsys.readouterr().err
-        assert message.count("\n") == 1 and bytes_of(work) == before
+        assert message.count("\n") == 1 and bytes_of(work) == before, message
         script, words = remedy(message) if "train them: " in message else kept_remedy(message)
         assert main(script, *words) == 0, message
     raise AssertionError(f"{command} goes on to be refused: {message}")
@@ -366,9 +364,7 @@ def test_every_allowed_combination_of_schedule_criterion_and_scope_works_and_no_
         PruningMethod(schedule, criterion, scope) for _, schedule, criterion, scope in statuses
     }
     assert len({str(name) for name in pruning_methods}) == len(pruning_methods) == 64
-    pruned = [
-        path for path in folder(place).glob("*.pt") if (name := names.parse_name(path.name)) and name.sparsity
-    ]
+    pruned = [path for path in folder(place).glob("*_id[0-9].pt") if record_of(path)["name"]["sparsity"]]
     assert len(pruned) == 64 + 2 * 2 * len(SELECTED)
 
 
@@ -468,9 +464,9 @@ def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whateve
         ],
     }[method]
     record, data = record_of(paths[-1]), load_dataset("folder", "few digits")
-    network = training.prepare(checkpoints.load_network(*dense), torch.device("cpu"))
+    network = training.prepare(records.load_network(*dense), torch.device("cpu"))
     fit(CrossEntropy(network, data, record["configuration"]), Run((0, "finetuning")), range(2), {})
-    assert same(network.state_dict(), checkpoints.load_network(*paths).state_dict())
+    assert same(network.state_dict(), records.load_network(*paths).state_dict())
     assert record["sparsity"]["zeros"] == 0
     before, together = bytes_of(work, "*finetuned*"), ["--criterion", "snip", FOLDER_FLAG[method]]
     assert main(*finetune, "--pruning_percentages", 0.5, *together, "alone") == 0
@@ -561,8 +557,7 @@ def test_every_iteration_prunes_the_asked_share_of_what_the_one_before_kept(
         record = record_of(paths[-1])
         assert record["configuration"]["iteration"] == iteration and record["configuration"]["after"] == after
         assert (record.get("previous_sha256") is None) == (iteration == 1)
-        name = names.parse_name(paths[-1].name)
-        assert name.epochs == (1 if after == "finetune" else 2)
+        assert record["name"]["epochs"] == (1 if after == "finetune" else 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -620,7 +615,7 @@ def test_reinitialised_networks_start_anew_in_every_iteration(iterated):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after, more, tag", AFTER)
-def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the_last_is_missing(
+def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_one_is_missing(
     iterated, tmp_path, monkeypatch, capsys, method, after, more, tag
 ):
     place = copied(iterated, tmp_path / "work", monkeypatch)
@@ -634,13 +629,11 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_the
     assert bytes_of(place, "*.pt") == networks
     middle = files_of(place, method, f"global_iterative0.5_{tag}", 0.75)
     middle[-1].unlink()
-    message = refused(place, capsys, *command)
-    last = files_of(place, method, f"global_iterative0.5_{tag}", 0.875)
-    assert last[-1].name in message and "iteration 2" in message
-    for path in last:  # as the message says
-        path.unlink()
     assert main(*command) == 0
     assert bytes_of(place, "*.pt") == networks
+    changed = {**record_of(middle[-1]), "previous_sha256": ["of another network"]}
+    middle[-1].with_suffix(".json").write_text(json.dumps(changed))
+    assert "made from another dense model, encoder or iteration" in refused(place, capsys, *command)
 
 
 def test_an_iteration_that_comes_from_another_one_than_is_there_now_is_refused(work, capsys):
@@ -652,7 +645,7 @@ def test_an_iteration_that_comes_from_another_one_than_is_there_now_is_refused(w
     state = torch.load(first, weights_only=True)
     state["base.bn1.weight"] += 1
     torch.save(state, first)
-    record = {**record_of(first), "checkpoint_sha256": checkpoints.file_sha256(first)}
+    record = {**record_of(first), "checkpoint_sha256": records.file_sha256(first)}
     first.with_suffix(".json").write_text(json.dumps(record))
     assert second.name in refused(work, capsys, *command)
 
@@ -702,12 +695,26 @@ def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work, 
         assert score[kept_before & ~kept_after].max() <= score[kept_after].min()
     networks = bytes_of(work, "*.pt")
     paths[2].unlink()
-    names.gradients_path(paths[1]).rename("away")
-    assert "delete it to have it made again" in refused(work, capsys, *command)
-    paths[1].unlink()
+    names.gradients_path(paths[1]).unlink()
     assert main(*command) == 0
-    (work / "away").unlink()
     assert bytes_of(work, "*.pt") == networks
+
+
+@pytest.mark.parametrize("kept", ["gradient_sums", "epoch0"])
+def test_what_a_training_kept_is_refused_where_it_is_not_finite(work, capsys, kept):
+    criterion = {"gradient_sums": "levai_zombori", "epoch0": "magnitude"}[kept]
+    dense = files_of(work, "sup", "dense", 0.0)[0]
+    path = dense.with_name(f"{dense.stem}_{kept}.pt")
+    payload = torch.load(path, weights_only=True)
+    next(iter(payload.get("model", payload).values())).view(-1)[0] = float("nan")
+    torch.save(payload, path)
+    record = path.with_suffix(".json")
+    record.write_text(json.dumps({**record_of(path), "checkpoint_sha256": records.file_sha256(path)}))
+    networks = bytes_of(work, "*.pt")
+    assert main(*iterate("sup", "rewind", ["--criterion", criterion])) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and bytes_of(work, "*.pt") == networks
+    assert f"_{kept}.pt holds values that are not finite, in " in line and "have it made again" in line
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -788,7 +795,7 @@ def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
     else:
         fresh = models.ContrastiveEncoder(Architecture(10, 1))
     assert same(tensors_of(first), fresh.state_dict())
-    checkpoints.load_epoch(fresh, second, Architecture(10, 1), 3)
+    records.load_state(fresh, records.read_payload(second), second)
     assert not same(tensors_of(second), tensors_of(first)) and not same(tensors_of(second), tensors_of(dense))
     assert same(tensors_of(second), fresh.state_dict())
     # Its learning rate does not depend on how long the training will be: a training of one epoch ends there.
@@ -798,7 +805,7 @@ def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_where_the_model_is_finished_only_the_epochs_are_trained_and_are_the_same(work, method, capsys):
+def test_where_the_model_is_finished_kept_epochs_are_made_again_and_are_the_same(work, method, capsys):
     kept = bytes_of(work, "*_id0_epoch*.pt")
     kept = {path: tensors_of(path) for path in kept if (path.name[0] == "w") == (method == "sup")}
     assert len(kept) == 2
@@ -808,8 +815,6 @@ def test_where_the_model_is_finished_only_the_epochs_are_trained_and_are_the_sam
     before = bytes_of(work)
     capsys.readouterr()
     assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
-    story = (work / "logs/few digits" / f"{TRAININGS[method][0]}.log").read_text()
-    assert "epoch 2/2" not in story.rsplit("on few digits", 1)[1]
     assert "finished before" in capsys.readouterr().out
     assert {path: content for path, content in bytes_of(work).items() if path in before} == before
     assert len(bytes_of(work)) == len(before) + 4
@@ -869,7 +874,9 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
         [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "magnitude_increase"],
     ):
         message = refused(work, capsys, *words)
-        assert kept.name in message and "does not belong to the training" in message
+        assert (
+            kept.name in message and "delete it and run the training script with --save_epochs 0" in message
+        )
     if whose == "other settings":
         message = refused(work, capsys, *dense_training(method, "--save_epochs", 0))
         assert "learning_rate 0.01, not 0.05" in message
@@ -1138,8 +1145,9 @@ def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work,
     before = bytes_of(work, "*.pt")
     compare = [f"{method}_pie_kmodels_detection", *COMPARED, "--pruning_methods", name, "--models_number"]
     assert main(*compare, 1) == 0
-    assert "ids 1 are missing; train them: " in refused(work, capsys, *compare, 2)
-    assert follow(work, capsys, *compare, 2) == 1
+    two = [*compare, 2, "--run", "two"]  # results of one network stay where they are
+    assert "ids 1 are missing; train them: " in refused(work, capsys, *two)
+    assert follow(work, capsys, *two) == 1
     assert follow(work, capsys, *compare, 1) == 0
     assert {path: content for path, content in bytes_of(work, "*.pt").items() if path in before} == before
     learning = {"sup": "supervised", "clr": "SupCon"}[method]
@@ -1202,7 +1210,7 @@ def dense_of_published(place):
 
 def test_a_published_dense_network_with_the_late_tag_is_read_where_the_plain_one_is_absent(published, capsys):
     expected = [
-        checkpoints.file_sha256(next(published.glob(f"*_{part}_*_later_*"))) for part in ("encoder", "head")
+        records.file_sha256(next(published.glob(f"*_{part}_*_later_*"))) for part in ("encoder", "head")
     ]
     assert main(*PUBLISHED) == 0
     assert dense_of_published(published) == expected and "external" in capsys.readouterr().out
@@ -1217,9 +1225,7 @@ def test_the_plain_dense_network_wins_over_one_with_the_late_tag(published):
         plain[part] = tagged.with_name(tagged.name.replace("_later_", "_"))
         torch.save(payload, plain[part])
     assert main(*PUBLISHED) == 0
-    assert dense_of_published(published) == [
-        checkpoints.file_sha256(plain[part]) for part in ("encoder", "head")
-    ]
+    assert dense_of_published(published) == [records.file_sha256(plain[part]) for part in ("encoder", "head")]
 
 
 @pytest.mark.parametrize("alone", ["encoder", "head"])
@@ -1231,7 +1237,7 @@ def test_an_encoder_and_a_head_of_other_tags_are_no_pair(published, alone):
     next(iter(payload.values()))["fc.bias" if alone == "head" else "encoder.bn1.bias"] += 0.1
     torch.save(payload, half.with_name(half.name.replace("_later_", "_")))
     if main(*PUBLISHED) == 0:
-        assert dense_of_published(published) == list(map(checkpoints.file_sha256, tagged))
+        assert dense_of_published(published) == list(map(records.file_sha256, tagged))
 
 
 # Debug
@@ -1244,7 +1250,7 @@ def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys, met
     assert "GMP 0.5 id 0" in capsys.readouterr().out
     for after, more, tag in AFTER:
         assert main(*iterate(method, after, more), "--debug") == 0
-        assert f"{tag} 0.875 id 0: sparsity 0.875" in capsys.readouterr().out
+        assert f"{tag} 0.5 id 0: sparsity 0.5" in capsys.readouterr().out
     assert main(f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip", "--debug") == 0
     assert bytes_of(work) == before
 
@@ -1309,24 +1315,14 @@ def test_no_weights_are_kept_beside_an_external_network(digits_on_disk, capsys):
     assert "is external" in capsys.readouterr().err and len(list(digits_on_disk.rglob("*.pt"))) == 1
 
 
-def test_layers_without_weights_are_named_but_not_biases(digits_on_disk, capsys):
-    flags = [*SMALL, *"--index_end 0 --epochs 1 --begin_epoch 0 --end_epoch 0 --pruning".split()]
-    assert main("sup_training", *flags, 0.95) == 0
-    record = record_of(next(digits_on_disk.rglob("*.pt")))
-    assert record["sparsity"]["per_tensor"]["base.fc.bias"] == 1.0
-    assert "are pruned" not in capsys.readouterr().out
-    assert main("sup_training", *flags, 0.9999) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "are pruned" in line]
-    assert ": all weights of conv1, block1" in line and "fc are pruned" in line
-
-
 def test_absent_sparsities_name_those_that_are_there(digits_on_disk, capsys):
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
     words = "--pruning_schedule iterative --iterations 2 --rate 0.3 --after finetune --epochs 1"
     assert main("sup_pruning_finetune", *ONE, *words.split()) == 0
     words = "--pruning_methods global_iterative0.3_finetune --pruning_percentages 0.5"
     assert main("sup_pie_kmodels_detection", *ONE, *words.split()) == 2
-    assert "global_iterative0.3_finetune 0.5 (there: 0.3, 0.51); train" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "global_iterative0.3_finetune 0.5; there are: " in shown and "finetune_0.51pruning_" in shown
 
 
 def test_published_commands_compare_what_there_is_and_name_the_rest_in_one_line(digits_on_disk, capsys):
@@ -1338,14 +1334,14 @@ def test_published_commands_compare_what_there_is_and_name_the_rest_in_one_line(
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
     for script in ("sup_pie_kmodels_detection", "sup_prediction_depth"):
         message = refused(digits_on_disk, capsys, script, *ONE)
-        assert "no pruned networks" in message and ": python sup_pruning_finetune.py " in message
+        assert "no pruned networks" in message and "train them with sup_pruning_finetune.py" in message
     finetune = ["sup_pruning_finetune", *ONE, "--epochs", 1, "--pruning_percentages", "0.5,0.9"]
     assert main(*finetune) == 0
     capsys.readouterr()
-    line = "absent: global 0.3, 0.7, 0.95, 0.99 (there: 0.5, 0.9); GMP"
+    line = "absent: global 0.3, 0.7, 0.95, 0.99; GMP 0.3, 0.5, 0.7, 0.9, 0.95, 0.99"
     assert said_by() == [line]
     first, *rows = said_by("--pruning_percentages", "0.5,0.7")
-    assert first == "absent: global 0.7 (there: 0.5, 0.9); GMP"
+    assert first == "absent: global 0.7; GMP 0.5, 0.7"
     assert [row.split()[1:3] for row in rows] == [["global", "0.7"]]
     first, *rows = said_by("--pruning_methods", "global,GMP")
     assert first == line and [row.split()[1:3] for row in rows] == [["GMP", "0.5"], ["GMP", "0.9"]]

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from common import comparison, metrics, models, plots, process, study
 from common.cli import UserError
 from common.settings import Architecture
-from common.store import checkpoints, evaluation, files, populations, stamp, table
+from common.store import evaluation, files, populations, records, stamp, table
 from common.store.names import CheckpointName
 
 
@@ -276,8 +276,8 @@ def view(tmp_path, monkeypatch):
         name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
         run = process.environment(torch.device("cpu"), 0.0)
         facts = {"seed": model_id, "data": opened.data.facts(), "run": run}
-        record = checkpoints.make_record(name, {"epochs": 3}, network, [], **facts)
-        checkpoints.save_checkpoint(opened.folder / str(name), checkpoints.cpu_state(network), record)
+        record = records.make_record(name, {"epochs": 3}, network, [], **facts)
+        records.save_checkpoint(opened.folder / str(name), records.cpu_state(network), record)
     return opened
 
 
@@ -365,7 +365,7 @@ def test_an_evaluation_of_an_older_format_is_computed_again(view):
     old = {name: value for name, value in arrays.items() if name not in ("made", "log_probabilities")}
     made = json.loads(str(files.read_arrays(path)["made"]))
     for change in ({"format": 2}, {"code": "of before"}):
-        np.savez(path, **old, made=json.dumps({**made, **change}))
+        files.write_arrays(path, old, {**made, **change})
         assert "log_probabilities" in evaluation.evaluate(view, member)
 
 

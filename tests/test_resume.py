@@ -21,7 +21,7 @@ from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
 from common import cli
-from common.store import checkpoints, files, names
+from common.store import records, files, names
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
 FLAGS = [*SMALL, "--threads", "1"]
@@ -262,7 +262,7 @@ def fails_from(monkeypatch, place, name, call, error):
 @pytest.mark.parametrize(
     "place, name, error",
     [
-        (checkpoints, "write_atomically", MemoryError()),
+        (records, "write_atomically", MemoryError()),
         (torch, "save", MemoryError()),
         (torch, "save", torch.OutOfMemoryError("CUDA out of memory")),
     ],
@@ -290,14 +290,14 @@ def test_a_signal_while_the_state_is_copied_keeps_the_one_before_and_tells_so(wo
 
 def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(work, monkeypatch):
     """As from a parent that stops its workers after Ctrl-C has reached them too."""
-    write = checkpoints.write_atomically
+    write = records.write_atomically
 
     def second_comes_first(path, content):
         os.kill(os.getpid(), signal.SIGTERM)
         write(path, content)
 
     stopped_after(monkeypatch, 10, signal.SIGINT)
-    monkeypatch.setattr(checkpoints, "write_atomically", second_comes_first)
+    monkeypatch.setattr(records, "write_atomically", second_comes_first)
     assert give(FOUR) == 130
     assert load(state_of(work))["epoch"] == 2
 
@@ -331,7 +331,7 @@ def test_debug_keeps_and_takes_no_state(work, begun):
 def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, begun, capsys):
     for _ in range(2):
         assert give(FOUR, "--save_epochs", "1,3") == 0
-    assert "give the same command again for the weights after 1" in capsys.readouterr().out
+    assert "give the same command again for " in capsys.readouterr().out
     model = model_of(work)
     kept = {names.epoch_path(model, epoch) for epoch in (1, 3)}
     assert set(model.parent.glob("*.pt")) == {model, *kept}
@@ -366,7 +366,7 @@ def test_a_state_of_other_images_is_refused(work, begun, capsys):
     next((work / "few digits/train").rglob("*.png")).unlink()
     capsys.readouterr()
     assert give(FOUR) == 2
-    assert "other settings (data" in line_of(capsys)
+    assert "other training images" in line_of(capsys)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_state_of_other_images_is_refused(work, begun, capsys):
         (b"torn", "not a readable checkpoint"),
         ({}, "not a state of this version"),
         ({"format": 0}, "not a state of this version"),
-        ({"format": checkpoints.STATE_FORMAT}, "does not fit the network"),
+        ({"format": records.STATE_FORMAT}, "does not fit the network"),
     ],
 )
 def test_a_torn_or_foreign_state_is_refused_in_one_line(begun, capsys, content, told):
@@ -397,6 +397,16 @@ def test_a_state_that_does_not_fit_the_network_is_refused(begun, capsys):
     assert give(FOUR) == 2
     line = line_of(capsys)
     assert "does not fit the network" in line and "holds the state" not in line
+
+
+def test_a_state_that_is_not_finite_is_refused(begun, capsys):
+    content = load(begun)
+    content["parts"]["network"]["base.bn1.running_var"][0] = float("inf")
+    torch.save(content, begun)
+    capsys.readouterr()
+    assert give(FOUR) == 2
+    line = line_of(capsys)
+    assert "not finite, in base.bn1.running_var; delete it" in line and "holds the state" not in line
 
 
 # Code that changes
@@ -443,7 +453,7 @@ def record_of(model):
 def test_a_network_of_other_code_is_refused_unless_other_code_is_asked_for(work, house):
     module, old, new = EDITS[0]
     assert give(FOUR) == 0
-    assert record_of(model_of(work))["code"] == checkpoints.science_code()
+    assert record_of(model_of(work))["code"] == records.science_code()
     edit(house, module, old, new)
     refused = give_there(house, FOUR)
     assert refused.returncode == 2 and "finished before" not in refused.stdout
@@ -461,7 +471,7 @@ def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, b
     edit(house, *EDITS[1])
     refused = give_there(house, FOUR)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    line = f"{begun.name} is the state of a training by other code of training; give --other_code to go on"
+    line = f"{begun.name} was made by other code of training; give --other_code to go on"
     assert line in refused.stderr and begun.read_bytes() == before and not model_of(work).exists()
     went_on = give_there(house, FOUR, "--other_code")
     assert went_on.returncode == 0 and "goes on after 2 of 4 epochs" in went_on.stdout
@@ -475,14 +485,14 @@ def test_comments_and_docstrings_are_no_other_code(work, begun, house, capsys):
     assert done.returncode == 0 and "goes on after 2 of 4 epochs" in done.stdout, done.stderr
     assert give(FOUR) == 0 and "finished before" in capsys.readouterr().out
     record = record_of(model_of(work))
-    assert record["code"] == checkpoints.science_code() and "other_code" not in record
+    assert record["code"] == records.science_code() and "other_code" not in record
 
 
 def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, begun, capsys):
     state = load(begun)
     del state["code"]
     torch.save(state, begun)
-    checkpoints.say_once.cache_clear()
+    records.say_once.cache_clear()
     capsys.readouterr()
     assert give(FOUR) == 0
     record = record_of(model_of(work))

@@ -13,11 +13,10 @@ from test_training import classifying, contrasting, encoder, few, network, train
 import clr_pruning_finetune
 import clr_training
 import sup_training
-from common import augment, evaluation, methods, training
+from common import augment, evaluation, methods, requested, training
 from common.cli import UserError
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, masks_of, measure_sparsity, prunable_parameters, sum_gradients
-from common.store import runs
 from common.training import Run, fit
 
 CLR, SUP = clr_training.build_parser(), sup_training.build_parser()
@@ -30,7 +29,7 @@ def schedule_of(kind, words="", epochs=None, batch_size=None, images=50_000, spa
     if epochs:
         flags.epochs = flags.head_epochs = epochs
         flags.batch_size = flags.batch_size_head = batch_size
-    return runs.gradual_pruning(flags, sparsity, kind, images)
+    return requested.gradual_pruning(flags, sparsity, kind, images)
 
 
 def steps_of(pruning):
@@ -216,12 +215,12 @@ def test_epochs_that_a_refusal_suggests_are_accepted(kind, schedule):
     ],
 )
 def test_scopes_are_those_of_the_schedule_where_none_is_given(words, schedule, name):
-    assert str(runs.asked_method(PARSERS["contrastive"].parse_args(words.split()), schedule)) == name
+    assert str(requested.method(PARSERS["contrastive"].parse_args(words.split()), schedule)) == name
 
 
 def test_iterative_methods_have_the_facts_of_their_flags():
     flags = clr_pruning_finetune.build_parser().parse_args(["--criterion", "random"])
-    method = runs.asked_method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2)
+    method = requested.method(flags, "iterative", rate=0.2, after="rewind", rewind_epoch=2)
     assert str(method) == "global_random_iterative0.2_rewind2"
 
 
@@ -230,7 +229,7 @@ def test_filters_compared_over_the_whole_network_are_refused(criterion):
     flags = PARSERS["supervised"].parse_args(["--criterion", criterion, "--scope", "global"])
     for schedule in ("one-shot", "early", "late", "iterative"):
         with pytest.raises(UserError, match=f"^--scope global: .*leave it out with --criterion {criterion}$"):
-            runs.asked_method(flags, schedule)
+            requested.method(flags, schedule)
     refusal("supervised", f"--criterion {criterion} --scope global")
 
 

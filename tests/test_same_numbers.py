@@ -2,13 +2,15 @@
 the table's numbers.
 
 They were taken before the code was laid out anew, and hold on one kind of machine only: elsewhere sums round
-in other ways. To take them again, on purpose: python tests/test_same_numbers.py
+in other ways. There another checkout gives them: CHAIN_CHECKOUT=/path/to/it pytest tests/test_same_numbers.py
+To take them again, on purpose: python tests/test_same_numbers.py
 """
 
 import csv
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -120,10 +122,31 @@ def is_number(text: str) -> bool:
     return True
 
 
+def checksums_of(checkout: Path, folder: Path) -> dict[str, str]:
+    """Those of the chain by another checkout's code, with its own commands."""
+    code = (
+        "import json, pathlib, sys; from common import comparison; import test_same_numbers as chain\n"
+        "comparison.umap_coordinates = lambda latent: latent[:, :2]; folder = pathlib.Path(sys.argv[1])\n"
+        "chain.run_chain(folder); (folder / 'sums.json').write_text(json.dumps(chain.checksums(folder)))"
+    )
+    folder.mkdir()
+    paths = os.pathsep.join(map(str, (checkout, checkout / "tests")))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", code, folder], cwd=folder, env=environment, check=True)
+    return json.loads((folder / "sums.json").read_text())
+
+
 def test_the_chain_gives_the_same_numbers(tmp_path, monkeypatch, unsaved_figures):
-    pinned = json.loads(PINNED.read_text())
-    if pinned["machine"] != machine():
-        pytest.skip(f"the checksums were taken on {pinned['machine']}, this is {machine()}")
+    pinned, checkout = json.loads(PINNED.read_text()), os.environ.get("CHAIN_CHECKOUT")
+    if checkout:
+        pinned = {"checksums": checksums_of(Path(checkout).resolve(), tmp_path / "of another checkout")}
+    elif pinned["machine"] != machine():
+        pytest.skip(
+            f"the checksums were taken on {pinned['machine']}, this is {machine()}; CHAIN_CHECKOUT names a "
+            "checkout to compare with"
+        )
+    tmp_path = tmp_path / "here"
+    tmp_path.mkdir()
     monkeypatch.chdir(tmp_path)
     # UMAP takes half a minute to be compiled; its coordinates are not among the numbers.
     monkeypatch.setattr(comparison, "umap_coordinates", lambda latent: latent[:, :2])

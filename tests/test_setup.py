@@ -13,7 +13,7 @@ import torch
 from packaging.requirements import Requirement
 
 from common.methods import iteration_sparsity
-from common.store import runs as runs_of
+from common import requested
 from figures.report import uncertainty
 
 ROOT = Path(__file__).parent.parent
@@ -234,7 +234,7 @@ def test_the_procedures_are_compared_under_the_names_that_pruning_gives_them(pro
     commands = asked(project)[1:]
     runs = scripts(commands)
     made = {
-        str(runs_of.asked_method(flags, "iterative", rate=flags.rate, after=flags.after))
+        str(requested.method(flags, "iterative", rate=flags.rate, after=flags.after))
         for script, flags in runs
         if script == "sup_pruning_finetune"
     }

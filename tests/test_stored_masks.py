@@ -10,7 +10,7 @@ from common import models, process, study
 from common.criteria import magnitude
 from common.pruning import apply_masks, global_masks, prunable_parameters
 from common.settings import Architecture
-from common.store import checkpoints, evaluation, populations
+from common.store import evaluation, populations, records
 from common.store.files import read_arrays
 from common.store.names import CheckpointName
 
@@ -40,14 +40,14 @@ def prune(network, sparsity=0.8):
 def save(view, path, payload, name, network):
     run = process.environment(torch.device("cpu"), 0.0)
     facts = {"seed": 0, "data": view.data.facts(), "run": run}
-    record = checkpoints.make_record(name, {"epochs": 3}, network, [], **facts)
-    checkpoints.save_checkpoint(path, payload, record)
+    record = records.make_record(name, {"epochs": 3}, network, [], **facts)
+    records.save_checkpoint(path, payload, record)
 
 
 def evaluated_mask(view, paths):
     """What is stored of the only member of a population, after its checkpoint was written."""
     kind = populations.Population(view.learning_method, "global", 0.8, ())
-    [member] = populations._members(view, kind, (view.folder, view.head_folder))
+    [member] = populations.find_members(view, kind, (view.folder, view.head_folder))
     assert list(member.paths) == paths
     evaluation.evaluate(view, member)
     return read_arrays(view.method_folder / "evaluations" / f"{paths[0].stem}.npz")
@@ -74,7 +74,7 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     network = prune(models.SupervisedNetwork(Architecture(10, 1), 10))
     name = CheckpointName("supervised", "supervised", "global", 0.8, 3, 0, widen_factor=1, depth=10)
     path = view.folder / str(name)
-    save(view, path, checkpoints.cpu_state(network), name, network)
+    save(view, path, records.cpu_state(network), name, network)
     supervised = evaluated_mask(view, [path])
     check_stored_mask(supervised, network)
 
@@ -83,8 +83,8 @@ def test_stored_masks_are_those_of_the_networks_with_the_same_names_for_both_lea
     network = prune(models.ContrastiveClassifier(encoder.encoder, models.ClassificationHead(64, 10)))
     paths = []
     for part, folder, payload in (
-        ("encoder", view.folder, {"model": checkpoints.cpu_state(encoder)}),
-        ("head", view.head_folder, {"head": checkpoints.cpu_state(network.classification_head)}),
+        ("encoder", view.folder, {"model": records.cpu_state(encoder)}),
+        ("head", view.head_folder, {"head": records.cpu_state(network.classification_head)}),
     ):
         name = view.name(part, "global", 0.8, 3, 32, 0)
         paths.append(folder / str(name))

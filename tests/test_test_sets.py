@@ -16,7 +16,6 @@ import sup_training
 from common import test_sets
 from common.cli import UserError
 from common.data import load_dataset
-from figures import make_figures
 
 OWN = ["--dataset", "folder", "--data_dir", "few digits", "--model_depth", "10", "--widen_factor", "1"]
 LATER = [*OWN, "--models_number", "2", "--pruning_methods", "global", "--pruning_percentages", "0.9"]
@@ -86,6 +85,8 @@ def test_a_folder_and_files_are_read_and_the_clean_checksum_stays(digits_on_disk
         short, other = one(data, name)
         assert short == wanted and other.evaluated == same.evaluated
         assert torch.equal(other.test_images, data.test_images) and other.test_labels.dtype == torch.int64
+    np.savez("labels.npz", images=images, labels=data.test_labels.numpy()[::-1])
+    assert one(data, "labels.npz")[1].evaluated != same.evaluated
     assert [name for name, _ in test_sets.other_test_sets(data, "corrupted")] == list(test_sets.CORRUPTIONS)
 
 
@@ -128,75 +129,26 @@ def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
     assert sup_pie_kmodels_detection.main(LATER) == 0
     clean = tmp_path / "pies/few digits"
     before = {path: path.read_bytes() for path in clean.rglob("*.*") if path.is_file()}
-    for name in ("noise_3", "few digits/test"):
+    data = load_dataset("folder", "few digits")
+    # In the form of CIFAR-10.1: v6_data.npy, uint8, and v6_labels.npy, int32, beside it.
+    np.save("v6_data.npy", data.test_images.permute(0, 2, 3, 1).numpy()[5:25])
+    np.save("v6_labels.npy", (data.test_labels.numpy()[5:25] + 1).astype(np.int32) % 3)
+    for name in ("noise_3", "few digits/test", "v6_data.npy"):
         assert sup_pie_kmodels_detection.main([*LATER, "--test_set", name]) == 0
     assert sup_prediction_depth.main([*LATER, "--test_set", "noise_3"]) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
-    accuracies = {}
-    for folder in (clean, clean / "test_sets/noise_3", clean / "test_sets/test"):
-        with np.load(next((folder / "supervised/populations").glob("*0.9.npz"))) as stored:
-            accuracies[folder.name] = stored["accuracy"]
-            assert json.loads(str(stored["made"]))["data"]
-            assert ("test set" in str(stored["data_title"])) == (folder != clean)
-        assert (folder / "results.csv").is_file()
-    np.testing.assert_array_equal(accuracies["test"], accuracies["few digits"])
-
-
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
-
-
-def test_files_in_the_published_form_go_through_the_scripts(
-    tmp_path, monkeypatch, unsaved_figures, empty_figures
-):
-    """CIFAR-10.1: v6_data.npy, uint8, and v6_labels.npy, int32, beside it; CIFAR-10.2: one .npz. Pixels are
-    made up."""
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for name in CIFAR10:
-            (tmp_path / "ten" / part / name).mkdir(parents=True)
-            for place in range(3):
-                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "ten" / part / name / f"{place}.png")
-    images = rng.integers(0, 256, (25, 32, 32, 3), dtype=np.uint8)
-    labels = rng.integers(0, 10, 25)
-    np.save("cifar10.1_v6_data.npy", images)
-    np.save("cifar10.1_v6_labels.npy", labels.astype(np.int32))
-    np.savez("cifar102_test.npz", images=images[:20], labels=labels[:20])
-    own = ["--dataset", "folder", "--data_dir", "ten", "--model_depth", "10", "--widen_factor", "1"]
-    short = [*own, "--batch_size", "30", "--epochs", "1"]
-    one_network = [
-        *own,
-        "--models_number",
-        "1",
-        "--pruning_percentages",
-        "0.9",
-        "--pruning_methods",
-        "global",
-    ]
-    assert sup_training.main([*short, "--index_end", "0"]) == 0
-    tuned = ["--models_number", "1", "--pruning_percentages", "0.9"]
-    assert sup_pruning_finetune.main([*short, *tuned]) == 0
-    assert sup_pie_kmodels_detection.main(one_network) == 0
-    for name in ("cifar10.1_v6_data.npy", "cifar102_test.npz"):
-        assert sup_pie_kmodels_detection.main([*one_network, "--test_set", name]) == 0
-    for name, count in (("cifar10.1_v6", 25), ("cifar102_test", 20)):
-        folder = tmp_path / "pies/ten/test_sets" / name / "supervised"
-        with np.load(folder / "populations/global_0.9.npz") as stored:
-            assert stored["labels"].tolist() == labels[:count].tolist()
-            assert stored["class_names"].tolist() == CIFAR10
-            [stem] = stored["evaluations"]
-            [accuracy] = stored["accuracy"]
-        with np.load(folder / "evaluations" / f"{stem}.npz") as evaluated:
-            assert accuracy == (evaluated["predictions"] == labels[:count]).mean()
-    # What the same network gives for an image does not depend on the file that the image is in.
-    both = [
-        np.load(next((tmp_path / "pies/ten/test_sets" / name).rglob(f"evaluations/{stem}.npz")))[
-            "predictions"
-        ]
-        for name in ("cifar10.1_v6", "cifar102_test")
-    ]
-    assert both[0][:20].tolist() == both[1].tolist()
-    assert make_figures.main(["--results", "pies/ten"]) == 0
-    page = (tmp_path / "pies/ten/report.html").read_text(encoding="utf-8")
-    assert all(f"<td>{name}</td>" in page for name in ("cifar10.1_v6", "cifar102_test"))
+    stored = {}
+    for folder in (clean, *(clean / "test_sets" / name for name in ("noise_3", "test", "v6"))):
+        with np.load(next((folder / "supervised/populations").glob("*0.9.npz"))) as arrays:
+            stored[folder.name] = dict(arrays)
+        assert json.loads(str(stored[folder.name]["made"]))["data"] and (folder / "results.csv").is_file()
+        assert ("test set" in str(stored[folder.name]["data_title"])) == (folder != clean)
+    np.testing.assert_array_equal(stored["test"]["accuracy"], stored["few digits"]["accuracy"])
+    assert stored["v6"]["labels"].tolist() == ((data.test_labels[5:25] + 1) % 3).tolist()
+    for place, stem in enumerate(stored["v6"]["evaluations"]):
+        clean_one, other = (
+            np.load(folder / "supervised/evaluations" / f"{stem}.npz")["predictions"]
+            for folder in (clean, clean / "test_sets/v6")
+        )
+        assert other.tolist() == clean_one[5:25].tolist()
+        assert stored["v6"]["accuracy"][place] == (other == stored["v6"]["labels"]).mean()

@@ -222,6 +222,8 @@ def test_lars_sees_no_gradient_of_a_pruned_weight(monkeypatch):
     [gradients] = seen
     assert all((gradient[masks[name] == 0] == 0).all() for name, gradient in gradients.items())
     assert any((gradient[masks[name] == 1] != 0).any() for name, gradient in gradients.items())
+    of_lars = contrasting(model, few(), lars=True).optimizer()
+    assert not of_lars.defaults["weight_decay"], "it is inside LARS"
 
 
 def test_every_step_of_a_warmup_has_the_rate_of_its_own(monkeypatch):
@@ -253,16 +255,27 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero():
     before = {name: mask.clone() for name, mask in masks.items()}
     finetuning = classifying(net, data, **{**defaults(Finetuning), "batch_size": 16})
     assert finetuning.optimizer().defaults["nesterov"] and not finetuning.optimizer().defaults["weight_decay"]
+    modes = []
+    net.register_forward_pre_hook(lambda module, images: modes.append((module.training, len(images[0]))))
     history = fit(finetuning, Run((0, "finetuning")), range(2), masks)
+    assert all(in_training == (size != 20) for in_training, size in modes), "the 20 test images in eval mode"
     achieved = measure_sparsity(net)
     assert achieved["zeros"] == round(0.9 * achieved["counted"])
     assert all((weight[masks[name] == 0] == 0).all() for name, weight in prunable_parameters(net).items())
     assert [entry["epoch"] for entry in history] == [0, 1] and history[-1]["sparsity"] == achieved["total"]
     expected = evaluation.evaluate_test_set(net, data)["test_accuracy"]
     assert history[-1]["test_accuracy"] == pytest.approx(expected)
-    fit(finetuning, Run((0, "supervised")), range(1), masks, GradualPruning(0.95, 1, 1, 1))
+    fit(finetuning, Run((0, "supervised")), range(1), masks, GradualPruning(0.95, 5, 5, 1))  # the last step
     assert measure_sparsity(net)["total"] == pytest.approx(0.95, abs=1e-4)
     assert all(torch.equal(masks[name], mask) for name, mask in before.items()), "those given stay"
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_module_is_in_eval_mode_for_a_while_and_then_as_before(mode):
+    net = network().train(mode)
+    with training.in_eval_mode(net):
+        assert not any(module.training for module in net.modules())
+    assert all(module.training == mode for module in net.modules())
 
 
 def test_test_metrics_do_not_depend_on_the_batches(monkeypatch):

@@ -13,9 +13,9 @@ from common.data import ImageDataset
 from common.evaluation import check_finite, evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
 from common.pruning import layer_name, masks_of
-from common.store.checkpoints import files_named, load_classifier
 from common.store.files import COMMON, code_digest, read_arrays, write_arrays
 from common.store.populations import Member
+from common.store.records import files_named, load_classifier
 from common.study import Study
 from common.training import prepare
 

@@ -1,18 +1,21 @@
 """Every file name of models/ and logs/: nobody else builds a path there. No torch here."""
 
-import math
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from common.methods import parse_method
+from common.methods import FINETUNED, parse_method
 from common.settings import Architecture
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
 
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")  # as frameworks write them
+# Of all checkpoints and of what their trainings kept beside them, supervised and contrastive.
+KNOWN_NAMES = (
+    "*_*pruning_*epochs_*depth_*dropout_id*.pt",
+    "*_*_*_*pruning*_*batch_*temperature_*epochs_id*.pt",
+)
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,17 @@ class CheckpointName:
     part: 'encoder', 'head' or 'supervised'; learning_method: SupCon, SimCLR or supervised; epochs: of
     training, of the head, or of finetuning. encoder_name, batch_size and temperature belong to contrastive
     parts; widen_factor, depth and dropout to supervised ones (a contrastive encoder's name holds its depth
-    and width).
+    and width). With `*` for what is not known it is a glob.
     """
 
     part: str
     learning_method: str
     pruning_method: str
     sparsity: float
-    epochs: int
-    id: int
+    epochs: int | str
+    id: int | str
     encoder_name: str = ""
-    batch_size: int = 0
+    batch_size: int | str = 0
     temperature: float = 0.0
     widen_factor: int = 0
     depth: int = 0
@@ -63,39 +66,12 @@ class CheckpointName:
         )
 
 
-_NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-_TAG = r"(?P<tag>_[A-Za-z][A-Za-z0-9_.]*)?"
-_NAMES = (
-    rf"(?P<part>wideResNet|resnet18)(?:-(?P<widen_factor>\d+))?{_TAG}_(?P<sparsity>{_NUMBER})pruning_"
-    rf"(?P<epochs>\d+)epochs_(?P<depth>\d+)depth_(?P<dropout>{_NUMBER})dropout_id(?P<id>\d+)\.pt",
-    rf"(?P<encoder_name>.+)_(?P<part>encoder|head)_(?P<learning_method>[A-Za-z0-9]+)_"
-    rf"(?P<sparsity>{_NUMBER})pruning{_TAG}_(?P<batch_size>\d+)batch_"
-    rf"(?P<temperature>{_NUMBER})temperature_(?P<epochs>\d+)epochs_id(?P<id>\d+)\.pt",
-)
-
-
-def parse_name(name: str) -> CheckpointName | None:
-    """The facts in a file name, or None where it is not the name of a checkpoint.
-
-    The published script tags dense networks `_later` where gradual ones would be: they are dense.
-    """
-    match = next(filter(None, (re.fullmatch(pattern, name) for pattern in _NAMES)), None)
-    if not match:
-        return None
-    texts = match.groupdict()
-    tag = texts.pop("tag")
-    if texts["part"] in ("wideResNet", "resnet18"):
-        is_wide = texts["part"] == "wideResNet"
-        texts |= {"part": "supervised", "learning_method": "supervised"}
-        texts["widen_factor"] = texts["widen_factor"] or "2"
-        texts["architecture"] = "WideResNet" if is_wide else "resnet18"
-    facts = {key: CheckpointName.__annotations__[key](text) for key, text in texts.items()}
-    if tag in (None, "_later"):
-        method = ("later_GMP" if tag else "GMP") if facts["sparsity"] else "dense"
-    else:
-        method = tag[1:] if tag[1:] not in PUBLISHED_TAGS and parse_method(tag[1:]) else None
-    finite = all(map(math.isfinite, (value for value in facts.values() if isinstance(value, float))))
-    return CheckpointName(pruning_method=method, **facts) if method and finite else None
+def name_of(path: Path, pattern: CheckpointName) -> CheckpointName | None:
+    """The name of a file that fits one with `*` for id, epochs or batch size; None where it does not."""
+    unknown = [key for key in ("batch_size", "epochs", "id") if getattr(pattern, key) == "*"]
+    found = re.fullmatch(re.escape(str(pattern)).replace(r"\*", "([0-9]+)"), path.name)
+    name = found and replace(pattern, **dict(zip(unknown, map(int, found.groups()))))
+    return name if name and str(name) == path.name else None
 
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
@@ -110,33 +86,15 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     return encoder_name + suffix + head
 
 
-def network_flags(name: CheckpointName, configuration: dict) -> dict[str, Any]:
-    """The flags that ask for the network of a checkpoint.
-
-    Args:
-        configuration: of its record, if it has one: contrastive names lack the dropout.
-    """
-    if name.architecture != "WideResNet" or name.encoder_name.startswith("resnet18"):
-        return {"architecture": "resnet18"}
-    if name.part == "supervised":
-        return {"model_depth": name.depth, "widen_factor": name.widen_factor, "dropout": name.dropout}
-    plain, depth, width, head = re.fullmatch(r"(.+?)(?:-(\d+)-(\d+))?(-linear)?", name.encoder_name).groups()
-    return {
-        "encoder_name": plain,
-        "model_depth": int(depth or 16),
-        "widen_factor": int(width or 2),
-        "projection_head": "linear" if head else "mlp",
-        "temperature": name.temperature,
-        "dropout": configuration.get("dropout", 0.0),
-    }
-
-
 def settings_in_name(name: CheckpointName) -> set[str]:
     """The settings that a file name tells, as a configuration names them."""
-    told = {*network_flags(name, {}), "schedule", "criterion", "scope", "rate", "after", "rewind_epoch"}
+    told = {"architecture", "model_depth", "widen_factor", "schedule", "criterion", "scope", "rate", "after"}
+    told.add("rewind_epoch")
     of_head = name.part == "head" and not parse_method(name.pruning_method).finetuned
     told.add("head_epochs" if of_head else "epochs")
-    return told if name.part == "supervised" else told - {"dropout"} | {"batch_size"}
+    return told | (
+        {"dropout"} if name.part == "supervised" else {"projection_head", "temperature", "batch_size"}
+    )
 
 
 def study_folder(root: str, dataset_name: str) -> Path:
@@ -161,12 +119,22 @@ def record_path(checkpoint: Path) -> Path:
 
 def unknown_checkpoints(folder: Path) -> list[Path]:
     """Files that look like checkpoints, under names that none has here."""
-    kept = re.compile(r"(_epoch\d+|_gradient_sums)\.pt$")
-    return [
-        path
-        for path in sorted(folder.glob("[!.]*"))
-        if path.suffix in CHECKPOINT_ENDINGS and not parse_name(kept.sub(".pt", path.name))
-    ]
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.suffix in CHECKPOINT_ENDINGS]
+    return [path for path in files if not any(map(path.match, KNOWN_NAMES))]
+
+
+def dense_checkpoints(folder: Path, learning_method: str) -> list[Path]:
+    """The dense networks of a learning method in a folder, of any architecture."""
+    pattern = f"*_encoder_{learning_method}_0.0pruning_*_id*.pt"
+    if learning_method == "supervised":
+        pattern = "*_0.0pruning_*dropout_id*.pt"
+    return [path for path in folder.glob(pattern) if f"_{FINETUNED}_" not in path.name]
+
+
+def kinds_in(folder: Path) -> str:
+    """The kinds of checkpoints in a folder: their names, of any id."""
+    names = [re.sub(r"_id[0-9]+\.pt$", "_id*.pt", path.name) for path in sorted(folder.glob("*_id*.pt"))]
+    return ", ".join(dict.fromkeys(name for name in names if name.endswith("_id*.pt"))) or "none"
 
 
 def epoch_path(checkpoint: Path, epoch: int) -> Path:

@@ -1,4 +1,4 @@
-"""Saving and loading of checkpoints, their records and the states of unfinished trainings.
+"""Checkpoints, their records and the states of unfinished trainings: saved, checked and loaded.
 
 A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how
 it was made. The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record
@@ -34,11 +34,11 @@ from common.store.files import (
     write_atomically,
     write_json,
 )
-from common.store.names import Architecture, CheckpointName, parse_name, record_path, settings_in_name
+from common.store.names import Architecture, CheckpointName, record_path, settings_in_name
 from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "twins")  # modules of common/
 
 
@@ -88,19 +88,35 @@ def differing_code(recorded: dict[str, str] | None) -> list[str]:
     return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
 
 
-def check_code(path: Path, record: dict, other_code: bool, remedy: str) -> list[str]:
-    """The science modules whose code has changed since a file was made.
+def check_record(path: Path, record: dict, wanted: dict, remedy: str, other_code: bool) -> list[str]:
+    """Refuses a checkpoint, or the state of an unfinished training, that is not the wanted one; returns the
+    science modules whose code has changed since.
 
     Args:
-        record: of the file; other_code: of the flags; remedy: beside that flag.
+        record: of the checkpoint, or what the state holds.
+        wanted: the entries that it must have: data, and where they are known configuration, seed, stage,
+            SHA-256 of the networks that it was made from. remedy: how to go on; other_code: take what other
+            code made.
     Raises:
-        UserError: there are some, and --other_code is not given.
+        UserError: it has others; the message says which.
     """
+    configuration = record["configuration"]
+    changed = differences(configuration, wanted.get("configuration", configuration))
+    words = [f"{key} {old}, not {new}" for key, (old, new) in changed.items()]
+    if not same_training_images(record["data"], wanted["data"]):
+        words.append("other training images")
+    if words:
+        raise UserError(f"{path} was made with other settings ({', '.join(words)}); {remedy}")
     modules = differing_code(record.get("code"))
     if modules and not other_code:
         raise UserError(
             f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
             f"{remedy}"
+        )
+    if any(record.get(key) != wanted[key] for key in wanted.keys() - {"configuration", "data"}):
+        raise UserError(
+            f"{path} was made from another dense model, encoder or iteration than the one that is there now; "
+            f"delete it to have it made again, or {remedy}"
         )
     return modules
 
@@ -224,11 +240,6 @@ def with_defaults(configuration: dict, flips: dict) -> dict:
     return configuration
 
 
-def describe_differences(found: dict, asked: dict) -> str:
-    """`key found, not asked` for every key in which two configurations differ."""
-    return ", ".join(f"{key} {old}, not {new}" for key, (old, new) in differences(found, asked).items())
-
-
 def load_classifier(
     paths: list[Path], record: dict | None, name: CheckpointName, architecture: Architecture, num_classes: int
 ) -> models.Classifier:
@@ -245,12 +256,12 @@ def load_classifier(
     matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
     if len(paths) == 1:
         network = models.SupervisedNetwork(architecture, num_classes, matched)
-        _load_state(network, read_payload(paths[0]), paths[0], architecture, num_classes)
+        load_state(network, read_payload(paths[0]), paths[0])
     else:
         encoder = models.make_backbone(architecture, match_sparsity=matched)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
-        load_encoder(encoder, paths[0], architecture, num_classes)
-        _load_state(head, read_payload(paths[1]), paths[1], architecture, num_classes)
+        load_state(encoder, encoder_state(read_payload(paths[0])), paths[0])
+        load_state(head, read_payload(paths[1]), paths[1])
         network = models.ContrastiveClassifier(encoder, head)
     _check_sparsity(network, paths[-1], record, name.sparsity - matched)
     return network.eval()
@@ -306,10 +317,13 @@ def load_network(*paths: Path) -> models.Classifier:
     Raises:
         UserError: a file without a record, or one that does not fit it.
     """
-    record, name = read_record(paths[-1]), parse_name(paths[-1].name)
-    if record is None or name is None:
+    record = read_record(paths[-1])
+    if record is None:
         raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
-    architecture = Architecture.of_configuration(record["configuration"])
+    name, architecture = (
+        CheckpointName(**record["name"]),
+        Architecture.of_configuration(record["configuration"]),
+    )
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
 
 
@@ -332,7 +346,7 @@ def read_payload(path: Path) -> dict:
     return payload
 
 
-def find_twins(paths: Iterable[Path]) -> tuple[Path, Path] | None:
+def find_duplicate_weights(paths: Iterable[Path]) -> tuple[Path, Path] | None:
     """Two files with equal weights of a supervised network or encoder, however they were written, the later
     one first."""
     alike: dict[tuple, list[Path]] = {}
@@ -365,50 +379,11 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def find_kept(path: Path, checkpoint: Path, record: dict, flag: str, other_code: bool) -> Path | None:
-    """The file that the training of a checkpoint kept beside it, None where it kept none.
-
-    Args:
-        record: of the checkpoint; flag: of the training script, by which it is kept; other_code: the flag.
-    Raises:
-        UserError: it belongs to another training, or other code made it.
-    """
-    if not path.exists():
-        return None
-    kept = read_record(path)
-    if (
-        kept is None
-        or any(kept[key] != record[key] for key in ("configuration", "seed"))
-        or not same_training_images(kept["data"], record["data"])
-    ):
-        raise UserError(
-            f"{path} does not belong to the training of {checkpoint.name}; delete it and run the training "
-            f"script with {flag}"
-        )
-    check_code(path, kept, other_code, "delete it to have it made again")
-    return path
-
-
-def load_epoch(module: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
-    """Loads weights that a training kept into a network of the same kind (contrastive: encoder with
-    projection head)."""
-    _load_state(module, read_payload(path), path, architecture, num_classes)
-
-
 def encoder_state(payload: dict) -> dict:
     """The state_dict of the bare encoder, of a checkpoint that may hold a projection head too."""
     state = plain_state(payload)
     encoder = {name: value for name, value in state.items() if name.startswith(("encoder.", "backbone."))}
     return plain_state(encoder) or state
-
-
-def load_encoder(encoder: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
-    """Loads the weights of a dense or finetuned contrastive encoder's checkpoint.
-
-    Raises:
-        UserError: a file that cannot be read or does not fit the architecture.
-    """
-    _load_state(encoder, encoder_state(read_payload(path)), path, architecture, num_classes)
 
 
 # What training frameworks wrap a state_dict in, and put before all names in it.
@@ -439,9 +414,12 @@ def fitting_state(payload: dict, module: nn.Module) -> dict:
     return next((each for each in prefixed if each.keys() <= names), state)
 
 
-def _load_state(
-    module: nn.Module, state: dict, path: Path, architecture: Architecture, num_classes: int
-) -> None:
+def load_state(module: nn.Module, state: dict, path: Path) -> None:
+    """Loads what a file holds into a network.
+
+    Raises:
+        UserError: it does not fit.
+    """
     state, names = fitting_state(state, module), module.state_dict().keys()
     needed = [name for name in names if not name.endswith("num_batches_tracked")]  # older files lack it
     problems = [
@@ -452,7 +430,7 @@ def _load_state(
         )
         if these
     ]
-    fits = f"{path} does not fit {architecture} with {num_classes} classes"
+    fits = f"{path} does not fit the network that the flags ask for"
     if problems:
         raise UserError(f"{fits}: {'; '.join(problems)}; docs/own_data.md shows how to rename them")
     try:
@@ -473,14 +451,14 @@ class TrainingState:
     generators: a training that was stopped and goes on ends bit for bit as one that was not, on a CPU at the
     same number of threads.
 
-    facts: configuration, seed, stage, data and origin of the training. every: between states that are
-    written. other_code: go on with a state that other code wrote.
+    facts: configuration, data, seed, stage and origin of the training, which a state must have too. every:
+    between states that are written. remedy, other_code: as in `check_record`.
     """
 
     path: Path
     facts: dict
     every: Interval
-    folder_flag: str
+    remedy: str
     other_code: bool
     unsaved: tuple[int, bytes] | None = None  # epochs done, and what the file is to hold
     saved_epoch: int = 0
@@ -518,7 +496,7 @@ class TrainingState:
         for done in range(first + 1, epochs.stop + 1):
             yield done - 1
             state = {
-                **{"format": STATE_FORMAT, "facts": self.facts, "code": science_code(), "epoch": done},
+                **{"format": STATE_FORMAT, **self.facts, "code": science_code(), "epoch": done},
                 **{"threads": torch.get_num_threads(), "masks": masks, "history": history},
                 "parts": {name: part.state_dict() for name, part in trained.items()},
             }
@@ -545,26 +523,18 @@ class TrainingState:
             raise UserError(
                 f"{self.path} is not a state of this version; delete it to begin that training anew"
             )
-        remedy = f"delete it to begin anew, or to keep both give {self.folder_flag} another folder"
+        remedy = f"delete it to begin anew, or {self.remedy}"
         try:
-            if differences := describe_differences(state["facts"], self.facts):
-                raise UserError(
-                    f"{self.path} is the state of a training with other settings ({differences}); {remedy}"
-                )
-            if (modules := differing_code(state.get("code"))) and not self.other_code:
-                raise UserError(
-                    f"{self.path} is the state of a training by other code of {', '.join(modules)}; give "
-                    f"--other_code to go on with it, {remedy}"
-                )
+            check_record(self.path, state, self.facts, remedy, self.other_code)
             if state["threads"] != (threads := torch.get_num_threads()):
                 logger.info(
                     f"note: {self.path} was kept by a run of {state['threads']} threads, this one has "
                     f"{threads}: the result differs by rounding"
                 )
+            if names := not_finite(state["parts"]["network"]):
+                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             for name, part in trained.items():
                 part.load_state_dict(state["parts"][name])
-            if names := not_finite(trained["network"].state_dict()):
-                raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")
             device = next(iter(trained["network"].parameters())).device
             masks.update({name: mask.to(device) for name, mask in state["masks"].items()})
             history[:] = state["history"]

@@ -1,4 +1,4 @@
-"""Rules of the house that a machine can check: width, format, size, parameters, imports, links of pages."""
+"""Rules of the project that a machine can check: width, format, size, parameters, imports, links of pages."""
 
 import ast
 import importlib
@@ -14,21 +14,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WIDTH = 110
 README_BYTES = 10_240
-# May fall. The plan is 36,000 and 52,000. What was asked for since took more: the report's answers, runs side
-# by side, published spellings, a listing of models, flips, safe images, locks and arrays, precision,
-# compilation, criteria by their authors with sums of gradients, layer-wise densities, other test
-# images and their section, narrower dense networks, types of every stored entry, whole releases.
+# May fall; what common/, and what common/, figures/ and the scripts have together.
 COMMON_TOKENS, ALL_TOKENS = 58_000, 89_000
 PARAMETERS = 6
 NO_TOKENS = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENCODING,
-    tokenize.ENDMARKER,
+    getattr(tokenize, name) for name in "COMMENT NL NEWLINE INDENT DEDENT ENCODING ENDMARKER".split()
 }
+
 
 SCRIPTS = sorted(ROOT.glob("*.py"))
 COMMON, FIGURES = (sorted((ROOT / name).rglob("*.py")) for name in ("common", "figures"))
@@ -49,7 +41,7 @@ def listed(findings):
 def test_the_tests_see_the_whole_project():
     names = {name_of(path) for path in [*SCRIPTS, *COMMON, *FIGURES, *CHECKS, *PAGES]}
     assert {"sup_training.py", "common/store/files.py", "figures/make_figures.py"} <= names
-    assert {"figures/report/page.py", "tests/test_house.py", "benchmarks/growth.py", "README.md"} <= names
+    assert {"figures/report/page.py", "tests/test_project.py", "benchmarks/growth.py", "README.md"} <= names
     assert len(SCRIPTS) == 8 and len(REPORT) > 5
 
 
@@ -89,12 +81,7 @@ def tokens(path):
     return count
 
 
-def test_the_count_of_tokens_leaves_out_comments_and_the_form_of_the_page(tmp_path):
-    (tmp_path / "a.py").write_text('"""One\ntoken."""\n\nif a:  # a comment\n    b = (\n        1\n    )\n')
-    assert tokens(tmp_path / "a.py") == 9
-
-
-def test_the_house_is_small():
+def test_the_project_is_small():
     common = sum(map(tokens, COMMON))
     everything = common + sum(map(tokens, [*FIGURES, *SCRIPTS]))
     assert common <= COMMON_TOKENS and everything <= ALL_TOKENS, f"{common} in common/, {everything} in all"
@@ -123,11 +110,7 @@ def crowded(source):
     [
         ("def f(a, b, c, d, e, f): ...", 0),
         ("def f(a, b, c, d, e, f, g): ...", 1),
-        ("def f(a, b, *c, d, e, f, **g): ...", 1),
-        ("class C:\n    def f(self, a, b, c, d, e, f): ...", 0),
-        ("def f(  # a formula of seven\n    a, b, c, d, e, f, g): ...", 0),
         ("# a formula of seven\ndef f(a, b, c, d, e, f, g): ...", 0),
-        ("# one name a column\n@cached\ndef f(a, b, c, d, e, f, g): ...", 0),
         ("# of another\nx = 1\ndef f(a, b, c, d, e, f, g): ...", 1),
     ],
 )

@@ -1,0 +1,191 @@
+"""What flags ask for: ids, sparsities, pruning methods and schedules; what does not fit is refused."""
+
+import argparse
+import math
+
+from common import methods
+from common.cli import FLIPS, UserError, logger
+from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
+from common.pruning import GradualPruning, uses
+
+
+def model_ids(flags: argparse.Namespace) -> range:
+    """Ids from --index_start to --index_end, both inclusive.
+
+    Raises:
+        UserError: the last comes before the first; epochs that the training does not reach.
+    """
+    first, last, epochs = flags.index_start, flags.index_end, flags.epochs
+    if last < first:
+        raise UserError(f"--index_end {last} lies before --index_start {first} (both inclusive)")
+    if flags.save_epochs and max(flags.save_epochs) >= epochs:
+        raise UserError(
+            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights "
+            "are the model itself"
+        )
+    if getattr(flags, "warmup_epochs", 0) >= epochs:
+        raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
+    return range(first, last + 1)
+
+
+def method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMethod:
+    """The pruning method that --criterion and --scope ask for under a schedule.
+
+    Raises:
+        UserError: a combination that does not exist.
+    """
+    scope = flags.scope or methods.default_scope(schedule, flags.criterion)
+    if methods.is_filter_criterion(flags.criterion) and scope != "layer":
+        raise UserError(
+            f"--scope {scope}: norms of filters of different layers cannot be compared; leave it out with "
+            f"--criterion {flags.criterion}"
+        )
+    return PruningMethod(schedule, flags.criterion, scope, **iterative)
+
+
+def sparsities_to_train(
+    flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]
+) -> list[float]:
+    """The sparsities to train to; with --match_sparsity 0 alone. Flags of gradual pruning have no effect
+    where all networks are dense: those that the published commands give are noted, the others refused.
+
+    Raises:
+        UserError: one that is refused.
+    """
+    if flags.accumulate_gradients and (all(sparsities) or flags.match_sparsity):
+        raise UserError("--accumulate_gradients belongs to dense networks of the whole width; leave it out")
+    if flags.match_sparsity:
+        if sparsity_flag[2:] in flags.given and any(sparsities):
+            raise UserError(f"--match_sparsity: narrower networks are not pruned; leave {sparsity_flag} out")
+        sparsities = [0.0]
+    if any(sparsities):
+        return sparsities
+    refused, noted = (
+        ("criterion", "scope", "begin_epoch", "end_epoch"),
+        ("schedule", "begin_step", "end_step", "frequency"),
+    )
+    if given := sorted(name for name in flags.given if name.startswith(refused)):
+        raise UserError(
+            f"--{given[0]}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
+        )
+    for name in sorted(name for name in flags.given if name.startswith(noted)):
+        logger.info(f"--{name} has no effect: nothing is pruned")
+    return sparsities
+
+
+def gradual_pruning(
+    flags: argparse.Namespace, sparsity: float, kind: str, images: int
+) -> GradualPruning | None:
+    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does
+    not fit the training; None for a classifier head where whole filters are pruned, of which it has none.
+
+    Args:
+        kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
+    Raises:
+        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step
+            and an epoch for one thing; a flag of the head's schedule where whole filters are pruned.
+    """
+    epochs, batch_size, suffix = flags.epochs, flags.batch_size, ""
+    if kind == "head":
+        epochs, batch_size, suffix = flags.head_epochs, flags.batch_size_head, "_head"
+        if methods.is_filter_criterion(flags.criterion):
+            names = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch")
+            if given := sorted(flags.given & {f"{name}_head" for name in names}):
+                raise UserError(
+                    f"--{given[0]}: the classifier head has no filters and is not pruned by --criterion "
+                    f"{flags.criterion}; leave it out"
+                )
+            return None
+    steps_an_epoch = math.ceil(images / batch_size)
+    *defaults, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
+    steps = []
+    for end, default in zip(("begin", "end"), defaults):
+        step, epoch = (getattr(flags, f"{end}_{unit}{suffix}") for unit in ("step", "epoch"))
+        if step is not None and epoch is not None:
+            raise UserError(f"--{end}_step{suffix} and --{end}_epoch{suffix} say the same: give one of them")
+        if epoch is not None:  # the step before which so many epochs are done
+            step = round(min(epoch, 2**31) * steps_an_epoch) + 1
+        steps.append(default if step is None else step)
+    begin, end = steps
+    if any(getattr(flags, f"{name}_epoch{suffix}") is not None for name in ("begin", "end")):
+        frequency = max(1, math.ceil((end - begin) / methods.INTERVALS))
+    frequency = getattr(flags, f"frequency{suffix}") or frequency
+    # The published places in the training; the last step of all is the latest that fits.
+    fitting = [
+        min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / steps_an_epoch) for step in defaults
+    ]
+    numbers = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
+    remedy = f"give --begin_epoch{suffix} {numbers[0]} --end_epoch{suffix} {numbers[1]}, say"
+    what = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
+    if begin > end or end < 1:
+        raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}")
+    if end > epochs * steps_an_epoch:
+        raise UserError(
+            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} "
+            f"({epochs} epochs of {steps_an_epoch} steps); {remedy}, or train for longer"
+        )
+    scope = method(flags, flags.schedule).scope
+    pruning = GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
+    if uses(flags.criterion, "accumulated") and pruning.sparsities().get(1):
+        raise UserError(
+            f"--criterion {flags.criterion}: pruning of the {what} at step 1 has no training before it; "
+            f"{remedy}"
+        )
+    return pruning
+
+
+def pruning_method(flags: argparse.Namespace) -> PruningMethod:
+    """The pruning method that the flags ask for.
+
+    Raises:
+        UserError: a flag that has no effect with the others, or iterations that file names cannot tell apart.
+    """
+
+    def refuse(names: tuple[str, ...], reason: str) -> None:
+        for name in names:
+            if name in flags.given:
+                raise UserError(f"--{name} {reason}")
+
+    if flags.pruning_schedule == "one-shot":
+        refuse(("iterations", "rate", "after", "rewind_epoch"), "belongs to --pruning_schedule iterative")
+        return method(flags, "one-shot")
+    refuse(
+        ("pruning_percentages",),
+        "belongs to one-shot pruning: the sparsities of --pruning_schedule iterative follow from --rate "
+        "and --iterations",
+    )
+    if flags.after in RETRAINED:
+        reason = (
+            f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense "
+            "ones were"
+        )
+        refuse(("epochs", "batch_size", "learning_rate", "precision", "compile", *FLIPS), reason)
+    if flags.after not in REWOUND:
+        refuse(("rewind_epoch",), "belongs to --after rewind or lr_rewind")
+    sparsities = [sparsity for _, sparsity in sparsities_to_prune(flags)]
+    if len({0.0, 1.0, *sparsities}) < len(sparsities) + 2:
+        raise UserError(
+            f"--iterations {flags.iterations} at --rate {flags.rate}: the last iterations prune less than "
+            "the four digits of file names tell apart; give fewer"
+        )
+    epoch = flags.rewind_epoch if flags.after in REWOUND else 0
+    return method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=epoch)
+
+
+def sparsities_to_prune(flags: argparse.Namespace) -> list[tuple[int, float]]:
+    """(iteration, sparsity) of all that is asked for; iteration 0 is one-shot pruning."""
+    if flags.pruning_schedule == "one-shot":
+        return [(0, sparsity) for sparsity in flags.pruning_percentages]
+    iterations = range(1, flags.iterations + 1)
+    return [(iteration, iteration_sparsity(flags.rate, iteration)) for iteration in iterations]
+
+
+def by_method(
+    method: PruningMethod, places: list[tuple[int, float]]
+) -> dict[PruningMethod, list[tuple[int, float]]]:
+    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
+    `finetuned`."""
+    found: dict[PruningMethod, list[tuple[int, float]]] = {}
+    for iteration, sparsity in places:
+        found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
+    return found

@@ -1,0 +1,382 @@
+"""Pruning of trained networks: once, with finetuning, or again and again, with rewinding, reinitialisation or
+finetuning in between. Every step reads the network that it prunes from its files."""
+
+import functools
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from common import process, pruning, requested, settings
+from common.cli import FLIPS, UserError, logger
+from common.evaluation import NotFiniteError, evaluate_test_set
+from common.methods import FINETUNED, RETRAINED, PruningMethod
+from common.models import Classifier
+from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
+from common.store import evaluation, records, runs
+from common.store.names import epoch_path, gradients_path
+from common.store.populations import Member, Population, find_population, read_member, recorded_command
+from common.store.runs import CheckpointSpec
+from common.study import Study
+from common.training import CrossEntropy, Run, Training, classification_losses, fit
+from common.twins import Start, twin_of
+
+
+@dataclass(frozen=True)
+class PruningStep:
+    """One pruning of one network: one-shot at a sparsity (iteration 0), or an iteration, counted from 1.
+
+    member: the dense network; files: what is made; previous: the files of the iteration before, none where
+    the dense network is pruned.
+    """
+
+    member: Member
+    method: PruningMethod
+    iteration: int
+    sparsity: float
+    files: tuple[CheckpointSpec, ...]
+    previous: tuple[CheckpointSpec, ...] = ()
+
+    @property
+    def configuration(self) -> dict:
+        return self.files[-1].configuration
+
+    @property
+    def stage(self) -> str:
+        return f"iteration {self.iteration}" if self.iteration else "finetuning"
+
+    @property
+    def state_before(self) -> str:
+        """What the network was before it was trained on, in messages."""
+        return "dense" if self.method.schedule == FINETUNED else "as pruned"
+
+    def network_to_prune(self) -> Member:
+        """The dense network, or that of the iteration before, as it is now."""
+        if not self.previous:
+            return self.member
+        return read_member([(file.path, file.name) for file in self.previous])
+
+
+def prune_population(study: Study) -> None:
+    """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own
+    id.
+
+    Finished ones are skipped one by one.
+    """
+    flags, method = study.flags, requested.pruning_method(study.flags)
+    dense = find_population(study, "dense", 0.0)
+    if method.after in RETRAINED and dense.external:
+        raise UserError(
+            f"{dense}: how they were trained is not known, so they cannot be trained again; give --after "
+            "finetune"
+        )
+    if method.after in RETRAINED:  # trained as the dense ones were
+        flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
+        study = replace(study, data=replace(study.data, **flips))
+    runs.say_flips(study)
+    steps_of = {
+        (each, member.id): pruning_steps(study, each, dense, member, places)
+        for member in dense.members
+        for each, places in requested.by_method(method, requested.sparsities_to_prune(flags)).items()
+    }
+    for steps in steps_of.values():
+        for step in steps:  # refuses what is in the way, before the first training
+            is_finished(study, step)
+    jobs = [
+        runs.Job(steps[-1].files[-1].path, functools.partial(prune_network, study, steps))
+        for steps in steps_of.values()
+    ]
+    runs.say_finished(study, [step.files for steps in steps_of.values() for step in steps])
+    if runs.share(study, jobs) and not flags.debug:
+        for each in {each: None for each, _ in steps_of}:
+            log_accuracies(study, [steps for key, steps in steps_of.items() if key[0] == each])
+
+
+def log_accuracies(study: Study, all_steps: list[list[PruningStep]]) -> None:
+    """Logs mean accuracies of all networks of one method, and how to compare them."""
+    for steps in zip(*all_steps):
+        if pairs := [pair for step in steps if (pair := accuracies(step))]:
+            before, trained = np.mean(pairs, 0)
+            logger.info(
+                f"{study.learning_method} {steps[0].method} sparsity {steps[0].sparsity}: {len(pairs)} "
+                f"networks, mean test accuracy {100 * before:.2f} % {steps[0].state_before}, "
+                f"{100 * trained:.2f} % at the end"
+            )
+    sparsities = ",".join(str(step.sparsity) for step in all_steps[0] if step.sparsity)
+    at_sparsities = f" --pruning_percentages {sparsities}" if sparsities else ""
+    logger.info(f"compare them with --pruning_methods {all_steps[0][0].method}{at_sparsities}")
+
+
+# What is requested, and what of it is there
+
+
+def pruning_steps(
+    study: Study, method: PruningMethod, dense: Population, member: Member, places: list[tuple[int, float]]
+) -> list[PruningStep]:
+    """All prunings of a dense network by a method, at these (iteration, sparsity).
+
+    Raises:
+        UserError: what they need of the dense training was not kept.
+    """
+    steps: list[PruningStep] = []
+    for iteration, sparsity in places:
+        files = pruned_files(study, method, dense, member, iteration, sparsity)
+        previous = steps[-1].files if iteration > 1 else ()
+        steps.append(PruningStep(member, method, iteration, sparsity, files, previous))
+    kept_weights(study, member, method)
+    gradient_sums(study, method, member)
+    return steps
+
+
+def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[int, Path]:
+    """epoch -> file of the weights that the dense training kept, as far as the method needs them.
+
+    Raises:
+        UserError: they were not kept; the message has the command that keeps them.
+    """
+    epochs = {method.rewind_epoch} if method.after == "rewind" else set()
+    if pruning.uses(method.criterion, "initial_weight"):
+        epochs.add(0)
+    path, record = member.paths[0], member.records[0]
+    if record and method.rewind_epoch >= (last := record["configuration"]["epochs"]):
+        raise UserError(
+            f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
+            "fewer"
+        )
+    flag = "--save_epochs", ",".join(map(str, sorted(epochs)))
+    return {epoch: kept_file(study, path, epoch_path(path, epoch), flag) for epoch in sorted(epochs)}
+
+
+def gradient_sums(study: Study, method: PruningMethod, member: Member) -> dict[str, Tensor]:
+    """Layer name -> the sums of |g_t| and g_t over the training of a network, where the criterion looks at
+    them.
+
+    Raises:
+        UserError: they were not kept; the message has the command that keeps them.
+    """
+    sums = {}
+    for path in gradient_files(method, member):
+        kept = kept_file(study, path, gradients_path(path), ("--accumulate_gradients",))
+        payload = records.read_payload(kept)
+        records.refuse_not_finite(payload, kept)
+        sums |= payload
+    return {name: total.to(study.device) for name, total in sums.items()}
+
+
+def gradient_files(method: PruningMethod, member: Member) -> list[Path]:
+    """The checkpoints of a network beside which lie the sums that the method looks at: both parts of a dense
+    network; of a pruned one the last, which has those of both."""
+    if not pruning.uses(method.criterion, "accumulated"):
+        return []
+    return list(member.paths if member.names[-1].pruning_method == "dense" else member.paths[-1:])
+
+
+def kept_file(study: Study, checkpoint: Path, path: Path, flag: tuple[str, ...]) -> Path:
+    """A file that the training of a checkpoint kept beside it.
+
+    Args:
+        flag: of the training script, with its value, by which it is kept.
+    Raises:
+        UserError: it is not there, or belongs to another training.
+    """
+    record = records.read_record(checkpoint)
+    if record is None:
+        raise UserError(
+            f"{checkpoint} is external: its training is not known; choose another --criterion or --after, or "
+            "train networks here"
+        )
+    if not path.exists():
+        command = recorded_command(record, {flag[0]: list(flag[1:])}) or f"give {' '.join(flag)} in training"
+        raise UserError(f"{path} was not kept; keep them: {command}")
+    remedy = f"delete it and run the training script with {' '.join(flag)}"
+    kept = records.read_record(path)
+    if kept is None:
+        raise UserError(f"{path} has no record; {remedy}")
+    wanted = {key: record[key] for key in ("configuration", "data", "seed")}
+    records.check_record(path, kept, wanted, remedy, study.flags.other_code)
+    return path
+
+
+# One step is a place in the study, method and population: each says something else.
+def pruned_files(
+    study: Study, method: PruningMethod, dense: Population, member: Member, iteration: int, sparsity: float
+) -> tuple[CheckpointSpec, ...]:
+    """What is to be made of a dense network at this iteration and sparsity."""
+    flags = study.flags
+    configuration = {
+        "learning_method": study.learning_method,
+        **study.architecture_configuration(),
+        **study.data.pixel_settings,
+        "pruning_method": str(method),
+    }
+    if method.schedule != FINETUNED:
+        configuration |= {"criterion": method.criterion, "scope": method.scope}
+    configuration["sparsity"] = sparsity
+    if iteration:
+        configuration["iteration"] = iteration
+        configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
+    if method.finetuned:
+        training = settings.from_flags(settings.Finetuning, flags)
+        configuration |= training
+    else:  # trained as the dense network was
+        training = member.record["configuration"]
+        configuration |= {key: training[key] for key in ("epochs", "batch_size", "precision", "compile")}
+    if not study.supervised:
+        configuration["temperature"] = flags.temperature
+    configuration["dense"] = dense.configuration
+    files, parts = [], twin_of(study).parts
+    for part in parts:
+        is_head = part == "head"
+        folder = study.head_folder if is_head else study.folder
+        epochs = training["head_epochs" if is_head and not method.finetuned else "epochs"]
+        name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
+        keeps = bool(iteration) and part == parts[-1] and pruning.uses(method.criterion, "accumulated")
+        files.append(CheckpointSpec(name, folder / str(name), configuration, keep_gradients=keeps))
+    return tuple(files)
+
+
+def is_finished(study: Study, step: PruningStep) -> bool:
+    """Whether all files of a step are there, made with these settings from the networks that are there.
+
+    Raises:
+        UserError: something else is in the way.
+    """
+    parents = {"dense_sha256": list(step.member.checksums)}
+    if step.previous and all(file.path.exists() for file in step.previous):
+        parents["previous_sha256"] = list(step.network_to_prune().checksums)
+    missing = [path for file in step.files for path in runs.missing_files(study, file, **parents)]
+    if missing and not study.flags.debug:
+        runs.refuse_to_replace(step.files)
+    return not missing
+
+
+# Pruning
+
+
+def prune_network(study: Study, steps: list[PruningStep]) -> None:
+    """Does the steps of one dense network that are not finished; with --debug, which saves nothing, those
+    that prune the dense network itself."""
+    for step in steps:
+        if is_finished(study, step):
+            runs.forget_states(step.files)
+        elif not (study.flags.debug and step.previous):
+            do_step(study, step)
+
+
+def accuracies(step: PruningStep) -> tuple[float, float] | None:
+    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of an
+    external one."""
+    record = records.read_record(step.files[-1].path)
+    try:
+        return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
+    except (KeyError, IndexError):
+        raise records.damaged_record(step.files[-1].path) from None
+
+
+def do_step(study: Study, step: PruningStep) -> None:
+    """Prunes a network, trains it on and saves it."""
+    method, member, started, seed = step.method, step.member, time.time(), study.model_seed(step.member.id)
+    source, kept, sums = step.network_to_prune(), kept_weights(study, member, method), {}
+    network = evaluation.load_member(study, source)
+    with records.files_named(source.paths):
+        masks, before = step_masks(study, step, source, network), copy_of(network)
+        pruning.apply_masks(network, masks)
+        as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
+    made_from = [*member.paths, *(file.path for file in step.previous)]
+    with ExitStack() as states:
+
+        def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
+            file = step.files[part]
+            state = states.enter_context(runs.training_state(study, file, step.stage, made_from))
+            if step.files[-1].keep_gradients:
+                training.accumulated = GradientSums(training.pruned)
+            run = Run(key, runs.describe_run(file.name), state and state.epochs_left)
+            history = fit(training, run, epochs, masks)
+            sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
+            return history
+
+        if method.finetuned:
+            finetuning = CrossEntropy(network, study.data, step.configuration)
+            epochs = range(step.configuration["epochs"])
+            histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
+            payloads = twin_of(study).payloads(network)
+        else:
+            dense_settings = member.record["configuration"]
+            start = start_of(step, seed, step.iteration, kept, method.rewind_epoch)
+            model, histories = twin_of(study)(study, seed, start), []
+            if method.after == "lr_rewind":
+                records.load_state(model.kept, records.read_payload(source.paths[0]), source.paths[0])
+            for part in range(len(step.files)):
+                epochs = (
+                    range(dense_settings["head_epochs"])
+                    if part
+                    else range(start.epoch, dense_settings["epochs"])
+                )
+                training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
+                histories.append(train(part, training, model.key(part), epochs, part_masks))
+            network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
+        achieved, accuracy = pruning.measure_sparsity(network), histories[-1][-1]["test_accuracy"]
+        logger.info(
+            f"{study.learning_method} {method} {step.sparsity} id {member.id}: sparsity "
+            f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
+            f"{100 * as_pruned:.2f} % {step.state_before}, {100 * accuracy:.2f} % "
+            f"{'finetuned' if method.finetuned else 'trained again'}"
+        )
+        if study.flags.debug:
+            return
+        facts = {
+            "dense_sha256": list(member.checksums),
+            "accuracy_as_pruned": as_pruned,
+            "movement": pruning.weight_movement(before, prunable_parameters(network), masks),
+            "run": process.environment(study.device, started),
+        }
+        if step.previous:
+            facts["previous_sha256"] = list(source.checksums)
+        if sums:
+            runs.save_gradients(study, step.files[-1], network, sums)
+        made_from += [*kept.values(), *map(gradients_path, gradient_files(method, source))]
+        for file, payload, history in zip(step.files, payloads, histories):
+            runs.save(study, file, payload, network, made_from, history=history, **facts)
+            facts["encoder_sha256"] = records.file_sha256(file.path)
+
+
+def start_of(step: PruningStep, seed: int, iteration: int, kept: dict[int, Path], epoch: int) -> Start:
+    """Where a network begins that has been pruned so often: with the dense one's weights after `epoch`
+    epochs, or, once reinitialised, with new ones; where only the learning rate is rewound, the caller sets
+    them."""
+    renewed = (seed, "reinit", iteration)
+    if iteration and step.method.after == "reinit":
+        return Start(renewed, (*renewed, "head"))
+    return Start(renewed, (seed, "head"), kept.get(epoch), epoch)
+
+
+def copy_of(network: Classifier) -> dict[str, Tensor]:
+    """Name -> prunable weights as they are now."""
+    return {name: weight.detach().clone() for name, weight in prunable_parameters(network).items()}
+
+
+def step_masks(study: Study, step: PruningStep, source: Member, network: Classifier) -> Masks:
+    """The step's masks: of what the network, read from `source`, still has, the lowest by the criterion are
+    pruned."""
+    method, seed, initial = step.method, study.model_seed(step.member.id), None
+    if pruning.uses(method.criterion, "initial_weight"):
+        kept = kept_weights(study, step.member, method)
+        start = start_of(step, seed, max(0, step.iteration - 1), kept, 0)
+        initial = copy_of(twin_of(study)(study, seed, start).classifier())
+    key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
+    summed = gradient_sums(study, method, source)
+    sums = {name: summed.get(layer_name(name)) for name in prunable_parameters(network)}
+
+    masks = pruning.masks_of(network) if step.iteration > 1 else {}
+
+    def score() -> dict[str, Tensor]:
+        losses = functools.partial(classification_losses, network, study.data, size, key)
+        scores = pruning.score_weights(network, method.criterion, losses, initial, key, sums, masks)
+        if not all(each.isfinite().all() for each in scores.values()):
+            raise NotFiniteError(f"the scores of its weights by {method.criterion} are not finite")
+        return scores
+
+    return pruning.find_masks(network, method.criterion, method.scope, step.sparsity, masks, score)
