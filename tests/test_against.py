@@ -3,13 +3,17 @@
 import csv
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
-from stored_results import make_results
+from stored_results import make_results, pruned_populations
 from test_evidence import Stored, estimate, half_samples, variance
 
 from common.store.files import read_arrays, write_arrays
 from figures import make_figures
+from figures.report import contents
+from figures.report.evidence import Pair
+from figures.report.read import load_outputs
 from figures.report.similarity import expected_jaccard
 
 KEY = ("SupCon", "global", 0.9)
@@ -107,6 +111,14 @@ def test_the_overlap_of_pies_stands_beside_that_of_random_sets(runs):
     common, either = len(sets[0] & sets[1]), len(sets[0] | sets[1])
     same(row, {"value": common / either, "chance": expected_jaccard(*map(len, sets), 60)})
     assert float(row["low"]) < common / either < float(row["high"])
+
+
+def test_pies_among_other_images_have_no_overlap(runs):
+    [first, *_], _ = load_outputs(pruned_populations(runs[1]))
+    for data, expected in ((first.made["data"], True), ("other images", False)):
+        pair = Pair(first, replace(first, made=first.made | {"data": data}), paired=True)
+        measures = {row["measure"] for row in contents.run_differences(pair)}
+        assert "pies" in measures and ("overlap" in measures) is expected
 
 
 def test_networks_of_other_seeds_are_not_paired(runs):

@@ -15,8 +15,8 @@ TESTS = Path(__file__).parent
 
 # The array of each file that is changed in one value, and the test that finds it.
 CHANGED = {
-    "sup_forward.npz": ("logits", "test_the_supervised_network_gives"),
-    "clr_forward.npz": ("projection", "test_the_contrastive_encoder_gives"),
+    "sup_forward.npz": ("logits", "test_supervised_networks_of_the_published"),
+    "clr_forward.npz": ("projection", "test_contrastive_networks_of_the_published"),
     "pruning_masks_packbits.npz": ("sup_0.9/base.conv1.weight_mask", "test_global_masks_equal"),
     "losses.npz": ("simclr_T0.1", "test_loss_equals"),
     "gmp_relative_amounts.npz": ("0.5_100_1100_100", "test_the_schedule_is"),

@@ -180,6 +180,24 @@ def test_grasp_of_a_pruned_network_is_that_of_the_network_without_what_is_pruned
     assert not torch.allclose(unaware["3.weight"][:, :64], expected["3.weight"])
 
 
+def test_gradual_pruning_scores_a_network_with_what_it_has_pruned_before(monkeypatch):
+    network, masks, known = random_network(2), {}, []
+
+    def scored(*arguments):
+        known.append({name: mask.clone() for name, mask in arguments[6].items()})
+        return score_weights(*arguments)
+
+    monkeypatch.setattr(pruning, "score_weights", scored)
+    schedule = GradualPruning(0.9, 1, 2, 1, "grasp", "global")
+    prune = gradual_pruner(network, masks, schedule, lambda step: losses_of(network, some_batches(1)), (0,))
+    prune(1), prune(2)
+    first = {name: mask.clone() for name, mask in masks.items()}
+    prune(2)
+    assert known[0] == {} and known[1].keys() == masks.keys()
+    assert all(torch.equal(known[2][name], mask) for name, mask in first.items())
+    assert any(mask.min() == 0 for mask in known[2].values())
+
+
 def test_grasp_of_a_linear_layer_by_hand():
     """The gradient of the kept weights is (2, 1.5), that of the pruned one 1.5; H of the kept is I."""
     layer = nn.Linear(3, 1, bias=False).double()

@@ -196,6 +196,8 @@ def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(gr
         assert found[:, label].sum() == len(
             [image for image in range(200) if labels[image] == label and any(is_pie[:, image])]
         )
+    with pytest.raises(ValueError, match="labels must be whole numbers between 0 and 3"):
+        similarity.common_and_unique_pies(is_pie, labels, 4)
 
 
 # Recalls

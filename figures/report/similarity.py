@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
+from common.voting import checked_classes
+
 SPREAD = 1e-12  # what is smaller is an error of rounding
 
 # Masks
@@ -158,7 +160,10 @@ def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: 
         is_pie: (G, N) bool; labels: (N,).
     Returns:
         (G + 1, C) numbers of images: row g unique to set g, the last row in two sets or more.
+    Raises:
+        ValueError: labels outside the classes.
     """
+    labels = checked_classes(labels, num_classes)
     times = is_pie.sum(0)
     groups = [*(is_pie & (times == 1)), times > 1]
     return np.stack([np.bincount(labels[chosen], minlength=num_classes) for chosen in groups])
