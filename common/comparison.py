@@ -196,9 +196,11 @@ def refuse_other_results(
         changed = changed_settings(study, population, stored) if population else []
         if wanted.items() <= found.items() and not changed:
             continue
+        if not changed:
+            counts = f"{len(found['checkpoints'])} networks"
+            changed = [f"{counts}, now {len((population or dense).members)}; other ids, images or trainings"]
         raise UserError(
-            f"{folder} holds results of other {kind} networks "
-            f"({', '.join(changed) or 'of other ids or images, or trained again'}); give these a place of "
+            f"{folder} holds results of other {kind} networks ({', '.join(changed)}); give these a place of "
             "their own (--run NAME), or delete that folder"
         )
 

@@ -10,6 +10,7 @@ import torch
 from common import process
 from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
+from common.models import channels, convolution_weights
 from common.settings import Architecture, from_flags
 from common.store.names import (
     CheckpointName,
@@ -18,6 +19,8 @@ from common.store.names import (
     study_folder,
 )
 from common.test_sets import other_test_sets
+
+MOST_WEIGHTS = 1e9
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def requested_architecture(flags: argparse.Namespace) -> Architecture:
     """The architecture that flags ask for.
 
     Raises:
-        UserError: flags of WideResNets with another backbone.
+        UserError: one of too many weights; flags of WideResNets with another backbone.
     """
     architecture = Architecture(**from_flags(Architecture, flags))
     if flags.learning_method == "supervised":
@@ -101,6 +104,13 @@ def requested_architecture(flags: argparse.Namespace) -> Architecture:
                 raise UserError(
                     f"--{name} belongs to WideResNets; leave it out with --architecture {architecture}"
                 )
+        return architecture
+    weights = convolution_weights(flags.model_depth, channels(flags.model_depth, flags.widen_factor))
+    if weights > MOST_WEIGHTS:
+        raise UserError(
+            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} "
+            "weights; give a smaller network"
+        )
     return architecture
 
 

@@ -366,6 +366,7 @@ sup_training --model_depth 12 => --model_depth ... 6 n + 4
 sup_training --save_every 0min => --save_every ... a number above 0
 sup_training --widen_factor 2147483647 => --widen_factor ... a whole number from 1 to 64
 sup_training --model_depth 2147483644 => --model_depth ... up to 1000
+clr_training --model_depth 1000 --widen_factor 64 => --model_depth 1000 ... weights ... a smaller network
 sup_training --epochs 1_000 => --epochs ... '1_000' ... a whole number from 1
 clr_training --epochs ' 2' => --epochs ... a whole number from 1
 sup_training --batch_size '٣٢' => --batch_size ... a whole number from 1
@@ -926,28 +927,28 @@ ROWS = [
         None,
         SUP_PIES,
         "--models_number 1",
-        f"(of other ids or images, or trained again) {ELSEWHERE}",
+        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
     ),
     (
         "results, fewer probed",
         None,
         SUP_DEPTH,
         "--models_number 1",
-        f"(of other ids or images, or trained again) {ELSEWHERE}",
+        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
     ),
     (
         "results, fewer though missing are allowed",
         both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
         SUP_PIES,
         "--allow_missing",
-        f"(of other ids or images, or trained again) {ELSEWHERE}",
+        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
     ),
     (
         "results, pruned again",
         edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
         SUP_PIES,
         "",
-        f"other global_0.9 networks (of other ids or images, or trained again) {ELSEWHERE}",
+        f"other global_0.9 networks (2 networks, now 2; other ids, images or trainings) {ELSEWHERE}",
     ),
     *(
         (
