@@ -241,7 +241,7 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
     for half in halves:
         images = torch.from_numpy(half.data)
         images = images if images.shape[1] == 3 else images.permute(0, 3, 1, 2)
-        labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels)
+        labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels).long()
         tensors += [images.contiguous(), labels]
     classes = getattr(halves[0], "classes", range(labels.max() + 1))
     statistics = wanted.statistics or channel_statistics(tensors[0])

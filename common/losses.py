@@ -5,7 +5,7 @@ until a loss is computed, because `--help` reads the names from here.
 """
 
 import math
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,8 +79,14 @@ def simclr(features: "Tensor", labels: "Tensor", temperature: float, base_temper
     return contrastive_loss(features, None, temperature, base_temperature, check_norm=False)
 
 
-# --method -> the loss of normalised features (N, V, D) with labels (N,), temperature and base temperature.
-LOSSES: dict[str, Callable[["Tensor", "Tensor", float, float], "Tensor"]] = {
-    "SupCon": supcon,
-    "SimCLR": simclr,
-}
+class Loss(NamedTuple):
+    """A contrastive loss of normalised features (N, V, D) with labels (N,), temperature and base temperature;
+    and its value for so many views that are all alike, at these temperatures.
+    """
+
+    function: Callable[["Tensor", "Tensor", float, float], "Tensor"]
+    chance: Callable[[int, float, float], float]
+
+
+# --method -> its loss.
+LOSSES = {"SupCon": Loss(supcon, chance_contrastive_loss), "SimCLR": Loss(simclr, chance_contrastive_loss)}

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.voting import checked_classes, modal_labels, vote_counts, winners
+from common.voting import checked_classes, modal_labels, tie_ranks, vote_counts, winners
 
 NEIGHBOURS = 30
 BINS = 15  # of the calibration error
@@ -111,14 +111,13 @@ def knn_labels(
         raise FloatingPointError("distances between representations are not finite in float32")
     chunk = max(1, (CHUNK_BYTES if train.device.type == "cpu" else DEVICE_CHUNK_BYTES) // (4 * len(train)))
     labels = []
+    ranks = torch.from_numpy(tie_ranks(num_classes).copy()).to(test.device)
     for part in test.split(chunk):
         distances = torch.addmm(squares, part, train.T, alpha=-2)  # + |y|^2, the same for all x
         neighbours = train_labels[nearest(distances, k)]
         votes = torch.zeros(len(part), num_classes, dtype=torch.int32, device=part.device)
         votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=torch.int32))
-        labels.append(
-            (votes * num_classes - torch.arange(num_classes, device=part.device)).argmax(1)
-        )  # no two are equal
+        labels.append((votes * num_classes + ranks).argmax(1))  # no two are equal
     return torch.cat(labels)
 
 

@@ -29,7 +29,7 @@ from common.evaluation import (
     outputs,
     test_scores,
 )
-from common.losses import LOSSES, chance_contrastive_loss
+from common.losses import LOSSES
 from common.models import ClassificationHead, Classifier, ContrastiveEncoder, WideResNet
 from common.pruning import (
     GradientSums,
@@ -235,12 +235,12 @@ class Contrastive(Training):
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
         super().__init__(data, settings, settings["batch_size"])
         self.network, self.pruned = model, model.encoder
-        self.contrastive_loss = LOSSES[settings["learning_method"]]
+        self.contrastive_loss, chance = LOSSES[settings["learning_method"]]
         self.temperatures = settings["temperature"], settings["base_temperature"]
         images = len(data.train_images)
         sizes = [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
         # The last, smaller batch counts by its images.
-        losses = [size * chance_contrastive_loss(2 * size, *self.temperatures) for size in sizes]
+        losses = [size * chance(2 * size, *self.temperatures) for size in sizes]
         self.chance_loss = sum(losses) / images
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
@@ -583,7 +583,10 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
         at_chance = [entry["train_accuracy"] <= highest for entry in recent]
         fact, remedy = f"training accuracy of {description} has been at chance ({guessing:.2%})", ""
     else:
-        at_chance = [abs(entry["loss"] / entry["chance_loss"] - 1) < LOSS_AT_CHANCE for entry in recent]
+        at_chance = [
+            abs(entry["loss"] - entry["chance_loss"]) < LOSS_AT_CHANCE * entry["chance_loss"]
+            for entry in recent
+        ]
         fact = f"loss of {description} has been at chance ({last['chance_loss']:.4f})"
         remedy = " and --temperature"
     # Said when the last so many epochs are at chance and the one before them was not, or there was none.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import metrics
+from common import metrics, voting
 from common.cli import UserError
 from common.data import ImageDataset
 from common.evaluation import check_finite, evaluation_batch, evaluation_batches, outputs
@@ -45,7 +45,8 @@ def code() -> str:
     """The digest of the code that what is stored of a network depends on. A new metric of stored arrays
     leaves it as it is."""
     augment, evaluation, models = (COMMON / f"{name}.py" for name in ("augment", "evaluation", "models"))
-    return code_digest(augment, evaluation, metrics.q_scores, metrics.knn_labels, metrics.nearest, models)
+    functions = metrics.q_scores, metrics.knn_labels, metrics.nearest, voting.tie_ranks
+    return code_digest(augment, evaluation, *functions, models)
 
 
 def _made_from(study: Study, member: Member) -> dict:
