@@ -6,7 +6,7 @@ on each frozen encoder.
 
 Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own.
 Reads the data set. Writes models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON
-beside each that says how it was made, and the story and curves into logs/. Finished encoders and heads are
+beside each that says how it was made, and the log and curves into logs/. Finished encoders and heads are
 skipped.
 """
 

@@ -67,16 +67,16 @@ run() {
 
 # Both learning methods at once, each with half of the cores: small networks do not fill them.
 demo() {
-  local started=$SECONDS story failed=
+  local started=$SECONDS log failed=
   threads=$((($(nproc) + 1) / 2))
-  story=$(mktemp)
+  log=$(mktemp)
   echo "both learning methods at once, $threads threads each;" \
     "the supervised half's commands and output follow the contrastive one's"
-  demo_of sup >"$story" 2>&1 &
+  demo_of sup >"$log" 2>&1 &
   (set -e; demo_of clr) || failed=1
   wait $! || failed=1
-  cat "$story"
-  rm "$story"
+  cat "$log"
+  rm "$log"
   [ -z "$failed" ] ||
     die "a command of the demo failed, see above; what is finished is kept: ./setup.sh demo goes on"
   run figures/make_figures.py --results pies/digits

@@ -6,7 +6,7 @@
 
 Reads the data set. Writes
 models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with a
-JSON beside each that says how it was made, and the story and curves into logs/. Finished models are skipped.
+JSON beside each that says how it was made, and the log and curves into logs/. Finished models are skipped.
 """
 
 import sys

@@ -253,7 +253,9 @@ def finetuning_epoch(device, hooked: bool = False):
             prune.custom_from_mask(network.get_submodule(module), parameter, mask)
     settings = {**defaults(Finetuning), "batch_size": SUPERVISED_BATCH, "learning_rate": RATE}
     finetuning = training.CrossEntropy(network, random_data(STEP_IMAGES, 1, 32, device), settings)
-    return lambda: training.fit(finetuning, training.Run(KEY), range(1), None if hooked else masks)
+    return lambda: training.fit(
+        finetuning, training.TrainingContext(KEY), range(1), None if hooked else masks
+    )
 
 
 def pictures_of(images) -> list:
@@ -362,7 +364,7 @@ def find(device, folder: Path):
         script(folder, device, "sup_training", flags)
         script(folder, device, "sup_pruning_finetune", f"{of_models} --epochs 1")
     os.chdir(folder)
-    cli.logger.disabled = True  # its story is not the benchmark's
+    cli.logger.disabled = True  # its log is not the benchmark's
     flags = sup_pie_kmodels_detection.build_parser().parse_args([*on_images(folder), *of_models.split()])
     study = next(open_studies("sup_pie_kmodels_detection", flags))
     return study, comparison.find_populations(study)
@@ -419,7 +421,7 @@ def our_depth(device):
     from common.store import evaluation
 
     data, network = probed(device)
-    return lambda: evaluation.knn_at_places(network, data, 1024)
+    return lambda: evaluation.knn_at_layers(network, data, 1024)
 
 
 def peer_depth(device):

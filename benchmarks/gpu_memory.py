@@ -88,7 +88,7 @@ def peak(of_kind, shape: tuple[int, int], batch: int) -> int:
         of_network = of_kind(random_data(TRAIN, TEST, 32, device), batch, shape)
         of_network.test_scores = dict
         with mock.patch.object(training, "epoch_order", lambda *args: order(*args)[:2]):
-            training.fit(of_network, training.Run((0, "memory")), range(1))
+            training.fit(of_network, training.TrainingContext((0, "memory")), range(1))
         return device_stand_in.peak
 
 
@@ -111,12 +111,12 @@ def depth_peak() -> int:
     import torch
 
     from common import models, training
-    from common.store.evaluation import knn_at_places
+    from common.store.evaluation import knn_at_layers
 
     with stand_in() as device_stand_in:
         device = torch.device("cuda", 0)
         network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
-        knn_at_places(network, random_data(TRAIN, DEPTH_TEST, 32, device), 1024)
+        knn_at_layers(network, random_data(TRAIN, DEPTH_TEST, 32, device), 1024)
         return device_stand_in.peak
 
 

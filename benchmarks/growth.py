@@ -96,7 +96,7 @@ def trained_models(device, size: int):
                 training.seed_weights(seed, "supervised", "weights")
                 network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device)
                 supervised = training.CrossEntropy(network, data, settings)
-                training.fit(supervised, training.Run((seed, "supervised")), range(1))
+                training.fit(supervised, training.TrainingContext((seed, "supervised")), range(1))
                 state, path = records.cpu_state(network), Path(folder) / f"{seed}.pt"
                 files.write_atomically(path, lambda temporary, state=state: torch.save(state, temporary))
 
@@ -139,7 +139,7 @@ def depth(device, size: int):
 
     data = random_data(size * DEPTH_IMAGES, TEST_IMAGES, 8, device)
     network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
-    return lambda: evaluation.knn_at_places(network, data, 1024)
+    return lambda: evaluation.knn_at_layers(network, data, 1024)
 
 
 KINDS = {

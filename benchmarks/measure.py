@@ -128,7 +128,7 @@ def contrastive_epoch(device, images: int, batch_size: int = BATCHES[0], switche
     from common import training
 
     of_model = contrastive_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
-    return lambda: training.fit(of_model, training.Run((0, "contrastive")), range(1))
+    return lambda: training.fit(of_model, training.TrainingContext((0, "contrastive")), range(1))
 
 
 def classification_epoch(device, images: int, batch_size: int = BATCHES[1], switches: dict | None = None):
@@ -136,7 +136,7 @@ def classification_epoch(device, images: int, batch_size: int = BATCHES[1], swit
     from common import training
 
     of_network = classification_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
-    return lambda: training.fit(of_network, training.Run((0, "supervised")), range(1))
+    return lambda: training.fit(of_network, training.TrainingContext((0, "supervised")), range(1))
 
 
 def masked_epoch(device, images: int, batch_size: int = BATCHES[1]):
@@ -150,7 +150,7 @@ def masked_epoch(device, images: int, batch_size: int = BATCHES[1]):
     masks = {
         name: torch.ones_like(weight) for name, weight in prunable_parameters(of_network.network).items()
     }
-    return lambda: training.fit(of_network, training.Run((0, "supervised")), range(1), masks)
+    return lambda: training.fit(of_network, training.TrainingContext((0, "supervised")), range(1), masks)
 
 
 def timed(work: Callable[[], None], device) -> float:

@@ -174,7 +174,7 @@ def head_epoch(device, images: int):
     head = training.prepare(models.ClassificationHead(encoder.latent_size, 10), device)
     settings = {"head_epochs": 1, "batch_size_head": 256}
     of_head = training.Head(encoder, head, random_data(images, 1, 32, device), settings)
-    return lambda: training.fit(of_head, training.Run((0, "head")), range(1))
+    return lambda: training.fit(of_head, training.TrainingContext((0, "head")), range(1))
 
 
 def estimate(seconds: dict[str, float], networks: dict[str, int], device: str) -> list[str]:

@@ -106,11 +106,11 @@ def evaluation(device, test: int):
 
 def depth(device, train: int, test: int):
     from common import models, training
-    from common.store.evaluation import knn_at_places
+    from common.store.evaluation import knn_at_layers
 
     network = training.prepare(models.SupervisedNetwork(Architecture(16, 2), 10), device).eval()
     data = random_data(train, test, 32, device)
-    return lambda: knn_at_places(network, data, 1024)
+    return lambda: knn_at_layers(network, data, 1024)
 
 
 def agreement(device) -> dict[str, float]:
@@ -135,7 +135,7 @@ def numbers(device) -> dict:
     import torch
 
     from common import evaluation, training
-    from common.store.evaluation import knn_at_places
+    from common.store.evaluation import knn_at_layers
 
     data, found = random_data(STEP_IMAGES, PROBED, 32, device), {}
     for what, training_of in (("supervised", classification_training), ("SupCon", contrastive_training)):
@@ -150,7 +150,7 @@ def numbers(device) -> dict:
         network.eval()
         if what == "supervised":
             found["logits"] = evaluation.outputs(network, data.test_images, data).cpu()
-            labels = knn_at_places(network, data, 1024)
+            labels = knn_at_layers(network, data, 1024)
             found["k-NN labels"] = torch.stack([each.cpu() for each in labels.values()])
     return found
 

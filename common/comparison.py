@@ -26,19 +26,19 @@ from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
-ASKED = ("pruning_methods", "pruning_percentages")  # flags of what is compared
+KIND_FLAGS = ("pruning_methods", "pruning_percentages")  # flags of what is compared
 CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
-OF_PRUNED = ("ties_pruned", "agreement", "cka")  # columns that say nothing of dense networks
-IN_TITLES = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
+PRUNED_ONLY_COLUMNS = ("ties_pruned", "agreement", "cka")  # columns that say nothing of dense networks
+TITLE_SETTINGS = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
 DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class PopulationOutputs:
     """What the K networks of a population give for the N test images.
 
     outputs: predictions, q_score, z_score and l1_norm (K, N), log_probabilities (K, N, C), latent_sample (K,
@@ -59,7 +59,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PopulationMetrics:
     """What is stored of a population: arrays, and its columns of the table."""
 
     arrays: dict[str, np.ndarray]
@@ -135,7 +135,7 @@ def find_populations(study: Study) -> list[Population]:
         UserError: there is no pruned network.
     """
     dense = find_population(study, "dense", 0.0)
-    asked = asked_kinds(study)
+    asked = requested_kinds(study)
     found = [find_population(study, *kind, dense) for kind in asked]
     lacking: dict[str, list[str]] = {}
     for (method, sparsity), population in zip(asked, found):
@@ -158,9 +158,9 @@ def find_populations(study: Study) -> list[Population]:
     return populations
 
 
-def asked_kinds(study: Study) -> list[tuple[str, float]]:
+def requested_kinds(study: Study) -> list[tuple[str, float]]:
     """(pruning method, sparsity) of all that flags ask for; finetuned networks are at sparsity 0 alone."""
-    names, sparsities = (getattr(study.flags, flag) for flag in ASKED)
+    names, sparsities = (getattr(study.flags, flag) for flag in KIND_FLAGS)
     pruned = [name for name in names if name != FINETUNED]
     return [CONTROL] * (FINETUNED in names) + [*product(pruned, sparsities)]
 
@@ -260,17 +260,19 @@ def first_ids(study: Study, *populations: Population) -> list[int]:
     return sorted(ids)[: study.flags.prediction_depth_models]
 
 
-def evaluate_population(study: Study, population: Population) -> Evaluated:
+def evaluate_population(study: Study, population: Population) -> PopulationOutputs:
     """What the networks of a population give together."""
     networks = [job.work() for job in evaluations(study, population)]
     zero_latents = int(sum(network["zero_latents"] for network in networks))
     if zero_latents:
         logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
     outputs = {name: np.stack([network[name] for network in networks]) for name in OUTPUTS}
-    return Evaluated(population, outputs, zero_latents)
+    return PopulationOutputs(population, outputs, zero_latents)
 
 
-def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: int) -> Measured:
+def measure(
+    dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, classes: int
+) -> PopulationMetrics:
     """PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the dense
     one.
 
@@ -331,12 +333,12 @@ def measure(dense: Evaluated, pruned: Evaluated, labels: np.ndarray, classes: in
         **_means(measures),
     }
     for part in PARTS:
-        columns |= _apart(part, arrays[part], arrays[f"dense_{part}"], is_pie)
-    return Measured(arrays, columns)
+        columns |= mean_over_pies_and_rest(part, arrays[part], arrays[f"dense_{part}"], is_pie)
+    return PopulationMetrics(arrays, columns)
 
 
 def lost_and_kept(
-    dense: Evaluated, pruned: Evaluated, labels: np.ndarray, is_pie: np.ndarray
+    dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, is_pie: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What pruning loses and keeps, network by network: those of `MEASURES` that are (K,), or of the networks
     of one seed (K',), or of one and the next seed."""
@@ -363,7 +365,9 @@ def lost_and_kept(
     return {name: np.array(values) for name, values in measures.items()}
 
 
-def measure_depths(dense: list[dict], pruned: list[dict], labels: np.ndarray, is_pie: np.ndarray) -> Measured:
+def measure_depths(
+    dense: list[dict], pruned: list[dict], labels: np.ndarray, is_pie: np.ndarray
+) -> PopulationMetrics:
     """Prediction depth by both definitions, PIEs apart.
 
     Args:
@@ -388,9 +392,9 @@ def measure_depths(dense: list[dict], pruned: list[dict], labels: np.ndarray, is
     columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned), **_means(measures)}
     for target, column in DEPTH_COLUMNS.items():
         means = (arrays[f"{side}_depth_{target}"].mean(0) for side in ("pruned", "dense"))
-        columns |= _apart(column, *means, is_pie)
+        columns |= mean_over_pies_and_rest(column, *means, is_pie)
     columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == places).sum())
-    return Measured(arrays, columns)
+    return PopulationMetrics(arrays, columns)
 
 
 def _means(measures: dict[str, np.ndarray]) -> dict[str, float | None]:
@@ -399,7 +403,9 @@ def _means(measures: dict[str, np.ndarray]) -> dict[str, float | None]:
     return {name: float(values.mean()) if len(values) else None for name, values in defined.items()}
 
 
-def _apart(column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarray) -> dict[str, float | None]:
+def mean_over_pies_and_rest(
+    column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarray
+) -> dict[str, float | None]:
     """Means and standard deviations (n in the denominator) of (N,) values over PIEs, over the rest, and over
     all images, of those that are defined."""
     columns = {}
@@ -420,7 +426,7 @@ def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
 def store(
     study: Study,
     populations: list[Population],
-    measured: list[Measured],
+    measured: list[PopulationMetrics],
     probed: list[list[int]] | None = None,
 ) -> list[dict]:
     """Stores what was measured of populations, the dense one first, and makes the table anew; returns their
@@ -440,7 +446,9 @@ def store(
             compared = [
                 name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")
             ]
-            row = {name: value for name, value in row.items() if name not in (*compared, *OF_PRUNED)}
+            row = {
+                name: value for name, value in row.items() if name not in (*compared, *PRUNED_ONLY_COLUMNS)
+            }
         facts = {
             "title": title(study, population, dense),
             "architecture": str(study.architecture),
@@ -638,7 +646,7 @@ def title(study: Study, population: Population, dense: Population) -> str:
         f"{len(population.members)} models ({network}{external})"
     ]
     own, of_dense = (
-        {key: value for key, value in each.unpublished.items() if key in IN_TITLES}
+        {key: value for key, value in each.unpublished.items() if key in TITLE_SETTINGS}
         for each in (population, dense)
     )
     if parse_method(population.pruning_method).finetuned and of_dense:
@@ -668,13 +676,13 @@ def show_table(study: Study, rows: list[dict]) -> None:
     """Shows rows of the table, and as absent what flags name: a method or sparsity by default has rows only
     where there is a network of it."""
     flags, present = study.flags, {row_key(row): row for row in rows}
-    there, named = {value for key in present for value in key}, flags.given & {*ASKED}
+    there, named = {value for key in present for value in key}, flags.given & {*KIND_FLAGS}
     shown = rows[:1]
-    asked = asked_kinds(study)
+    asked = requested_kinds(study)
     taken_along = [CONTROL] if CONTROL not in asked and (study.learning_method, *CONTROL) in present else []
     for key in ((study.learning_method, *kind) for kind in (*taken_along, *asked)):
         if key in present:
             shown.append(present[key])
-        elif named and all(flag in named or value in there for flag, value in zip(ASKED, key[1:])):
+        elif named and all(flag in named or value in there for flag, value in zip(KIND_FLAGS, key[1:])):
             shown.append({**dict(zip(KEY_COLUMNS, key)), "status": "absent"})
     logger.info("%s\nall columns: %s", format_table(shown), table_path(study.results_folder))

@@ -81,7 +81,7 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         widths = channels(depth, widen_factor, match_sparsity)
         self.latent_size = widths[3]
-        self.places = probe_places(depth, widths)
+        self.places = probe_layers(depth, widths)
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.block1 = BlockGroup(blocks, widths[0], widths[1], 1, dropout)
         self.block2 = BlockGroup(blocks, widths[1], widths[2], 2, dropout)
@@ -104,7 +104,7 @@ class WideResNet(nn.Module):
         return F.relu(self.bn1(x)).mean((2, 3))
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place of `probe_places`, in that order, averaged over space, (B,
+        """What probes look at: each place of `probe_layers`, in that order, averaged over space, (B,
         width)."""
         return spatial_means(self, images)
 
@@ -133,7 +133,7 @@ def channels(depth: int, widen_factor: int, match_sparsity: float = 0.0) -> tupl
     return min(narrower, key=lambda widths: abs(convolution_weights(depth, widths) - wanted))
 
 
-def probe_places(depth: int, widths: tuple[int, ...]) -> list[str]:
+def probe_layers(depth: int, widths: tuple[int, ...]) -> list[str]:
     """Names of the places that probes look at, in the order of the forward pass, of a network of these
     `channels`.
 

@@ -1,4 +1,4 @@
-"""What a call does to its process: the device, determinism, memory, the story in logs/. torch waits until it
+"""What a call does to its process: the device, determinism, memory, the log in logs/. torch waits until it
 is needed."""
 
 import ctypes
@@ -65,7 +65,7 @@ def set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-class _Story(logging.FileHandler):
+class _LogFile(logging.FileHandler):
     """A log that cannot be written ends the run, as a model that cannot be written does."""
 
     def handleError(self, record):
@@ -87,10 +87,10 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    story = _Story(folder / f"{script}.log")
-    story.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log_file = _LogFile(folder / f"{script}.log")
+    log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(console)
-    logger.addHandler(story)
+    logger.addHandler(log_file)
 
 
 def keep_freed_memory() -> bool:

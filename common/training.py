@@ -325,7 +325,7 @@ class Head(Training):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingContext:
     """Which training this is.
 
     key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step,
@@ -340,7 +340,7 @@ class Run:
 
 def fit(
     training: Training,
-    run: Run,
+    run: TrainingContext,
     epochs: range,
     masks: Masks | None = None,
     pruning: GradualPruning | None = None,
@@ -604,7 +604,7 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
 
 
 def log_epoch(description: str, epochs: int, entry: dict) -> None:
-    """One line of the story: loss with its chance value, accuracies of the epoch's views and of the test
+    """One line of the log: loss with its chance value, accuracies of the epoch's views and of the test
     images, sparsity."""
     facts = [
         f"{description} epoch {entry['epoch'] + 1}/{epochs}",

@@ -25,8 +25,8 @@ from test_scripts import DENSE, ROOT, SMALL, main
 
 from common import models
 from common.settings import Architecture
-from common.store.records import file_sha256
 from common.store.files import write_arrays
+from common.store.records import file_sha256
 
 LIMIT = 20_000  # bytes of a file on the full disk: a log and a record fit, a checkpoint does not
 ONE, TWO = ["--models_number", 1], ["--models_number", 2]

@@ -206,7 +206,7 @@ def test_the_record_tells_the_code_of_every_room_that_a_network_depends_on(tmp_p
     path, _, _ = small_checkpoint(tmp_path)
     code = json.loads(path.with_suffix(".json").read_text())["code"]
     assert code == records.science_code()
-    assert code.keys() == {"augment", "criteria", "losses", "models", "pruning", "training", "twins"}
+    assert code.keys() == {"augment", "criteria", "losses", "models", "pruning", "training", "learners"}
     assert len(set(code.values())) == 7
 
 
@@ -219,8 +219,8 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
     assert is_finished(path, {"epochs": 3}, other_code=True)
     with pytest.raises(UserError, match="made with other settings"):
         is_finished(path, {"epochs": 4}, other_code=True)
-    edit_record(path, code={name: digest for name, digest in code.items() if name != "twins"})
-    with pytest.raises(UserError, match="other code of twins"):
+    edit_record(path, code={name: digest for name, digest in code.items() if name != "learners"})
+    with pytest.raises(UserError, match="other code of learners"):
         is_finished(path, {"epochs": 3})
 
 

@@ -70,8 +70,10 @@ def test_the_graph_computes_what_the_step_does(kind, dropout, graphs):
 
 def test_masks_learning_rates_and_pruning_while_training_make_no_new_graph(graphs):
     from common.pruning import GradualPruning, measure_sparsity
-    from common.training import Run, fit
+    from common.training import TrainingContext, fit
 
     of = training_of("supervised", compile=True)
-    history = fit(of, Run((0, "supervised")), range(2), pruning=GradualPruning(0.8, 2, 5, 1, "snip"))
+    history = fit(
+        of, TrainingContext((0, "supervised")), range(2), pruning=GradualPruning(0.8, 2, 5, 1, "snip")
+    )
     assert len(graphs) == 2 and history[-1]["sparsity"] == measure_sparsity(of.network)["total"] > 0.75

@@ -16,7 +16,7 @@ from common.data import load_dataset
 from common.methods import CRITERIA, PruningMethod
 from common.settings import Architecture
 from common.store import names, records
-from common.training import Contrastive, CrossEntropy, Head, Run, fit
+from common.training import Contrastive, CrossEntropy, Head, TrainingContext, fit
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
 SUPERVISED = [*SMALL, *"--epochs 2 --batch_size 16 --learning_rate 0.05".split()]
@@ -465,7 +465,9 @@ def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whateve
     }[method]
     record, data = record_of(paths[-1]), load_dataset("folder", "few digits")
     network = training.prepare(records.load_network(*dense), torch.device("cpu"))
-    fit(CrossEntropy(network, data, record["configuration"]), Run((0, "finetuning")), range(2), {})
+    fit(
+        CrossEntropy(network, data, record["configuration"]), TrainingContext((0, "finetuning")), range(2), {}
+    )
     assert same(network.state_dict(), records.load_network(*paths).state_dict())
     assert record["sparsity"]["zeros"] == 0
     before, together = bytes_of(work, "*finetuned*"), ["--criterion", "snip", FOLDER_FLAG[method]]
@@ -585,12 +587,12 @@ def test_the_first_rewound_network_is_the_kept_one_masked_and_trained_as_the_den
     network.load_state_dict(state)
     training.prepare(network, torch.device("cpu"))
     kind, stage = {"sup": (CrossEntropy, "supervised"), "clr": (Contrastive, "contrastive")}[method]
-    fit(kind(network, data, settings), Run((0, stage)), range(epoch, 2), masks)
+    fit(kind(network, data, settings), TrainingContext((0, stage)), range(epoch, 2), masks)
     assert same(network.state_dict(), tensors_of(paths[0]))
     if method == "clr":
         training.seed_weights(0, "head", "weights")
         head = models.ClassificationHead(64, 3)
-        fit(Head(network.encoder, head, data, settings), Run((0, "head")), range(2), of_head)
+        fit(Head(network.encoder, head, data, settings), TrainingContext((0, "head")), range(2), of_head)
         assert same(head.state_dict(), tensors_of(paths[1]))
 
 
@@ -736,7 +738,7 @@ def test_with_the_learning_rate_rewound_the_pruned_weights_are_trained_on_from_w
         }
         masks = {name.removeprefix("encoder."): mask for name, mask in masks.items()}
         kind, stage = {"sup": (CrossEntropy, "supervised"), "clr": (Contrastive, "contrastive")}[method]
-        history = fit(kind(network, data, settings), Run((0, stage)), range(1, 2), masks)
+        history = fit(kind(network, data, settings), TrainingContext((0, stage)), range(1, 2), masks)
         assert [entry["epoch"] for entry in history] == [1]
         assert same(network.state_dict(), tensors_of(paths[0]))
         before = paths

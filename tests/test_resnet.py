@@ -12,7 +12,7 @@ from test_scripts import main
 
 from common import models
 from common.settings import Architecture
-from common.store import records, names
+from common.store import names, records
 from common.store.names import CheckpointName
 
 DATA = "--dataset folder --data_dir few --threads 1 --architecture resnet18".split()

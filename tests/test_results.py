@@ -382,7 +382,7 @@ def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
     population = populations.find_population(view, "dense", 0.0)
     view.flags.batch_size = 200
     first = evaluation.probe(view, population.members[0])
-    assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_places(
+    assert first["knn"].shape == (8, 500) and list(first["places"]) == models.probe_layers(
         10, models.channels(10, 1)
     )
     assert (first["predictions"] == evaluation.evaluate(view, population.members[0])["predictions"]).all()
@@ -396,7 +396,7 @@ def test_probes_look_at_every_place_whatever_the_memory(view, monkeypatch):
 def test_places_are_grouped_by_memory(monkeypatch):
     monkeypatch.setattr(evaluation, "HIDDEN_BYTES", 4 * 100 * 48)
     widths = dict(zip("abcdef", [16, 32, 32, 64, 16, 16]))
-    assert evaluation._place_groups(widths, 100) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+    assert evaluation._layer_groups(widths, 100) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
 
 
 def figure_arrays(kind):
@@ -538,7 +538,7 @@ def evaluated(predictions, seed, first_id=0, **record):
     outputs |= {"predictions": np.array(predictions), "log_probabilities": generator.normal(size=(*shape, 3))}
     outputs["latent_sample"] = generator.normal(size=(*shape, 4)).astype(np.float16)
     population = populations.Population("supervised", "global", 0.5, tuple(members))
-    return comparison.Evaluated(population, outputs, 4)
+    return comparison.PopulationOutputs(population, outputs, 4)
 
 
 @pytest.fixture
@@ -681,7 +681,7 @@ def store(view):
         columns = {"pies": 1, "dense_q_score_rest": 0.5, "ties_pruned": 2, "ties_dense": 3, "cka": 1.0}
         ids = None if probed is None else [probed] * len(described)
         arrays = {"is_pie": np.array([True, False]), "ids": np.array(probed or [0])}
-        measured = [comparison.Measured(arrays, columns) for _ in described]
+        measured = [comparison.PopulationMetrics(arrays, columns) for _ in described]
         return comparison.store(view, described, measured, ids)
 
     return store
@@ -793,6 +793,6 @@ def test_what_another_script_is_writing_is_left_alone_and_not_in_the_table(view)
     half_written = folder / ".dense_0.0.npz.host.1.tmp.npz"
     half_written.write_bytes(b"half")
     population = populations.find_population(view, "dense", 0.0)
-    measured = comparison.Measured({"is_pie": np.array([True, False])}, {"pies": 1})
+    measured = comparison.PopulationMetrics({"is_pie": np.array([True, False])}, {"pies": 1})
     comparison.store(view, [population], [measured])
     assert half_written.read_bytes() == b"half" and len(read_table(view.results_folder)) == 1

@@ -21,7 +21,7 @@ from test_scripts import ROOT, SMALL, main
 from test_sharing import contents
 
 from common import cli
-from common.store import records, files, names
+from common.store import files, names, records
 
 pytestmark = pytest.mark.usefixtures("unsaved_figures")
 FLAGS = [*SMALL, "--threads", "1"]

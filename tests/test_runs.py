@@ -17,7 +17,7 @@ from common import augment, evaluation, methods, requested, training
 from common.cli import UserError
 from common.losses import contrastive_loss
 from common.pruning import GradualPruning, masks_of, measure_sparsity, prunable_parameters, sum_gradients
-from common.training import Run, fit
+from common.training import TrainingContext, fit
 
 CLR, SUP = clr_training.build_parser(), sup_training.build_parser()
 PARSERS = {"contrastive": CLR, "supervised": SUP, "head": CLR}
@@ -238,13 +238,13 @@ def test_filters_compared_over_the_whole_network_are_refused(criterion):
 
 def train_supervised(pruning, dropout=0.0, **more):
     net = network(dropout=dropout)
-    return net, fit(classifying(net), Run((0, "supervised")), range(3), pruning=pruning, **more)
+    return net, fit(classifying(net), TrainingContext((0, "supervised")), range(3), pruning=pruning, **more)
 
 
 def train_contrastive(pruning, dropout=0.0, lars=False, **more):
     model = encoder(dropout)
     of = contrasting(model, few(), lars=lars)
-    return model, fit(of, Run((0, "contrastive")), range(3), pruning=pruning, **more)
+    return model, fit(of, TrainingContext((0, "contrastive")), range(3), pruning=pruning, **more)
 
 
 def train_a_head(pruning):
@@ -315,7 +315,7 @@ def test_the_number_of_epochs_done_is_told_at_the_start_and_after_each(new, of):
                 assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
             done[epoch] = any((mask == 0).any() for mask in masks_of(pruned).values() if mask.ndim > 1)
 
-        history = fit(of(net, few()), Run((0, "a stage")), epochs, at_epoch=at_epoch, **more)
+        history = fit(of(net, few()), TrainingContext((0, "a stage")), epochs, at_epoch=at_epoch, **more)
         assert [entry["epoch"] for entry in history] == list(epochs)
         return done
 

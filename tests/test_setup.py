@@ -12,8 +12,8 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from common.methods import iteration_sparsity
 from common import requested
+from common.methods import iteration_sparsity
 from figures.report import uncertainty
 
 ROOT = Path(__file__).parent.parent

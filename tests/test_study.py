@@ -7,7 +7,7 @@ import pytest
 from test_scripts import ROOT, SMALL
 
 import clr_training
-from common import study, training, twins
+from common import learners, study, training
 
 PAGE_FAULTS = """
 import resource, sys
@@ -56,5 +56,5 @@ def test_the_throw_away_head_begins_as_the_final_head_does(digits_on_disk, monke
         return [{"test_accuracy": 0.1}]
 
     monkeypatch.setattr(training, "fit", fit)
-    twins.Contrastive(opened, 0).at_epoch(1)
+    learners.ContrastiveLearner(opened, 0).at_epoch(1)
     assert trained == [(training.head_learning_rates(50), range(2))]

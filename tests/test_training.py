@@ -19,7 +19,7 @@ from common.pruning import (
     prunable_parameters,
 )
 from common.settings import Architecture, Finetuning, SupervisedTraining, defaults
-from common.training import Contrastive, CrossEntropy, Head, Run, fit
+from common.training import Contrastive, CrossEntropy, Head, TrainingContext, fit
 
 CPU = torch.device("cpu")
 SUPERVISED = {"batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
@@ -59,11 +59,11 @@ def train_head(of, epochs=3, **more):
     training.seed_weights(0, "head", "weights")
     head = models.ClassificationHead(of.latent_size, 10)
     settings = {"head_epochs": epochs, "batch_size_head": 32}
-    return head, fit(Head(of, head, few(), settings), Run((0, "head")), range(epochs), **more)
+    return head, fit(Head(of, head, few(), settings), TrainingContext((0, "head")), range(epochs), **more)
 
 
 def one_epoch(of, stage="supervised", epoch=0, masks=None):
-    [entry] = fit(of, Run((0, stage)), range(epoch, epoch + 1), masks)
+    [entry] = fit(of, TrainingContext((0, stage)), range(epoch, epoch + 1), masks)
     return entry
 
 
@@ -209,7 +209,7 @@ def test_a_contrastive_epoch_compares_two_views_of_each_image():
 def test_contrastive_training_gets_below_chance():
     of_method = contrasting(encoder(projection_head="linear"), few(train=64), learning_rate=0.02)
     assert of_method.chance_loss == pytest.approx(0.5 / 0.07 * math.log(63))
-    history = fit(of_method, Run((0, "contrastive")), range(8))
+    history = fit(of_method, TrainingContext((0, "contrastive")), range(8))
     assert history[-1]["loss"] < of_method.chance_loss - 0.5
 
 
@@ -257,7 +257,7 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero():
     assert finetuning.optimizer().defaults["nesterov"] and not finetuning.optimizer().defaults["weight_decay"]
     modes = []
     net.register_forward_pre_hook(lambda module, images: modes.append((module.training, len(images[0]))))
-    history = fit(finetuning, Run((0, "finetuning")), range(2), masks)
+    history = fit(finetuning, TrainingContext((0, "finetuning")), range(2), masks)
     assert all(in_training == (size != 20) for in_training, size in modes), "the 20 test images in eval mode"
     achieved = measure_sparsity(net)
     assert achieved["zeros"] == round(0.9 * achieved["counted"])
@@ -265,7 +265,9 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero():
     assert [entry["epoch"] for entry in history] == [0, 1] and history[-1]["sparsity"] == achieved["total"]
     expected = evaluation.evaluate_test_set(net, data)["test_accuracy"]
     assert history[-1]["test_accuracy"] == pytest.approx(expected)
-    fit(finetuning, Run((0, "supervised")), range(1), masks, GradualPruning(0.95, 5, 5, 1))  # the last step
+    fit(
+        finetuning, TrainingContext((0, "supervised")), range(1), masks, GradualPruning(0.95, 5, 5, 1)
+    )  # the last step
     assert measure_sparsity(net)["total"] == pytest.approx(0.95, abs=1e-4)
     assert all(torch.equal(masks[name], mask) for name, mask in before.items()), "those given stay"
 
@@ -334,7 +336,7 @@ def test_an_accuracy_at_chance_is_warned_about_once(said, accuracies, warned):
 def test_a_loss_that_is_not_finite_names_its_epoch_and_step():
     said = r"the loss of a network is (nan|inf) in epoch 3, from its step [1-3] of 3 on: it diverged"
     with pytest.raises(UserError, match=said):
-        fit(classifying(network(), learning_rate=1e30), Run((0,), "a network"), range(2, 4))
+        fit(classifying(network(), learning_rate=1e30), TrainingContext((0,), "a network"), range(2, 4))
 
 
 def overflow_a_buffer(of):
@@ -382,7 +384,7 @@ def test_a_training_whose_loss_alone_is_finite_is_refused(monkeypatch, spoil, to
     with pytest.raises(
         UserError, match=f"a network after epoch {epoch}: {told}: it diverged and was not sav"
     ):
-        fit(of, Run((0,), "a network"), range(3))
+        fit(of, TrainingContext((0,), "a network"), range(3))
 
 
 def test_a_contrastive_training_that_ends_with_outputs_that_are_not_finite_is_refused(monkeypatch):
@@ -390,7 +392,7 @@ def test_a_contrastive_training_that_ends_with_outputs_that_are_not_finite_is_re
     spoil = lambda *_: overflow_the_outputs(of) if next(steps) == 8 else None
     monkeypatch.setattr(training, "advance", spoil)
     with pytest.raises(UserError, match="SupCon after epoch 3: outputs for un-augmented images are not fin"):
-        fit(of, Run((0,), "SupCon"), range(3))
+        fit(of, TrainingContext((0,), "SupCon"), range(3))
     assert of.network.training, "in eval mode only while it is looked at"
 
 

@@ -122,7 +122,7 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
         )
     network = load_member(study, member)
     with files_named(member.paths):
-        knn = knn_at_places(network, data, batch_size)
+        knn = knn_at_layers(network, data, batch_size)
         logits = outputs(network, data.test_images, data, batch_size)
     arrays = {
         "knn": torch.stack(list(knn.values())).cpu().numpy().astype(np.int16),
@@ -134,13 +134,13 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def knn_at_places(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
+def knn_at_layers(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
     """Place -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in
     `evaluation_batches`."""
     first = network.representations(evaluation_batch(data.test_images[:1], data))
     widths = {place: hidden.shape[1] for place, hidden in first.items()}
     labels = {}
-    for places in _place_groups(widths, len(data.train_images)):
+    for places in _layer_groups(widths, len(data.train_images)):
         train, test = (
             _representations(network, images, data, places, batch_size)
             for images in (data.train_images, data.test_images)
@@ -152,7 +152,7 @@ def knn_at_places(network: Classifier, data: ImageDataset, batch_size: int) -> d
     return labels
 
 
-def _place_groups(widths: dict[str, int], images: int) -> list[list[str]]:
+def _layer_groups(widths: dict[str, int], images: int) -> list[list[str]]:
     """Consecutive places whose representations fit into memory together; one place at least."""
     groups, room = [], 0
     for place, width in widths.items():

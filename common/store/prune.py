@@ -13,6 +13,7 @@ from torch import Tensor
 from common import process, pruning, requested, settings
 from common.cli import FLIPS, UserError, logger
 from common.evaluation import NotFiniteError, evaluate_test_set
+from common.learners import Initialization, learner_of
 from common.methods import FINETUNED, RETRAINED, PruningMethod
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
@@ -21,8 +22,7 @@ from common.store.names import epoch_path, gradients_path
 from common.store.populations import Member, Population, find_population, read_member, recorded_command
 from common.store.runs import CheckpointSpec
 from common.study import Study
-from common.training import CrossEntropy, Run, Training, classification_losses, fit
-from common.twins import Start, twin_of
+from common.training import CrossEntropy, Training, TrainingContext, classification_losses, fit
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def pruned_files(
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
-    files, parts = [], twin_of(study).parts
+    files, parts = [], learner_of(study).parts
     for part in parts:
         is_head = part == "head"
         folder = study.head_folder if is_head else study.folder
@@ -293,7 +293,7 @@ def do_step(study: Study, step: PruningStep) -> None:
             state = states.enter_context(runs.training_state(study, file, step.stage, made_from))
             if step.files[-1].keep_gradients:
                 training.accumulated = GradientSums(training.pruned)
-            run = Run(key, runs.describe_run(file.name), state and state.epochs_left)
+            run = TrainingContext(key, runs.describe_run(file.name), state and state.epochs_left)
             history = fit(training, run, epochs, masks)
             sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
             return history
@@ -302,11 +302,11 @@ def do_step(study: Study, step: PruningStep) -> None:
             finetuning = CrossEntropy(network, study.data, step.configuration)
             epochs = range(step.configuration["epochs"])
             histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
-            payloads = twin_of(study).payloads(network)
+            payloads = learner_of(study).payloads(network)
         else:
             dense_settings = member.record["configuration"]
-            start = start_of(step, seed, step.iteration, kept, method.rewind_epoch)
-            model, histories = twin_of(study)(study, seed, start), []
+            start = initialization_of(step, seed, step.iteration, kept, method.rewind_epoch)
+            model, histories = learner_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
                 records.load_state(model.kept, records.read_payload(source.paths[0]), source.paths[0])
             for part in range(len(step.files)):
@@ -343,14 +343,16 @@ def do_step(study: Study, step: PruningStep) -> None:
             facts["encoder_sha256"] = records.file_sha256(file.path)
 
 
-def start_of(step: PruningStep, seed: int, iteration: int, kept: dict[int, Path], epoch: int) -> Start:
+def initialization_of(
+    step: PruningStep, seed: int, iteration: int, kept: dict[int, Path], epoch: int
+) -> Initialization:
     """Where a network begins that has been pruned so often: with the dense one's weights after `epoch`
     epochs, or, once reinitialised, with new ones; where only the learning rate is rewound, the caller sets
     them."""
     renewed = (seed, "reinit", iteration)
     if iteration and step.method.after == "reinit":
-        return Start(renewed, (*renewed, "head"))
-    return Start(renewed, (seed, "head"), kept.get(epoch), epoch)
+        return Initialization(renewed, (*renewed, "head"))
+    return Initialization(renewed, (seed, "head"), kept.get(epoch), epoch)
 
 
 def copy_of(network: Classifier) -> dict[str, Tensor]:
@@ -364,8 +366,8 @@ def step_masks(study: Study, step: PruningStep, source: Member, network: Classif
     method, seed, initial = step.method, study.model_seed(step.member.id), None
     if pruning.uses(method.criterion, "initial_weight"):
         kept = kept_weights(study, step.member, method)
-        start = start_of(step, seed, max(0, step.iteration - 1), kept, 0)
-        initial = copy_of(twin_of(study)(study, seed, start).classifier())
+        start = initialization_of(step, seed, max(0, step.iteration - 1), kept, 0)
+        initial = copy_of(learner_of(study)(study, seed, start).classifier())
     key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
     summed = gradient_sums(study, method, source)
     sums = {name: summed.get(layer_name(name)) for name in prunable_parameters(network)}

@@ -39,7 +39,7 @@ from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 2
-SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "twins")  # modules of common/
+SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "learners")  # modules of common/
 
 
 def file_sha256(path: Path) -> str:

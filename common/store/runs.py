@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from common import methods, models, process, requested, settings
 from common.cli import WORKER, UserError, logger
+from common.learners import Learner, learner_of
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name
 from common.store import records
@@ -30,8 +31,7 @@ from common.store.names import CheckpointName, epoch_path, gradients_path, recor
 from common.store.records import TrainingState
 from common.store.table import write_rows
 from common.study import Study
-from common.training import Run, check_outputs, fit
-from common.twins import Twin, twin_of
+from common.training import TrainingContext, check_outputs, fit
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
@@ -65,7 +65,7 @@ class CheckpointSpec:
 def training_files(study: Study, sparsity: float, model_id: int) -> list[CheckpointSpec]:
     """The files of a network that a training script makes: dense, or pruned while it trains to a sparsity
     above 0."""
-    flags, twin, files, matched = study.flags, twin_of(study), [], study.match_sparsity
+    flags, learner, files, matched = study.flags, learner_of(study), [], study.match_sparsity
     method = PruningMethod(methods.SMALL if matched else "dense")
     if sparsity:
         method = requested.method(flags, flags.schedule)
@@ -75,9 +75,9 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
-    for place, (part, folder) in enumerate(zip(twin.parts, (study.folder, study.head_folder))):
+    for place, (part, folder) in enumerate(zip(learner.parts, (study.folder, study.head_folder))):
         is_head, pruning = part == "head", None
-        configuration = configuration | settings.from_flags(twin.settings(place), flags)
+        configuration = configuration | settings.from_flags(learner.settings(place), flags)
         if sparsity:
             kind = "contrastive" if part == "encoder" else part
             pruning = requested.gradual_pruning(flags, sparsity, kind, len(study.data.train_images))
@@ -243,7 +243,7 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
             forget_states([file])
             continue
         if network is None:
-            network = twin_of(study)(study, study.model_seed(file.name.id))
+            network = learner_of(study)(study, study.model_seed(file.name.id))
             for place, finished in enumerate(files[:part]):
                 logger.info(f"finished before: {finished.path}")
                 network.load(place, finished.path)
@@ -258,7 +258,7 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
 
 
 def train_file(
-    study: Study, network: Twin, part: int, files: list[CheckpointSpec], missing: list[Path]
+    study: Study, network: Learner, part: int, files: list[CheckpointSpec], missing: list[Path]
 ) -> None:
     """Trains one part of a network and saves what is missing of what its training leaves."""
     file, started, made_from = files[part], time.time(), [earlier.path for earlier in files[:part]]
@@ -280,7 +280,7 @@ def train_file(
     if sums in missing:
         training.accumulated = GradientSums(training.pruned)
     with training_state(study, file, file.name.part, made_from) as state:
-        run = Run(network.key(part), description, state and state.epochs_left)
+        run = TrainingContext(network.key(part), description, state and state.epochs_left)
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
         last = history[-1]
         facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
@@ -350,7 +350,7 @@ def save(
 
 
 def describe_run(name: CheckpointName) -> str:
-    """A training in the story: `SupCon later_GMP 0.9 id 3 head`, or `supervised id 3` of a dense network."""
+    """A training in the log: `SupCon later_GMP 0.9 id 3 head`, or `supervised id 3` of a dense network."""
     pruned = f" {name.pruning_method} {name.sparsity}" if name.sparsity else ""
     part = "" if name.part == "supervised" else f" {name.part}"
     return f"{name.learning_method}{pruned} id {name.id}{part}"

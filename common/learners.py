@@ -1,7 +1,7 @@
 """The two ways of learning: which files a network has, how it is built and trained, and what its files hold.
 
-`Supervised` and `Contrastive` differ in loss, head and files; whoever trains or prunes networks sees no other
-difference. To add a way of learning, add a class like these here and name it in `twin_of`.
+`SupervisedLearner` and `ContrastiveLearner` differ in loss, head and files; training and pruning see no other
+difference. To add a way of learning, add a class like these here and name it in `learner_of`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ DEBUG_HEAD_EPOCHS = 2  # of the throw-away head, the first ones of the schedule 
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialization:
     """Where a training begins: with new weights, or with those that an earlier training kept after `epoch`
     epochs.
 
@@ -36,7 +36,7 @@ class Start:
     epoch: int = 0
 
 
-class Supervised:
+class SupervisedLearner:
     """A network in one file, trained with cross-entropy."""
 
     parts = ("supervised",)
@@ -46,9 +46,9 @@ class Supervised:
         """The class of the hyperparameters of a part's training."""
         return settings.SupervisedTraining
 
-    def __init__(self, study: Study, seed: int, start: Start | None = None):
+    def __init__(self, study: Study, seed: int, start: Initialization | None = None):
         shape, self.study, self.seed = study.architecture, study, seed
-        start = start or Start((seed, "supervised", "weights"), ())
+        start = start or Initialization((seed, "supervised", "weights"), ())
         seed_weights(*start.key)
         classes = len(study.data.class_names)
         network = models.SupervisedNetwork(shape, classes, study.match_sparsity)
@@ -91,7 +91,7 @@ class Supervised:
         return (records.cpu_state(classifier),)
 
 
-class Contrastive:
+class ContrastiveLearner:
     """An encoder with its projection head, trained with a contrastive loss, in one file; in another the
     linear classifier that is trained on the frozen encoder."""
 
@@ -101,9 +101,9 @@ class Contrastive:
     def settings(part: int) -> type:
         return settings.HeadTraining if part else settings.ContrastiveTraining
 
-    def __init__(self, study: Study, seed: int, start: Start | None = None):
+    def __init__(self, study: Study, seed: int, start: Initialization | None = None):
         shape, self.study, self.seed = study.architecture, study, seed
-        self.start = start or Start((seed, "contrastive", "weights"), (seed, "head"))
+        self.start = start or Initialization((seed, "contrastive", "weights"), (seed, "head"))
         seed_weights(*self.start.key)
         model = models.ContrastiveEncoder(shape, study.match_sparsity)
         if self.start.weights:
@@ -154,7 +154,7 @@ class Contrastive:
             self.model.encoder, head, self.study.data, settings.from_flags(settings.HeadTraining, flags)
         )
         epochs = range(min(DEBUG_HEAD_EPOCHS, flags.head_epochs))
-        history = training.fit(head_training, training.Run(key, description), epochs)
+        history = training.fit(head_training, training.TrainingContext(key, description), epochs)
         logger.info(
             "%s after epoch %d: test accuracy %.2f %%", description, done, 100 * history[-1]["test_accuracy"]
         )
@@ -172,9 +172,11 @@ class Contrastive:
         return {"model": states[0]}, {"head": states[1]}
 
 
-Twin = Supervised | Contrastive
+Learner = SupervisedLearner | ContrastiveLearner
 
 
-def twin_of(study: Study) -> Callable[..., Twin]:
+def learner_of(study: Study) -> Callable[..., Learner]:
     """The class of the study's networks."""
-    return {"supervised": Supervised, **dict.fromkeys(LOSSES, Contrastive)}[study.learning_method]
+    return {"supervised": SupervisedLearner, **dict.fromkeys(LOSSES, ContrastiveLearner)}[
+        study.learning_method
+    ]
