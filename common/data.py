@@ -1,4 +1,4 @@
-"""A data set as tensors: uint8 images, labels, class names, mean and std. Only this room reads images."""
+"""A data set as tensors: uint8 images, labels, class names, mean and std. Only this module reads images."""
 
 import hashlib
 import http.client

@@ -262,7 +262,7 @@ UNLIKE = "none with the settings of the one-shot networks"
         ({"epochs": 5}, "", None, UNLIKE),
         ({"epochs": 4, "elsewhere": True}, "", None, UNLIKE),
         ({}, "*finetuned*id1.*", None, "ids 1 are missing; train them with sup_pruning_finetune.py"),
-        ({}, "*finetuned*", None, "there is none"),
+        ({}, "*finetuned*", None, "--pruning_percentages 0.0 makes one"),
         ({}, "", "of another network", "made from another dense model"),
     ],
 )
