@@ -1377,7 +1377,7 @@ def test_the_pickle_with_code_would_do_harm(tmp_path, monkeypatch):
             "a worker of 2 ended",
             id="workers",
         ),
-        pytest.param(CLR_PIES, [], 500, ".npz", id="arrays"),
+        pytest.param(CLR_PIES, [], 5_000, ".npz", id="arrays"),
         pytest.param(SUP_PIES, ["--plot_q_score"], LIMIT, ".png", id="picture"),
         pytest.param(SUP, [], 0, "sup_training.log", id="log"),
     ],
