@@ -31,7 +31,12 @@ CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
-PRUNED_ONLY_COLUMNS = ("ties_pruned", "agreement", "cka")  # columns that say nothing of dense networks
+PRUNED_ONLY_COLUMNS = (
+    "ties_pruned",
+    "agreement",
+    "cka",
+    "probability_change",
+)  # columns that say nothing of dense networks
 TITLE_SETTINGS = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
 DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
@@ -340,8 +345,8 @@ def measure(
 def lost_and_kept(
     dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, is_pie: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What pruning loses and keeps, network by network: those of `MEASURES` that are (K,), or of the networks
-    of one seed (K',), or of one and the next seed."""
+    """What pruning loses and keeps: the (K,) arrays of `MEASURES`, those over the networks of one seed or of
+    one and the next seed (K',), `pie_auroc_q_score` () and the images' `probability_change` (N,)."""
     predictions, wrong = pruned.predictions, pruned.predictions != labels
     measures = {
         "accuracy_pies": metrics.accuracy_on(is_pie, predictions, labels),
@@ -349,6 +354,7 @@ def lost_and_kept(
         "accuracy_rest": metrics.accuracy_on(~is_pie, predictions, labels),
         "dense_accuracy_rest": metrics.accuracy_on(~is_pie, dense.predictions, labels),
         "auroc_q_score": [*map(metrics.auroc, -pruned.outputs["q_score"], wrong)],
+        "pie_auroc_q_score": metrics.auroc(-metrics.mean_over_defined(pruned.outputs["q_score"]), is_pie),
         "calibration_error": [
             metrics.calibration_error(logits, labels) for logits in pruned.outputs["log_probabilities"]
         ],
@@ -362,6 +368,8 @@ def lost_and_kept(
         ):
             pairs = zip(pruned.outputs[output][own], dense.outputs[output][other])
             measures[f"{name}{suffix}"] = [alike(*pair) for pair in pairs]
+    changes = (side.outputs["log_probabilities"][rows] for side, rows in ((dense, same), (pruned, own)))
+    measures["probability_change"] = metrics.probability_changes(*changes)
     return {name: np.array(values) for name, values in measures.items()}
 
 
@@ -374,7 +382,7 @@ def measure_depths(
         dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
     Returns:
         arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places; of the
-        pruned networks knn_accuracy and auroc_depth (M,).
+        pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
     """
     places = len(pruned[0]["knn"])
     arrays = {"is_pie": is_pie, "places": places}
@@ -387,6 +395,7 @@ def measure_depths(
     measures = {
         "knn_accuracy": np.array([(network["knn"][-1] == labels).mean() for network in pruned]),
         "auroc_depth": np.array([*map(metrics.auroc, arrays["pruned_depth_prediction"], wrong)]),
+        "pie_auroc_depth": np.array(metrics.auroc(arrays["pruned_depth_prediction"].mean(0), is_pie)),
     }
     arrays |= measures
     columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned), **_means(measures)}

@@ -52,6 +52,29 @@ def disagreement(
     return {"dense_agreeing": own[0], "pruned_agreeing": own[1], "confidence": (shares[0] + shares[1]) / 2}
 
 
+def probability_changes(dense_log: np.ndarray, pruned_log: np.ndarray) -> np.ndarray:
+    """How far pruning moves the mean probabilities of an image: PIEs without a vote or a tie.
+
+    The squared Euclidean distance of the two populations' mean probabilities, less what K networks add to it
+    by chance: |mean d|^2 - sum |d_k - mean d|^2 / (K (K - 1)), where d_k is how network k changes. Its mean
+    over draws of the K seeds is the squared distance of the expected probabilities, whatever K is: 0 where
+    pruning changes nothing. The networks of one seed are not independent, so the variance of their
+    differences is taken off, not that of each side.
+
+    Args:
+        dense_log, pruned_log: (K, N, C) log-probabilities; row k of both has one seed.
+    Returns:
+        (N,) float64, negative where chance is larger than the change; NaN for K < 2.
+    """
+    networks, images, classes = dense_log.shape
+    total, squares = np.zeros((images, classes)), np.zeros(images)
+    for dense, pruned in zip(dense_log, pruned_log):
+        change = np.exp(pruned.astype(np.float64)) - np.exp(dense.astype(np.float64))
+        total += change
+        squares += (change**2).sum(1)
+    return ((total**2).sum(1) - squares) / (networks * (networks - 1) or np.nan)
+
+
 def q_scores(latent: np.ndarray) -> dict[str, np.ndarray]:
     """Q-Score (Kalibhat et al. 2022) and its parts, of each latent h scaled to unit L2 norm.
 

@@ -194,7 +194,7 @@ def _read_population(path: Path) -> StoredPopulation | None:
         raise damaged(depth_path)
     if depths and _same(json.loads(str(depths.get("made", "{}"))), made):
         _check(depth_path, depths, "depths")
-        row |= json.loads(str(depths["row"]))
+        row = json.loads(str(depths["row"])) | row  # as in the table: depths add columns
     else:
         depths = None
     key = (row[name] for name in KEY_COLUMNS)
