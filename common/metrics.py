@@ -45,7 +45,7 @@ def disagreement(
     return {"dense_agreeing": own[0], "pruned_agreeing": own[1], "confidence": (shares[0] + shares[1]) / 2}
 
 
-def probability_changes(dense_log: np.ndarray, pruned_log: np.ndarray) -> np.ndarray:
+def probability_changes(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
     """How far pruning moves the mean probabilities of an image: PIEs without a vote or a tie.
 
     The squared Euclidean distance of the two populations' mean probabilities, less what K networks add to it
@@ -55,14 +55,14 @@ def probability_changes(dense_log: np.ndarray, pruned_log: np.ndarray) -> np.nda
     differences is taken off, not that of each side.
 
     Args:
-        dense_log, pruned_log: (K, N, C) log-probabilities; row k of both has one seed.
+        dense, pruned: (K, N, C) probabilities; row k of both has one seed.
     Returns:
         (N,) float64, negative where chance is larger than the change; NaN for K < 2.
     """
-    networks, images, classes = dense_log.shape
+    networks, images, classes = dense.shape
     total, squares = np.zeros((images, classes)), np.zeros(images)
-    for dense, pruned in zip(dense_log, pruned_log):
-        change = np.exp(pruned.astype(np.float64)) - np.exp(dense.astype(np.float64))
+    for before, after in zip(dense, pruned):
+        change = after.astype(np.float64) - before
         total += change
         squares += (change**2).sum(1)
     return ((total**2).sum(1) - squares) / (networks * (networks - 1) or np.nan)
