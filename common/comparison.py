@@ -206,7 +206,7 @@ def refuse_other_results(
             changed = [f"{counts}, now {len((population or dense).members)}; other ids, images or trainings"]
         raise UserError(
             f"{folder} holds results of other {kind} networks ({', '.join(changed)}); give these a place of "
-            "their own (--run NAME), or delete that folder"
+            "their own (--run NAME)"
         )
 
 

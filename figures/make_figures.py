@@ -15,49 +15,50 @@ into a folder small enough to publish; from the copy it makes the same report.
 """
 
 import argparse
+import json
+import os
 import re
 import shutil
 import sys
 import tempfile
+import zlib
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Iterator
+from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import cli  # noqa: E402
+from common import cli, values  # noqa: E402
 
 KINDS = ("pies_distribution", "q_score", "umap", "prediction_depth")
 OUTPUT_FOLDERS = ("similarity", "report")
+WRITTEN = ".written.json"  # in each folder: what this script wrote there
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument(
-        "--results", type=Path, default=Path("pies/cifar10"), help="the folder of one data set's results"
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, help="draw every figure anew into this folder, None: do not"
-    )
-    parser.add_argument(
-        "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"
-    )
     cli.add_flags(
         parser,
+        ("--results", folder, Path("pies/cifar10"), "the folder of one data set's results"),
+        ("--output_dir", folder, None, "draw every figure anew into this folder, None: do not"),
+        ("--format", ("png", "pdf", "svg"), "png", "of the pictures drawn anew"),
         cli.RUN,
         (
             "--against",
-            Path,
+            folder,
             None,
             "a folder of results to compare those of --results with; writes RESULTS/against/.../report.html "
             "alone, None: do not",
         ),
-    )
-    parser.add_argument(
-        "--release", type=Path, help="copy the results that this script reads into this folder, None: do not"
+        ("--release", folder, None, "copy the results that this script reads into this folder, None: do not"),
     )
     return parser
+
+
+def folder(text: str) -> Path:
+    """The value of a flag that names a folder."""
+    return Path(values.path(text))
 
 
 @cli.command
@@ -76,17 +77,25 @@ def main(argv=None) -> None:
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     if not folder.is_dir():
         raise cli.UserError(f"--results {folder}: no populations are stored there; there is no such folder")
+    report = against_folder(folder, flags.against) if flags.against else folder
+    targets = {"release": flags.release, "drawn": flags.output_dir, "report": report}
+    targets = {kind: path for kind, path in targets.items() if path}
     with ExitStack() as stack:
-        # Of two calls at once one waits for the other.
-        stack.enter_context(files.claim(folder / "report.html", wait=True))
-        for left in folder.glob(".anew_*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        targets = {"release": flags.release, "drawn": flags.output_dir, "report": folder}
-        staged = {name: stack.enter_context(staged_folder(path)) for name, path in targets.items() if path}
+        # Of two calls at once one waits for the other; in order, so that not both wait.
+        for path in sorted({path.resolve() for path in (folder, *targets.values())}):
+            stack.enter_context(files.claim(path / "report.html", wait=True))
+            for left in path.glob(".anew_*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        staged = {
+            kind: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".anew_", dir=path)))
+            for kind, path in targets.items()
+        }
         if flags.against:
             lines = write_against(folder, staged["report"], flags.against)
         else:
             lines = write_report(folder, staged, flags)
+        for replace in [prepare_outputs(kind, targets[kind], staged[kind], folder) for kind in targets]:
+            replace()
     print(*lines, sep="\n")
 
 
@@ -137,8 +146,6 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     if flags.release:
         size = release.release(folder, staged["release"], contents.shown(report.compared))
         lines.append(f"released: {size / 1e6:.1f} MB in {flags.release}")
-    for name in OUTPUT_FOLDERS:
-        delete_old_outputs(folder / name)
     return lines
 
 
@@ -151,14 +158,17 @@ def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
     if len(set(names)) == 1:
         names = str(folder), str(other)
     report = contents.collect_runs(*runs, names)
-    place = Path("against", re.sub(r"[^\w.=-]+", "_", str(other)).strip("._"))
-    target = staged / place
-    pngs = {each.name: plots.store(target / f"{each.name}.npz", each.arrays) for each in report.pictures}
-    write_tables(target, {"changed": report.changed, "differences": report.differences})
-    write_page(target, report, pngs, folder)
-    delete_old_outputs(folder / place)
-    report_path = folder / place / "report.html"
+    pngs = {each.name: plots.store(staged / f"{each.name}.npz", each.arrays) for each in report.pictures}
+    write_tables(staged, {"changed": report.changed, "differences": report.differences})
+    write_page(staged, report, pngs, folder)
+    report_path = against_folder(folder, other) / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
+
+
+def against_folder(folder: Path, other: Path) -> Path:
+    """Where the comparison with the results in `other` goes: a folder for each."""
+    path = other.resolve()
+    return folder / "against" / f"{path.name}_{zlib.crc32(os.fsencode(path)):08x}"
 
 
 def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
@@ -215,25 +225,49 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
 
 
-@contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside `folder`. What is written there comes into `folder`, report.html last, when the
-    context is left in peace, else nothing of it does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".anew_", dir=folder) as name:
-        yield Path(name)
-        paths = [path for path in Path(name).rglob("*") if path.is_file() and path.parent.name != ".locks"]
-        for path in sorted(paths, key=lambda path: path.name == "report.html"):
-            target = folder / path.relative_to(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Callable[[], None]:
+    """A function that moves what is staged into a folder, report.html last, and deletes what else earlier calls
+    wrote there of this kind from these results, by the list in WRITTEN; pictures of --output_dir all stay.
 
+    Raises:
+        UserError: something else is in the way or, in a release, beside it.
+    """
+    from common.store.files import file_sha256, write_json
+    from figures.report import release
 
-def delete_old_outputs(folder: Path) -> None:
-    """Deletes what an earlier call wrote there: of populations that may not be stored any more."""
-    for path in folder.glob("*.*"):
-        if path.suffix in (".csv", ".tex", ".npz", ".png"):
-            path.unlink()
+    source = f"{kind} of {os.path.relpath(results.resolve(), folder.resolve())}"
+    paths = [path for path in staged.rglob("*") if path.is_file() and path.parent.name != ".locks"]
+    new = {path.relative_to(staged).as_posix(): [file_sha256(path)] for path in paths}
+
+    def lists() -> dict[str, dict[str, list[str]]]:
+        written = folder / WRITTEN
+        return json.loads(written.read_text()) if written.exists() else {}
+
+    old = lists().get(source, {})
+    # The last two of each file: after a kill either may be there.
+    known = {name: old.get(name, [])[-1:] + new.get(name, []) for name in old | new}
+
+    def is_ours(path: Path) -> bool:
+        digests = known.get(path.relative_to(folder).as_posix(), ())
+        return path.is_file() and file_sha256(path) in digests
+
+    for path in [folder / name for name in new] + release.stored_files(folder) * (kind == "release"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not is_ours(path):
+            raise cli.UserError(
+                f"{path} is not as this script wrote it there from {results}; move it away, or name another "
+                "folder"
+            )
+
+    def replace() -> None:
+        write_json(folder / WRITTEN, lists() | {source: known})
+        for name in known.keys() - new.keys() if kind != "drawn" else ():
+            if is_ours(folder / name):
+                (folder / name).unlink()
+        for name in sorted(new, key=lambda name: name == "report.html"):
+            (staged / name).replace(folder / name)
+
+    return replace
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def _older(folder: Path) -> UserError:
 
 def damaged(path: Path) -> UserError:
     """The error of stored arrays that are not what a script wrote."""
-    return UserError(f"{path} is damaged; delete it and run the script that writes it again")
+    return UserError(f"{path} is damaged; move it away and run the script that writes it again")
 
 
 def _read_population(path: Path) -> StoredPopulation | None:
