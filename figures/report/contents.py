@@ -79,7 +79,6 @@ def collect(
     curves = [against_sparsity(compared, populations, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     pictures = [
         *curves,
-        against_models(compared),
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
         *measures_against_sparsity(stored, compared),
         *([noise_floor(compared, floors)] if floors else []),
@@ -94,7 +93,10 @@ def collect(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
-    rows, populations = evidence.all_evidence(compared), [*populations, *evidence.population_rows(controls)]
+    rows, populations = (
+        evidence.all_evidence(compared, controls),
+        [*populations, *evidence.population_rows(controls)],
+    )
     missing = list(dict.fromkeys(missing))
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
@@ -106,7 +108,7 @@ def collect(
 
 def table_rows(rows: list[dict]) -> list[dict]:
     """Rows of a CSV: every number of a population, with its interval in columns of its own."""
-    ends = ("low", "high", "models", "circular")
+    ends = ("low", "high", "models")
     return [
         {
             column: value
@@ -136,7 +138,7 @@ CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
         "PIEs beyond the noise floor, against sparsity",
         "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
         "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
-        "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
+        "do. Bars: 95 % intervals over seeds.",
     ),
     "accuracy": (
         "Accuracy against sparsity",
@@ -329,28 +331,6 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
-def against_models(compared: list[StoredPopulation]) -> Picture:
-    """PIEs against the number of networks that vote, and the noise floors."""
-    heading = "PIEs against the number of networks"
-    arrays = {"figure": "against_models", "title": across.title(compared, f"{heading}, random subsets")}
-    series: dict[tuple[str, str], dict[int, float]] = {}
-    for population in shown(compared):
-        means, learning_method = evidence.pies_of_fewer(population), population.learning_method
-        series[population.label, learning_method] = means["pruned"]
-        series.setdefault((f"{learning_method} dense against dense", learning_method), means["dense"])
-    arrays |= dict(zip(("series", "learning_methods"), map(list, zip(*series))))
-    for index, means in enumerate(series.values()):
-        arrays |= {f"models_{index}": list(means), f"value_{index}": list(means.values())}
-    return Picture(
-        "pies_against_models",
-        heading,
-        "The mean over random subsets of the seeds. Fewer networks make more PIEs, so that only populations "
-        "of equally many can be compared. Look how far a curve lies above that of dense networks against as "
-        "many other dense ones, which ends at half of the seeds: the noise floor.",
-        arrays,
-    )
-
-
 def noise_floor(compared: list[StoredPopulation], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
     """Numbers of PIEs between halves of the seeds."""
     enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
@@ -441,8 +421,8 @@ def pie_list(population: StoredPopulation) -> list[dict]:
             "image": str(name),
             **votes_on(population, place),
             "margin": margin[place],
-            "q_score": arrays["q_score"][place],
-            "depth": depth[place],
+            "image_q_score": arrays["q_score"][place],
+            "image_depth": depth[place],
         }
         for name, place in zip(arrays["pie_images"], np.flatnonzero(population.is_pie))
     ]
@@ -454,7 +434,7 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
     entries = gallery(population)
     if not entries:
         return None
-    counts = len(population.dense.ids), len(population.pruned.ids)
+    counts = len(population.reference.ids), len(population.pruned.ids)
     caption = (
         "label {label}\ndense {dense} ({dense_agreeing} of {})\npruned {pruned} ({pruned_agreeing} of {})"
     )

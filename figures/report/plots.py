@@ -226,26 +226,6 @@ def draw_test_sets(arrays: dict) -> Figure:
     return figure
 
 
-def draw_against_models(arrays: dict) -> Figure:
-    """Numbers of PIEs against numbers of networks: `series` and `learning_methods` (S,), and for each series
-    s `models_s`, `value_s` (n,); those named dense are noise floors."""
-    figure, (panel,) = titled_figure(arrays, 9.0, 4.6)
-    kinds: dict[str, int] = {}
-    for index, (name, method) in enumerate(
-        zip(names_in(arrays, "series"), names_in(arrays, "learning_methods"))
-    ):
-        floor = "dense" in name
-        kind = 0 if floor else kinds.setdefault(name.replace(method, ""), len(kinds))
-        style = "x:" if floor else f"{CLASS_MARKERS[kind % 10]}-"
-        look = dict(color=METHOD_COLOURS.get(method, LINE_COLOUR), linewidth=2 if floor else 1, markersize=5)
-        panel.plot(arrays[f"models_{index}"], arrays[f"value_{index}"], style, label=name, **look)
-    panel.set_ylim(bottom=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    label_axes(panel, "networks of each population", "PIEs (images)")
-    panel.legend(**BESIDE, handlelength=3)
-    return figure
-
-
 def draw_umap_grid(arrays: dict) -> Figure:
     """UMAPs in rows and columns: `class_names` (C,), `rows`, `columns` names, and for row r and column c,
     where there are networks, `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones
@@ -354,7 +334,6 @@ KINDS = plots.KINDS | {
     "heat_maps": draw_heat_maps,
     "pies_per_class": draw_pies_per_class,
     "against_sparsity": draw_against_sparsity,
-    "against_models": draw_against_models,
     "test_sets": draw_test_sets,
     "umap_grid": draw_umap_grid,
     "noise_floor": draw_noise_floor,
