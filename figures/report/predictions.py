@@ -117,8 +117,8 @@ def read_predictions(flag: str, file: Path, images: int) -> Predictions:
         or array.shape[1] != images
     ):
         raise UserError(
-            f"{flag} {file}: shape {array.shape}, {array.dtype}; give class ids (whole numbers) of K networks x "
-            f"{images} images, or probabilities, K x {images} x C"
+            f"{flag} {file}: shape {array.shape}, {array.dtype}; give class ids (whole numbers) of K networks "
+            f"x {images} images, or probabilities, K x {images} x C"
         )
     if is_ids and array.min() < 0:
         raise UserError(f"{flag} {file}: class ids begin at 0, not at {array.min()}")
@@ -296,18 +296,17 @@ def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -
         )
     outputs.write_tables(folder, tables)
     population = compared[0].population
-    page.render(
-        "predictions.html",
-        folder,
-        title="PIEs from predictions",
-        images=len(population.labels),
-        classes=population.pruned.classes,
-        comparisons=page.tabulate(COMPARISONS, rows),
-        details=details,
-    )
+    values = {
+        "title": "PIEs from predictions",
+        "images": len(population.labels),
+        "classes": population.pruned.classes,
+        "comparisons": page.tabulate(COMPARISONS, rows),
+        "details": details,
+    }
+    outputs.write_page(folder, page.TEMPLATES.get_template("predictions.html").render(values))
     return [
-        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(population.labels)} images by {row['networks']} + "
-        f"{row['networks']} networks; excess over a change of seeds, of halves: {page.show(row['excess'], 1, 1)}"
+        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(population.labels)} images, K = "
+        f"{row['networks']}; {page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K / 2"
         for row in rows
     ]
 
