@@ -159,7 +159,8 @@ tasks=${{TASKS:-8}}           # of each array: how many jobs share the models of
 resources=()                # of each job, before those in job.sh: --partition=gpu, --gres=none, --mem=8G, ...
 data=(--dataset cifar10 --data_dir data)
 results=pies/cifar10
-training_sup=() training_clr=() pruning_finetune=()  # more flags for the commands of these stages
+# More flags for trainings of all networks, of those that are pruned meanwhile, and for finetuning:
+training_sup=() training_clr=() gradual_sup=() gradual_clr=() finetuning=()
 
 cd {root}
 source {venv}/bin/activate
@@ -192,9 +193,11 @@ def write_jobs(folder: Path, all_commands: list[str]) -> None:
             needed = [job for job, *of in jobs if of[0] == side and STAGES.index(of[1]) < rank]
             jobs.append((f"$job_{number}", side, stage))
             words.append('"${data[@]}"')
-            if stage in STAGES[:2]:
+            more = {"training": [f"training_{side}"], "pruning_finetune": ["finetuning"]}.get(stage, [])
+            more += [f"gradual_{side}"] * ("--schedule" in words)
+            words += [f'"${{{name}[@]}}"' for name in more]
+            if more:
                 options += " --array=0-$((tasks - 1))"
-                words.append(f'"${{{stage}_{side}[@]}}"' if stage == "training" else f'"${{{stage}[@]}}"')
         if needed:
             options += f" --dependency=afterok:{':'.join(needed)}"
         path = shlex.quote(str(folder / "job.sh"))
