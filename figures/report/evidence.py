@@ -229,15 +229,18 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
             right = modal == population.labels[images]
             strata = 2 * (voters == modal).sum(0) + right
         differences = minus_others(values[images], is_pie, strata)
-        means = [np.where(measured, differences, 0).sum(1) / np.maximum(1, measured.sum(1)), measured.any(1)]
-        sums = [each.reshape(2, -1).sum(0) for each in (means[0] * means[1], means[1])]
-        return sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+        measured &= ~np.isnan(differences)
+        sums = np.where(measured, differences, 0).sum(1), measured.sum(1)
+        sums = [each.reshape(2, -1).sum(0) for each in sums]
+        means = sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+        # Splits without PIEs count as the others do on average.
+        return np.where(sums[1] > 0, means, sums[0].sum() / sums[1].sum() if sums[1].any() else np.nan)
 
     value, *replicates = (of_set(index, known) for index in range(splits.shape[1]))
     groups = uncertainty.image_groups(len(known)) if controlled else []
-    without = [np.nanmean(of_set(0, kept & known)) for kept in groups]
+    without = np.array([of_set(0, kept & known).mean() for kept in groups])
     replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
-    return Sample(seeds, "jackknife", value, replicates, np.array(without), len(probed))
+    return Sample(seeds, "jackknife", value, replicates, without, len(probed))
 
 
 def minus_others(values: np.ndarray, is_pie: np.ndarray, strata: np.ndarray) -> np.ndarray:
