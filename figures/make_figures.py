@@ -82,7 +82,7 @@ def main(argv=None) -> None:
     targets = {kind: path for kind, path in targets.items() if path}
     with ExitStack() as stack:
         # Of two calls at once one waits for the other; in order, so that not both wait.
-        for path in sorted({path.resolve() for path in (folder, *targets.values())}):
+        for _, path in sorted({path.resolve(): path for path in (folder, *targets.values())}.items()):
             stack.enter_context(files.claim(path / "report.html", wait=True))
             for left in path.glob(".anew_*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -244,8 +244,8 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         return json.loads(written.read_text()) if written.exists() else {}
 
     old = lists().get(source, {})
-    # The last two of each file: after a kill either may be there.
-    known = {name: old.get(name, [])[-1:] + new.get(name, []) for name in old | new}
+    # All versions of each file: after a kill an earlier one may be there.
+    known = {name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in old | new}
 
     def is_ours(path: Path) -> bool:
         digests = known.get(path.relative_to(folder).as_posix(), ())
