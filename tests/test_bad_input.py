@@ -1439,7 +1439,7 @@ NO_PERMISSION = "Permission denied; change the permissions there"
     [
         ("torch.load", errno.ESTALE, SUP_PRUNE, PRUNED_MORE, f"id0.pt: {os.strerror(errno.ESTALE)}"),
         ("torch.load", errno.EACCES, CLR_PRUNE, PRUNED_MORE, f"id0.pt: {NO_PERMISSION}"),
-        ("numpy.load", errno.EIO, SUP_PIES, [], f"id0.npz: {os.strerror(errno.EIO)}"),
+        ("numpy.load", errno.EIO, SUP_PIES, [], f"dense_0.0.npz: {os.strerror(errno.EIO)}"),
         ("zipfile.ZipFile", errno.EACCES, SUP_DEPTH, [], f".npz: {NO_PERMISSION}"),
         ("PIL.Image.open", errno.EACCES, SUP, [], f".png: {NO_PERMISSION}"),
         ("numpy.load", errno.EACCES, SUP_PIES, ["--test_set", "t.npz"], f"t.npz: {NO_PERMISSION}"),
