@@ -61,6 +61,12 @@ def asked(project):
     return (project / "asked").read_text().splitlines() if (project / "asked").exists() else []
 
 
+def test_a_tilde_in_a_variable_is_the_home(project):
+    (project / ".venv").rename(project / "env")
+    assert setup(project, VENV="~/env", HOME=str(project)).returncode == 0
+    assert asked(project) and not (project / "~").exists()
+
+
 def scripts(commands):
     """[(script, its flags, checked by its own parser)]"""
     words = (shlex.split(command) for command in commands)
