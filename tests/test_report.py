@@ -429,7 +429,7 @@ def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read)
     source = (folder / "report.html").read_text(encoding="utf-8")
     captions = re.findall(r'<figure id="[^"]*"><h3>([^<]+)</h3>\s*<figcaption>[^<]+</figcaption>', source)
     assert len(captions) == sum("style" in image for image in read.images)
-    assert "Prediction depth, dense against pruned: SupCon GMP, sparsity 90 %, 6 models" in captions
+    assert "Prediction depth, dense against pruned: SupCon GMP, 90 % pruned, 6 models" in captions
     assert "global: one-shot global pruning, GMP: early gradual pruning, later_GMP: late" in read.text
 
 

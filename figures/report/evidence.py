@@ -115,8 +115,13 @@ def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits:
     return BetweenHalves((reference[0] != reference[1]).sum(-1, dtype=np.int32), crossed.mean(0))
 
 
+def floors_of_splits(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
+    """(J,) the noise floor of each split of all these seeds."""
+    return between_halves(population, seeds, splits_of_sets).floor[0]
+
+
 def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
-    return float(between_halves(population, seeds, splits_of_sets).floor[0].mean())
+    return float(floors_of_splits(population, seeds).mean())
 
 
 # Statistics of one population: samples of its networks of these ids
@@ -286,10 +291,10 @@ STATISTICS = {
 BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
 
 
-def estimate(name: str, population: StoredPopulation) -> dict:
-    """A statistic of all networks that have it, with its interval."""
+def estimate(name: str, population: StoredPopulation, ids: tuple[int, ...] | None = None) -> dict:
+    """A statistic of these networks, or of all that have it, with its interval."""
     statistic = STATISTICS[name]
-    ids = tuple(sorted(statistic.ids(population)))
+    ids = tuple(sorted(statistic.ids(population))) if ids is None else ids
     if len(ids) < statistic.fewest:
         return uncertainty.undefined()
     one = uncertainty.combine([(1, "", statistic.sample(population, ids))])
