@@ -31,6 +31,7 @@ BESIDE = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))  # a legend at the r
 DPI = 130
 PAPER, PAPER_WIDTH = {"font.size": 8, "axes.titlesize": 8}, 3.25  # inches: one column
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", (REST_COLOUR, "#DDDDDD", PIE_COLOUR))
+LATENTS_LEGEND = "modal label; grey: no PIE"
 FEW = 10  # images in a cell that is drawn faint
 SHOWN = {  # what a script's figure shows, by its kind
     "curves": "Training curves",
@@ -45,7 +46,8 @@ def lay_out(figure: Figure) -> Figure:
     """The same figure, laid out once for all: savefig would draw all of it for that."""
     if engine := figure.get_layout_engine():
         figure.set_dpi(DPI)
-        engine.execute(figure)
+        for _ in range(2):  # legends outside of panels of fixed shape take two
+            engine.execute(figure)
         figure.set_layout_engine(None)
     return figure
 
@@ -72,33 +74,32 @@ def title_lines(arrays: dict) -> list[str]:
 def titled_figure(
     arrays: dict, width: float, height: float, rows: int = 1, columns: int = 1, **grid
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of so many inches and its empty panels (rows * columns,); above them what is shown, of what,
-    and in small letters settings, which take nothing from the panels. On paper both stand in the caption.
-    `grid`: as for Figure.subplots."""
+    """A figure of so many inches and its empty panels (rows * columns,); above them, beside the height, what
+    is shown, of what, and in small letters the settings. On paper it is as wide as a column and both stand in
+    the caption. `grid`: as for Figure.subplots."""
+    title, settings = [], []
     if is_paper(arrays):
-        figure = Figure(figsize=(PAPER_WIDTH, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel()
-    shown, *settings = title_lines(arrays)
-    title, settings = _wrapped(shown, int(11 * width)), _wrapped(" · ".join(settings), int(15 * width))
+        width, height = PAPER_WIDTH, min(height, rows * (PAPER_WIDTH / columns + 0.3))
+    else:
+        shown, *lines = map(plain, title_lines(arrays))
+        title = textwrap.wrap(shown, int(11 * width))
+        settings = textwrap.wrap(" · ".join(lines), int(15 * width))
     figure = Figure(figsize=(width, height + 0.16 * len(title + settings)), layout="constrained")
-    # Empty lines of the title hold the place of the settings.
-    figure.suptitle("\n".join(title + [" "] * len(settings)))
-    small = dict(ha="center", va="top", fontsize=7, color="#555555", linespacing=1.5, in_layout=False)
-    top = 1 - (0.06 + 0.165 * len(title)) / figure.get_figheight()
-    figure.text(0.5, top, "\n".join(settings), **small)
+    if title:
+        # Empty lines of the title hold the place of the settings.
+        figure.suptitle("\n".join(title + [" "] * len(settings)))
+        small = dict(ha="center", va="top", fontsize=7, color="#555555", linespacing=1.5, in_layout=False)
+        top = 1 - (0.06 + 0.165 * len(title)) / figure.get_figheight()
+        figure.text(0.5, top, "\n".join(settings), **small)
     return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel()
 
 
-def _wrapped(text: str, letters: int) -> list[str]:
-    """Lines of so many letters, broken between facts, and within those that are longer than a line."""
-    facts = [fact if len(fact) > letters else fact.replace(" ", "\xa0") for fact in plain(text).split(" · ")]
-    return [line.strip(" ·") for line in textwrap.wrap(" · ".join(facts), letters)]
-
-
-def add_legend(figure: Figure, arrays: dict, handles: list, ncols: int = 1, **look) -> None:
-    """A legend of the whole figure: at the right, or on paper below."""
-    below = dict(loc="outside lower center", ncols=ncols)
-    figure.legend(handles=handles, **below if is_paper(arrays) else dict(loc="outside right center"), **look)
+def add_legend(figure: Figure, handles: list, **look) -> None:
+    """A legend of the whole figure below its panels, for which the figure grows."""
+    letters = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, int(figure.get_figwidth() / (0.065 * letters + 0.5)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * (2 + (len(handles) - 1) // columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
 
 
 def plain(text) -> str:
@@ -138,13 +139,14 @@ def class_handles(names: list[str]) -> list[Line2D]:
 
 
 def draw_latents(
-    panel: Axes, coordinates: np.ndarray, labels: np.ndarray, size: float, is_pie: np.ndarray | None = None
+    panel: Axes, coordinates: np.ndarray, labels: np.ndarray, side: float, is_pie: np.ndarray | None = None
 ) -> None:
-    """Points (N, 2) in the colours and markers of their classes (N,), on a square panel without ticks in
-    which distances are the same in all directions; with `is_pie` (N,) the PIEs alone, the others grey."""
+    """Points (N, 2) in the colours and markers of their classes (N,), on a square panel of `side` inches
+    without ticks in which distances are the same in all directions; with `is_pie` (N,) the PIEs alone, the
+    others grey."""
     panel.set(xticks=[], yticks=[], box_aspect=1)
     panel.set_aspect("equal", adjustable="datalim")
-    look = dict(linewidths=0, rasterized=True)
+    look, size = dict(linewidths=0, rasterized=True), side * (3 if len(labels) <= 2000 else 0.9)
     if is_pie is not None:
         panel.scatter(*coordinates[~is_pie].T, s=size / 2, color=GREY, **look)
         coordinates, labels = coordinates[is_pie], labels[is_pie]
@@ -189,20 +191,15 @@ def _draw_sparsity(panel: Axes, epoch: np.ndarray, sparsity: np.ndarray) -> None
 def draw_umap(arrays: dict) -> Figure:
     """UMAP of latents: `coordinates` (N, 2), `modal_labels` (N,), `class_names` (C,), and for pruned networks
     `is_pie` (N,), which adds a second picture with the PIEs alone in the colours of their classes."""
-    coordinates, with_pies, names = arrays["coordinates"], "is_pie" in arrays, names_in(arrays)
-    columns = 3 if is_paper(arrays) else 1 + (len(names) - 1) // 20
-    width = 4.7 * (1 + with_pies) + columns * (0.075 * max(map(len, names)) + 0.5)
-    height = 2 + 0.05 * len(names) if is_paper(arrays) else 5
-    figure, panels = titled_figure(arrays, width, height, 1, 1 + with_pies)
-    size = (14 if len(coordinates) <= 2000 else 4) * (0.4 if is_paper(arrays) else 1)
-    for panel, title in zip(panels, ("all images", "PIEs")):
+    shown = {"all images": None}
+    if "is_pie" in arrays:
+        shown[f"PIEs ({arrays['is_pie'].sum()})"] = arrays["is_pie"]
+    figure, panels = titled_figure(arrays, 4.7 * len(shown), 4.9, 1, len(shown))
+    for panel, (title, is_pie) in zip(panels, shown.items()):
         label_axes(panel, "UMAP 1", "UMAP 2", title)
-    draw_latents(panels[0], coordinates, arrays["modal_labels"], size)
-    if with_pies:
-        is_pie = arrays["is_pie"]
-        draw_latents(panels[1], coordinates, arrays["modal_labels"], 1.5 * size, is_pie)
-        panels[1].set_title(f"{is_pie.sum()} PIEs; grey: {(~is_pie).sum()} other images")
-    add_legend(figure, arrays, class_handles(names), columns, title="modal label")
+        side = figure.get_figwidth() / len(shown)
+        draw_latents(panel, arrays["coordinates"], arrays["modal_labels"], side, is_pie)
+    add_legend(figure, class_handles(names_in(arrays)), title=LATENTS_LEGEND)
     return figure
 
 
@@ -210,7 +207,7 @@ def draw_q_score(arrays: dict) -> Figure:
     """Dense against pruned: `dense_q_score`, `pruned_q_score` (N,), as for z_score, l1_norm; `is_pie` (N,);
     `networks` () names what is not pruned."""
     shape = (3, 1) if is_paper(arrays) else (1, 3)
-    figure, panels = titled_figure(arrays, 11.5, 3.7 * shape[0], *shape)
+    figure, panels = titled_figure(arrays, 11.5, 3.5 * shape[0], *shape)
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
     for panel, (quantity, name) in zip(panels, names.items()):
         values = np.concatenate([arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]])
@@ -225,14 +222,14 @@ def draw_q_score(arrays: dict) -> Figure:
 def draw_prediction_depth(arrays: dict) -> Figure:
     """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` () the
     number of layers, `networks` as in `draw_q_score`."""
-    figure, (panel,) = titled_figure(arrays, 7.2, 3.7 if is_paper(arrays) else 6.4)
+    figure, (panel,) = titled_figure(arrays, 7.2, 6.2)
     # Depths are multiples of 1 / models: cells and bars hold a whole number of them, against stripes.
     steps = np.diff(np.unique([arrays["dense_depth"], arrays["pruned_depth"]]))
     step, layers = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
     width = step * np.ceil((layers / step + 1) / 40)
     edges = width * np.arange(np.ceil(round((layers + step) / width, 6)) + 1) - step / 2
     _draw_joint(panel, arrays, "depth", edges)
-    label_axes(panel, *(f"prediction depth (layers), {kind} networks" for kind in sides_of(arrays)))
+    label_axes(panel, *(f"depth (layers), {kind} networks" for kind in sides_of(arrays)))
     apart = -(-layers // 5)
     ticks = [*range(0, layers - apart // 2, apart), layers]
     panel.set(xticks=ticks, yticks=ticks)
@@ -285,23 +282,22 @@ def _explain_joint(figure: Figure, arrays: dict) -> None:
     """The scale of colours of all panels, and what the lines at their sides are."""
     panels, is_pie = figure.axes, arrays["is_pie"]
     cells = panels[0].collections[0]
-    label = f"PIEs in a cell (% of its images), faint: fewer than {FEW} images"
-    place = dict(ax=panels, shrink=0.8, aspect=30, pad=0.02)
-    if is_paper(arrays):
-        label, place = label.replace(", ", "\n"), place | dict(location="bottom")
-    figure.colorbar(cells, **place, ticks=[0, cells.norm.vcenter, 100], format="%.0f", label=label)
+    place = dict(ax=panels, shrink=0.8, aspect=30, location="bottom" if is_paper(arrays) else "right")
+    look = dict(ticks=[0, cells.norm.vcenter, 100], format="%.0f", label="PIEs in a cell (% of its images)")
+    figure.colorbar(cells, **place, **look)
     handles = [
         Patch(color=REST_COLOUR, label=f"other images ({(~is_pie).sum()})"),
         Line2D([], [], color=PIE_COLOUR, label=f"PIEs ({is_pie.sum()})"),
+        Patch(color=REST_COLOUR, alpha=0.2, label=f"faint: fewer than {FEW} images in a cell"),
         *panels[0].lines,
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3 - is_paper(arrays))
+    add_legend(figure, handles)
 
 
 def draw_pies_distribution(arrays: dict) -> Figure:
     """PIEs per true class: `pies_per_class` (C,), `class_names` (C,), `images` () in all."""
     names, counts = names_in(arrays), arrays["pies_per_class"]
-    figure, (panel,) = titled_figure(arrays, max(6.5, 0.5 * len(names)), 2.6 if is_paper(arrays) else 4.0)
+    figure, (panel,) = titled_figure(arrays, max(6.5, 0.5 * len(names)), 3.2)
     bars = panel.bar(range(len(names)), counts, color=REST_COLOUR)
     panel.bar_label(bars, fontsize=8)
     label_classes(panel, names, f"{counts.sum()} PIEs of {arrays['images']} test images")

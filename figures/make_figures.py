@@ -8,9 +8,10 @@ Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ an
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz; of other test images what
 RESULTS/test_sets/TESTSET/ holds. Writes RESULTS/report.html, one file that opens in any browser; into
 RESULTS/report/ its figures, their arrays, the evidence and a list of the PIEs of every population; into
-RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV; a LaTeX
-tabular (package booktabs) beside each holds its main columns; report/results.tex is the short table. With --output_dir draws every figure anew from its arrays
-into that folder, named after data set, learning method and kind. With --release also copies what it reads
+RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV; beside
+most is a LaTeX tabular (package booktabs) of their main columns; report/results.tex is the short table. With
+--output_dir draws every figure anew from its arrays into that folder, named after data set, learning method
+and kind. With --release also copies what it reads
 into a folder small enough to publish; from the copy it makes the same report.
 """
 

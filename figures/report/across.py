@@ -31,16 +31,15 @@ class Measured(NamedTuple):
 
     keys: what R rows are about; names: C classes or layers, each of which has a row of its own; columns: name
     -> (R, C), or (R, 1) where all names share the value; panels: title -> (G, C') of a heat map, with names
-    of its columns; is_marked: (G, C') cells with a star; sizes: (G,) of the populations, shown beside them.
+    of its columns, None where they are the populations; is_marked: (G, C') cells with a star.
     """
 
     keys: list[dict]
     names: list[str]
     columns: dict[str, np.ndarray]
     panels: dict[str, np.ndarray]
-    panel_names: list[str]
+    panel_names: list[str] | None = None
     is_marked: np.ndarray | None = None
-    sizes: np.ndarray | None = None
 
 
 class Kind(NamedTuple):
@@ -69,9 +68,9 @@ def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict
             compared = [each.population if isinstance(each, Masks) else each for each in sources[name]]
             measured = kind.measure(sources[name])
             arrays = heat_maps(compared, kind, measured)
-            is_zero = np.round(arrays["panels"], kind.decimals) == 0
-            figures = {} if is_zero.mean() > 0.5 else {name: arrays}  # mostly zeros show nothing
-            comparisons[name] = Comparison(rows(measured, kind.axis), figures)
+            values = arrays["panels"][np.isfinite(arrays["panels"])]
+            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(values)  # not mostly zeros
+            comparisons[name] = Comparison(rows(measured, kind.axis), {name: arrays} if is_shown else {})
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:
             figures = comparisons["pie_overlap"].figures
@@ -123,30 +122,19 @@ def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
     first, second = np.array(pairs, int).reshape(-1, 2).T
     columns = {"pies": size[first], "other_pies": size[second], "jaccard": jaccard[first, second]}
     columns["chance_jaccard"] = np.array(chance)[first, second]
-    panels = {"": lower_triangle(over_chance(jaccard, np.array(chance)), -1)}
+    panels = {"": over_chance(jaccard, np.array(chance), -1)}
     return Measured(
         [pair_key(populations[i], populations[j]) for i, j in pairs],
         [""],
         {name: column[:, None] for name, column in columns.items()},
         panels,
-        numbered(populations),
-        sizes=size,
     )
 
 
-def over_chance(measured: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """How many times as large as by chance; NaN where chance gives nothing."""
-    return measured / np.where(chance > 0, chance, np.nan)
-
-
-def lower_triangle(values: np.ndarray, highest: int) -> np.ndarray:
-    """(G, G) with NaN above a diagonal: 0, or -1 where a population is no pair with itself."""
-    return np.where(np.tri(len(values), k=highest), values, np.nan)
-
-
-def numbered(populations: list) -> list[str]:
-    """Names of columns where the rows are the same populations, with these numbers before their names."""
-    return [str(number) for number in range(1, 1 + len(populations))]
+def over_chance(measured: np.ndarray, chance: np.ndarray, diagonal: int) -> np.ndarray:
+    """(G, G) how many times as large as by chance, one triangle up to this diagonal; NaN where chance gives
+    nothing."""
+    return measured / np.where(np.tri(len(chance), k=diagonal) * chance > 0, chance, np.nan)
 
 
 def pies_per_class(populations: list[StoredPopulation]) -> dict:
@@ -215,15 +203,12 @@ def mask_overlaps(masks: list[Masks]) -> Measured:
     jaccard, chance, by_layer = (np.array(each) for each in zip(*cells))
     total = np.full(jaccard.shape, np.nan)
     total[:, -1] = by_layer
-    same, different = (
-        over_chance(each[..., -1], alike.chance_by_layer) for each in (alike.same, alike.different)
-    )
     panels = {
-        "networks of the same seed": lower_triangle(same, -1),
-        "networks of different seeds": lower_triangle(different, 0),
+        "networks of the same seed": over_chance(alike.same[..., -1], alike.chance_by_layer, -1),
+        "networks of different seeds": over_chance(alike.different[..., -1], alike.chance_by_layer, 0),
     }
     columns = {"jaccard": jaccard, "chance": chance, "chance_by_layer": total}
-    return Measured(keys, [*masks[0].layers, TOTAL], columns, panels, numbered(populations))
+    return Measured(keys, [*masks[0].layers, TOTAL], columns, panels)
 
 
 ZEROS = ("filters_zero", "filters_zero_by_chance", "input_channels_zero", "input_channels_zero_by_chance")
@@ -321,20 +306,19 @@ def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measure
         return "" if math.isnan(value) else text + "*" * bool(star)
 
     labels = [with_sparsity(each.method, each.sparsity) for each in populations]
-    if measured.sizes is not None:
-        labels = [f"{label} ({size} PIEs)" for label, size in zip(labels, measured.sizes)]
-    by_population = measured.panel_names == numbered(populations)
-    if by_population:
-        labels = [f"{label} · {number}" for number, label in zip(measured.panel_names, labels)]
+    columns, xlabel = measured.panel_names, {"class": "true class"}.get(kind.axis, kind.axis)
+    if columns is None:
+        columns, xlabel = [str(number) for number in range(1, 1 + len(labels))], "number of the row"
+        labels = [f"{label} · {number}" for number, label in zip(columns, labels)]
     return {
         "figure": "heat_maps",
         "title": title(populations, kind.shown),
         "panels": panels,
         "panel_titles": list(measured.panels),
         "rows": labels,
-        "columns": measured.panel_names,
+        "columns": columns,
         "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in panels],
         "diverging": kind.diverging,
         "quantity": kind.quantity,
-        "xlabel": "number of the row" if by_population else {"class": "true class"}.get(kind.axis, kind.axis),
+        "xlabel": xlabel,
     }

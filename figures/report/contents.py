@@ -77,7 +77,7 @@ def collect(
     equal, floors = of_equal_number(compared)
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
-    curves[1].arrays.update(floors | {"floors": [[0, 0] for _ in floors["floors"]]})
+    curves[1].arrays.update({"floor_methods": [""], "floors": [[0, 0]]})
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
@@ -140,7 +140,7 @@ def of_equal_number(compared: list[StoredPopulation]) -> tuple[list[dict], dict]
             pies = {name: evidence.estimate(name, population, seeds) for name in ("pies", "excess")}
             rows.append(population.key | pies)
             if fewest > 1:
-                splits = evidence.floors_of_splits(population, seeds)
+                splits = evidence.between_halves(population, seeds, uncertainty.splits_of_sets).floor[0]
                 floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
     return rows, {"floor_methods": list(floors), "floors": list(floors.values())}
 
@@ -192,22 +192,12 @@ COMPARISONS = {  # figures of figures/report/across.py that the report shows: na
 }
 
 
-OTHERS = {  # what is not on the page, or has no heading of its own -> caption
-    "mask_structure": "Share of filters and input channels without any weight, minus that in random masks.",
-    "weight_movement": "Root mean square change of kept weights over their root mean square before it.",
-    "umap": "UMAP of the latents of all test images; axes have no meaning beyond near and far.",
-    "pies_distribution": "PIEs by their true label.",
-    "gallery": "PIEs with their label and the modal labels, and how many networks agree with these.",
-}
-
-
 def caption(name: str) -> str:
-    """The caption of a figure, by its name or, of a script's figure, by its kind."""
-    shifts = {f"test_sets_{name}": texts for name, texts in SHIFTS.items()}
-    texts = CAPTIONS | COMPARISONS | JOINT | shifts
-    captions = {name: each.meaning for name, each in MEASURES.items()} | OTHERS
-    captions |= {name: text for name, (*_, text) in texts.items()} | {"umap_grid": UMAP_CAPTION}
-    return captions[max(filter(name.startswith, captions), key=len)]
+    """The caption of a figure, by its name or, of a script's figure, by its kind; "" where its title says
+    all."""
+    texts = {f"test_sets_{number}": each for number, each in SHIFTS.items()}
+    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "pies_distribution": [""]}
+    return texts[max(filter(name.startswith, texts), key=len, default="pies_distribution")][-1]
 
 
 def comparison_pictures(
@@ -367,10 +357,11 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
-UMAP_CAPTION = (
+UMAP = (  # heading, caption
+    "UMAP of the latents",
     "One UMAP for each population, of the latents of one network or of their mean; axes have no meaning beyond "
     "near and far, and panels cannot be laid over each other. Dense networks: all images; pruned ones: PIEs by "
-    "their modal label, other images grey. Look whether classes stay apart, and whether PIEs lie between them."
+    "their modal label, other images grey. Look whether classes stay apart, and whether PIEs lie between them.",
 )
 
 
@@ -380,7 +371,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
     arrays = {
         "figure": "umap_grid",
         "class_names": compared[0].class_names,
-        "title": across.title(compared, "UMAP of the latents"),
+        "title": across.title(compared, UMAP[0]),
     }
     names, missing = [], []
     for population in evidence.with_dense(compared):
@@ -394,7 +385,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
         arrays |= {f"{name}_{len(names)}": umap[name] for name in shown_arrays}
         names.append(with_sparsity(population.method, population.sparsity))
     arrays["populations"] = names
-    picture = Picture("umap_grid", "UMAP of the latents", UMAP_CAPTION, arrays)
+    picture = Picture("umap_grid", *UMAP, arrays)
     return [picture] if names else [], missing
 
 

@@ -115,13 +115,8 @@ def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits:
     return BetweenHalves((reference[0] != reference[1]).sum(-1, dtype=np.int32), crossed.mean(0))
 
 
-def floors_of_splits(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """(J,) the noise floor of each split of all these seeds."""
-    return between_halves(population, seeds, splits_of_sets).floor[0]
-
-
 def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
-    return float(floors_of_splits(population, seeds).mean())
+    return float(between_halves(population, seeds, splits_of_sets).floor[0].mean())
 
 
 # Statistics of one population: samples of its networks of these ids

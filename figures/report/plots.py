@@ -75,33 +75,32 @@ def draw_heat_maps(arrays: dict) -> Figure:
     panels, titles = arrays["panels"].astype(float), names_in(arrays, "panel_titles")
     rows, columns, paper = names_in(arrays, "rows"), names_in(arrays, "columns"), is_paper(arrays)
     if paper:
-        rows = list(range(1, 1 + len(rows)))
+        rows = [str(number) for number in range(1, 1 + len(rows))]
     cell = 0.14 + 0.07 * max(map(len, arrays["texts"].ravel()))  # inches
-    across = 1 if paper or cell * len(columns) > 4 else len(titles)
-    beside, below = (0.08 * max(len(str(name)) for name in names) for names in (rows, columns))
-    deep, height = -(-len(titles) // across), 0.27 * len(rows) + 0.3
-    size = max(6.5, across * cell * len(columns) + 1.3 + beside), 0.6 + max(1.2, deep * height) + below
-    figure, grid = titled_figure(arrays, *size, deep, across)
-    highest, diverging = np.nanmax(np.abs(panels), initial=0) or 1, bool(arrays["diverging"])
+    beside, below = (0.08 * max(map(len, names)) for names in (rows, columns))
+    height = len(titles) * (0.27 * len(rows) + 0.3 + below) + 0.9
+    figure, grid = titled_figure(arrays, max(6.5, cell * len(columns) + 1.3 + beside), height, len(titles))
+    # The largest values, which are written, do not hide how the others differ.
+    highest, diverging = np.nanpercentile(np.abs(panels), 98) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
-    for index, (panel, values) in enumerate(zip(grid, panels)):
+    for panel, title, values, texts in zip(grid, titles, panels, arrays["texts"]):
         image = panel.imshow(values, aspect="auto", **colours)
         panel.set_yticks(range(len(rows)), rows, fontsize=8)
         panel.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90 * (below > 0.2))
-        panel.tick_params(labelleft=index % across == 0)
         panel.spines[:].set_visible(False)
-        panel.set_title(titles[index], x=0, ha="left")  # seen before a wide map is scrolled
-        darkness = image.to_rgba(values) @ (-0.299, -0.587, -0.114, 1)  # 0 where there is no value
-        for (row, column), text in np.ndenumerate(arrays["texts"][index]):
-            colour = "white" if darkness[row, column] > 0.5 else "black"
+        panel.set_title(title, x=0, ha="left")  # seen before a wide map is scrolled
+        if paper and cell * len(columns) > 3:
+            continue  # no room for the texts
+        for (row, column), text in np.ndenumerate(texts):
+            is_extreme = abs(values[row, column]) > 0.5 * highest  # dark in one map, bright in the other
+            colour = "black" if is_extreme != diverging else "white"
             # Inside the panel: nothing to be measured for the layout, which would take most of the time.
             look = dict(ha="center", va="center", fontsize=8, color=colour, in_layout=False)
-            if not paper or cell * len(columns) < 4:
-                panel.text(column, row, text, **look)
+            panel.text(column, row, text, **look)
     bar = dict(ax=list(grid), aspect=40, pad=0.02, location="bottom" if paper else "right")
-    quantity = textwrap.fill(plain(arrays.get("quantity", "")), 48 if paper else int(11 * size[1]))
-    figure.colorbar(image, label=quantity, **bar)
-    grid[-1].set_xlabel(plain(arrays.get("xlabel", "")))
+    quantity = textwrap.fill(plain(arrays["quantity"]), 48 if paper else int(9 * height))
+    figure.colorbar(image, label=quantity, extend="both" if diverging else "max", **bar)
+    grid[-1].set_xlabel(plain(arrays["xlabel"]))
     return figure
 
 
@@ -110,8 +109,7 @@ def draw_pies_per_class(arrays: dict) -> Figure:
     in two sets or more; `class_names` (C,)."""
     names, counts = names_in(arrays), arrays["counts"]
     sets = [*(f"only {name}" for name in arrays["sets"]), "in two sets or more"]
-    height = (2.2 if is_paper(arrays) else 4.2) + 0.17 * len(sets) * is_paper(arrays)
-    figure, (panel,) = titled_figure(arrays, max(8.0, 0.6 * len(names) + 3), max(height, 0.17 * len(sets)))
+    figure, (panel,) = titled_figure(arrays, max(7.0, 0.6 * len(names)), 3.2)
     for g, (label, row) in enumerate(zip(sets, counts)):
         shared = g == len(sets) - 1
         panel.bar(
@@ -125,31 +123,23 @@ def draw_pies_per_class(arrays: dict) -> Figure:
             linewidth=0.4,
         )
     plots.label_classes(panel, names, "each image once")
-    add_legend(figure, arrays, panel.containers[::-1])
+    add_legend(figure, panel.containers[::-1])
     return figure
 
 
 def scale_y(panels: list[Axes], counts: bool) -> None:
-    """The same ticks for all panels, the last above the highest point; for `counts` on a square-root scale,
+    """The same ticks for all panels, the last above the highest point; `counts` are on a square-root scale,
     where few are told apart beside many and the errors of all are about as long."""
     ends = np.array([panel.dataLim.intervaly for panel in panels])
-    low, high = ends[np.isfinite(ends).all(1)].min(initial=np.inf), ends[:, 1].max(initial=-np.inf)
-    if not low < high:
+    ends = ends[np.isfinite(ends).all(1)]
+    if not ends.size:
         return
-    ticks = MaxNLocator(6).tick_values(low, high)
-    if counts:
-        nice = [mantissa * 10.0**power for power in range(6) for mantissa in (1, 1.5, 2, 3, 4, 5, 6, 8)]
-        ticks = [0.0, min(tick for tick in nice if tick >= high)]
-        for tick in nice:
-            if np.abs(np.sqrt(tick) - np.sqrt(ticks)).min() > np.sqrt(ticks[1]) / 8 and tick < ticks[1]:
-                ticks.append(tick)
-    margin = 0.02 * (max(ticks) - min(ticks))  # what is at the ends is seen
+    ticks = MaxNLocator(6).tick_values(0 if counts else ends.min(), ends.max())
     for panel in panels:
         if counts:
             roots = lambda count: np.sign(count) * np.sqrt(np.abs(count)), lambda root: root * np.abs(root)
             panel.set_yscale("function", functions=roots)
-        panel.set(yticks=sorted(ticks), ylim=(min(ticks) - margin * (not counts), max(ticks) + margin))
-        panel.yaxis.set_major_formatter("{x:g}")
+        panel.set(yticks=ticks, ylim=ticks[[0, -1]])
 
 
 def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]) -> None:
@@ -164,9 +154,14 @@ def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]
         known = np.isfinite(low + high)
         panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
         edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
-        panel.plot(place, value, style, color=colour, linewidth=1, label=label, **edge)
+        panel.plot(place, value, style, color=colour, linewidth=1, label=label, clip_on=False, **edge)
     panel.set_xticks(range(len(sparsities)), [f"{sparsity:g}" for sparsity in sparsities])
     panel.set_xlim(-0.4, len(sparsities) - 0.6)
+
+
+def method_colour(method: str) -> str:
+    """The colour of a learning method."""
+    return METHOD_COLOURS.get(method, LINE_COLOUR)
 
 
 def line_style(kind: int) -> str:
@@ -183,26 +178,22 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     # The same marker for all learning methods, and whether or not dense networks have the number.
     kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
-    lines = 0.17 * (len(series) + len(arrays.get("floors", ())))  # inches of the legend
-    height = 2.3 + lines if is_paper(arrays) else max(4.0, lines + 0.4)
-    figure, (panel,) = titled_figure(arrays, 6.4 + 0.075 * max(map(len, series)), height)
-    colours = [METHOD_COLOURS.get(method, LINE_COLOUR) for method in methods]
+    figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
-        index: (f"{name} (K = {number})", line_style(kinds.index(kind)), colour)
-        for index, (name, number, kind, colour) in enumerate(
-            zip(series, arrays["networks"], pruning, colours)
+        index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
+        for index, (name, number, kind, method) in enumerate(
+            zip(series, arrays["networks"], pruning, methods)
         )
     }
     draw_lines(panel, arrays, looks)
     for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
-        look = dict(color=METHOD_COLOURS.get(str(method), LINE_COLOUR), alpha=0.2, linewidth=1, zorder=0)
-        panel.axhspan(*ends, label=f"noise floor, {method}", **look)
+        look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
+        panel.axhspan(*ends, label=f"noise floor {method}", **look)
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
     scale_y([panel], "counts" in arrays)
-    handles, _ = panel.get_legend_handles_labels()
     has_intervals = any(bars.get_segments() for bars in panel.collections)
     title = "bars: 95 % intervals" if has_intervals else None
-    add_legend(figure, arrays, handles, handlelength=3, title=title)
+    add_legend(figure, panel.get_legend_handles_labels()[0], handlelength=3, title=title)
     return figure
 
 
@@ -216,7 +207,7 @@ def draw_test_sets(arrays: dict) -> Figure:
     methods = list(dict.fromkeys(method for method, _ in series))
     shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
     shape = (len(kinds) * len(methods), 1) if is_paper(arrays) else shape
-    size = 2.9 * shape[1] + 2, 1.9 * shape[0] + 0.5
+    size = 3.1 * shape[1] + 2, 2.1 * shape[0] + 0.5
     figure, panels = titled_figure(arrays, *size, *shape, sharex=True, sharey=True)
     for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
         styles = {name: (line_style(place), colours[place % 12]) for place, name in enumerate(names)}
@@ -226,14 +217,13 @@ def draw_test_sets(arrays: dict) -> Figure:
             if pruning == method and name in names
         }
         draw_lines(panel, arrays, looks)
-        first, last = (is_paper(arrays) or method == methods[end] for end in (0, -1))
-        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}" * first)
-        if last:  # all test sets of the row, also those that this method lacks
+        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}", method)
+        if (
+            is_paper(arrays) or method == methods[-1]
+        ):  # all test sets of the row, also those that this method lacks
             for name, (style, colour) in styles.items():
                 panel.plot([], [], style, color=colour, linewidth=1, markersize=5, label=name)
             panel.legend(**BESIDE, handlelength=3)
-        if is_paper(arrays) or panel in panels[: shape[1]]:
-            panel.set_title(method)
     for panel in panels[-shape[1] :]:
         panel.set_xlabel("sparsity (not to scale)")
     scale_y(list(panels), "counts" in arrays)
@@ -243,22 +233,22 @@ def draw_test_sets(arrays: dict) -> Figure:
 def draw_umap_grid(arrays: dict) -> Figure:
     """UMAPs beside one another: `class_names` (C,), `populations` (P,) names, and for each population p
     `coordinates_p` (N, 2), `modal_labels_p` (N,), and for pruned ones `is_pie_p` (N,)."""
-    names, populations = (names_in(arrays, key) for key in ("class_names", "populations"))
+    populations = names_in(arrays, "populations")
     across = min(len(populations), 2 if is_paper(arrays) else 4)
-    side, deep = (1.4 if is_paper(arrays) else 2.8), -(-len(populations) // across)
-    figure, panels = titled_figure(arrays, max(5.5, side * across), (side + 0.5) * deep + 0.5, deep, across)
+    deep = -(-len(populations) // across)
+    figure, panels = titled_figure(arrays, max(5.5, 2.8 * across), 3.3 * deep, deep, across)
     for panel in panels[len(populations) :]:
         panel.set_visible(False)
+    side = figure.get_figwidth() / across
     for index, (panel, population) in enumerate(zip(panels, populations)):
-        labels, is_pie = arrays[f"modal_labels_{index}"], arrays.get(f"is_pie_{index}")
-        size = side * (3 if len(labels) <= 2000 else 0.8)
-        plots.draw_latents(panel, arrays[f"coordinates_{index}"], labels, size, is_pie)
+        is_pie = arrays.get(f"is_pie_{index}")
+        cell = arrays[f"coordinates_{index}"], arrays[f"modal_labels_{index}"]
+        plots.draw_latents(panel, *cell, side, is_pie)
         panel.spines[:].set_color(GREY)
-        pies = "" if is_pie is None else f" ({is_pie.sum()} PIEs)"
-        panel.set_title("\n".join(textwrap.wrap(f"{population}{pies}", int(14 * side))), fontsize=8)
-    columns = 3 if is_paper(arrays) else 5
-    look = dict(loc="outside lower center", ncols=columns, title="modal label; grey: no PIE")
-    figure.legend(handles=plots.class_handles(names), **look)
+        name = textwrap.fill(population, int(13 * side))
+        shown = "all images" if is_pie is None else f"{is_pie.sum()} PIEs"
+        panel.set_title(f"{name}\n{shown}", fontsize=8)
+    add_legend(figure, plots.class_handles(names_in(arrays)), title=plots.LATENTS_LEGEND)
     return figure
 
 
@@ -268,8 +258,7 @@ def draw_gallery(arrays: dict) -> Figure:
         "\n".join(textwrap.fill(line, 26) for line in caption.split("\n"))
         for caption in names_in(arrays, "captions")
     ]
-    if is_paper(arrays):
-        captions = captions[:8]
+    captions = captions[:8] if is_paper(arrays) else captions
     across = min(2 if is_paper(arrays) else 6, len(captions))
     deep = -(-len(captions) // across)
     height = 1.95 + 0.14 * max(caption.count("\n") for caption in captions)
