@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
 from common.store.files import write_atomically
@@ -82,15 +83,16 @@ def titled_figure(
         width, height = PAPER_WIDTH, min(height, rows * (PAPER_WIDTH / columns + 0.3))
     else:
         shown, *lines = map(plain, title_lines(arrays))
-        title = textwrap.wrap(shown, int(11 * width))
+        title = [line.strip(" ·") for line in textwrap.wrap(shown, int(11 * width))]
         settings = textwrap.wrap(" · ".join(lines), int(15 * width))
     figure = Figure(figsize=(width, height + 0.16 * len(title + settings)), layout="constrained")
     if title:
         # Empty lines of the title hold the place of the settings.
         figure.suptitle("\n".join(title + [" "] * len(settings)))
         small = dict(ha="center", va="top", fontsize=7, color="#555555", linespacing=1.5, in_layout=False)
-        top = 1 - (0.06 + 0.165 * len(title)) / figure.get_figheight()
-        figure.text(0.5, top, "\n".join(settings), **small)
+        place = dict(xycoords="figure fraction", textcoords="offset points", annotation_clip=False)
+        below = 0, -4 - 12 * len(title)  # points
+        figure.add_artist(Annotation("\n".join(settings), (0.5, 1), below, **place, **small))
     return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel()
 
 
@@ -139,14 +141,14 @@ def class_handles(names: list[str]) -> list[Line2D]:
 
 
 def draw_latents(
-    panel: Axes, coordinates: np.ndarray, labels: np.ndarray, side: float, is_pie: np.ndarray | None = None
+    panel: Axes, coordinates: np.ndarray, labels: np.ndarray, is_pie: np.ndarray | None = None
 ) -> None:
-    """Points (N, 2) in the colours and markers of their classes (N,), on a square panel of `side` inches
-    without ticks in which distances are the same in all directions; with `is_pie` (N,) the PIEs alone, the
-    others grey."""
+    """Points (N, 2) in the colours and markers of their classes (N,), on a square panel without ticks in
+    which distances are the same in all directions; with `is_pie` (N,) the PIEs alone, the others grey."""
     panel.set(xticks=[], yticks=[], box_aspect=1)
     panel.set_aspect("equal", adjustable="datalim")
-    look, size = dict(linewidths=0, rasterized=True), side * (3 if len(labels) <= 2000 else 0.9)
+    look = dict(linewidths=0, rasterized=True)
+    size = panel.bbox.width * (0.03 if len(labels) <= 2000 else 0.011)
     if is_pie is not None:
         panel.scatter(*coordinates[~is_pie].T, s=size / 2, color=GREY, **look)
         coordinates, labels = coordinates[is_pie], labels[is_pie]
@@ -197,8 +199,7 @@ def draw_umap(arrays: dict) -> Figure:
     figure, panels = titled_figure(arrays, 4.7 * len(shown), 4.9, 1, len(shown))
     for panel, (title, is_pie) in zip(panels, shown.items()):
         label_axes(panel, "UMAP 1", "UMAP 2", title)
-        side = figure.get_figwidth() / len(shown)
-        draw_latents(panel, arrays["coordinates"], arrays["modal_labels"], side, is_pie)
+        draw_latents(panel, arrays["coordinates"], arrays["modal_labels"], is_pie)
     add_legend(figure, class_handles(names_in(arrays)), title=LATENTS_LEGEND)
     return figure
 
@@ -211,9 +212,7 @@ def draw_q_score(arrays: dict) -> Figure:
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
     for panel, (quantity, name) in zip(panels, names.items()):
         values = np.concatenate([arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]])
-        low, high = np.histogram_bin_edges(values[np.isfinite(values)], 1)
-        margin = 0.03 * (high - low)
-        _draw_joint(panel, arrays, quantity, np.linspace(low - margin, high + margin, 31))
+        _draw_joint(panel, arrays, quantity, np.histogram_bin_edges(values[np.isfinite(values)], 30))
         label_axes(panel, *(f"{name}, {kind} networks" for kind in sides_of(arrays)))
     _explain_joint(figure, arrays)
     return figure
@@ -244,8 +243,8 @@ def sides_of(arrays: dict) -> tuple[str, str]:
 
 def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray) -> None:
     """Dense against pruned: what share (%) of the images in each cell between `edges` are PIEs, faint where
-    there are few images; at the sides what share of PIEs and of the others lies in bars of two cells. Images
-    without a value are left out, and counted in the title."""
+    there are few images; at the sides what share of PIEs and of the others has such values. Images without a
+    value are left out, and counted in the title."""
     dense, pruned, is_pie = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"], arrays["is_pie"]
     defined = np.isfinite(dense) & np.isfinite(pruned)
     others, pies = defined & ~is_pie, defined & is_pie
@@ -257,8 +256,7 @@ def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray) -> 
     norm = TwoSlopeNorm(np.clip(100 * is_pie.mean(), 1, 99), 0, 100)
     faint = np.clip(images / FEW, 0.2, 1)
     panel.pcolormesh(edges, edges, shares, cmap=SHARE_COLOURS, norm=norm, alpha=faint, rasterized=True)
-    bars = edges[0] + 2 * (edges[1] - edges[0]) * np.arange(len(edges) // 2 + 1)
-    limits = edges[0], max(edges[-1], bars[-1])
+    limits = edges[[0, -1]]
     panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label=" = ".join(sides_of(arrays)))
     panel.set(xlim=limits, ylim=limits, box_aspect=1)  # with equal limits: equal units
     panel.locator_params(nbins=6, steps=[1, 2, 5, 10])  # equal limits: the same ticks
@@ -270,8 +268,8 @@ def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray) -> 
     for side, values, direction, axis in sides:
         for chosen, colour, width in ((others, REST_COLOUR, 0), (pies, PIE_COLOUR, 1.3)):
             if chosen.any():
-                shares = 100 * np.histogram(values[chosen], bars)[0] / chosen.sum()
-                side.stairs(shares, bars, orientation=direction, color=colour, fill=not width, lw=width)
+                shares = 100 * np.histogram(values[chosen], edges)[0] / chosen.sum()
+                side.stairs(shares, edges, orientation=direction, color=colour, fill=not width, lw=width)
         side.tick_params(labelsize=8, labelbottom=side is right, labelleft=side is top)
         axis.set_major_locator(MaxNLocator(2, prune="lower"))  # 0 would lie on a tick of the panel
         axis.set_label_text("%", fontsize=8)

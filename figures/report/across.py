@@ -2,7 +2,7 @@
 and the arrays of figures (kinds of figures/report/plots.py). G populations."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, permutations
 from typing import NamedTuple
@@ -97,7 +97,7 @@ def read_all_masks(populations: list[StoredPopulation]) -> tuple[list[Masks], li
     return [masks for masks in stored.values() if masks], missing
 
 
-def title(populations: list[StoredPopulation], shown: str, numbers: list[int] | None = None) -> str:
+def title(populations: list[StoredPopulation], shown: str, numbers: Sequence[int] = ()) -> str:
     """What is shown, of which data set and learning methods; below it of how many networks: all, or these
     numbers."""
     number = either(numbers or (len(population.arrays["ids"]) for population in populations))
@@ -252,10 +252,12 @@ def movements(populations: list[StoredPopulation]) -> Measured:
     return Measured(keys, layers, {"movement": values}, {"": values[:, weights]}, shown)
 
 
-OVER_CHANCE = "Jaccard similarity, times that of random {}"
 KINDS = {
     "pie_overlap": Kind(
-        pie_overlaps, "", "Overlap of PIE sets, over chance", OVER_CHANCE.format("sets of these sizes")
+        pie_overlaps,
+        "",
+        "Overlap of PIE sets, over chance",
+        "Jaccard similarity, times that of random sets of these sizes",
     ),
     "class_recall": Kind(
         recall_changes,
@@ -270,7 +272,7 @@ KINDS = {
         mask_overlaps,
         "layer",
         "Overlap of kept weights, over chance",
-        OVER_CHANCE.format("masks of the same density in each layer"),
+        "Jaccard similarity, times that of random masks of the same density in each layer",
     ),
     "mask_structure": Kind(
         zero_structure,

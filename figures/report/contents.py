@@ -321,7 +321,7 @@ def against_sparsity(
         "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
     if name in ("pies", "pie_share"):
-        arrays["counts"] = True
+        arrays |= {"counts": True, "ylabel": f"{ylabel}, square-root scale"}
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
         for key in ("value", "low", "high"):
@@ -505,15 +505,12 @@ def collect_runs(
         for pair in pruned:
             measured = {measure: evidence.compare(measure, pair)[place] for measure in RUN_CURVES}
             rows.append(pair.first.key | {"run": name} | measured)
-    models = either(row["pies"]["models"] for row in rows)
-    networks = ", ".join(dict.fromkeys(each.network for pair in pruned for each in pair[:2]))
-    about = f"{models} networks of each combination ({networks})"
     pictures = []
     for measure in RUN_CURVES:
         shown = SIDE_BY_SIDE[measure].title
         caption = "Of both runs, with the networks that the tables compare. Bars: 95 % intervals."
         picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
-        picture.arrays["title"] = f"{shown} · {' against '.join(names)}\n{about}"
+        picture.arrays["title"] = f"{picture.heading} · {' against '.join(names)}"
         pictures.append(picture)
     return Report(
         pictures=pictures,

@@ -239,13 +239,12 @@ def draw_umap_grid(arrays: dict) -> Figure:
     figure, panels = titled_figure(arrays, max(5.5, 2.8 * across), 3.3 * deep, deep, across)
     for panel in panels[len(populations) :]:
         panel.set_visible(False)
-    side = figure.get_figwidth() / across
     for index, (panel, population) in enumerate(zip(panels, populations)):
         is_pie = arrays.get(f"is_pie_{index}")
         cell = arrays[f"coordinates_{index}"], arrays[f"modal_labels_{index}"]
-        plots.draw_latents(panel, *cell, side, is_pie)
+        plots.draw_latents(panel, *cell, is_pie)
         panel.spines[:].set_color(GREY)
-        name = textwrap.fill(population, int(13 * side))
+        name = textwrap.fill(population, 24)
         shown = "all images" if is_pie is None else f"{is_pie.sum()} PIEs"
         panel.set_title(f"{name}\n{shown}", fontsize=8)
     add_legend(figure, plots.class_handles(names_in(arrays)), title=plots.LATENTS_LEGEND)
