@@ -466,13 +466,13 @@ def test_without_network_one_line_says_which_files_go_where(server, tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["cifar100"])
-def test_a_full_disk_is_no_failed_download(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_no_failed_download(server, tmp_path, monkeypatch, name):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", full)
     with pytest.raises(OSError, match="No space left on device: .*data"):
-        load_dataset("cifar100", str(tmp_path / "data"))
+        load_dataset(name, str(tmp_path / "data"))
 
 
 @downloaded
