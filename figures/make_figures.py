@@ -15,17 +15,12 @@ into a folder small enough to publish; from the copy it makes the same report.
 """
 
 import argparse
-import json
 import os
 import re
-import shutil
 import sys
-import tempfile
 import zlib
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,7 +28,6 @@ from common import cli, values  # noqa: E402
 
 KINDS = ("pies_distribution", "q_score", "umap", "prediction_depth")
 OUTPUT_FOLDERS = ("similarity", "report")
-WRITTEN = ".written.json"  # in each folder: what this script wrote there
 
 
 def build_parser() -> cli.Parser:
@@ -64,7 +58,7 @@ def folder(text: str) -> Path:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.store import files
+    from figures.report import outputs
 
     folder = flags.results / "runs" / flags.run if flags.run else flags.results
     if flags.against:
@@ -80,22 +74,11 @@ def main(argv=None) -> None:
     report = against_folder(folder, flags.against) if flags.against else folder
     targets = {"release": flags.release, "drawn": flags.output_dir, "report": report}
     targets = {kind: path for kind, path in targets.items() if path}
-    with ExitStack() as stack:
-        # Of two calls at once one waits for the other; in order, so that not both wait.
-        for _, path in sorted({path.resolve(): path for path in (folder, *targets.values())}.items()):
-            stack.enter_context(files.claim(path / "report.html", wait=True))
-            for left in path.glob(".anew_*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-        staged = {
-            kind: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".anew_", dir=path)))
-            for kind, path in targets.items()
-        }
+    with outputs.staged_folders(targets, folder) as staged:
         if flags.against:
             lines = write_against(folder, staged["report"], flags.against)
         else:
             lines = write_report(folder, staged, flags)
-        for replace in [prepare_outputs(kind, targets[kind], staged[kind], folder) for kind in targets]:
-            replace()
     print(*lines, sep="\n")
 
 
@@ -103,7 +86,7 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     """The report of stored populations, figures drawn anew and a release, each into its staged folder;
     returns the lines to print."""
     from common.store import table
-    from figures.report import across, contents, plots, read, release
+    from figures.report import across, contents, outputs, page, plots, read, release
 
     stored = read.read_populations(folder)
     pruned = [population for population in stored if population.is_pruned]
@@ -131,10 +114,10 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     not_dense = (*pruned, *report.controls, *report.compared)
     populations = {each.label: each for each in not_dense}.values()
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
-    write_tables(staged["report"], rows | lists)
+    outputs.write_tables(staged["report"], rows | lists)
     all_rows = [population.row for population in stored]
     table.write_tex(own / "results.tex", table.short_table(all_rows))
-    write_page(staged["report"], report, pngs, folder)
+    outputs.write_page(staged["report"], page.write(report, pngs, folder))
     models = sorted({len(population.arrays["ids"]) for population in pruned})
     lines = [
         draw_anew(folder, staged, models, flags),
@@ -151,7 +134,7 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
 
 def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
     """Two runs side by side, from their stored arrays; returns the lines to print."""
-    from figures.report import contents, plots, read
+    from figures.report import contents, outputs, page, plots, read
 
     runs = [read.read_populations(each) for each in (folder, other)]
     names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
@@ -159,8 +142,8 @@ def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
         names = str(folder), str(other)
     report = contents.collect_runs(*runs, names)
     pngs = {each.name: plots.store(staged / f"{each.name}.npz", each.arrays) for each in report.pictures}
-    write_tables(staged, {"changed": report.changed, "differences": report.differences})
-    write_page(staged, report, pngs, folder)
+    outputs.write_tables(staged, {"changed": report.changed, "differences": report.differences})
+    outputs.write_page(staged, page.write(report, pngs, folder))
     report_path = against_folder(folder, other) / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
 
@@ -169,24 +152,6 @@ def against_folder(folder: Path, other: Path) -> Path:
     """Where the comparison with the results in `other` goes: a folder for each."""
     path = other.resolve()
     return folder / "against" / f"{path.name}_{zlib.crc32(os.fsencode(path)):08x}"
-
-
-def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
-    """Each as a CSV, and a LaTeX tabular beside it."""
-    from common.store import table
-
-    for name, rows in tables.items():
-        table.write_tex(folder / f"{name}.tex", table.write_rows(folder / f"{name}.csv", rows))
-
-
-def write_page(target: Path, report, pngs: dict[str, bytes], folder: Path) -> None:
-    """report.html in a folder, of the results in `folder`."""
-    from common.store import files
-    from figures.report import page
-
-    html = page.write(report, pngs, folder)
-    write = lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
-    files.write_atomically(target / "report.html", write)
 
 
 def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: argparse.Namespace) -> str:
@@ -223,51 +188,6 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     if path.parent.name in OUTPUT_FOLDERS:  # the names of the scripts' figures say it themselves
         facts.append(f"{'-'.join(map(str, models))}models")
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
-
-
-def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Callable[[], None]:
-    """A function that moves what is staged into a folder, report.html last, and deletes what else earlier calls
-    wrote there of this kind from these results, by the list in WRITTEN; pictures of --output_dir all stay.
-
-    Raises:
-        UserError: something else is in the way or, in a release, beside it.
-    """
-    from common.store.files import file_sha256, write_json
-    from figures.report import release
-
-    source = f"{kind} of {os.path.relpath(results.resolve(), folder.resolve())}"
-    paths = [path for path in staged.rglob("*") if path.is_file() and path.parent.name != ".locks"]
-    new = {path.relative_to(staged).as_posix(): [file_sha256(path)] for path in paths}
-
-    def lists() -> dict[str, dict[str, list[str]]]:
-        written = folder / WRITTEN
-        return json.loads(written.read_text()) if written.exists() else {}
-
-    old = lists().get(source, {})
-    # All versions of each file: after a kill an earlier one may be there.
-    known = {name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in old | new}
-
-    def is_ours(path: Path) -> bool:
-        digests = known.get(path.relative_to(folder).as_posix(), ())
-        return path.is_file() and file_sha256(path) in digests
-
-    for path in [folder / name for name in new] + release.stored_files(folder) * (kind == "release"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path) and not is_ours(path):
-            raise cli.UserError(
-                f"{path} is not as this script wrote it there from {results}; move it away, or name another "
-                "folder"
-            )
-
-    def replace() -> None:
-        write_json(folder / WRITTEN, lists() | {source: known})
-        for name in known.keys() - new.keys() if kind != "drawn" else ():
-            if is_ours(folder / name):
-                (folder / name).unlink()
-        for name in sorted(new, key=lambda name: name == "report.html"):
-            (staged / name).replace(folder / name)
-
-    return replace
 
 
 if __name__ == "__main__":
