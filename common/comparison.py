@@ -378,7 +378,9 @@ def lost_and_kept(
         ):
             pairs = zip(pruned.outputs[output][own], dense.outputs[output][other])
             measures[f"{name}{suffix}"] = [alike(*pair) for pair in pairs]
-    log_probabilities = (side.outputs["log_probabilities"][rows] for side, rows in ((dense, same), (pruned, own)))
+    log_probabilities = (
+        side.outputs["log_probabilities"][rows] for side, rows in ((dense, same), (pruned, own))
+    )
     probabilities = (np.exp(each.astype(np.float32)) for each in log_probabilities)
     measures["probability_change"] = metrics.probability_changes(*probabilities)
     return {name: np.array(values) for name, values in measures.items()}

@@ -24,7 +24,7 @@ from common.store.files import claim, says_all
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums count on this order
 SMALLEST_SIDE = 8  # the network halves the image twice
-HALVES, ENDINGS = ("train", "test"), (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+HALVES = ("train", "test")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
 LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
 
@@ -245,10 +245,11 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
 
     halves = read()
     if not halves:
+        endings = Image.registered_extensions()
         photos = [
             folder.name
             for folder in sorted(root.glob("[!.]*/"))
-            if folder.name in HALVES or any(path.suffix.lower() in ENDINGS for path in folder.iterdir())
+            if folder.name in HALVES or any(path.suffix.lower() in endings for path in folder.iterdir())
         ]
         if photos:
             raise UserError(

@@ -6,6 +6,7 @@ own directory as its comment: it is what `write_arrays` wrote, or it is not read
 """
 
 import ast
+import errno
 import functools
 import hashlib
 import inspect
@@ -52,7 +53,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def says_all(error: BaseException, path: Path) -> bool:
     """Whether an error is the user's, the memory's or the system's, which then names the file (of itself a full
     disk does not). What else libraries raise at a file is about its content."""
-    is_of_system = isinstance(error, OSError) and error.errno is not None
+    # EINVAL: a library that sought a place that the content made up.
+    is_of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
     if is_of_system:
         error.filename = error.filename or str(path)
     return is_of_system or isinstance(error, UserError | MemoryError)
