@@ -51,8 +51,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def says_all(error: BaseException, path: Path) -> bool:
-    """Whether an error is the user's, the memory's or the system's, which then names the file (of itself a full
-    disk does not). What else libraries raise at a file is about its content."""
+    """Whether an error is the user's, the memory's or the system's, which then names the file (that of a full
+    disk names none). What else libraries raise at a file is about its content."""
     # EINVAL: a library that sought a place that the content made up.
     is_of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
     if is_of_system:

@@ -194,8 +194,8 @@ def make_record(
 def damaged_record(checkpoint: Path) -> UserError:
     """The error of a record that lacks what every record of its kind has."""
     return UserError(
-        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, or "
-        "only the JSON if the checkpoint comes from elsewhere"
+        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, "
+        "or only the JSON if the checkpoint comes from elsewhere"
     )
 
 
