@@ -107,10 +107,10 @@ def compare_depths(study: Study) -> None:
     if not share(study, jobs):
         return  # a worker
     # 3. Measure.
-    measured, dense_predictions = [], evaluate_population(study, dense).predictions
+    measured, outputs = [], evaluate_population(study, dense)
     for population, wanted in zip(populations, ids):
-        predictions = evaluate_population(study, population).predictions
-        is_pie = metrics.find_pies(dense_predictions, predictions, classes)
+        voters = voting_predictions(outputs, evaluate_population(study, population))
+        is_pie = metrics.find_pies(*voters, classes)
         networks = ([job.work() for job in probes(study, side, wanted)] for side in (dense, population))
         measured.append(measure_depths(*networks, labels, is_pie))
         measured[-1].arrays["ids"] = wanted
@@ -275,11 +275,19 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
     return PopulationOutputs(population, outputs, zero_latents)
 
 
+def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
+    """Predictions (K, N) of the dense and pruned networks of the ids that both have: with more voters on one
+    side labels would differ for that alone. Of all networks where they share no id."""
+    shared, *places = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
+    sides = [dense.predictions, pruned.predictions]
+    return [side[chosen] for side, chosen in zip(sides, places)] if len(shared) else sides
+
+
 def measure(
     dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, classes: int
 ) -> PopulationMetrics:
     """PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the dense
-    one.
+    one; PIEs and votes of the networks whose ids both have.
 
     Args:
         labels: (N,) true classes.
@@ -291,9 +299,10 @@ def measure(
         common/store/table.py names; where records have it movement (K, L) of the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
-    sure = metrics.disagreement(dense.predictions, pruned.predictions, classes)
-    for prefix, side in (("", pruned), ("dense_", dense)):
-        modal_labels, tied = metrics.modal_labels(side.predictions, classes)
+    voters = voting_predictions(dense, pruned)
+    sure = metrics.disagreement(*voters, classes)
+    for prefix, side, votes in (("", pruned, voters[1]), ("dense_", dense, voters[0])):
+        modal_labels, tied = metrics.modal_labels(votes, classes)
         facts = {
             "modal_labels": modal_labels,
             "tied": tied,
@@ -305,7 +314,7 @@ def measure(
             "accuracy": (side.predictions == labels).mean(1),
         }
         arrays |= {f"{prefix}{name}": value for name, value in facts.items()}
-    is_pie = metrics.find_pies(dense.predictions, pruned.predictions, classes)
+    is_pie = metrics.find_pies(*voters, classes)
     confidence, images = sure["confidence"], np.flatnonzero(is_pie)
     measures = lost_and_kept(dense, pruned, labels, is_pie)
     changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
@@ -331,6 +340,7 @@ def measure(
         "accuracy_std": accuracy.std(ddof=1) if len(accuracy) > 1 else None,
         "accuracy_before_finetuning_mean": np.mean(before) if before else None,
         "pies": int(is_pie.sum()),
+        "voters": len(voters[1]),
         **counts,
         "ties_dense": int(arrays["dense_tied"].sum()),
         "ties_pruned": int(arrays["tied"].sum()),

@@ -140,7 +140,7 @@ def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
             images, labels = (np.load(file, allow_pickle=False) for file in (path, beside))
     # A damaged archive raises errors of several kinds.
     except Exception as error:
-        if says_all(error, path):
+        if says_all(error, path) and not isinstance(error, FileNotFoundError):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--test_set {path}: cannot be read ({reason}); fetch it anew") from None

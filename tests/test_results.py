@@ -56,7 +56,7 @@ def test_arrays_from_before_stamps_are_stamped_once_and_nothing_else_is_touched(
     old.write_bytes(old.read_bytes().replace(before["x.npy"], torn + b"\1"))
     assert stamp.main([str(tmp_path)]) == 2 and stamp.main([str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert "old.npz is damaged; delete it" in said[0] and "holds no .npz" in said[1]
+    assert "old.npz is damaged; move it away" in said[0] and "holds no .npz" in said[1]
 
 
 def row(learning, pruning, sparsity, population="p", **columns):

@@ -152,7 +152,9 @@ def mark_rows(rows: list[dict]) -> list[str]:
     value, error, degrees, smallest = (
         np.array([row[name] for row in rows], float) for name in ("value", "error", "degrees", "smallest")
     )
-    p = holm(np.minimum(1, 2 * stats.t.sf((np.abs(value) - smallest) / error, degrees)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing varies
+        beyond = (np.abs(value) - smallest) / error
+    p = holm(np.minimum(1, 2 * stats.t.sf(beyond, degrees)))
     marks = np.where(p < 1 - CONFIDENCE, np.where(value > 0, FOR, AGAINST), OPEN)
     return marks.tolist()
 

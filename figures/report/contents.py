@@ -2,7 +2,7 @@
 it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
@@ -36,8 +36,8 @@ class Report(NamedTuple):
     """All that the report says, as numbers and arrays.
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
-    populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
-    of noise; missing: what is not stored, in words; test_sets: rows of numbers on other test images;
+    populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims;
+    missing: what is not stored, in words; test_sets: rows of numbers on other test images;
     test_set_pictures; controls: the finetuned ones, which count as pruned nowhere and are in `populations`
     and `test_sets` alone. Of two runs side by side alone: names, of the runs; changed, rows of settings that
     differ; differences, rows of numbers of both.
@@ -48,7 +48,6 @@ class Report(NamedTuple):
     populations: Sequence[dict] = ()
     dense: Sequence[dict] = ()
     evidence: Sequence[dict] = ()
-    floors: Mapping[str, dict[str, np.ndarray]] = {}
     pictures: Sequence[Picture] = ()
     missing: Sequence[str] = ()
     test_sets: Sequence[dict] = ()
@@ -73,7 +72,6 @@ def collect(
         return Report(stored, missing=missing)
     dense = [each for each in evidence.with_dense(compared) if each.pruning_method == "dense"]
     populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
-    floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
     joint, no_joint = dense_against_pruned(compared)
     curves = [against_sparsity(compared, populations, name, *CAPTIONS[name]) for name in ("pies", "excess")]
@@ -81,7 +79,6 @@ def collect(
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
         *measures_against_sparsity(stored, compared),
-        *([noise_floor(compared, floors)] if floors else []),
         *grid,
         *joint,
         *comparison_pictures(comparisons, compared),
@@ -101,9 +98,7 @@ def collect(
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
     ]
-    return Report(
-        stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts, controls
-    )
+    return Report(stored, compared, populations, dense, rows, pictures, missing, shifted, shifts, controls)
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
@@ -152,11 +147,6 @@ COMPARISONS = {  # figures of figures/report/across.py that the report shows: na
         "Jaccard similarity of the PIE sets of all pairs, beside that of random sets of these sizes. Look "
         "whether combinations of one learning method (claim 2) or of one sparsity are more alike than "
         "others.",
-    ),
-    "pies_unique": (
-        "PIEs that one combination alone has",
-        "The share of a combination's PIEs that no other combination of that sparsity has, beside random "
-        "sets of these sizes. Far below chance: the combinations find the same images hard.",
     ),
     "pies_per_class": (  # at one sparsity
         "PIEs per class, common and unique",
@@ -331,25 +321,6 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
-def noise_floor(compared: list[StoredPopulation], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
-    """Numbers of PIEs between halves of the seeds."""
-    enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
-    halves = either(seeds // 2 for seeds in enough)
-    heading = f"PIEs between halves of {halves} models, {uncertainty.SPLITS} random splits"
-    arrays = {"figure": "noise_floor", "panels": list(floors), "title": across.title(compared, heading)}
-    for index, floor in enumerate(floors.values()):
-        arrays |= {f"names_{index}": list(floor), f"counts_{index}": np.stack(list(floor.values()))}
-    return Picture(
-        "noise_floor",
-        "Noise floor: PIEs that come from the seeds alone",
-        "One half of the dense networks against the other half (nothing is pruned there), beside either half "
-        "against the pruned networks of the other one, the mean of both ways. Look how far a box stands away "
-        "from that of dense against dense: only what is beyond it comes from pruning. Fewer models make more "
-        "PIEs, so that these counts are higher than those of all models, the noise floor by about sqrt(2).",
-        arrays,
-    )
-
-
 def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
     """All stored UMAPs, method x sparsity, none where there are none; and in words those that are not
     stored."""
@@ -434,7 +405,6 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
     entries = gallery(population)
     if not entries:
         return None
-    counts = len(population.reference.ids), len(population.pruned.ids)
     caption = (
         "label {label}\ndense {dense} ({dense_agreeing} of {})\npruned {pruned} ({pruned_agreeing} of {})"
     )
@@ -443,7 +413,7 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
         "figure": "gallery",
         "title": f"{population.arrays['title']} · {heading}",
         "images": np.stack([entry["image"] for entry in entries]),
-        "captions": [caption.format(*counts, **entry) for entry in entries],
+        "captions": [caption.format(*population.voters, **entry) for entry in entries],
     }
     return Picture(f"gallery_{file_name(population)}", heading, "", arrays)
 
@@ -494,18 +464,18 @@ def collect_runs(
     ]
     for name, texts in zip(names, (not_stored, others_not_stored)):
         alone += [f"{name}: {text}." for text in texts]
-    rows = [
-        row | {"run": name}
-        for populations, name in zip((compared, others), names)
-        for row in evidence.population_rows(populations)
-    ]
-    models = either(len(each.seeds) for each in (*compared, *others))
-    networks = ", ".join(dict.fromkeys(each.network for each in (*compared, *others)))
+    rows, pruned = [], [pair for pair in pairs if pair.first.pruning_method != "dense"]
+    for place, name in enumerate(names):
+        for pair in pruned:
+            measured = {measure: evidence.compare(measure, pair)[place] for measure in RUN_CURVES}
+            rows.append(pair.first.key | {"run": name} | measured)
+    models = either(row["pies"]["models"] for row in rows)
+    networks = ", ".join(dict.fromkeys(each.network for pair in pruned for each in pair[:2]))
     about = f"{models} models of each combination ({networks})"
     pictures = []
     for measure in RUN_CURVES:
         shown = SIDE_BY_SIDE[measure].title
-        caption = "Of both runs, each with all its networks. Bars: 95 % intervals."
+        caption = "Of both runs, with the networks that the tables compare. Bars: 95 % intervals."
         picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
         picture.arrays["title"] = f"{' against '.join(names)} · {shown} · {about}"
         pictures.append(picture)
@@ -532,7 +502,9 @@ def run_differences(pair: Pair) -> list[dict]:
     """Rows of method, sparsity, measure, models, paired, first, second, and the difference first minus second
     with its interval; of `overlap` the similarity itself and what random sets of these sizes have."""
     measured, dense = {}, pair.first.pruning_method == "dense"
-    for name in ("accuracy", "q_score") if dense else evidence.STATISTICS:
+    for name in (
+        ("accuracy", "q_score") if dense else [each for each in SIDE_BY_SIDE if each in evidence.STATISTICS]
+    ):
         both = evidence.compare(name, pair)
         if both.difference["models"]:
             ends = {"first": both.first["value"], "second": both.second["value"]}

@@ -18,6 +18,7 @@ from figures.report.read import Networks, StoredPopulation, grouped
 from figures.report.uncertainty import FEWEST_NESTED, Sample, of_networks, splits_of_sets
 
 MATCHED = 0.01  # accuracies that are no further apart
+IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
 
 
 def is_claimed_about(population: StoredPopulation) -> bool:
@@ -161,10 +162,6 @@ def is_right(networks: Networks, labels: np.ndarray, ids: tuple[int, ...]) -> np
     return networks.predictions_of(ids) == labels
 
 
-def accuracy(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
-    return of_networks(is_right(population.pruned, population.labels, ids).mean(1), ids)
-
-
 def accuracy_lost(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
     """Accuracy of the reference minus that of the pruned network of the same seed."""
     networks = population.reference, population.pruned
@@ -173,35 +170,32 @@ def accuracy_lost(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
     return of_networks(lost.mean(1), ids, scaled_up(lost.mean(0) / lost.shape[1]))
 
 
-def stored_measure(name: str) -> "Statistic":
-    """A number that is stored for every network, or for every probed one."""
-
-    def values(population: StoredPopulation) -> dict[int, float]:
+def values_of_networks(
+    population: StoredPopulation, name: str, images: np.ndarray | slice = slice(None)
+) -> dict[int, float]:
+    """id -> accuracy, or q_score or depth averaged over images, or a number that is stored of each network;
+    of the pruned ones that have it."""
+    networks, values, ids = population.pruned, np.zeros(0), ()
+    if name == "accuracy":
+        ids, values = networks.ids, (networks.predictions == population.labels).mean(1)
+    elif name in IMAGE_MEASURES.values():
+        ids, values = networks.ids_of(name), np.nanmean(getattr(networks, name)[:, images], 1)
+    else:
         for arrays in (population.arrays, population.depths or {}):
             if name in arrays:
-                return dict(zip(arrays["ids"].tolist(), arrays[name].tolist()))
-        return {}
+                ids, values = arrays["ids"], arrays[name]
+    pairs = zip(np.asarray(ids).tolist(), values.tolist())
+    return {each: value for each, value in pairs if not math.isnan(value)}
 
-    def ids(population: StoredPopulation) -> list[int]:
-        return [each for each, value in values(population).items() if not math.isnan(value)]
+
+def mean_of_networks(name: str, images: np.ndarray | slice = slice(None)) -> "Statistic":
+    """The mean over networks of what `values_of_networks` gives."""
 
     def sample(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
-        return of_networks(np.array([values(population)[each] for each in ids]), ids)
+        values = values_of_networks(population, name, images)
+        return of_networks(np.array([values[each] for each in ids]), ids)
 
-    return Statistic(ids, sample)
-
-
-def mean_over_images(measure: str, chosen: np.ndarray | slice = slice(None)) -> "Statistic":
-    """The mean q_score or depth of each network over chosen images that have one."""
-
-    def ids(population: StoredPopulation) -> list[int]:
-        return population.pruned.ids_of(measure).tolist()
-
-    def sample(population: StoredPopulation, own: tuple[int, ...]) -> Sample:
-        places = [ids(population).index(each) for each in own]
-        return of_networks(np.nanmean(getattr(population.pruned, measure)[places][:, chosen], 1), own)
-
-    return Statistic(ids, sample)
+    return Statistic(lambda population: list(values_of_networks(population, name, images)), sample)
 
 
 @functools.cache
@@ -235,15 +229,18 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
             right = modal == population.labels[images]
             strata = 2 * (voters == modal).sum(0) + right
         differences = minus_others(values[images], is_pie, strata)
-        means = [np.where(measured, differences, 0).sum(1) / np.maximum(1, measured.sum(1)), measured.any(1)]
-        sums = [each.reshape(2, -1).sum(0) for each in (means[0] * means[1], means[1])]
-        return sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+        measured &= ~np.isnan(differences)
+        sums = np.where(measured, differences, 0).sum(1), measured.sum(1)
+        sums = [each.reshape(2, -1).sum(0) for each in sums]
+        means = sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+        # Splits without PIEs count as the others do on average.
+        return np.where(sums[1] > 0, means, sums[0].sum() / sums[1].sum() if sums[1].any() else np.nan)
 
     value, *replicates = (of_set(index, known) for index in range(splits.shape[1]))
     groups = uncertainty.image_groups(len(known)) if controlled else []
-    without = [np.nanmean(of_set(0, kept & known)) for kept in groups]
+    without = np.array([of_set(0, kept & known).mean() for kept in groups])
     replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
-    return Sample(seeds, "jackknife", value, replicates, np.array(without), len(probed))
+    return Sample(seeds, "jackknife", value, replicates, without, len(probed))
 
 
 def minus_others(values: np.ndarray, is_pie: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -279,18 +276,13 @@ def _seeds(population: StoredPopulation) -> tuple[int, ...]:
     return population.seeds
 
 
+OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy", "auroc_q_score", "auroc_depth")
 STATISTICS = {
-    "accuracy": Statistic(lambda population: population.pruned.ids.tolist(), accuracy),
     "pies": Statistic(_seeds, number_of_pies),
     "excess": Statistic(_seeds, excess, 2),
-    "q_score": mean_over_images("q_score"),
-    "depth": mean_over_images("depth"),
     "accuracy_lost": Statistic(_seeds, accuracy_lost),
     "lost_minus_gained": Statistic(_seeds, lost_minus_gained),
-    "knn_accuracy": stored_measure("knn_accuracy"),
-    "auroc_q_score": stored_measure("auroc_q_score"),
-    "auroc_depth": stored_measure("auroc_depth"),
-}
+} | {name: mean_of_networks(name) for name in OF_NETWORKS}
 BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
 
 
@@ -435,9 +427,6 @@ def uniqueness(pair: Pair) -> Terms:
 # Populations
 
 
-IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
-
-
 def population_rows(populations: list[StoredPopulation]) -> list[dict]:
     """One row for each: accuracy, and of pruned ones PIEs, the noise floor and what is beyond it, Q-Score and
     depth of PIEs minus that of other images, with intervals."""
@@ -479,19 +468,6 @@ def vote_leads(population: StoredPopulation) -> np.ndarray:
     predictions = (each.predictions_of(population.seeds) for each in networks)
     counts = (voting.vote_counts(each, population.reference.classes) for each in predictions)
     return np.minimum(*map(voting.vote_lead, counts))
-
-
-def noise_floors(populations: list[StoredPopulation]) -> dict[str, dict[str, np.ndarray]]:
-    """Learning method -> name -> numbers of PIEs over random splits of the seeds: of one half of the dense
-    networks against the other half, then of either half against the pruned networks of the other one, the
-    mean of both ways. Empty with fewer than 6 seeds."""
-    floors: dict[str, dict[str, np.ndarray]] = {}
-    for population in populations:
-        if len(population.seeds) >= uncertainty.FEWEST_SEEDS:
-            halves = between_halves(population, population.seeds, splits_of_sets)
-            floor = floors.setdefault(population.learning_method, {"dense against dense": halves.floor[0]})
-            floor[f"{population.pruning_method} {population.sparsity:g}"] = halves.pruned[0]
-    return floors
 
 
 # Evidence for the claims
@@ -622,7 +598,7 @@ def early_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
             yield from rows_of_pair({"k-NN accuracy": "knn_accuracy"}, pair, sign=-1)
             right = [labels_of_sets(each.pruned, each.seeds)[0] == early.labels for each in (early, other)]
             for sign, (measure, name) in zip((-1, 1), IMAGE_MEASURES.items()):
-                terms = difference(mean_over_images(name, right[0] & right[1]), pair)
+                terms = difference(mean_of_networks(name, right[0] & right[1]), pair)
                 yield Row(measure, pair[:2], [(sign * weight, *rest) for weight, *rest in terms])
 
 

@@ -29,7 +29,7 @@ def staged_folders(targets: dict[str, Path], results: Path) -> Iterator[dict[str
     """
     with ExitStack() as stack:
         # Of two calls at once one waits for the other; in order, so that not both wait.
-        for path in sorted({path.resolve() for path in (results, *targets.values())}):
+        for _, path in sorted({path.resolve(): path for path in (results, *targets.values())}.items()):
             stack.enter_context(claim(path / "report.html", wait=True))
             for left in path.glob(".anew_*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -59,8 +59,8 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         return json.loads(written.read_text()) if written.exists() else {}
 
     old = lists().get(source, {})
-    # The last two of each file: after a kill either may be there.
-    known = {name: old.get(name, [])[-1:] + new.get(name, []) for name in old | new}
+    # All versions of each file: after a kill an earlier one may be there.
+    known = {name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in old | new}
 
     def is_ours(path: Path) -> bool:
         digests = known.get(path.relative_to(folder).as_posix(), ())

@@ -338,8 +338,7 @@ def shown_gallery(population: StoredPopulation) -> dict:
     return {
         "heading": f"{describe_population(population)}: {number}",
         "entries": [entry | {"source": png_uri(png_of(entry["image"]))} for entry in entries],
-        "dense": len(population.reference.ids),
-        "pruned": len(population.pruned.ids),
+        **dict(zip(("dense", "pruned"), population.voters)),
     }
 
 

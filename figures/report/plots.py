@@ -19,7 +19,6 @@ from common.plots import (
     CLASS_COLOURS,
     CLASS_MARKERS,
     LINE_COLOUR,
-    REST_COLOUR,
     label_axes,
     names_in,
     plain,
@@ -272,45 +271,6 @@ def _broken(name: str) -> str:
     return "\n".join(lines).replace("_ ", "_")
 
 
-def draw_noise_floor(arrays: dict) -> Figure:
-    """PIEs that chance makes: `panels` (P,) learning methods, and for each panel p `names_p` (G,), the first
-    of them dense networks against dense networks, and `counts_p` (G, S) over S random splits; whiskers from
-    the 2.5th to the 97.5th percentile. All panels have the same rows and one scale."""
-    titles = names_in(arrays, "panels")
-    names = [names_in(arrays, f"names_{index}") for index in range(len(titles))]
-    rows = list(dict.fromkeys(sum(names, [])))
-    size = max(7.0, 4.6 * len(titles) + 1.5), 0.28 * len(rows) + 1.6
-    figure, panels = titled_figure(arrays, *size, 1, len(titles), sharex=True, sharey=True)
-    for index, (panel, title) in enumerate(zip(panels, titles)):
-        counts, places = arrays[f"counts_{index}"], [rows.index(name) for name in names[index]]
-        splits = counts.shape[1]
-        colours = ["#999999"] + [REST_COLOUR] * (len(counts) - 1)
-        jitter = 0.5 * (np.arange(splits) * 0.618034 % 1 - 0.5)  # golden ratio: spreads any number of points
-        panel.axvspan(*np.percentile(counts[0], [2.5, 97.5]), color="#EEEEEE", linewidth=0, zorder=0)
-        look = dict(s=7, alpha=min(0.6, 40 / splits), linewidths=0, rasterized=True)
-        boxes = panel.boxplot(
-            list(counts),
-            whis=(2.5, 97.5),
-            positions=places,
-            widths=0.56,
-            orientation="horizontal",
-            patch_artist=True,
-            showfliers=False,
-            showcaps=False,
-            boxprops=dict(alpha=0.7, edgecolor=LINE_COLOUR, linewidth=0.8),
-            medianprops=dict(color="black", linewidth=2),
-            manage_ticks=False,
-        )["boxes"]
-        for place, values, colour, box in zip(places, counts, colours, boxes):
-            panel.scatter(values, place + jitter, color=colour, **look)
-            box.set_facecolor(colour)
-        label_axes(panel, "PIEs (images), square-root scale", "", title)
-    square_root_scale(panel, "x", max(panel.dataLim.x1 for panel in panels))
-    panel.set_yticks(range(len(rows)), rows)
-    panel.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
-    return figure
-
-
 def draw_gallery(arrays: dict) -> Figure:
     """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
     captions = [
@@ -336,6 +296,5 @@ KINDS = plots.KINDS | {
     "against_sparsity": draw_against_sparsity,
     "test_sets": draw_test_sets,
     "umap_grid": draw_umap_grid,
-    "noise_floor": draw_noise_floor,
     "gallery": draw_gallery,
 }

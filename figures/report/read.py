@@ -132,6 +132,12 @@ class StoredPopulation:
         """The ids that both populations have: reference and pruned of one seed leave together."""
         return tuple(sorted(set(self.reference.ids.tolist()) & set(self.pruned.ids.tolist())))
 
+    @property
+    def voters(self) -> tuple[int, int]:
+        """How many dense and pruned networks made the stored PIEs; earlier versions let all vote."""
+        everyone = len(self.arrays["dense_ids"]), len(self.arrays["ids"])
+        return (self.row["voters"],) * 2 if "voters" in self.row else everyone
+
 
 def grouped(populations: list, *attributes: str) -> dict:
     """Value of the attribute, or tuple of values of several -> the populations that have it, in order."""

@@ -177,15 +177,14 @@ WEIGHED = ("value", "replicates", "without_images")
 
 
 def variance(sample: Sample) -> float:
-    """The variance over draws of seeds, without the noise of the random splits that replicates average, but
-    at least a tenth of what it is with that noise."""
-    noise, splits = 0.0, sample.replicates.shape[1]
-    seeds, spread = len(sample.ids), VARIANCES[sample.kind]
-    total = spread(sample.replicates.mean(1), seeds)
-    if splits > 1 and sample.replicates.size:
-        noise = sample.replicates.var(1, ddof=1).mean() / splits
-        noise *= (seeds - 2) / 2 if sample.kind == "jackknife" else 1
-    return max(total - noise, total / 10) if total >= 0 else math.nan
+    """The variance over draws of seeds; a jackknife's without the noise of the random splits that replicates
+    average, which it multiplies, but at least a tenth of what it is with that noise."""
+    seeds, splits = len(sample.ids), sample.replicates.shape[1]
+    total = VARIANCES[sample.kind](sample.replicates.mean(1), seeds)
+    if sample.kind != "jackknife" or splits == 1 or not sample.replicates.size:
+        return total
+    noise = (seeds - 2) / 2 * sample.replicates.var(1, ddof=1).mean() / splits
+    return float(np.maximum(total - noise, total / 10))
 
 
 def combine(terms: list[tuple[float, str, Sample]]) -> dict:
