@@ -1,10 +1,8 @@
 """Data sets: digits, folders of images, flips, and downloaded ones from prepared files or a server."""
 
 import hashlib
-import io
 import os
 import pickle
-import random
 import shlex
 import shutil
 import struct
@@ -26,7 +24,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks import shrink_images
 from common.cli import UserError
-from common.data import channel_statistics, dataset_name, load_dataset, open_image, upright
+from common.data import channel_statistics, dataset_name, load_dataset
 from common.datasets import DOWNLOADS
 
 
@@ -121,8 +119,8 @@ def deep_png(colour, channels):
     return png_bytes(12, 10, 16, colour, zlib.compress((b"\0" + b"\x7f\x01" * 12 * channels) * 10))
 
 
-def frames(path, format):
-    Image.new("L", (12, 10)).save(path, format, save_all=True, append_images=[Image.new("L", (12, 10), 9)])
+def frames(path):
+    Image.new("L", (12, 10)).save(path, "GIF", save_all=True, append_images=[Image.new("L", (12, 10), 9)])
 
 
 def link(path, target):
@@ -132,27 +130,24 @@ def link(path, target):
 
 UNSAFE = {
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "not a file"),
-    "a device": (lambda path: link(path, "/dev/zero"), "link out of the data folder"),
     "a link out": (lambda path: link(path, path.parents[3] / "a.png"), "link out of the data folder"),
     "a link round": (lambda path: link(path, path), "not a file"),
     "a program": (lambda path: path.write_bytes(EPS), "cannot identify image file"),
-    "frames, GIF": (lambda path: frames(path, "GIF"), "2 frames"),
-    "frames, TIFF": (lambda path: frames(path, "TIFF"), "2 frames"),
-    "frames, PNG": (lambda path: frames(path, "PNG"), "2 frames"),
+    "a value too large": (lambda path: path.write_bytes(b"P2 12 10 255 " + b"999 " * 120), "too large"),
+    "frames": (frames, "2 frames"),
+    "16 bits, grey": (lambda path: path.write_bytes(deep_png(0, 1)), "more than 8 bits"),
     "16 bits, RGB": (lambda path: path.write_bytes(deep_png(2, 3)), "more than 8 bits"),
-    "16 bits, LA": (lambda path: path.write_bytes(deep_png(4, 2)), "more than 8 bits"),
 }
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-@pytest.mark.parametrize("place", ["train/cat/0.png", "train/dog/1.png"])
-def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypatch, name, place):
+def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypatch, name):
     root = write_folder(tmp_path / "pets")
     shutil.copy(root / "test/cat/0.png", tmp_path / "a.png")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
     spoil, words = UNSAFE[name]
-    spoil(root / place)
+    spoil(root / "train/dog/1.png")
     with pytest.raises(UserError, match=words) as error:
         load_dataset("folder", str(root))
     assert "\n" not in str(error.value)
@@ -167,31 +162,6 @@ def test_of_a_photograph_with_a_preview_behind_it_the_photograph_is_taken(tmp_pa
     white.save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (4, 3))], quality=95)
     after = load_dataset("folder", str(root)).train_images
     assert after[4].float().mean() > 250 and (after[:4] == before[:4]).all()
-
-
-FORMATS = {"PNG": "RGBA", "JPEG": "CMYK", "GIF": "P", "BMP": "L", "TIFF": "F", "WEBP": "RGB", "PPM": "1"}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format, mode", FORMATS.items())
-def test_spoilt_bytes_are_read_as_an_image_or_refused(tmp_path, monkeypatch, format, mode):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # no large memory for sizes made of spoilt bytes
-    rng, file, path, refused = random.Random(0), io.BytesIO(), tmp_path / "image", 0
-    Image.effect_noise((9, 8), 80).convert(mode).save(file, format)
-    for case in range(60):
-        content = bytearray(file.getvalue())
-        for _ in range(case % 6):
-            content[rng.randrange(len(content))] = rng.randrange(256)
-        path.write_bytes(content[: rng.randrange(len(content)) if case % 2 else None])
-        try:
-            with open_image(path) as image:
-                pixels = np.asarray(upright(image))
-        except UserError as error:
-            refused += 1
-            assert "image is not a readable image" in str(error) and "\n" not in str(error)
-        else:
-            assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    assert 10 < refused
 
 
 @pytest.mark.parametrize("name", ["test", "train/cat"])
@@ -219,11 +189,10 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path):
         load_dataset("folder", str(root))
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_an_image_is_turned_as_its_exif_says(tmp_path, ending):
-    root, exif = write_folder(tmp_path / "pets", ending=ending), Image.Exif()
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
+    root, exif = write_folder(tmp_path / "pets", ending="jpg"), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    paths = [root / f"{name}.{ending}" for name in ("train/cat/0", "test/dog/1")]
+    paths = [root / "train/cat/0.jpg", root / "test/dog/1.jpg"]
     for path in paths:
         Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
     data = load_dataset("folder", str(root))
@@ -264,31 +233,21 @@ def shrink(*words):
     return shrink_images.main(list(map(str, words)))
 
 
-def test_images_are_shrunk_to_a_size_and_by_a_factor(tmp_path):
-    root = write_folder(tmp_path / "pets", size=(16, 32))
-    for words, shape in ((["--size", "8x12"], (8, 12)), (["--factor", 2, "--train_per_class", 1], (8, 16))):
-        target = tmp_path / f"of {shape}"
-        assert shrink(root, target, *words) == 0
-        assert load_dataset("folder", str(target)).train_images.shape[2:] == shape
+def test_images_shrunk_by_a_factor_are_means_of_their_pixels(tmp_path):
+    root, target = write_folder(tmp_path / "pets", size=(16, 32)), tmp_path / "half"
+    assert shrink(root, target, "--factor", 2, "--train_per_class", 1) == 0
+    assert load_dataset("folder", str(target)).train_images.shape == (2, 3, 8, 16)
     first = np.asarray(Image.open(root / "train/cat/0.png"), float)
     means = first.reshape(8, 2, 16, 2, 3).mean((1, 3))
-    assert (np.asarray(Image.open(tmp_path / "of (8, 16)/train/cat/0.png")) == np.round(means)).all()
-    assert len(listed(tmp_path / "of (8, 16)/train/dog")) == 1
+    assert (np.asarray(Image.open(target / "train/cat/0.png")) == np.round(means)).all()
 
 
 def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
     root = write_folder(tmp_path / "pets", size=(9, 9))
     (root / "test/dog/1.png").write_text("no image")
-    for words in (
-        [root, tmp_path / "new", "--size", 8],
-        [root, tmp_path / "new", "--factor", 2],
-        [root, root],
-    ):
+    for words in ([root, tmp_path / "new", "--size", 8], [root, tmp_path / "new", "--factor", 2]):
         assert shrink(*words) == 2
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
-    for size in ("7", "8x", "0x8", "1e2", "8x8x8"):
-        with pytest.raises(SystemExit):
-            shrink(root, tmp_path / "new", "--size", size)
 
 
 def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
@@ -310,8 +269,6 @@ def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
 
 
 CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
-DAMAGED = [("cifar10", name) for name in ("data_batch_1", "test_batch", "batches.meta")]
-DAMAGED += [("cifar100", name) for name in ("train", "test", "meta")]
 downloaded = pytest.mark.parametrize("name", DOWNLOADS)
 
 
@@ -407,40 +364,27 @@ def test_a_data_set_is_read_from_prepared_files_and_then_from_its_copy(server, n
     server.chmod(0o700)
 
 
-@pytest.mark.parametrize("name, damaged", DAMAGED)
-def test_a_damaged_copy_is_replaced_from_the_archive(server, name, damaged):
-    check_downloaded(name, server)
-    (server / CIFAR[name].base_folder / damaged).write_bytes(b"half")
-    check_downloaded(name, server)
-    assert listed(server) == sorted([CIFAR[name].base_folder, CIFAR[name].filename])
-
-
 class Trap:
-    """Notes in its folder that it was unpickled."""
+    """Leaves a file in the working folder when it is unpickled."""
 
     def __reduce__(self):
         return open, ("unpickled", "w")
 
 
-@pytest.mark.parametrize("name, damaged", DAMAGED)
-def test_a_file_with_another_checksum_is_never_unpickled(server, tmp_path, monkeypatch, name, damaged):
+@pytest.mark.parametrize("name, file", [("cifar10", "test_batch"), ("cifar100", "meta")])
+def test_a_damaged_copy_is_never_unpickled_but_replaced_from_the_archive(
+    server, tmp_path, monkeypatch, name, file
+):
     monkeypatch.chdir(tmp_path)
     check_downloaded(name, server)
-    path = server / CIFAR[name].base_folder / damaged
+    path = server / CIFAR[name].base_folder / file
+    path.write_bytes(pickle.dumps(Trap()))
+    check_downloaded(name, server)
     path.write_bytes(pickle.dumps(Trap()))
     (server / CIFAR[name].filename).unlink()
     with pytest.raises(UserError, match="the download failed"):
         load_dataset(name, str(server))
-    assert not (tmp_path / "unpickled").exists() and path.exists()
-
-
-@pytest.mark.parametrize("name", ["svhn"])
-def test_a_file_with_another_checksum_is_never_parsed(server, name, monkeypatch):
-    monkeypatch.setattr("scipy.io.loadmat", None)
-    for path in server.iterdir():
-        path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(UserError, match="the download failed"):
-        load_dataset(name, str(server))
+    assert not (tmp_path / "unpickled").exists()
 
 
 @downloaded
