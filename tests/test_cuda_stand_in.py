@@ -27,7 +27,7 @@ CONTRASTIVE = (
 )
 FINETUNED = f"{SMALL} --models_number 1 --pruning_percentages 0.9 --epochs 1"
 ITERATIVE = f"{SMALL} --models_number 1 --pruning_schedule iterative --iterations 2 --rate 0.5"
-CRITERIA = ("magnitude", "snip_batches", "grasp", "synflow", "levai_zombori", "filter_random")
+CRITERIA = ("magnitude", "snip_batches", "grasp", "synflow", "filter_random")
 COMPARED = "--models_number 1 --pruning_percentages 0.9"
 METHODS = "--pruning_methods global,later_GMP_snip"
 COMMANDS = (
@@ -42,7 +42,6 @@ COMMANDS = (
     f"clr_pruning_finetune {FINETUNED}",
     f"sup_pruning_finetune {ITERATIVE} --after rewind --rewind_epoch 1",
     f"sup_pruning_finetune {ITERATIVE} --after lr_rewind --criterion levai_zombori --scope erk",
-    f"clr_pruning_finetune {ITERATIVE} --after rewind",
     f"sup_pie_kmodels_detection {ANALYSIS} {COMPARED} {METHODS} --plot_q_score",
     f"clr_pie_kmodels_detection {ANALYSIS} {COMPARED} --pruning_methods global",
     f"sup_prediction_depth {ANALYSIS} {COMPARED} --pruning_methods global --prediction_depth_models 1",

@@ -24,9 +24,17 @@ from common.training import Contrastive, CrossEntropy, Head, TrainingContext, fi
 CPU = torch.device("cpu")
 SUPERVISED = {"batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 CONTRASTIVE = {
-    "learning_method": "SupCon", "epochs": 3, "batch_size": 32, "learning_rate": 0.05, "momentum": 0.9,
-    "weight_decay": 4e-4, "temperature": 0.5, "base_temperature": 0.07,
-    "cosine_annealing": False, "warmup_epochs": 0, "lars": False,
+    "learning_method": "SupCon",
+    "epochs": 3,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 4e-4,
+    "temperature": 0.5,
+    "base_temperature": 0.07,
+    "cosine_annealing": False,
+    "warmup_epochs": 0,
+    "lars": False,
 }
 
 
