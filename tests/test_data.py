@@ -8,7 +8,6 @@ import shutil
 import struct
 import tarfile
 import urllib.error
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -106,17 +105,11 @@ def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
     assert len(set(whole)) == 4 and len(set(of_training)) == 3 and of_training[0] == of_training[1]
 
 
-def png_bytes(width, height, depth, colour, rows):
-    """A PNG by hand, of pixels that Pillow does not write; colour: 0 grey, 2 RGB, 4 grey and alpha."""
-    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), (b"IDAT", rows)
-    chunks = [kind + content for kind, content in (*parts, (b"IEND", b""))]
-    sizes = [struct.pack(">I", len(chunk) - 4) for chunk in chunks]
-    sums = [struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(map(b"".join, zip(sizes, chunks, sums)))
-
-
-def deep_png(colour, channels):
-    return png_bytes(12, 10, 16, colour, zlib.compress((b"\0" + b"\x7f\x01" * 12 * channels) * 10))
+# A PNG of one pixel of 16 bits a channel in RGB, which Pillow does not write.
+DEEP_RGB = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000011002000000c0e78f9d"
+    "0000000c49444154789c63a8670441000604018195f8cc9e0000000049454e44ae426082"
+)
 
 
 def frames(path):
@@ -135,8 +128,8 @@ UNSAFE = {
     "a program": (lambda path: path.write_bytes(EPS), "cannot identify image file"),
     "a value too large": (lambda path: path.write_bytes(b"P2 12 10 255 " + b"999 " * 120), "too large"),
     "frames": (frames, "2 frames"),
-    "16 bits, grey": (lambda path: path.write_bytes(deep_png(0, 1)), "more than 8 bits"),
-    "16 bits, RGB": (lambda path: path.write_bytes(deep_png(2, 3)), "more than 8 bits"),
+    "16 bits, grey": (lambda path: Image.new("I;16", (12, 10)).save(path), "more than 8 bits"),
+    "16 bits, RGB": (lambda path: path.write_bytes(DEEP_RGB), "more than 8 bits"),
 }
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -178,13 +171,19 @@ def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
     assert load_dataset("folder", str(root)).train_images.shape == (6, 3, 10, 12)
 
 
+def claim_size(path, side):
+    """A picture that says it has so many pixels, and has none: it cannot be decoded."""
+    Image.new("RGB", (12, 10)).save(path, "BMP")
+    path.write_bytes(path.read_bytes()[:18] + struct.pack("<ii", side, side) + path.read_bytes()[26:54])
+
+
 def test_large_images_are_refused_before_they_are_decoded(tmp_path):
-    root = write_folder(tmp_path / "pets")  # what has no pixels cannot be decoded
-    (root / "train/dog/1.png").write_bytes(png_bytes(9000, 9000, 1, 0, b""))
+    root = write_folder(tmp_path / "pets")
+    claim_size(root / "train/dog/1.png", 9000)
     with pytest.raises(UserError, match="different sizes, .* 12x10 and .* 9000x9000"):
         load_dataset("folder", str(root))
     for path in root.glob("*/*/*.png"):
-        path.write_bytes(png_bytes(13000, 13000, 1, 0, b""))
+        claim_size(path, 13000)
     with pytest.raises(UserError, match="Image size .* exceeds"):
         load_dataset("folder", str(root))
 
@@ -192,31 +191,17 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path):
 def test_an_image_is_turned_as_its_exif_says(tmp_path):
     root, exif = write_folder(tmp_path / "pets", ending="jpg"), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    paths = [root / "train/cat/0.jpg", root / "test/dog/1.jpg"]
-    for path in paths:
-        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    data = load_dataset("folder", str(root))
-    for image, path in zip((data.train_images[0], data.test_images[3]), paths):
-        lying = np.asarray(Image.open(path))
-        assert lying.shape == (12, 10, 3)
-        assert (image.permute(1, 2, 0).numpy() == np.rot90(lying, -1)).all()
-
-
-def mixed_folder(root):
-    """Grey sides, a red and green middle; of many sizes, formats and aspects."""
-    write_folder(root, size=(8, 8))
-    for index, (width, height) in enumerate([(40, 20), (64, 200), (20, 20)]):
-        pixels = np.full((height, width, 3), 128, np.uint8)
-        side = min(width, height)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels[top : top + side // 2, left : left + side] = 255, 0, 0
-        pixels[top + side // 2 : top + side, left : left + side] = 0, 255, 0
-        Image.fromarray(pixels).save(root / "test/cat" / f"{index}.bmp")
-    return root
+    path = root / "train/dog/1.jpg"
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    found = load_dataset("folder", str(root)).train_images[4].permute(1, 2, 0)
+    assert (found.numpy() == np.rot90(np.asarray(Image.open(path)), -1)).all()
 
 
 def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_them(tmp_path, capsys):
-    root = mixed_folder(tmp_path / "my pets")
+    root = write_folder(tmp_path / "my pets", size=(8, 8))
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, 10:30] = 255  # its middle, which is kept
+    Image.fromarray(wide).save(root / "test/cat/0.bmp")
     with pytest.raises(UserError, match="different sizes.* resize them: ") as error:
         load_dataset("folder", str(root))
     python, script, *flags = shlex.split(str(error.value).split("resize them: ")[1])
@@ -225,8 +210,7 @@ def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_the
     data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
     assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
     assert data.test_files[:2] == ("test/cat/0.bmp.png", "test/cat/0.png.png")
-    for image in data.test_images[[0, 2, 4]].float():  # the middle is whole and square, its sides are gone
-        assert (image[0, :3] > 200).all() and (image[0, 5:] < 50).all() and (image[1, 5:] > 200).all()
+    assert (data.test_images[0] > 200).all()
 
 
 def shrink(*words):
@@ -338,13 +322,8 @@ def check_downloaded(name, root):
     else:
         assert data.class_names[3] == "class3" and data.train_labels[3] == 3
     assert (data.train_images[:20].numpy() == first.reshape(20, 3, 32, 32)).all()
-    published = (0.4915, 0.4823, 0.4468), (0.2047, 0.2435, 0.2616)
-    known = published if name == "cifar10" else channel_statistics(data.train_images)
-    assert (data.mean, data.std) == known
-    assert (data.name, data.title) == (
-        name,
-        {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}[name],
-    )
+    known = DOWNLOADS[name].statistics or channel_statistics(data.train_images)
+    assert (data.mean, data.std) == known and data.name == name
     assert data.horizontal_flip == data.vertical_flip == (name != "svhn")
 
 

@@ -168,12 +168,6 @@ def test_knn_labels_equal_the_golden_ones_at_every_place():
         np.testing.assert_array_equal(knn_labels(train, golden["train_labels"], test, classes, k), expected)
 
 
-@pytest.mark.parametrize("labels, expected", [([7, 7, 2, 2], 2), ([9, 9, 9, 0], 9), ([5, 4, 3, 1], 1)])
-def test_a_tied_vote_goes_to_the_smallest_class(labels, expected):
-    train = torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0], [90, 0], [91, 0]]).half()
-    assert knn_labels(train, torch.tensor([*labels, 6, 6]), torch.zeros(1, 2), k=4).tolist() == [expected]
-
-
 @pytest.mark.parametrize(
     "train, k",
     [
