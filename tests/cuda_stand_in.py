@@ -222,8 +222,6 @@ def _to(rest: tuple, kwargs: dict) -> tuple:
 QUESTIONS = {
     Tensor.device.__get__: lambda device: device,
     Tensor.is_cuda.__get__: lambda device: device != CPU,
-    Tensor.is_cpu.__get__: lambda device: device == CPU,
-    Tensor.get_device: lambda device: -1 if device == CPU else device.index,
 }
 MOVES = {
     Tensor.to: _to,

@@ -53,7 +53,7 @@ def test_a_wrong_flag_is_one_line_and_status_2(script, capsys):
 def test_help_waits_for_no_heavy_import():
     """An answer within half a second depends on it; the time itself would measure how busy the machine is."""
     command = [sys.executable, "-X", "importtime", str(ROOT / "clr_prediction_depth.py"), "--help"]
-    shown = subprocess.run(command, text=True, capture_output=True)
+    shown = subprocess.run(command, text=True, capture_output=True, check=False)
     imported = {line.rsplit("|", 1)[1].strip() for line in shown.stderr.splitlines() if "|" in line}
     assert shown.returncode == 0 and "--clr_method" in shown.stdout and "common.cli" in imported
     assert not imported & {"torch", "numpy", "umap", "sklearn", "matplotlib"}
@@ -199,11 +199,8 @@ def test_determinism_is_switched_on_and_off(monkeypatch):
     process.set_determinism(True)
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.is_deterministic_algorithms_warn_only_enabled()
     with pytest.raises(RuntimeError, match="deterministic"):  # one of the few that have none on a CPU either
         torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
-    torch.empty(10**5).fill_(1.0)
     assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
