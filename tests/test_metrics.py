@@ -308,8 +308,9 @@ def test_linear_cka_equals_that_of_kernels():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("value", [0.0, 1 / 3])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 12345.678])
 def test_a_constant_latent_is_like_no_other(value):
-    other, constant = np.random.default_rng(0).normal(size=(41, 6)), np.full((41, 2), value, np.float32)
+    other, constant = np.random.default_rng(0).normal(size=(41, 6)), np.full((41, 2), value)
+    constant[:, 1] *= 7
     for pair in ((other, constant), (constant, other), (constant, constant)):
         assert np.isnan(metrics.linear_cka(*pair))
