@@ -15,7 +15,7 @@ from common.augment import stream
 from common.cli import UserError
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, upright
-from common.store.files import check_size
+from common.store.files import check_size, says_all
 from common.values import run_name
 
 
@@ -111,12 +111,9 @@ def _read_folder(root: Path, data: ImageDataset) -> tuple[Tensor, Tensor, tuple[
         for path in sorted((root / name).glob("[!.]*")):
             if root.resolve() not in path.resolve().parents:
                 raise UserError(f"--test_set: {path} is a link out of the folder; put a copy in its place")
-            try:
-                with open_image(path) as image:
-                    size = sorted(image.size)
-                    array = np.asarray(upright(image)) if size == sorted((width, height)) else None
-            except UserError as error:
-                raise UserError(str(error).replace("--data_dir", "--test_set", 1)) from None
+            with open_image(path) as image:
+                size = sorted(image.size)
+                array = np.asarray(upright(image)) if size == sorted((width, height)) else None
             if array is None or array.shape[:2] != (height, width):
                 raise UserError(
                     f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
@@ -143,6 +140,8 @@ def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
             images, labels = (np.load(file, allow_pickle=False) for file in (path, beside))
     # A damaged archive raises errors of several kinds.
     except Exception as error:
+        if says_all(error, path) and not isinstance(error, FileNotFoundError):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--test_set {path}: cannot be read ({reason}); fetch it anew") from None
     shape, classes = (*data.test_images.shape[-2:], 3), len(data.class_names)

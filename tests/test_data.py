@@ -1,5 +1,6 @@
 """Data sets: digits, folders of images, flips, and downloaded ones from prepared files or a server."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -227,9 +228,13 @@ def test_images_shrunk_by_a_factor_are_means_of_their_pixels(tmp_path):
 def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
     root = write_folder(tmp_path / "pets", size=(9, 9))
     (root / "test/dog/1.png").write_text("no image")
+    (tmp_path / ".shrinking_new/of a killed call").mkdir(parents=True)
     for words in ([root, tmp_path / "new", "--size", 8], [root, tmp_path / "new", "--factor", 2]):
         assert shrink(*words) == 2
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
+    with pytest.raises(SystemExit):
+        shrink(root, "", "--size", 8)
+    assert "'' is no path" in capsys.readouterr().err
 
 
 def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
@@ -364,6 +369,15 @@ def test_a_damaged_copy_is_never_unpickled_but_replaced_from_the_archive(
     assert not (tmp_path / "unpickled").exists()
 
 
+def test_a_file_with_another_checksum_is_never_parsed(tmp_path, monkeypatch):
+    make_svhn(tmp_path / "server", monkeypatch)
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    for path in (tmp_path / "server").iterdir():
+        path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UserError, match="train_32x32.mat is damaged or incomplete; move it away"):
+        load_dataset("svhn", str(tmp_path / "server"))
+
+
 @downloaded
 @pytest.mark.parametrize("damaged", [False, True])
 def test_without_network_one_line_says_which_files_go_where(server, tmp_path, name, damaged):
@@ -374,15 +388,27 @@ def test_without_network_one_line_says_which_files_go_where(server, tmp_path, na
     with pytest.raises(UserError) as error:
         load_dataset(name, str(root))
     message = str(error.value)
-    assert "\n" not in message and all(word in message for word in (*files, str(root), "--dataset digits"))
+    told = ["is damaged or incomplete; move it away"] if damaged else [*files, "--dataset digits"]
+    assert "\n" not in message and all(word in message for word in (*told, str(root)))
     assert f"no undamaged {DOWNLOADS[name].title}" in message
     assert listed(root) == (files if damaged else [])
+    assert not damaged or all((root / file).read_bytes() == b"half of it" for file in files)
+
+
+@pytest.mark.parametrize("name", ["cifar100"])
+def test_a_full_disk_is_no_failed_download(server, tmp_path, monkeypatch, name):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", full)
+    with pytest.raises(OSError, match="No space left on device: .*data"):
+        load_dataset(name, str(tmp_path / "data"))
 
 
 @downloaded
 def test_a_download_is_checked_and_a_torn_one_replaced(server, tmp_path, monkeypatch, name):
     def download(url, path, *_, torn):
-        content = (server / Path(path).name).read_bytes()
+        content = (server / Path(path).name.removeprefix(".")).read_bytes()
         Path(path).write_bytes(content[:-10] if torn else content)
 
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", partial(download, torn=True))
