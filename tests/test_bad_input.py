@@ -1346,7 +1346,7 @@ def test_a_file_that_the_report_did_not_write_is_not_replaced(report, capsys, na
     write(name)()
     before = files(Path.cwd())
     assert report(*NOT_WRITTEN.get(name, ["--output_dir", "pub"])) == 2
-    check_the_line(capsys.readouterr().err, f"{name} ... move it away")
+    check_the_line(capsys.readouterr().err, f"{name} ... move ... away")
     assert files(Path.cwd()) == before
 
 
