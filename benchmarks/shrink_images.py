@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.cli import UserError, one_line  # noqa: E402
+from common.cli import UserError, command  # noqa: E402
 from common.data import SMALLEST_SIDE, list_folder, open_image, upright  # noqa: E402
 from common.values import positive_integer  # noqa: E402
 
@@ -87,7 +87,8 @@ def shrink_folder(
     return len(chosen)
 
 
-def main(argv=None) -> int:
+@command
+def main(argv=None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -104,12 +105,10 @@ def main(argv=None) -> int:
     flags = parser.parse_args(argv)
     try:
         count = shrink_folder(flags.source, flags.target, flags.size, flags.factor, flags.train_per_class)
-    except (UserError, OSError, ValueError) as error:
-        print(f"shrink_images.py: error: {one_line(error)}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise UserError(str(error)) from None
     words = shlex.join(["--dataset", "folder", "--data_dir", str(flags.target)])
     print(f"{count} images; train on them with {words}")
-    return 0
 
 
 if __name__ == "__main__":

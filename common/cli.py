@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -41,6 +42,17 @@ def one_line(message: object) -> str:
     return " ".join(str(message).splitlines())
 
 
+def refuse_pipe(path: Path) -> None:
+    """Refuses what is no file, before it is opened: a pipe would be waited for. Folders have errors of their
+    own when they are opened.
+
+    Raises:
+        UserError: a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a pipe, a socket or a device, not a file; move it away")
+
+
 @functools.cache
 def say_once(message: str) -> None:
     """Logs a message unless this process has said it before."""
@@ -53,6 +65,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, docstring: str):
         super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
+
+    def _print_message(self, message, file=None):
+        print(message, end="", file=file or sys.stderr)  # argparse would pass over a full disk
 
     def error(self, message: str):
         if message.startswith("unrecognized") or message.endswith("expected one argument"):
@@ -245,39 +260,31 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
     """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
     training."""
-    (begin, end, frequency), (late_begin, late_end, _) = methods.SCHEDULE_STEPS[kind].values()
+    (*steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[kind].values()
+    for end, which, early, late in zip(("begin", "end"), ("first", "last"), steps, late_steps):
+        add_flags(
+            group,
+            (
+                f"--{end}_step{suffix}",
+                values.natural_number,
+                None,
+                f"step of the {which} pruning of the {what}, None: {early} (early) or {late} (late)",
+            ),
+            (
+                f"--{end}_epoch{suffix}",
+                values.natural_float,
+                None,
+                f"in place of --{end}_step{suffix}: the {what} is pruned {which} when so many epochs are done",
+            ),
+        )
     add_flags(
         group,
-        (
-            f"--begin_step{suffix}",
-            values.natural_number,
-            None,
-            f"step of the first pruning of the {what}, None: {begin} (early) or {late_begin} (late)",
-        ),
-        (
-            f"--end_step{suffix}",
-            values.natural_number,
-            None,
-            f"step of the last pruning of the {what}, None: {end} (early) or {late_end} (late)",
-        ),
         (
             f"--frequency{suffix}",
             values.positive_integer,
             None,
             f"steps between prunings of the {what}, None: {frequency}, or with epochs given so that there "
             f"are at most {methods.INTERVALS} intervals",
-        ),
-        (
-            f"--begin_epoch{suffix}",
-            values.natural_float,
-            None,
-            f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
-        ),
-        (
-            f"--end_epoch{suffix}",
-            values.natural_float,
-            None,
-            f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
         ),
     )
 
@@ -438,6 +445,12 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "other test images: a folder CLASS/IMAGE, CIFAR-10.1 or 10.2 by file (.npy, .npz), noise_1 to "
             "_3, blur_, contrast_, jpeg_, or all twelve: corrupted; results go to test_sets/ in their folder",
         ),
+        (
+            "--severity",
+            values.severity,
+            None,
+            "of the images in --test_set, a file of CIFAR-10-C (gaussian_noise.npy, ..., labels.npy beside it)",
+        ),
     )
 
 
@@ -507,7 +520,7 @@ class Interrupted(BaseException):
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
     """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
-    signal one line and 128 + its number.
+    signal one line and 128 + its number. Where nobody reads stdout any more, it ends without a word.
 
     Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
@@ -519,14 +532,25 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            main(argv)
+            try:
+                main(argv)
+            finally:
+                print(
+                    end="", flush=True
+                )  # what stdout does not take is an error here, not when all has ended
             return 0
-        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        except BrokenPipeError:
+            sys.stdout = None  # the interpreter would try again
+            return 128 + signal.SIGPIPE
+        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError, ValueError) as error:
+            if isinstance(error, OSError) and not error.filename:
+                sys.stdout = None
             message = _message_of(error)
             if message is None:
                 raise
             notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
-            print(f"{script}: {message}{notes}", file=sys.stderr)
+            with suppress(OSError):  # a full disk
+                print(f"{script}: {message}{notes}", file=sys.stderr, flush=True)
             return 128 + error.signal if isinstance(error, Interrupted) else 2
         finally:
             for number, handler in handlers.items():
@@ -543,6 +567,15 @@ def _message_of(error: BaseException) -> str | None:
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
         return f"error: {one_line(error)}"
+    if isinstance(error, ModuleNotFoundError) and error.name.split(".")[0] not in ("common", "figures"):
+        return (
+            f"error: {sys.executable} has no module {error.name}; activate the environment that ./setup.sh "
+            "makes (source .venv/bin/activate), or start the script with .venv/bin/python"
+        )
+    if "more than 1 value per channel" in str(error):
+        return "error: --batch_size leaves one image for the last batch, whose values cannot be normalised; change it"
+    if str(error).startswith("Symlink loop"):
+        return f"error: {one_line(error)}, a link that leads to itself; remove it"
     if isinstance(error, OSError):
         where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.cli import FLIPS, UserError, logger
+from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
 from common.store.files import claim
 
@@ -206,6 +206,9 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
 
     wanted = DOWNLOADS[name]
     kind = getattr(datasets, wanted.kind)
+
+    for path in [*root.glob("*.*"), *root.glob("cifar-*/*")]:
+        refuse_pipe(path)
 
     def read() -> list:
         """Training and test set; nothing where a file is missing or damaged: torchvision compares every file

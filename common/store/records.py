@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from common import models, settings
-from common.cli import FLIPS, UserError, logger, say_once
+from common.cli import FLIPS, UserError, logger, refuse_pipe, say_once
 from common.data import same_training_images
 from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
@@ -207,6 +207,8 @@ def read_record(checkpoint: Path) -> dict | None:
         UserError: a record that cannot be read, or that belongs to another file.
     """
     path = record_path(checkpoint)
+    for file in (checkpoint, path):
+        refuse_pipe(file)
     if not path.exists():
         return None
     try:
@@ -329,6 +331,7 @@ def load_network(*paths: Path) -> models.Classifier:
 
 def read_payload(path: Path) -> dict:
     """What torch.save wrote, without running any code in it."""
+    refuse_pipe(path)
     try:
         if zipfile.is_zipfile(path):  # not of the oldest versions of torch
             check_size(path)
