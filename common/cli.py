@@ -32,6 +32,25 @@ PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
 
 
+# What errors of Python, torch and its compilers say -> cause and remedy.
+REMEDIES = {
+    r"(\S+) does not have a deterministic implementation": (
+        "{} has no deterministic implementation; give --no-cuda_deterministic"
+    ),
+    r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler": (
+        "--compile needs a C++ compiler (g++, say): install one, or leave the flag out"
+    ),
+    "more than 1 value per channel": (
+        "--batch_size leaves one image for the last batch, too few to normalise; change it"
+    ),
+    "(Symlink loop .*)": "{}, a link that leads to itself; remove it",
+    "out of memory|ALLOC(?:ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment": (
+        "the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or another "
+        "--cuda_device"
+    ),
+}
+
+
 class UserError(Exception):
     """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit
     status 2."""
@@ -106,15 +125,6 @@ class _BooleanAction(argparse.Action):
         setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
 
 
-class _NormalizationAction(argparse.Action):
-    """`--normalization MEAN STD`, no standard deviation 0."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if 0.0 in map(float, value[1].split(",")):
-            raise argparse.ArgumentError(self, f"{value[1]!r}: a standard deviation is above 0")
-        setattr(namespace, self.dest, value)
-
-
 def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
     """Adds flags, each a row of its name, kind, default and help.
 
@@ -143,7 +153,6 @@ def add_common_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data, network and device")
     group.add_argument(
         "--normalization",
-        action=_NormalizationAction,
         type=values.channel_values,
         nargs=2,
         metavar=("MEAN", "STD"),
@@ -274,7 +283,7 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
                 f"--{end}_epoch{suffix}",
                 values.natural_float,
                 None,
-                f"in place of --{end}_step{suffix}: the {what} is pruned {which} when so many epochs are done",
+                f"in place of --{end}_step{suffix}: the {what} is pruned {which} after so many epochs",
             ),
         )
     add_flags(
@@ -449,7 +458,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "--severity",
             values.severity,
             None,
-            "of the images in --test_set, a file of CIFAR-10-C (gaussian_noise.npy, ..., labels.npy beside it)",
+            "of the images in --test_set, a file of CIFAR-10-C (fog.npy, say, labels.npy beside it)",
         ),
     )
 
@@ -560,9 +569,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 
 def _message_of(error: BaseException) -> str | None:
-    """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
-    CPU, of an operation that is not deterministic and of a missing compiler are known by their words, so as
-    not to import torch here."""
+    """What to say of an error; None: a bug. torch's errors are known by their words: it is not imported
+    here."""
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
@@ -572,23 +580,14 @@ def _message_of(error: BaseException) -> str | None:
             f"error: {sys.executable} has no module {error.name}; activate the environment that ./setup.sh "
             "makes (source .venv/bin/activate), or start the script with .venv/bin/python"
         )
-    if "more than 1 value per channel" in str(error):
-        return "error: --batch_size leaves one image for the last batch, whose values cannot be normalised; change it"
-    if str(error).startswith("Symlink loop"):
-        return f"error: {one_line(error)}, a link that leads to itself; remove it"
     if isinstance(error, OSError):
         where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
         return f"error: {where}: {reason}; free space or permissions there, or name another folder"
-    if operation := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
-        return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
-    if re.search(r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler", str(error)):
-        return "error: --compile needs a C++ compiler (g++, say): install one, or leave the flag out"
-    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment"
-    if isinstance(error, MemoryError) or re.search(words, str(error)):
-        return (
-            "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
-            "another --cuda_device"
-        )
+    if isinstance(error, MemoryError):
+        error = "out of memory"
+    for words, remedy in REMEDIES.items():
+        if found := re.search(words, str(error)):
+            return f"error: {remedy.format(*found.groups())}"
     return None
 
 

@@ -86,7 +86,13 @@ class ImageDataset:
         return "mean {} std {}".format(*texts)
 
     def normalized_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "ImageDataset":
-        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1]."""
+        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1].
+
+        Raises:
+            UserError: a standard deviation of 0.
+        """
+        if not all(std):
+            raise UserError("--normalization: a standard deviation is above 0")
         if (mean, std) == (self.mean, self.std):
             return self
         return replace(self, mean=mean, std=std, normalization=(mean, std))
@@ -330,8 +336,9 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """An image whose pixels are not decoded yet; what cannot be decoded inside the context is refused."""
+def open_image(path: Path, flag: str = "--data_dir") -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet; what cannot be decoded inside the context is refused, in the
+    name of the flag that gave its folder."""
     try:
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("not a file")
@@ -348,9 +355,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"--data_dir: {path} is not a readable image ({reason}); remove or replace it"
-        ) from None
+        raise UserError(f"{flag}: {path} is not a readable image ({reason}); remove or replace it") from None
 
 
 def upright(image: Image.Image) -> Image.Image:

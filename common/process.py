@@ -10,6 +10,7 @@ import shlex
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,17 +68,12 @@ def set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def _raises_errors(handler: logging.Handler) -> logging.Handler:
-    """The handler; what it cannot write ends the run, as a model that cannot be written does."""
-
-    def raise_error(record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            error.filename = getattr(handler, "baseFilename", None)
-        raise error
-
-    handler.handleError = raise_error
-    return handler
+def _end_run(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """What a log cannot write ends the run, as a model that cannot be written does."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError):
+        error.filename = getattr(handler, "baseFilename", None)
+    raise error
 
 
 def start_logging(script: str, folder: Path, debug: bool) -> None:
@@ -89,15 +85,14 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
         handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    console = _raises_errors(logging.StreamHandler(sys.stdout))
-    console.setLevel(logging.DEBUG if debug else logging.INFO)
-    console.setFormatter(logging.Formatter("%(message)s"))
     path = folder / f"{script}.log"
     refuse_pipe(path)
-    log_file = _raises_errors(logging.FileHandler(path))
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.addHandler(console)
-    logger.addHandler(log_file)
+    console, log_file = logging.StreamHandler(sys.stdout), logging.FileHandler(path)
+    console.setLevel(logging.DEBUG if debug else logging.INFO)
+    for handler, form in ((console, "%(message)s"), (log_file, "%(asctime)s %(message)s")):
+        handler.setFormatter(logging.Formatter(form))
+        handler.handleError = partial(_end_run, handler)
+        logger.addHandler(handler)
 
 
 def keep_freed_memory() -> bool:
@@ -115,8 +110,8 @@ def keep_freed_memory() -> bool:
 
 
 def cache_compiled_code() -> bool:
-    """Has numba, which can write neither into its packages nor into the home, keep what it compiles in a folder
-    that goes with this process; whether it did not before."""
+    """Has numba, where it can write neither into its packages nor into the home, keep what it compiles in a
+    folder that goes with this process; whether it did not before."""
     if not CACHES:
         CACHES.append(tempfile.TemporaryDirectory())
         os.environ["NUMBA_CACHE_DIR"] = CACHES[0].name

@@ -32,7 +32,7 @@ def other_test_sets(
     """
     if severity and not (test_set or "").endswith(".npy"):
         raise UserError(
-            "--severity belongs to a file of CIFAR-10-C: give --test_set gaussian_noise.npy, say, or leave it out"
+            "--severity belongs to a file of CIFAR-10-C: give --test_set fog.npy, say, or leave it out"
         )
     if test_set is None:
         yield "", data
@@ -119,20 +119,17 @@ def _read_folder(root: Path, data: ImageDataset) -> tuple[Tensor, Tensor, tuple[
         for path in sorted((root / name).glob("[!.]*")):
             if root.resolve() not in path.resolve().parents:
                 raise UserError(f"--test_set: {path} is a link out of the folder; put a copy in its place")
-            try:
-                with open_image(path) as image:
-                    size = sorted(image.size)
-                    array = np.asarray(upright(image)) if size == sorted((width, height)) else None
-            except UserError as error:
-                raise UserError(str(error).replace("--data_dir", "--test_set", 1)) from None
-            if array is None or array.shape[:2] != (height, width):
-                raise UserError(
-                    f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
-                )
-            pixels.append(array.transpose(2, 0, 1))
+            with open_image(path, "--test_set") as image:
+                if sorted(image.size) == sorted((width, height)):
+                    image = upright(image)
+                if image.size != (width, height):
+                    raise UserError(
+                        f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
+                    )
+                pixels.append(np.asarray(image).transpose(2, 0, 1))
             labels.append(label)
             files.append(path.relative_to(root).as_posix())
-        if not labels or labels[-1] != label:
+        if label not in labels:
             raise UserError(f"--test_set {root}: no images in {name}")
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), tuple(files)
 

@@ -207,8 +207,8 @@ def read_record(checkpoint: Path) -> dict | None:
         UserError: a record that cannot be read, or that belongs to another file.
     """
     path = record_path(checkpoint)
-    for file in (checkpoint, path):
-        refuse_pipe(file)
+    refuse_pipe(checkpoint)
+    refuse_pipe(path)
     if not path.exists():
         return None
     try:

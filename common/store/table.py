@@ -34,6 +34,8 @@ TEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "[": "{}[",  # the end of the row before takes [a length] and a star
+        "*": "{}*",
     }
 )
 
@@ -146,8 +148,6 @@ def write_tex(path: Path, lines: list[list[str]]) -> None:
     numbers = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
     form = "".join("lr"[is_number] for is_number in numbers) or "l" * len(lines[0])
     rows = [" & ".join(text.translate(TEX) for text in line) + r" \\" for line in lines]
-    # After the end of a row, which may be followed by [a length] or a star, blanks do not count.
-    rows = [f"{{}}{row}" if row.lstrip().startswith(("[", "*")) else row for row in rows]
     content = [rf"\begin{{tabular}}{{{form}}}", r"\hline", rows[0], r"\hline", *rows[1:], r"\hline"]
     text = "\n".join([*content, r"\end{tabular}", ""])
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))

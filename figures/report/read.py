@@ -155,7 +155,8 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
-            f"--results {results_folder}: no populations are stored there, no results yet; run the pie_kmodels_detection scripts first"
+            f"--results {results_folder}: no populations are stored there, no results yet; run the "
+            "pie_kmodels_detection scripts first"
         )
     if len({population.made["data"] for population in populations}) > 1:
         raise UserError(
