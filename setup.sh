@@ -5,6 +5,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 PYTHON=${PYTHON:-python3}  # the interpreter that makes the environment
 VENV=${VENV:-.venv}        # the environment's folder
+# A ~ that no shell has replaced: in quotes, or from another program.
+PYTHON=${PYTHON/#\~\//$HOME/}
+VENV=${VENV/#\~\//$HOME/}
 python=$VENV/bin/python
 
 usage() {

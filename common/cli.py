@@ -6,9 +6,11 @@ begins its work.
 """
 
 import argparse
+import errno
 import functools
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -29,11 +31,18 @@ DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
+# What helps against which errors of the system; of others nobody knows.
+REMEDIES = {
+    "free space there, or name another folder": "ENOSPC EDQUOT EFBIG",
+    "change the permissions there, or name another folder": "EACCES EPERM EROFS",
+    "{} is in the way: move it away, or give another name": "ENOTDIR EEXIST EISDIR",
+    "give a shorter name": "ENAMETOOLONG",
+}
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
 
 
 # What errors of Python, torch and its compilers say -> cause and remedy.
-REMEDIES = {
+OF_LIBRARIES = {
     r"(\S+) does not have a deterministic implementation": (
         "{} has no deterministic implementation; give --no-cuda_deterministic"
     ),
@@ -99,7 +108,9 @@ class Parser(argparse.ArgumentParser):
         flags = super().parse_args(args, namespace)
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}
-        flags.given = {action.dest for action in self._actions if words & set(action.option_strings)}
+        given = [action for action in self._actions if words & set(action.option_strings)]
+        flags.given = {action.dest for action in given}
+        flags.ignored = [action.option_strings[0] for action in given if action.help == COMPATIBILITY]
         return flags
 
 
@@ -171,7 +182,7 @@ def add_common_flags(parser: Parser) -> None:
         ),
         (
             "--data_dir",
-            str,
+            values.path,
             "data",
             "where a downloaded data set lies or goes; with --dataset folder, the folder",
         ),
@@ -449,7 +460,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
         RUN,
         (
             "--test_set",
-            str,
+            values.path,
             None,
             "other test images: a folder CLASS/IMAGE, CIFAR-10.1 or 10.2 by file (.npy, .npz), noise_1 to "
             "_3, blur_, contrast_, jpeg_, or all twelve: corrupted; results go to test_sets/ in their folder",
@@ -581,11 +592,13 @@ def _message_of(error: BaseException) -> str | None:
             "makes (source .venv/bin/activate), or start the script with .venv/bin/python"
         )
     if isinstance(error, OSError):
-        where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
-        return f"error: {where}: {reason}; free space or permissions there, or name another folder"
+        path, name = Path(error.filename or "input or output"), errno.errorcode.get(error.errno)
+        existing = next(filter(os.path.lexists, (path, *path.parents)))
+        remedies = [remedy.format(existing) for remedy, names in REMEDIES.items() if name in names.split()]
+        return one_line(f"error: {'; '.join([f'{path}: {error.strerror or error}', *remedies])}")
     if isinstance(error, MemoryError):
         error = "out of memory"
-    for words, remedy in REMEDIES.items():
+    for words, remedy in OF_LIBRARIES.items():
         if found := re.search(words, str(error)):
             return f"error: {remedy.format(*found.groups())}"
     return None

@@ -126,6 +126,11 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info(f"{script} on {name}")
+    if flags.ignored:
+        logger.info(
+            f"note: {', '.join(flags.ignored)}: no effect, as published; the seed of a model is its id "
+            "(--index_start, --total_seed)"
+        )
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)

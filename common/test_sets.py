@@ -15,7 +15,7 @@ from common.augment import stream
 from common.cli import UserError, refuse_pipe
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, upright
-from common.store.files import check_size
+from common.store.files import check_size, says_all
 from common.values import SEVERITIES, run_name
 
 
@@ -119,7 +119,7 @@ def _read_folder(root: Path, data: ImageDataset) -> tuple[Tensor, Tensor, tuple[
         for path in sorted((root / name).glob("[!.]*")):
             if root.resolve() not in path.resolve().parents:
                 raise UserError(f"--test_set: {path} is a link out of the folder; put a copy in its place")
-            with open_image(path, "--test_set") as image:
+            with open_image(path) as image:
                 if sorted(image.size) == sorted((width, height)):
                     image = upright(image)
                 if image.size != (width, height):
@@ -154,6 +154,8 @@ def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Te
         images, labels = map(np.asarray, (images, labels))  # a .npy may be an archive
     # A damaged archive raises errors of several kinds.
     except Exception as error:
+        if says_all(error, path) and not isinstance(error, FileNotFoundError):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--test_set {path}: cannot be read ({reason}); fetch it anew") from None
     shape, classes = (*data.test_images.shape[-2:], 3), len(data.class_names)

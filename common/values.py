@@ -4,6 +4,7 @@ Only the standard library is imported here, so that `--help` answers at once.
 """
 
 import argparse
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +127,17 @@ def run_name(text: str) -> str:
     return text
 
 
+def path(text: str) -> str:
+    """A path, in which `~` is the home."""
+    expanded = os.path.expanduser(text)
+    if not expanded or expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no path: give its name (./~... for one with a ~)")
+    return expanded
+
+
 def model_folder(text: str) -> str:
     """A folder; the published scripts took path templates here."""
-    if not text:
-        raise argparse.ArgumentTypeError("'' is no folder: give its name, or leave the flag out")
+    text = path(text)
     if "{" in text or "}" in text:
         raise argparse.ArgumentTypeError(
             f"{text!r} is a template: give a folder, file names are made by the script"

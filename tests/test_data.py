@@ -1,5 +1,6 @@
 """Data sets: digits, folders of images, flips, and downloaded ones from prepared files or a server."""
 
+import errno
 import hashlib
 import io
 import os
@@ -279,6 +280,7 @@ def test_images_are_shrunk_to_a_size_and_by_a_factor(tmp_path):
 def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
     root = write_folder(tmp_path / "pets", size=(9, 9))
     (root / "test/dog/1.png").write_text("no image")
+    (tmp_path / ".shrinking_new/of a killed call").mkdir(parents=True)
     for words in (
         [root, tmp_path / "new", "--size", 8],
         [root, tmp_path / "new", "--factor", 2],
@@ -286,6 +288,9 @@ def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_pat
     ):
         assert shrink(*words) == 2
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
+    with pytest.raises(SystemExit):
+        shrink(root, "", "--size", 8)
+    assert "'' is no path" in capsys.readouterr().err
     for size in ("7", "8x", "0x8", "1e2", "8x8x8"):
         with pytest.raises(SystemExit):
             shrink(root, tmp_path / "new", "--size", size)
@@ -439,7 +444,7 @@ def test_a_file_with_another_checksum_is_never_parsed(server, name, monkeypatch)
     monkeypatch.setattr("scipy.io.loadmat", None)
     for path in server.iterdir():
         path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(UserError, match="the download failed"):
+    with pytest.raises(UserError, match="train_32x32.mat is damaged or incomplete; move it away"):
         load_dataset(name, str(server))
 
 
@@ -453,15 +458,27 @@ def test_without_network_one_line_says_which_files_go_where(server, tmp_path, na
     with pytest.raises(UserError) as error:
         load_dataset(name, str(root))
     message = str(error.value)
-    assert "\n" not in message and all(word in message for word in (*files, str(root), "--dataset digits"))
+    told = ["is damaged or incomplete; move it away"] if damaged else [*files, "--dataset digits"]
+    assert "\n" not in message and all(word in message for word in (*told, str(root)))
     assert f"no undamaged {DOWNLOADS[name].title}" in message
     assert listed(root) == (files if damaged else [])
+    assert not damaged or all((root / file).read_bytes() == b"half of it" for file in files)
+
+
+@pytest.mark.parametrize("name", ["cifar100"])
+def test_a_full_disk_is_no_failed_download(server, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", full)
+    with pytest.raises(OSError, match="No space left on device: .*data"):
+        load_dataset("cifar100", str(tmp_path / "data"))
 
 
 @downloaded
 def test_a_download_is_checked_and_a_torn_one_replaced(server, tmp_path, monkeypatch, name):
     def download(url, path, *_, torn):
-        content = (server / Path(path).name).read_bytes()
+        content = (server / Path(path).name.removeprefix(".")).read_bytes()
         Path(path).write_bytes(content[:-10] if torn else content)
 
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", partial(download, torn=True))

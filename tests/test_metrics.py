@@ -9,7 +9,7 @@ import torch
 from conftest import GOLDEN
 from sklearn.neighbors import KNeighborsClassifier
 
-from common import metrics
+from common import metrics, neighbours
 
 NAN = np.nan
 
@@ -50,9 +50,9 @@ def clustered_points(count, size, seed, offset=0.0, classes=10):
     return (centres[labels] + rng.standard_normal((count, size)) + offset).astype(np.float32), labels
 
 
-def knn_labels(train, labels, test, num_classes=10, k=metrics.NEIGHBOURS):
+def knn_labels(train, labels, test, num_classes=10, k=neighbours.NEIGHBOURS):
     arrays = (torch.as_tensor(values) for values in (train, labels, test))
-    return metrics.knn_labels(*arrays, num_classes, k).numpy()
+    return neighbours.knn_labels(*arrays, num_classes, k).numpy()
 
 
 # PIEs
@@ -172,7 +172,7 @@ def test_knn_labels_equal_scikit_learns_in_chunks_of_any_size(monkeypatch, size,
     train, labels = clustered_points(1500, size, 1, offset)
     test, _ = clustered_points(400, size, 2, offset)
     if rows is not None:
-        monkeypatch.setattr(metrics, "CHUNK_BYTES", rows * 4 * len(train))
+        monkeypatch.setattr(neighbours, "CHUNK_BYTES", rows * 4 * len(train))
     # In float64: scikit-learn's own distances in float32 would not do far from the origin.
     reference = KNeighborsClassifier(n_neighbors=30).fit(train.astype(float), labels)
     np.testing.assert_array_equal(knn_labels(train, labels, test), reference.predict(test.astype(float)))
@@ -181,7 +181,7 @@ def test_knn_labels_equal_scikit_learns_in_chunks_of_any_size(monkeypatch, size,
 def test_knn_labels_equal_the_golden_ones_at_every_place():
     golden = np.load(GOLDEN / "prediction_depth.npz")
     classes, k = golden["train_labels"].max() + 1, golden["k"].item()
-    assert metrics.NEIGHBOURS == k
+    assert neighbours.NEIGHBOURS == k
     for train, test, expected in zip(golden["train"], golden["test"], golden["knn_predictions"]):
         np.testing.assert_array_equal(knn_labels(train, golden["train_labels"], test, classes, k), expected)
 
@@ -212,20 +212,20 @@ def test_of_equally_distant_points_the_first_ones_are_neighbours(train, k):
     )
     distances = (test[:, None].double() - train.double()).square().sum(2)
     expected = distances.sort(stable=True).indices[:, :k].sort().values
-    assert torch.equal(metrics.nearest(distances.float(), k).sort().values, expected)
+    assert torch.equal(neighbours.nearest(distances.float(), k).sort().values, expected)
     # Every training point is a class of its own: the smallest one wins.
-    found = metrics.knn_labels(train, labels, test, len(train), k)
+    found = neighbours.knn_labels(train, labels, test, len(train), k)
     assert torch.equal(found, expected[:, 0])
     classes = labels.flip(0) % 7
     votes = torch.nn.functional.one_hot(classes[expected], 7).sum(1)
-    assert torch.equal(metrics.knn_labels(train, classes, test, 7, k), votes.argmax(1))
+    assert torch.equal(neighbours.knn_labels(train, classes, test, 7, k), votes.argmax(1))
 
 
 def test_without_ties_the_neighbours_are_those_of_topk():
     distances = torch.randn(40, 500, generator=torch.Generator().manual_seed(0))
     for k in (1, 30, 499, 500):
         assert torch.equal(
-            metrics.nearest(distances, k).sort().values,
+            neighbours.nearest(distances, k).sort().values,
             distances.topk(k, largest=False).indices.sort().values,
         )
 
@@ -358,3 +358,25 @@ def test_a_constant_latent_is_like_no_other(value, dtype):
     constant[:, 1] *= 7
     for pair in ((other, constant), (constant, other), (constant, constant)):
         assert np.isnan(metrics.linear_cka(*pair))
+
+
+def test_changes_of_probabilities_are_products_over_pairs_of_seeds_and_need_two():
+    dense, pruned = np.random.default_rng(0).dirichlet([1, 2, 3], (2, 4, 5))
+    change = pruned - dense
+    pairs = [change[k] * change[m] for k in range(4) for m in range(4) if k != m]
+    assert metrics.probability_changes(dense, pruned) == pytest.approx(np.mean(pairs, 0).sum(1))
+    assert np.isnan(metrics.probability_changes(dense[:1], pruned[:1])).all()
+
+
+@pytest.mark.parametrize("networks", [2, 6])
+def test_changes_of_probabilities_are_unbiased_however_many_networks_and_however_alike_those_of_a_seed(
+    networks,
+):
+    rng, moved = np.random.default_rng(1), np.array([0.1, -0.1])
+    seeds = rng.normal(0, 0.04, (networks, 20_000, 1)) * np.array(
+        [1, -1]
+    )  # what both networks of a seed share
+    dense = 0.4 + seeds + rng.normal(0, 0.02, seeds.shape)
+    pruned = 0.4 + seeds + rng.normal(0, 0.02, seeds.shape) + moved
+    found = metrics.probability_changes(dense, pruned)
+    assert found.mean() == pytest.approx(0.02, abs=4 * found.std() / 20_000**0.5)

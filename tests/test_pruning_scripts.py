@@ -877,7 +877,8 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
     ):
         message = refused(work, capsys, *words)
         assert (
-            kept.name in message and "delete it and run the training script with --save_epochs 0" in message
+            kept.name in message
+            and "move it away and run the training script with --save_epochs 0" in message
         )
     if whose == "other settings":
         message = refused(work, capsys, *dense_training(method, "--save_epochs", 0))

@@ -56,7 +56,7 @@ def test_arrays_from_before_stamps_are_stamped_once_and_nothing_else_is_touched(
     old.write_bytes(old.read_bytes().replace(before["x.npy"], torn + b"\1"))
     assert stamp.main([str(tmp_path)]) == 2 and stamp.main([str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert "old.npz is damaged; delete it" in said[0] and "holds no .npz" in said[1]
+    assert "old.npz is damaged; move it away" in said[0] and "holds no .npz" in said[1]
 
 
 def row(learning, pruning, sparsity, population="p", **columns):
@@ -107,7 +107,7 @@ def test_the_table_is_made_of_all_that_is_stored_in_the_order_of_methods(tmp_pat
 
 def test_a_row_has_the_columns_of_pies_first_and_those_of_depth_where_they_are_of_the_same_networks(tmp_path):
     write_row(tmp_path, row("SupCon", "dense", 0.0, depth_rest=2.5), "_depth")
-    write_row(tmp_path, row("SupCon", "global", 0.5, depth_pies=3.25), "_depth")
+    write_row(tmp_path, row("SupCon", "global", 0.5, depth_pies=3.25, pies=4), "_depth")
     table.make_table(tmp_path)
     assert [row["depth_rest"] for row in read_table(tmp_path)] == ["2.5", ""], "depth may stand alone"
     write_row(tmp_path, row("SupCon", "dense", 0.0, q_score_rest=0.5))
@@ -616,7 +616,7 @@ def test_what_is_lost_and_kept_is_measured_network_by_network(three_against_two)
     assert list(arrays["auroc_q_score"]) == auroc
     counts = [columns[f"{name}_pies"] for name in ("lost", "gained", "wrong")]
     assert sum(counts) == columns["pies"] and counts == [3, 1, 0]
-    assert {*table.MEASURES} - {"auroc_depth", "knn_accuracy"} <= {*arrays} & {*columns}
+    assert {*table.MEASURES} - {"auroc_depth", "pie_auroc_depth", "knn_accuracy"} <= {*arrays} & {*columns}
 
 
 def test_networks_without_a_partner_or_pies_have_no_measures_of_them():
@@ -635,7 +635,7 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
     assert found.arrays["pruned_depth_prediction"].tolist() == [[0, 2, 3], [0, 2, 3]]
     assert found.arrays["pruned_depth_label"].tolist() == [[1, 2, 3], [3, 2, 3]]
     assert found.arrays["dense_depth_label"].tolist() == [[1, 2, 3]]
-    apart = {"knn_accuracy": 0.5, "auroc_depth": 0.75}
+    apart = {"knn_accuracy": 0.5, "auroc_depth": 0.75, "pie_auroc_depth": 0.0}
     for name in ("depth", "dense_depth", "label_depth", "dense_label_depth"):
         side, target = (
             "dense" if "dense" in name else "pruned",

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -58,6 +59,12 @@ def setup(project, *words, **environment):
 
 def asked(project):
     return (project / "asked").read_text().splitlines() if (project / "asked").exists() else []
+
+
+def test_a_tilde_in_a_variable_is_the_home(project):
+    (project / ".venv").rename(project / "env")
+    assert setup(project, VENV="~/env", HOME=str(project)).returncode == 0
+    assert asked(project) and not (project / "~").exists()
 
 
 def scripts(commands):
@@ -277,3 +284,39 @@ def test_a_command_that_fails_ends_its_half_of_the_demo_and_then_the_demo(projec
     assert [command for command in commands if command.startswith(failing[:3])][-1] == failing
     others = [command for command in commands if not command.startswith(failing[:3])]
     assert "figures/make_figures.py" not in commands and len(others) > 3
+
+
+def test_slurm_jobs_are_queued_once_the_data_are_there_and_wait_for_the_networks_that_they_need(tmp_path):
+    commands = paper.commands(paper_flags("--seeds", "0-1", "--sparsities", "0.9"))
+    paper.write_jobs(tmp_path / "jobs", commands)
+    script = (tmp_path / "jobs/submit.sh").read_text().replace("--dataset cifar10", "--dataset digits")
+    script = script.replace(f"cd {ROOT}\n", f"cd {tmp_path}\n").replace(
+        "gradual_sup=()", "gradual_sup=(--begin_step 2)"
+    )
+    (tmp_path / "sbatch").write_text(
+        f'#!/bin/bash\necho "$*" >> {tmp_path}/calls\nwc -l < {tmp_path}/calls\n'
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "TASKS": "3",
+    }
+    subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == len(commands)
+    made: dict[str, set[str]] = {}  # learning method -> jobs so far, of training, then of finetuning, ...
+    for number, (call, command) in enumerate(zip(calls, commands), 1):
+        script_name, needed = command.split()[0], re.search(r"afterok:(\S+)", call)
+        assert f"{tmp_path}/jobs/job.sh {script_name} " in call and ("--dataset digits" in call) == (
+            number < len(calls)
+        )
+        assert ("--array=0-2" in call) == ("training" in call or "finetune" in call)
+        assert ("--begin_step 2" in call) == ("sup_training" in call and "--schedule" in call)
+        expected = (
+            set() if "training" in script_name else made.get(script_name[:3], set.union(*made.values()))
+        )
+        assert set(needed[1].split(":") if needed else ()) == expected
+        made.setdefault(script_name[:3], set()).add(str(number))
+    assert subprocess.run(["bash", "-n", tmp_path / "jobs/job.sh"], check=False).returncode == 0

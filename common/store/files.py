@@ -46,9 +46,26 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         except BaseException as error:
             with suppress(OSError):
                 temporary.unlink()
-            if isinstance(error, OSError):
-                error.filename = error.filename or str(path)  # a full disk, say, names no file
+            says_all(error, path)
             raise
+
+
+def says_all(error: BaseException, path: Path) -> bool:
+    """Whether an error is the user's, the memory's or the system's, which then names the file (of itself a full
+    disk does not). What else libraries raise at a file is about its content."""
+    is_of_system = isinstance(error, OSError) and error.errno is not None
+    if is_of_system:
+        error.filename = error.filename or str(path)
+    return is_of_system or isinstance(error, UserError | MemoryError)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        says_all(error, path)
+        raise
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -99,9 +116,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
             same = made is None or json.loads(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
-    except UserError:
-        raise
     except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
+        if says_all(error, path):
+            raise
         logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
         return None
     # float16 is for the disk alone: sums of it would not be exact.
@@ -187,7 +204,7 @@ def claim(path: Path, wait: bool) -> Iterator[bool]:
                 say_once(f"waits for another process, which holds {lock.lock_file}")
                 lock.acquire()
     except OSError as error:
-        error.filename = error.filename or lock.lock_file
+        says_all(error, lock.lock_file)
         raise
     try:
         yield lock.is_locked
