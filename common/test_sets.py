@@ -144,7 +144,9 @@ def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Te
                 images, labels = arrays["images"], arrays["labels"]
         else:
             if not severity and not path.stem.endswith("_data"):
-                raise ValueError("its name does not end with _data.npy; of CIFAR-10-C give --severity 1 to 5")
+                raise UserError(
+                    f"--test_set {path}: its name does not end with _data.npy; of CIFAR-10-C give --severity"
+                )
             beside = path.with_name("labels.npy" if severity else path.name.replace("_data.", "_labels."))
             for file in (path, beside):
                 refuse_pipe(file)
