@@ -420,6 +420,7 @@ DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the 
 UNREADABLE = f"not a readable checkpoint ... {CANNOT_BE_MADE}"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
 UNREADABLE_IMAGE = "is not a readable image ... replace it or move it away"
+DENSE_FILE = "models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
 A_PIPE = "is a pipe, a socket or a device, not a file; move it away"
 IN_THE_WAY = "is in the way: move it away, or give another name"
 NOT_ALONE = "not tensors alone ... save the state_dict alone"
@@ -1163,7 +1164,7 @@ ROWS = [
         "pipe, checkpoint trained",
         both(
             remove(SUP_DENSE),
-            pipe("models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"),
+            pipe(DENSE_FILE),
         ),
         SUP,
         "",
@@ -1173,7 +1174,7 @@ ROWS = [
         "pipe, checkpoint pruned",
         both(
             remove(SUP_DENSE),
-            pipe("models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"),
+            pipe(DENSE_FILE),
         ),
         SUP_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",

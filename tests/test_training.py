@@ -309,7 +309,8 @@ def test_a_network_that_learns_nothing_is_warned_about_once(monkeypatch, fact, v
     said, data, history = [], few(), []
     monkeypatch.setattr(training.logger, "info", lambda text, *facts: said.append(text % facts))
     for value in values:
-        history.append({"loss": value, "chance_loss": 39.0} if fact == LOSS else {"train_accuracy": value})
+        of_classifier = {"train_accuracy": value, "loss": 2.3}
+        history.append({"loss": value, "chance_loss": 39.0} if fact == LOSS else of_classifier)
         training.warn_at_chance(history, "a network", data)
     assert len(said) == warned and all(fact in message for message in said)
 
@@ -328,7 +329,9 @@ def test_a_network_that_learns_nothing_is_warned_about_once(monkeypatch, fact, v
         ((100, 100), None, 5.984, 1),
     ],
 )
-def test_chance_is_what_guessing_by_frequency_gives(said, counts, accuracy, loss, warned):
+def test_chance_is_what_guessing_by_frequency_gives(monkeypatch, counts, accuracy, loss, warned):
+    said = []
+    monkeypatch.setattr(training.logger, "info", lambda *words: said.append(words))
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     entry = {"loss": loss, "chance_loss": 5.9890}
     entry |= {} if accuracy is None else {"train_accuracy": accuracy}
