@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.cli import FLIPS, UserError, logger
+from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
 from common.store.files import claim, says_all
 
@@ -87,7 +87,13 @@ class ImageDataset:
         return "mean {} std {}".format(*texts)
 
     def normalized_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "ImageDataset":
-        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1]."""
+        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1].
+
+        Raises:
+            UserError: a standard deviation of 0.
+        """
+        if not all(std):
+            raise UserError("--normalization: a standard deviation is above 0")
         if (mean, std) == (self.mean, self.std):
             return self
         return replace(self, mean=mean, std=std, normalization=(mean, std))
@@ -207,6 +213,9 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
 
     wanted = DOWNLOADS[name]
     kind = getattr(datasets, wanted.kind)
+
+    for path in [*root.glob("*.*"), *root.glob("cifar-*/*")]:
+        refuse_pipe(path)
 
     def read() -> list:
         """Training and test set; nothing where a file is missing or damaged: torchvision compares every file

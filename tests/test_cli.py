@@ -229,3 +229,14 @@ def test_no_zero_is_negative(read):
 @pytest.mark.parametrize("text, value", [("1e-3", 1e-3), (".5", 0.5), ("5.", 5.0), ("+1", 1.0)])
 def test_numbers_are_read_as_usually_written(text, value):
     assert values.positive_float(text) == value
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "figures/make_figures"])
+def test_a_python_without_the_packages_is_told_where_they_are(script, tmp_path):
+    # -S: the interpreter without any installed package.
+    (tmp_path / "digits").mkdir()
+    flags = ["--results", "digits"] if "figures" in script else ["--dataset", "digits"]
+    command = [sys.executable, "-E", "-S", str(ROOT / f"{script}.py"), *flags]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "has no module" in done.stderr and "source .venv/bin/activate" in done.stderr

@@ -82,6 +82,18 @@ def test_a_folder_and_files_are_read_and_the_clean_checksum_stays(digits_on_disk
     assert [name for name, _ in test_sets.other_test_sets(data, "corrupted")] == list(test_sets.CORRUPTIONS)
 
 
+def test_a_file_of_five_severities_gives_one_of_them(digits_on_disk):
+    data = load_dataset("folder", "few digits")
+    blocks = np.zeros((5, *data.test_images.permute(0, 2, 3, 1).shape), np.uint8)
+    blocks[2], blocks[4] = data.test_images.permute(0, 2, 3, 1), 7
+    np.save("gaussian_noise.npy", blocks.reshape(-1, 8, 8, 3))
+    np.save("labels.npy", np.tile(data.test_labels.numpy().astype(np.uint8), 5))
+    for severity, wanted in ((3, data.test_images), (5, torch.full_like(data.test_images, 7))):
+        [(short, other)] = test_sets.other_test_sets(data, "gaussian_noise.npy", severity)
+        assert short == f"gaussian_noise_severity{severity}"
+        assert torch.equal(other.test_images, wanted) and torch.equal(other.test_labels, data.test_labels)
+
+
 GOOD, LABELS = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
 REFUSED = {
     "images are float64": {"images": GOOD.astype(float), "labels": LABELS},

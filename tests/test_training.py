@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -188,7 +190,9 @@ def test_the_reported_loss_and_accuracy_are_means_over_images_not_batches():
             correct += int(row.argmax() == label)
     assert reported["loss"] == pytest.approx(sum(losses) / 70, rel=1e-4)
     assert reported["train_accuracy"] == pytest.approx(correct / 70)
-    assert reported["chance_loss"] == math.log(10) and reported["learning_rate"] == 0.0
+    shares = np.bincount(data.train_labels) / 70
+    assert reported["chance_loss"] == pytest.approx(-sum(shares * np.log(shares)))
+    assert reported["learning_rate"] == 0.0
 
 
 def test_a_contrastive_epoch_compares_two_views_of_each_image():
@@ -305,9 +309,34 @@ def test_a_network_that_learns_nothing_is_warned_about_once(monkeypatch, fact, v
     said, data, history = [], few(), []
     monkeypatch.setattr(training.logger, "info", lambda text, *facts: said.append(text % facts))
     for value in values:
-        history.append({"loss": value, "chance_loss": 39.0} if fact == LOSS else {"train_accuracy": value})
+        of_classifier = {"train_accuracy": value, "loss": 2.3}
+        history.append({"loss": value, "chance_loss": 39.0} if fact == LOSS else of_classifier)
         training.warn_at_chance(history, "a network", data)
     assert len(said) == warned and all(fact in message for message in said)
+
+
+@pytest.mark.parametrize(
+    "counts, accuracy, loss, warned",
+    [
+        ((4, 4), 1.0, 0.01, 0),  # so few images that guessing all of them right is within three deviations
+        ((4, 4), 0.5, 0.7, 1),
+        ((6, 2), 0.75, 0.57, 1),  # what guessing by frequency gives is 0.5623
+        ((6, 2), 0.75, 0.5, 0),
+        ((95, 5), 0.95, 0.19, 0),  # it has learned something, though not to tell the classes apart
+        ((95, 5), 0.95, 0.2, 1),
+        ((199, 1), None, 5.984, 0),  # SupCon of 400 views: chance 5.9890, at best 5.97
+        ((199, 1), None, 5.989, 1),
+        ((100, 100), None, 5.984, 1),
+    ],
+)
+def test_chance_is_what_guessing_by_frequency_gives(monkeypatch, counts, accuracy, loss, warned):
+    said = []
+    monkeypatch.setattr(training.logger, "info", lambda *words: said.append(words))
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    entry = {"loss": loss, "chance_loss": 5.9890}
+    entry |= {} if accuracy is None else {"train_accuracy": accuracy}
+    training.warn_at_chance([entry] * 5, "a network", types.SimpleNamespace(train_labels=labels))
+    assert len(said) == warned
 
 
 def test_a_loss_that_is_not_finite_names_its_epoch_and_step():
