@@ -126,7 +126,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if "(default:" in action.help else super()._get_help_string(action)
+        return action.help if "(default:" in action.help or action.required else super()._get_help_string(action)
 
 
 class _BooleanAction(argparse.Action):
@@ -188,8 +188,8 @@ def add_common_flags(parser: Parser) -> None:
             "--dataset",
             (*DOWNLOADS, "digits", "folder"),
             "cifar10",
-            f"{', '.join(DOWNLOADS)}: downloaded once; digits: 8x8, comes with scikit-learn; folder: images of "
-            "one size in train/CLASS/ and test/CLASS/ below --data_dir",
+            f"{', '.join(DOWNLOADS)}: downloaded once; digits: 8x8, comes with scikit-learn; folder: images "
+            "of one size in train/CLASS/ and test/CLASS/ below --data_dir",
         ),
         (
             "--data_dir",
@@ -288,7 +288,7 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
             "--schedule",
             tuple(methods.GRADUAL),
             default_schedule,
-            "which published steps to prune at, unless steps or epochs are given; late adds _later to file names",
+            "published steps to prune at, unless others are given; late adds _later to file names",
         ),
         *_criterion_flags("layer"),
     )
@@ -385,8 +385,8 @@ def add_training_flags(group) -> None:
             "--accumulate_gradients",
             bool,
             False,
-            "dense networks: save the sums of gradients over all steps, for --criterion levai_zombori; trains "
-            "a finished model once more for them",
+            "dense networks: save the sums of gradients over all steps, for --criterion levai_zombori; "
+            "trains finished models once more for them",
         ),
     )
 
@@ -401,8 +401,8 @@ def add_finetuning_flags(parser: Parser) -> None:
             "--pruning_percentages",
             values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "sparsities of one-shot pruning, each from the dense models; 0.0 finetunes them without pruning, "
-            "as the control `finetuned`",
+            "sparsities of one-shot pruning, each from the dense models; 0.0 finetunes them without "
+            "pruning, as the control `finetuned`",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,
@@ -465,8 +465,9 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "--pruning_methods",
             values.pruning_method_list,
             pruning_methods,
-            "global, GMP, later_GMP, or a method in the file names of models/: layer, global_snip, GMP_global, "
-            "global_iterative0.2_rewind0, small_dense, ...; finetuned is added to one-shot methods if it exists",
+            "global, GMP, later_GMP, or a method in the file names of models/: layer, global_snip, "
+            "GMP_global, global_iterative0.2_rewind0, small_dense, ...; finetuned is added to one-shot "
+            "methods if it exists",
         ),
         (
             "--pruning_percentages",
@@ -482,8 +483,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "--test_set",
             values.path,
             None,
-            "evaluate on other test images: a folder of CLASS/IMAGE, a file of CIFAR-10.1, 10.2 or CIFAR-10-C, "
-            "noise_1 to noise_3, blur_1, contrast_1, jpeg_1, ..., or corrupted for all twelve (default: no)",
+            "evaluate on other test images: a folder of CLASS/IMAGE, a file of CIFAR-10.1, 10.2 or "
+            "CIFAR-10-C, noise_1 to noise_3, blur_1, contrast_1, jpeg_1, ..., or corrupted for all twelve (default: no)",
         ),
         (
             "--severity",
