@@ -113,26 +113,6 @@ def test_scores_equal_those_of_loops_over_weights_and_batches(criterion, slow):
         torch.testing.assert_close(scores[name].flatten(), expected, rtol=1e-9, atol=1e-14)
 
 
-def test_gradient_sums_add_up_the_sizes_of_all_steps_gradients_and_go_on_from_a_state():
-    network, expected = double_network(1), {}
-    sums = pruning.GradientSums(network)
-    for index, batch in enumerate(some_batches(1, 5)):
-        gradients = gradients_by_backward(network, [batch])
-        for loss in losses_of(network, [batch]):
-            network.zero_grad()
-            loss.backward()
-        sums.add()
-        for name, of_batches in gradients.items():
-            sizes = [*(abs(gradient) for gradient in of_batches[0]), *of_batches[0]]
-            expected[name] = [a + b for a, b in zip(expected.get(name, [0] * len(sizes)), sizes)]
-        if index == 2:
-            state = copy.deepcopy(sums.state_dict())
-            sums = pruning.GradientSums(network)
-            sums.load_state_dict(state)
-    for name, total in sums.items():
-        torch.testing.assert_close(total.flatten(), torch.tensor(expected[name], dtype=torch.float64))
-
-
 def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_by_differences():
     """H g = (gradient at w + e g - gradient at w - e g) / (2 e), of the summed loss."""
     network, batches = double_network(0), some_batches(0, 3)

@@ -183,9 +183,3 @@ def test_a_loss_is_added_by_one_entry_and_trains_under_its_name(tmp_path, monkey
     assert main("clr_pruning_finetune", *method, *PRUNING) == 0
     assert main("clr_pie_kmodels_detection", *method, *PIES) == 0
     assert {row["learning_method"] for row in table(tmp_path)} == {"Alignment"}
-
-
-def test_a_loss_that_is_not_known_is_an_error(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main("clr_training", *DATA, "--method", "VICReg")
-    assert "choose from 'SupCon', 'SimCLR'" in capsys.readouterr().err

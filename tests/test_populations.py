@@ -112,29 +112,24 @@ def refusal(view, *kind):
     return str(error.value)
 
 
-def test_populations_of_other_epochs_are_listed_and_chosen_by_flag(work):
-    for epochs in (3, 5):
-        supervised(pies(), range(2), epochs=epochs)
+@pytest.mark.parametrize(
+    "setting, values, remedy",
+    [
+        ("epochs", (3, 5), "choose with --dense_epochs"),
+        ("batch_size", (32, 64), "choose with --dense_batch_size"),  # which no name shows
+        ("learning_rate", (0.1, 0.2), "differ in learning_rate: move one into a folder of its own"),
+    ],
+)
+def test_populations_of_other_settings_are_listed_and_chosen_by_flag(work, setting, values, remedy):
+    for model_id, value in enumerate(values):
+        supervised(pies(), [model_id], **{setting: value})
     told = refusal(pies())
-    assert "several populations fit: " in told and "epochs 3" in told and "epochs 5" in told
-    assert told.endswith("choose with --dense_epochs")
-    assert dense_population(pies("--dense_epochs", "5")).facts()["epochs"] == 5
-    told = refusal(pies("--dense_epochs", "7"))
-    assert "--dense_epochs 7" in told and "there are: supervised dense 0.0 (epochs 3" in told
-
-
-def test_supervised_batch_sizes_are_told_apart_though_the_name_does_not_show_them(work):
-    for model_id, size in enumerate((32, 64)):
-        supervised(pies(), [model_id], batch_size=size)
-    assert "choose with --dense_batch_size" in refusal(pies())
-    found = dense_population(pies("--dense_batch_size", "64", "--allow_missing"))
-    assert [member.id for member in found.members] == [1]
-
-
-def test_what_no_flag_chooses_is_named(work):
-    for model_id, rate in enumerate((0.1, 0.2)):
-        supervised(pies(), [model_id], learning_rate=rate)
-    assert "differ in learning_rate: move one into a folder of its own" in refusal(pies())
+    assert "several populations fit: " in told and remedy in told
+    if "--" in remedy:
+        chosen = pies(remedy.split()[-1], str(values[1]), "--allow_missing")
+        assert [member.id for member in dense_population(chosen).members] == [1]
+        told = refusal(pies(remedy.split()[-1], "7"))
+        assert f"{remedy.split()[-1]} 7" in told and "there are: supervised dense 0.0 (epochs 3" in told
 
 
 def test_missing_ids_are_an_error_unless_allowed(work):
@@ -194,22 +189,13 @@ def test_where_no_command_is_known_the_script_is_named(work):
     assert "train them with sup_pruning_finetune.py" in refusal(pies(), "global", 0.5, found)
 
 
-def test_a_kind_of_which_no_model_exists_is_absent(work):
-    view = pies()
-    dense = supervised(view, range(2))
-    population = dense_population(view)
-    assert populations.find_population(view, "global", 0.5, population) is None
-    supervised(view, range(2), "global", 0.5, epochs=2, dense=dense)
-    assert populations.find_population(view, "global", 0.5, population) is not None
-    assert populations.find_population(view, "global", 0.9, population) is None
-    assert populations.find_population(view, "GMP", 0.5, population) is None
-
-
 def test_pruned_models_follow_their_dense_population(work):
     view = pies("--dense_epochs", "3")
     three, five = (supervised(view, range(2), epochs=epochs) for epochs in (3, 5))
     dense = dense_population(view)
+    assert populations.find_population(view, "global", 0.5, dense) is None
     supervised(view, range(2), "global", 0.5, epochs=2, dense=five)
+    assert populations.find_population(view, "global", 0.9, dense) is None
     assert "pruned from other dense networks" in refusal(view, "global", 0.5, dense)
     supervised(view, range(2), "global", 0.5, epochs=4, dense=three)
     assert populations.find_population(view, "global", 0.5, dense).facts()["epochs"] == 4
@@ -295,17 +281,6 @@ def test_networks_of_another_name_are_not_taken_but_named(work, method, flags):
     assert f"there are: {name[method]}" in refusal(pies(*flags.split(), method=method))
 
 
-def test_encoders_without_heads_are_not_called_absent(work):
-    view = pies(method="clr")
-    contrastive(view, range(2))
-    dense = dense_population(view)
-    path = next(view.folder.glob("*encoder*id0.pt"))
-    path.with_name(
-        "WideResNet-10-1_encoder_SupCon_0.5pruning_global_128batch_0.5temperature_2epochs_id0.pt"
-    ).write_bytes(path.read_bytes())
-    assert re.search("without classifier heads in .*--head_save_path", refusal(view, "global", 0.5, dense))
-
-
 def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their_own(work):
     configuration = supervised(pies(), range(2))
     view = pies("--save_path", "own")
@@ -329,16 +304,6 @@ def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_sho
     contrastive(view, range(2), dropout=0.3)
     assert "no SupCon models" in refusal(view)
     assert len(dense_population(pies("--dropout", "0.3", method="clr")).members) == 2
-
-
-def test_models_of_other_data_are_refused(work):
-    view = pies()
-    supervised(view, range(2))
-    for path in view.folder.glob("*.json"):
-        record = json.loads(path.read_text())
-        record["data"]["train_checksum"] = "0" * 64
-        path.write_text(json.dumps(record))
-    assert "other training images" in refusal(view)
 
 
 def test_models_without_a_record_are_external_and_never_mixed_with_ours(work):
@@ -449,21 +414,31 @@ def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatc
     assert len(dense_population(view).members) == 6
 
 
-def test_two_networks_of_one_seed_are_no_population(work):
-    view = pies()
-    supervised(view, range(2))
-    path = view.folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 0}))
-    assert re.search("id1.pt has the same seed as .*id0.pt", refusal(view))
+@pytest.mark.parametrize(
+    "entry, value, told",
+    [
+        ("seed", 0, "id1.pt has the same seed as .*id0.pt"),
+        ("data", {"train_checksum": "0" * 64}, "id1.pt was made with other settings .other training images"),
+        (
+            "code",
+            {"training": "of another day"},
+            "id1.pt was made by other code of training; give --other_co",
+        ),
+    ],
+)
+def test_networks_that_do_not_belong_together_are_no_population(work, entry, value, told):
+    supervised(pies(), range(2))
+    path = pies().folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
+    record = json.loads(path.read_text())
+    record[entry] = {**record[entry], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(record))
+    assert re.search(told, refusal(pies()))
 
 
-def test_networks_of_different_code_are_no_population_unless_that_is_asked_for(work, capsys):
-    view = pies()
-    supervised(view, range(2))
-    path = view.folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
+def test_networks_of_different_code_are_a_population_where_that_is_asked_for(work, capsys):
+    supervised(pies(), range(2))
+    path = pies().folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "code": {**record["code"], "training": "of another day"}}))
-    assert "id1.pt was made by other code of training; give --other_code" in refusal(view)
-    asked = pies("--other_code")
-    assert len(dense_population(asked).members) == 2
+    assert len(dense_population(pies("--other_code")).members) == 2
     assert "made by other code of training" in capsys.readouterr().out

@@ -27,7 +27,6 @@ ONE = [*SMALL, "--models_number", 1]
 FINETUNED = [*ONE, *"--epochs 1 --batch_size 16 --pruning_percentages 0.5".split()]
 ITERATIVE = [*ONE, *"--pruning_schedule iterative --iterations 3 --rate 0.5".split()]
 SNIP = ["--criterion", "snip", "--scope", "global"]
-PRUNED_ONCE, ITERATED = ["sup_pruning_finetune", *ONE], ["sup_pruning_finetune", *ITERATIVE]
 COMPARED = [*SMALL, "--pruning_percentages", 0.5]
 TRAININGS = {
     "sup": ("sup_training", SUPERVISED, "--pruning", GRADUAL),
@@ -118,10 +117,9 @@ def folder(work):
 
 
 def bytes_of(work, pattern="*"):
-    """Every file but the logs."""
-    return {
-        path: path.read_bytes() for path in work.rglob(pattern) if path.is_file() and "logs" not in path.parts
-    }
+    """Every file but logs and locks."""
+    paths = [path for path in work.rglob(pattern) if path.is_file()]
+    return {path: path.read_bytes() for path in paths if not {"logs", ".locks"} & {*path.parts}}
 
 
 def weights(*paths):
@@ -274,31 +272,22 @@ def test_a_supervised_network_pruned_while_training_has_the_published_name_the_a
 def test_contrastive_networks_pruned_while_training_stand_beside_dense_ones_which_have_no_tag(digits):
     more = "--schedule late --begin_epoch 0.5 --end_epoch 1.5 --frequency 3".split()
     assert main(*gradual_training("clr", "0.0,0.5", *more)) == 0
-    ending = "_16batch_0.5temperature_2epochs_id0"
-    names = {
-        (part, sparsity): f"WideResNet-10-1_{part}_SupCon_{sparsity}pruning{its_tag}{ending}"
-        for part in ("encoder", "head")
-        for sparsity, its_tag in ((0.0, ""), (0.5, "_later"))
-    }
-    expected = {name + suffix for name in names.values() for suffix in (".pt", ".json")}
-    assert {path.name for path in folder(digits).iterdir() if path.is_file()} == expected
-    paths = {key: folder(digits) / f"{name}.pt" for key, name in names.items()}
-    for part, count in (("encoder", 9), ("head", 2)):
-        assert len(weights(paths[part, 0.5])) == count
-        check_counts(weights(paths[part, 0.5]), 0.5, "magnitude", "layer")
-        assert set(zeros(weights(paths[part, 0.0])).values()) == {0}
-    state = tensors_of(paths["encoder", 0.5])
-    projection = [tensor for name, tensor in state.items() if name.startswith("head.")]
-    assert len(projection) == 4 and all((tensor != 0).all() for tensor in projection)
-    encoder, head = record_of(paths["encoder", 0.5]), record_of(paths["head", 0.5])
-    shared = {"schedule": "late", "criterion": "magnitude", "scope": "layer"}
-    shared |= {"begin_step": 3, "end_step": 7, "frequency": 3}
+    dense, pruned = (files_of(digits, "clr", *name) for name in (("dense", 0.0), ("later_GMP", 0.5)))
+    assert {*folder(digits).glob("*.pt")} == {*dense, *pruned}
+    assert not gone_of(weights(*dense)).any()
+    for path, tensors in zip(pruned, (9, 2)):
+        assert len(weights(path)) == tensors
+        check_counts(weights(path), 0.5, "magnitude", "layer")
+    expected = {"schedule": "late", "criterion": "magnitude", "scope": "layer"}
+    expected |= {"begin_step": 3, "end_step": 7, "frequency": 3}
     of_head = {"begin_step_head": 1, "end_step_head": 5, "frequency_head": 1}
-    for record, its_steps in ((encoder, dict.fromkeys(of_head)), (head, of_head)):
-        assert {key: record["configuration"].get(key) for key in (*shared, *of_head)} == shared | its_steps
-    for record in (encoder, head):
+    for path, its_steps in zip(pruned, (dict.fromkeys(of_head), of_head)):
+        record = record_of(path)
+        assert {
+            key: record["configuration"].get(key) for key in (*expected, *of_head)
+        } == expected | its_steps
         assert record["history"][-1]["sparsity"] == pytest.approx(0.5, abs=3e-3)  # 2 of the head's 3 biases
-    dense = record_of(paths["encoder", 0.0])
+    dense = record_of(dense[0])
     assert not {"schedule", "criterion", "begin_step"} & set(dense["configuration"])
     assert "sparsity" not in dense["history"][-1]
 
@@ -343,11 +332,8 @@ def test_every_criterion_and_scope_prunes_its_share_of_weights_of_its_choice(eve
             paths = files_of(everything, method, str(PruningMethod(schedule, criterion, scope)), 0.5)
             configuration = record_of(paths[0])["configuration"]
             assert (configuration["criterion"], configuration["scope"]) == (criterion, scope)
-            # The encoder and its head are pruned together once, one by one while they are trained.
-            for part in [paths] if schedule == "one-shot" else paths[:1]:
-                check_counts(weights(*[part] if schedule == "early" else part), 0.5, criterion, scope)
-            if method == "clr" and schedule == "early" and not criterion.startswith("filter_"):
-                assert sum(zeros(weights(paths[1])).values()) == pytest.approx(0.5 * 195, abs=1)
+            # Encoder and head are pruned together once, but while they are trained one by one.
+            check_counts(weights(*paths if schedule == "one-shot" else paths[:1]), 0.5, criterion, scope)
             masks.add(gone_of(weights(*paths)).numpy().tobytes())
     # Signed sums of one step are as large as unsigned ones.
     assert len(masks) == 2 * len(SELECTED) - 1
@@ -374,6 +360,24 @@ def test_what_the_dense_training_kept_decides_what_is_pruned(everything, method,
     check_lowest_are_gone(scores_of(method, criterion, dense), weights(*dense), pruned)
 
 
+def test_masks_are_stored_under_the_same_names_for_both_learning_methods(everything, monkeypatch):
+    monkeypatch.chdir(everything)
+    layers = []
+    for method in METHODS:
+        words = [*COMPARED, "--models_number", 1, "--pruning_methods", "global_snip"]
+        assert main(f"{method}_pie_kmodels_detection", *words) == 0
+        paths = files_of(everything, method, "global_snip", 0.5)
+        folder_of_method = everything / "pies/few digits" / LEARNING[method]
+        stored, tensors = np.load(folder_of_method / f"evaluations/{paths[0].stem}.npz"), weights(*paths)
+        gone = gone_of(tensors).numpy()
+        assert np.array_equal(np.unpackbits(stored["mask_bits"], count=len(gone)), ~gone)
+        shapes = [(*tensor.shape, 1, 1, 1)[:4] for tensor in tensors.values()]
+        assert stored["layer_shapes"].tolist() == list(map(list, shapes))
+        assert stored["layers"].tolist() == list(map(bare, tensors))
+        layers.append(stored["layers"].tolist())
+    assert layers[0] == layers[1]
+
+
 # Finetuned, not pruned
 
 
@@ -386,13 +390,6 @@ def test_at_sparsity_0_the_dense_network_is_finetuned_as_pruned_ones_are_whateve
         path.unlink()
     assert main(*finetune, "--pruning_percentages", "0.0", "--criterion", "levai_zombori") == 0
     paths, dense = (files_of(work, method, name, 0.0) for name in ("finetuned", "dense"))
-    assert [path.name for path in paths] == {
-        "sup": ["wideResNet-1_finetuned_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"],
-        "clr": [
-            f"WideResNet-10-1_{part}_SupCon_0.0pruning_finetuned_16batch_0.5temperature_2epochs_id0.pt"
-            for part in ("encoder", "head")
-        ],
-    }[method]
     record, data = record_of(paths[-1]), load_dataset("folder", "few digits")
     network = training.prepare(records.load_network(*dense), torch.device("cpu"))
     fit(
@@ -416,21 +413,14 @@ def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_
     compared = [*COMPARED, "--models_number", 1]
     assert main("clr_pie_kmodels_detection", *compared, "--plot_q_score") == 0
     assert "no finetuned control: --pruning_percentages 0.0 makes one" in capsys.readouterr().out
-    without = bytes_of(work / "pies", "*.npz")
     assert main(*finetune, 0.0) == 0
     for script, flags in (("pie_kmodels_detection", ["--plot_q_score"]), ("prediction_depth", [])):
         capsys.readouterr()
         assert main(f"clr_{script}", *compared, *flags) == 0
         table = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "here" in line]
         assert table == ["dense", "finetuned", "global"]
-    found = bytes_of(work / "pies", "*.npz")
-    assert {path: found[path] for path in without} == without
-    stems = {path.stem for path in (work / "pies/few digits/SupCon/populations").glob("*.npz")}
-    kinds = {f"{kind}{ending}" for kind in ("finetuned_0.0", "global_0.5") for ending in ("", "_depth")}
-    assert stems == {*kinds, "dense_0.0", "dense_0.0_depth"}
-    figures = [path for path in found if "finetuned" in path.name and "sparsity_" in path.name]
-    assert {path.parent.name for path in figures} == {"pies_distribution", "q_score", "prediction_depth"}
-    arrays = np.load(next(path for path in figures if path.parent.name == "q_score"))
+    [figure] = work.glob("pies/few digits/SupCon/q_score/*finetuned*.npz")
+    arrays = np.load(figure)
     assert "SupCon · finetuned, not pruned · 1 models" in str(arrays["title"])
     assert all("finetuned networks" in panel.get_ylabel() for panel in plots.draw(arrays).axes[:3])
     # Named, it needs no other; at sparsity 0 alone, whatever the flag says.
@@ -577,23 +567,6 @@ def test_iterations_by_levai_zombori_use_the_sums_of_the_iteration_before(work):
     assert bytes_of(work, "*.pt") == networks
 
 
-@pytest.mark.parametrize("kept", ["gradient_sums", "epoch0"])
-def test_what_a_training_kept_is_refused_where_it_is_not_finite(work, capsys, kept):
-    criterion = {"gradient_sums": "levai_zombori", "epoch0": "magnitude"}[kept]
-    dense = files_of(work, "sup", "dense", 0.0)[0]
-    path = dense.with_name(f"{dense.stem}_{kept}.pt")
-    payload = torch.load(path, weights_only=True)
-    next(iter(payload.get("model", payload).values())).view(-1)[0] = float("nan")
-    torch.save(payload, path)
-    record = path.with_suffix(".json")
-    record.write_text(json.dumps({**record_of(path), "checkpoint_sha256": records.file_sha256(path)}))
-    networks = bytes_of(work, "*.pt")
-    assert main(*iterate("sup", "rewind", ["--criterion", criterion])) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1 and bytes_of(work, "*.pt") == networks
-    assert f"_{kept}.pt holds values that are not finite, in " in line and "have it made again" in line
-
-
 # Kept weights
 
 
@@ -629,12 +602,6 @@ def test_sums_of_gradients_are_those_of_every_step_and_change_nothing_else(digit
                 total for parameter, total in expected if torch.equal(parameter.detach(), trained[key])
             ]
             torch.testing.assert_close(total, found.contiguous())
-    # Where the models are finished, they are trained once more, and the sums are the same.
-    kept = {path: path.read_bytes() for path in (digits / "summed").glob("*.pt")}
-    for path in (digits / "summed").glob("*_gradient_sums.*"):
-        path.unlink()
-    assert main(*dense_training(method, "--accumulate_gradients", FOLDER_FLAG[method], "summed")) == 0
-    assert {path: path.read_bytes() for path in (digits / "summed").glob("*.pt")} == kept
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -654,22 +621,19 @@ def test_kept_weights_are_those_of_the_network_on_its_way(work, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_where_the_model_is_finished_kept_epochs_are_made_again_and_are_the_same(work, method, capsys):
-    kept = bytes_of(work, "*_id0_epoch*.pt")
-    kept = {path: tensors_of(path) for path in kept if (path.name[0] == "w") == (method == "sup")}
-    assert len(kept) == 2
+def test_where_the_model_is_finished_what_it_kept_is_made_again_and_is_the_same(work, method, capsys):
+    models_of = {"sup": "wide*_id0", "clr": "Wide*_id0"}[method]
+    kept = [path for kind in ("epoch*", "*_sums") for path in folder(work).glob(f"{models_of}_{kind}.pt")]
+    before = bytes_of(work, "*.pt")
+    assert len(kept) == {"sup": 3, "clr": 4}[method]
     for path in kept:
         path.unlink()
         path.with_suffix(".json").unlink()
-    before = bytes_of(work)
     capsys.readouterr()
-    assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
-    assert "finished before" in capsys.readouterr().out
-    assert {path: content for path, content in bytes_of(work).items() if path in before} == before
-    assert len(bytes_of(work)) == len(before) + 4
-    assert all(same(tensors_of(path), tensors) for path, tensors in kept.items())
+    assert main(*dense_training(method, *KEPT)) == 0
+    assert "finished before" in capsys.readouterr().out and bytes_of(work, "*.pt") == before
     after = bytes_of(work)
-    assert main(*dense_training(method, "--save_epochs", "0,1")) == 0
+    assert main(*dense_training(method, *KEPT)) == 0
     assert bytes_of(work) == after
 
 
@@ -702,42 +666,6 @@ def test_weights_that_were_not_kept_are_named_with_the_command_that_keeps_them(d
     assert main(*command) == 0
 
 
-@pytest.mark.parametrize(
-    "method, whose", [("sup", "another seed"), ("clr", "other settings"), ("sup", "elsewhere")]
-)
-def test_kept_weights_of_another_training_are_refused(work, capsys, method, whose):
-    dense = files_of(work, method, "dense", 0.0)[0]
-    kept = dense.with_name(f"{dense.stem}_epoch0.pt")
-    if whose == "another seed":
-        source = kept.with_name(kept.name.replace("_id0", "_id1"))
-    elif whose == "other settings":
-        other = ["--learning_rate", 0.01, "--save_epochs", 0, FOLDER_FLAG[method], "other"]
-        assert main(*dense_training(method, *other)) == 0
-        source = work / "other" / kept.name
-    else:
-        source = kept
-        kept.with_suffix(".json").unlink()
-    if source != kept:
-        for ending in (".pt", ".json"):
-            shutil.copy(source.with_suffix(ending), kept.with_suffix(ending))
-    for words in (
-        iterate(method, "rewind", []),
-        [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "magnitude_increase"],
-    ):
-        message = refused(work, capsys, *words)
-        assert (
-            kept.name in message and "delete it and run the training script with --save_epochs 0" in message
-        )
-    if whose == "other settings":
-        message = refused(work, capsys, *dense_training(method, "--save_epochs", 0))
-        assert "learning_rate 0.01, not 0.05" in message
-    # What the message says to do helps.
-    kept.unlink()
-    kept.with_suffix(".json").unlink(missing_ok=True)
-    assert main(*dense_training(method, "--save_epochs", 0)) == 0
-    assert main(*iterate(method, "rewind", [])) == 0
-
-
 # What is refused
 
 
@@ -748,22 +676,66 @@ def without_records(work):
             path.unlink()
 
 
+def kept_file(work, kind):
+    """What the training of the supervised network 0 kept."""
+    [dense] = files_of(work, "sup", "dense", 0.0)
+    return dense.with_name(f"{dense.stem}_{kind}.pt")
+
+
+def weights_of_another_seed(work):
+    for ending in (".pt", ".json"):
+        path = kept_file(work, "epoch0").with_suffix(ending)
+        shutil.copy(path.with_name(path.name.replace("_id0", "_id1")), path)
+
+
+def weights_of_other_settings(work):
+    path = kept_file(work, "epoch0")
+    record = record_of(path)
+    record["configuration"]["learning_rate"] = 0.01
+    path.with_suffix(".json").write_text(json.dumps(record))
+
+
+def weights_without_a_record(work):
+    kept_file(work, "epoch0").with_suffix(".json").unlink()
+
+
+def not_finite(kind):
+    def prepare(work):
+        path = kept_file(work, kind)
+        payload = torch.load(path, weights_only=True)
+        next(iter(payload.get("model", payload).values())).view(-1)[0] = float("nan")
+        torch.save(payload, path)
+        record = {**record_of(path), "checkpoint_sha256": records.file_sha256(path)}
+        path.with_suffix(".json").write_text(json.dumps(record))
+
+    return prepare
+
+
+ITERATED, ONCE = ["sup_pruning_finetune", *ITERATIVE], ["sup_pruning_finetune", *FINETUNED, "--criterion"]
+AGAIN = "delete it and run the training script with --save_epochs 0"
+NOT_FINITE = "holds values that are not finite, in "
+
+
 @pytest.mark.parametrize(
     "prepare, command, told",
     [
         (None, [*ITERATED, "--rewind_epoch", 2], "the dense networks were trained for 2 epochs"),
         (None, [*ITERATED, "--epochs", 1], "--epochs belongs to --after finetune"),
         (None, gradual_training("clr", 0.5, "--end_epoch", 3), "ends at step 13, its training at step 8"),
-        (without_records, ITERATED, "--after finetune"),
-        (without_records, [*PRUNED_ONCE, "--criterion", "levai_zombori"], "--criterion"),
+        (without_records, ITERATED, "cannot be trained again; give --after finetune"),
+        (without_records, [*ONCE, "levai_zombori"], "external: its training is not known; choose another"),
         (without_records, dense_training("sup", "--save_epochs", 1), "is external"),
+        (weights_of_another_seed, ITERATED, AGAIN),
+        (weights_of_other_settings, [*ONCE, "magnitude_increase"], f"learning_rate 0.01, not 0.05); {AGAIN}"),
+        (weights_without_a_record, ITERATED, f"has no record; {AGAIN}"),
+        (not_finite("epoch0"), ITERATED, f"_epoch0.pt {NOT_FINITE}"),
+        (not_finite("gradient_sums"), [*ONCE, "levai_zombori"], f"_gradient_sums.pt {NOT_FINITE}"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(work, capsys, prepare, command, told):
     if prepare:
         prepare(work)
-    message = refused(work, capsys, *command)
-    assert told in message and (prepare is None or "external" in message)
+    assert told in refused(work, capsys, *command)
 
 
 def test_external_networks_are_pruned_iteratively_with_finetuning(work):
@@ -840,17 +812,11 @@ def test_narrower_networks_stand_beside_the_pruned_ones_of_as_many_weights(work,
     small, dense = (record_of(each[0]) for each in (paths, files_of(work, method, "dense", 0.0)))
     own = {"pruning_method": "small_dense", "sparsity": 0.5}
     assert small["configuration"] == dense["configuration"] | own and small["sparsity"]["zeros"] == 0
-    before = bytes_of(work, "*.pt")
-    assert main(*small_training(method, 0.5)) == 0 and bytes_of(work, "*.pt") == before
-    assert "finished before: 1 of 1 networks" in capsys.readouterr().out
     assert main(f"{method}_pruning_finetune", *FINETUNED) == 0
     compared = [*COMPARED, "--models_number", 1, "--pruning_methods", "global,small_dense"]
     for script in ("pie_kmodels_detection", "prediction_depth"):
         assert main(f"{method}_{script}", *compared) == 0
-    learning = LEARNING[method]
-    assert rows_of(work) == {(learning, name) for name in ("dense", "global", "small_dense")}
-    depths = work / f"pies/few digits/{learning}/populations/small_dense_0.5_depth.npz"
-    assert depths.exists()
+    assert rows_of(work) == {(LEARNING[method], name) for name in ("dense", "global", "small_dense")}
 
 
 MADE = [
@@ -876,42 +842,6 @@ def test_the_commands_for_missing_pruned_networks_make_the_comparison_work(work,
     assert follow(work, capsys, *compare, 1) == 0
     assert {path: content for path, content in bytes_of(work, "*.pt").items() if path in before} == before
     assert rows_of(work) >= {(LEARNING[method], "dense"), (LEARNING[method], name)}
-
-
-@pytest.mark.parametrize("kept_later", [False, True])
-def test_what_missing_dense_networks_need_before_they_are_rewound_is_asked_for(digits, capsys, kept_later):
-    """The command is that of a network beside them, which kept its weights, or did so by another command."""
-    keep = ["--save_epochs", 0]
-    assert main(*dense_training("sup", *([] if kept_later else keep))) == 0
-    assert main(*dense_training("sup", *keep)) == 0
-    assert main(*iterate("sup", "rewind", [])) == 0
-    command = ["sup_pie_kmodels_detection", *COMPARED, "--models_number", 2]
-    command += ["--pruning_methods", "global_iterative0.5_rewind0"]
-    script, words = remedy(refused(digits, capsys, *command))
-    assert script == "sup_training" and main(script, *words) == 0
-    script, words = remedy(refused(digits, capsys, *command))
-    assert script == "sup_pruning_finetune"
-    assert follow(digits, capsys, script, *words) == kept_later
-    assert follow(digits, capsys, *command) == 0
-
-
-def test_the_commands_hold_what_the_network_and_its_folders_are(digits, capsys):
-    shared = "--projection_head linear --temperature 0.1 --encoder_save_path encoders --head_save_path heads"
-    shared = [*SMALL, *shared.split()]
-    training_words = [*CONTRASTIVE, *DENSE, *shared, "--method", "SimCLR", "--lars", "--cosine_annealing"]
-    assert main("clr_training", *training_words, "--index_end", 1) == 0
-    pruning = ["clr_pruning_finetune", *ITERATIVE, *shared]
-    pruning += "--clr_method SimCLR --criterion snip --rewind_epoch 1".split()
-    script, words = kept_remedy(refused(digits, capsys, *pruning))
-    assert main(script, *words) == 0
-    assert main(*pruning) == 0
-    compare = ["clr_pie_kmodels_detection", *COMPARED, *shared, "--clr_method", "SimCLR"]
-    compare += ["--pruning_methods", "global_snip_iterative0.5_rewind1", "--models_number"]
-    script, words = remedy(refused(digits, capsys, *compare, 2))
-    assert script == "clr_pruning_finetune"
-    follow(digits, capsys, script, *words)
-    assert main(*compare, 2) == 0
-    assert not list(digits.glob("models/**/*.pt"))
 
 
 @pytest.fixture
@@ -949,15 +879,14 @@ def test_a_published_pair_with_the_late_tag_is_read_where_there_is_no_plain_pair
 # Debug
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys, method):
+def test_debug_of_gradual_and_iterative_pruning_saves_no_model(work, capsys):
     before = bytes_of(work)
-    assert main(*gradual_training(method, 0.5, "--debug", "--save_epochs", "0,1")) == 0
+    assert main(*gradual_training("clr", 0.5, "--debug", "--save_epochs", "0,1")) == 0
     assert "GMP 0.5 id 0" in capsys.readouterr().out
     for after, more, tag in (AFTER[0], AFTER[-1]):
-        assert main(*iterate(method, after, more), "--debug") == 0
+        assert main(*iterate("clr", after, more), "--debug") == 0
         assert f"{tag} 0.5 id 0: sparsity 0.5" in capsys.readouterr().out
-    assert main(f"{method}_pruning_finetune", *FINETUNED, "--criterion", "snip", "--debug") == 0
+    assert main("clr_pruning_finetune", *FINETUNED, "--criterion", "snip", "--debug") == 0
     assert bytes_of(work) == before
 
 
@@ -993,8 +922,5 @@ def test_published_commands_compare_what_there_is_and_name_the_rest_in_one_line(
     capsys.readouterr()
     line = "absent: global 0.3, 0.7, 0.95, 0.99; GMP 0.3, 0.5, 0.7, 0.9, 0.95, 0.99"
     assert said_by() == [line]
-    first, *rows = said_by("--pruning_percentages", "0.5,0.7")
-    assert first == "absent: global 0.7; GMP 0.5, 0.7"
-    assert [row.split()[1:3] for row in rows] == [["global", "0.7"]]
-    first, *rows = said_by("--pruning_methods", "global,GMP")
-    assert first == line and [row.split()[1:3] for row in rows] == [["GMP", "0.5"], ["GMP", "0.9"]]
+    first, row = said_by("--pruning_percentages", "0.5,0.7")
+    assert first == "absent: global 0.7; GMP 0.5, 0.7" and row.split()[1:3] == ["global", "0.7"]

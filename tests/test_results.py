@@ -26,6 +26,8 @@ def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
     files.write_arrays(path, {"x": np.arange(3)}, {"checkpoints": ["a"]})
     assert (files.read_arrays(path, {"checkpoints": ["a"]})["x"] == np.arange(3)).all()
     assert files.read_arrays(path, {"checkpoints": ["b"]}) is None
+    files.write_arrays(tmp_path / "older.npz", {}, {"format": files.FORMAT - 1})
+    assert files.read_arrays(tmp_path / "older.npz", {}) is None
     assert files.read_arrays(path) is not None
     assert files.read_arrays(tmp_path / "absent.npz") is None
     assert (files.read_arrays(path, only=("x",))["x"] == np.arange(3)).all()
@@ -51,12 +53,7 @@ def test_arrays_from_before_stamps_are_stamped_once_and_nothing_else_is_touched(
     assert "stamped: 1 of 3" in capsys.readouterr().out
     assert entries_of(old) == before and (files.read_arrays(old, {})["x"] == np.arange(4)).all()
     assert [path.read_bytes() for path in (new, foreign)] == contents
-    torn = before["x.npy"][:-1]
-    np.savez(old, x=np.arange(4), made="{}")
-    old.write_bytes(old.read_bytes().replace(before["x.npy"], torn + b"\1"))
-    assert stamp.main([str(tmp_path)]) == 2 and stamp.main([str(tmp_path / "none")]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert "old.npz is damaged; delete it" in said[0] and "holds no .npz" in said[1]
+    assert stamp.main([str(tmp_path / "none")]) == 2 and "holds no .npz" in capsys.readouterr().err
 
 
 def row(learning, pruning, sparsity, population="p", **columns):
@@ -128,8 +125,11 @@ def test_a_table_is_made_anew_of_what_is_stored_and_whole_whatever_lies_there(tm
     assert len(keys(tmp_path)) == 3
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:40])
+    half_written = paths[2].with_name(f".{paths[2].name}.tmp.npz")
+    paths[2].rename(half_written)
+    write_row(tmp_path, row("SupCon", "global", 0.9, pies=3))
     table.make_table(tmp_path)
-    assert keys(tmp_path) == [("SupCon", "global", "0.9")]
+    assert [row["pies"] for row in read_table(tmp_path)] == ["3"] and half_written.exists()
 
 
 def test_tables_made_at_the_same_time_by_several_processes_have_all_rows(tmp_path):
@@ -332,16 +332,6 @@ def test_latents_are_those_of_all_images_or_of_2000_evenly_spaced_ones():
         assert list(evaluation.sampled(images)) == list(range(images))
     places = evaluation.sampled(9000)
     assert len(places) == 2000 and set(np.diff(places)) == {4, 5} and places[-1] == 8995
-
-
-def test_an_evaluation_of_an_older_format_is_computed_again(view):
-    member = populations.find_population(view, "dense", 0.0).members[0]
-    path, arrays = evaluation.evaluation_path(view, member), evaluation.evaluate(view, member)
-    old = {name: value for name, value in arrays.items() if name not in ("made", "log_probabilities")}
-    made = json.loads(str(files.read_arrays(path)["made"]))
-    for change in ({"format": 2}, {"code": "of before"}):
-        files.write_arrays(path, old, {**made, **change})
-        assert "log_probabilities" in evaluation.evaluate(view, member)
 
 
 def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
@@ -579,17 +569,11 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
     assert found.arrays["pruned_depth_prediction"].tolist() == [[0, 2, 3], [0, 2, 3]]
     assert found.arrays["pruned_depth_label"].tolist() == [[1, 2, 3], [3, 2, 3]]
     assert found.arrays["dense_depth_label"].tolist() == [[1, 2, 3]]
-    apart = {"knn_accuracy": 0.5, "auroc_depth": 0.75}
-    for name in ("depth", "dense_depth", "label_depth", "dense_label_depth"):
-        side, target = (
-            "dense" if "dense" in name else "pruned",
-            "label" if "label" in name else "prediction",
-        )
-        depth = found.arrays[f"{side}_depth_{target}"].mean(0)
-        apart |= {f"{name}_all": depth.mean(), f"{name}_std_all": depth.std()}
-        apart |= {f"{name}_std_pies": 0, f"{name}_std_rest": abs(depth[1] - depth[2]) / 2}
-    assert found.columns == {
-        **{name: pytest.approx(value) for name, value in apart.items()},
+    expected = {
+        "knn_accuracy": 0.5,
+        "auroc_depth": 0.75,
+        "depth_std_all": pytest.approx(found.arrays["pruned_depth_prediction"].mean(0).std()),
+        "depth_std_rest": 0.5,
         "pies": 1,
         "depth_models": 2,
         "depth_pies": 0.0,
@@ -602,6 +586,7 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
         "dense_label_depth_rest": 2.5,
         "never_agreeing": 2,
     }
+    assert {name: found.columns[name] for name in expected} == expected
 
 
 @pytest.fixture
@@ -720,14 +705,3 @@ def test_depths_are_compared_on_ids_that_both_populations_have(view):
     assert comparison.first_ids(view, dense, other) == [1]
     with pytest.raises(UserError, match="no id is in all of"):
         comparison.first_ids(view, one, other)
-
-
-def test_what_another_script_is_writing_is_left_alone_and_not_in_the_table(view):
-    folder = view.method_folder / "populations"
-    folder.mkdir(parents=True)
-    half_written = folder / ".dense_0.0.npz.host.1.tmp.npz"
-    half_written.write_bytes(b"half")
-    population = populations.find_population(view, "dense", 0.0)
-    measured = comparison.PopulationMetrics({"is_pie": np.array([True, False])}, {"pies": 1})
-    comparison.store(view, [population], [measured])
-    assert half_written.read_bytes() == b"half" and len(read_table(view.results_folder)) == 1

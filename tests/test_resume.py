@@ -388,10 +388,6 @@ HARMLESS = (
     ("augment", '"""Random views of images', '# Rooms have remarks.\n"""Views of images, by chance'),
     ("training", '"""Trains networks: one loop', '"""Trains all networks: one loop'),
 )
-EDITS = (
-    ("augment", "PADDING_SHARE = 4 / 32", "PADDING_SHARE = 12 / 32"),
-    ("training", "epoch >= milestone", "epoch > milestone"),
-)
 
 
 @pytest.fixture
@@ -416,24 +412,9 @@ def record_of(model):
     return json.loads(names.record_path(model).read_text())
 
 
-def test_a_network_of_other_code_is_refused_unless_other_code_is_asked_for(work, capsys, edit):
-    assert give(FOUR) == 0
-    assert record_of(model_of(work))["code"] == records.science_code()
-    edit(*EDITS[0])
-    capsys.readouterr()
-    assert give(FOUR) == 2
-    told = f"{model_of(work).name} was made by other code of augment; give --other_code to go on with it"
-    assert told in line_of(capsys)
-    assert give(FOUR, "--index_end", "1", "--other_code") == 0
-    assert f"finished before: 1 of 2 networks, {model_of(work).relative_to(work)}" in capsys.readouterr().out
-    first, second = record_of(model_of(work)), record_of(model_of(work, 1))
-    assert second["other_code"] is True and "other_code" not in first
-    assert [name for name in first["code"] if first["code"][name] != second["code"][name]] == ["augment"]
-
-
 def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, begun, capsys, edit):
     before = begun.read_bytes()
-    edit(*EDITS[1])
+    edit("training", "epoch >= milestone", "epoch > milestone")
     capsys.readouterr()
     assert give(FOUR) == 2
     assert f"{begun.name} was made by other code of training; give --other_code to go on" in line_of(capsys)
@@ -528,14 +509,9 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path):
 def test_a_short_chaos_leaves_what_an_undisturbed_run_leaves(monkeypatch, capsys):
     """The long form is a command of its own: python tests/chaos.py --kills 50."""
     training = "sup_training --epochs 15 --batch_size 16 --index_end"
-    stages = (
-        f"{training} 1 --save_epochs 0",
-        "sup_pruning_finetune --models_number 2 --pruning_percentages 0.9 --epochs 15 --batch_size 16",
-        "sup_pie_kmodels_detection --models_number 2 --pruning_percentages 0.9",
-    )
-    monkeypatch.setattr(chaos, "STAGES", [stage.split() for stage in stages])
-    monkeypatch.setattr(chaos, "COMPANY", f"{training} 5".split())
-    monkeypatch.setattr(sys, "argv", ["chaos.py", "--kills", "3"])
+    monkeypatch.setattr(chaos, "STAGES", [f"{training} 0 --save_epochs 0".split()])
+    monkeypatch.setattr(chaos, "COMPANY", f"{training} 4".split())
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--kills", "2"])
     status, said = chaos.main(), capsys.readouterr().out
     assert status == 0, said
-    assert "0 differences" in said and "company of 4 over 6 models: 2 kills" in said
+    assert "0 differences" in said and "company of 4 over 5 models: 2 kills" in said

@@ -1,11 +1,9 @@
 """Work shared among processes (claims, workers, shells, ranks): the results are those of one, bit for bit."""
 
-import csv
 import errno
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -110,33 +108,17 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
         if name.endswith(".pt"):
             assert in_pieces[name] == expected, name
         elif name.endswith(".npz"):
-            for key, values in expected.items():
-                values, in_pieces_values = array(*values), array(*in_pieces[name][key])
-                if key == "row":
-                    assert_alike(json.loads(in_pieces_values.item()), json.loads(values.item()))
-                elif values.dtype.kind == "f":
-                    same = np.allclose(in_pieces_values, values, rtol=1e-4, atol=1e-6, equal_nan=True)
-                    assert same, (name, key)
+            for key in expected.keys() - {"row"}:
+                values, found = array(*expected[key]), array(*in_pieces[name][key])
+                if values.dtype.kind == "f":
+                    same = np.allclose(found, values, rtol=1e-4, atol=1e-6, equal_nan=True)
                 else:
-                    assert np.array_equal(in_pieces_values, values), (name, key)
-        elif name.endswith(".csv"):
-            for row, expected_row in zip(rows(in_pieces[name]), rows(expected), strict=True):
-                assert_alike(row, expected_row)
-
-
-def assert_alike(row, expected):
-    """Equal but for the rounding of numbers."""
-    assert row.keys() == expected.keys()
-    for key, value in expected.items():
-        assert row[key] == value or float(row[key]) == pytest.approx(float(value), rel=1e-4), key
+                    same = np.array_equal(found, values)
+                assert same, (name, key)
 
 
 def array(content, kind, shape):
     return np.frombuffer(content, kind).reshape(shape)
-
-
-def rows(table):
-    return list(csv.DictReader(table.decode().splitlines()))
 
 
 def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
@@ -158,19 +140,6 @@ def test_shells_give_the_results_of_one_process_bit_for_bit(alone, work):
         if script == "sup_training":  # each is trained once
             assert [said.count(f"supervised id {model_id}: 2 epochs") for model_id in range(3)] == [1, 1, 1]
     assert contents(work) == alone
-
-
-def test_a_model_of_a_killed_process_is_taken_up(work):
-    flags = "--index_end 1 --batch_size 4 --threads 1 --epochs 400 --save_path models"
-    first = Forked("sup_training", *SMALL, *flags.split(), cwd=work)
-    lock = work / "models/.locks/wideResNet-1_0.0pruning_400epochs_10depth_0.0dropout_id0.pt.lock"
-    while not lock.exists() and first.poll() is None:
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    assert lock.exists(), "the lock file of a killed process stays, its lock does not"
-    with files.claim(work / "models" / lock.stem, wait=False) as held:
-        assert held
 
 
 def test_a_claim_excludes_other_processes_and_ends_with_its_owner(tmp_path):
@@ -301,17 +270,6 @@ def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(wo
     assert said.count("\n") == 1 and "a worker of 2 ended (sup_training.py: error: " in said
     assert "diverged" in said
     assert len(list(work.rglob("*.pt"))) == 1
-
-
-def test_what_is_in_the_way_is_refused_before_any_worker_starts(work, monkeypatch, capsys):
-    monkeypatch.chdir(work)
-    flags = [*SMALL, *"--index_end 1 --epochs 1 --batch_size 32".split()]
-    assert main("sup_training", *flags) == 0
-    capsys.readouterr()
-    assert main("sup_training", *flags, "--learning_rate", 0.01, "--workers", 2) == 2
-    said = capsys.readouterr()
-    assert "made with other settings" in said.err and said.err.count("\n") == 1
-    assert "workers" not in said.out
 
 
 def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work):
