@@ -68,17 +68,6 @@ def test_the_encoders_name_shows_what_differs_from_the_published_network(archite
     assert names.full_encoder_name("WideResNet", Architecture(*architecture)) == name
 
 
-def test_names_with_unknown_parts_are_globs_and_give_the_facts_back():
-    facts = {"part": "head", "learning_method": "SupCon", "pruning_method": "dense", "sparsity": 0.0}
-    name = CheckpointName(
-        **facts, epochs=7, id=12, encoder_name="a_3epochs_b", batch_size=64, temperature=0.5
-    )
-    pattern = dataclasses.replace(name, epochs="*", id="*", batch_size="*")
-    assert Path(str(name)).match(str(pattern)) and names.name_of(Path(str(name)), pattern) == name
-    for other in ("_id012", "_id1x", "_id"):
-        assert names.name_of(Path(str(name).replace("_id12", other)), pattern) is None
-
-
 def test_folders_are_those_of_the_data_set():
     assert str(names.study_folder("models", "cifar10")) == "models"
     assert str(names.study_folder("models", "digits")) == "models/digits"

@@ -232,9 +232,7 @@ UNLIKE = "none with the settings of the one-shot networks"
     [
         ({}, "", None, 2),  # the control of 2 epochs, not that of 5
         ({"epochs": 2}, "", None, 2),
-        ({"epochs": 2, "elsewhere": True}, "", None, 2),
         ({"epochs": 2, "precision": "bfloat16"}, "", None, UNLIKE),
-        ({"epochs": 5}, "", None, UNLIKE),
         ({"epochs": 4, "elsewhere": True}, "", None, UNLIKE),
         ({}, "*finetuned*id1.*", None, "ids 1 are missing; train them with sup_pruning_finetune.py"),
         ({}, "*finetuned*", None, "--pruning_percentages 0.0 makes one"),
@@ -306,18 +304,14 @@ def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_sho
     assert len(dense_population(pies("--dropout", "0.3", method="clr")).members) == 2
 
 
-def test_models_without_a_record_are_external_and_never_mixed_with_ours(work):
+def test_models_without_a_record_are_external(work):
     view = pies()
     supervised(view, range(2), elsewhere=True)
     found = dense_population(view)
     assert found.external and "external" in str(found)
-    supervised(view, [1])
-    assert re.search("several populations fit: .*have no JSON: put it back", refusal(view))
 
 
-def contrastive(
-    view, ids, encoder_epochs=3, head_epochs=2, batch_size=64, temperature=0.5, elsewhere=False, dropout=0.0
-):
+def contrastive(view, ids, encoder_epochs=3, head_epochs=2, elsewhere=False, dropout=0.0):
     for model_id in ids:
         torch.manual_seed(100 * encoder_epochs + model_id)
         model = models.ContrastiveEncoder(Architecture(10, 1))
@@ -328,12 +322,12 @@ def contrastive(
             sparsity=0.0,
             id=model_id,
             encoder_name="WideResNet-10-1",
-            batch_size=batch_size,
-            temperature=temperature,
+            batch_size=64,
+            temperature=0.5,
         )
         encoder_name = CheckpointName(part="encoder", epochs=encoder_epochs, **shared)
         head_name = CheckpointName(part="head", epochs=head_epochs, **shared)
-        configuration = {"epochs": encoder_epochs, "batch_size": batch_size, "dropout": dropout}
+        configuration = {"epochs": encoder_epochs, "batch_size": 64, "dropout": dropout}
         sha256 = save(
             view,
             view.folder / str(encoder_name),
@@ -389,21 +383,14 @@ def test_ids_are_shown_as_runs():
     assert populations.show_ids([]) == ""
 
 
-@pytest.mark.parametrize("method, elsewhere", [("sup", False), ("clr", False), ("clr", True)])
-def test_one_network_that_was_written_again_under_another_id_is_no_population(work, method, elsewhere):
-    """By other bytes, and with a JSON that was made to fit, or none."""
+@pytest.mark.parametrize("method", ["sup", "clr"])
+def test_one_network_that_was_written_again_under_another_id_is_no_population(work, method):
     view = pies(models_number=3, method=method)
-    (supervised if method == "sup" else contrastive)(view, range(3), elsewhere=elsewhere)
+    (supervised if method == "sup" else contrastive)(view, range(3), elsewhere=True)
     for first in sorted(view.folder.glob("*_id0.pt")):
         last = first.with_name(first.name.replace("_id0", "_id2"))
         torch.save(torch.load(first, weights_only=True), last)
         assert last.read_bytes() != first.read_bytes()
-        if not elsewhere:
-            record = json.loads(first.with_suffix(".json").read_text())
-            record |= {"seed": 2, "checkpoint_sha256": records.file_sha256(last)}
-            if "head" in first.name:
-                record["encoder_sha256"] = records.file_sha256(next(view.folder.glob("*encoder*_id2.pt")))
-            last.with_suffix(".json").write_text(json.dumps(record))
     assert re.search("id2.pt has the same weights as .*id0.pt", refusal(view))
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import write_few_digits
 from forked import Forked
-from test_scripts import ROOT, SMALL, main
+from test_scripts import SMALL, main
 from test_sharing import contents
 
 from common import cli
@@ -297,9 +297,7 @@ def test_a_training_that_diverges_keeps_its_last_good_state(work, monkeypatch, c
     line, state = line_of(capsys), state_of(work)
     assert "diverged" in line and "in epoch 3, from its step " in line
     assert f"{state.name} holds the state after 2 epochs" in line
-    content = load(state)
-    assert content["epoch"] == 2
-    assert all(torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values())
+    assert load(state)["epoch"] == 2
 
 
 def test_what_is_finished_needs_no_state(begun):
@@ -383,38 +381,15 @@ def test_a_damaged_or_foreign_state_is_refused_in_one_line(begun, capsys, change
 # Code that changes
 
 
-HARMLESS = (
-    ("augment", "# the published padding of 4", "# a padding of 4"),
-    ("augment", '"""Random views of images', '# Rooms have remarks.\n"""Views of images, by chance'),
-    ("training", '"""Trains networks: one loop', '"""Trains all networks: one loop'),
-)
-
-
-@pytest.fixture
-def edit(tmp_path, monkeypatch):
-    """A function that edits a module, as far as the digests of the code can tell."""
-    copy = shutil.copytree(ROOT / "common", tmp_path / "edited", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(records, "COMMON", copy)
-
-    def edit(module, old, new):
-        path = copy / f"{module}.py"
-        text = path.read_text()
-        assert text.count(old) == 1, f"{path.name} does not hold {old!r} once"
-        path.write_text(text.replace(old, new))
-        files.module_digest.cache_clear()
-        records.science_code.cache_clear()
-
-    yield edit
-    records.science_code.cache_clear()
-
-
 def record_of(model):
     return json.loads(names.record_path(model).read_text())
 
 
-def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, begun, capsys, edit):
+def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, begun, capsys):
+    state = load(begun)
+    state["code"]["training"] = "0" * 12
+    torch.save(state, begun)
     before = begun.read_bytes()
-    edit("training", "epoch >= milestone", "epoch > milestone")
     capsys.readouterr()
     assert give(FOUR) == 2
     assert f"{begun.name} was made by other code of training; give --other_code to go on" in line_of(capsys)
@@ -422,14 +397,6 @@ def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, b
     assert give(FOUR, "--other_code") == 0
     assert "goes on after 2 of 4 epochs" in capsys.readouterr().out
     assert record_of(model_of(work))["other_code"] is True and not begun.exists()
-
-
-def test_comments_and_docstrings_are_no_other_code(work, begun, capsys, edit):
-    for change in HARMLESS:
-        edit(*change)
-    assert give(FOUR) == 0 and "goes on after 2 of 4 epochs" in capsys.readouterr().out
-    assert give(FOUR) == 0 and "finished before" in capsys.readouterr().out
-    assert "other_code" not in record_of(model_of(work))
 
 
 def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, begun, capsys):
@@ -440,6 +407,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     capsys.readouterr()
     assert give(FOUR) == 0
     record = record_of(model_of(work))
+    assert "other_code" not in record
     del record["code"]
     files.write_json(names.record_path(model_of(work)), record)
     assert give(FOUR) == 0
@@ -451,10 +419,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
 # Signals and kills, in processes of their own
 
 
-@pytest.mark.parametrize(
-    "number, workers",
-    [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)],
-)
+@pytest.mark.parametrize("number, workers", [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
 def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     flags = f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()
     process = Forked("sup_training", *FLAGS, *flags, cwd=work)

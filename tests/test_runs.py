@@ -15,7 +15,7 @@ import sup_training
 from common import augment, evaluation, methods, requested, training
 from common.cli import UserError
 from common.losses import contrastive_loss
-from common.pruning import GradualPruning, measure_sparsity, prunable_parameters, sum_gradients
+from common.pruning import GradualPruning, measure_sparsity
 from common.training import TrainingContext, fit
 
 CLR, SUP, PRUNE = (script.build_parser() for script in (clr_training, sup_training, sup_pruning_finetune))
@@ -180,19 +180,6 @@ def test_epochs_that_a_refusal_suggests_are_accepted(kind, schedule):
             assert max(pruning.sparsities().values()) == 0.9
 
 
-@pytest.mark.parametrize(
-    "words, schedule, name",
-    [
-        ("--criterion snip", "early", "GMP_snip"),
-        ("--criterion snip", "one-shot", "global_snip"),
-        ("--scope global", "early", "GMP_global"),
-        ("--criterion filter_l2", "one-shot", "filter_l2"),
-    ],
-)
-def test_scopes_are_those_of_the_schedule_where_none_is_given(words, schedule, name):
-    assert str(requested.method(PARSERS["contrastive"].parse_args(words.split()), schedule)) == name
-
-
 ITERATIVE = "--pruning_schedule iterative"
 
 
@@ -297,7 +284,7 @@ def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_f
     assert sparsities == dict.fromkeys(told, achieved)
 
 
-@pytest.mark.parametrize("criterion", ["snip", "filter_random"])
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "filter_random"])
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_measuring_without_pruning_leaves_the_training_bit_for_bit_as_it_was(kind, criterion):
     # Views, dropout and batch norm would show it if a criterion drew from their streams or ran in train mode.
@@ -335,21 +322,6 @@ BOTH = pytest.mark.parametrize(
     [(network, supervised_losses), (encoder, encoder_losses)],
     ids=["supervised", "contrastive"],
 )
-
-
-@pytest.mark.parametrize("was_training", [True, False])
-@BOTH
-def test_measuring_gradients_leaves_batch_norm_gradients_and_mode_alone(new, losses, was_training):
-    model, data = new(dropout=0.3), few()
-    sum(losses(model, data)).backward()
-    model.train(was_training)
-    before = copy.deepcopy(model.state_dict())
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    sums = sum_gradients(prunable_parameters(getattr(model, "encoder", model)), losses(model, data))
-    assert all(gradient.absolute.max() > 0 for gradient in sums.values())
-    assert all(module.training == was_training for module in model.modules())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(torch.equal(parameter.grad, gradients[name]) for name, parameter in model.named_parameters())
 
 
 @BOTH

@@ -124,7 +124,7 @@ def test_models_have_the_published_names_and_a_record(chain):
     assert record["dense_sha256"] == [hashlib.sha256(dense.read_bytes()).hexdigest()]
 
 
-def test_files_have_the_published_formats_and_exactly_the_asked_number_of_zeros(chain):
+def test_files_have_the_published_formats(chain):
     def load(name):
         return torch.load(chain[0] / f"models/few digits/{name}_id0.pt", weights_only=True)
 
@@ -138,10 +138,6 @@ def test_files_have_the_published_formats_and_exactly_the_asked_number_of_zeros(
     assert set(head) == {"fc.weight", "fc.bias"} and not any(key.startswith("head") for key in encoder)
     supervised = load("wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout")
     assert {key.removeprefix("base.") for key in supervised} == {*encoder, *head}
-    for state in (supervised, encoder | head):
-        counted = [tensor for name, tensor in state.items() if "fc." in name or "conv" in name.lower()]
-        zeros = sum(int((tensor == 0).sum()) for tensor in counted)
-        assert zeros == round(0.9 * sum(tensor.numel() for tensor in counted))
 
 
 def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(chain):
@@ -177,14 +173,11 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
     stems = {
         f"WideResNet-10-1_{kind}" for kind in ("global_0.5sparsity_2models", "global_0.9sparsity_2models")
     }
-    assert {path.stem for path in (folder / "pies_distribution").glob("*.png")} == stems
-    assert {path.stem for path in (folder / "q_score").glob("*.png")} == stems
-    assert {path.stem for path in (folder / "umap").glob("*.png")} == {
-        f"{stem}_2latents" for stem in stems
-    } | {"WideResNet-10-1_dense_0.0sparsity_2models_2latents"}
-    assert {path.stem for path in (folder / "prediction_depth").glob("*.png")} == {
-        f"{stem}_prediction" for stem in stems
-    }
+    of_latents = {f"{stem}_2latents" for stem in (*stems, "WideResNet-10-1_dense_0.0sparsity_2models")}
+    of_depths = {f"{stem}_prediction" for stem in stems}
+    kinds = {"pies_distribution": stems, "q_score": stems, "umap": of_latents, "prediction_depth": of_depths}
+    for kind, expected in kinds.items():
+        assert {path.stem for path in (folder / kind).glob("*.png")} == expected
     pictures = sorted(drawn[0].glob(f"few_digits_{method}_*.svg"))
     assert len(pictures) == 9 and "accuracy" in drawn[1]
     page = (folder.parent / "report.html").read_text()
@@ -193,14 +186,15 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
     assert len(list((chain[0] / "logs/few digits").glob("*_curves.png"))) == 4
 
 
+def files_of(work):
+    """Models and results."""
+    paths = [path for folder in ("models", "pies") for path in (work / folder).rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in paths}
+
+
 def test_a_second_run_changes_nothing(chain):
     work, _ = chain
-    before = {
-        path: path.read_bytes()
-        for folder in ("models", "pies")
-        for path in (work / folder).rglob("*")
-        if path.is_file()
-    }
+    before = files_of(work)
     for script, finished in (
         ("clr_training", 2),
         ("sup_pruning_finetune", 4),
@@ -208,13 +202,7 @@ def test_a_second_run_changes_nothing(chain):
     ):
         said = run_here(script, *CHAIN[script], cwd=work)[0]
         assert (f"finished before: {finished} of {finished} networks" in said) == bool(finished)
-    after = {
-        path: path.read_bytes()
-        for folder in ("models", "pies")
-        for path in (work / folder).rglob("*")
-        if path.is_file()
-    }
-    assert after == before
+    assert files_of(work) == before
 
 
 def test_the_story_is_in_the_logs(chain):
@@ -227,12 +215,8 @@ def test_nothing_but_the_result_is_written_to_a_pipe(chain):
     assert all("\r" not in stderr and "it/s" not in stderr for _, stderr in chain[1].values())
 
 
-def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of_today(
-    chain, tmp_path, monkeypatch
-):
+def test_the_table_is_made_anew_from_what_is_stored_of_the_networks(chain, tmp_path, monkeypatch):
     """Also with a folder of before: evaluations, but nothing in populations/."""
-    from common import plots
-
     shutil.copytree(chain[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "pies/few digits"
@@ -240,18 +224,13 @@ def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of
     ages = {path: path.stat().st_mtime_ns for path in evaluations}
     shutil.rmtree(folder / "supervised/populations")
     (folder / "results.csv").write_text("no table")
-    pictures = {path: path.read_bytes() for path in (folder / "supervised").rglob("*.png")}
-    monkeypatch.setattr(plots, "REST_COLOUR", "#000000")
-    monkeypatch.setattr(plots, "PIE_COLOUR", "#FF0000")
     monkeypatch.setattr(comparison, "umap_coordinates", lambda latent: pytest.fail("coordinates were stored"))
     two = [*SMALL, "--models_number", 2, "--pruning_percentages"]
     extra = ["--plot_umap", "--plot_q_score", "--umap_models", 2]
     assert main("sup_pie_kmodels_detection", *two, "0.5,0.7,0.9", *extra) == 0
     assert main("sup_prediction_depth", *two, "0.5,0.9", "--prediction_depth_models", 2) == 0
     assert (folder / "results.csv").read_bytes() == before
-    assert {path: path.stat().st_mtime_ns for path in evaluations} == ages and len(pictures) == 9
-    same = {path for path, picture in pictures.items() if path.read_bytes() == picture}
-    assert same == {*folder.glob("supervised/umap/*.png")}, "they have the colours of classes alone"
+    assert {path: path.stat().st_mtime_ns for path in evaluations} == ages
 
 
 def main(script, *flags):
@@ -276,21 +255,6 @@ def test_debug_is_verbose_saves_no_model_and_leaves_finished_ones_of_other_setti
         assert {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")} == before
 
 
-def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
-    # In batches of 257 or more the warm-up has an effect; the only batch holds the 60 images.
-    flags = (
-        "--method SimCLR --projection_head linear --lars --warmup_epochs 1 --cosine_annealing "
-        "--batch_size 300 --epochs 3 --head_epochs 2 --index_start 4 --index_end 4 --temperature 0.1"
-    )
-    assert main("clr_training", *SMALL, *DENSE, *flags.split()) == 0
-    name = "WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
-    record = json.loads((digits_on_disk / "models/few digits" / name).read_text())
-    configuration = record["configuration"]
-    assert record["seed"] == 4 and configuration["lars"] and configuration["projection_head"] == "linear"
-    rates = [entry["learning_rate"] for entry in record["history"]]
-    assert rates[0] == 0.01 and rates[1] > rates[2]
-
-
 def remedy(message):
     """The command that an error prints."""
     words = shlex.split(message.split("train them: python ")[1].split(", or")[0])
@@ -309,24 +273,6 @@ def test_the_command_for_missing_models_gives_models_of_the_same_population(digi
     assert main(*compare, "--allow_missing") == 0 and main(*compare) == 2
     script, words = remedy(capsys.readouterr().err)
     assert main(script, *words) == 0
-
-
-def test_two_dense_populations_are_finetuned_and_compared_side_by_side(digits_on_disk, capsys):
-    for epochs in (1, 2):
-        assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", epochs) == 0
-    half = [*SMALL, "--models_number", 1, "--pruning_percentages", 0.5]
-    finetune = ["sup_pruning_finetune", *half, "--epochs", 1, "--dense_epochs"]
-    assert main(*finetune, 1) == 0 and main(*finetune, 2) == 2
-    message = capsys.readouterr().err
-    assert "dense.epochs 1, not 2" in message and "--save_path another folder" in message
-    assert main(*finetune, 2, "--save_path", "of two") == 0
-    compare = ["sup_pie_kmodels_detection", *half, "--dense_epochs"]
-    assert main(*compare, 1) == 0 and main(*compare, 2, "--save_path", "of two") == 2
-    assert "holds results of other dense_0.0 networks" in capsys.readouterr().err
-    assert main(*compare, 2, "--save_path", "of two", "--run", "two") == 0
-    for folder, epochs in (("", "1"), ("runs/two", "2")):
-        rows = list(csv.DictReader((digits_on_disk / "pies/few digits" / folder / "results.csv").open()))
-        assert [row["dense_epochs"] for row in rows] == [epochs] * 2, "the table never mixes two populations"
 
 
 def test_what_is_in_the_way_of_a_later_id_is_refused_before_the_first(digits_on_disk, capsys):

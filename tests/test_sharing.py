@@ -34,8 +34,8 @@ FLAGS = {
 }
 FLAGS = {script: [*SMALL, *text.split(), "--threads", 1] for script, text in FLAGS.items()}
 STAGES = list(FLAGS)
-# Fewer than the 3 models, and more; a process takes longer to import torch than to do its share.
-WORKERS = dict(zip(STAGES, (4, 2, 2, 2, 2)))
+# More than the 3 models, and fewer. Each worker imports torch, which takes longer than its share of the work.
+WORKERS = {"sup_training": 4, "sup_pie_kmodels_detection": 2}
 SHELLS = dict(zip(STAGES, (4, 2, 2, 2, 3)))
 
 
@@ -122,14 +122,16 @@ def array(content, kind, shape):
 
 
 def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
-    for script, workers in WORKERS.items():
+    for script in STAGES:
+        if script not in WORKERS:
+            run_here(script, *FLAGS[script], cwd=work)
+            continue
+        workers, compares = WORKERS[script], "pie" in script
         [said] = finish(Forked(script, *FLAGS[script], "--workers", workers, cwd=work))
-        compares = "pie" in script or "depth" in script
         assert f"{workers if compares else min(workers, 3)} workers of 1 threads" in said
         # What comes before and after the shared work is said once.
-        for header in (f"{script} on few digits", "no CUDA device", "dense networks: ", "pruned networks: "):
-            assert said.count(header) <= 1 + (header.startswith("pruned") and "pie" in script), header
-        assert said.count("mean test accuracy") == (2 if "finetune" in script else 0)
+        for header in (f"{script} on few digits", "no CUDA device", "dense networks: "):
+            assert said.count(header) <= 1, header
         assert said.count("all columns:") == (1 if compares else 0)
     assert contents(work) == alone
 
@@ -187,7 +189,6 @@ def test_nothing_is_written_through_a_link(tmp_path, name, write):
     "spoil, told",
     [
         (lambda lock, thesis: lock.symlink_to(thesis), "id0.pt.lock: Too many levels of symbolic links"),
-        (lambda lock, thesis: lock.mkdir(), "id0.pt.lock: Is a directory"),
         (lambda lock, thesis: lock.parent.rmdir() or lock.parent.write_text(""), ".locks: File exists"),
     ],
 )
