@@ -273,12 +273,6 @@ def test_what_is_pruned_stays_pruned_and_counts_are_exact(criterion, scope):
         masks = later
 
 
-def test_masks_of_some_tensors_only_hold_for_these():
-    scores = {"a": torch.tensor([4.0, 3, 2, 1]), "b": torch.tensor([1.0, 2, 3, 4])}
-    masks = next_masks(scores, 0.5, "layer", "magnitude", {"a": torch.tensor([0.0, 1, 1, 1])})
-    assert {name: mask.tolist() for name, mask in masks.items()} == {"a": [0, 1, 1, 0], "b": [0, 0, 1, 1]}
-
-
 def test_a_kept_weight_that_is_zero_by_chance_does_not_break_up_its_filter():
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 4, 3, bias=False)

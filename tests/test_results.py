@@ -125,7 +125,7 @@ def test_a_table_is_made_anew_of_what_is_stored_and_whole_whatever_lies_there(tm
     assert len(keys(tmp_path)) == 3
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:40])
-    half_written = paths[2].with_name(f".{paths[2].name}.tmp.npz")
+    half_written = paths[2].with_name(".global_0.99.npz.tmp.npz")
     paths[2].rename(half_written)
     write_row(tmp_path, row("SupCon", "global", 0.9, pies=3))
     table.make_table(tmp_path)
@@ -426,24 +426,17 @@ def test_figures_without_pies_or_without_the_rest_can_be_drawn():
 def test_a_figure_is_drawn_anew_from_the_same_arrays_which_are_stored_unless_that_is_not_wanted(
     view, monkeypatch
 ):
-    folder, pictures = view.method_folder / "umap", []
+    folder, pictures = view.method_folder / "prediction_depth", []
     for colour in ("#D55E00", "#D55E00", "#000000"):
         monkeypatch.setattr(plots, "PIE_COLOUR", colour)
-        comparison.draw_figure(view, "umap/one", figure_arrays("umap"), {"made": "from the same"})
+        comparison.draw_figure(
+            view, "prediction_depth/one", figure_arrays("prediction_depth"), {"made": "from the same"}
+        )
         pictures.append((folder / "one.png").read_bytes())
     assert pictures[0] == pictures[1] != pictures[2] and (folder / "one.npz").exists()
     view.flags.not_serialize_plots = True
-    comparison.draw_figure(view, "umap/one", figure_arrays("umap"), {})
+    comparison.draw_figure(view, "prediction_depth/one", figure_arrays("prediction_depth"), {})
     assert [path.name for path in folder.glob("one*")] == ["one.png"]
-
-
-def test_class_names_are_shown_as_they_are():
-    arrays = {**figure_arrays("umap"), "class_names": np.array(["_back", "$x^$", "a_$b"]), "title": "of $x^$"}
-    figure = plots.draw(arrays)
-    FigureCanvasAgg(figure).draw()
-    shown = [text.get_text().strip().replace("\\$", "$") for text in figure.legends[0].get_texts()]
-    assert shown == ["_back", "$x^$", "a_$b"]
-    FigureCanvasAgg(plots.draw({**arrays, "figure": "pies_distribution"})).draw()
 
 
 def evaluated(predictions, seed, first_id=0, **record):

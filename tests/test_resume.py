@@ -269,13 +269,6 @@ def test_a_memory_that_is_full_while_the_state_is_kept_is_told_in_one_line(
     assert [load(state)["epoch"] for state in states] == [epochs] * bool(epochs)
 
 
-def test_a_signal_while_the_state_is_copied_keeps_the_one_before_and_tells_so(work, monkeypatch, capsys):
-    fails_from(monkeypatch, torch, "save", 3, cli.Interrupted(signal.SIGTERM))
-    assert give(FOUR) == 143
-    assert load(state_of(work))["epoch"] == 2
-    assert "holds the state after 2 epochs" in line_of(capsys)
-
-
 def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(work, monkeypatch):
     """As from a parent that stops its workers after Ctrl-C has reached them too."""
     write = records.write_atomically

@@ -244,22 +244,6 @@ def test_who_waits_for_long_says_once_for_what(tmp_path, monkeypatch):
     assert said == [f"waits for another process, which holds {tmp_path / '.locks/model.pt.lock'}"]
 
 
-def test_who_waits_briefly_says_nothing(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(files.logger, "info", said.append)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda _: files.write_json(tmp_path / "a.json", {}), range(20)))
-    assert not said
-
-
-def test_an_error_releases_the_claim(tmp_path):
-    with pytest.raises(ValueError):
-        with files.claim(tmp_path / "model.pt", wait=False):
-            raise ValueError
-    with files.claim(tmp_path / "model.pt", wait=False) as held:
-        assert held
-
-
 def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
     flags = [*SMALL, *"--epochs 2 --batch_size 32 --threads 1".split()]
