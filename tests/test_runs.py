@@ -212,11 +212,9 @@ def schedule(words):
         (pruning_method, f"{ITERATIVE} --rate 0.9 --iterations 5", "--iterations 5 at --rate 0.9"),
         (pruning_method, "--criterion filter_l1 --scope global", "--scope global"),
         (pruning_method, f"{ITERATIVE} --criterion filter_random --scope erk", "--scope erk"),
-        (sparsities, "--criterion snip", "--criterion: nothing is pruned"),
         (sparsities, "--end_epoch 1", "--end_epoch: nothing is pruned"),
         (sparsities, "--match_sparsity 0.5 --criterion snip", "--criterion: nothing is pruned"),
         (sparsities, "--match_sparsity 0.5 --accumulate_gradients", "dense networks of the whole width"),
-        (schedule, "--criterion levai_zombori --begin_epoch 0 --end_epoch 0", "at step 1"),
         (schedule, "--criterion levai_zombori --begin_step 0 --end_step 4 --frequency 1", "at step 1"),
     ],
 )
