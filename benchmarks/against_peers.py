@@ -428,7 +428,7 @@ def peer_depth(device):
     import torch
     from sklearn.neighbors import KNeighborsClassifier
 
-    from common import evaluation, metrics
+    from common import evaluation, neighbours
 
     data, network = probed(device)
 
@@ -444,7 +444,7 @@ def peer_depth(device):
             data.train_labels.cpu().numpy(),
         )
         for place in train:
-            KNeighborsClassifier(metrics.NEIGHBOURS).fit(train[place], labels).predict(test[place])
+            KNeighborsClassifier(neighbours.NEIGHBOURS).fit(train[place], labels).predict(test[place])
 
     return probe
 

@@ -50,7 +50,7 @@ def build_parser(docstring: str) -> cli.Parser:
         default=5,
         help="how often each is measured, in turn with the others",
     )
-    parser.add_argument("--output", type=Path, default=None, help="JSON file, None: print only")
+    parser.add_argument("--output", type=values.path, default=None, help="JSON file, None: print only")
     return parser
 
 
@@ -247,9 +247,9 @@ def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str
     }
 
 
-def save(output: Path | None, machine: dict, **content) -> None:
+def save(output: str | None, machine: dict, **content) -> None:
     """Writes what was measured as JSON, where a file is named."""
     if output is not None:
         from common.store.files import write_json
 
-        write_json(output, {"machine": machine, **content})
+        write_json(Path(output), {"machine": machine, **content})

@@ -3,14 +3,18 @@ kind of training, and, unless --dry_run, all of them one after the other.
 
     ./setup.sh paper --dry_run
     ./setup.sh paper --cuda_device 0 --seeds 0-9 --methods supervised --sparsities 0.9,0.95
+    ./setup.sh paper --slurm jobs
 
 Dense, gradually pruned and one-shot networks. The estimate trains on random images of CIFAR-10's size, 50,000
 on CUDA and a part of them on the CPU, scaled up: no data set is needed for it. What is finished is skipped.
 """
 
 import argparse
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch, random_data, timed
 
@@ -19,18 +23,16 @@ from common import cli, process, values
 IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
 GRADUAL, ONE_SHOT = [0.3, 0.5, 0.7, 0.9], [0.3, 0.5, 0.7, 0.9, 0.95]  # sparsities
 SCHEDULES = {"GMP": "early", "later_GMP": "late"}
+STAGES = ("training", "pruning_finetune", "pie_kmodels_detection", "prediction_depth")  # in this order
 EPOCHS = {"contrastive": 500, "head": 100, "supervised": 205, "finetuning": 30}  # of one network
 
 
 def seed_range(text: str) -> range:
     """`0-9`, or `3` for one."""
-    try:
-        first, last = map(int, (text.split("-") * 2)[:2])
-    except ValueError:
-        first, last = 0, -1
-    if not 0 <= first <= last <= 999_999:
+    ends = [int(end) for end in text.split("-")] if re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", text) else [1, 0]
+    if ends[0] > ends[-1]:
         raise argparse.ArgumentTypeError(f"{text!r} is no range of seeds such as 0-9")
-    return range(first, last + 1)
+    return range(ends[0], ends[-1] + 1)
 
 
 def learning_methods(text: str) -> list[str]:
@@ -65,6 +67,10 @@ def build_parser() -> cli.Parser:
         ),
         ("--workers", values.natural_number, 0, "models that are worked on at once, passed to every command"),
     )
+    cli.add_flags(
+        parser,
+        ("--slurm", Path, None, "write the study as a chain of Slurm jobs into this folder, and run nothing"),
+    )
     parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
     parser.add_argument("--yes", action="store_true", help="run them without CUDA too")
     return parser
@@ -77,6 +83,12 @@ def main(argv=None) -> None:
     print("the published study on CIFAR-10, dense, gradually pruned and one-shot networks:")
     for command in all_commands:
         print(f"  python {command}")
+    if flags.slurm:
+        write_jobs(flags.slurm, all_commands)
+        print(
+            f"written: {flags.slurm}/submit.sh; look at its first lines, then: bash {flags.slurm}/submit.sh"
+        )
+        return
     import torch
 
     cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
@@ -135,6 +147,63 @@ def commands(flags: argparse.Namespace) -> list[str]:
         lines.append(f"{script}_pie_kmodels_detection.py{which} {chosen} --plot_q_score --plot_umap")
         lines.append(f"{script}_prediction_depth.py{which} {chosen}")
     return [*lines, "figures/make_figures.py --results pies/cifar10"]
+
+
+SUBMIT = """#!/bin/bash
+# Submits the study, from a login node with a network: fetches the data, then queues the jobs. Each waits for
+# those whose networks it needs.
+set -euo pipefail
+tasks=${{TASKS:-8}}           # of each array: how many jobs share the models of one command
+resources=()                # of each job, before those in job.sh: --partition=gpu, --gres=none, --mem=8G, ...
+data=(--dataset cifar10 --data_dir data)
+results=pies/cifar10
+# More flags for trainings of all networks, of those that are pruned meanwhile, and for finetuning:
+training_sup=() training_clr=() gradual_sup=() gradual_clr=() finetuning=()
+
+cd {root}
+source {venv}/bin/activate
+fetch='import sys; from common.data import load_dataset; load_dataset(sys.argv[2], sys.argv[4])'
+python -c "$fetch" "${{data[@]}}"
+mkdir -p logs
+submit() {{
+  sbatch --parsable --output=logs/slurm_%x_%j.log --kill-on-invalid-dep=yes "${{resources[@]}}" "$@"
+}}
+"""
+
+
+def write_jobs(folder: Path, all_commands: list[str]) -> None:
+    """Writes job.sh, which runs one command, and submit.sh, which queues all: training and finetuning as
+    arrays, later stages when what they need is done."""
+    folder = folder.resolve()
+    places = {"root": shlex.quote(str(ROOT)), "venv": shlex.quote(sys.prefix)}
+    job_script = (ROOT / "benchmarks/slurm_job.sh").read_text()
+    for place, path in places.items():
+        job_script = job_script.replace(f"@{place.upper()}@", path)
+    lines, jobs = [SUBMIT.format(**places)], []  # (variable, side, stage) of each
+    for number, command in enumerate(all_commands):
+        script, *words = command.split()
+        side, _, stage = script.removesuffix(".py").partition("_")
+        options = f"--job-name={script.split('/')[-1].removesuffix('.py')}"
+        if script.startswith("figures/"):
+            needed, words = [job for job, *_ in jobs], ["--results", '"$results"']
+        else:
+            rank = STAGES.index(stage)
+            needed = [job for job, *of in jobs if of[0] == side and STAGES.index(of[1]) < rank]
+            jobs.append((f"$job_{number}", side, stage))
+            words.append('"${data[@]}"')
+            more = {"training": [f"training_{side}"], "pruning_finetune": ["finetuning"]}.get(stage, [])
+            more += [f"gradual_{side}"] * ("--schedule" in words)
+            words += [f'"${{{name}[@]}}"' for name in more]
+            if more:
+                options += " --array=0-$((tasks - 1))"
+        if needed:
+            options += f" --dependency=afterok:{':'.join(needed)}"
+        path = shlex.quote(str(folder / "job.sh"))
+        lines.append(f"job_{number}=$(submit {options} {path} {script} {' '.join(words)})")
+    lines.append('echo "queued; the last job: $job_' + f'{len(all_commands) - 1}"')
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.sh").write_text(job_script)
+    (folder / "submit.sh").write_text("\n".join(lines) + "\n")
 
 
 def networks(flags: argparse.Namespace) -> dict[str, int]:

@@ -10,10 +10,11 @@ into the same folders below TARGET, which is there only when it is whole.
 """
 
 import argparse
+import contextlib
 import re
 import shlex
+import shutil
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.cli import UserError, one_line  # noqa: E402
+from common.cli import Parser, UserError, command  # noqa: E402
 from common.data import SMALLEST_SIDE, list_folder, open_image, upright  # noqa: E402
-from common.values import positive_integer  # noqa: E402
+from common.store.files import claim  # noqa: E402
+from common.values import path, positive_integer  # noqa: E402
 
 
 def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
@@ -63,13 +65,15 @@ def shrink_folder(
         ValueError: sides that `factor` does not divide; a target that is there.
     """
     if target.exists():
-        raise ValueError(f"{target} is there already; delete it or name another folder")
+        raise ValueError(f"{target} is there already; name another folder")
     halves = list_folder(source)[1]
     chosen = [path for files in halves["train"] for path in files[:train_per_class]]
     chosen += [path for files in halves["test"] for path in files]
     stems = Counter(path.with_suffix("") for path in chosen)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".shrinking_") as place:
+    place = target.parent / f".shrinking_{target.name}"
+    with claim(place, wait=True), contextlib.ExitStack() as stack:
+        shutil.rmtree(place, ignore_errors=True)  # of a call that was killed
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
         for path in tqdm(chosen, disable=None):
             with open_image(path) as image:
                 small = upright(image)
@@ -80,19 +84,18 @@ def shrink_folder(
             # a.jpg becomes a.png, unless there is an a.bmp too.
             is_alone = stems[path.with_suffix("")] == 1
             copy = path.with_suffix(".png") if is_alone else path.with_name(f"{path.name}.png")
-            copy = Path(place) / "whole" / copy.relative_to(source)
+            copy = place / copy.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             small.save(copy)
-        (Path(place) / "whole").rename(target)
+        place.rename(target)
     return len(chosen)
 
 
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("source", type=Path, help="folder with train/CLASS and test/CLASS")
-    parser.add_argument("target", type=Path, help="folder that is made")
+@command
+def main(argv=None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("source", type=path, help="folder with train/CLASS and test/CLASS")
+    parser.add_argument("target", type=path, help="folder that is made")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--size", type=image_size, help="side of the new images, or HEIGHTxWIDTH")
     ways.add_argument(
@@ -103,13 +106,12 @@ def main(argv=None) -> int:
     )
     flags = parser.parse_args(argv)
     try:
-        count = shrink_folder(flags.source, flags.target, flags.size, flags.factor, flags.train_per_class)
-    except (UserError, OSError, ValueError) as error:
-        print(f"shrink_images.py: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    words = shlex.join(["--dataset", "folder", "--data_dir", str(flags.target)])
+        folders = Path(flags.source), Path(flags.target)
+        count = shrink_folder(*folders, flags.size, flags.factor, flags.train_per_class)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    words = shlex.join(["--dataset", "folder", "--data_dir", flags.target])
     print(f"{count} images; train on them with {words}")
-    return 0
 
 
 if __name__ == "__main__":

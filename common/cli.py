@@ -6,14 +6,17 @@ begins its work.
 """
 
 import argparse
+import errno
 import functools
 import io
 import logging
+import os
 import re
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -28,7 +31,33 @@ DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
+# What helps against which errors of the system; of others nobody knows.
+REMEDIES = {
+    "free space there, or name another folder": "ENOSPC EDQUOT EFBIG",
+    "change the permissions there, or name another folder": "EACCES EPERM EROFS",
+    "{} is in the way: move it away, or give another name": "ENOTDIR EEXIST EISDIR",
+    "give a shorter name": "ENAMETOOLONG",
+}
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
+
+
+# What errors of Python, torch and its compilers say -> cause and remedy.
+OF_LIBRARIES = {
+    r"(\S+) does not have a deterministic implementation": (
+        "{} has no deterministic implementation; give --no-cuda_deterministic"
+    ),
+    r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler": (
+        "--compile needs a C++ compiler (g++, say): install one, or leave the flag out"
+    ),
+    "more than 1 value per channel": (
+        "--batch_size leaves one image for the last batch, too few to normalise; change it"
+    ),
+    "(Symlink loop .*)": "{}, a link that leads to itself; remove it",
+    "out of memory|ALLOC(?:ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment": (
+        "the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or another "
+        "--cuda_device"
+    ),
+}
 
 
 class UserError(Exception):
@@ -39,6 +68,17 @@ class UserError(Exception):
 def one_line(message: object) -> str:
     """A message whose names of files may hold line breaks."""
     return " ".join(str(message).splitlines())
+
+
+def refuse_pipe(path: Path) -> None:
+    """Refuses what is no file, before it is opened: a pipe would be waited for. Folders have errors of their
+    own when they are opened.
+
+    Raises:
+        UserError: a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a pipe, a socket or a device, not a file; move it away")
 
 
 @functools.cache
@@ -54,6 +94,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, docstring: str):
         super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
 
+    def _print_message(self, message, file=None):
+        print(message, end="", file=file or sys.stderr)  # argparse would pass over a full disk
+
     def error(self, message: str):
         if message.startswith("unrecognized") or message.endswith("expected one argument"):
             message += "; --help lists the flags and their values"
@@ -65,7 +108,9 @@ class Parser(argparse.ArgumentParser):
         flags = super().parse_args(args, namespace)
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}
-        flags.given = {action.dest for action in self._actions if words & set(action.option_strings)}
+        given = [action for action in self._actions if words & set(action.option_strings)]
+        flags.given = {action.dest for action in given}
+        flags.ignored = [action.option_strings[0] for action in given if action.help == COMPATIBILITY]
         return flags
 
 
@@ -89,15 +134,6 @@ class _BooleanAction(argparse.Action):
                 f"{value!r} is neither True nor False" if not negated else f"{option_string} takes no value",
             )
         setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
-
-
-class _NormalizationAction(argparse.Action):
-    """`--normalization MEAN STD`, no standard deviation 0."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if 0.0 in map(float, value[1].split(",")):
-            raise argparse.ArgumentError(self, f"{value[1]!r}: a standard deviation is above 0")
-        setattr(namespace, self.dest, value)
 
 
 def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
@@ -128,7 +164,6 @@ def add_common_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data, network and device")
     group.add_argument(
         "--normalization",
-        action=_NormalizationAction,
         type=values.channel_values,
         nargs=2,
         metavar=("MEAN", "STD"),
@@ -147,7 +182,7 @@ def add_common_flags(parser: Parser) -> None:
         ),
         (
             "--data_dir",
-            str,
+            values.path,
             "data",
             "where a downloaded data set lies or goes; with --dataset folder, the folder",
         ),
@@ -245,39 +280,31 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
     """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
     training."""
-    (begin, end, frequency), (late_begin, late_end, _) = methods.SCHEDULE_STEPS[kind].values()
+    (*steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[kind].values()
+    for end, which, early, late in zip(("begin", "end"), ("first", "last"), steps, late_steps):
+        add_flags(
+            group,
+            (
+                f"--{end}_step{suffix}",
+                values.natural_number,
+                None,
+                f"step of the {which} pruning of the {what}, None: {early} (early) or {late} (late)",
+            ),
+            (
+                f"--{end}_epoch{suffix}",
+                values.natural_float,
+                None,
+                f"in place of --{end}_step{suffix}: the {what} is pruned {which} after so many epochs",
+            ),
+        )
     add_flags(
         group,
-        (
-            f"--begin_step{suffix}",
-            values.natural_number,
-            None,
-            f"step of the first pruning of the {what}, None: {begin} (early) or {late_begin} (late)",
-        ),
-        (
-            f"--end_step{suffix}",
-            values.natural_number,
-            None,
-            f"step of the last pruning of the {what}, None: {end} (early) or {late_end} (late)",
-        ),
         (
             f"--frequency{suffix}",
             values.positive_integer,
             None,
             f"steps between prunings of the {what}, None: {frequency}, or with epochs given so that there "
             f"are at most {methods.INTERVALS} intervals",
-        ),
-        (
-            f"--begin_epoch{suffix}",
-            values.natural_float,
-            None,
-            f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
-        ),
-        (
-            f"--end_epoch{suffix}",
-            values.natural_float,
-            None,
-            f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
         ),
     )
 
@@ -433,10 +460,16 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
         RUN,
         (
             "--test_set",
-            str,
+            values.path,
             None,
             "other test images: a folder CLASS/IMAGE, CIFAR-10.1 or 10.2 by file (.npy, .npz), noise_1 to "
             "_3, blur_, contrast_, jpeg_, or all twelve: corrupted; results go to test_sets/ in their folder",
+        ),
+        (
+            "--severity",
+            values.severity,
+            None,
+            "of the images in --test_set, a file of CIFAR-10-C (fog.npy, say, labels.npy beside it)",
         ),
     )
 
@@ -507,7 +540,7 @@ class Interrupted(BaseException):
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
     """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
-    signal one line and 128 + its number.
+    signal one line and 128 + its number. Where nobody reads stdout any more, it ends without a word.
 
     Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
@@ -519,14 +552,25 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            main(argv)
+            try:
+                main(argv)
+            finally:
+                print(
+                    end="", flush=True
+                )  # what stdout does not take is an error here, not when all has ended
             return 0
-        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        except BrokenPipeError:
+            sys.stdout = None  # the interpreter would try again
+            return 128 + signal.SIGPIPE
+        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError, ValueError) as error:
+            if isinstance(error, OSError) and not error.filename:
+                sys.stdout = None
             message = _message_of(error)
             if message is None:
                 raise
             notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
-            print(f"{script}: {message}{notes}", file=sys.stderr)
+            with suppress(OSError):  # a full disk
+                print(f"{script}: {message}{notes}", file=sys.stderr, flush=True)
             return 128 + error.signal if isinstance(error, Interrupted) else 2
         finally:
             for number, handler in handlers.items():
@@ -536,26 +580,27 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 
 def _message_of(error: BaseException) -> str | None:
-    """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
-    CPU, of an operation that is not deterministic and of a missing compiler are known by their words, so as
-    not to import torch here."""
+    """What to say of an error; None: a bug. torch's errors are known by their words: it is not imported
+    here."""
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
         return f"error: {one_line(error)}"
-    if isinstance(error, OSError):
-        where, reason = one_line(error.filename or "input or output"), one_line(error.strerror or error)
-        return f"error: {where}: {reason}; free space or permissions there, or name another folder"
-    if operation := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
-        return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
-    if re.search(r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler", str(error)):
-        return "error: --compile needs a C++ compiler (g++, say): install one, or leave the flag out"
-    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment"
-    if isinstance(error, MemoryError) or re.search(words, str(error)):
+    if isinstance(error, ModuleNotFoundError) and error.name.split(".")[0] not in ("common", "figures"):
         return (
-            "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
-            "another --cuda_device"
+            f"error: {sys.executable} has no module {error.name}; activate the environment that ./setup.sh "
+            "makes (source .venv/bin/activate), or start the script with .venv/bin/python"
         )
+    if isinstance(error, OSError):
+        path, name = Path(error.filename or "input or output"), errno.errorcode.get(error.errno)
+        existing = next(filter(os.path.lexists, (path, *path.parents)))
+        remedies = [remedy.format(existing) for remedy, names in REMEDIES.items() if name in names.split()]
+        return one_line(f"error: {'; '.join([f'{path}: {error.strerror or error}', *remedies])}")
+    if isinstance(error, MemoryError):
+        error = "out of memory"
+    for words, remedy in OF_LIBRARIES.items():
+        if found := re.search(words, str(error)):
+            return f"error: {remedy.format(*found.groups())}"
     return None
 
 

@@ -10,8 +10,8 @@ from itertools import product
 
 import numpy as np
 
-from common import metrics, process
-from common.cli import UserError, logger
+from common import metrics, neighbours, process
+from common.cli import UserError, logger, one_line
 from common.data import ImageDataset
 from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
@@ -31,7 +31,12 @@ CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
-PRUNED_ONLY_COLUMNS = ("ties_pruned", "agreement", "cka")  # columns that say nothing of dense networks
+PRUNED_ONLY_COLUMNS = (
+    "ties_pruned",
+    "agreement",
+    "cka",
+    "probability_change",
+)  # columns that say nothing of dense networks
 TITLE_SETTINGS = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
 DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
@@ -70,6 +75,8 @@ def detect_pies(study: Study) -> None:
     """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find all.
+    if study.flags.plot_umap:
+        check_umap_images(len(labels))
     populations = find_populations(study)
     refuse_other_results(study, populations)
     # 2. Compute all, together with whoever else works on them.
@@ -82,16 +89,24 @@ def detect_pies(study: Study) -> None:
         measured.append(measure(dense, evaluate_population(study, population), labels, classes))
     for outcome in measured:
         outcome.arrays["pie_images"] = image_names(study.data, outcome.arrays["is_pie"])
-    # 4. Store, then draw.
-    rows = store(study, populations, measured)
+    # 4. Store, then draw what can be drawn.
+    rows, failures = store(study, populations, measured), []
     for population, outcome in zip(populations, measured):
-        draw_pies(study, populations[0], population, outcome.arrays)
+        try:
+            draw_pies(study, populations[0], population, outcome.arrays)
+        except UserError as error:
+            failures.append(error)
     show_table(study, rows)
+    if failures:
+        raise failures[0]
 
 
 def compare_depths(study: Study) -> None:
     """Prediction depth of every pruned population against the dense one, PIEs apart."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
+    if (images := len(study.data.train_images)) < neighbours.NEIGHBOURS:
+        needed = f"prediction depth needs at least {neighbours.NEIGHBOURS} training images"
+        raise UserError(f"{needed}, {study.data.name} has {images}")
     # 1. Find all; of each pair the networks whose ids both have.
     dense, *_ = populations = find_populations(study)
     ids = [first_ids(study, dense, population) for population in populations]
@@ -102,10 +117,10 @@ def compare_depths(study: Study) -> None:
     if not share(study, jobs):
         return  # a worker
     # 3. Measure.
-    measured, dense_predictions = [], evaluate_population(study, dense).predictions
+    measured, outputs = [], evaluate_population(study, dense)
     for population, wanted in zip(populations, ids):
-        predictions = evaluate_population(study, population).predictions
-        is_pie = metrics.find_pies(dense_predictions, predictions, classes)
+        voters = voting_predictions(outputs, evaluate_population(study, population))
+        is_pie = metrics.find_pies(*voters, classes)
         networks = ([job.work() for job in probes(study, side, wanted)] for side in (dense, population))
         measured.append(measure_depths(*networks, labels, is_pie))
         measured[-1].arrays["ids"] = wanted
@@ -201,7 +216,7 @@ def refuse_other_results(
             changed = [f"{counts}, now {len((population or dense).members)}; other ids, images or trainings"]
         raise UserError(
             f"{folder} holds results of other {kind} networks ({', '.join(changed)}); give these a place of "
-            "their own (--run NAME), or delete that folder"
+            "their own (--run NAME)"
         )
 
 
@@ -270,11 +285,19 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
     return PopulationOutputs(population, outputs, zero_latents)
 
 
+def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
+    """Predictions (K, N) of the dense and pruned networks of the ids that both have: with more voters on one
+    side labels would differ for that alone. Of all networks where they share no id."""
+    shared, *places = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
+    sides = [dense.predictions, pruned.predictions]
+    return [side[chosen] for side, chosen in zip(sides, places)] if len(shared) else sides
+
+
 def measure(
     dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, classes: int
 ) -> PopulationMetrics:
     """PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the dense
-    one.
+    one; PIEs and votes of the networks whose ids both have.
 
     Args:
         labels: (N,) true classes.
@@ -286,9 +309,10 @@ def measure(
         common/store/table.py names; where records have it movement (K, L) of the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
-    sure = metrics.disagreement(dense.predictions, pruned.predictions, classes)
-    for prefix, side in (("", pruned), ("dense_", dense)):
-        modal_labels, tied = metrics.modal_labels(side.predictions, classes)
+    voters = voting_predictions(dense, pruned)
+    sure = metrics.disagreement(*voters, classes)
+    for prefix, side, votes in (("", pruned, voters[1]), ("dense_", dense, voters[0])):
+        modal_labels, tied = metrics.modal_labels(votes, classes)
         facts = {
             "modal_labels": modal_labels,
             "tied": tied,
@@ -300,7 +324,7 @@ def measure(
             "accuracy": (side.predictions == labels).mean(1),
         }
         arrays |= {f"{prefix}{name}": value for name, value in facts.items()}
-    is_pie = metrics.find_pies(dense.predictions, pruned.predictions, classes)
+    is_pie = metrics.find_pies(*voters, classes)
     confidence, images = sure["confidence"], np.flatnonzero(is_pie)
     measures = lost_and_kept(dense, pruned, labels, is_pie)
     changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
@@ -326,6 +350,7 @@ def measure(
         "accuracy_std": accuracy.std(ddof=1) if len(accuracy) > 1 else None,
         "accuracy_before_finetuning_mean": np.mean(before) if before else None,
         "pies": int(is_pie.sum()),
+        "voters": len(voters[1]),
         **counts,
         "ties_dense": int(arrays["dense_tied"].sum()),
         "ties_pruned": int(arrays["tied"].sum()),
@@ -340,8 +365,8 @@ def measure(
 def lost_and_kept(
     dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, is_pie: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What pruning loses and keeps, network by network: those of `MEASURES` that are (K,), or of the networks
-    of one seed (K',), or of one and the next seed."""
+    """What pruning loses and keeps: the (K,) arrays of `MEASURES`, those over the networks of one seed or of
+    one and the next seed (K',), `pie_auroc_q_score` () and the images' `probability_change` (N,)."""
     predictions, wrong = pruned.predictions, pruned.predictions != labels
     measures = {
         "accuracy_pies": metrics.accuracy_on(is_pie, predictions, labels),
@@ -349,6 +374,7 @@ def lost_and_kept(
         "accuracy_rest": metrics.accuracy_on(~is_pie, predictions, labels),
         "dense_accuracy_rest": metrics.accuracy_on(~is_pie, dense.predictions, labels),
         "auroc_q_score": [*map(metrics.auroc, -pruned.outputs["q_score"], wrong)],
+        "pie_auroc_q_score": metrics.auroc(-metrics.mean_over_defined(pruned.outputs["q_score"]), is_pie),
         "calibration_error": [
             metrics.calibration_error(logits, labels) for logits in pruned.outputs["log_probabilities"]
         ],
@@ -362,6 +388,11 @@ def lost_and_kept(
         ):
             pairs = zip(pruned.outputs[output][own], dense.outputs[output][other])
             measures[f"{name}{suffix}"] = [alike(*pair) for pair in pairs]
+    log_probabilities = (
+        side.outputs["log_probabilities"][rows] for side, rows in ((dense, same), (pruned, own))
+    )
+    probabilities = (np.exp(each.astype(np.float32)) for each in log_probabilities)
+    measures["probability_change"] = metrics.probability_changes(*probabilities)
     return {name: np.array(values) for name, values in measures.items()}
 
 
@@ -374,7 +405,7 @@ def measure_depths(
         dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
     Returns:
         arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places; of the
-        pruned networks knn_accuracy and auroc_depth (M,).
+        pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
     """
     places = len(pruned[0]["knn"])
     arrays = {"is_pie": is_pie, "places": places}
@@ -387,6 +418,7 @@ def measure_depths(
     measures = {
         "knn_accuracy": np.array([(network["knn"][-1] == labels).mean() for network in pruned]),
         "auroc_depth": np.array([*map(metrics.auroc, arrays["pruned_depth_prediction"], wrong)]),
+        "pie_auroc_depth": np.array(metrics.auroc(arrays["pruned_depth_prediction"].mean(0), is_pie)),
     }
     arrays |= measures
     columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned), **_means(measures)}
@@ -573,22 +605,37 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         draw_figure(study, path, shared, made)
 
 
+def check_umap_images(images: int) -> None:
+    """Refuses too few test images for UMAP.
+
+    Raises:
+        UserError: so many are too few.
+    """
+    if images < UMAP_IMAGES:
+        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {images}; leave it out")
+
+
 def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
 
     Raises:
-        UserError: too few images for UMAP, or latents between which distances are not finite.
+        UserError: too few images, latents between which distances are not finite, or an error of UMAP.
     """
-    if len(latent) < UMAP_IMAGES:
-        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
+    check_umap_images(len(latent))
     if not np.square(latent, dtype=np.float64).sum(1).max() < np.finfo(np.float32).max / 4:
         raise UserError("--plot_umap: distances between these latents are not finite; leave it out")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import umap
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import umap
 
-        model = umap.UMAP(n_neighbors=min(15, len(latent) - 1), random_state=UMAP_SEED, n_jobs=1)
-        return model.fit_transform(latent).astype(np.float32)
+            model = umap.UMAP(n_neighbors=min(15, len(latent) - 1), random_state=UMAP_SEED, n_jobs=1)
+            return model.fit_transform(latent).astype(np.float32)
+    except Exception as error:  # numba, scikit-learn and pynndescent raise many kinds
+        if "cannot cache" in str(error) and process.cache_compiled_code():
+            return umap_coordinates(latent)
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"--plot_umap: UMAP failed ({reason}); leave it out") from None
 
 
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:

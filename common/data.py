@@ -18,12 +18,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.cli import FLIPS, UserError, logger
+from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
-from common.store.files import claim
+from common.store.files import claim, says_all
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums count on this order
 SMALLEST_SIDE = 8  # the network halves the image twice
+HALVES = ("train", "test")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
 LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
 
@@ -86,7 +87,13 @@ class ImageDataset:
         return "mean {} std {}".format(*texts)
 
     def normalized_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "ImageDataset":
-        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1]."""
+        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1].
+
+        Raises:
+            UserError: a standard deviation of 0.
+        """
+        if not all(std):
+            raise UserError("--normalization: a standard deviation is above 0")
         if (mean, std) == (self.mean, self.std):
             return self
         return replace(self, mean=mean, std=std, normalization=(mean, std))
@@ -202,10 +209,13 @@ def _load_digits() -> ImageDataset:
 
 def _load_downloaded(root: Path, name: str) -> ImageDataset:
     from torchvision import datasets
-    from torchvision.datasets.utils import download_url, extract_archive
+    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
     wanted = DOWNLOADS[name]
     kind = getattr(datasets, wanted.kind)
+
+    for path in [*root.glob("*.*"), *root.glob("cifar-*/*")]:
+        refuse_pipe(path)
 
     def read() -> list:
         """Training and test set; nothing where a file is missing or damaged: torchvision compares every file
@@ -221,8 +231,17 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
         logger.info(f"{found}: taking {names}, from there or downloaded first ({wanted.megabytes} MB)")
         try:
             for url, file, md5 in files:
-                download_url(url, str(root), file, md5)
+                if not os.path.lexists(root / file):  # under a hidden name, until it is there whole
+                    download_url(url, str(root), f".{file}", md5)
+                    (root / f".{file}").replace(root / file)
+                elif not check_integrity(str(root / file), md5):
+                    raise UserError(
+                        f"--dataset {name}: {found}: {root / file} is damaged or incomplete; move it away to "
+                        "have it downloaded, or put another copy in its place"
+                    )
         except (OSError, RuntimeError, http.client.HTTPException) as error:
+            if says_all(error, root) and not isinstance(error, ConnectionError | TimeoutError):
+                raise
             reason = " ".join(str(error).split())
             raise UserError(
                 f"--dataset {name}: {found} and the download failed ({reason}); put {names} from the "
@@ -235,6 +254,17 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
 
     halves = read()
     if not halves:
+        endings = Image.registered_extensions()
+        photos = [
+            folder.name
+            for folder in sorted(root.glob("[!.]*/"))
+            if folder.name in HALVES or any(path.suffix.lower() in endings for path in folder.iterdir())
+        ]
+        if photos:
+            raise UserError(
+                f"--dataset {name}: {root} holds folders of images ({', '.join(photos[:4])}), not "
+                f"{wanted.title}; give --dataset folder, or another --data_dir"
+            )
         with claim(root / wanted.title, wait=True):  # of several scripts one fetches, the others wait
             halves = read() or fetch()
     tensors = []
@@ -295,15 +325,23 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
     ones. What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a
     class.
     """
-    for half in ("train", "test"):
+
+    def visible(folder: Path) -> list[Path]:
+        # Not by glob, which takes a folder that may not be read for an empty one.
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+    for half in HALVES:
         if not (root / half).is_dir():
             raise UserError(
                 f"--data_dir {root}: no folder {half}/ in it; it must hold train/CLASS/* and test/CLASS/*"
             )
-    class_names, test_classes = (
-        [path.name for path in sorted((root / half).glob("[!.]*")) if path.is_dir()]
-        for half in ("train", "test")
-    )
+        for path in visible(root / half):
+            if not path.is_dir():
+                raise UserError(
+                    f"--data_dir {root}: {half}/{path.name} is in no folder of a class; move it into one "
+                    f"({half}/CLASS/{path.name}), or out of {half}/"
+                )
+    class_names, test_classes = ([path.name for path in visible(root / half)] for half in HALVES)
     if strangers := sorted({*test_classes} - {*class_names}):
         raise UserError(f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(strangers)}")
     if odd := [name for name in class_names if not name.isprintable()]:
@@ -313,9 +351,9 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
             f"--data_dir {root}: train/ has {len(class_names)} class folders, at least 2 are needed"
         )
     halves = {}
-    for half in ("train", "test"):
+    for half in HALVES:
         folders = [root / half / name for name in class_names]
-        halves[half] = files = [sorted(folder.glob("[!.]*")) for folder in folders]
+        halves[half] = files = [visible(folder) if folder.exists() else [] for folder in folders]
         if (half == "train" and not all(files)) or not any(files):
             raise UserError(f"--data_dir {root}: no images in {half}/{class_names[files.index([])]}")
         for path in itertools.chain([root / half], folders, *files):
@@ -340,14 +378,12 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise ValueError(f"{frames} frames: keep one")
             yield image
-    except UserError:
-        raise
     # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them.
     except Exception as error:
+        if says_all(error, path):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"--data_dir: {path} is not a readable image ({reason}); remove or replace it"
-        ) from None
+        raise UserError(f"{path} is not a readable image ({reason}); replace it or move it away") from None
 
 
 def upright(image: Image.Image) -> Image.Image:

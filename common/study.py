@@ -126,6 +126,11 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info(f"{script} on {name}")
+    if flags.ignored:
+        logger.info(
+            f"note: {', '.join(flags.ignored)}: no effect, as published; the seed of a model is its id "
+            "(--index_start, --total_seed)"
+        )
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
@@ -157,7 +162,8 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     else:
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
-    for test_set, data in other_test_sets(data, getattr(flags, "test_set", None)):
+    test_sets = other_test_sets(data, getattr(flags, "test_set", None), getattr(flags, "severity", None))
+    for test_set, data in test_sets:
         for total_seed in range(flags.total_seed):
             below = f"seed_{total_seed}" if total_seed else ""
             default_folder = study_folder("models", name) / below

@@ -15,18 +15,16 @@ into a folder small enough to publish; from the copy it makes the same report.
 """
 
 import argparse
+import os
 import re
-import shutil
 import sys
-import tempfile
+import zlib
 from collections import Counter
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import cli  # noqa: E402
+from common import cli, values  # noqa: E402
 
 KINDS = ("pies_distribution", "q_score", "umap", "prediction_depth")
 OUTPUT_FOLDERS = ("similarity", "report")
@@ -34,36 +32,33 @@ OUTPUT_FOLDERS = ("similarity", "report")
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument(
-        "--results", type=Path, default=Path("pies/cifar10"), help="the folder of one data set's results"
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, help="draw every figure anew into this folder, None: do not"
-    )
-    parser.add_argument(
-        "--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures drawn anew"
-    )
     cli.add_flags(
         parser,
+        ("--results", folder, Path("pies/cifar10"), "the folder of one data set's results"),
+        ("--output_dir", folder, None, "draw every figure anew into this folder, None: do not"),
+        ("--format", ("png", "pdf", "svg"), "png", "of the pictures drawn anew"),
         cli.RUN,
         (
             "--against",
-            Path,
+            folder,
             None,
             "a folder of results to compare those of --results with; writes RESULTS/against/.../report.html "
             "alone, None: do not",
         ),
-    )
-    parser.add_argument(
-        "--release", type=Path, help="copy the results that this script reads into this folder, None: do not"
+        ("--release", folder, None, "copy the results that this script reads into this folder, None: do not"),
     )
     return parser
+
+
+def folder(text: str) -> Path:
+    """The value of a flag that names a folder."""
+    return Path(values.path(text))
 
 
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common.store import files
+    from figures.report import outputs
 
     folder = flags.results / "runs" / flags.run if flags.run else flags.results
     if flags.against:
@@ -76,13 +71,10 @@ def main(argv=None) -> None:
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     if not folder.is_dir():
         raise cli.UserError(f"--results {folder}: no populations are stored there; there is no such folder")
-    with ExitStack() as stack:
-        # Of two calls at once one waits for the other.
-        stack.enter_context(files.claim(folder / "report.html", wait=True))
-        for left in folder.glob(".anew_*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        targets = {"release": flags.release, "drawn": flags.output_dir, "report": folder}
-        staged = {name: stack.enter_context(staged_folder(path)) for name, path in targets.items() if path}
+    report = against_folder(folder, flags.against) if flags.against else folder
+    targets = {"release": flags.release, "drawn": flags.output_dir, "report": report}
+    targets = {kind: path for kind, path in targets.items() if path}
+    with outputs.staged_folders(targets, folder) as staged:
         if flags.against:
             lines = write_against(folder, staged["report"], flags.against)
         else:
@@ -94,7 +86,7 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     """The report of stored populations, figures drawn anew and a release, each into its staged folder;
     returns the lines to print."""
     from common.store import table
-    from figures.report import across, contents, plots, read, release
+    from figures.report import across, contents, outputs, page, plots, read, release
 
     stored = read.read_populations(folder)
     pruned = [population for population in stored if population.is_pruned]
@@ -122,10 +114,10 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     not_dense = (*pruned, *report.controls, *report.compared)
     populations = {each.label: each for each in not_dense}.values()
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
-    write_tables(staged["report"], rows | lists)
+    outputs.write_tables(staged["report"], rows | lists)
     all_rows = [population.row for population in stored]
     table.write_tex(own / "results.tex", table.short_table(all_rows))
-    write_page(staged["report"], report, pngs, folder)
+    outputs.write_page(staged["report"], page.write(report, pngs, folder))
     models = sorted({len(population.arrays["ids"]) for population in pruned})
     lines = [
         draw_anew(folder, staged, models, flags),
@@ -137,46 +129,29 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     if flags.release:
         size = release.release(folder, staged["release"], contents.shown(report.compared))
         lines.append(f"released: {size / 1e6:.1f} MB in {flags.release}")
-    for name in OUTPUT_FOLDERS:
-        delete_old_outputs(folder / name)
     return lines
 
 
 def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
     """Two runs side by side, from their stored arrays; returns the lines to print."""
-    from figures.report import contents, plots, read
+    from figures.report import contents, outputs, page, plots, read
 
     runs = [read.read_populations(each) for each in (folder, other)]
     names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
     if len(set(names)) == 1:
         names = str(folder), str(other)
     report = contents.collect_runs(*runs, names)
-    place = Path("against", re.sub(r"[^\w.=-]+", "_", str(other)).strip("._"))
-    target = staged / place
-    pngs = {each.name: plots.store(target / f"{each.name}.npz", each.arrays) for each in report.pictures}
-    write_tables(target, {"changed": report.changed, "differences": report.differences})
-    write_page(target, report, pngs, folder)
-    delete_old_outputs(folder / place)
-    report_path = folder / place / "report.html"
+    pngs = {each.name: plots.store(staged / f"{each.name}.npz", each.arrays) for each in report.pictures}
+    outputs.write_tables(staged, {"changed": report.changed, "differences": report.differences})
+    outputs.write_page(staged, page.write(report, pngs, folder))
+    report_path = against_folder(folder, other) / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
 
 
-def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
-    """Each as a CSV, and a LaTeX tabular beside it."""
-    from common.store import table
-
-    for name, rows in tables.items():
-        table.write_tex(folder / f"{name}.tex", table.write_rows(folder / f"{name}.csv", rows))
-
-
-def write_page(target: Path, report, pngs: dict[str, bytes], folder: Path) -> None:
-    """report.html in a folder, of the results in `folder`."""
-    from common.store import files
-    from figures.report import page
-
-    html = page.write(report, pngs, folder)
-    write = lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace")
-    files.write_atomically(target / "report.html", write)
+def against_folder(folder: Path, other: Path) -> Path:
+    """Where the comparison with the results in `other` goes: a folder for each."""
+    path = other.resolve()
+    return folder / "against" / f"{path.name}_{zlib.crc32(os.fsencode(path)):08x}"
 
 
 def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: argparse.Namespace) -> str:
@@ -213,27 +188,6 @@ def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     if path.parent.name in OUTPUT_FOLDERS:  # the names of the scripts' figures say it themselves
         facts.append(f"{'-'.join(map(str, models))}models")
     return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
-
-
-@contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside `folder`. What is written there comes into `folder`, report.html last, when the
-    context is left in peace, else nothing of it does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".anew_", dir=folder) as name:
-        yield Path(name)
-        paths = [path for path in Path(name).rglob("*") if path.is_file() and path.parent.name != ".locks"]
-        for path in sorted(paths, key=lambda path: path.name == "report.html"):
-            target = folder / path.relative_to(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
-
-
-def delete_old_outputs(folder: Path) -> None:
-    """Deletes what an earlier call wrote there: of populations that may not be stored any more."""
-    for path in folder.glob("*.*"):
-        if path.suffix in (".csv", ".tex", ".npz", ".png"):
-            path.unlink()
 
 
 if __name__ == "__main__":

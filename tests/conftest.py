@@ -23,7 +23,7 @@ from common import cli
 GOLDEN_HERE = (
     Path(__file__).parent / "golden"
 )  # WRN-10-2, for tests that need checkpoints in the published formats
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", GOLDEN_HERE)).resolve()
+GOLDEN = Path(os.environ.get("GOLDEN_DIR") or GOLDEN_HERE).expanduser().resolve()
 
 # Folders with checkpoints, forward values and masks, and the depth of the networks in them (widen_factor 2).
 GOLDEN_NETWORKS = [

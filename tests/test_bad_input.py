@@ -1,18 +1,24 @@
 """Bad input of every kind through the scripts' command lines: status 2, one line that names the cause and
 what helps, nothing half-written."""
 
+import argparse
 import contextlib
 import csv
+import errno
 import json
 import os
 import pickle
 import resource
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -85,6 +91,22 @@ def work(finished, tmp_path, monkeypatch):
     """A copy of the finished folder to spoil."""
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "work"))
     return Path.cwd()
+
+
+class Hangs(BaseException):
+    """What no script catches."""
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    def stop(*_):
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def files(work):
@@ -242,6 +264,13 @@ def resize_all(side):
     return lambda: [Image.new("L", (side, side)).save(path) for path in Path("few digits").rglob("*.png")]
 
 
+def no_class_folders():
+    for folder in list(Path("few digits/train").iterdir()):
+        for path in folder.iterdir():
+            path.rename(f"few digits/train/{folder.name} {path.name}")
+        folder.rmdir()
+
+
 def rename(name, other):
     return lambda: Path(name).rename(other)
 
@@ -259,6 +288,58 @@ def state(pattern, content):
         ) else torch.save(content, kept)
 
     return spoil
+
+
+def pipe(name):
+    """A pipe in place of a file, or of a checkpoint whose pattern is given."""
+
+    def spoil():
+        path = model(name) if "{}" in name else Path(name)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+
+    return spoil
+
+
+def listening(name):
+    return lambda: socket.socket(socket.AF_UNIX).bind(name)
+
+
+def pipe_for_state():
+    state(SUP_DENSE, b"")()
+    [path] = Path("models/few digits").glob(".*.state")
+    pipe(str(path))()
+
+
+def archive_called_npy():
+    for part in ("data", "labels"):
+        with open(f"t_{part}.npy", "wb") as file:
+            np.savez(file, images=np.zeros(3))
+
+
+def archive_of_text():
+    with zipfile.ZipFile("t.npz", "w") as file:
+        for name in ("images", "labels"):
+            file.writestr(name, "no array")
+
+
+def severities(images):
+    """A file in the form of CIFAR-10-C of so many images."""
+
+    def spoil():
+        np.save("fog.npy", np.zeros((images, 8, 8, 3), np.uint8))
+        np.save("labels.npy", np.zeros(images, np.uint8))
+
+    return spoil
+
+
+def link_to_itself(name):
+    return lambda: os.symlink(Path(name).name, name)
+
+
+def few_test_images():
+    for path in Path("few digits/test").glob("*/00.png"):
+        write(f"few/{path.parent.name}/00.png", path.read_bytes())()
 
 
 class Harmful:
@@ -335,14 +416,25 @@ ELSEWHERE = "... give these a place of their own (--run NAME)"
 MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
-DAMAGED, NO_FIT = "is damaged; delete it", "does not fit the network that the flags ask for"
-UNREADABLE = "not a readable checkpoint ... delete it and train it again"
+DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the flags ask for"
+UNREADABLE = f"not a readable checkpoint ... {CANNOT_BE_MADE}"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
-UNREADABLE_IMAGE = "is not a readable image ... remove or replace it"
-IN_THE_WAY = "free space or permissions there, or name another folder"
+UNREADABLE_IMAGE = "is not a readable image ... replace it or move it away"
+DENSE_FILE = "models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
+A_PIPE = "is a pipe, a socket or a device, not a file; move it away"
+IN_THE_WAY = "is in the way: move it away, or give another name"
+NOT_ALONE = "not tensors alone ... save the state_dict alone"
 # Wrong flags: script, flags => what the line tells.
 WRONG_FLAGS = """
 sup_training --epochs many => --epochs ... 'many' ... a whole number from 1
+clr_training --batch_size 1 => --batch_size 1: a contrastive loss ... give 2 or more
+sup_training --match_sparsity 0.9999 => --match_sparsity 0.9999 leaves groups of (1, 1, 1) ... give less
+sup_training --match_sparsity 1 => --match_sparsity ... not including, 1
+sup_pie_kmodels_detection --severity 3 => --severity belongs to a file of CIFAR-10-C
+sup_prediction_depth --severity 3 --test_set noise_1 => --severity belongs to a file of CIFAR-10-C
+clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity belongs to a file of CIFAR-10-C
+clr_prediction_depth --severity 6 --test_set fog.npy => --severity ... a whole number from 1 to 5
+sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... of CIFAR-10-C give --severity
 clr_training --batch_size 1.5 => --batch_size ... a whole number from 1
 sup_pruning_finetune --pruning_percentages '0.5;0.9' => --pruning_percentages ... a number from 0 up to
 sup_pie_kmodels_detection --pruning_percentages 0.9, => --pruning_percentages ... '' ... a number from 0 up to
@@ -435,7 +527,8 @@ sup_training --cuda_device -1 => --cuda_device ... a whole number from 0
 sup_training --threads 0 => --threads ... a whole number from 1 to 1024
 sup_training --workers -1 => --workers ... a whole number from 0
 sup_training --widen_factor 0 => --widen_factor ... a whole number from 1 to 64
-sup_training --data_dir '' => --data_dir . ... no folder train/
+sup_training --data_dir '' => --data_dir ... '' is no path: give its name
+clr_training --encoder_save_path ~no-user/x => --encoder_save_path ... '~no-user/x' is no path
 clr_training --base_temperature 0 => --base_temperature ... a number above 0
 clr_training --batch_size_head 0 => --batch_size_head ... a whole number from 1
 clr_training --head_epochs 0 => --head_epochs ... a whole number from 1
@@ -464,7 +557,7 @@ sup_pie_kmodels_detection --run a/b => --run ... 'a/b' is not a plain name
 sup_pie_kmodels_detection --run .. => --run ... '..' is not a plain name
 sup_prediction_depth --run '' => --run ... '' is not a plain name
 sup_pie_kmodels_detection --test_set nothing => --test_set 'nothing' ... neither a folder
-sup_pie_kmodels_detection --test_set '' => --test_set '' ... neither a folder
+sup_pie_kmodels_detection --test_set '' => --test_set ... '' is no path: give its name
 sup_prediction_depth --test_set noise_4 => --test_set 'noise_4' ... noise_3
 clr_pie_kmodels_detection --test_set 'few digits' => its folders are not the classes ... train
 sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... cannot be read
@@ -509,7 +602,7 @@ ROWS = [
         None,
         SUP,
         ["--dataset", "cifar10", "--data_dir", DIGIT],
-        f"03.png ... {IN_THE_WAY}",
+        f"Not a directory; {DIGIT} is in the way: move it away",
     ),
     (
         "data, name of a built-in set",
@@ -518,6 +611,42 @@ ROWS = [
         "--data_dir digits",
         "--data_dir digits ... rename it",
     ),
+    (
+        "data, no folders of classes",
+        no_class_folders,
+        SUP,
+        "",
+        "--data_dir few digits: train/digit 0 00.png is in no folder of a class; move it into one",
+    ),
+    (
+        "data, an image beside the classes",
+        rename(DIGIT, "few digits/test/03.png"),
+        CLR,
+        "",
+        "test/03.png is in no folder of a class",
+    ),
+    (
+        "data, the kind forgotten",
+        None,
+        SUP,
+        "--dataset cifar10",
+        "few digits holds folders of images (test, train), not CIFAR-10; give --dataset folder",
+    ),
+    (
+        "data, the kind forgotten, of folders of classes",
+        None,
+        SUP_PIES,
+        ["--dataset", "svhn", "--data_dir", "few digits/train"],
+        "few digits/train holds folders of images (digit 0, digit 1, digit 2), not SVHN",
+    ),
+    (
+        "data, an archive cut short",
+        write("data/cifar-10-python.tar.gz"),
+        SUP,
+        "--dataset cifar10 --data_dir data",
+        "data/cifar-10-python.tar.gz is damaged or incomplete; move it away",
+    ),
+    ("folder, a long name", None, SUP, ["--save_path", "n" * 300], "File name too long; give a shorter name"),
     ("data, no train", delete("few digits/train"), SUP, "", "no folder train/ ... train/CLASS/*"),
     ("data, no test", delete("few digits/test"), CLR_DEPTH, "", "no folder test/ ... test/CLASS/*"),
     (
@@ -596,7 +725,7 @@ ROWS = [
         replace(SUP_DENSE, lambda content: content[:5000]),
         SUP_PRUNE,
         "",
-        "describes another file ... delete both",
+        "describes another file ... move both away",
     ),
     (
         "model, empty",
@@ -606,11 +735,25 @@ ROWS = [
         UNREADABLE,
     ),
     (
+        "model, a whole network",
+        alone(SUP_DENSE, edit(SUP_DENSE, lambda _: models.SupervisedNetwork(Architecture(10, 1), 3))),
+        SUP_PRUNE,
+        "--models_number 1 --pruning_percentages 0.5",
+        f"id0.pt holds common.models.SupervisedNetwork, {NOT_ALONE}",
+    ),
+    (
+        "model, flags beside it",
+        alone(ENCODER, edit(ENCODER, lambda content: content | {"args": argparse.Namespace()})),
+        CLR_PRUNE,
+        "--models_number 1 --pruning_percentages 0.5",
+        f"id0.pt holds argparse.Namespace, {NOT_ALONE}",
+    ),
+    (
         "model, list",
         edit(SUP_DENSE, lambda content: [1, 2]),
         SUP_PRUNE,
         "--pruning_percentages 0.5",
-        "holds no state_dict ... id0.pt",
+        "id0.pt holds a list, no state_dict ... save the state_dict alone",
     ),
     (
         "model, numbers",
@@ -660,7 +803,7 @@ ROWS = [
         both(copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)), lambda: sign(model(SUP_DENSE, 1))),
         SUP_PRUNE,
         "",
-        "the same weights as ... delete the second",
+        f"the same weights as ... they are one network; {MADE_AGAIN}",
     ),
     (
         "model, head and encoder of another",
@@ -671,14 +814,14 @@ ROWS = [
         ),
         CLR_PIES,
         "",
-        "the same weights as ... delete the second",
+        f"the same weights as ... they are one network; {MADE_AGAIN}",
     ),
     (
         "model, same seed",
         edit_record(SUP_DENSE, setting("seed", to=0), 1),
         SUP_PIES,
         "",
-        "the same seed as ... delete the second",
+        f"the same seed as ... they are one network; {MADE_AGAIN}",
     ),
     (
         "model, sparser than its name",
@@ -862,7 +1005,7 @@ ROWS = [
         lambda: shutil.copy(model(SUP_DENSE, 1).with_suffix(".json"), model(SUP_DENSE).with_suffix(".json")),
         SUP_PIES,
         "",
-        "id0.json describes another file ... delete both",
+        "id0.json describes another file ... move both away",
     ),
     ("JSON, no checksum", edit_record(ENCODER, without("checkpoint_sha256")), CLR_DEPTH, "", DAMAGED),
     (
@@ -993,7 +1136,7 @@ ROWS = [
         "",
         "not a state of this version ... delete it",
     ),
-    ("state, a folder", state(SUP_DENSE, None), SUP, "", "id0.pt.state ... delete it"),
+    ("state, a folder", state(SUP_DENSE, None), SUP, "", "id0.pt.state is in the way: move it away"),
     ("folder, logs", file_in_place_of("logs"), SUP, "", f"logs ... {IN_THE_WAY}"),
     (
         "folder, one log",
@@ -1002,14 +1145,124 @@ ROWS = [
         "",
         f"sup_training.log ... {IN_THE_WAY}",
     ),
-    ("folder, below a file", None, CLR, ["--encoder_save_path", DIGIT + "/x"], f"03.png/x ... {IN_THE_WAY}"),
-    ("folder, results", file_in_place_of("pies"), CLR_PIES, "", f"pies/few digits ... {IN_THE_WAY}"),
+    (
+        "folder, below a file",
+        None,
+        CLR,
+        ["--encoder_save_path", DIGIT + "/x"],
+        f"03.png/x ... 03.png {IN_THE_WAY}",
+    ),
+    ("folder, results", file_in_place_of("pies"), CLR_PIES, "", f"pies/few digits ... pies {IN_THE_WAY}"),
     (
         "folder, evaluations",
         file_in_place_of("pies/few digits/supervised"),
         SUP_DEPTH,
         "",
         f"pies/few digits/supervised ... {IN_THE_WAY}",
+    ),
+    (
+        "pipe, checkpoint trained",
+        both(
+            remove(SUP_DENSE),
+            pipe(DENSE_FILE),
+        ),
+        SUP,
+        "",
+        f"id0.pt {A_PIPE}",
+    ),
+    (
+        "pipe, checkpoint pruned",
+        both(
+            remove(SUP_DENSE),
+            pipe(DENSE_FILE),
+        ),
+        SUP_PRUNE,
+        "--models_number 1 --pruning_percentages 0.5",
+        f"id0.pt {A_PIPE}",
+    ),
+    (
+        "pipe, JSON",
+        lambda: pipe(str(model(ENCODER).with_suffix(".json")))(),
+        CLR_PIES,
+        "",
+        f"id0.json {A_PIPE}",
+    ),
+    ("pipe, state", pipe_for_state, SUP, "", f".pt.state {A_PIPE}"),
+    ("pipe, log", pipe("logs/few digits/sup_training.log"), SUP, "", f"sup_training.log {A_PIPE}"),
+    ("pipe, test set", pipe("t.npz"), SUP_PIES, "--test_set t.npz", f"t.npz {A_PIPE}"),
+    (
+        "pipe, labels",
+        both(severities(5), pipe("labels.npy")),
+        SUP_DEPTH,
+        "--test_set fog.npy --severity 1",
+        f"labels.npy {A_PIPE}",
+    ),
+    ("socket, test set", listening("t_data.npy"), SUP_PIES, "--test_set t_data.npy", f"t_data.npy {A_PIPE}"),
+    (
+        "device, test set",
+        lambda: os.symlink("/dev/zero", "t.npz"),
+        SUP_PIES,
+        "--test_set t.npz",
+        f"t.npz {A_PIPE}",
+    ),
+    (
+        "pipe, archive of CIFAR-10",
+        pipe("cifar-10-python.tar.gz"),
+        SUP,
+        "--dataset cifar10 --data_dir .",
+        f"cifar-10-python.tar.gz {A_PIPE}",
+    ),
+    ("pipe, table", pipe("pies/few digits/results.csv"), SUP_PIES, "", f"results.csv {A_PIPE}"),
+    (
+        "pipe, population",
+        pipe("pies/few digits/supervised/populations/global_0.9.npz"),
+        SUP_PIES,
+        "",
+        f"global_0.9.npz {A_PIPE}",
+    ),
+    (
+        "test set, archive called .npy",
+        archive_called_npy,
+        SUP_PIES,
+        "--test_set t_data.npy",
+        "t_data.npy: images are",
+    ),
+    ("test set, text in an archive", archive_of_text, SUP_PIES, "--test_set t.npz", "t.npz: images are |S"),
+    (
+        "test set, not of five severities",
+        severities(7),
+        SUP_PIES,
+        "--test_set fog.npy --severity 2",
+        "--test_set fog.npy: cannot be read ... equal division",
+    ),
+    (
+        "test set, a link to itself",
+        both(few_test_images, link_to_itself("few/digit 1/loop.png")),
+        SUP_PIES,
+        "--test_set few",
+        "few/digit 1/loop.png ... remove",
+    ),
+    ("data, a link to itself", link_to_itself("loop"), SUP, "--data_dir loop", "loop ... a link"),
+    (
+        "data, an image that is a link to itself",
+        link_to_itself("few digits/train/digit 1/loop.png"),
+        SUP,
+        "",
+        f"loop.png {UNREADABLE_IMAGE}",
+    ),
+    (
+        "test set, too few images for UMAP",
+        few_test_images,
+        SUP_PIES,
+        "--plot_umap --test_set few",
+        "--plot_umap needs at least 10 test images, not 3",
+    ),
+    (
+        "data, too few images for depth",
+        lambda: [path.unlink() for path in Path("few digits/train").glob("*/[01]*.png") if path.stem > "08"],
+        CLR_DEPTH,
+        "",
+        "prediction depth needs at least 30 training images, few digits has 27",
     ),
     (
         "table, a folder",
@@ -1027,10 +1280,14 @@ WRONG_FLAGS_OF_FIGURES = """
 --format gif => --format ... choose from
 --run a/b => --run ... is not a plain name
 --run hotter => runs/hotter ... there is no such folder
---output_dir 'few digits/train/digit 1/03.png' => 03.png ... File exists
---release 'few digits/train/digit 1/03.png' => 03.png ... File exists
+--output_dir 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
+--release 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'pies/few digits' => --release names the folder of --results
 --against 'pies/few digits/../few digits' => --against names the folder of --results
+--release '' => --release ... '' is no path: give its name
+--output_dir '' => --output_dir ... '' is no path: give its name
+--against '' => --against ... '' is no path: give its name
+--results '' => --results ... '' is no path: give its name
 --against nowhere => --results nowhere: no populations are stored there
 --against x --release y => --release has no effect with --against
 --against x --output_dir y => --output_dir has no effect with --against
@@ -1109,10 +1366,11 @@ def incomplete(path):
 
 
 DAMAGES = {
-    "torn": (torn, "is damaged; delete it"),
-    "other values": (changed, "is damaged; delete it"),
-    "a bit": (turned, "is damaged; delete it"),
-    "no title": (incomplete, "is damaged; delete it"),
+    "torn": (torn, "is damaged; move it away"),
+    "other values": (changed, "is damaged; move it away"),
+    "a bit": (turned, "is damaged; move it away"),
+    "no title": (incomplete, "is damaged; move it away"),
+    "a pipe": (lambda path: pipe(str(path))(), "is a pipe"),
     "no stamp": (
         lambda path: np.savez(path, **np.load(path)),
         "has no stamp ... python -m common.store.stamp",
@@ -1197,7 +1455,7 @@ def test_damaged_figures_are_refused_and_nothing_is_half_new(
     before = files(tmp_path)
     arguments = ["--results", str(folder), "--output_dir", str(tmp_path / "anew")]
     assert make_figures.main([*arguments, "--release", str(tmp_path / "copy")]) == 2
-    check_the_line(capsys.readouterr().err, f"{path.name} is damaged; delete it")
+    check_the_line(capsys.readouterr().err, f"{path.name} is damaged; move it away")
     assert files(tmp_path) == before
 
 
@@ -1216,13 +1474,187 @@ def test_wrong_flags_of_the_report_are_one_line(work, capsys, line):
     assert files(work) == before
 
 
-def test_what_a_killed_report_left_goes(made_up, tmp_path, empty_figures):
+# Whose files: only what the report wrote itself is replaced or deleted.
+
+
+@pytest.fixture
+def report(made_up, tmp_path, monkeypatch, empty_figures):
+    """A function that makes a report of copied results, with flags; gives the status."""
     from figures import make_figures
 
-    folder = shutil.copytree(made_up, tmp_path / "digits")
+    shutil.copytree(made_up, tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    return lambda *flags: make_figures.main(["--results", "digits", *map(str, flags)])
+
+
+@pytest.mark.parametrize("flag", ["--results", "--output_dir", "--release"])
+def test_what_a_killed_report_left_goes(report, flag):
+    folder = Path("digits" if flag == "--results" else "pub")
     write(folder / ".anew_of_earlier/report.html")()
-    assert make_figures.main(["--results", str(folder)]) == 0
-    assert (folder / "report.html").exists() and not list(folder.glob(".anew_*"))
+    assert report(flag, folder) == 0
+    assert len(files(folder)) > 3 and not list(folder.glob(".anew_*"))
+
+
+THEIRS = {
+    "report/notes.csv": [],
+    "similarity/own.png": [],
+    "pub/notes.npz": ["--release", "digits/pub"],
+    "pub/own.png": ["--output_dir", "digits/pub"],
+}
+
+
+def test_other_files_stay(report):
+    shutil.copytree("digits", "other")
+    assert report("--against", "other") == 0
+    [against] = Path("digits/against").iterdir()
+    for name, flags in {**THEIRS, f"against/{against.name}/notes.csv": ["--against", "other"]}.items():
+        theirs = Path("digits", name)
+        write(theirs)()
+        assert report(*flags) == report(*flags) == 0
+        assert theirs.read_bytes() == b"not what should be here", name
+
+
+NOT_WRITTEN = {
+    "digits/report.html": [],
+    "digits/report/evidence.csv": [],
+    "digits/report": [],
+    "pub/results.csv": ["--release", "pub"],
+    "pub/supervised/populations/of_others_0.9.npz": ["--release", "pub"],
+    "pub/digits_report_evidence.png": ["--output_dir", "pub"],
+}
+
+
+@pytest.mark.parametrize("name", NOT_WRITTEN)
+def test_a_file_that_the_report_did_not_write_is_not_replaced(report, capsys, name):
+    if "evidence.png" in name:
+        assert report("--output_dir", "drawn") == 0
+        [name, *_] = (f"pub/{path.name}" for path in Path("drawn").glob("*.png"))
+    write(name)()
+    before = files(Path.cwd())
+    assert report(*NOT_WRITTEN.get(name, ["--output_dir", "pub"])) == 2
+    check_the_line(capsys.readouterr().err, f"{name} ... move ... away")
+    assert files(Path.cwd()) == before
+
+
+def test_a_changed_file_of_an_earlier_report_is_not_replaced(report, capsys):
+    assert report() == report() == 0
+    write("digits/report/evidence.csv")()
+    before = files(Path.cwd())
+    assert report() == 2 and files(Path.cwd()) == before
+    check_the_line(capsys.readouterr().err, "digits/report/evidence.csv is not as this script wrote it")
+
+
+def test_after_a_kill_between_two_files_the_next_report_is_whole(report, monkeypatch):
+    assert report() == 0
+    done, replace = [], Path.replace
+
+    def killed(path, target):
+        done.append(target)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    page = Path("digits/report.html").read_bytes()
+    write_rows = "figures.report.contents.table_rows"
+    monkeypatch.setattr(write_rows, lambda rows: [{"another": "table"}])
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report()
+    monkeypatch.setattr(Path, "replace", replace)
+    assert len(done) == 3 and Path("digits/report.html").read_bytes() == page
+    assert report() == 0 and Path("digits/report/populations.csv").read_text() == "another\ntable\n"
+
+
+def test_a_release_has_what_the_results_have(report, capsys):
+    def populations(folder):
+        return {path.name for path in Path(folder).glob("*/populations/[!.]*")}
+
+    results = Path("digits/supervised/populations")
+    shutil.copy(results / "global_0.9.npz", results / "layer_0.9.npz")
+    assert report("--release", "pub") == 0 and len(populations("pub")) > 2
+    for path in results.glob("layer*"):
+        path.unlink()
+    assert report("--release", "pub") == 0 and populations("pub") == populations("digits")
+    Path("digits").rename("others")
+    shutil.copytree("others", "digits/results")
+    assert report("--results", "digits/results", "--release", "pub") == 0
+
+
+def test_a_report_on_the_folder_of_figures_waits(report, capsys, monkeypatch):
+    from common.store import table
+    from figures import make_figures
+
+    shutil.copytree("digits", "other")
+    format_table, others = table.format_table, []
+
+    def meanwhile(rows):
+        if not others:
+            others.append(Thread(target=make_figures.main, args=[["--results", "other"]]))
+            others[0].start()
+            others[0].join(0.2)
+            assert others[0].is_alive()
+        return format_table(rows)
+
+    monkeypatch.setattr(table, "format_table", meanwhile)
+    assert report("--output_dir", "other") == 0
+    others[0].join()
+    assert list(Path("other").glob("*.png")) and Path("other/report.html").exists()
+
+
+def test_comparisons_with_two_folders_are_two(report):
+    for other in ("o/ther", "o_ther", "p/ther"):
+        shutil.copytree("digits/supervised", f"{other}/supervised")
+        assert report("--against", other) == report("--against", Path(other).resolve()) == 0
+    assert len(list(Path("digits/against").glob("*/report.html"))) == 3
+
+
+def test_a_tilde_is_the_home(work, monkeypatch):
+    monkeypatch.setenv("HOME", str(work / "home"))
+    assert status_of(SUP, *with_defaults(SUP, ["--epochs", 1, "--index_end", 0, "--save_path=~/x"])) == 0
+    assert list(Path("home/x").glob("*.pt")) and not Path("~").exists()
+
+
+# Errors of the system
+
+PRUNED_MORE = [*ONE, "--pruning_percentages", 0.5]
+NO_PERMISSION = "Permission denied; change the permissions there"
+
+
+@pytest.mark.parametrize(
+    "function, number, script, flags, told",
+    [
+        ("torch.load", errno.ESTALE, SUP_PRUNE, PRUNED_MORE, f"id0.pt: {os.strerror(errno.ESTALE)}"),
+        ("torch.load", errno.EACCES, CLR_PRUNE, PRUNED_MORE, f"id0.pt: {NO_PERMISSION}"),
+        ("numpy.load", errno.EIO, SUP_PIES, [], f"dense_0.0.npz: {os.strerror(errno.EIO)}"),
+        ("zipfile.ZipFile", errno.EACCES, SUP_DEPTH, [], f".npz: {NO_PERMISSION}"),
+        ("PIL.Image.open", errno.EACCES, SUP, [], f".png: {NO_PERMISSION}"),
+        ("numpy.load", errno.EACCES, SUP_PIES, ["--test_set", "t.npz"], f"t.npz: {NO_PERMISSION}"),
+    ],
+)
+def test_an_error_of_the_system_is_said_in_its_words(  # a row of a table
+    work, monkeypatch, capsys, function, number, script, flags, told
+):
+    np.savez("t.npz", images=np.zeros(3))
+    if flags is PRUNED_MORE:  # as external networks
+        for path in Path("models/few digits").glob("*_0.0pruning_*.json"):
+            path.unlink()
+
+    def fail(path, *_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(function, fail)
+    before = files(work)
+    assert status_of(script, *with_defaults(script, flags)) == 2
+    line = capsys.readouterr().err
+    check_the_line(line, told)
+    assert "delete" not in line and "damaged" not in line and files(work) == before
+
+
+def test_a_flag_without_effect_is_said(work, capsys):
+    assert status_of(SUP, *with_defaults(SUP, ["--seed", 7])) == 0
+    assert "note: --seed: no effect, as published; the seed of a model is its id" in capsys.readouterr().out
+    assert status_of(SUP, *with_defaults(SUP, [])) == 0
+    assert "no effect" not in capsys.readouterr().out
 
 
 def test_a_comparison_that_ends_on_its_way_leaves_the_earlier_one_whole(
@@ -1254,7 +1686,7 @@ def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
     write(folder / "supervised/umap/of_before.npz")()
     before = files(tmp_path)
     assert make_figures.main(["--results", str(folder), "--release", str(tmp_path / "copy")]) == 2
-    check_the_line(capsys.readouterr().err, "of_before.npz is damaged; delete it")
+    check_the_line(capsys.readouterr().err, "of_before.npz is damaged; move it away")
     assert files(tmp_path) == before
 
 
@@ -1292,7 +1724,9 @@ def test_a_bomb_for_weights_is_no_checkpoint(work, capsys, small_memory):
     path.with_suffix(".json").unlink()
     inflate(path, "/data/1", 8)
     assert status_of(SUP_PRUNE, *with_defaults(SUP_PRUNE, [*ONE, "--pruning_percentages", 0.5])) == 2
-    check_the_line(capsys.readouterr().err, "id0.pt is not a readable checkpoint (ValueError) ... delete it")
+    check_the_line(
+        capsys.readouterr().err, "id0.pt is not a readable checkpoint (ValueError) ... another copy"
+    )
 
 
 def test_a_bomb_for_test_images_is_refused(work, capsys, small_memory):
@@ -1388,7 +1822,9 @@ def test_a_full_disk_is_one_line_and_what_was_finished_stays(work, capsys, scrip
         shutil.rmtree("logs")  # they are short then, and fit
     with small_disk(limit):
         assert status_of(script, *with_defaults(script, flags)) == 2
-    check_the_line(capsys.readouterr().err, f"{told} ... File too large ... {IN_THE_WAY}")
+    check_the_line(
+        capsys.readouterr().err, f"{told} ... File too large ... free space there, or name another folder"
+    )
     check_nothing_is_lost_or_half_written(work, before)
 
 
@@ -1416,3 +1852,79 @@ def test_damaged_evaluations_are_computed_again(work, capsys, damage):
             np.array_equal(stored[name], before[path][name]) for name in stored
         )
     assert list(csv.reader(Path("pies/few digits/results.csv").open())) == rows
+
+
+def test_a_batch_of_one_image_that_cannot_be_normalised_is_one_line(work, capsys):
+    flags = "--dataset folder --architecture resnet18 --batch_size 59 --epochs 1 --index_end 0 --save_path x"
+    assert main(SUP, *flags.split(), "--data_dir", "few digits") == 2
+    check_the_line(capsys.readouterr().err, "--batch_size leaves one image for the last batch")
+    assert not list(Path("x").glob("[!.]*"))
+
+
+class StandIn:
+    """For UMAP where neither the packages nor the home can be written; with `fails`, anywhere."""
+
+    fails = False
+
+    def __init__(self, **_):
+        if self.fails or not os.path.isdir(os.environ.get("NUMBA_CACHE_DIR", "")):
+            raise RuntimeError("cannot cache function 'rdist': no locator available for file 'layouts.py'")
+
+    def fit_transform(self, latent):
+        return latent[:, :2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_umap_that_fails_costs_nothing_else(work, monkeypatch, capsys, fails):
+    from common import process
+
+    process.CACHES.clear()
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(StandIn, "fails", fails)
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=StandIn))
+    shutil.rmtree("pies")
+    flags = with_defaults(SUP_PIES, ["--plot_umap", "--plot_q_score"])
+    assert main(SUP_PIES, *flags) == (2 if fails else 0)
+    said, folder = capsys.readouterr(), Path("pies/few digits")
+    if fails:
+        check_the_line(said.err, "--plot_umap: UMAP failed (RuntimeError: cannot cache ... leave it out")
+    assert "all columns: " in said.out and (folder / "results.csv").exists()
+    kinds = ("pies_distribution", "q_score", "umap")
+    assert [len(list(folder.glob(f"*/{kind}/*.png"))) for kind in kinds] == [1, 1, 0 if fails else 2]
+
+
+NOBODY_READS = [(SUP, FLAGS[SUP]), (CLR_PIES, ["--help"]), ("figures/make_figures", ["--help"])]
+
+
+@pytest.mark.parametrize("script, flags", NOBODY_READS)
+def test_a_script_whose_output_nobody_reads_ends_quietly(work, script, flags):
+    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags), *SMALL * (script == SUP)]
+    options = {"stderr": subprocess.PIPE, "text": True, "timeout": 60, "check": False}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, **options)
+        check_the_line(done.stderr, "No space left on device")
+        assert done.returncode == 2
+        assert subprocess.run([*command[:2], "--wrong"], **options | {"stderr": full}).returncode == 2
+    end, other_end = os.pipe()
+    os.close(end)
+    done = subprocess.run(command, stdout=other_end, **options)
+    os.close(other_end)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_results_that_are_not_there_yet(work, capsys):
+    from figures import make_figures
+
+    for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
+        Path("pies/cifar10/supervised", kind).mkdir(parents=True)
+    assert make_figures.main(["--results", "pies/cifar10"]) == 2
+    check_the_line(capsys.readouterr().err, "no results yet; run the pie_kmodels_detection scripts")
+
+
+@pytest.mark.parametrize("name", ["[a]", "*a", " [a]"])
+def test_a_row_of_latex_does_not_begin_as_an_option_of_the_row_before(tmp_path, name):
+    from common.store import table
+
+    table.write_tex(tmp_path / "t.tex", [["class", "PIEs"], [name, "1"]])
+    protected = name.replace("[", "{}[").replace("*", "{}*")
+    assert f"\n{protected} & 1" in (tmp_path / "t.tex").read_text()

@@ -1,10 +1,11 @@
-"""Evidence from stored arrays: every number found again with votes counted image by image over sets of ids
-that are written out."""
+"""Evidence from stored arrays: every estimator found again with votes counted image by image over sets of ids
+that are written out, and the numbers of the released study pinned."""
 
 import functools
 import itertools
 import json
 import math
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -14,24 +15,23 @@ from stored_results import key_of, make_results, pruned_populations
 
 from common.store.files import read_arrays, write_arrays
 from figures.report import claims, evidence, uncertainty
-from figures.report.read import StoredPopulation, load_outputs
+from figures.report.read import StoredPopulation, load_outputs, read_populations
 
-METHODS, CLASSES = ("global", "layer", "global_snip", "GMP", "GMP_global", "later_GMP"), 4
-SHIFTED = {
-    ("SupCon", "GMP", 0.9): [1, 2, 3, 4, 5, 6, 8],
-    ("supervised", "dense", 0.0): [0, 1, 2, 3, 4, 5, 6, 9],
-    ("SupCon", "later_GMP", 0.9): [0, 1, 2, 3, 4, 5],
-}
-CASES = {
-    "seven": dict(methods=METHODS, sparsities=(0.5, 0.7), images=30),
-    "three": dict(methods=("global", "GMP"), sparsities=(0.7,), models=3),
-    "other ids": dict(methods=("global", "GMP", "later_GMP"), sparsities=(0.9,), ids=SHIFTED),
-    "no scopes match": dict(
-        learning=("SupCon",),
-        methods=("layer", "global", "GMP_global", "later_GMP"),
-        sparsities=(0.9,),
-        depths=False,
+ROOT = Path(__file__).parent.parent
+SCHEDULES = ("finetuned", "global", "GMP_global", "later_GMP_global")
+CASES = {  # of 8 networks halves are split again
+    "seven": dict(methods=SCHEDULES, models=7, depth_models=6),
+    "eight": dict(methods=SCHEDULES[:3], models=8, depths=False),
+    "other ids": dict(
+        methods=SCHEDULES,
+        models=7,
+        ids={
+            ("SupCon", "later_GMP_global", 0.9): [0, 1, 2, 3, 4, 5],
+            ("supervised", "dense", 0.0): [0, 1, 2, 3, 4, 5, 6, 9],
+            ("supervised", "global", 0.9): [1, 2, 3, 4, 5, 6, 8],
+        },
     ),
+    "three": dict(methods=SCHEDULES, models=3),
 }
 
 
@@ -131,18 +131,131 @@ def half_sampled(statistic, ids, bounds=(-math.inf, math.inf)):
     return estimate(float(statistic(tuple(ids))), spread, len(ids) - 1, len(ids), bounds)
 
 
-def splits_of(ids):
-    """Of all seeds, then without two of them: pairs of halves."""
-    first, second = uncertainty.splits_of_sets(len(ids))
+def splits_of(ids, splits):
+    """Of each set of seeds: pairs of halves."""
+    first, second = splits(len(ids))
     return [[(chosen(ids, a), chosen(ids, b)) for a, b in zip(*rows)] for rows in zip(first, second)]
 
 
-def jackknifed(statistic, ids, models=None):
-    """A function of pairs of halves."""
-    value, *replicates = map(statistic, splits_of(ids))
-    spread = (len(ids) - 2) / 2 * variance(replicates) if replicates else math.nan
+def jackknifed(sets, ids, models=None):
+    """sets: of all seeds, then without two of them, the values of splits, which scatter."""
+    value, *replicates = map(statistics.fmean, sets)
+    spread = math.nan
+    if replicates:
+        noise = statistics.fmean(statistics.variance(each) / len(each) for each in sets[1:])
+        total = variance(replicates)
+        spread = (len(ids) - 2) / 2 * max(total - noise, total / 10)
     models = len(ids) if models is None else models
     return estimate(value, spread, models - 1, models)
+
+
+def excess(stored, ids):
+    """PIEs between opposite halves minus the noise floor."""
+
+    def beyond(a, b):
+        crossed = (len(stored.pies(a, b)) + len(stored.pies(b, a))) / 2
+        return crossed - len(stored.floor(a, b))
+
+    sets = [[beyond(*pair) for pair in each] for each in splits_of(ids, uncertainty.splits_of_sets)]
+    if len(ids) < 8:
+        return jackknifed(sets, ids)
+    halves = splits_of(ids, uncertainty.splits_of_halves)
+    means = [statistics.fmean(beyond(*pair) for pair in each) for each in halves]
+    places = len(means) // 2
+    parts = [means] if len(ids) % 2 == 0 else [means[:places], means[places:]]
+    spread = sum(map(variance, parts)) / len(parts)
+    return estimate(statistics.fmean(sets[0]), spread, len(ids) - 1, len(ids))
+
+
+def minus_others(stored, values, strata):
+    """values: id -> (N,) of measured networks. PIEs of one half are measured in networks of the other, in
+    standard deviations; strata: a function of ids -> what an image has in common with those it is compared
+    with."""
+    measured = [each for each in stored.ids if each in values]
+    if not measured:
+        return {"value": math.nan, "models": 0}
+    known = [i for i in stored.images if not any(math.isnan(values[each][i]) for each in measured)]
+    deviation = {each: statistics.pstdev(float(values[each][i]) for i in known) for each in measured}
+
+    @functools.cache
+    def apart(half, each, voters):
+        pies, classes, differences = stored.pies(half), strata(voters), []
+        for image in known:
+            if image in pies:
+                others = [i for i in known if i not in pies and classes[i] == classes[image]]
+                if others:
+                    rest = mean(values[each][i] for i in others)
+                    differences.append((float(values[each][image]) - rest) / deviation[each])
+        return mean(differences)
+
+    sets = []
+    for pairs in splits_of(stored.ids, uncertainty.splits_of_sets):
+        voters = tuple(sorted({each for pair in pairs for half in pair for each in half}))
+        found = [
+            mean(apart(a, m, voters) for a, b in (pair, pair[::-1]) for m in b if m in measured)
+            for pair in pairs
+        ]
+        defined = mean(found)
+        sets.append([defined if math.isnan(each) else each for each in found])
+    return jackknifed(sets, stored.ids, len(measured))
+
+
+def difficulty(stored):
+    """Of some voters: how many reference networks agree with their modal label, and whether it is right."""
+
+    @functools.cache
+    def strata(voters):
+        found = []
+        for image in stored.images:
+            counts = Counter(int(stored.dense[each]["predictions"][image]) for each in voters)
+            modal = min(label for label in counts if counts[label] == max(counts.values()))
+            found.append((counts[modal], modal == stored.truth[image]))
+        return found
+
+    return strata
+
+
+def uniqueness(first, second, ids):
+    """U of two combinations, from how many votes pruning moves on each image."""
+
+    @functools.cache
+    def moved(stored, voters):
+        values = []
+        for image in stored.images:
+            counts = [
+                Counter(int(networks[each]["predictions"][image]) for each in voters)
+                for networks in (stored.dense, stored.pruned)
+            ]
+            values.append(sum(abs(counts[0][c] - counts[1][c]) for c in range(4)) / 2)
+        return values
+
+    def u(across, one, other):
+        return 1 - across / math.sqrt(one * other)
+
+    sets, correlation = [], statistics.correlation
+    splits = [splits_of(each, uncertainty.splits_of_sets) for each in ids]
+    for own, others in zip(*splits):
+        rows = []
+        for (a1, a2), (b1, b2) in zip(own, others):
+            a, b = [moved(first, half) for half in (a1, a2)], [moved(second, half) for half in (b1, b2)]
+            across = (correlation(a[0], b[1]) + correlation(a[1], b[0])) / 2
+            rows.append((across, correlation(*a), correlation(*b)))
+        means, step = [statistics.fmean(column) for column in zip(*rows)], 1e-5
+        if min(means[1:]) <= 0:  # a combination that does not agree with itself
+            return estimate(math.nan, math.nan, 0, len(ids[0]))
+        # How a split moves U: by finite differences around the means.
+        sets.append(
+            [
+                u(*means)
+                + (
+                    u(*(m + step * (x - m) for m, x in zip(means, row)))
+                    - u(*(m - step * (x - m) for m, x in zip(means, row)))
+                )
+                / (2 * step)
+                for row in rows
+            ]
+        )
+    return jackknifed(sets, ids[0])
 
 
 def student(values):
@@ -153,51 +266,9 @@ def student(values):
     return estimate(sum(values) / count if count else math.nan, spread, count - 1, count)
 
 
-def independent(first, second):
-    """The difference of estimates of unrelated seeds, degrees of freedom by Satterthwaite."""
-    spreads = [
-        ((each["high"] - each["value"]) / uncertainty.student_t_quantile(max(1, each["models"] - 1))) ** 2
-        for each in (first, second)
-    ]
-    below = sum(spread**2 / max(1, each["models"] - 1) for spread, each in zip(spreads, (first, second)))
-    degrees = sum(spreads) ** 2 / below if below > 0 else math.nan
-    return estimate(first["value"] - second["value"], sum(spreads), degrees, first["models"])
-
-
-def excess(stored, ids):
-    def beyond(pairs):
-        """PIEs between halves minus the noise floor, means over splits."""
-        crossed = [(len(stored.pies(a, b)) + len(stored.pies(b, a))) / 2 for a, b in pairs]
-        return sum(crossed) / len(pairs) - sum(len(stored.floor(a, b)) for a, b in pairs) / len(pairs)
-
-    return jackknifed(beyond, ids)
-
-
 def mean(values):
     values = [float(value) for value in values if not math.isnan(value)]
     return sum(values) / len(values) if values else math.nan
-
-
-def apart(values, pies):
-    """The mean over PIEs minus that over other images."""
-    return mean(value for image, value in enumerate(values) if image in pies) - mean(
-        value for image, value in enumerate(values) if image not in pies
-    )
-
-
-def minus_others(stored, values):
-    """values: id -> (N,) of measured networks. PIEs of one half are measured in networks of the other."""
-    known = [each for each in stored.ids if each in values]
-    if not known:
-        return {**student([]), "circular": math.nan}
-    remembered = functools.cache(lambda half, each: apart(values[each], stored.pies(half)))
-
-    def average(pairs):
-        both = [pair for a, b in pairs for pair in ((a, b), (b, a))]
-        return mean(remembered(half, each) for half, other in both for each in other if each in known)
-
-    circular = [remembered(tuple(stored.ids), each) for each in known]
-    return {**jackknifed(average, stored.ids, len(known)), "circular": sum(circular) / len(circular)}
 
 
 def accuracy(network, truth):
@@ -217,7 +288,7 @@ def same(found, expected):
 @pytest.fixture(scope="module", params=list(CASES))
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "few digits"
-    make_results(folder, umap=False, q_score=False, **CASES[request.param])
+    make_results(folder, sparsities=(0.9,), images=40, umap=False, q_score=False, **CASES[request.param])
     compared, missing = read_compared(folder)
     stored = {key_of(population): Stored(folder, key_of(population)) for population in compared}
     return request.param, compared, missing, stored
@@ -225,6 +296,242 @@ def case(request, tmp_path_factory):
 
 def read_compared(folder):
     return load_outputs(pruned_populations(folder))
+
+
+def found_in(case):
+    """(claim, measure, compared methods) -> row; the populations with their reference for claims."""
+    _, compared, _, stored = case
+    controls = [each for each in compared if not each.is_pruned]
+    rows = evidence.all_evidence([each for each in compared if each.is_pruned], controls)
+    references = {}
+    for key, one in stored.items():
+        if key[1] == "global":
+            beside = Stored.__new__(Stored)
+            beside.__dict__ |= one.__dict__ | {"dense": stored[key[0], "finetuned", 0.0].pruned}
+            beside.ids = sorted(beside.dense.keys() & beside.pruned.keys())
+            one = beside
+        references[key] = one
+    named = {(row["claim"], row["measure"], row["comparison"]): row for row in rows if not row["is_mean"]}
+    return named, [row for row in rows if row["is_mean"]], references
+
+
+def in_common(*several):
+    return sorted(set.intersection(*(set(one.ids) for one in several)))
+
+
+def paired(numbers, ids):
+    """Of two functions of an id, the interval of their difference."""
+    return student(numbers[0](each) - numbers[1](each) for each in ids)
+
+
+def combined(parts):
+    """The sum of unrelated estimates, with Satterthwaite's degrees of freedom."""
+    spreads = [
+        ((each["high"] - each["value"]) / uncertainty.student_t_quantile(max(1, each["models"] - 1))) ** 2
+        for each in parts
+    ]
+    freedom = [max(1, each["models"] - 1) for each in parts]
+    below = sum(spread**2 / own for spread, own in zip(spreads, freedom))
+    degrees = sum(spreads) ** 2 / below if below > 0 else math.nan
+    value = parts[0]["value"] - parts[1]["value"]
+    return estimate(value, sum(spreads), degrees, parts[0]["models"])
+
+
+def test_numbers_of_populations_equal_slow_ones(case):
+    name, compared, _, stored = case
+    compared = compared if name == "seven" else compared[1:3]
+    for population, row in zip(compared, evidence.population_rows(compared)):
+        one = stored[key_of(population)]
+        same(row["accuracy"], student(accuracy(network, one.truth) for network in one.pruned.values()))
+        same(row["pies"], half_sampled(lambda ids, one=one: len(one.pies(ids)), one.ids, (0, math.inf)))
+        same(row["excess"], excess(one, one.ids))
+        floors = [len(one.floor(*pair)) for pair in splits_of(one.ids, uncertainty.splits_of_sets)[0]]
+        assert row["noise_floor"] == pytest.approx(statistics.fmean(floors))
+        values = {each: network["q_score"] for each, network in one.pruned.items()}
+        everyone = lambda voters, one=one: [0] * len(one.truth)
+        same(row["q_score_difference"], minus_others(one, values, everyone))
+        same(row["depth_difference"], minus_others(one, one.depth, everyone))
+
+
+def test_contrastive_minus_supervised_networks_lose_against_their_control_what_slow_votes_say(case):
+    found, _, stored = found_in(case)
+    for method in ("global", "GMP_global"):
+        pair = [stored[learning, method, 0.9] for learning in ("SupCon", "supervised")]
+        count = min(len(one.ids) for one in pair)
+        words = f"SupCon {method} against supervised {method}"
+        losses = [
+            student(
+                accuracy(one.dense[each], one.truth) - accuracy(one.pruned[each], one.truth)
+                for each in one.ids[:count]
+            )
+            for one in pair
+        ]
+        row = found[1, "accuracy lost", words]
+        same(row, combined(losses))
+        assert row["smallest"] == pytest.approx(max(0.005, losses[1]["value"] / 4))
+        beyond = [excess(one, one.ids[:count]) for one in pair]
+        row = found[1, "excess PIEs", words]
+        same(row, combined(beyond))
+        splits = splits_of(pair[1].ids[:count], uncertainty.splits_of_sets)[0]
+        floor = statistics.fmean(len(pair[1].floor(*each)) for each in splits)
+        assert row["smallest"] == pytest.approx(max(floor / 10, beyond[1]["value"] / 4))
+        assert row["decides"] and row["models"] == count
+
+
+def test_u_equals_slow_correlations_of_moved_votes(case):
+    found, _, stored = found_in(case)
+    if case[0] == "three":
+        assert all(math.isnan(row["low"]) for row in found.values())
+        return
+    names = [(("SupCon", "GMP_global"), ("supervised", "GMP_global"), "learning")]
+    names += [(("SupCon", "global"), ("SupCon", "GMP_global"), "pruning")]
+    for first, second, axis in names:
+        one, other = stored[*first, 0.9], stored[*second, 0.9]
+        ids = [in_common(one, other)] * 2
+        if axis == "learning":
+            count = min(len(one.ids), len(other.ids))
+            ids = one.ids[:count], other.ids[:count]
+        words = f"{' '.join(first)} against {' '.join(second)}"
+        row, expected = found[2, f"U across {axis} methods", words], uniqueness(one, other, ids)
+        assert [row["value"], row["error"]] == pytest.approx(
+            [expected["value"], spread_of(expected)], rel=2e-3, nan_ok=True
+        )
+        assert row["smallest"] == 0.2 and f"{first[0]} " in row["comparison"]
+
+
+def spread_of(expected):
+    quantile = uncertainty.student_t_quantile(expected["models"] - 1)
+    return (expected["high"] - expected["value"]) / quantile
+
+
+def test_early_minus_late_pruning_is_paired_by_seed(case):
+    found, means, stored = found_in(case)
+    if case[0] == "eight":
+        assert not [words for claim, _, words in found if claim == 3 and "later" in words]
+        return
+    for learning in ("SupCon", "supervised"):
+        early, late = (stored[learning, f"{name}_global", 0.9] for name in ("GMP", "later_GMP"))
+        ids, words = in_common(early, late), f"{learning} GMP_global against {learning} later_GMP_global"
+        numbers = [lambda each, one=one: -accuracy(one.pruned[each], one.truth) for one in (early, late)]
+        same(found[3, "accuracy lost", words], paired(numbers, ids))
+        row = found[3, "excess PIEs", words]
+        assert row["value"] == pytest.approx(excess(early, ids)["value"] - excess(late, ids)["value"])
+        right = [
+            image
+            for image in early.images
+            if all(
+                Counter(int(one.pruned[each]["predictions"][image]) for each in one.ids).most_common(1)[0][0]
+                == early.truth[image]
+                for one in (early, late)
+            )
+        ]
+        assert right
+        numbers = [lambda each, one=one: mean(one.depth[each][i] for i in right) for one in (early, late)]
+        both = sorted(early.depth.keys() & late.depth.keys())
+        assert found[3, "prediction depth", words]["models"] == len(both)
+    decisive = [row for row in means if (row["claim"], row["measure"]) == (3, "accuracy lost")]
+    values = [row["value"] for key, row in found.items() if key[:2] == (3, "accuracy lost")]
+    assert [row["value"] for row in decisive] == pytest.approx([statistics.fmean(values)])
+
+
+def test_pies_are_compared_with_images_of_equal_difficulty(case):
+    found, _, stored = found_in(case)
+    for method in ("global", "GMP_global"):
+        one = stored["SupCon", method, 0.9]
+        values = {each: -network["q_score"] for each, network in one.pruned.items()}
+        same(found[4, "Q-Score", f"SupCon {method}"], minus_others(one, values, difficulty(one)))
+        if one.depth:
+            expected = minus_others(one, one.depth, difficulty(one))
+            same(found[4, "prediction depth", f"SupCon {method}"], expected)
+
+
+def test_without_a_control_one_shot_networks_decide_within_one_population_alone(case):
+    _, compared, _, _ = case
+    rows = evidence.all_evidence([each for each in compared if each.is_pruned])
+    for row in rows:
+        if row["decides"] and not row["is_mean"] and "global" in row["comparison"].split():
+            assert row["claim"] == 4 and "no finetune-only control" in row["note"]
+    assert any(row["decides"] and row["claim"] == 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "method, sparsity, expected",
+    [
+        ("global", 0.9, True),
+        ("global", 0.89, False),
+        ("layer", 0.95, True),
+        ("later_GMP_global", 0.9, True),
+        ("global_snip", 0.9, False),
+        ("global_iterative0.2_rewind0", 0.9, False),
+        ("finetuned", 0.0, False),
+    ],
+)
+def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
+    population = StoredPopulation("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None)
+    assert evidence.is_claimed_about(population) is expected
+
+
+def test_scopes_that_differ_never_meet_and_pairs_of_other_accuracy_do_not_decide(tmp_path):
+    weak = lambda learning, method, sparsity: 6.0 if learning == "SupCon" else 0.2
+    few = dict(methods=("GMP", "GMP_global", "later_GMP"), sparsities=(0.9,), umap=False, q_score=False)
+    make_results(tmp_path / "few digits", damage=weak, images=200, depths=False, **few)
+    rows = evidence.all_evidence(read_compared(tmp_path / "few digits")[0])
+    pairs = {tuple(row["comparison"].split(" against ")) for row in rows if " against " in row["comparison"]}
+    assert pairs and not any(("_global" in first) != ("_global" in second) for first, second in pairs)
+    across = [row for row in rows if row["measure"] == "U across learning methods" and not row["is_mean"]]
+    assert across and all("confounded" in row["note"] and not row["decides"] for row in across)
+
+
+def test_what_pruning_does_not_change_has_nothing_to_compare(tmp_path):
+    few = dict(methods=("GMP", "later_GMP"), sparsities=(0.9,), umap=False, q_score=False)
+    make_results(tmp_path / "few digits", damage=lambda *key: 0.0, **few)
+    rows = evidence.all_evidence(read_compared(tmp_path / "few digits")[0])
+    assert all(math.isnan(row["low"]) for row in rows if row["claim"] in (2, 4) and row["decides"])
+    assert {claims.judge(rows, number) for number in (2, 4)} == {"nothing to compare"}
+
+
+# The released study
+
+
+PINNED = {  # claim, measure -> mean over the rows that decide, low, high, d
+    (1, "accuracy lost"): (0.0543583, 0.0352839, 0.0734328, 0.0145979),
+    (1, "excess PIEs"): (1509.71, 1118.71, 1900.71, 181.564),
+    (2, "U across pruning methods"): (0.0132147, -0.0416416, 0.0680711, 0.2),
+    (3, "accuracy lost"): (0.0123917, 0.00311542, 0.0216679, 0.0198438),
+    (3, "excess PIEs"): (192.387, 26.9487, 357.826, 346.23),
+    (4, "Q-Score"): (0.0972104, 0.0663011, 0.12812, 0.1),
+    (4, "prediction depth"): (0.204895, 0.181554, 0.228236, 0.1),
+}
+MARKS = ["3 for, 0 against, 1 open", "0 for, 0 against, 2 open"]
+MARKS += ["2 for, 0 against, 2 open", "7 for, 0 against, 9 open"]
+VERDICTS = {1: "supported", 2: "nothing to compare", 3: "undecided", 4: "undecided"}
+
+
+def test_the_released_study_has_these_numbers():
+    stored = read_populations(ROOT / "figures/results/CIFAR-10, JPEG, 16x16")
+    loaded, _ = load_outputs([each for each in stored if each.is_pruned])
+    rows = evidence.all_evidence(loaded)
+    means = {
+        (row["claim"], row["measure"]): [row[name] for name in ("value", "low", "high", "smallest")]
+        for row in rows
+        if row["is_mean"] and row["decides"]
+    }
+    assert means.keys() == PINNED.keys()
+    for name, numbers in PINNED.items():
+        assert means[name] == pytest.approx(numbers, rel=1e-4), name
+    assert {number: claims.judge(rows, number) for number in VERDICTS} == VERDICTS
+    assert [
+        claims.count_marks([row for row in rows if row["claim"] == number]) for number in VERDICTS
+    ] == MARKS
+
+
+# What is not stored
+
+
+def test_nothing_is_missing_where_everything_is_stored(case):
+    name, compared, missing, _ = case
+    words = [f"prediction depth of {one.label}: run its prediction_depth script" for one in compared]
+    assert missing == (words if name == "eight" else [])
 
 
 @pytest.fixture
@@ -242,325 +549,6 @@ def small(tmp_path):
         q_score=False,
     )
     return folder
-
-
-# Populations
-
-
-def test_numbers_of_populations_equal_slow_ones(case):
-    name, compared, _, stored = case
-    rows = evidence.population_rows(compared)
-    assert [(row["learning_method"], row["pruning_method"], row["sparsity"]) for row in rows] == list(stored)
-    for row, one in zip(rows, stored.values()):
-        assert row["networks"] == len(one.pruned)
-        same(row["accuracy"], student(accuracy(network, one.truth) for network in one.pruned.values()))
-        same(row["pies"], half_sampled(lambda ids: len(one.pies(ids)), one.ids, (0, math.inf)))
-        same(row["excess"], excess(one, one.ids))
-        floors = [len(one.floor(a, b)) for a, b in splits_of(one.ids)[0]]
-        assert row["noise_floor"] == pytest.approx(sum(floors) / len(floors))
-        beyond = len(one.pies(tuple(one.ids))) - row["noise_floor"] / math.sqrt(2)
-        assert row["excess_of_all"] == pytest.approx(beyond)
-        values = {each: network["q_score"] for each, network in one.pruned.items()}
-        same(row["q_score"], minus_others(one, values))
-        same(row["depth"], minus_others(one, one.depth))
-        assert not math.isnan(row["q_score"]["value"])
-    if name == "other ids":
-        assert {row["pies"]["models"] for row in rows} == {6, 7}
-
-
-def test_pies_at_vote_margins_and_with_ties_to_the_largest_class_equal_counts_by_hand(case):
-    _, compared, _, stored = case
-    for population in compared:
-        one, counts = stored[key_of(population)], evidence.pies_by_votes(population)
-        leads, largest = {}, set()
-        for image in one.images:
-            votes = [
-                Counter(int(networks[each]["predictions"][image]) for each in one.ids)
-                for networks in (one.dense, one.pruned)
-            ]
-            ranked = [[*sorted(each.values(), reverse=True), 0] for each in votes]
-            leads[image] = min(each[0] - each[1] for each in ranked)
-            modal = [max(c for c in each if each[c] == max(each.values())) for each in votes]
-            if modal[0] != modal[1]:
-                largest.add(image)
-        assert counts["pies_ties_to_largest"] == len(largest)
-        for margin in (10, 20):
-            far = [image for image in one.pies(tuple(one.ids)) if leads[image] >= margin / 100 * len(one.ids)]
-            assert counts[f"pies_margin_{margin}"] == len(far)
-
-
-# Claims
-
-
-def claimed(stored):
-    return {
-        key: one
-        for key, one in stored.items()
-        if key[2] >= 0.7 and key[1] in ("global", "layer", "GMP", "GMP_global", "later_GMP")
-    }
-
-
-def in_common(*chosen):
-    return sorted(set.intersection(*(set(one.ids) for one in chosen)))
-
-
-def of_claim(case, number):
-    _, compared, _, stored = case
-    rows = [row for row in evidence.all_evidence(compared) if row["claim"] == number]
-    found = {(row["part"], row["group"], row["comparison"], row["sparsity"]): row for row in rows}
-    assert len(found) == len(rows), "each difference once"
-    return found, claimed(stored)
-
-
-def equal_seeds(*groups):
-    """Of several learning methods the ids that each has in all its populations, as many of each."""
-    ids = [in_common(*group) for group in groups]
-    return [each[: min(map(len, ids))] for each in ids]
-
-
-def test_contrastive_minus_supervised_pies_equal_slow_ones(case):
-    found, stored = of_claim(case, 1)
-    expected = set()
-    for key, one in stored.items():
-        other = stored.get(("supervised", *key[1:]))
-        if key[0] == "supervised" or other is None:
-            continue
-        seeds = equal_seeds([one], [other])
-        for part, number in (
-            ("PIEs", lambda each, ids: half_sampled(lambda kept: len(each.pies(kept)), ids)),
-            ("excess PIEs", excess),
-        ):
-            name = (part, key[1], "SupCon minus supervised", key[2])
-            expected.add(name)
-            same(found[name], independent(number(one, seeds[0]), number(other, seeds[1])))
-            accuracies = [
-                np.mean([accuracy(n, each.truth) for n in each.pruned.values()]) for each in (one, other)
-            ]
-            assert found[name]["note"] == "accuracy {:.2f} and {:.2f} %".format(
-                *(100 * a for a in accuracies)
-            )
-    matched = {name for name in found if name[0] == "PIEs at matched accuracy"}
-    assert found.keys() - matched == expected
-
-
-def test_populations_are_matched_by_the_nearest_accuracy_of_one_pruning_method(tmp_path):
-    """Networks that pruning does not change are alike, whatever their sparsity."""
-    folder = tmp_path / "few digits"
-    none = lambda learning, method, sparsity: 0.0 if method == "global" else 3.0 * (learning == "SupCon")
-    make_results(
-        folder,
-        methods=("global", "GMP"),
-        sparsities=(0.5, 0.9),
-        images=300,
-        damage=none,
-        depths=False,
-        umap=False,
-        q_score=False,
-    )
-    compared, _ = read_compared(folder)
-    rows = [row for row in evidence.all_evidence(compared) if row["part"] == "PIEs at matched accuracy"]
-    gaps = {}
-    for population, other in itertools.product(compared, compared):
-        both = (population.learning_method, other.learning_method)
-        if (
-            both == ("SupCon", "supervised")
-            and population.pruning_method == other.pruning_method
-            and population.sparsity == 0.9
-        ):
-            means = [(each.pruned.predictions == each.labels).mean() for each in (population, other)]
-            gaps.setdefault(population.pruning_method, []).append(abs(means[0] - means[1]))
-    assert {row["group"] for row in rows} == {group for group, values in gaps.items() if min(values) <= 0.01}
-    assert len(rows) < len(gaps) == 2, "one pair is too far apart"
-
-
-def seeds_of_combinations(stored):
-    """Key -> the ids of its learning method that are compared."""
-    methods = list(dict.fromkeys(key[0] for key in stored))
-    groups = [[one for key, one in stored.items() if key[0] == method] for method in methods]
-    of_method = dict(zip(methods, equal_seeds(*groups)))
-    return methods, {key: of_method[key[0]] for key in stored}
-
-
-def test_shares_of_unique_pies_equal_those_of_python_sets(case):
-    found, stored = of_claim(case, 2)
-    methods, seeds = seeds_of_combinations(stored)
-    models = len(next(iter(seeds.values())))
-    unique = {name: row for name, row in found.items() if name[0] == "unique PIEs"}
-    assert len(unique) == len(stored) == len(found) / 2
-    sets, halves = {}, []
-    for key, one in stored.items():
-        halves = half_samples(seeds[key]) if models >= 6 else []
-        order = uncertainty.reordered(len(halves), methods.index(key[0]))
-        kept = [tuple(seeds[key]), *(halves[index] for index in order)]
-        sets[key] = [one.pies(ids) for ids in kept]
-    for key, one in stored.items():
-        others = [set().union(*row) for row in zip(*(sets[other] for other in stored if other != key))]
-        sizes = [len(each) for each in sets[key]]
-        parts = [len(each - rest) - len(each) / 2 for each, rest in zip(sets[key], others)]
-        value, spread = parts[0] / sizes[0] if sizes[0] else math.nan, math.nan
-        if models >= 6:
-            share = sum(parts[1:]) / sum(sizes[1:])
-            residuals = [part - share * size for part, size in zip(parts[1:], sizes[1:])]
-            spread = variance_of_halves(residuals, halves) / (sizes[0] * sum(sizes[1:]) / len(halves))
-        row = unique["unique PIEs", f"{key[0]} {key[1]}", "share in no other set, minus one half", key[2]]
-        same(row, estimate(value, spread, models - 1, models, (-0.5, 0.5)))
-        chance = math.prod(1 - len(sets[other][0]) / len(one.truth) for other in stored if other != key)
-        assert row["note"] == f"{100 * (value + 0.5):.0f} % unique, by chance {100 * chance:.0f} %"
-
-
-def test_likeness_of_halves_equals_a_slow_one(case):
-    found, stored = of_claim(case, 2)
-    _, seeds = seeds_of_combinations(stored)
-    models = len(next(iter(seeds.values())))
-    splits = {key: splits_of(ids) for key, ids in seeds.items()}
-
-    @functools.cache
-    def alike(key, other, index):
-        """The mean Jaccard similarity of PIE sets of one's halves and the other's."""
-        values = []
-        for own, its in zip(splits[key][index], splits[other][index]):
-            for first, second in ((0, 1), (1, 0)):
-                a, b = stored[key].pies(own[first]), stored[other].pies(its[second])
-                values.append(share(a & b, a | b))
-        return sum(values) / len(values)
-
-    for key in stored:
-        others = [other for other in stored if other != key]
-        value, *replicates = (
-            alike(key, key, index) - sum(alike(key, other, index) for other in others) / len(others)
-            for index in range(len(splits[key]))
-        )
-        spread = (models - 2) / 2 * variance(replicates) if replicates else math.nan
-        words = "Jaccard of its halves minus Jaccard with others"
-        row = found["likeness of halves", f"{key[0]} {key[1]}", words, key[2]]
-        same(row, estimate(value, spread, models - 1, models))
-
-
-PAIRS = {  # early, other, whether their scopes match
-    "seven": [("GMP", "later_GMP", True), ("GMP_global", "global", True), ("GMP", "layer", True)],
-    "three": [("GMP", "global", False)],
-    "other ids": [("GMP", "later_GMP", True), ("GMP", "global", False)],
-    "no scopes match": [("GMP_global", "later_GMP", False), ("GMP_global", "global", True)],
-}
-
-
-def test_early_minus_other_schedules_equals_slow_differences_of_the_same_scope_where_there_is_one(case):
-    found, stored = of_claim(case, 3)
-    expected = set()
-    for learning, sparsity in {(key[0], key[2]) for key in stored}:
-        for early, late, matched in PAIRS[case[0]]:
-            one, other = stored[learning, early, sparsity], stored[learning, late, sparsity]
-            words = f"{early} minus {late}" + ("" if matched else " (scopes differ)")
-            rows = {
-                part: found[part, learning, words, sparsity]
-                for part in ("accuracy", "Q-Score", "prediction depth", "PIEs")
-            }
-            expected |= {(part, learning, words, sparsity) for part in rows}
-            assert {row["matched"] for row in rows.values()} == {matched}
-            both = sorted(one.pruned.keys() & other.pruned.keys())
-            same(
-                rows["accuracy"],
-                student(
-                    [
-                        accuracy(one.pruned[id], one.truth) - accuracy(other.pruned[id], one.truth)
-                        for id in both
-                    ]
-                ),
-            )
-            same(
-                rows["Q-Score"],
-                student([mean(one.pruned[id]["q_score"]) - mean(other.pruned[id]["q_score"]) for id in both]),
-            )
-            same(
-                rows["prediction depth"],
-                student(
-                    [
-                        mean(one.depth[id]) - mean(other.depth[id])
-                        for id in sorted(one.depth.keys() & other.depth.keys())
-                    ]
-                ),
-            )
-            same(
-                rows["PIEs"],
-                half_sampled(lambda ids: len(one.pies(ids)) - len(other.pies(ids)), in_common(one, other)),
-            )
-    assert found.keys() == expected
-
-
-def test_pies_minus_other_images_equals_slow_means_and_leaves_out_what_is_not_stored(case):
-    found, stored = of_claim(case, 4)
-    expected = {
-        (part, key[0], f"PIEs minus others, {key[1]}", key[2]): one
-        for key, one in stored.items()
-        for part in ("Q-Score", "prediction depth")
-        if part == "Q-Score" or one.depth
-    }
-    assert found.keys() == expected.keys() and any(name[0] == "prediction depth" for name in found) == (
-        case[0] != "no scopes match"
-    )
-    for name, one in expected.items():
-        q_scores = {each: network["q_score"] for each, network in one.pruned.items()}
-        same(found[name], minus_others(one, q_scores if name[0] == "Q-Score" else one.depth))
-        assert found[name]["value"] != pytest.approx(found[name]["circular"], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    "method, sparsity, expected",
-    [
-        ("global", 0.7, True),
-        ("global", 0.69, False),
-        ("layer", 0.95, True),
-        ("GMP", 0.9, True),
-        ("later_GMP_global", 0.9, True),
-        ("global_snip", 0.9, False),
-        ("GMP_snip", 0.9, False),
-        ("global_iterative0.2_rewind0", 0.9, False),
-        ("filter_l1", 0.9, False),
-        ("global_random", 0.9, False),
-        ("finetuned", 0.0, False),
-    ],
-)
-def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
-    population = StoredPopulation("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None)
-    assert evidence.is_claimed_about(population) is expected
-
-
-# The noise floor
-
-
-# What is not stored, or not defined
-
-
-def test_nothing_is_missing_where_everything_is_stored(case):
-    name, compared, missing, _ = case
-    words = [f"prediction depth of {one.label}: run its prediction_depth script" for one in compared]
-    assert missing == (words if name == "no scopes match" else [])
-
-
-def test_pies_of_fewer_networks_equal_a_slow_count(case):
-    _, compared, _, stored = case
-    population = compared[0]
-    one, total = stored[key_of(population)], len(compared[0].seeds)
-    means = evidence.pies_of_fewer(population)
-    assert list(means["pruned"]) == sorted({*range(2, total, 2), total})
-    ranks = np.random.default_rng(0).random((uncertainty.SPLITS, total)).argsort(1).argsort(1)
-    for models, value in means["pruned"].items():
-        counts = [len(one.pies(chosen(one.ids, row < models))) for row in ranks]
-        assert value == pytest.approx(sum(counts) / len(counts))
-    for models, value in means["dense"].items():
-        assert 2 * models <= total
-        pairs = [(row < models, (row >= models) & (row < 2 * models)) for row in ranks]
-        counts = [len(one.floor(chosen(one.ids, a), chosen(one.ids, b))) for a, b in pairs]
-        assert value == pytest.approx(sum(counts) / len(counts))
-
-
-def test_depths_of_too_few_networks_say_what_to_run(tmp_path):
-    folder = tmp_path / "few digits"
-    make_results(folder, methods=("global",), sparsities=(0.9,), depth_models=5, umap=False, q_score=False)
-    rows = evidence.all_evidence(read_compared(folder)[0])
-    depths = [row for row in rows if row["part"] == "prediction depth"]
-    assert depths and all(row["models"] == 5 and math.isnan(row["low"]) for row in depths)
-    assert all("--prediction_depth_models" in row["run"] for row in depths)
 
 
 def without_made(path, **made):
@@ -604,53 +592,5 @@ def test_what_is_not_stored_of_these_networks_is_missing_and_named(small, patter
         return
     assert missing == ["prediction depth of supervised global 0.9: run its prediction_depth script"]
     [row] = evidence.population_rows(loaded)
-    same(row["depth"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
-    assert [row["part"] for row in evidence.all_evidence(loaded)] == ["Q-Score"]
-
-
-def test_without_pies_there_is_nothing_to_compare_them_with(tmp_path):
-    few = dict(methods=("global", "GMP"), sparsities=(0.9,), umap=False, q_score=False)
-    none = lambda learning, method, sparsity: 0 if (learning, method) == ("SupCon", "global") else 1
-    make_results(tmp_path / "few digits", damage=none, **few)
-    rows = evidence.all_evidence(read_compared(tmp_path / "few digits")[0])
-    undefined = {(row["claim"], row["part"], row["group"]) for row in rows if math.isnan(row["value"])}
-    assert undefined >= {(4, "Q-Score", "SupCon"), (4, "prediction depth", "SupCon")}
-    assert (2, "unique PIEs", "SupCon global") in undefined
-    assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in rows if math.isnan(row["value"]))
-    notes = {row["group"]: row["note"] for row in rows if row["part"] == "unique PIEs"}
-    assert notes.pop("SupCon global") == "no PIEs" and not any("nan" in note for note in notes.values())
-
-
-def test_too_few_networks_in_common_do_not_ask_for_depths(tmp_path):
-    """Of accuracies and Q-Scores of 5 networks more depths would say nothing."""
-    ids = {("SupCon", "GMP", 0.9): [1, 2, 3, 4, 5, 6, 8], ("SupCon", "later_GMP", 0.9): [0, 1, 2, 3, 4, 5]}
-    few = dict(learning=("SupCon",), methods=("GMP", "later_GMP"), sparsities=(0.9,), umap=False)
-    make_results(tmp_path / "few digits", models=9, ids=ids, **few)
-    rows = evidence.all_evidence(read_compared(tmp_path / "few digits")[0])
-    [accuracy_row] = [row for row in rows if row["part"] == "accuracy"]
-    assert accuracy_row["models"] == 5 and "run" not in accuracy_row
-
-
-@pytest.mark.parametrize(
-    "ids",
-    [{}, {("SupCon", "GMP", 0.9): [1]}, {("SupCon", "GMP", 0.9): [7]}],
-    ids=["one network", "another id", "no id in common"],
-)
-def test_hardly_any_networks_have_values_without_intervals(tmp_path, ids):
-    make_results(
-        tmp_path / "few digits",
-        models=1,
-        methods=("global", "GMP"),
-        sparsities=(0.9,),
-        ids=ids,
-        depths=False,
-        umap=False,
-        q_score=False,
-    )
-    compared, _ = read_compared(tmp_path / "few digits")
-    rows = evidence.all_evidence(compared)
-    assert len(compared) == 4 - bool(ids) and evidence.noise_floors(compared) == {}
-    assert {row["claim"] for row in rows} >= {1, 3, 4} and all(math.isnan(row["low"]) for row in rows)
-    for claim in claims.CLAIMS:
-        assert claims.verdict(rows, claim.deciding) in (claims.NOTHING, claims.FEW)
-    assert {row["models"] for row in rows} <= {0, 1}
+    same(row["depth_difference"], {"value": math.nan, "low": math.nan, "high": math.nan, "models": 0})
+    assert "prediction depth" not in {row["measure"] for row in evidence.all_evidence(loaded)}

@@ -1,50 +1,31 @@
 """Faults that are known and not mended yet. Each row says what goes wrong today, its test what the right end
 is. A row whose fault is mended fails until its mark is gone; the test stays, without the mark."""
 
-import argparse
 import contextlib
-import errno
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import types
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 
-import numpy as np
 import pytest
-import torch
 from conftest import write_few_digits
 from stored_results import make_results
-from test_scripts import ROOT, SMALL, main
+from test_scripts import SMALL, main
 from test_setup import asked, paper, project, setup  # noqa: F401 (project: a fixture)
 
-from common import models, training
-from common.data import load_dataset
-from common.settings import Architecture
-from common.store import table
-from figures import make_figures
 
 TRAIN, PRUNE, PIES = "sup_training", "sup_pruning_finetune", "sup_pie_kmodels_detection"
 FLAGS = {
     TRAIN: [*SMALL, "--index_end", 1, "--epochs", 2, "--batch_size", 32],
     PRUNE: [*SMALL, "--models_number", 2, "--epochs", 1, "--pruning_percentages", 0.9],
     PIES: [*SMALL, "--models_number", 2, "--pruning_percentages", 0.9],
-    "clr_training": [*SMALL, "--pruning_percentages", 0.0, "--index_end", 0, "--epochs", 1, "--debug"],
     "make_figures": ["--results", "made up"],
 }
 ANEW = ["--epochs", 1, "--index_end", 0]  # with another folder, a network is trained in a second
 EXTERNAL = ["--models_number", 1, "--pruning_percentages", 0.5]  # prunes the network that has no record
-CIFAR = ["--dataset", "cifar10", "--data_dir"]
 DENSE = Path("models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt")
-STATE = "other/.wideResNet-1_0.0pruning_1epochs_10depth_0.0dropout_id0.pt.state"
-POPULATION, IMAGE = "made up/supervised/populations/layer_0.9.npz", "few digits/train/digit 1/03.png"
-ARCHIVE, UNTRIED = "data/cifar-10-python.tar.gz", ["--results", "pies/cifar10"]
 HANGS_AFTER = 3  # seconds
 
 
@@ -137,174 +118,15 @@ def refused(prepare, script, flags, pattern, without="Traceback"):
 # Ways to prepare the working folder.
 
 
-def external(content):
-    """A network without a record, saved as others do."""
-
-    def prepare(monkeypatch):
-        network = models.SupervisedNetwork(Architecture(10, 1), 3)
-        torch.save(content(network), DENSE)
-        DENSE.with_suffix(".json").unlink()
-
-    return prepare
-
-
-def with_flags(network):
-    return {"model": network.state_dict(), "args": argparse.Namespace()}
-
-
-def stale(monkeypatch):
-    """Stands in for a network drive that is gone for a while."""
-    DENSE.with_suffix(".json").unlink()
-    monkeypatch.setattr("torch.load", raising(errno.ESTALE))
-
-
-def forbidden(monkeypatch):
-    """Stands in for files without read permission, which root may read."""
-    monkeypatch.setattr("zipfile.ZipFile", raising(errno.EACCES))
-
-
-def raising(number):
-    def fail(path, *_, **__):
-        raise OSError(number, os.strerror(number), str(path))
-
-    return fail
-
-
 def write(name, content=b"x"):
     return lambda _: (Path(name).parent.mkdir(parents=True, exist_ok=True), Path(name).write_bytes(content))
 
 
-def fifo(name):
-    def prepare(_):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).unlink(missing_ok=True)
-        os.mkfifo(name)
-
-    return prepare
-
-
-def no_class_folders(_):
-    for path in Path("few digits/train").glob("*/*"):
-        path.rename(path.parents[1] / f"{path.parent.name} {path.name}")
-    for path in Path("few digits/train").glob("*/"):
-        path.rmdir()
-
-
-def archive_called_npy(_):
-    for part in ("data", "labels"):
-        with open(f"t_{part}.npy", "wb") as file:
-            np.savez(file, images=np.zeros(3))
-
-
-def link_to_itself(_):
-    shutil.copytree("few digits/test", "other")
-    os.symlink("loop.png", "other/digit 1/loop.png")
-
-
-def folders_of_setup(_):
-    for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
-        Path("pies/cifar10/supervised", kind).mkdir(parents=True)
-
-
 # Case, wrong outcome today; how it is prepared, script, flags, what the one line has and what it has not.
 for case, today, *row in [
-    ("B2", "written into the working folder", None, "make_figures", ["--release", ""], "--release"),
-    ("B2 figures", "the same", None, "make_figures", ["--output_dir", ""], "--output_dir"),
-    ("C1", "'delete it and train it again'", stale, PRUNE, EXTERNAL, "Stale file", "delete"),
-    ("C2", "the same", external(lambda net: net), PRUNE, EXTERNAL, "Network.*state_dict", "delete"),
-    ("C2 Namespace", "the same", external(with_flags), PRUNE, EXTERNAL, "Namespace.*state_dict", "delete"),
-    ("C4", "'delete it'", forbidden, "make_figures", [], "npz.*[Pp]ermission", "damaged|delete"),
-    ("C5", "'put it into data'", write(ARCHIVE), TRAIN, [*CIFAR, "data"], r"gz\b.*\b(damaged|incomplete)"),
-    ("C6", "a download", None, TRAIN, [*CIFAR, "few digits"], "train.*--dataset folder", "download"),
-    ("C7", "'test/ has classes that train/ lacks'", no_class_folders, TRAIN, [], "train/", "lacks"),
-    ("C9 ENOTDIR", "'free space'", None, TRAIN, ["--save_path", IMAGE + "/x"], "03.png", "free space"),
-    ("C9 ENAMETOOLONG", "'free space'", None, TRAIN, ["--save_path", "n" * 300], "long", "free space"),
-    ("C9 EEXIST", "'free space'", None, "make_figures", ["--output_dir", IMAGE], "03.png", "free space"),
     ("C10", "205 epochs at rate 1 for digits", None, PRUNE, ["--dataset", "digits"], "published"),
-    ("D1", "ZeroDivisionError", None, "clr_training", ["--batch_size", 1], "--batch_size"),
-    ("D6", "AttributeError", archive_called_npy, PIES, ["--test_set", "t_data.npy"], "t_data.npy"),
-    ("D6 link", "RuntimeError", link_to_itself, PIES, ["--test_set", "other"], "loop.png"),
-    ("D10", "'older version'", folders_of_setup, "make_figures", UNTRIED, "no results.*run", "older"),
-    ("D13 test set", "hangs", fifo("t.npz"), PIES, ["--test_set", "t.npz"], "t.npz"),
-    ("D13 checkpoint", "hangs", fifo(DENSE), PRUNE, EXTERNAL, "id0.pt"),
-    ("D13 state", "hangs", fifo(STATE), TRAIN, [*ANEW, "--save_path", "other"], "state"),
-    ("D13 population", "hangs", fifo(POPULATION), "make_figures", [], "layer_0.9.npz"),
-    ("D13 log", "hangs", fifo("logs/few digits/sup_training.log"), TRAIN, [], "sup_training.log"),
 ]:
     known(case, today)(refused(*row))
-
-
-@known("B1", "the user's file is deleted")
-def _(run, monkeypatch):
-    write("made up/report/notes.csv")(monkeypatch)
-    assert run("make_figures").status == 0 and Path("made up/report/notes.csv").exists()
-
-
-@known("B3", "the release keeps a population that the results have lost")
-def _(run, monkeypatch):
-    def stored(folder):
-        return {path.name for path in Path(folder).glob("*/populations/*")}
-
-    assert run("make_figures", "--release", "pub").status == 0
-    for path in Path("made up").rglob("*layer_0.9*"):
-        path.unlink()
-    assert run("make_figures", "--release", "pub").status == 2 or stored("pub") == stored("made up")
-
-
-@known("B4", "status 0, and no figure is there")
-def _(run, monkeypatch):
-    shutil.copytree("made up", "other")
-    format_table, reports = table.format_table, []
-
-    def meanwhile(rows):
-        """Before the first report comes into its folders, one is made of the other folder."""
-        if not reports:
-            reports.append(Thread(target=make_figures.main, args=[["--results", "other"]]))
-            reports[0].start()
-            reports[0].join(HANGS_AFTER)
-        return format_table(rows)
-
-    monkeypatch.setattr(table, "format_table", meanwhile)
-    end = run("make_figures", "--output_dir", "other")
-    reports[0].join()
-    assert end.is_line("--output_dir") or [*Path("other").glob("*.png")]
-
-
-@known("B5", "the second comparison deletes the first")
-def _(run, monkeypatch):
-    for other in ("o/ther", "o_ther"):
-        shutil.copytree("made up", other)
-        assert run("make_figures", "--against", other).status == 0
-    assert len([*Path("made up/against").rglob("report.html")]) == 2
-
-
-@known("B6", "a folder called ~")
-def _(run, monkeypatch):
-    monkeypatch.setenv("HOME", str(Path("home").resolve()))
-    assert run(TRAIN, *ANEW, "--save_path=~/x").status == 0
-    assert [*Path("home/x").glob("*.pt")] and not Path("~").exists()
-
-
-@known("B7", "what a killed call left stays")
-def _(run, monkeypatch):
-    for flag in ("--release", "--output_dir"):
-        write("pub/.anew_of_earlier/report.html")(monkeypatch)
-        assert run("make_figures", flag, "pub").status == 0 and not [*Path("pub").glob(".anew_*")]
-
-
-@known("C8", "--severity is unknown")
-def _(run, monkeypatch):
-    data, folder = load_dataset("folder", "few digits"), Path("CIFAR-10-C")
-    blocks = np.zeros((5, len(data.test_labels), 8, 8, 3), np.uint8)
-    blocks[2] = data.test_images.permute(0, 2, 3, 1)
-    folder.mkdir()
-    np.save(folder / "labels.npy", np.tile(data.test_labels, 5))
-    np.save(folder / "gaussian_noise.npy", blocks.reshape(-1, 8, 8, 3))
-    end = run(PIES, "--test_set", folder / "gaussian_noise.npy", "--severity", 3)
-    assert end.status == 0, end.err
-    of_dense = f"supervised/evaluations/{DENSE.stem}.npz"
-    [path] = Path("pies/few digits/test_sets").glob(f"*/{of_dense}")
-    assert np.array_equal(np.load(path)["q_score"], np.load(Path("pies/few digits", of_dense))["q_score"])
 
 
 @known("C10 command")
@@ -312,97 +134,6 @@ def _(run, monkeypatch):
     end = run(PIES, "--models_number", 3)
     flags = re.findall(r" (--\w+)", end.err.split("train them: ")[1].split(", or ")[0])
     assert len(flags) == len({*flags})
-
-
-@known("C11", "no word of it")
-def _(run, monkeypatch):
-    end = run(TRAIN, "--seed", 7)
-    assert end.status == 0 and re.search("--seed.*no effect", end.out)
-
-
-@known("D2", "'at chance' at an accuracy of 100 %")
-def _(run, monkeypatch):
-    said, history = [], [{"train_accuracy": 1.0, "loss": 0.01, "chance_loss": 0.69}] * 5
-    monkeypatch.setattr(training.logger, "info", lambda *words: said.append(words))
-    training.warn_at_chance(history, "a network", types.SimpleNamespace(train_labels=torch.arange(8) // 4))
-    assert not said
-
-
-@known("D3", "numba's RuntimeError, and no table")
-def _(run, monkeypatch):
-    class Umap:
-        """Stands in for UMAP where packages are read-only and no home can be written."""
-
-        def __init__(self, **_):
-            if not os.path.isdir(os.environ.get("NUMBA_CACHE_DIR", "")):
-                raise RuntimeError(
-                    "cannot cache function 'rdist': no locator available for file 'layouts.py'"
-                )
-
-        def fit_transform(self, latent):
-            return latent[:, :2]
-
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Umap))
-    shutil.rmtree("pies")
-    assert run(PIES, "--plot_umap").status == 0 and Path("pies/few digits/results.csv").exists()
-
-
-@known("D4", "tracebacks, and status 0")
-def _(run, monkeypatch):
-    with contextlib.suppress(OSError), open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
-        end = run(TRAIN)
-    assert end.status in (2, 141) and end.err.count("\n") < 2
-
-
-@known("D5", "RuntimeError")
-def _(run, monkeypatch):
-    end = run(TRAIN, *ANEW, "--match_sparsity", 0.998)
-    assert end.status == 0 or end.is_line("--match_sparsity")
-
-
-@known("D7", "refused after all was computed")
-def _(run, monkeypatch):
-    for image in Path("few digits/test").glob("*/00.png"):
-        write(f"few/{image.parent.name}/00.png", image.read_bytes())(monkeypatch)
-    end = run(PIES, "--plot_umap", "--test_set", "few")
-    assert end.is_line("--plot_umap") and not [*Path("pies/few digits/test_sets").rglob("*.npz")]
-
-
-@known("D8", "taken as 0-9")
-def _(run, monkeypatch):
-    seeds = None
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        seeds = paper.seed_range("0-9-20")
-    assert seeds is None
-
-
-@known("D9", "ModuleNotFoundError")
-def _(run, monkeypatch):
-    # -S: the interpreter without any installed package.
-    command = [sys.executable, "-E", "-S", ROOT / "sup_training.py", "--dataset", "digits"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert End(done.returncode, done.stdout, done.stderr).is_line("activate|.venv/bin/python")
-
-
-@known("D11", "'[a] & 1' after '\\\\'")
-def _(run, monkeypatch):
-    table.write_tex(Path("t.tex"), [["class", "PIEs"], ["[a]", "1"]])
-    text = Path("t.tex").read_text()
-    assert "{}[a] & 1" in text
-
-
-@known("D14", "LOCKED=0 installs the lock")
-def _(run, monkeypatch):
-    assert setup(Path.cwd().parent, LOCKED="0").returncode == 0
-    assert asked(Path.cwd().parent)[-1].endswith("requirements.txt")
-
-
-@known("D15", "'delete README.md'")
-def _(run, monkeypatch):
-    write("../README.md")(monkeypatch)
-    done = setup(Path.cwd().parent, VENV="README.md", PYTHON=sys.executable)
-    assert done.returncode == 2 and "README.md" in done.stderr and "delete" not in done.stderr
 
 
 @pytest.mark.parametrize("test", FAULTS)

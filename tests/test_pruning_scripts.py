@@ -668,7 +668,7 @@ def not_finite(kind):
 
 
 ITERATED, ONCE = ["sup_pruning_finetune", *ITERATIVE], ["sup_pruning_finetune", *FINETUNED, "--criterion"]
-AGAIN = "delete it and run the training script with --save_epochs 0"
+AGAIN = "move it away and run the training script with --save_epochs 0"
 NOT_FINITE = "holds values that are not finite, in "
 
 

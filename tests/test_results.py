@@ -104,7 +104,7 @@ def test_the_table_is_made_of_all_that_is_stored_in_the_order_of_methods(tmp_pat
 
 def test_a_row_has_the_columns_of_pies_first_and_those_of_depth_where_they_are_of_the_same_networks(tmp_path):
     write_row(tmp_path, row("SupCon", "dense", 0.0, depth_rest=2.5), "_depth")
-    write_row(tmp_path, row("SupCon", "global", 0.5, depth_pies=3.25), "_depth")
+    write_row(tmp_path, row("SupCon", "global", 0.5, depth_pies=3.25, pies=4), "_depth")
     table.make_table(tmp_path)
     assert [row["depth_rest"] for row in read_table(tmp_path)] == ["2.5", ""], "depth may stand alone"
     write_row(tmp_path, row("SupCon", "dense", 0.0, q_score_rest=0.5))
@@ -526,7 +526,7 @@ def test_what_is_lost_and_kept_is_measured_network_by_network(three_against_two)
             assert columns[f"{name}{suffix}"] == pytest.approx(sum(values) / 2)
     counts = [columns[f"{name}_pies"] for name in ("lost", "gained", "wrong")]
     assert sum(counts) == columns["pies"] and counts == [3, 1, 0]
-    assert {*table.MEASURES} - {"auroc_depth", "knn_accuracy"} <= {*arrays} & {*columns}
+    assert {*table.MEASURES} - {"auroc_depth", "pie_auroc_depth", "knn_accuracy"} <= {*arrays} & {*columns}
 
 
 def test_networks_without_a_partner_or_pies_have_no_measures_of_them():
@@ -548,6 +548,7 @@ def test_depths_are_measured_by_both_definitions_and_pies_apart():
     expected = {
         "knn_accuracy": 0.5,
         "auroc_depth": 0.75,
+        "pie_auroc_depth": 0.0,
         "depth_std_all": pytest.approx(found.arrays["pruned_depth_prediction"].mean(0).std()),
         "depth_std_rest": 0.5,
         "pies": 1,

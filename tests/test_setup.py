@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -60,6 +61,12 @@ def asked(project):
     return (project / "asked").read_text().splitlines() if (project / "asked").exists() else []
 
 
+def test_a_tilde_in_a_variable_is_the_home(project):
+    (project / ".venv").rename(project / "env")
+    assert setup(project, VENV="~/env", HOME=str(project)).returncode == 0
+    assert asked(project) and not (project / "~").exists()
+
+
 def scripts(commands):
     """[(script, its flags, checked by its own parser)]"""
     words = (shlex.split(command) for command in commands)
@@ -72,7 +79,7 @@ def test_set_up_makes_the_folders_and_installs_each_list_once(project):
     installed = ["requirements.txt"]
     assert setup(project).returncode == setup(project).returncode == 0
     assert all((project / folder).is_dir() for folder in ("models", "logs", "pies/cifar10/SupCon/umap"))
-    for locked in ("1", "1", "", "1"):
+    for locked in ("1", "1", "0", "", "1"):
         assert setup(project, LOCKED=locked).returncode == 0
     installed += ["requirements.lock", "requirements.txt", "requirements.lock"]
     (project / "requirements.txt").write_text("torch\n")
@@ -107,11 +114,28 @@ def test_a_failed_installation_says_what_to_do_and_is_tried_again(project):
 def test_a_missing_or_old_interpreter_says_what_to_do(project):
     done = setup(project, VENV="elsewhere", PYTHON="no-such-python")
     assert done.returncode == 2 and "no-such-python not found" in done.stderr and "PYTHON=" in done.stderr
+    done = setup(project, VENV="elsewhere", PYTHON="/bin/ls")
+    assert done.returncode == 2 and "PYTHON=/bin/ls is no Python" in done.stderr
     old = project / "old-python"
     old.write_text('#!/usr/bin/env bash\n[ "$1" = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n')
     old.chmod(0o755)
     done = setup(project, VENV="elsewhere", PYTHON=str(old))
     assert done.returncode == 2 and "Python 3.8.1 is too old" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["README.md", "tests"])
+def test_what_is_no_environment_is_left_alone(project, place):
+    (project / "README.md").write_text("read")
+    before = sorted(project.rglob("*"))
+    done = setup(project, VENV=place, PYTHON=sys.executable)
+    assert done.returncode == 2 and sorted(project.rglob("*")) == before
+    [line] = done.stderr.splitlines()
+    assert f"VENV={place} is no environment" in line and "delete" not in line
+
+
+def test_locked_is_0_or_1(project):
+    done = setup(project, LOCKED="maybe")
+    assert done.returncode == 2 and "LOCKED=maybe: give 1" in done.stderr and not asked(project)
 
 
 def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
@@ -184,10 +208,15 @@ def test_paper_takes_a_part_of_the_study():
 
 @pytest.mark.parametrize(
     "flag, value",
-    [("--seeds", "9-4"), ("--seeds", "a"), ("--methods", "supcon"), ("--pruning_methods", "layer")],
+    [
+        *(("--seeds", seeds) for seeds in ("9-4", "a", "", "0-9-20", "3-", "-3", " 1", "0-1000000", "1-٣")),
+        ("--methods", "supcon"),
+        ("--pruning_methods", "layer"),
+        ("--sparsities", "0.9,1"),
+    ],
 )
 def test_paper_refuses_what_the_study_does_not_have(flag, value, capsys):
-    assert pytest.raises(SystemExit, paper_flags, flag, value).value.code == 2
+    assert pytest.raises(SystemExit, paper_flags, f"{flag}={value}").value.code == 2
     assert flag in capsys.readouterr().err
 
 
@@ -255,3 +284,39 @@ def test_a_command_that_fails_ends_its_half_of_the_demo_and_then_the_demo(projec
     assert [command for command in commands if command.startswith(failing[:3])][-1] == failing
     others = [command for command in commands if not command.startswith(failing[:3])]
     assert "figures/make_figures.py" not in commands and len(others) > 3
+
+
+def test_slurm_jobs_are_queued_once_the_data_are_there_and_wait_for_the_networks_that_they_need(tmp_path):
+    commands = paper.commands(paper_flags("--seeds", "0-1", "--sparsities", "0.9"))
+    paper.write_jobs(tmp_path / "jobs", commands)
+    script = (tmp_path / "jobs/submit.sh").read_text().replace("--dataset cifar10", "--dataset digits")
+    script = script.replace(f"cd {ROOT}\n", f"cd {tmp_path}\n").replace(
+        "gradual_sup=()", "gradual_sup=(--begin_step 2)"
+    )
+    (tmp_path / "sbatch").write_text(
+        f'#!/bin/bash\necho "$*" >> {tmp_path}/calls\nwc -l < {tmp_path}/calls\n'
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "TASKS": "3",
+    }
+    subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == len(commands)
+    made: dict[str, set[str]] = {}  # learning method -> jobs so far, of training, then of finetuning, ...
+    for number, (call, command) in enumerate(zip(calls, commands), 1):
+        script_name, needed = command.split()[0], re.search(r"afterok:(\S+)", call)
+        assert f"{tmp_path}/jobs/job.sh {script_name} " in call and ("--dataset digits" in call) == (
+            number < len(calls)
+        )
+        assert ("--array=0-2" in call) == ("training" in call or "finetune" in call)
+        assert ("--begin_step 2" in call) == ("sup_training" in call and "--schedule" in call)
+        expected = (
+            set() if "training" in script_name else made.get(script_name[:3], set.union(*made.values()))
+        )
+        assert set(needed[1].split(":") if needed else ()) == expected
+        made.setdefault(script_name[:3], set()).add(str(number))
+    assert subprocess.run(["bash", "-n", tmp_path / "jobs/job.sh"], check=False).returncode == 0

@@ -20,7 +20,7 @@ from forked import Forked
 from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
-from common import augment, evaluation, metrics, plots, process
+from common import augment, evaluation, neighbours, plots, process
 from common.store import evaluation as stored
 from common.store import files, names, runs, table
 
@@ -93,7 +93,7 @@ def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
     for room, name, value in (
         (augment, "CHUNK_PIXELS", 7 * 64),
         (evaluation, "CACHED_PIXELS", 5 * 64),
-        (metrics, "CHUNK_BYTES", 3 * 4 * 60),
+        (neighbours, "CHUNK_BYTES", 3 * 4 * 60),
         (stored, "HIDDEN_BYTES", 1),
     ):
         assert getattr(room, name) > value

@@ -1,134 +1,213 @@
-"""Made-up worlds whose truth is known, and how often the intervals of figures/report/uncertainty.py contain
-it there.
+"""Made-up worlds whose truth is known: how often the report's intervals contain it, and how often the rules of
+its verdicts are wrong.
 
-    python tests/worlds.py 400
+    python tests/worlds.py coverage 100
+    python tests/worlds.py claims 50
+    python tests/worlds.py rules 1000
 
-prints the coverage (%) and the mean half-width, over that of an oracle who knows the true spread.
+print tables of percentages over so many draws.
 """
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from common.voting import modal_labels_of_sets  # noqa: E402
-from figures.report import uncertainty  # noqa: E402
+from figures.report import claims, evidence, uncertainty
+from figures.report.evidence import STATISTICS, Pair
+from figures.report.read import Networks, StoredPopulation
 
 IMAGES = 250
-WORLDS = {  # spread of logits over networks: of all images alike, of 15 groups of images
-    "independent votes": (0, 0),
-    "unequal networks": (0.7, 0),
-    "groups of images": (0.3, 1.0),
+
+
+class World(NamedTuple):
+    """Spreads of the logits of errors over networks: of all images alike, for both learning methods, and of
+    15 groups of images; share of networks that fail; mean logit of errors of either method, and how far
+    pruning moves logits at random."""
+
+    quality: tuple[float, float] = (0.0, 0.0)
+    group: float = 0.0
+    failing: float = 0.0
+    error: tuple[float, float] = (-2.5, -2.5)
+    pruning: float = 1.0
+
+
+WORLDS = {
+    "independent votes": World(),
+    "unequal networks": World((0.7, 0.7)),
+    "groups of images": World((0.3, 0.3), 1.0),
+    "one method unequal": World((0.3, 1.0)),
+    "failing networks": World(failing=0.1),
+    "few PIEs": World(error=(-6.0, -6.0), pruning=0.5),
+    "contrastive less accurate": World(error=(-1.5, -2.5)),
+    "contrastive more accurate": World(error=(-3.5, -2.5)),
 }
-TRUTH_DRAWS = 800
+METHODS = ("GMP", "later_GMP")
 
 
 def make_world(name: str):
-    """A function of K and a generator that draws predictions (5, K, N): dense networks, the same seeds pruned
-    in two ways, dense networks of other seeds and those pruned."""
-    rng = np.random.default_rng(sum(map(ord, name)))
-    quality, group = WORLDS[name]
-    dense = rng.normal(-2.5, 2, IMAGES)  # logit of an error
-    other = dense + rng.normal(0, 0.5, IMAGES)
-    logits = np.stack(
-        [dense, dense + rng.normal(0, 1, IMAGES), dense + rng.normal(0.3, 1.2, IMAGES)]
-        + [other, other + rng.normal(0, 1, IMAGES)]
-    )
+    """A function of K and a generator that draws the populations of both learning methods, pruned early and
+    late. Pruning moves each image's logit by as much in every combination, at random: no claim holds. Q-Score
+    and depth say how hard an image is, and no more."""
+    rng, world = np.random.default_rng(sum(map(ord, name))), WORLDS[name]
+    difficulty = rng.normal(0, 2, IMAGES)
+    moved = rng.normal(0, world.pruning, IMAGES)
     groups, rival = rng.integers(0, 15, IMAGES), rng.integers(1, 3, IMAGES)
 
-    def effects(rng, *shape):
-        return quality * rng.normal(size=(*shape, 1)) + group * rng.normal(size=(*shape, 15))[..., groups]
+    def draw(seeds: int, rng) -> list[StoredPopulation]:
+        populations = []
+        for learning, quality, error in zip(("SupCon", "supervised"), world.quality, world.error):
 
-    def draw(seeds, rng):
-        of_seeds = np.repeat(effects(rng, 2, seeds), (3, 2), 0)  # in common to the networks of a seed
-        moved = logits[:, None] + np.sqrt(0.5) * (of_seeds + effects(rng, 5, seeds))
-        errs = rng.random(moved.shape) < 1 / (1 + np.exp(-moved))
-        return np.where(errs, np.where(rng.random(moved.shape) < 0.8, rival, 3 - rival), 0).astype(np.int16)
+            def effects(quality=quality):
+                of_groups = world.group * rng.normal(size=(seeds, 15))[:, groups]
+                failed = 4 * (rng.random((seeds, 1)) < world.failing)
+                return quality * rng.normal(size=(seeds, 1)) + of_groups + failed
+
+            of_seeds, networks = effects(), []
+            for shift in (0, moved, moved):
+                logits = difficulty + error + shift + np.sqrt(0.5) * (of_seeds + effects())
+                errs = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
+                other = np.where(rng.random(logits.shape) < 0.8, rival, 3 - rival)
+                hard = (difficulty + rng.normal(0, 2, logits.shape)).round(1)
+                labels, ids = np.where(errs, other, 0).astype(np.uint8), np.arange(seeds)
+                networks.append(Networks(ids, labels, -hard, ids, hard, 3))
+            arrays = {"labels": np.zeros(IMAGES, int), "class_names": list("abc"), "ids": np.arange(seeds)}
+            for method, pruned in zip(METHODS, networks[1:]):
+                about = (learning, method, 0.9, Path(), arrays, {}, {}, None)
+                populations.append(StoredPopulation(*about, reference=networks[0], pruned=pruned))
+        return populations
 
     return draw
 
 
-def counts(labels):
-    """Sizes of the PIE sets of modal labels (5, S, N) and of what they have in common, (S,) each."""
-    dense, shot, early, other, other_shot = labels
-    sets = dense != shot, dense != early, other != other_shot
-    alone = sets[0] & ~sets[1] & ~sets[2]
-    size, common = [each.sum(1) for each in sets], [(sets[0] & each).sum(1) for each in sets[1:]]
-    return size, common, [size[0] + each - both for each, both in zip(size[1:], common)], alone.sum(1)
-
-
-def estimates(predictions, seeds, order):
-    """name -> estimate; order: of the half-samples of the other seeds."""
-    sets = np.concatenate([np.ones((1, seeds), bool), uncertainty.half_samples(seeds)])
-    labels = [modal_labels_of_sets(each, sets, 3) for each in predictions]
-    labels[3:] = [each[np.concatenate([[0], 1 + order])] for each in labels[3:]]
-    size, common, union, alone = counts(labels)
-    of = [uncertainty.half_sampled(each, seeds) for each in size]
-    excess = [excess_of(dense, pruned) for dense, pruned in (predictions[:2], predictions[3:])]
+def estimates(populations: list[StoredPopulation]) -> dict[str, dict]:
+    """name -> estimate, of every kind of interval."""
+    early, late, other, _ = populations
+    paired, unrelated = Pair(early, late, True), Pair(early, other, False)
+    excess = STATISTICS["excess"]
+    rows = [evidence.difference(excess, Pair(*each, False)) for each in zip(populations[:2], populations[2:])]
+    mean = [(weight / 2, *rest) for row in rows for weight, *rest in row]
     return {
-        "count": of[0],
-        "paired difference": uncertainty.half_sampled(size[1] - size[0], seeds),
-        "difference, other seeds": uncertainty.independent_difference(of[0], of[2]),
-        "Jaccard": uncertainty.within(uncertainty.half_sampled_ratio(common[0], union[0], seeds), 0, 1),
-        "Jaccard, other seeds": uncertainty.within(
-            uncertainty.half_sampled_ratio(common[1], union[1], seeds), 0, 1
-        ),
-        "share": uncertainty.within(uncertainty.half_sampled_ratio(alone, size[0], seeds), 0, 1),
-        "excess": uncertainty.jackknifed(excess[0], seeds),
-        "excess, other seeds": uncertainty.independent_difference(
-            *(uncertainty.jackknifed(each, seeds) for each in excess)
-        ),
+        "PIEs": evidence.estimate("pies", early),
+        "PIEs, paired": evidence.compare("pies", paired).difference,
+        "PIEs, other seeds": evidence.compare("pies", unrelated).difference,
+        "Jaccard": evidence.overlap(paired),
+        "Jaccard, other seeds": evidence.overlap(unrelated),
+        "excess": evidence.estimate("excess", early),
+        "excess, other seeds": evidence.compare("excess", unrelated).difference,
+        "excess, mean of rows": uncertainty.combine(mean),
+        "U": evidence.combine(evidence.uniqueness(unrelated)),
+        "Q-Score": evidence.combine(evidence.against_others(early, "q_score", True, 1)),
     }
 
 
-def excess_of(dense, pruned, replicates=slice(None)):
-    """PIEs between halves, dense against pruned minus dense against dense: of all seeds, then without two."""
-    sets = uncertainty.splits_of_sets(len(dense))[:, replicates]
-    first, second, pruned_first, pruned_second = (
-        modal_labels_of_sets(each, half.reshape(-1, len(dense)), 3)
-        for each in (dense, pruned)
-        for half in sets
-    )
-    differ = ((first != pruned_second).mean(1) + (second != pruned_first).mean(1)) / 2
-    return ((differ - (first != second).mean(1)) * IMAGES).reshape(sets.shape[1:3]).mean(1)
+def forget() -> None:
+    """Drops what is remembered of earlier draws."""
+    for function in (evidence.labels_of_sets, evidence.labels_of_splits, evidence.moved_votes):
+        function.cache_clear()
+    for function in (evidence.between_halves, evidence.excess, evidence.pies_minus_others):
+        function.cache_clear()
 
 
-def truths(draw, seeds, rng, draws=TRUTH_DRAWS):
-    """name -> the number in draws of K seeds, without intervals."""
-    found = []
+def coverage(name: str, seeds: int, draws: int) -> dict[str, tuple[float, float]]:
+    """name of a number -> the share of draws whose interval contains the mean over draws, of those that have
+    one, and its mean half-width over 1.96 standard deviations over draws."""
+    draw, rng, found = make_world(name), np.random.default_rng([seeds, 1]), defaultdict(list)
     for _ in range(draws):
-        predictions = draw(seeds, rng)
-        everyone = np.ones((1, seeds), bool)
-        size, common, union, alone = counts([modal_labels_of_sets(each, everyone, 3) for each in predictions])
-        excess = [excess_of(*pair, slice(1))[0] for pair in (predictions[:2], predictions[3:])]
-        with np.errstate(invalid="ignore"):
-            values = [size[0], size[1] - size[0], size[0] - size[2], *np.divide(common, union)]
-            values += [alone / size[0], excess[0], excess[0] - excess[1]]
-        found.append([float(np.squeeze(value)) for value in values])
-    return np.array(found)
+        for number, one in estimates(draw(seeds, rng)).items():
+            found[number].append([one["value"], one["low"], one["high"]])
+        forget()
+    cells = {}
+    for number, rows in found.items():
+        value, low, high = np.array(rows).T
+        truth, has = np.nanmean(value), ~np.isnan(low)
+        contained = ((low <= truth) & (truth <= high))[has].mean()
+        cells[number] = contained, ((high - low)[has] / 2).mean() / (1.96 * np.nanstd(value))
+    return cells
 
 
-def coverage(name: str, seeds: int, draws: int, truth_draws: int = TRUTH_DRAWS) -> dict:
-    """name of a number -> the share of draws whose interval contains the truth, and its mean half-width over
-    1.96 true standard deviations."""
-    draw, rng = make_world(name), np.random.default_rng([seeds, 1])
-    spread = truths(draw, seeds, rng, truth_draws)
-    contained, width = Counter(), Counter()
-    order = uncertainty.reordered(len(uncertainty.half_samples(seeds)), 1)
+def verdicts(name: str, seeds: int, draws: int) -> dict[int, Counter]:
+    """Claim -> how often each verdict is given."""
+    draw, rng, found = make_world(name), np.random.default_rng([seeds, 2]), defaultdict(Counter)
     for _ in range(draws):
-        found = estimates(draw(seeds, rng), seeds, order)
-        for row, truth in zip(found.items(), np.nanmean(spread, 0)):
-            contained[row[0]] += bool(row[1]["low"] <= truth <= row[1]["high"])
-            width[row[0]] += (row[1]["high"] - row[1]["low"]) / 2
-    oracle = 1.96 * np.nanstd(spread, 0)
-    return {name: (contained[name] / draws, width[name] / draws / o) for name, o in zip(found, oracle)}
+        rows = evidence.all_evidence(draw(seeds, rng))
+        for claim in claims.CLAIMS:
+            found[claim.number][claims.judge(rows, claim.number)] += 1
+        forget()
+    return found
+
+
+# The rules alone, on Gaussian rows
+
+
+TRUTHS = {  # of m rows, in standard deviations of one network's difference
+    "all 0": lambda m: np.zeros(m),
+    "all +1": lambda m: np.ones(m),
+    "all +2": lambda m: np.full(m, 2.0),
+    "half +1, half -1": lambda m: np.where(np.arange(m) % 2, -1.0, 1.0),
+    "all +2 but one -1": lambda m: np.where(np.arange(m), 2.0, -1.0),
+    "all -1": lambda m: np.full(m, -1.0),
+    "all +0.2": lambda m: np.full(m, 0.2),
+}
+
+
+def rules(truth: str, m: int, seeds: int, correlation: float, smallest: float, draws: int) -> Counter:
+    """How often each verdict is given on claim 3 from the differences of K networks, m rows of unit variance
+    with that correlation, half of them of either measure."""
+    rng, counts, means = np.random.default_rng([m, seeds]), Counter(), TRUTHS[truth](m)
+    names = [measure.name for measure in claims.CLAIMS[2].measures if measure.decides]
+    about = {"claim": 3, "decides": True, "models": seeds, "smallest": smallest, "degrees": seeds - 1}
+    quantile = uncertainty.student_t_quantile(seeds - 1)
+
+    def row(values: np.ndarray, measure: str, is_mean: bool) -> dict:
+        value, error = values.mean(), values.std(ddof=1) / np.sqrt(seeds)
+        interval = {"low": value - quantile * error, "high": value + quantile * error}
+        return about | interval | {"measure": measure, "value": value, "error": error, "is_mean": is_mean}
+
+    for _ in range(draws):
+        shared = rng.normal(size=(1, seeds)) * np.sqrt(correlation)
+        values = means[:, None] + shared + rng.normal(size=(m, seeds)) * np.sqrt(1 - correlation)
+        halves = dict(zip(names, np.array_split(values, 2)))
+        rows = [row(each, name, False) for name, half in halves.items() for each in half]
+        for each, mark in zip(rows, claims.mark_rows(rows)):
+            each["mark"] = mark
+        rows += [row(half.mean(0), name, True) for name, half in halves.items()]
+        counts[claims.judge(rows, 3)] += 1
+    return counts
+
+
+def print_rules(draws: int) -> None:
+    for truth in TRUTHS:
+        for seeds in (6, 10, 30):
+            for smallest in (0, 0.25, 0.5):
+                found = [
+                    rules(truth, m, seeds, correlation, smallest, draws)
+                    for m in (2, 4, 14)
+                    for correlation in (0, 0.5)
+                ]
+                cells = (
+                    f"{verdict} {min(shares):.0f}-{max(shares):.0f}"
+                    for verdict in sorted({key for each in found for key in each})
+                    if max(shares := [100 * each[verdict] / draws for each in found]) >= 1
+                )
+                print(truth, seeds, smallest, *cells, sep=" | ", flush=True)
 
 
 if __name__ == "__main__":
-    for world in WORLDS:
-        for seeds in (6, 10, 30):
-            cells = coverage(world, seeds, int(sys.argv[1]))
-            print(world, seeds, *(f"{n}: {100 * c:.0f} {w:.2f}" for n, (c, w) in cells.items()), sep=" | ")
+    draws, networks = int(sys.argv[2]), [int(each) for each in sys.argv[3:]] or (6, 10, 30)
+    if sys.argv[1] == "rules":
+        print_rules(draws)
+    else:
+        for world in WORLDS:
+            for seeds in networks:
+                if sys.argv[1] == "coverage":
+                    table = coverage(world, seeds, draws).items()
+                    cells = (f"{number}: {100 * c:.0f} {w:.2f}" for number, (c, w) in table)
+                else:
+                    table = verdicts(world, seeds, draws).items()
+                    cells = (f"{claim}: {dict(found)}" for claim, found in table)
+                print(world, seeds, *cells, sep=" | ", flush=True)

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import metrics, voting
-from common.cli import UserError
+from common import metrics, neighbours, voting
 from common.data import ImageDataset
 from common.evaluation import check_finite, evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
@@ -45,7 +44,7 @@ def code() -> str:
     """The digest of the code that what is stored of a network depends on. A new metric of stored arrays
     leaves it as it is."""
     augment, evaluation, models = (COMMON / f"{name}.py" for name in ("augment", "evaluation", "models"))
-    functions = metrics.q_scores, metrics.knn_labels, metrics.nearest, voting.tie_ranks
+    functions = metrics.q_scores, neighbours.knn_labels, neighbours.nearest, voting.tie_ranks
     return code_digest(augment, evaluation, *functions, models)
 
 
@@ -108,18 +107,14 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
     Returns:
         knn (P, N), predictions (N,), places (P,) their names.
     Raises:
-        UserError: fewer training images than neighbours; representations or outputs that are not finite.
+        ValueError: fewer training images than neighbours.
+        UserError: representations or outputs that are not finite.
     """
-    path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": metrics.NEIGHBOURS}
+    path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": neighbours.NEIGHBOURS}
     stored = read_arrays(path, made)
     if stored is not None:
         return stored
     data, batch_size = study.data, study.flags.batch_size
-    if len(data.train_images) < metrics.NEIGHBOURS:
-        raise UserError(
-            f"prediction depth needs at least {metrics.NEIGHBOURS} training images, {data.name} has "
-            f"{len(data.train_images)}"
-        )
     network = load_member(study, member)
     with files_named(member.paths):
         knn = knn_at_layers(network, data, batch_size)
@@ -146,7 +141,7 @@ def knn_at_layers(network: Classifier, data: ImageDataset, batch_size: int) -> d
             for images in (data.train_images, data.test_images)
         )
         for place in places:
-            labels[place] = metrics.knn_labels(
+            labels[place] = neighbours.knn_labels(
                 train.pop(place), data.train_labels, test.pop(place), len(data.class_names)
             )
     return labels

@@ -6,6 +6,7 @@ own directory as its comment: it is what `write_arrays` wrote, or it is not read
 """
 
 import ast
+import errno
 import functools
 import hashlib
 import inspect
@@ -20,7 +21,7 @@ from typing import Callable, Iterator
 import filelock
 import numpy as np
 
-from common.cli import UserError, logger, say_once
+from common.cli import UserError, logger, refuse_pipe, say_once
 
 LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # of what unpacks to more than both, nothing is unpacked
 COMMON = Path(__file__).parent.parent  # where the modules are
@@ -35,6 +36,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    refuse_pipe(path)
     with claim(temporary, wait=True):
         try:
             temporary.unlink(missing_ok=True)  # it may be a link: what it leads to is not written
@@ -45,9 +47,27 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         except BaseException as error:
             with suppress(OSError):
                 temporary.unlink()
-            if isinstance(error, OSError):
-                error.filename = error.filename or str(path)  # a full disk, say, names no file
+            says_all(error, path)
             raise
+
+
+def says_all(error: BaseException, path: Path) -> bool:
+    """Whether an error is the user's, the memory's or the system's, which then names the file (that of a full
+    disk names none). What else libraries raise at a file is about its content."""
+    # EINVAL: a library that sought a place that the content made up.
+    is_of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    if is_of_system:
+        error.filename = error.filename or str(path)
+    return is_of_system or isinstance(error, UserError | MemoryError)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        says_all(error, path)
+        raise
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -81,6 +101,7 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     Raises:
         UserError: an .npz without a stamp, which is older than stamps or was written by another program.
     """
+    refuse_pipe(path)
     try:
         with zipfile.ZipFile(path) as archive:
             stamp, digest = archive.comment, directory_digest(archive)
@@ -97,9 +118,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
             same = made is None or json.loads(str(stored["made"])) == {"format": FORMAT, **made}
     except FileNotFoundError:
         return None
-    except UserError:
-        raise
     except Exception as error:  # a torn or foreign file is one of many errors; it is computed again
+        if says_all(error, path):
+            raise
         logger.info("%s cannot be read (%s): computed again", path, type(error).__name__)
         return None
     # float16 is for the disk alone: sums of it would not be exact.
@@ -112,8 +133,9 @@ def check_size(path: Path) -> None:
     """Whether a zip file that others made unpacks to a size that it may have, by its directory.
 
     Raises:
-        ValueError: it does not; zipfile's errors.
+        ValueError: it does not; zipfile's errors; UserError: a pipe.
     """
+    refuse_pipe(path)
     with zipfile.ZipFile(path) as file:
         size = sum(entry.file_size for entry in file.infolist())
     if size > max(LARGEST_BYTES, LARGEST_RATIO * path.stat().st_size):
@@ -184,7 +206,7 @@ def claim(path: Path, wait: bool) -> Iterator[bool]:
                 say_once(f"waits for another process, which holds {lock.lock_file}")
                 lock.acquire()
     except OSError as error:
-        error.filename = error.filename or lock.lock_file
+        says_all(error, lock.lock_file)
         raise
     try:
         yield lock.is_locked

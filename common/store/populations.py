@@ -23,6 +23,7 @@ from common.store.records import (
     find_duplicate_weights,
     origin_of,
     read_record,
+    remedy_for,
     say_external,
 )
 from common.study import Study
@@ -427,10 +428,7 @@ def check_population(study: Study, population: Population, dense: Population | N
         if seed is not None and (other := seeds.setdefault(str(seed), path)) is not path:
             pairs["seed"] = path, other
     for what, (path, other) in ((what, pair) for what, pair in pairs.items() if pair):
-        raise UserError(
-            f"{path} has the same {what} as {other}: they are one network; delete the second and have it "
-            "trained"
-        )
+        raise UserError(f"{path} has the same {what} as {other}: they are one network; {remedy_for([path])}")
     parents = {member.id: list(member.checksums) for member in (dense.members if dense else ())}
     remedy, modules = "train all of them again into a folder of its own", set()
     for member in members:

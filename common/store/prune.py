@@ -191,7 +191,7 @@ def kept_file(study: Study, checkpoint: Path, path: Path, flag: tuple[str, ...])
     if not path.exists():
         command = recorded_command(record, {flag[0]: list(flag[1:])}) or f"give {' '.join(flag)} in training"
         raise UserError(f"{path} was not kept; keep them: {command}")
-    remedy = f"delete it and run the training script with {' '.join(flag)}"
+    remedy = f"move it away and run the training script with {' '.join(flag)}"
     kept = records.read_record(path)
     if kept is None:
         raise UserError(f"{path} has no record; {remedy}")

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import time
 import warnings
 import zipfile
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from common import models, settings
-from common.cli import FLIPS, UserError, logger, say_once
+from common.cli import FLIPS, UserError, logger, refuse_pipe, say_once
 from common.data import same_training_images
 from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
@@ -30,7 +31,9 @@ from common.store.files import (
     COMMON,
     check_size,
     differences,
+    file_sha256,
     module_digest,
+    says_all,
     write_atomically,
     write_json,
 )
@@ -40,11 +43,6 @@ from common.values import Interval
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
 STATE_FORMAT = 2
 SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "learners")  # modules of common/
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def torch_bytes(content: dict) -> bytes:
@@ -196,7 +194,8 @@ def make_record(
 def damaged_record(checkpoint: Path) -> UserError:
     """The error of a record that lacks what every record of its kind has."""
     return UserError(
-        f"{record_path(checkpoint)} is damaged; delete it and {checkpoint.name} to have them made again"
+        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, "
+        "or only the JSON if the checkpoint comes from elsewhere"
     )
 
 
@@ -207,6 +206,8 @@ def read_record(checkpoint: Path) -> dict | None:
         UserError: a record that cannot be read, or that belongs to another file.
     """
     path = record_path(checkpoint)
+    refuse_pipe(checkpoint)
+    refuse_pipe(path)
     if not path.exists():
         return None
     try:
@@ -219,8 +220,8 @@ def read_record(checkpoint: Path) -> dict | None:
         raise damaged_record(checkpoint) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
-            f"{path} describes another file than the {checkpoint.name} beside it; delete both to have them "
-            "made again, or only the JSON if the checkpoint comes from elsewhere"
+            f"{path} describes another file than the {checkpoint.name} beside it; move both away to have "
+            "them made again, or only the JSON if the checkpoint comes from elsewhere"
         )
     return record
 
@@ -274,11 +275,11 @@ def refuse_not_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
         UserError: names some of them, the file and, where there is one, the remedy.
     """
     if names := not_finite(tensors):
-        raise UserError(f"{path} holds values that are not finite, in {names}; {_remedy([path])}")
+        raise UserError(f"{path} holds values that are not finite, in {names}; {remedy_for([path])}")
 
 
-def _remedy(paths: Sequence[Path]) -> str:
-    """What helps where these files give no finite outputs."""
+def remedy_for(paths: Sequence[Path]) -> str:
+    """What helps where these files cannot be used."""
     if not all(record_path(path).exists() for path in paths):
         return "it was not trained here, so it cannot be made again here: get another copy or leave it out"
     return "delete it to have it made again by the command that its JSON names"
@@ -294,7 +295,7 @@ def files_named(paths: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (NotFiniteError, FloatingPointError) as error:
-        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {_remedy(paths)}") from None
+        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {remedy_for(paths)}") from None
 
 
 def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: float) -> None:
@@ -327,22 +328,32 @@ def load_network(*paths: Path) -> models.Classifier:
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
 
 
-def read_payload(path: Path) -> dict:
-    """What torch.save wrote, without running any code in it."""
+def read_payload(path: Path, remedy: str = "") -> dict:
+    """What torch.save wrote, without running any code in it.
+
+    Args:
+        remedy: where it cannot be read, '': as `remedy_for` says.
+    Raises:
+        UserError: it is no dictionary of tensors.
+    """
+    refuse_pipe(path)
+    alone = "have the code that wrote it save the state_dict alone: torch.save(network.state_dict(), path)"
     try:
         if zipfile.is_zipfile(path):  # not of the oldest versions of torch
             check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles: the one line below says enough
             payload = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises many kinds for a torn, foreign or forbidden file
+    except Exception as error:  # torch raises many kinds for a torn or foreign file
+        if says_all(error, path):
+            raise
+        if refused := re.search(r"GLOBAL (\S+)|TorchScript", str(error)):
+            raise UserError(f"{path} holds {refused[1] or refused[0]}, not tensors alone; {alone}") from None
         raise UserError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}); delete it and train it again"
+            f"{path} is not a readable checkpoint ({type(error).__name__}); {remedy or remedy_for([path])}"
         ) from None
     if not isinstance(payload, dict):
-        raise UserError(f"{path} holds no state_dict")
+        raise UserError(f"{path} holds a {type(payload).__name__}, no state_dict; {alone}")
     return payload
 
 
@@ -518,7 +529,7 @@ class TrainingState:
 
     def _take_up(self, trained: dict[str, Any], masks: Masks, history: list[dict]) -> int:
         """Sets what is trained to the state in the file; how many epochs it has done."""
-        state = read_payload(self.path)
+        state = read_payload(self.path, "delete it to begin that training anew")
         if state.get("format") != STATE_FORMAT:
             raise UserError(
                 f"{self.path} is not a state of this version; delete it to begin that training anew"

@@ -9,18 +9,18 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from common import cli
+from common import cli, values
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("folder", type=Path, metavar="RESULTS_FOLDER", help="with all folders in it")
+    parser.add_argument("folder", type=values.path, metavar="RESULTS_FOLDER", help="with all folders in it")
     return parser
 
 
 @cli.command
 def main(argv=None) -> None:
-    folder = build_parser().parse_args(argv).folder
+    folder = Path(build_parser().parse_args(argv).folder)
     paths = sorted(folder.rglob("[!.]*.npz"))
     if not paths:
         raise cli.UserError(f"{folder} holds no .npz; name a folder of results (pies/...)")
@@ -40,6 +40,7 @@ def stamp(path: Path) -> bool:
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.comment = directory_digest(archive)
 
+    cli.refuse_pipe(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.comment or "made.npy" not in archive.namelist():
@@ -47,7 +48,7 @@ def stamp(path: Path) -> bool:
             if archive.testzip():
                 raise zipfile.BadZipFile
     except (zipfile.BadZipFile, zlib.error, EOFError):
-        raise cli.UserError(f"{path} is damaged; delete it and give the command again") from None
+        raise cli.UserError(f"{path} is damaged; move it away and give the command again") from None
     write_atomically(path, write)
     return True
 

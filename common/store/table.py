@@ -34,6 +34,8 @@ TEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "[": "{}[",  # the end of the row before takes [a length] and a star
+        "*": "{}*",
     }
 )
 
@@ -47,8 +49,8 @@ class Measure(NamedTuple):
     decimals: int = 0
 
 
-# Columns of what pruning loses and keeps. An array of the same name is stored with the population: a number
-# of images, or one value of each network, whose mean the column is.
+# Columns of what pruning loses and keeps. An array of the same name is stored with the population: one
+# number, or one value of each network, whose mean the column is.
 MEASURES = {
     "lost_pies": Measure("PIEs lost", "the dense modal label is right, the pruned one wrong"),
     "gained_pies": Measure("PIEs gained", "the pruned modal label is right, the dense one wrong"),
@@ -61,6 +63,15 @@ MEASURES = {
     "auroc_depth": Measure(
         "AUROC of depth",
         "how often a misclassified image has a higher prediction depth than a right one",
+        1,
+        3,
+    ),
+    "pie_auroc_q_score": Measure(
+        "AUROC of Q-Score for PIEs", "how often a PIE has a lower mean Q-Score than another image", 1, 3
+    ),
+    "pie_auroc_depth": Measure(
+        "AUROC of depth for PIEs",
+        "how often a PIE has a higher mean prediction depth than another image",
         1,
         3,
     ),
@@ -107,9 +118,9 @@ def make_table(results_folder: Path) -> list[dict]:
                 stored.append((path.stem.endswith("_depth"), json.loads(str(arrays["row"]))))
         rows, columns = {}, {}
         for _, row in sorted(stored, key=lambda pair: (pair[0], _order(pair[1]))):
-            known = rows.setdefault(row_key(row), row)
-            if known["population"] == row["population"]:
-                known |= row
+            first = rows.setdefault(row_key(row), row)
+            if first["population"] == row["population"]:
+                rows[row_key(row)] = row | first  # depths add columns, they replace none
                 columns |= dict.fromkeys(row)
         table = [{name: row.get(name) for name in columns} for row in sorted(rows.values(), key=_order)]
         write_rows(table_path(results_folder), table)

@@ -1,18 +1,18 @@
 """Comparisons across learning methods, pruning methods and sparsities: from stored arrays to rows of tables
-and the arrays of figures (kinds of figures/report/plots.py)."""
+and the arrays of figures (kinds of figures/report/plots.py). G populations."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, permutations
+from typing import NamedTuple
 
 import numpy as np
 
 from common.methods import SMALL
 from figures.report import similarity
 from figures.report.claims import either
-from figures.report.read import Masks, StoredPopulation, read_masks
-from figures.report.similarity import Recalls
+from figures.report.read import Masks, StoredPopulation, grouped, read_masks
 
 SIGNIFICANT = 0.05
 TOTAL = "total"  # in place of a layer: all together
@@ -26,19 +26,68 @@ class Comparison:
     figures: dict[str, dict]
 
 
+class Measured(NamedTuple):
+    """A table and what is drawn of it.
+
+    keys: what R rows are about; names: C classes or layers, each of which has a row of its own; columns: name
+    -> (R, C), or (R, 1) where all names share the value; panels: title -> (G, C') of a heat map, with names
+    of its columns; is_marked: (G, C') cells with a star; sizes: (G,) of the populations, shown beside them.
+    """
+
+    keys: list[dict]
+    names: list[str]
+    columns: dict[str, np.ndarray]
+    panels: dict[str, np.ndarray]
+    panel_names: list[str]
+    is_marked: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+
+
+class Kind(NamedTuple):
+    """A comparison: its measure, what its names are, what its heat map shows, times `scale`, and the quantity
+    of the colours."""
+
+    measure: Callable[[list], Measured]
+    axis: str
+    shown: str
+    quantity: str
+    scale: int = 1
+    decimals: int = 2
+    diverging: bool = False
+
+
 def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict[str, Comparison]:
     """name -> comparison, for all that the stored arrays of pruned populations allow."""
     # Masks of other architectures than the first are not compared.
     masks = [each for each in masks if np.array_equal(each.shapes, masks[0].shapes)]
     moved = [each for each in populations if {"movement", "movement_layers"} <= each.arrays.keys()]
-    kinds = {
-        "pie_overlap": (compare_pies, populations),
-        "class_recall": (compare_recalls, populations),
-        "mask_similarity": (compare_masks, masks),
-        "mask_structure": (compare_structure, masks),
-        "weight_movement": (compare_movement, moved),
-    }
-    return {name: compare(compared) for name, (compare, compared) in kinds.items() if compared}
+    sources = {"pie_overlap": populations, "class_recall": populations, "weight_movement": moved}
+    sources |= {"mask_similarity": masks, "mask_structure": masks}
+    comparisons = {}
+    for name, kind in KINDS.items():
+        if sources[name]:
+            compared = [each.population if isinstance(each, Masks) else each for each in sources[name]]
+            measured = kind.measure(sources[name])
+            comparisons[name] = Comparison(
+                rows(measured, kind.axis), {name: heat_maps(compared, kind, measured)}
+            )
+    for sparsity, chosen in grouped(populations, "sparsity").items():
+        if len(chosen) > 1:
+            figures = comparisons["pie_overlap"].figures
+            figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
+    return comparisons
+
+
+def rows(measured: Measured, axis: str) -> list[dict]:
+    """The rows of a table, those alone that have a value."""
+    shape = len(measured.keys), len(measured.names)
+    columns = {name: np.broadcast_to(column, shape) for name, column in measured.columns.items()}
+    return [
+        {**key, **({axis: name} if axis else {}), **{column: each[r, c] for column, each in columns.items()}}
+        for r, key in enumerate(measured.keys)
+        for c, name in enumerate(measured.names)
+        if not all(np.isnan(each[r, c]) for each in columns.values())
+    ]
 
 
 def read_all_masks(populations: list[StoredPopulation]) -> tuple[list[Masks], list[str]]:
@@ -59,74 +108,32 @@ def title(populations: list[StoredPopulation], shown: str) -> str:
     )
 
 
-def table_rows(
-    populations: list[StoredPopulation], axis: str, names: list[str], columns: dict[str, np.ndarray]
-) -> list[dict]:
-    """Rows of a table, one for each population and name of a layer or class (`axis` says what), of columns
-    (G, C), or (G, 1) where a population has one value."""
-    values = {
-        name: np.broadcast_to(column, (len(populations), len(names))) for name, column in columns.items()
-    }
-    return [
-        {**population.key, axis: name, **{column: each[g, c] for column, each in values.items()}}
-        for g, population in enumerate(populations)
-        for c, name in enumerate(names)
-    ]
-
-
 def pair_key(population: StoredPopulation, other: StoredPopulation) -> dict:
     """The columns that say which two populations a row is about."""
     return population.key | {f"other_{column}": value for column, value in other.key.items()}
 
 
-def compare_pies(populations: list[StoredPopulation]) -> Comparison:
-    """PIE sets of all pairs of populations; at every sparsity of several, PIEs that only one of them has, in
-    total and per class."""
-    is_pie = np.stack([population.is_pie for population in populations])
-    overlap = similarity.pie_overlap(is_pie)
-    sized = [f"{each.label} ({size})" for each, size in zip(populations, overlap["size"])]
-    filled = overlap["size"] > 0
+def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
+    """Jaccard similarity of the PIE sets of all pairs of populations, and that of random sets."""
+    is_pie = np.stack([population.is_pie for population in populations]).astype(float)
+    common, size = is_pie @ is_pie.T, is_pie.sum(1).astype(int)
+    jaccard = similarity.jaccard(common, size[:, None], size[None])
+    chance = [[similarity.expected_jaccard(int(a), int(b), is_pie.shape[1]) for b in size] for a in size]
     # A set is no pair with itself, and nothing is like an empty one.
-    apart = np.where(np.outer(filled, filled) & ~np.eye(len(filled), dtype=bool), 1, np.nan)
-    panels = {
-        "measured": apart * overlap["jaccard"],
-        "by chance, sets of these sizes": apart * overlap["chance_jaccard"],
-    }
-    shown, names = (
-        "Jaccard similarity of PIE sets, their sizes in brackets",
+    apart = np.where(np.outer(size, size) * (1 - np.eye(len(size))) > 0, 1, np.nan)
+    pairs = list(permutations(range(len(populations)), 2))
+    first, second = np.array(pairs, int).reshape(-1, 2).T
+    columns = {"pies": size[first], "other_pies": size[second], "jaccard": jaccard[first, second]}
+    columns["chance_jaccard"] = np.array(chance)[first, second]
+    panels = {"measured": apart * jaccard, "by chance, sets of these sizes": apart * chance}
+    return Measured(
+        [pair_key(populations[i], populations[j]) for i, j in pairs],
+        [""],
+        {name: column[:, None] for name, column in columns.items()},
+        panels,
         [each.label for each in populations],
+        sizes=size,
     )
-    figures = {
-        "pie_overlap": heat_maps(populations, shown, panels, names, "Jaccard similarity") | {"rows": sized}
-    }
-    # Sets of other sparsities of the same method would hide what is unique to the method.
-    unique, compared = np.full((len(populations), 2), np.nan), []
-    for sparsity in sorted({population.sparsity for population in populations}):
-        places = [index for index, each in enumerate(populations) if each.sparsity == sparsity]
-        if len(places) > 1:
-            alone = similarity.pie_overlap(is_pie[places])
-            unique[places] = np.stack([alone["unique"], alone["chance_unique"]], 1)
-            compared += places
-            chosen = [populations[index] for index in places]
-            figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
-    if compared := sorted(compared):
-        shown = "PIEs that no other set of that sparsity has, sizes of the sets in brackets"
-        columns = ["measured", "by chance"]
-        chosen = [populations[index] for index in compared]
-        arrays = heat_maps(chosen, shown, {"": unique[compared]}, columns, "share of the PIEs")
-        figures["pies_unique"] = arrays | {"rows": [sized[index] for index in compared]}
-    names = ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")
-    rows = [
-        {
-            **pair_key(populations[i], populations[j]),
-            "pies": overlap["size"][i],
-            "other_pies": overlap["size"][j],
-            **{name: overlap[name][i, j] for name in names},
-            **dict(zip(("unique_at_sparsity", "chance_unique_at_sparsity"), unique[i])),
-        }
-        for i, j in permutations(range(len(populations)), 2)
-    ]
-    return Comparison(rows, figures)
 
 
 def pies_per_class(populations: list[StoredPopulation]) -> dict:
@@ -141,90 +148,80 @@ def pies_per_class(populations: list[StoredPopulation]) -> dict:
     }
 
 
-def compare_recalls(populations: list[StoredPopulation]) -> Comparison:
-    """Recall of each class relative to the mean accuracy, pruned against dense, with both tests."""
-    names, pairs = ("recall", "accuracy", "ids"), []
-    for prefix in ("", "dense_"):
-        pairs.append([Recalls(*(each.arrays[prefix + name] for name in names)) for each in populations])
-    tests = [similarity.compare_recalls(dense, pruned) for pruned, dense in zip(*pairs)]
-    columns = {
-        "models": [[len(each.ids)] for each in pairs[0]],
-        "dense_models": [[len(each.ids)] for each in pairs[1]],
-        "recall": [each.recall.mean(0) for each in pairs[0]],
-        "dense_recall": [each.recall.mean(0) for each in pairs[1]],
-    }
-    for key in ("difference", "welch_p", "paired_p", "paired_p_holm"):
-        columns[key] = np.stack([test[key] for test in tests])
-    columns["paired_models"] = [[test["paired_models"]] for test in tests]
-    classes, difference = populations[0].class_names, 100 * columns["difference"]
-    figure = heat_maps(
-        populations,
-        "recall per class relative to the mean accuracy, pruned minus dense",
-        {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": difference},
-        classes,
-        "recall minus accuracy, pruned minus dense (percentage points)",
-    )
-    marks = [
-        [f"{round(value, 1) + 0.0:+.1f}{'*' * bool(p < SIGNIFICANT)}" for value, p in zip(*each)]
-        for each in zip(difference, columns["paired_p_holm"])
-    ]
-    figure |= {"texts": [marks], "diverging": True, "xlabel": "true class"}
-    return Comparison(table_rows(populations, "class", classes, columns), {"class_recall": figure})
+def recall_changes(populations: list[StoredPopulation]) -> Measured:
+    """Recall of each class relative to the mean accuracy, pruned against dense (Hooker et al. 2019): Welch's
+    test takes the networks as unrelated, as Hooker et al. do; the paired test compares those of one seed,
+    relative to the mean accuracy of these, and is corrected for the number of classes."""
+    columns: dict[str, list] = {}
+    for population in populations:
+        arrays = population.arrays
+        sides = [
+            [arrays[f"{side}{name}"] for name in ("recall", "accuracy", "ids")] for side in ("", "dense_")
+        ]
+        (recall, accuracy, ids), (dense_recall, dense_accuracy, dense_ids) = sides
+        pruned, dense = recall - accuracy.mean(), dense_recall - dense_accuracy.mean()
+        shared, *places = np.intersect1d(ids, dense_ids, return_indices=True)
+        paired = [side[0][own] - side[1][own].sum() / max(1, len(own)) for side, own in zip(sides, places)]
+        paired_p = similarity.t_test(*paired, paired=True)
+        found = {
+            "models": [len(ids)],
+            "dense_models": [len(dense_ids)],
+            "recall": recall.mean(0),
+            "dense_recall": dense_recall.mean(0),
+            "difference": pruned.mean(0) - dense.mean(0),
+            "welch_p": similarity.t_test(pruned, dense, paired=False),
+            "paired_p": paired_p,
+            "paired_p_holm": similarity.holm(paired_p),
+            "paired_models": [len(shared)],
+        }
+        for name, values in found.items():
+            columns.setdefault(name, []).append(values)
+    arrays = {name: np.array(values) for name, values in columns.items()}
+    panels = {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": arrays["difference"]}
+    names, keys = populations[0].class_names, [population.key for population in populations]
+    return Measured(keys, names, arrays, panels, names, arrays["paired_p_holm"] < SIGNIFICANT)
 
 
-def compare_masks(masks: list[Masks]) -> Comparison:
+def mask_overlaps(masks: list[Masks]) -> Measured:
     """Jaccard similarity of kept weights of all pairs of populations, of the same seed and of different
     seeds, per layer and in total."""
-    populations, layers = [each.population for each in masks], [*masks[0].layers, TOTAL]
+    populations = [each.population for each in masks]
     alike = similarity.mask_similarity(
         np.concatenate([each.kept for each in masks]),
         [int(size) for size in masks[0].shapes.prod(1)],
         np.repeat(range(len(masks)), [len(each.kept) for each in masks]),
         np.concatenate([population.arrays["ids"] for population in populations]),
     )
-    rows = [
-        {
-            **pair_key(populations[i], populations[j]),
-            "seeds": seeds,
-            "layer": layer,
-            "pairs": int(pairs[i, j] / (2 if i == j else 1)),
-            "jaccard": values[i, j, index],
-            "chance": alike.chance[i, j, index],
-            "chance_by_layer": alike.chance_by_layer[i, j] if layer == TOTAL else None,
-        }
-        for i, j in combinations_with_replacement(range(len(populations)), 2)
-        for seeds, values, pairs in (
-            ("same", alike.same, alike.same_pairs),
-            ("different", alike.different, alike.different_pairs),
-        )
-        for index, layer in enumerate(layers)
-        if pairs[i, j]
-    ]
+    keys, cells = [], []
+    for i, j in combinations_with_replacement(range(len(populations)), 2):
+        for seeds in ("same", "different"):
+            pairs = int(getattr(alike, f"{seeds}_pairs")[i, j] / (2 if i == j else 1))
+            if pairs:
+                keys.append(pair_key(populations[i], populations[j]) | {"seeds": seeds, "pairs": pairs})
+                cells.append((getattr(alike, seeds)[i, j], alike.chance[i, j], alike.chance_by_layer[i, j]))
+    jaccard, chance, by_layer = (np.array(each) for each in zip(*cells))
+    total = np.full(jaccard.shape, np.nan)
+    total[:, -1] = by_layer
     panels = {
         "networks of the same seed": alike.same[..., -1],
         "networks of different seeds": alike.different[..., -1],
         "random masks, d d' / (d + d' - d d')": alike.chance[..., -1],
         "random masks of the same density in each layer": alike.chance_by_layer,
     }
-    labels, quantity = [population.label for population in populations], "Jaccard similarity"
-    figure = heat_maps(
-        populations, "Jaccard similarity of kept weights, all layers", panels, labels, quantity
-    )
-    by_layer = heat_maps(
-        populations,
-        "Jaccard similarity of kept weights, networks of one combination and different seeds",
-        {
-            "measured": np.einsum("ggl->gl", alike.different),
-            "random masks, d / (2 - d)": np.einsum("ggl->gl", alike.chance),
-        },
-        map(short_layer, layers),
-        quantity,
-    )
-    figures = {"mask_similarity": figure, "mask_similarity_layers": by_layer | {"xlabel": "layer"}}
-    return Comparison(rows, figures)
+    columns = {"jaccard": jaccard, "chance": chance, "chance_by_layer": total}
+    names = [population.label for population in populations]
+    return Measured(keys, [*masks[0].layers, TOTAL], columns, panels, names)
 
 
-def compare_structure(masks: list[Masks]) -> Comparison:
+ZEROS = {
+    "filters": "filters_zero",
+    "filters, random masks": "filters_zero_by_chance",
+    "input channels": "input_channels_zero",
+    "input channels, random masks": "input_channels_zero_by_chance",
+}
+
+
+def zero_structure(masks: list[Masks]) -> Measured:
     """Filters and input channels of convolutions that are wholly zero, beside random masks of the same
     density in each layer; means over the networks."""
     layers, shapes = masks[0].layers, masks[0].shapes
@@ -236,50 +233,56 @@ def compare_structure(masks: list[Masks]) -> Comparison:
         filters, channels = similarity.zero_shares(mask)
         return [filters, chance[0], channels, chance[1]]
 
-    panels = {
-        "filters": "filters_zero",
-        "filters, random masks": "filters_zero_by_chance",
-        "input channels": "input_channels_zero",
-        "input channels, random masks": "input_channels_zero_by_chance",
-    }
-    populations, names = [each.population for each in masks], [layers[index] for index in convolutions]
-    values = np.zeros((len(panels), len(masks), len(convolutions)))
+    values = np.zeros((len(ZEROS), len(masks), len(convolutions)))
     for g, each in enumerate(masks):
         by_layer = np.split(each.kept, np.cumsum(shapes.prod(1)), 1)
         for place, index in enumerate(convolutions):
             of_networks = by_layer[index].reshape(-1, *shapes[index])
             values[:, g, place] = np.mean(list(map(shares, of_networks)), 0)
-    figure = heat_maps(
-        populations,
-        "wholly zero filters and input channels",
-        dict(zip(panels, 100 * values)),
-        map(short_layer, names),
-        "share (%)",
-        decimals=0,
-    )
-    rows = table_rows(populations, "layer", names, dict(zip(panels.values(), values)))
-    return Comparison(rows, {"mask_structure": figure | {"xlabel": "layer"}})
+    keys, names = [each.population.key for each in masks], [layers[index] for index in convolutions]
+    columns = dict(zip(ZEROS.values(), values))
+    return Measured(keys, names, columns, dict(zip(ZEROS, values)), [*map(short_layer, names)])
 
 
-def compare_movement(populations: list[StoredPopulation]) -> Comparison:
+def movements(populations: list[StoredPopulation]) -> Measured:
     """How far kept weights moved in the training after each pruning, relative to their size before it; means
-    over the networks."""
+    over the networks, NaN where a layer's is not recorded."""
     means = [
         dict(zip(map(str, each.arrays["movement_layers"]), each.arrays["movement"].mean(0)))
         for each in populations
     ]
     layers = list(dict.fromkeys(layer for each in means for layer in each))
     values = np.array([[each.get(layer, math.nan) for layer in layers] for each in means])
-    rows = table_rows(populations, "layer", layers, {"movement": values})
-    figure = heat_maps(
-        populations,
+    keys = [each.key for each in populations]
+    return Measured(keys, layers, {"movement": values}, {"": values}, [*map(short_layer, layers)])
+
+
+KINDS = {
+    "pie_overlap": Kind(
+        pie_overlaps, "", "Jaccard similarity of PIE sets, their sizes in brackets", "Jaccard similarity"
+    ),
+    "class_recall": Kind(
+        recall_changes,
+        "class",
+        "recall per class relative to the mean accuracy, pruned minus dense",
+        "recall minus accuracy, pruned minus dense (percentage points)",
+        100,
+        1,
+        True,
+    ),
+    "mask_similarity": Kind(
+        mask_overlaps, "layer", "Jaccard similarity of kept weights, all layers", "Jaccard similarity"
+    ),
+    "mask_structure": Kind(
+        zero_structure, "layer", "wholly zero filters and input channels", "share (%)", 100, 0
+    ),
+    "weight_movement": Kind(
+        movements,
+        "layer",
         "change of kept weights from the network that was pruned to the trained one",
-        {"": values},
-        map(short_layer, layers),
         "root mean square change over root mean square weight",
-    )
-    recorded = [row for row in rows if not math.isnan(row["movement"])]
-    return Comparison(recorded, {"weight_movement": figure | {"xlabel": "layer"}})
+    ),
+}
 
 
 def short_layer(layer: str) -> str:
@@ -287,28 +290,28 @@ def short_layer(layer: str) -> str:
     return layer.removesuffix(".weight").replace(".layer", "").replace("convShortcut", "shortcut")
 
 
-def heat_maps(
-    populations: list[StoredPopulation],
-    shown: str,
-    panels: dict[str, np.ndarray],
-    columns: Iterable[str],
-    quantity: str,
-    decimals: int = 2,
-) -> dict:
-    """The arrays of a figure of heat maps, title -> values (R, C) of a quantity that are written into the
-    cells, one row for each population; a dash where there is no value."""
+def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measured) -> dict:
+    """The arrays of a figure of heat maps with their values in the cells, one row for each population; a dash
+    where there is no value."""
+    panels = kind.scale * np.stack(list(measured.panels.values())).astype(float)
+    starred = np.zeros(panels.shape[1:], bool) if measured.is_marked is None else measured.is_marked
 
-    def cell(value: float) -> str:
-        return "–" if math.isnan(value) else f"{value:.{decimals}f}"
+    def cell(value: float, star: bool) -> str:
+        text = f"{round(value, kind.decimals) + 0.0:{'+' * kind.diverging}.{kind.decimals}f}"
+        return "–" if math.isnan(value) else text + "*" * bool(star)
 
+    labels = [population.label for population in populations]
+    if measured.sizes is not None:
+        labels = [f"{label} ({size})" for label, size in zip(labels, measured.sizes)]
     return {
         "figure": "heat_maps",
-        "title": title(populations, shown),
-        "panels": np.stack(list(panels.values())),
-        "panel_titles": list(panels),
-        "rows": [population.label for population in populations],
-        "columns": list(columns),
-        "texts": [[[cell(value) for value in row] for row in panel] for panel in panels.values()],
-        "diverging": False,
-        "quantity": quantity,
+        "title": title(populations, kind.shown),
+        "panels": panels,
+        "panel_titles": list(measured.panels),
+        "rows": labels,
+        "columns": measured.panel_names,
+        "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in panels],
+        "diverging": kind.diverging,
+        "quantity": kind.quantity,
+        "xlabel": {"class": "true class"}.get(kind.axis, kind.axis * (len(measured.names) > 1)),
     }

@@ -1,363 +1,218 @@
-"""The paper's claims, the rules of their verdicts, and the verdicts. The rules were written before any result
-was seen."""
+"""The paper's claims, their measures, and the rules of their verdicts, as docs/protocol.md fixes them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from figures.report.uncertainty import CONFIDENCE, FEWEST_SEEDS, student_t_quantile
+import numpy as np
+from scipy import stats
 
-HIGH_SPARSITY = 0.7  # from here on the claims are about
-CONTRADICTED, SUPPORTED, UNDECIDED = "contradicted", "supported", "undecided"
-NOTHING, FEW = "nothing to compare", "too few models"
-TOO_MANY = 10  # times the networks that there are: so many more are not suggested
+from figures.report.similarity import holm
+from figures.report.uncertainty import CONFIDENCE, FEWEST_SEEDS
+
+PROTOCOL_DATE = "2026-11-29"
+SEEN_BEFORE = (
+    "the released study of WideResNet-10-1 on 16x16 images, the digits demo, and the test accuracy of two "
+    "pilots of the new networks"
+)
+HIGH_SPARSITY = 0.9  # from here on the claims are about
+# Smallest differences that matter: at least so much, and such shares of the reference method's value or floor.
+SMALLEST_LOSS, SHARE, FLOOR_SHARE = 0.005, 0.25, 0.1
+SMALLEST_UNIQUENESS, SMALLEST_IN_DEVIATIONS = 0.2, 0.1
+CONFOUNDING_GAP = 0.15  # of accuracies, beyond which U says little
+
+FOR, AGAINST, OPEN = "for", "against", "open"
+NOTHING, FEW, MIXED = "nothing to compare", "too few networks", "mixed"
+SUPPORTED, CONTRADICTED, NO_DIFFERENCE = "supported", "contradicted", "no difference"
+NOT_UNIQUE, UNDECIDED = "not unique", "undecided"
 
 
 @dataclass(frozen=True)
-class Part:
-    """One measure of a claim: `side` is +1 where the claim says that the difference is above zero, -1 below;
-    it is shown times `scale` with so many `decimals`. One that does not decide stands beside those that
-    do."""
+class Measure:
+    """A measure of a claim, turned so that the claim says 'above 0': what is subtracted from what; shown
+    times `scale` with so many decimals. One that does not decide is shown beside those that do."""
 
     name: str
-    side: int
     difference: str
-    interval: str
+    unit: str = ""
     scale: int = 1
     decimals: int = 0
-    decides: bool = True
+    decides: bool = False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, the measures that decide it, what to run where there is nothing to compare, and
-    what else could make the differences."""
+    """A claim of the paper, its measures, what to run where there is nothing to compare, and what else could
+    make the differences."""
 
     number: int
     statement: str
-    parts: tuple[Part, ...]
+    measures: tuple[Measure, ...]
     run: str
     confounds: tuple[str, ...]
 
-    @property
-    def deciding(self) -> tuple[Part, ...]:
-        return tuple(part for part in self.parts if part.decides)
 
-
-HALVES, JACKKNIFE, MEAN = "half-sampling", "delete-2 jackknife over splits", "Student's t over networks"
-MORE_NETWORKS = (
-    f"train more networks (--index_end {FEWEST_SEEDS - 1} or higher), then run the scripts after it with "
-    f"--models_number {FEWEST_SEEDS} or more"
-)
-DEPTHS = "run clr_prediction_depth.py and sup_prediction_depth.py with --prediction_depth_models 6 or more"
-
+POINTS = dict(unit="points", scale=100, decimals=2)
+DEVIATIONS = dict(unit="standard deviations", decimals=2)
+CONTRAST = "contrastive minus supervised, same pruning method and sparsity"
+EARLY = "early minus late pruning, same scope and sparsity"
+BY_ONE_SHOT = "early minus one-shot pruning, same scope and sparsity"
+EASY = "on images that the modal labels of both get right"
 CLAIMS = (
     Claim(
         1,
-        "At high sparsity contrastive networks have more PIEs than supervised ones.",
+        "At high sparsity contrastive networks misclassify more than supervised ones.",
         (
-            Part(
-                "PIEs",
-                +1,
-                "number of PIEs of contrastive minus that of supervised networks, same pruning method and "
-                "sparsity",
-                HALVES,
-            ),
-            Part(
-                "excess PIEs",
-                +1,
-                "number of PIEs beyond the noise floor, of contrastive minus that of supervised networks: "
-                "pruned against dense networks, minus dense against dense ones, of halves of the seeds",
-                JACKKNIFE,
-            ),
-            Part(
+            Measure("accuracy lost", f"reference minus pruned, {CONTRAST}", **POINTS, decides=True),
+            Measure("excess PIEs", f"PIEs beyond the noise floor, {CONTRAST}", "images", decides=True),
+            Measure("PIEs", CONTRAST, "images"),
+            Measure("lost minus gained", f"images no longer right minus newly right, {CONTRAST}", "images"),
+            Measure("accuracy lost from dense", f"dense minus pruned, {CONTRAST}", **POINTS),
+            Measure("excess PIEs over dense", f"the dense networks as the reference, {CONTRAST}", "images"),
+            Measure(
                 "PIEs at matched accuracy",
-                +1,
-                "number of PIEs of contrastive networks minus that of the supervised ones of the same "
-                "pruning method, at any sparsity, whose mean accuracy is nearest and at most one "
-                "percentage point away; does not decide, because sparsities may differ",
-                HALVES,
-                decides=False,
+                "contrastive minus those supervised networks of the same pruning method, at any sparsity, "
+                "whose accuracy is nearest and at most one point away",
+                "images",
             ),
         ),
-        "run the clr_ and the sup_ scripts with the same pruning methods and --pruning_percentages",
+        "run the clr_ and sup_ scripts with the same pruning methods at 90 % or more, one-shot pruning with "
+        "--pruning_percentages 0.0 too, which makes its control",
         (
-            "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the "
-            "loss alone.",
-            "One-shot pruned contrastive networks are finetuned with cross-entropy, encoder included: "
-            "after that they are no longer purely contrastive.",
-            "PIEs also come from the choice of seeds, the more the more networks err: hence the excess.",
+            "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the loss "
+            "alone.",
+            "One-shot pruned contrastive networks are finetuned with cross-entropy: hence the control.",
         ),
     ),
     Claim(
         2,
-        "The PIE sets are largely unique to a combination of learning and pruning method.",
+        "Which images are misclassified is largely unique to a combination of learning and pruning method.",
         (
-            Part(
-                "unique PIEs",
-                +1,
-                "share of a combination's PIEs that no other combination of the same sparsity has, minus "
-                "one half",
-                HALVES,
-                decimals=2,
-            ),
-            Part(
-                "likeness of halves",
-                +1,
-                "Jaccard similarity of the PIE sets of two halves of a combination's seeds, minus that of "
-                "one half and, with the other half, other combinations: PIEs that are unique to the draw "
-                "of seeds are not unique to the method",
-                JACKKNIFE,
-                decimals=2,
-            ),
+            Measure("U across learning methods", "same pruning method", decimals=2, decides=True),
+            Measure("U across pruning methods", "same learning method", decimals=2, decides=True),
+            Measure("Jaccard across learning methods", "PIE sets minus random ones", decimals=2),
+            Measure("Jaccard across pruning methods", "PIE sets minus random ones", decimals=2),
         ),
-        "run the PIE scripts for two combinations of learning and pruning method at one sparsity",
-        (
-            "Small random sets are nearly always unique: the share by chance stands beside the measured one.",
-            "The more combinations are compared, the less can be unique.",
-            "Pruning methods of one learning method share their dense networks, which makes their PIE "
-            "sets more alike.",
-        ),
+        "run the PIE scripts for both learning methods and two pruning methods of one scope at 90 % or more",
+        ("Accuracies that are 15 points apart make U 0.11 to 0.19; pairs further apart do not decide.",),
     ),
     Claim(
         3,
-        "Representation quality suffers most when pruning starts early.",
+        "Pruning early in training does the most damage to the representation.",
         (
-            Part(
-                "accuracy",
-                -1,
-                "test accuracy (percentage points) of networks pruned early minus that of networks pruned "
-                "late or in one shot, seed by seed",
-                MEAN,
-                100,
-                2,
-            ),
-            Part(
-                "PIEs",
-                +1,
-                "number of PIEs of networks pruned early minus that of networks pruned late or in one shot",
-                HALVES,
-            ),
-            Part(
-                "Q-Score",
-                -1,
-                "mean Q-Score of networks pruned early minus that of networks pruned late or in one shot, "
-                "seed by seed",
-                MEAN,
-                decimals=3,
-            ),
-            Part(
-                "prediction depth",
-                +1,
-                "mean prediction depth of networks pruned early minus that of networks pruned late or in "
-                "one shot, seed by seed",
-                MEAN,
-                decimals=2,
-            ),
+            Measure("accuracy lost", EARLY, **POINTS, decides=True),
+            Measure("excess PIEs", EARLY, "images", decides=True),
+            Measure("k-NN accuracy", "at the last layer, late minus early pruning", **POINTS),
+            Measure("Q-Score", f"late minus early pruning, {EASY}", decimals=3),
+            Measure("prediction depth", f"early minus late pruning, {EASY}", "layers", decimals=2),
+            Measure("accuracy lost, one-shot", BY_ONE_SHOT, **POINTS),
+            Measure("excess PIEs, one-shot", BY_ONE_SHOT, "images"),
         ),
-        "train networks with --pruning, early and with --schedule late, then run the PIE scripts for them",
-        (
-            "Unless another scope is asked for, gradual pruning is per layer and one-shot pruning global: "
-            "networks of the same scope are compared where they exist.",
-            "One-shot pruned networks are finetuned with cross-entropy after their training, contrastive "
-            "encoders too; gradually pruned ones are not.",
-            "One-shot pruned networks train dense all the time, gradually pruned ones recover with the "
-            "training's learning rate of that time.",
-        ),
+        "train networks with --pruning 0.9, early and with --schedule late, then run the PIE scripts",
+        ("Early pruned networks have more epochs to recover, late pruned ones a lower learning rate.",),
     ),
     Claim(
         4,
-        "PIEs have a lower Q-Score and a higher prediction depth than other images.",
+        "PIEs have lower Q-Scores and higher prediction depths.",
         (
-            Part(
-                "Q-Score",
-                -1,
-                "mean Q-Score that pruned networks give PIEs minus that of all other images; PIEs are found "
-                "with one half of the seeds, the networks of the other half are measured",
-                JACKKNIFE,
-                decimals=3,
-            ),
-            Part(
-                "prediction depth",
-                +1,
-                "mean prediction depth in pruned networks of PIEs minus that of all other images, halves of "
-                "the seeds as above",
-                JACKKNIFE,
-                decimals=2,
-            ),
+            Measure("Q-Score", "others of equal difficulty minus PIEs", **DEVIATIONS, decides=True),
+            Measure("prediction depth", "PIEs minus others of equal difficulty", **DEVIATIONS, decides=True),
+            Measure("Q-Score, all", "all others minus PIEs", **DEVIATIONS),
+            Measure("prediction depth, all", "PIEs minus all others", **DEVIATIONS),
+            Measure("AUROC of Q-Score", "for misclassification, minus one half", decimals=3),
+            Measure("AUROC of depth", "for misclassification, minus one half", decimals=3),
         ),
-        "run the PIE scripts",
-        (
-            "PIEs are often images that are hard for dense networks too: a difference need not come from "
-            "pruning.",
-        ),
+        "run the PIE scripts and the prediction_depth scripts with --prediction_depth_models 6 or more",
+        ("Equal difficulty: as many reference networks agree, and their label is right or wrong alike.",),
     ),
+)
+MEASURES = {(claim.number, measure.name): measure for claim in CLAIMS for measure in claim.measures}
+
+RULES = (  # the first that holds
+    (NOTHING, "a measure that decides has no row, or one that is not defined"),
+    (FEW, f"a row has fewer than {FEWEST_SEEDS} networks"),
+    (
+        MIXED,
+        "rows are for and others against the claim; or it would be supported, but a row is against it; or "
+        "contradicted, but a row is for it",
+    ),
+    (SUPPORTED, "the 95 % interval of each measure lies above the smallest difference that matters, d"),
+    (CONTRADICTED, "each lies below -d"),
+    (
+        f"{NO_DIFFERENCE} (claim 2: {NOT_UNIQUE})",
+        "each interval and all row estimates lie within -d and d, and no row is for or against",
+    ),
+    (UNDECIDED, "otherwise"),
 )
 
 
-PARTS = {(claim.number, part.name): part for claim in CLAIMS for part in claim.parts}
+def mark_rows(rows: list[dict]) -> list[str]:
+    """FOR where a row's value is beyond its smallest difference on the claimed side, AGAINST beyond it on the
+    other, else OPEN; by Holm's method at 5 % over these rows, two-sided."""
+    value, error, degrees, smallest = (
+        np.array([row[name] for row in rows], float) for name in ("value", "error", "degrees", "smallest")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing varies
+        beyond = (np.abs(value) - smallest) / error
+    p = holm(np.minimum(1, 2 * stats.t.sf(beyond, degrees)))
+    marks = np.where(p < 1 - CONFIDENCE, np.where(value > 0, FOR, AGAINST), OPEN)
+    return marks.tolist()
 
 
-def rows_of(evidence: list[dict], parts: Iterable[Part]) -> list[dict]:
-    """The differences of these parts, the largest evidence first."""
-    rows = [row for row in evidence if PARTS[row["claim"], row["part"]] in parts]
-    return sorted(rows, key=lambda row: -abs(strength(row)) if supports_claim(row) is not None else 1)
+def judge(evidence: list[dict], number: int) -> str:
+    """The verdict on a claim.
+
+    Args:
+        evidence: of all claims, rows of claim, measure, decides, is_mean (of the measure's other rows),
+            value, low, high, error, degrees, models, smallest and mark.
+    """
+    deciding = [row for row in evidence if row["claim"] == number and row["decides"]]
+    rows = [row for row in deciding if not row["is_mean"]]
+    means = [row for row in deciding if row["is_mean"]]
+    needed = {measure.name for (claim, _), measure in MEASURES.items() if claim == number and measure.decides}
+    few = [row for row in rows if 0 < row["models"] < FEWEST_SEEDS]
+    if needed - {row["measure"] for row in rows} or any(
+        math.isnan(row["low"]) for row in rows if row not in few
+    ):
+        return NOTHING
+    if few:
+        return FEW
+    marks = {row["mark"] for row in rows}
+    above = all(row["low"] > row["smallest"] for row in means)
+    below = all(row["high"] < -row["smallest"] for row in means)
+    if {FOR, AGAINST} <= marks or (above and AGAINST in marks) or (below and FOR in marks):
+        return MIXED
+    if above or below:
+        return SUPPORTED if above else CONTRADICTED
+    inside = all(-row["smallest"] <= row["low"] and row["high"] <= row["smallest"] for row in means)
+    small = all(abs(row["value"]) <= row["smallest"] for row in rows)
+    if inside and small and marks == {OPEN}:
+        return NOT_UNIQUE if number == 2 else NO_DIFFERENCE
+    return UNDECIDED
 
 
-def signed_interval(row: dict, differences: int = 1) -> tuple[float, float]:
-    """The ends of the row's interval at level 1 - 0.05 / differences, the claimed side of 0 above it; NaN
-    without an interval."""
-    value = PARTS[row["claim"], row["part"]].side * row["value"]
-    if math.isnan(row["low"]):
-        return math.nan, math.nan
-    half = student_t_quantile(row["degrees"], 1 - (1 - CONFIDENCE) / differences) * row["error"]
-    return value - half, value + half
+def count_marks(rows: list[dict]) -> str:
+    """`2 for, 0 against, 1 open`, of rows that decide."""
+    marks = [row["mark"] for row in rows if row["decides"] and not row["is_mean"]]
+    return ", ".join(f"{marks.count(mark)} {mark}" for mark in (FOR, AGAINST, OPEN))
 
 
-def strength(row: dict) -> float:
-    """The difference in standard errors, above 0 on the claimed side; NaN without an interval."""
-    value = PARTS[row["claim"], row["part"]].side * row["value"]
-    return math.nan if math.isnan(row["low"]) else value / row["error"]
-
-
-def supports_claim(row: dict) -> bool | None:
-    """Whether the row's 95 % interval lies on the claimed side; None without an interval."""
-    nearest, _ = signed_interval(row)
-    return None if math.isnan(nearest) else nearest > 0
-
-
-def contradicts_claim(row: dict, differences: int = 1) -> bool:
-    """Whether the row's interval at level 1 - 0.05 / differences lies wholly on the other side. Where one row
-    alone contradicts, all that are looked at are counted."""
-    return signed_interval(row, max(1, differences))[1] < 0
-
-
-def with_interval(rows: list[dict]) -> int:
-    """The number of differences with an interval."""
-    return sum(supports_claim(row) is not None for row in rows)
-
-
-def lacking(rows: list[dict], parts: Iterable[Part], run: str = "") -> dict[str, list[str]]:
-    """NOTHING and FEW -> what is missing for a decision and what to run, in words."""
-    missing = {NOTHING: [], FEW: []}
-    for part in parts:
-        of_part = [row for row in rows if row["part"] == part.name]
-        few = [row for row in of_part if 0 < row["models"] < FEWEST_SEEDS]
-        undefined = [row for row in of_part if supports_claim(row) is None and row not in few]
-        if not of_part:
-            remedy = DEPTHS if part.name == "prediction depth" else run
-            missing[NOTHING].append(f"{part.name}: nothing from sparsity {HIGH_SPARSITY:g} on; {remedy}")
-        if few:
-            remedies = "; ".join(dict.fromkeys(row.get("run") or MORE_NETWORKS for row in few))
-            models = either(row["models"] for row in few)
-            missing[FEW].append(
-                f"{part.name}: {models} models, and intervals need {FEWEST_SEEDS}; {remedies}"
-            )
-        if undefined:
-            missing[NOTHING].append(
-                f"{part.name}: no interval for {len(undefined)} of {len(of_part)} differences: no PIEs, "
-                "networks that do not differ, or arrays that are not stored"
-            )
-    return missing
-
-
-# The first rule that holds gives the verdict. Rows are all differences of the deciding parts, for every pair
-# of populations that is stored and every sparsity from HIGH_SPARSITY; m is the number of those of the claim.
-Rule = Callable[[list[dict], tuple[Part, ...], int], bool]
-RULES: tuple[tuple[str, str, Rule], ...] = (
-    (
-        CONTRADICTED,
-        "some interval at level 1 - 0.05 / m, m the number of the claim's differences with an interval, lies "
-        "wholly on the other side, whatever is missing",
-        lambda rows, parts, m: any(contradicts_claim(row, m) for row in rows),
-    ),
-    (
-        NOTHING,
-        "a measure has no difference, or one that is not defined",
-        lambda rows, parts, m: bool(lacking(rows, parts)[NOTHING]),
-    ),
-    (
-        FEW,
-        f"a difference has no interval because it is of fewer than {FEWEST_SEEDS} networks",
-        lambda rows, parts, m: bool(lacking(rows, parts)[FEW]),
-    ),
-    (
-        SUPPORTED,
-        "the 95 % interval of every difference lies on the claimed side",
-        lambda rows, parts, m: all(map(supports_claim, rows)),
-    ),
-    (UNDECIDED, "otherwise", lambda rows, parts, m: True),
-)
-
-
-def verdict(evidence: list[dict], parts: tuple[Part, ...], differences: int | None = None) -> str:
-    """What the rows of these parts of a claim say; each has value, low, high, error, degrees, models, claim,
-    part, and with too few models what to run. differences: those of the whole claim, None: of these parts."""
-    rows = rows_of(evidence, parts)
-    m = with_interval(rows) if differences is None else differences
-    return next(name for name, _, holds in RULES if holds(rows, parts, m))
-
-
-def verdicts(evidence: list[dict], claim: Claim) -> dict[str, str]:
-    """Part -> its verdict. One that decides is corrected as the claim is: it never says more."""
-    m = with_interval(rows_of(evidence, claim.deciding))
-    return {part.name: verdict(evidence, (part,), m if part.decides else None) for part in claim.parts}
+def missing(evidence: list[dict], claim: Claim) -> list[str]:
+    """What a verdict lacks, in words."""
+    words = []
+    for measure in (measure for measure in claim.measures if measure.decides):
+        rows = [row for row in evidence if (row["claim"], row["measure"]) == (claim.number, measure.name)]
+        rows = [row for row in rows if row["decides"]]
+        few = [row["models"] for row in rows if 0 < row["models"] < FEWEST_SEEDS]
+        if not rows:
+            words.append(f"{measure.name}: nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}")
+        elif few:
+            words.append(f"{measure.name}: {either(few)} networks, and intervals need {FEWEST_SEEDS}")
+        elif any(math.isnan(row["low"]) for row in rows):
+            words.append(f"{measure.name}: no interval, because networks do not differ or none is a PIE")
+    return words
 
 
 def either(numbers: Iterable[int]) -> str:
     """3, 5, 3 as `3 or 5`."""
     return " or ".join(map(str, sorted(set(numbers))))
-
-
-def describe(rows: list[dict]) -> str:
-    """Differences in words, the least in favour first, no more than four."""
-    rows = sorted(rows, key=strength)
-    names = [
-        f"{row['part']}, {row['group']}, {row['comparison']}, at {100 * row['sparsity']:g} %" for row in rows
-    ]
-    more = f"; and {len(rows) - 4} more, marked below" if len(rows) > 4 else ""
-    return "; ".join(names[:4]) + more
-
-
-def reasons(claim: Claim, evidence: list[dict]) -> list[str]:
-    """What decided a claim or what is missing for it, in words."""
-    rows = rows_of(evidence, claim.deciding)
-    said = verdict(rows, claim.deciding)
-    if said in (NOTHING, FEW):
-        missing = lacking(rows, claim.deciding, claim.run)
-        return missing[NOTHING] + missing[FEW]
-    m = with_interval(rows)
-    at_95 = [row for row in rows if contradicts_claim(row)]
-    contrary = [row for row in at_95 if contradicts_claim(row, m)]
-    across = [row for row in rows if supports_claim(row) is False and row not in at_95]
-    groups = {
-        "Against the claim": contrary,
-        "Against it at 95 % only, which with so many differences is no proof": [
-            row for row in at_95 if row not in contrary
-        ],
-        "Across 0": across if said == UNDECIDED else [],
-    }
-    sentences = [f"{words}: {describe(chosen)}." for words, chosen in groups.items() if chosen]
-    return sentences + ([more_networks(rows)] if said == UNDECIDED else [])
-
-
-def networks_needed(row: dict, differences: int = 1) -> int:
-    """How many networks would bring the interval of a row to 0, if the difference stays and the half-width
-    falls as 1 / sqrt(K); 0 without a difference."""
-    nearest, farthest = signed_interval(row, differences)
-    middle = (nearest + farthest) / 2
-    return math.ceil(row["models"] * ((farthest - middle) / middle) ** 2) if middle else 0
-
-
-def more_networks(rows: list[dict]) -> str:
-    """Whether more networks would decide a claim, and about how many, as `networks_needed` assumes."""
-    undecided = [row for row in rows if not supports_claim(row)]
-    contrary = [row for row in undecided if strength(row) <= 0]
-    # All must be on the claimed side; one on the other side is enough.
-    needed = max(map(networks_needed, undecided))
-    if contrary:
-        needed = min(networks_needed(row, len(rows)) or math.inf for row in contrary)
-    if needed > TOO_MANY * max(row["models"] for row in rows):
-        return "More networks would hardly decide: a difference is too near 0."
-    decision = "contradict" if contrary else "support"
-    return f"About {needed} networks of each kind or more would be needed to {decision} it."

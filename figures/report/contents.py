@@ -2,7 +2,7 @@
 it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
@@ -36,8 +36,8 @@ class Report(NamedTuple):
     """All that the report says, as numbers and arrays.
 
     stored: all populations, as they are stored; compared: the pruned ones of which everything is stored;
-    populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims; floors:
-    of noise; missing: what is not stored, in words; test_sets: rows of numbers on other test images;
+    populations, dense: rows of numbers of them and of the dense ones; evidence: rows for the claims;
+    missing: what is not stored, in words; test_sets: rows of numbers on other test images;
     test_set_pictures; controls: the finetuned ones, which count as pruned nowhere and are in `populations`
     and `test_sets` alone. Of two runs side by side alone: names, of the runs; changed, rows of settings that
     differ; differences, rows of numbers of both.
@@ -48,7 +48,6 @@ class Report(NamedTuple):
     populations: Sequence[dict] = ()
     dense: Sequence[dict] = ()
     evidence: Sequence[dict] = ()
-    floors: Mapping[str, dict[str, np.ndarray]] = {}
     pictures: Sequence[Picture] = ()
     missing: Sequence[str] = ()
     test_sets: Sequence[dict] = ()
@@ -73,16 +72,13 @@ def collect(
         return Report(stored, missing=missing)
     dense = [each for each in evidence.with_dense(compared) if each.pruning_method == "dense"]
     populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
-    floors = evidence.noise_floors(compared)
     grid, not_stored = umap_grid(compared)
     joint, no_joint = dense_against_pruned(compared)
     curves = [against_sparsity(compared, populations, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     pictures = [
         *curves,
-        against_models(compared),
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
         *measures_against_sparsity(stored, compared),
-        *([noise_floor(compared, floors)] if floors else []),
         *grid,
         *joint,
         *comparison_pictures(comparisons, compared),
@@ -94,19 +90,20 @@ def collect(
             f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
-    rows, populations = evidence.all_evidence(compared), [*populations, *evidence.population_rows(controls)]
+    rows, populations = (
+        evidence.all_evidence(compared, controls),
+        [*populations, *evidence.population_rows(controls)],
+    )
     missing = list(dict.fromkeys(missing))
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
     ]
-    return Report(
-        stored, compared, populations, dense, rows, floors, pictures, missing, shifted, shifts, controls
-    )
+    return Report(stored, compared, populations, dense, rows, pictures, missing, shifted, shifts, controls)
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
     """Rows of a CSV: every number of a population, with its interval in columns of its own."""
-    ends = ("low", "high", "models", "circular")
+    ends = ("low", "high", "models")
     return [
         {
             column: value
@@ -136,7 +133,7 @@ CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
         "PIEs beyond the noise floor, against sparsity",
         "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
         "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
-        "do. Bars: 95 % intervals, delete-2 jackknife over splits.",
+        "do. Bars: 95 % intervals over seeds.",
     ),
     "accuracy": (
         "Accuracy against sparsity",
@@ -150,11 +147,6 @@ COMPARISONS = {  # figures of figures/report/across.py that the report shows: na
         "Jaccard similarity of the PIE sets of all pairs, beside that of random sets of these sizes. Look "
         "whether combinations of one learning method (claim 2) or of one sparsity are more alike than "
         "others.",
-    ),
-    "pies_unique": (
-        "PIEs that one combination alone has",
-        "The share of a combination's PIEs that no other combination of that sparsity has, beside random "
-        "sets of these sizes. Far below chance: the combinations find the same images hard.",
     ),
     "pies_per_class": (  # at one sparsity
         "PIEs per class, common and unique",
@@ -329,47 +321,6 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
-def against_models(compared: list[StoredPopulation]) -> Picture:
-    """PIEs against the number of networks that vote, and the noise floors."""
-    heading = "PIEs against the number of networks"
-    arrays = {"figure": "against_models", "title": across.title(compared, f"{heading}, random subsets")}
-    series: dict[tuple[str, str], dict[int, float]] = {}
-    for population in shown(compared):
-        means, learning_method = evidence.pies_of_fewer(population), population.learning_method
-        series[population.label, learning_method] = means["pruned"]
-        series.setdefault((f"{learning_method} dense against dense", learning_method), means["dense"])
-    arrays |= dict(zip(("series", "learning_methods"), map(list, zip(*series))))
-    for index, means in enumerate(series.values()):
-        arrays |= {f"models_{index}": list(means), f"value_{index}": list(means.values())}
-    return Picture(
-        "pies_against_models",
-        heading,
-        "The mean over random subsets of the seeds. Fewer networks make more PIEs, so that only populations "
-        "of equally many can be compared. Look how far a curve lies above that of dense networks against as "
-        "many other dense ones, which ends at half of the seeds: the noise floor.",
-        arrays,
-    )
-
-
-def noise_floor(compared: list[StoredPopulation], floors: dict[str, dict[str, np.ndarray]]) -> Picture:
-    """Numbers of PIEs between halves of the seeds."""
-    enough = {len(each.seeds) for each in compared} - set(range(uncertainty.FEWEST_SEEDS))
-    halves = either(seeds // 2 for seeds in enough)
-    heading = f"PIEs between halves of {halves} models, {uncertainty.SPLITS} random splits"
-    arrays = {"figure": "noise_floor", "panels": list(floors), "title": across.title(compared, heading)}
-    for index, floor in enumerate(floors.values()):
-        arrays |= {f"names_{index}": list(floor), f"counts_{index}": np.stack(list(floor.values()))}
-    return Picture(
-        "noise_floor",
-        "Noise floor: PIEs that come from the seeds alone",
-        "One half of the dense networks against the other half (nothing is pruned there), beside either half "
-        "against the pruned networks of the other one, the mean of both ways. Look how far a box stands away "
-        "from that of dense against dense: only what is beyond it comes from pruning. Fewer models make more "
-        "PIEs, so that these counts are higher than those of all models, the noise floor by about sqrt(2).",
-        arrays,
-    )
-
-
 def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
     """All stored UMAPs, method x sparsity, none where there are none; and in words those that are not
     stored."""
@@ -441,8 +392,8 @@ def pie_list(population: StoredPopulation) -> list[dict]:
             "image": str(name),
             **votes_on(population, place),
             "margin": margin[place],
-            "q_score": arrays["q_score"][place],
-            "depth": depth[place],
+            "image_q_score": arrays["q_score"][place],
+            "image_depth": depth[place],
         }
         for name, place in zip(arrays["pie_images"], np.flatnonzero(population.is_pie))
     ]
@@ -454,7 +405,6 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
     entries = gallery(population)
     if not entries:
         return None
-    counts = len(population.dense.ids), len(population.pruned.ids)
     caption = (
         "label {label}\ndense {dense} ({dense_agreeing} of {})\npruned {pruned} ({pruned_agreeing} of {})"
     )
@@ -463,7 +413,7 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
         "figure": "gallery",
         "title": f"{population.arrays['title']} · {heading}",
         "images": np.stack([entry["image"] for entry in entries]),
-        "captions": [caption.format(*counts, **entry) for entry in entries],
+        "captions": [caption.format(*population.voters, **entry) for entry in entries],
     }
     return Picture(f"gallery_{file_name(population)}", heading, "", arrays)
 
@@ -514,18 +464,18 @@ def collect_runs(
     ]
     for name, texts in zip(names, (not_stored, others_not_stored)):
         alone += [f"{name}: {text}." for text in texts]
-    rows = [
-        row | {"run": name}
-        for populations, name in zip((compared, others), names)
-        for row in evidence.population_rows(populations)
-    ]
-    models = either(len(each.seeds) for each in (*compared, *others))
-    networks = ", ".join(dict.fromkeys(each.network for each in (*compared, *others)))
+    rows, pruned = [], [pair for pair in pairs if pair.first.pruning_method != "dense"]
+    for place, name in enumerate(names):
+        for pair in pruned:
+            measured = {measure: evidence.compare(measure, pair)[place] for measure in RUN_CURVES}
+            rows.append(pair.first.key | {"run": name} | measured)
+    models = either(row["pies"]["models"] for row in rows)
+    networks = ", ".join(dict.fromkeys(each.network for pair in pruned for each in pair[:2]))
     about = f"{models} models of each combination ({networks})"
     pictures = []
     for measure in RUN_CURVES:
         shown = SIDE_BY_SIDE[measure].title
-        caption = "Of both runs, each with all its networks. Bars: 95 % intervals."
+        caption = "Of both runs, with the networks that the tables compare. Bars: 95 % intervals."
         picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
         picture.arrays["title"] = f"{' against '.join(names)} · {shown} · {about}"
         pictures.append(picture)
@@ -552,7 +502,9 @@ def run_differences(pair: Pair) -> list[dict]:
     """Rows of method, sparsity, measure, models, paired, first, second, and the difference first minus second
     with its interval; of `overlap` the similarity itself and what random sets of these sizes have."""
     measured, dense = {}, pair.first.pruning_method == "dense"
-    for name in ("accuracy", "q_score") if dense else evidence.STATISTICS:
+    for name in (
+        ("accuracy", "q_score") if dense else [each for each in SIDE_BY_SIDE if each in evidence.STATISTICS]
+    ):
         both = evidence.compare(name, pair)
         if both.difference["models"]:
             ends = {"first": both.first["value"], "second": both.second["value"]}

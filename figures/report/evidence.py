@@ -1,26 +1,24 @@
 """What a data set's stored arrays say about the claims, with intervals. K networks, N images, S sets of
-seeds."""
+seeds, J splits of each into halves."""
 
 import functools
-import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from common import voting
+from common.methods import FINETUNED
 from common.store import table
-from figures.report import similarity, uncertainty
-from figures.report.claims import DEPTHS, HIGH_SPARSITY
-from figures.report.read import StoredPopulation, grouped
+from figures.report import claims, similarity, uncertainty
+from figures.report.read import Networks, StoredPopulation, grouped
+from figures.report.uncertainty import FEWEST_NESTED, Sample, of_networks, splits_of_sets
 
-MARGINS = (10, 20)  # % of the votes
 MATCHED = 0.01  # accuracies that are no further apart
-IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # part of a claim -> name in arrays
+IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
 
 
 def is_claimed_about(population: StoredPopulation) -> bool:
@@ -28,7 +26,7 @@ def is_claimed_about(population: StoredPopulation) -> bool:
     sparsity."""
     method = population.parsed
     magnitude = method.criterion == "magnitude" and method.schedule in ("one-shot", "early", "late")
-    return magnitude and population.sparsity >= HIGH_SPARSITY
+    return magnitude and population.sparsity >= claims.HIGH_SPARSITY
 
 
 def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
@@ -39,7 +37,7 @@ def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
             each,
             pruning_method="dense",
             sparsity=0.0,
-            pruned=each.dense,
+            pruned=each.reference,
             made=each.made | {"checkpoints": each.made["dense_checkpoints"]},
         )
         for each in first.values()
@@ -47,16 +45,32 @@ def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
     return [*dense[::-1], *populations]
 
 
-def common_seeds(*populations: StoredPopulation) -> tuple[int, ...]:
-    """The ids that all the populations have, dense and pruned."""
-    return tuple(sorted(set.intersection(*(set(each.seeds) for each in populations))))
+def with_controls(
+    populations: list[StoredPopulation], controls: list[StoredPopulation]
+) -> list[StoredPopulation]:
+    """One-shot populations beside their finetune-only control in place of the dense networks, where there is
+    one; the others as they are."""
+    networks = {each.learning_method: each.pruned for each in controls}
+    compared = []
+    for population in populations:
+        control = networks.get(population.learning_method)
+        if control and population.parsed.schedule == "one-shot":
+            beside = replace(population, reference=control, reference_method=FINETUNED)
+            population = beside if beside.seeds else population
+        compared.append(population)
+    return compared
 
 
-# PIEs of sets of seeds
+def has_control(population: StoredPopulation) -> bool:
+    """Whether its reference went through the same finetuning, if there was one."""
+    return population.parsed.schedule != "one-shot" or population.reference_method == FINETUNED
+
+
+# Votes of sets of seeds
 
 
 @functools.lru_cache(maxsize=100)  # a test set and the clean images, of all populations
-def labels_of_sets(networks, seeds: tuple[int, ...]) -> np.ndarray:
+def labels_of_sets(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
     """Modal labels (1 + S, N): of all these seeds, then of their half-samples; S = 0 with fewer than 6 seeds.
     What was asked for lately is remembered."""
     sets = np.ones((1, len(seeds)), bool)
@@ -67,100 +81,222 @@ def labels_of_sets(networks, seeds: tuple[int, ...]) -> np.ndarray:
 
 def pies(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
     """The PIE sets of all these seeds, and of their half-samples: (1 + S, N) bool."""
-    return labels_of_sets(population.dense, seeds) != labels_of_sets(population.pruned, seeds)
+    return labels_of_sets(population.reference, seeds) != labels_of_sets(population.pruned, seeds)
 
 
-@functools.lru_cache(maxsize=2)  # of dense networks, which several populations share, and of pruned ones
-def labels_of_splits(networks, seeds: tuple[int, ...]) -> np.ndarray:
-    """Modal labels of both halves of `splits_of_sets`: (2, 1 + S, splits, N)."""
-    sets = uncertainty.splits_of_sets(len(seeds))
+@functools.lru_cache(maxsize=16)  # of reference networks, which several populations share, and of pruned ones
+def labels_of_splits(networks: Networks, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
+    """Modal labels of both halves of `splits` of so many seeds: (2, S, J, N)."""
+    sets = splits(len(seeds))
     predictions, classes = networks.predictions_of(seeds), networks.classes
     labels = voting.modal_labels_of_sets(predictions, sets.reshape(-1, len(seeds)), classes)
     return labels.reshape(*sets.shape[:3], -1)
 
 
+def split_labels(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> list[np.ndarray]:
+    """Those of the reference, and of the pruned networks."""
+    return [labels_of_splits(each, seeds, splits) for each in (population.reference, population.pruned)]
+
+
+class BetweenHalves(NamedTuple):
+    """Numbers of images (S, J): floor, on which reference networks of opposite halves of the seeds differ,
+    and pruned, on which reference and pruned ones do, the mean of both ways."""
+
+    floor: np.ndarray
+    pruned: np.ndarray
+
+
 @functools.cache
-def between_halves(population: StoredPopulation, seeds: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """What halves of the seeds say, dense and pruned networks: sets (2, 1 + S, splits, N / 8), the PIEs of
-    either half as bits; floor, pruned (1 + S, splits): how many images dense networks of one half differ on
-    from dense, and from pruned ones of the other half."""
-    dense, pruned = (labels_of_splits(each, seeds) for each in (population.dense, population.pruned))
-    crossed = (dense != pruned[::-1]).sum(-1, dtype=np.int32)
-    return {
-        "sets": np.packbits(dense != pruned, -1),
-        "floor": (dense[0] != dense[1]).sum(-1, dtype=np.int32),
-        "pruned": crossed.mean(0),
-    }
+def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> BetweenHalves:
+    """The numbers of these splits of the seeds. Networks of one seed share their training: opposite halves
+    alone are compared."""
+    reference, pruned = split_labels(population, seeds, splits)
+    crossed = (reference != pruned[::-1]).sum(-1, dtype=np.int32)
+    return BetweenHalves((reference[0] != reference[1]).sum(-1, dtype=np.int32), crossed.mean(0))
 
 
-def mean_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(S, N) -> (S,) means over what is chosen, (S, N) bool, and has a value; NaN where nothing has."""
-    defined = chosen & ~np.isnan(values)
-    count = defined.sum(1)
-    return np.where(defined, values, 0).sum(1) / np.where(count > 0, count, np.nan)
+def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
+    return float(between_halves(population, seeds, splits_of_sets).floor[0].mean())
 
 
-def over_images(values: np.ndarray) -> np.ndarray:
-    """(K, N) -> (K,) means over all images that have a value."""
-    return mean_of(values, np.ones_like(values, bool))
+# Statistics of one population: samples of its networks of these ids
 
 
-# Statistics of one population, and of two
+def scaled_up(values: np.ndarray) -> np.ndarray:
+    """Values of images (N,) -> (G,) their sum estimated without each group of images."""
+    kept = uncertainty.image_groups(len(values))
+    return kept @ values * len(values) / kept.sum(1)
+
+
+@functools.cache
+def excess(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
+    """PIEs beyond the noise floor, both between halves of the seeds, means over splits."""
+    numbers = between_halves(population, seeds, splits_of_sets)
+    of_splits = numbers.pruned - numbers.floor
+    kind, replicates = "jackknife", of_splits[1:]
+    if len(seeds) >= FEWEST_NESTED:
+        nested = between_halves(population, seeds, uncertainty.splits_of_halves)
+        kind, replicates = "halves", nested.pruned - nested.floor
+    reference, pruned = (each[:, 0] for each in split_labels(population, seeds, splits_of_sets))
+    of_images = (reference != pruned[::-1]).mean((0, 1)) - (reference[0] != reference[1]).mean(0)
+    return Sample(seeds, kind, of_splits[0], replicates, scaled_up(of_images))
+
+
+def half_sampled(numbers: np.ndarray, seeds: tuple[int, ...]) -> Sample:
+    """Counts (1 + S,) of all seeds and of their half-samples."""
+    return Sample(seeds, "halves", numbers[:1].astype(float), numbers[1:, None].astype(float))
+
+
+def number_of_pies(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
+    return half_sampled(pies(population, seeds).sum(1), seeds)
+
+
+def lost_minus_gained(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
+    """Images that the reference's modal label gets right minus those that the pruned one does."""
+    networks = population.reference, population.pruned
+    right = [(labels_of_sets(each, seeds) == population.labels).sum(1) for each in networks]
+    return half_sampled(right[0] - right[1], seeds)
+
+
+def is_right(networks: Networks, labels: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
+    return networks.predictions_of(ids) == labels
+
+
+def accuracy_lost(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
+    """Accuracy of the reference minus that of the pruned network of the same seed."""
+    networks = population.reference, population.pruned
+    reference, pruned = (is_right(each, population.labels, ids).astype(float) for each in networks)
+    lost = reference - pruned
+    return of_networks(lost.mean(1), ids, scaled_up(lost.mean(0) / lost.shape[1]))
+
+
+def values_of_networks(
+    population: StoredPopulation, name: str, images: np.ndarray | slice = slice(None)
+) -> dict[int, float]:
+    """id -> accuracy, or q_score or depth averaged over images, or a number that is stored of each network;
+    of the pruned ones that have it."""
+    networks, values, ids = population.pruned, np.zeros(0), ()
+    if name == "accuracy":
+        ids, values = networks.ids, (networks.predictions == population.labels).mean(1)
+    elif name in IMAGE_MEASURES.values():
+        ids, values = networks.ids_of(name), np.nanmean(getattr(networks, name)[:, images], 1)
+    else:
+        for arrays in (population.arrays, population.depths or {}):
+            if name in arrays:
+                ids, values = arrays["ids"], arrays[name]
+    pairs = zip(np.asarray(ids).tolist(), values.tolist())
+    return {each: value for each, value in pairs if not math.isnan(value)}
+
+
+def mean_of_networks(name: str, images: np.ndarray | slice = slice(None)) -> "Statistic":
+    """The mean over networks of what `values_of_networks` gives."""
+
+    def sample(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
+        values = values_of_networks(population, name, images)
+        return of_networks(np.array([values[each] for each in ids]), ids)
+
+    return Statistic(lambda population: list(values_of_networks(population, name, images)), sample)
+
+
+@functools.cache
+def pies_minus_others(population: StoredPopulation, measure: str, controlled: bool) -> Sample:
+    """The mean q_score or depth that pruned networks give PIEs minus that of other images, in standard
+    deviations over images. PIEs are those of one half of the seeds, measured in networks of the other half.
+
+    Args:
+        controlled: against images of equal difficulty alone (as many reference networks agree on their modal
+            label, and it is right or wrong alike), the mean over PIEs.
+    """
+    seeds, networks = population.seeds, population.pruned
+    probed = [index for index, each in enumerate(networks.ids_of(measure).tolist()) if each in seeds]
+    values = getattr(networks, measure)[probed].T  # (N, M)
+    known = ~np.isnan(values).any(1)
+    deviation = values[known].std(0)
+    values = (values - values[known].mean(0)) / np.where(deviation > 0, deviation, np.nan)
+    places = [seeds.index(each) for each in networks.ids_of(measure)[probed].tolist()]
+    splits = splits_of_sets(len(seeds))
+    reference, pruned = split_labels(population, seeds, splits_of_sets)
+    votes = population.reference.predictions_of(seeds)
+
+    def of_set(index: int, images: np.ndarray) -> np.ndarray:
+        """(J,) of one set of seeds, measured on chosen images."""
+        is_pie = (reference[:, index] != pruned[:, index])[..., images].reshape(-1, images.sum())
+        measured = splits[::-1, index][..., places].reshape(len(is_pie), -1)  # in the other half
+        strata = np.zeros(images.sum(), int)
+        if controlled:
+            voters = votes[splits[:, index].any((0, 1))][:, images]
+            modal = voting.modal_labels(voters, population.reference.classes)[0]
+            right = modal == population.labels[images]
+            strata = 2 * (voters == modal).sum(0) + right
+        differences = minus_others(values[images], is_pie, strata)
+        measured &= ~np.isnan(differences)
+        sums = np.where(measured, differences, 0).sum(1), measured.sum(1)
+        sums = [each.reshape(2, -1).sum(0) for each in sums]
+        means = sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+        # Splits without PIEs count as the others do on average.
+        return np.where(sums[1] > 0, means, sums[0].sum() / sums[1].sum() if sums[1].any() else np.nan)
+
+    value, *replicates = (of_set(index, known) for index in range(splits.shape[1]))
+    groups = uncertainty.image_groups(len(known)) if controlled else []
+    without = np.array([of_set(0, kept & known).mean() for kept in groups])
+    replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
+    return Sample(seeds, "jackknife", value, replicates, without, len(probed))
+
+
+def minus_others(values: np.ndarray, is_pie: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """The mean over PIEs minus that over other images of the same stratum, a mean over the PIEs that there
+    are others beside; NaN where there are none.
+
+    Args:
+        values: (N, M) of networks; is_pie: (S, N) bool; strata: (N,).
+    Returns:
+        (S, M)
+    """
+    total, count = np.zeros((len(is_pie), values.shape[1])), np.zeros((len(is_pie), 1))
+    for stratum in np.unique(strata):
+        chosen = strata == stratum
+        inside, own = values[chosen], is_pie[:, chosen].astype(np.float64)
+        number = own.sum(1, keepdims=True)
+        others, sums = chosen.sum() - number, own @ inside
+        rest = (inside.sum(0) - sums) / np.maximum(1, others)
+        total += np.where(others > 0, sums - number * rest, 0)
+        count += np.where(others > 0, number, 0)
+    return total / np.where(count > 0, count, np.nan)
 
 
 class Statistic(NamedTuple):
-    """A number of a population: ids says which networks have it; values, of some ids, what they give: one
-    value for each network, or of all of them and then of each of S sets; estimate, what follows from that."""
+    """A number of a population: ids says which networks have it; sample, what those of some ids give."""
 
     ids: Callable[[StoredPopulation], list[int]]
-    values: Callable[[StoredPopulation, tuple[int, ...]], np.ndarray]
-    estimate: Callable[[np.ndarray, int], dict]
+    sample: Callable[[StoredPopulation, tuple[int, ...]], Sample]
     fewest: int = 1  # networks that it can be computed of
 
 
-def _mean_of_networks(measure: str) -> Statistic:
-    """The mean over networks of accuracy, q_score or depth, a mean over the test images."""
-
-    def ids(population: StoredPopulation) -> list[int]:
-        networks = population.pruned
-        return (networks.depth_ids if measure == "depth" else networks.ids).tolist()
-
-    def values(population: StoredPopulation, chosen: tuple[int, ...]) -> np.ndarray:
-        correct = population.pruned.predictions == population.labels
-        means = over_images(correct if measure == "accuracy" else getattr(population.pruned, measure))
-        return means[[ids(population).index(each) for each in chosen]]
-
-    return Statistic(ids, values, lambda values, models: uncertainty.mean_estimate(values))
+def _seeds(population: StoredPopulation) -> tuple[int, ...]:
+    return population.seeds
 
 
-def number_of_pies(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """(1 + S,), as `pies` has them."""
-    return pies(population, seeds).sum(1)
-
-
-def excess(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """PIEs beyond the noise floor, both between halves of the seeds, means over splits: (1 + S,) of all
-    seeds, then without two of them."""
-    halves = between_halves(population, seeds)
-    return (halves["pruned"] - halves["floor"]).mean(1)
-
-
+OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy", "auroc_q_score", "auroc_depth")
 STATISTICS = {
-    "accuracy": _mean_of_networks("accuracy"),
-    "pies": Statistic(lambda population: population.seeds, number_of_pies, uncertainty.half_sampled),
-    "excess": Statistic(lambda population: population.seeds, excess, uncertainty.jackknifed, 2),
-    "q_score": _mean_of_networks("q_score"),
-    "depth": _mean_of_networks("depth"),
-}
+    "pies": Statistic(_seeds, number_of_pies),
+    "excess": Statistic(_seeds, excess, 2),
+    "accuracy_lost": Statistic(_seeds, accuracy_lost),
+    "lost_minus_gained": Statistic(_seeds, lost_minus_gained),
+} | {name: mean_of_networks(name) for name in OF_NETWORKS}
+BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
 
 
 def estimate(name: str, population: StoredPopulation) -> dict:
     """A statistic of all networks that have it, with its interval."""
-    statistic, ids = STATISTICS[name], tuple(sorted(STATISTICS[name].ids(population)))
+    statistic = STATISTICS[name]
+    ids = tuple(sorted(statistic.ids(population)))
     if len(ids) < statistic.fewest:
         return uncertainty.undefined()
-    bounds = {"accuracy": (0, 1), "pies": (0, len(population.labels))}.get(name, (-math.inf, math.inf))
-    return uncertainty.within(statistic.estimate(statistic.values(population, ids), len(ids)), *bounds)
+    one = uncertainty.combine([(1, "", statistic.sample(population, ids))])
+    return uncertainty.within(one, *BOUNDS.get(name, (-math.inf, math.inf)))
+
+
+# Statistics of two populations
 
 
 class Pair(NamedTuple):
@@ -173,6 +309,35 @@ class Pair(NamedTuple):
     paired: bool
     ids: tuple[int, ...] | None = None
 
+    @property
+    def streams(self) -> tuple[str, str]:
+        """What says whose seeds they are."""
+        first, second = (each.learning_method for each in self[:2])
+        return (first, second) if self.paired or first != second else (first, f"other {second}")
+
+
+Terms = list[tuple[float, str, Sample]]  # as `uncertainty.combine` takes them
+
+
+def compared_ids(statistic: Statistic, pair: Pair) -> list[tuple[int, ...]]:
+    """The ids of both populations of which a statistic is compared, equally many."""
+    ids = [sorted(statistic.ids(each)) for each in pair[:2]]
+    if pair.ids is not None:
+        ids = [[each for each in own if each in pair.ids] for own in ids]
+    if pair.paired:
+        ids = [[each for each in ids[0] if each in ids[1]]] * 2
+    fewest = min(map(len, ids))
+    return [tuple(own[:fewest]) for own in ids]
+
+
+def difference(statistic: Statistic, pair: Pair) -> Terms:
+    """The terms of the first population's number minus the second's; none with too few networks."""
+    ids = compared_ids(statistic, pair)
+    if len(ids[0]) < statistic.fewest:
+        return []
+    samples = [statistic.sample(*each) for each in zip(pair, ids)]
+    return [*zip((1, -1), pair.streams, samples)]
+
 
 class Difference(NamedTuple):
     """A statistic of both populations of a pair, and the first minus the second, with intervals."""
@@ -182,34 +347,19 @@ class Difference(NamedTuple):
     difference: dict
 
 
-def compared_ids(name: str, pair: Pair) -> list[tuple[int, ...]]:
-    """The ids of both populations of which a statistic is compared, equally many."""
-    ids = [sorted(STATISTICS[name].ids(each)) for each in (pair.first, pair.second)]
-    if pair.ids is not None:
-        ids = [[each for each in own if each in pair.ids] for own in ids]
-    if pair.paired:
-        ids = [[each for each in ids[0] if each in ids[1]]] * 2
-    fewest = min(map(len, ids))
-    return [tuple(own[:fewest]) for own in ids]
-
-
 def compare(name: str, pair: Pair) -> Difference:
     """A statistic of two populations; undefined where there are too few networks."""
-    statistic, ids = STATISTICS[name], compared_ids(name, pair)
-    models = len(ids[0])
-    if models < statistic.fewest:
+    terms = difference(STATISTICS[name], pair)
+    if not terms:
         return Difference(*[uncertainty.undefined()] * 3)
-    values = [statistic.values(*each) for each in zip(pair, ids)]
-    first, second = (statistic.estimate(each, models) for each in values)
-    if pair.paired:
-        return Difference(first, second, statistic.estimate(values[0] - values[1], models))
-    return Difference(first, second, uncertainty.independent_difference(first, second))
+    sides = [uncertainty.combine([(1, stream, sample)]) for _, stream, sample in terms]
+    return Difference(*sides, uncertainty.combine(terms))
 
 
 def overlap(pair: Pair) -> dict:
     """The Jaccard similarity of the PIE sets of a pair on the same images, with its interval, beside that of
     random sets of these sizes."""
-    ids = compared_ids("pies", pair)
+    ids = compared_ids(STATISTICS["pies"], pair)
     first, second = (pies(*each) for each in zip(pair, ids))  # (1 + S, N)
     if not pair.paired:  # seeds that have nothing to do with one another
         second[1:] = second[1 + uncertainty.reordered(len(second) - 1, 1)]
@@ -219,23 +369,85 @@ def overlap(pair: Pair) -> dict:
     return uncertainty.within(ratio, 0, 1) | {"chance": chance}
 
 
+@functools.lru_cache(maxsize=30)
+def moved_votes(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
+    """Of both halves of `splits_of_sets`, how many votes of each image pruning moves from one class to
+    another: (2, S, J, N) uint8, the total variation distance times the number of voters."""
+    sets = splits_of_sets(len(seeds))
+    networks = [each.predictions_of(seeds) for each in (population.reference, population.pruned)]
+    voters, moved = sets.reshape(-1, len(seeds)).astype(np.float32), []
+    for some in np.array_split(np.stack(networks), max(1, networks[0].shape[1] // 500), 2):
+        distance = 0
+        for label in range(population.reference.classes):
+            reference, pruned = (some == label).astype(np.float32)
+            distance = distance + np.abs(voters @ (pruned - reference))
+        moved.append((distance / 2).astype(np.uint8))
+    return np.concatenate(moved, -1).reshape(*sets.shape[:3], -1)
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(..., N) and (..., N) -> (...) Pearson's; 0 where one does not vary."""
+    first, second = (np.asarray(each, np.float32) for each in (first, second))  # whole numbers: exact
+
+    def covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        means = one.mean(-1, dtype=float) * other.mean(-1, dtype=float)
+        return np.einsum("...n,...n", one, other) / one.shape[-1] - means
+
+    size = np.sqrt(covariance(first, first) * covariance(second, second))
+    return covariance(first, second) / np.where(size > 0, size, np.inf)
+
+
+def uniqueness(pair: Pair) -> Terms:
+    """U: how far the images that pruning moves in one combination are not those of the other, beyond what
+    other seeds alone would give; NaN where a combination does not agree with itself."""
+    ids = compared_ids(STATISTICS["pies"], pair)
+    if len(ids[0]) < 2:
+        return []
+    first, second = (moved_votes(*each) for each in zip(pair, ids))
+
+    def of_sets(sets: slice, images: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(S, J); over splits the values scatter as their mean does."""
+        own = [each[:, sets][..., images] for each in (first, second)]
+        across = (correlation(own[0][0], own[1][1]) + correlation(own[0][1], own[1][0])) / 2
+        within = [correlation(*each) for each in own]
+        means = [each.mean(1, keepdims=True) for each in (across, *within)]
+        defined = (means[1] > 0) & (means[2] > 0)
+        size = np.sqrt(np.where(defined, means[1] * means[2], np.nan))
+        apart = [each - mean for each, mean in zip((across, *within), means)]
+        slopes = [means[0] / 2 / np.where(defined, each, np.nan) for each in means[1:]]
+        return 1 - (means[0] + apart[0] - slopes[0] * apart[1] - slopes[1] * apart[2]) / size
+
+    groups = uncertainty.image_groups(first.shape[-1])
+    without = np.array([of_sets(slice(1), kept).mean() for kept in groups])
+    value, replicates = of_sets(slice(1))[0], of_sets(slice(1, None))
+    stream = " and ".join(dict.fromkeys(pair.streams))
+    return [(1, stream, Sample(ids[0], "jackknife", value, replicates, without))]
+
+
 # Populations
 
 
 def population_rows(populations: list[StoredPopulation]) -> list[dict]:
-    """One row for each: accuracy, and of pruned ones PIEs at all vote margins and under both tie rules, the
-    noise floor and what is beyond it, Q-Score and depth of PIEs minus that of other images, with
-    intervals."""
+    """One row for each: accuracy, and of pruned ones PIEs, the noise floor and what is beyond it, Q-Score and
+    depth of PIEs minus that of other images, with intervals."""
     rows = []
     for population in populations:
         row = population.key | {"networks": len(population.pruned.ids)}
         row["accuracy"] = estimate("accuracy", population)
         if population.pruning_method != "dense":
-            row |= {"pies": estimate("pies", population)} | pies_by_votes(population)
-            row |= beyond_floor(population)
-            row |= {measure: pies_minus_others(population, measure) for measure in IMAGE_MEASURES.values()}
+            several = len(population.seeds) > 1
+            row["pies"] = estimate("pies", population)
+            row["noise_floor"] = noise_floor(population, population.seeds) if several else math.nan
+            row["excess"] = estimate("excess", population)
+            for measure in IMAGE_MEASURES.values():
+                terms = against_others(population, measure, False, 1)
+                row[f"{measure}_difference"] = combine(terms)
         rows.append(row)
     return rows
+
+
+def combine(terms: Terms) -> dict:
+    return uncertainty.combine(terms) if terms else uncertainty.undefined()
 
 
 def measures(population: StoredPopulation) -> dict[str, dict]:
@@ -249,278 +461,217 @@ def measures(population: StoredPopulation) -> dict[str, dict]:
     return {name: uncertainty.within(each, 0, 1) for name, each in estimates.items()}
 
 
-def pies_by_votes(population: StoredPopulation) -> dict[str, int]:
-    """How many PIEs remain where in either population the modal label leads the second class by these
-    percentages of the votes, and how many there are if ties go to the largest class."""
-    seeds, lead, classes = population.seeds, vote_leads(population), population.dense.classes
-    predictions = [each.predictions_of(seeds) for each in (population.dense, population.pruned)]
-    mirrored = [voting.modal_labels(classes - 1 - each, classes)[0] for each in predictions]
-    is_pie = pies(population, seeds)[0]
-    return {
-        f"pies_margin_{margin}": int((is_pie & (100 * lead >= margin * len(seeds))).sum())
-        for margin in MARGINS
-    } | {"pies_ties_to_largest": int((mirrored[0] != mirrored[1]).sum())}
-
-
 def vote_leads(population: StoredPopulation) -> np.ndarray:
     """(N,) how many votes the modal label is ahead of the second class, in dense or pruned networks,
     whichever is less."""
-    predictions = (each.predictions_of(population.seeds) for each in (population.dense, population.pruned))
-    counts = (voting.vote_counts(each, population.dense.classes) for each in predictions)
+    networks = population.reference, population.pruned
+    predictions = (each.predictions_of(population.seeds) for each in networks)
+    counts = (voting.vote_counts(each, population.reference.classes) for each in predictions)
     return np.minimum(*map(voting.vote_lead, counts))
 
 
-def beyond_floor(population: StoredPopulation) -> dict:
-    """noise_floor: images that halves of the dense networks differ on; excess: how many more they and pruned
-    ones differ on, with its interval; excess_of_all: what that says of all K, PIEs minus the floor at K,
-    which is about that of halves over sqrt(2): a lower bound, because networks of one seed differ less."""
-    seeds, floor = population.seeds, math.nan
-    if len(seeds) > 1:
-        floor = float(between_halves(population, seeds)["floor"][0].mean())
-    number = number_of_pies(population, seeds)[0]
-    return {
-        "noise_floor": floor,
-        "excess": estimate("excess", population),
-        "excess_of_all": float(number - floor / math.sqrt(2)),
-    }
+# Evidence for the claims
 
 
-@functools.cache
-def pies_minus_others(population: StoredPopulation, measure: str) -> dict:
-    """The mean Q-Score or depth that pruned networks give PIEs minus that of other images, with its interval.
-    PIEs are found with one half of the seeds and measured in the networks of the other half, averaged over
-    networks and splits. `circular`: all networks, measured on the PIEs that they make."""
-    networks, seeds = population.pruned, population.seeds
-    ids, values = networks.depth_ids if measure == "depth" else networks.ids, getattr(networks, measure)
-    known = [index for index, seed in enumerate(ids.tolist()) if seed in seeds]
-    if len(seeds) < 2 or not known:
-        return uncertainty.undefined() | {"circular": math.nan}
-    values, places = values[known], [seeds.index(ids[index]) for index in known]
-    circular = minus_others(values, pies(population, seeds)[:1]).mean()
-    sets = between_halves(population, seeds)["sets"]  # (2, 1 + S, splits, N / 8)
-    is_pie = np.unpackbits(sets, -1, values.shape[1]).reshape(-1, values.shape[1]).astype(bool)
-    differences = minus_others(values, is_pie).reshape(len(known), *sets.shape[:3])
-    in_other_half = np.moveaxis(uncertainty.splits_of_sets(len(seeds))[::-1, ..., places], -1, 0)
-    # (M, 2, 1 + S, splits) -> (1 + S, 2 M splits)
-    differences, measured = (
-        np.moveaxis(each, 2, 0).reshape(sets.shape[1], -1) for each in (differences, in_other_half)
-    )
-    # Seeds leave out of all K; where fewer networks were probed, these are the degrees of freedom.
-    difference = uncertainty.jackknifed(mean_of(differences, measured), len(seeds), len(known))
-    return difference | {"circular": float(circular)}
+def against_others(population: StoredPopulation, measure: str, controlled: bool, sign: int) -> Terms:
+    """Claim 4: Q-Score or depth of PIEs minus that of others, times the sign."""
+    if len(population.seeds) < 2 or not set(population.pruned.ids_of(measure).tolist()) & {*population.seeds}:
+        return []
+    return [(sign, population.learning_method, pies_minus_others(population, measure, controlled))]
 
 
-def minus_others(values: np.ndarray, is_pie: np.ndarray) -> np.ndarray:
-    """Networks' values (M, N) and PIE sets (S, N) -> (M, S) means over PIEs minus means over others."""
-    ever = is_pie.any(0)  # of the few images that are PIEs of any set
-    known, chosen = ~np.isnan(values), is_pie[:, ever].astype(np.float64)
-    values = np.where(known, values, 0)
-    total = values[:, ever] @ chosen.T
-    count = chosen.sum(1)[None] if known[:, ever].all() else known[:, ever] @ chosen.T
-    others, rest = values.sum(1, keepdims=True) - total, known.sum(1, keepdims=True) - count
-    return total / np.where(count > 0, count, np.nan) - others / np.where(rest > 0, rest, np.nan)
+class Row(NamedTuple):
+    """A difference that is evidence: measure, a name of the claim's; compared, the populations that it is of;
+    terms, what it is made of; smallest, the difference that matters; decides, whether it may, and a note."""
+
+    measure: str
+    compared: tuple[StoredPopulation, ...]
+    terms: Terms
+    smallest: float = math.nan
+    decides: bool = True
+    note: str = ""
 
 
-def pies_of_fewer(population: StoredPopulation) -> dict[str, dict[int, float]]:
-    """pruned, dense -> number of networks -> PIEs: the mean over random subsets of the seeds, of pruned
-    against dense networks of the same seeds, and of dense ones against as many others."""
-    seeds, total = population.seeds, len(population.seeds)
-    ranks = np.random.default_rng(0).random((uncertainty.SPLITS, total)).argsort(1).argsort(1)
-    means: dict[str, dict[int, float]] = {"pruned": {}, "dense": {}}
-
-    def labels(networks, chosen: np.ndarray) -> np.ndarray:
-        return voting.modal_labels_of_sets(networks.predictions_of(seeds), chosen, networks.classes)
-
-    for models in sorted({*range(2, total, 2), total}):
-        dense = labels(population.dense, ranks < models)
-        others = {"pruned": labels(population.pruned, ranks < models)}
-        if 2 * models <= total:
-            others["dense"] = labels(population.dense, (ranks >= models) & (ranks < 2 * models))
-        for name, other in others.items():
-            means[name][models] = float((dense != other).sum(1).mean())
-    return means
+def smallest_of(name: str, second: StoredPopulation, terms: Terms) -> float:
+    """The smallest difference that matters beside the reference method's population, whose sample is the last
+    term."""
+    if not terms:
+        return math.nan
+    sample = terms[-1][2]
+    share = claims.SHARE * float(sample.value.mean())
+    if name == "accuracy_lost":
+        return max(claims.SMALLEST_LOSS, share)
+    if name == "excess":
+        return max(claims.FLOOR_SHARE * noise_floor(second, sample.ids), share)
+    return math.nan
 
 
-# Evidence for the claims: rows of claim, part, group (what is decided together), comparison, sparsity, and
-# what `estimate` says. All populations are such that the claims are about.
-
-GROUPS = {1: "pruning_method", 2: "method", 3: "learning_method", 4: "learning_method"}  # claim -> attribute
-COMPARED = {  # part of claims 1 and 3 -> statistic of both populations
-    "accuracy": "accuracy",
-    "Q-Score": "q_score",
-    "prediction depth": "depth",
-    "PIEs": "pies",
-    "excess PIEs": "excess",
-    "PIEs at matched accuracy": "pies",
-}
+def rows_of_pair(measures: dict[str, str], pair: Pair, decides: bool = True, sign: int = 1) -> Iterator[Row]:
+    """A row for each measure -> name of its statistic."""
+    for measure, name in measures.items():
+        terms = difference(STATISTICS[name], pair)
+        smallest = smallest_of(name, pair.second, terms)
+        terms = [(sign * weight, *rest) for weight, *rest in terms]
+        yield Row(measure, pair[:2], terms, smallest, decides, accuracies(*pair[:2]))
 
 
-def evidence_row(claim: int, part: str, population: StoredPopulation, comparison: str, **numbers) -> dict:
-    """One difference."""
-    group, sparsity = getattr(population, GROUPS[claim]), population.sparsity
-    about = {"claim": claim, "part": part, "group": group, "sparsity": sparsity, "comparison": comparison}
-    return about | numbers
+def mean_accuracy(population: StoredPopulation) -> float:
+    return float((population.pruned.predictions == population.labels).mean())
+
+
+def accuracies(*populations: StoredPopulation) -> str:
+    return "accuracy " + " and ".join(f"{100 * mean_accuracy(each):.2f}" for each in populations) + " %"
+
+
+PRIMARY = {"accuracy lost": "accuracy_lost", "excess PIEs": "excess"}
 
 
 def contrastive_against_supervised(
-    claimed: list[StoredPopulation], populations: list[StoredPopulation]
-) -> Iterator[dict]:
-    """Claim 1: PIEs of contrastive minus those of supervised networks, of one pruning method and sparsity;
-    and of supervised networks of that pruning method that are about as accurate."""
-    accuracy = {each: float((each.pruned.predictions == each.labels).mean()) for each in populations}
-    supervised = grouped(
-        [each for each in populations if each.learning_method == "supervised"], "pruning_method"
-    )
+    claimed: list[StoredPopulation], populations: list[StoredPopulation], controls: list[StoredPopulation]
+) -> Iterator[Row]:
+    """Claim 1: contrastive minus supervised networks, of one pruning method and sparsity; and minus those of
+    that pruning method that are about as accurate."""
+    supervised = [each for each in populations if each.learning_method == "supervised"]
+    of_method = grouped(supervised, "pruning_method")
     for population in claimed:
         if population.learning_method == "supervised":
             continue
-        others = supervised.get(population.pruning_method, [])
-        gaps = [abs(accuracy[population] - accuracy[other]) for other in others]
-        pairs = [
-            (part, other)
-            for other in others
-            if other.sparsity == population.sparsity
-            for part in ("PIEs", "excess PIEs")
-        ]
-        if min(gaps, default=1) <= MATCHED:
-            pairs.append(("PIEs at matched accuracy", others[gaps.index(min(gaps))]))
-        for part, other in pairs:
-            at = "" if population.sparsity == other.sparsity else f" at {100 * other.sparsity:g} %"
-            comparison = f"{population.learning_method} minus supervised{at}"
-            difference = compare(COMPARED[part], Pair(population, other, paired=False)).difference
-            accuracies = " and ".join(f"{100 * accuracy[each]:.2f}" for each in (population, other))
-            note = f"accuracy {accuracies} %"
-            yield evidence_row(1, part, population, comparison, **difference, note=note)
+        others = of_method.get(population.pruning_method, [])
+        for other in others:
+            if other.sparsity == population.sparsity:
+                over_dense = {"accuracy lost from dense": "accuracy_lost", "excess PIEs over dense": "excess"}
+                counts = {"PIEs": "pies", "lost minus gained": "lost_minus_gained"}
+                yield from rows_of_pair(over_dense | counts, Pair(population, other, False))
+                both = with_controls([population, other], controls)
+                if all(map(has_control, both)):
+                    yield from rows_of_pair(PRIMARY, Pair(*both, False))
+        nearest = min(others, key=lambda other: gap(population, other), default=None)
+        if nearest and gap(population, nearest) <= MATCHED:
+            matched = {"PIEs at matched accuracy": "pies"}
+            yield from rows_of_pair(matched, Pair(population, nearest, False))
 
 
-def equal_seeds(populations: list[StoredPopulation]) -> dict[str, tuple[int, ...]]:
-    """Learning method -> the ids that all its populations have; of the methods with more the first, as many
-    as the smallest has."""
-    groups = grouped(populations, "learning_method").items()
-    ids = {method: common_seeds(*group) for method, group in groups}
-    fewest = min(map(len, ids.values()))
-    return {method: seeds[:fewest] for method, seeds in ids.items()}
+def gap(first: StoredPopulation, second: StoredPopulation) -> float:
+    """Between their accuracies."""
+    return abs(mean_accuracy(first) - mean_accuracy(second))
 
 
-def uniqueness(claimed: list[StoredPopulation]) -> Iterator[dict]:
-    """Claim 2: the share of a population's PIEs that no other population of that sparsity has, minus one
-    half; and how much more alike the PIE sets of two halves of its seeds are than those of one half and, with
-    the other half, of other populations."""
-    for _, chosen in sorted(grouped(claimed, "sparsity").items()):
-        of_method = equal_seeds(chosen)
-        seeds = [of_method[population.learning_method] for population in chosen]
-        models = len(seeds[0])
-        if len(chosen) < 2 or not models:
+def unique_to_combinations(claimed: list[StoredPopulation]) -> Iterator[Row]:
+    """Claim 2: U of pairs that differ in the learning or in the pruning method alone, of one sparsity and
+    scope."""
+    for first, second in combinations(claimed, 2):
+        learning = first.learning_method != second.learning_method
+        pruning = first.pruning_method != second.pruning_method
+        if learning == pruning or first.sparsity != second.sparsity or not same_scope(first, second):
             continue
-        sets = np.stack([pies(*each) for each in zip(chosen, seeds)])  # (G, 1 + S, N)
-        for index, population in enumerate(chosen):  # seeds of other learning methods are unrelated
-            stream = list(of_method).index(population.learning_method)
-            sets[index, 1:] = sets[index, 1 + uncertainty.reordered(sets.shape[1] - 1, stream)]
-        size, alone = sets.sum(2), (sets & (sets.sum(0, dtype=np.int16) == 1)).sum(2)
-        alike, chance = likeness(chosen, seeds), similarity.chance_unique(size[:, 0], sets.shape[2])
-        for index, population in enumerate(chosen):
-            beyond_half = alone[index] - size[index] / 2
-            unique = uncertainty.half_sampled_ratio(beyond_half, size[index], models)
-            share = f"{100 * unique['value'] + 50:.0f} % unique, by chance {100 * chance[index]:.0f} %"
-            numbers = uncertainty.within(unique, -0.5, 0.5)
-            numbers["note"] = share if size[index, 0] else "no PIEs"
-            yield evidence_row(
-                2, "unique PIEs", population, "share in no other set, minus one half", **numbers
-            )
-            words = "Jaccard of its halves minus Jaccard with others"
-            numbers = uncertainty.jackknifed(alike[index], models)
-            yield evidence_row(2, "likeness of halves", population, words, **numbers)
+        across = f"across {'learning' if learning else 'pruning'} methods"
+        pair, both = Pair(first, second, not learning), (first, second)
+        decides = all(map(has_control, both)) and gap(*both) <= claims.CONFOUNDING_GAP
+        note = accuracies(*both)
+        if gap(*both) > claims.CONFOUNDING_GAP:
+            note += ": confounded"
+        smallest = claims.SMALLEST_UNIQUENESS
+        yield Row(f"U {across}", both, uniqueness(pair), smallest, decides, note)
+        alike = overlap(pair)
+        sizes = " and ".join(str(int(pies(each, each.seeds)[0].sum())) for each in both)
+        note = f"{alike['value']:.2f}, by chance {alike['chance']:.2f}; {sizes} PIEs"
+        beyond = {end: alike[end] - alike["chance"] for end in ("value", "low", "high")}
+        yield Row(f"Jaccard {across}", both, alike | beyond, note=note)
 
 
-def likeness(chosen: list[StoredPopulation], seeds: list[tuple[int, ...]]) -> np.ndarray:
-    """Jaccard similarity of PIE sets of half of the seeds and the other half, of a population with itself
-    minus that with the others, means over random splits: (G, 1 + S) of all seeds, then without two of
-    them."""
-    sets = [between_halves(*each)["sets"] for each in zip(chosen, seeds)]
-    size = [np.bitwise_count(each).sum(-1, dtype=np.int32) for each in sets]
-    alike = np.empty((len(chosen), len(chosen), sets[0].shape[1]))
-    for i, j in product(range(len(chosen)), repeat=2):
-        common = np.bitwise_count(sets[i][0] & sets[j][1]).sum(-1, dtype=np.int32)
-        alike[i, j] = similarity.jaccard(common, size[i][0], size[j][1]).mean(-1)
-    alike = (alike + alike.transpose(1, 0, 2)) / 2  # either half may be the first
-    itself = np.eye(len(chosen), dtype=bool)
-    return alike[itself] - alike[~itself].reshape(len(chosen), len(chosen) - 1, -1).mean(1)
+def same_scope(first: StoredPopulation, second: StoredPopulation) -> bool:
+    return first.parsed.scope == second.parsed.scope
 
 
-def early_against_others(claimed: list[StoredPopulation]) -> Iterator[dict]:
-    """Claim 3: networks pruned early minus those pruned late and minus those pruned in one shot, of the same
-    scope where both exist; networks of one seed begin alike and are compared with each other."""
-    for _, chosen in sorted(grouped(claimed, "learning_method", "sparsity").items()):
-        for early, other in schedule_pairs(chosen):
-            matched = same_scope(early, other)
-            scopes = "" if matched else " (scopes differ)"
-            comparison = f"{early.pruning_method} minus {other.pruning_method}{scopes}"
-            for part in ("accuracy", "Q-Score", "prediction depth", "PIEs"):
-                numbers = compare(COMPARED[part], Pair(early, other, paired=True)).difference
-                if part == "prediction depth":
-                    numbers |= to_run(numbers, early, other)
-                yield evidence_row(3, part, early, comparison, matched=matched, **numbers)
+def early_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
+    """Claim 3: networks pruned early minus those pruned late, and minus those pruned in one shot, of the same
+    scope; networks of one seed begin alike and are compared with each other."""
+    for early, other in product(claimed, claimed):
+        about = [(each.learning_method, each.sparsity, each.parsed.scope) for each in (early, other)]
+        if early.parsed.schedule != "early" or about[0] != about[1]:
+            continue
+        pair = Pair(early, other, True)
+        if other.parsed.schedule == "one-shot":
+            yield from rows_of_pair({f"{name}, one-shot": each for name, each in PRIMARY.items()}, pair)
+        elif other.parsed.schedule == "late":
+            yield from rows_of_pair(PRIMARY, pair)
+            yield from rows_of_pair({"k-NN accuracy": "knn_accuracy"}, pair, sign=-1)
+            right = [labels_of_sets(each.pruned, each.seeds)[0] == early.labels for each in (early, other)]
+            for sign, (measure, name) in zip((-1, 1), IMAGE_MEASURES.items()):
+                terms = difference(mean_of_networks(name, right[0] & right[1]), pair)
+                yield Row(measure, pair[:2], [(sign * weight, *rest) for weight, *rest in terms])
 
 
-def same_scope(population: StoredPopulation, other: StoredPopulation) -> bool:
-    return population.parsed.scope == other.parsed.scope
-
-
-def schedule_pairs(chosen: list[StoredPopulation]) -> list[tuple[StoredPopulation, StoredPopulation]]:
-    """(early, other) for other schedules; pairs of other scopes only where a schedule has no pair of the
-    same."""
-    of_schedule, pairs = grouped(chosen, "parsed.schedule"), []
-    for schedule in ("late", "one-shot"):
-        all_pairs = list(product(*(of_schedule.get(each, []) for each in ("early", schedule))))
-        pairs += [pair for pair in all_pairs if same_scope(*pair)] or all_pairs
-    return pairs
-
-
-def pies_against_others(claimed: list[StoredPopulation]) -> Iterator[dict]:
+def pies_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
     """Claim 4: Q-Score and depth of PIEs minus those of other images, in pruned networks."""
     for population in claimed:
-        for part, measure in IMAGE_MEASURES.items():
-            if len(getattr(population.pruned, measure)):
-                difference = pies_minus_others(population, measure)
-                comparison = f"PIEs minus others, {population.pruning_method}"
-                numbers = difference | to_run(difference, population)
-                yield evidence_row(4, part, population, comparison, **numbers)
+        note = "" if has_control(population) else "reference: dense, no finetune-only control"
+        for sign, (measure, name) in zip((-1, 1), IMAGE_MEASURES.items()):
+            smallest = claims.SMALLEST_IN_DEVIATIONS
+            for words, controlled in (("", True), (", all", False)):
+                terms = against_others(population, name, controlled, sign)
+                yield Row(measure + words, (population,), terms, smallest, controlled, note)
+        for measure, name in {"AUROC of Q-Score": "auroc_q_score", "AUROC of depth": "auroc_depth"}.items():
+            ids = tuple(STATISTICS[name].ids(population))
+            if ids:
+                sample = STATISTICS[name].sample(population, ids)
+                half = of_networks(np.full(len(ids), 0.5), ids)
+                stream = population.learning_method
+                yield Row(measure, (population,), [(1, stream, sample), (-1, stream, half)])
 
 
-def to_run(estimate: dict, *populations: StoredPopulation) -> dict[str, str]:
-    """run: the commands that give depths of too few networks their interval."""
-    models = min(len(population.seeds) for population in populations)
-    if not 0 < estimate["models"] < uncertainty.FEWEST_SEEDS <= models:
-        return {}
-    stored = [population.depths for population in populations if population.depths]
-    commands = [json.loads(str(depths["runs"]))["analysis"] for depths in stored if "runs" in depths]
-    flag = "--prediction_depth_models"
-    commands = [f"python {re.sub(rf' {flag}[ =][0-9]+', '', each)} {flag} {models}" for each in commands]
-    return {"run": f"run {' and '.join(dict.fromkeys(commands))}" if commands else DEPTHS}
+def all_evidence(populations: list[StoredPopulation], controls: list[StoredPopulation] = ()) -> list[dict]:
+    """The rows of all claims, then of every measure the plain mean over its rows: what `claims.judge` takes.
+    Rows without any network in common are left out.
 
-
-def all_evidence(populations: list[StoredPopulation]) -> list[dict]:
-    """The rows of all claims."""
+    Args:
+        controls: the finetuned dense networks.
+    """
     claimed = [population for population in populations if is_claimed_about(population)]
-    return [
-        *contrastive_against_supervised(claimed, populations),
-        *uniqueness(claimed),
-        *early_against_others(claimed),
-        *pies_against_others(claimed),
-    ]
+    beside_control = with_controls(claimed, controls)
+    evidence = []
+    of_claim = {
+        1: contrastive_against_supervised(claimed, populations, controls),
+        2: unique_to_combinations(beside_control),
+        3: early_against_others(beside_control),
+        4: pies_against_others(beside_control),
+    }
+    for number, found in of_claim.items():
+        by_measure: dict[tuple, list[Row]] = {}
+        for row in found:
+            if row.terms:
+                decides = row.decides and claims.MEASURES[number, row.measure].decides
+                by_measure.setdefault((row.measure, decides), []).append(row)
+        rows = [
+            evidence_row(number, row, decides) for (_, decides), some in by_measure.items() for row in some
+        ]
+        deciding = [row for row in rows if row["decides"]]
+        for row, mark in zip(deciding, claims.mark_rows(deciding)):
+            row["mark"] = mark
+        means = [mean_row(number, some, decides) for (_, decides), some in by_measure.items()]
+        evidence += [*rows, *filter(None, means)]
+    return evidence
 
 
-# The noise floor
+def evidence_row(number: int, row: Row, decides: bool) -> dict:
+    """One difference with its interval."""
+    estimate = row.terms if isinstance(row.terms, dict) else uncertainty.combine(row.terms)
+    about = {
+        "claim": number,
+        "measure": row.measure,
+        "decides": decides,
+        "is_mean": False,
+        "comparison": " against ".join(each.method for each in row.compared),
+        "sparsity": row.compared[0].sparsity,
+    }
+    return about | estimate | {"smallest": row.smallest, "mark": "", "note": row.note}
 
 
-def noise_floors(populations: list[StoredPopulation]) -> dict[str, dict[str, np.ndarray]]:
-    """Learning method -> name -> numbers of PIEs over random splits of the seeds: of one half of the dense
-    networks against the other half, then of either half against the pruned networks of the other one, the
-    mean of both ways. Empty with fewer than 6 seeds."""
-    floors: dict[str, dict[str, np.ndarray]] = {}
-    for population in populations:
-        if len(population.seeds) >= uncertainty.FEWEST_SEEDS:
-            halves = between_halves(population, population.seeds)
-            floor = floors.setdefault(population.learning_method, {"dense against dense": halves["floor"][0]})
-            floor[f"{population.pruning_method} {population.sparsity:g}"] = halves["pruned"][0]
-    return floors
+def mean_row(number: int, rows: list[Row], decides: bool) -> dict | None:
+    """The plain mean over the rows of a measure, with its interval; None of similarities."""
+    if isinstance(rows[0].terms, dict):
+        return None
+    terms = [(weight / len(rows), *rest) for row in rows for weight, *rest in row.terms]
+    mean = Row(rows[0].measure, rows[0].compared, terms, float(np.mean([row.smallest for row in rows])))
+    words = {"is_mean": True, "comparison": f"mean over rows: {len(rows)}", "sparsity": math.nan}
+    return evidence_row(number, mean, decides) | words

@@ -78,15 +78,11 @@ POPULATIONS = (
     Column("networks", "K"),
     Column("accuracy", "accuracy (%)", 100, 2),
     Column("pies", "PIEs"),
-    Column("pies_margin_10", "of margin 10 %"),
-    Column("pies_margin_20", "20 %"),
-    Column("pies_ties_to_largest", "ties to the largest class"),
     Column("noise_floor", "noise floor, K/2"),
     Column("excess", "beyond it, K/2", signed=True),
-    Column("excess_of_all", "beyond it, K, at least"),
     Column("ties_pruned", "ties"),
-    Column("q_score", "Q-Score, PIEs − others", 1, 3, signed=True),
-    Column("depth", "depth, PIEs − others (places)", 1, 2, signed=True),
+    Column("q_score_difference", "Q-Score, PIEs − others (standard deviations)", 1, 2, signed=True),
+    Column("depth_difference", "depth, PIEs − others (standard deviations)", 1, 2, signed=True),
     text_column("origin", "origin"),
 )
 LOST_AND_GAINED = (
@@ -117,12 +113,13 @@ MADE = (
     text_column("days", "days"),
 )
 EVIDENCE = (
-    text_column("group", "of"),
-    text_column("comparison", "difference"),
+    text_column("comparison", "of"),
     KEY[-1],
     Column("models", "K"),
-    Column("size", "size"),
-    text_column("where", "where it lies"),
+    Column("size", "difference"),
+    Column("with_images", "over seeds and images"),
+    Column("needed", "d"),
+    text_column("mark", "mark"),
     text_column("note", ""),
 )
 
@@ -193,7 +190,7 @@ def of_one_run(report: Report, results_folder: Path) -> dict:
 
 def of_populations(report: Report) -> dict:
     """What one_run.html shows of populations of which everything is stored."""
-    compared, all_claims = report.compared, [shown_claim(claim, report) for claim in claims.CLAIMS]
+    compared = report.compared
     rows = {tuple(row[each.name] for each in KEY): row for row in (*report.dense, *report.populations)}
     populations = [
         population.row | row
@@ -210,10 +207,10 @@ def of_populations(report: Report) -> dict:
         "pruning": ", ".join(f"{method}: {describe(method)}" for method in methods),
         "models": claims.either(len(each.pruned.ids) for each in compared),
         "settings": settings(report),
-        "conclusion": " ".join(conclusion(report)),
-        "claims": all_claims,
-        "ranked_claims": sorted(all_claims, key=itemgetter("strength"), reverse=True),
-        "rules": [f"{name}: {rule}." for name, rule, _ in claims.RULES],
+        "conclusion": conclusion(report.evidence),
+        "claims": [shown_claim(claim, report.evidence) for claim in claims.CLAIMS],
+        "rules": [f"{name}: {rule}." for name, rule in claims.RULES],
+        "protocol": protocol(report.stored),
         "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
         "galleries": [shown_gallery(population) for population in shown(compared)],
         "populations": tabulate(POPULATIONS, populations),
@@ -267,131 +264,55 @@ def settings(report: Report) -> str:
 # Claims
 
 
-def conclusion(report: Report) -> list[str]:
-    """The report in a few sentences."""
+def conclusion(evidence: list[dict]) -> str:
+    """The verdicts in one sentence."""
     verdicts: dict[str, list[str]] = {}
-    undecided: dict[str, list[str]] = {}  # why -> the claims
     for claim in claims.CLAIMS:
-        verdict = claims.verdict(report.evidence, claim.deciding)
-        verdicts.setdefault(verdict, []).append(str(claim.number))
-        if verdict not in (claims.SUPPORTED, claims.CONTRADICTED):
-            reason = claims.reasons(claim, report.evidence)[-1].rstrip(".")
-            undecided.setdefault(f"{reason[0].lower()}{reason[1:]}", []).append(str(claim.number))
+        verdicts.setdefault(claims.judge(evidence, claim.number), []).append(str(claim.number))
     said = (f"{verdict}: claim {' and claim '.join(numbers)}" for verdict, numbers in verdicts.items())
-    sentences = [f"Of the paper's claims, {'; '.join(said)}."]
-    deciding = [part for claim in claims.CLAIMS for part in claim.deciding]
-    largest = claims.rows_of(report.evidence, deciding)[:1]
-    if largest and claims.supports_claim(largest[0]) is not None:
-        side = "for" if claims.strength(largest[0]) > 0 else "against"
-        name = claims.describe(largest)
-        sentences.append(
-            f"Of single differences the one farthest from 0, in standard errors, is {side} claim "
-            f"{largest[0]['claim']}: {name}: {size(largest[0])}."
-        )
-    pruned = [row for row in report.populations if row["sparsity"]]
-    with_floor = [row for row in pruned if not math.isnan(row["excess"]["value"])]
-    if with_floor:
-        highest = max(row["sparsity"] for row in with_floor)
-        with_floor = [row for row in with_floor if row["sparsity"] == highest]
-        floor, excess = (
-            f"{min(numbers):.0f} to {max(numbers):.0f}"
-            for numbers in zip(*((row["noise_floor"], row["excess"]["value"]) for row in with_floor))
-        )
-        sentences.append(
-            f"Between halves of the networks other seeds alone change the modal label of {floor} images, "
-            f"depending on the learning method; pruning to {100 * highest:g} % changes that of {excess} more."
-        )
-    if undecided:
-        reasons = (f"claim {' and claim '.join(numbers)}: {why}" for why, numbers in undecided.items())
-        sentences.append(f"What is missing: {'; '.join(reasons)}.")
-    return sentences
+    return f"Of the paper's claims, {'; '.join(said)}."
 
 
-def size(row: dict) -> str:
-    """A difference with its interval, in the unit of its part."""
-    part = claims.PARTS[row["claim"], row["part"]]
-    return show(row, part.scale, part.decimals, signed=True)
+def protocol(stored: list[StoredPopulation]) -> str:
+    """When measures and rules were fixed, and which results had been seen or could have been by then."""
+    earlier = [each.label for each in stored if max(each.runs["days"], default="") <= claims.PROTOCOL_DATE]
+    which = "none" if not earlier else "all" if len(earlier) == len(stored) else ", ".join(earlier)
+    return (
+        f"Measures and rules are those of docs/protocol.md of {claims.PROTOCOL_DATE}. Seen by then: "
+        f"{claims.SEEN_BEFORE}. Populations here that were trained by then, or at an unknown time: {which}."
+    )
 
 
-def shown_claim(claim: claims.Claim, report: Report) -> dict:
-    """A claim with its verdict, what decided it, its measures, and what else could make the differences.
-    Measures stand in their order, and, ranked, with the largest evidence first."""
-    rows = claims.rows_of(report.evidence, claim.deciding)
-    m = claims.with_interval(rows)
-    contrary = [row for row in rows if claims.contradicts_claim(row, m)]
-    verdicts = claims.verdicts(report.evidence, claim)
-    parts = []
-    for part in claim.parts:
-        rows = claims.rows_of(report.evidence, (part,))
-        known = [row for row in rows if claims.supports_claim(row) is not None]
-        least = min(known, key=claims.strength, default=None)
-        shown_rows = [
-            row | {"size": size(row), "where": where(row, contrary), "note": note(row)} for row in rows
-        ]
-        about = {
-            "verdict": verdicts[part.name],
-            "least": claims.describe([least]) if least else part.name,
-            "size": size(least) if least else "–",
-            "strength": abs(claims.strength(least)) if least else -1,
-            "table": tabulate(EVIDENCE, shown_rows),
-        }
-        parts.append(vars(part) | about)
-    ranked = sorted(parts, key=itemgetter("strength"), reverse=True)
+def shown_claim(claim: claims.Claim, evidence: list[dict]) -> dict:
+    """A claim with its verdict, its measures, and what else could make the differences."""
+    own = [row for row in evidence if row["claim"] == claim.number]
+    measures = []
+    for measure in claim.measures:
+        rows = [shown_difference(row, measure) for row in own if row["measure"] == measure.name]
+        rows.sort(key=itemgetter("decides"), reverse=True)
+        mean = next((row for row in rows if row["is_mean"] and row["decides"] == measure.decides), None)
+        size = f"{mean['size']} {measure.unit}" if mean else "–"
+        table = tabulate(EVIDENCE, rows)
+        measures.append(vars(measure) | {"size": size, "d": mean["needed"] if mean else "–", "table": table})
     return {
         "number": claim.number,
         "statement": claim.statement,
-        "verdict": claims.verdict(report.evidence, claim.deciding),
-        "reasons": claims.reasons(claim, report.evidence),
-        "confounds": [*claim.confounds, *measured_confounds(claim.number, report)],
-        "parts": parts,
-        "ranked_parts": ranked,
-        "strength": ranked[0]["strength"],
+        "verdict": claims.judge(evidence, claim.number),
+        "marks": claims.count_marks(own),
+        "missing": claims.missing(evidence, claim),
+        "confounds": claim.confounds,
+        "measures": measures,
     }
 
 
-def measured_confounds(number: int, report: Report) -> list[str]:
-    """What the stored arrays say of a claim's confounds."""
-    if number == 1:
-        accuracies = [f"{row['learning_method']} {show(row['accuracy'], 100, 2)} %" for row in report.dense]
-        return [
-            f"Test accuracy of the dense networks here: {', '.join(accuracies)}.",
-            *(
-                f"Noise floor of {method} here: {np.median(floor['dense against dense']):g} PIEs between "
-                "halves of the dense networks, in the median."
-                for method, floor in report.floors.items()
-            ),
-        ]
-    differ = {
-        f"Here without networks of the same scope: {row['group']}, {row['comparison']}."
-        for row in report.evidence
-        if row["claim"] == number == 3 and not row["matched"]
-    }
-    return sorted(differ)
-
-
-def note(row: dict) -> Markup:
-    """What stands beside a difference: a note, or what the number would be if PIEs were measured in the
-    networks that make them."""
-    words = row.get("note", "")
-    if not math.isnan(row.get("circular", math.nan)):
-        part = claims.PARTS[row["claim"], row["part"]]
-        circular, difference = (
-            show(value, part.scale, part.decimals, signed=True)
-            for value in (row["circular"], row["value"] - row["circular"])
-        )
-        words = f"circular {circular}, difference {difference}"
-    return Markup('<span class="soft">{}</span>').format(words)
-
-
-def where(row: dict, contrary: list[dict]) -> str:
-    """On which side of 0 a difference's interval lies; contrary: those that alone contradict the claim."""
-    if claims.supports_claim(row) is None:
-        return "no interval"
-    if claims.supports_claim(row):
-        return "✓ as claimed"
-    if row in contrary:
-        return "✗ contrary"
-    return "(✗) contrary at 95 % only" if claims.contradicts_claim(row) else "○ across 0"
+def shown_difference(row: dict, measure: claims.Measure) -> dict:
+    """A row of evidence in the unit of its measure."""
+    form = measure.scale, measure.decimals
+    words = {"size": show(row, *form, signed=True), "needed": show(row["smallest"], *form), "with_images": ""}
+    if "image_low" in row:
+        both = {"value": row["value"], "low": row["image_low"], "high": row["image_high"]}
+        words["with_images"] = show(both, *form, signed=True)
+    return row | words | {"mark": row["mark"] or ("" if row["is_mean"] else "does not decide")}
 
 
 # Figures and PIEs
@@ -417,8 +338,7 @@ def shown_gallery(population: StoredPopulation) -> dict:
     return {
         "heading": f"{describe_population(population)}: {number}",
         "entries": [entry | {"source": png_uri(png_of(entry["image"]))} for entry in entries],
-        "dense": len(population.dense.ids),
-        "pruned": len(population.pruned.ids),
+        **dict(zip(("dense", "pruned"), population.voters)),
     }
 
 

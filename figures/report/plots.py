@@ -19,7 +19,6 @@ from common.plots import (
     CLASS_COLOURS,
     CLASS_MARKERS,
     LINE_COLOUR,
-    REST_COLOUR,
     label_axes,
     names_in,
     plain,
@@ -226,26 +225,6 @@ def draw_test_sets(arrays: dict) -> Figure:
     return figure
 
 
-def draw_against_models(arrays: dict) -> Figure:
-    """Numbers of PIEs against numbers of networks: `series` and `learning_methods` (S,), and for each series
-    s `models_s`, `value_s` (n,); those named dense are noise floors."""
-    figure, (panel,) = titled_figure(arrays, 9.0, 4.6)
-    kinds: dict[str, int] = {}
-    for index, (name, method) in enumerate(
-        zip(names_in(arrays, "series"), names_in(arrays, "learning_methods"))
-    ):
-        floor = "dense" in name
-        kind = 0 if floor else kinds.setdefault(name.replace(method, ""), len(kinds))
-        style = "x:" if floor else f"{CLASS_MARKERS[kind % 10]}-"
-        look = dict(color=METHOD_COLOURS.get(method, LINE_COLOUR), linewidth=2 if floor else 1, markersize=5)
-        panel.plot(arrays[f"models_{index}"], arrays[f"value_{index}"], style, label=name, **look)
-    panel.set_ylim(bottom=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    label_axes(panel, "networks of each population", "PIEs (images)")
-    panel.legend(**BESIDE, handlelength=3)
-    return figure
-
-
 def draw_umap_grid(arrays: dict) -> Figure:
     """UMAPs in rows and columns: `class_names` (C,), `rows`, `columns` names, and for row r and column c,
     where there are networks, `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones
@@ -292,45 +271,6 @@ def _broken(name: str) -> str:
     return "\n".join(lines).replace("_ ", "_")
 
 
-def draw_noise_floor(arrays: dict) -> Figure:
-    """PIEs that chance makes: `panels` (P,) learning methods, and for each panel p `names_p` (G,), the first
-    of them dense networks against dense networks, and `counts_p` (G, S) over S random splits; whiskers from
-    the 2.5th to the 97.5th percentile. All panels have the same rows and one scale."""
-    titles = names_in(arrays, "panels")
-    names = [names_in(arrays, f"names_{index}") for index in range(len(titles))]
-    rows = list(dict.fromkeys(sum(names, [])))
-    size = max(7.0, 4.6 * len(titles) + 1.5), 0.28 * len(rows) + 1.6
-    figure, panels = titled_figure(arrays, *size, 1, len(titles), sharex=True, sharey=True)
-    for index, (panel, title) in enumerate(zip(panels, titles)):
-        counts, places = arrays[f"counts_{index}"], [rows.index(name) for name in names[index]]
-        splits = counts.shape[1]
-        colours = ["#999999"] + [REST_COLOUR] * (len(counts) - 1)
-        jitter = 0.5 * (np.arange(splits) * 0.618034 % 1 - 0.5)  # golden ratio: spreads any number of points
-        panel.axvspan(*np.percentile(counts[0], [2.5, 97.5]), color="#EEEEEE", linewidth=0, zorder=0)
-        look = dict(s=7, alpha=min(0.6, 40 / splits), linewidths=0, rasterized=True)
-        boxes = panel.boxplot(
-            list(counts),
-            whis=(2.5, 97.5),
-            positions=places,
-            widths=0.56,
-            orientation="horizontal",
-            patch_artist=True,
-            showfliers=False,
-            showcaps=False,
-            boxprops=dict(alpha=0.7, edgecolor=LINE_COLOUR, linewidth=0.8),
-            medianprops=dict(color="black", linewidth=2),
-            manage_ticks=False,
-        )["boxes"]
-        for place, values, colour, box in zip(places, counts, colours, boxes):
-            panel.scatter(values, place + jitter, color=colour, **look)
-            box.set_facecolor(colour)
-        label_axes(panel, "PIEs (images), square-root scale", "", title)
-    square_root_scale(panel, "x", max(panel.dataLim.x1 for panel in panels))
-    panel.set_yticks(range(len(rows)), rows)
-    panel.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
-    return figure
-
-
 def draw_gallery(arrays: dict) -> Figure:
     """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
     captions = [
@@ -354,9 +294,7 @@ KINDS = plots.KINDS | {
     "heat_maps": draw_heat_maps,
     "pies_per_class": draw_pies_per_class,
     "against_sparsity": draw_against_sparsity,
-    "against_models": draw_against_models,
     "test_sets": draw_test_sets,
     "umap_grid": draw_umap_grid,
-    "noise_floor": draw_noise_floor,
     "gallery": draw_gallery,
 }

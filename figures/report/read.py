@@ -54,15 +54,19 @@ class Networks:
         """(len(ids), N)"""
         return self.predictions[[self.ids.tolist().index(each) for each in ids]]
 
+    def ids_of(self, measure: str) -> np.ndarray:
+        """The ids of the rows of q_score or depth."""
+        return self.depth_ids if measure == "depth" else self.ids
+
 
 @dataclass(frozen=True, eq=False)
 class StoredPopulation:
     """A population of one learning method, pruning method and sparsity, as its PIE script stored it.
 
     arrays: of METHOD/populations/; row: its columns of results.csv; made: checksums of networks and data;
-    depths: the arrays of its prediction depths, None where those of these networks are not stored; dense,
-    pruned: the outputs of its networks and of the dense ones that they were compared with, None until
-    `load_outputs`.
+    depths: the arrays of its prediction depths, None where those of these networks are not stored; reference,
+    pruned: the outputs of its networks and of those that they are compared with, of reference_method, None
+    until `load_outputs`.
     """
 
     learning_method: str
@@ -73,8 +77,9 @@ class StoredPopulation:
     row: dict
     made: dict
     depths: dict | None
-    dense: Networks | None = None
+    reference: Networks | None = None
     pruned: Networks | None = None
+    reference_method: str = "dense"
 
     @property
     def method(self) -> str:
@@ -124,8 +129,14 @@ class StoredPopulation:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The ids that both populations have: dense and pruned of one seed leave together."""
-        return tuple(sorted(set(self.dense.ids.tolist()) & set(self.pruned.ids.tolist())))
+        """The ids that both populations have: reference and pruned of one seed leave together."""
+        return tuple(sorted(set(self.reference.ids.tolist()) & set(self.pruned.ids.tolist())))
+
+    @property
+    def voters(self) -> tuple[int, int]:
+        """How many dense and pruned networks made the stored PIEs; earlier versions let all vote."""
+        everyone = len(self.arrays["dense_ids"]), len(self.arrays["ids"])
+        return (self.row["voters"],) * 2 if "voters" in self.row else everyone
 
 
 def grouped(populations: list, *attributes: str) -> dict:
@@ -147,16 +158,16 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     Raises:
         UserError: there is none, one of an older version, or of another version of the data.
     """
-    for old in sorted(results_folder.glob("*/pies_distribution")):
-        if not (old.parent / "populations").is_dir():
-            raise _older(old.parent)
+    for old in sorted(results_folder.glob("*/pies_distribution/[!.]*")):
+        if not (old.parents[1] / "populations").is_dir():
+            raise _older(old.parents[1])
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
     populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
-            f"--results {results_folder}: no populations are stored there; run the pie_kmodels_detection "
-            "scripts first"
+            f"--results {results_folder}: no populations are stored there, no results yet; run the "
+            "pie_kmodels_detection scripts first"
         )
     if len({population.made["data"] for population in populations}) > 1:
         raise UserError(
@@ -176,7 +187,7 @@ def _older(folder: Path) -> UserError:
 
 def damaged(path: Path) -> UserError:
     """The error of stored arrays that are not what a script wrote."""
-    return UserError(f"{path} is damaged; delete it and run the script that writes it again")
+    return UserError(f"{path} is damaged; move it away and run the script that writes it again")
 
 
 def _read_population(path: Path) -> StoredPopulation | None:
@@ -194,7 +205,7 @@ def _read_population(path: Path) -> StoredPopulation | None:
         raise damaged(depth_path)
     if depths and _same(json.loads(str(depths.get("made", "{}"))), made):
         _check(depth_path, depths, "depths")
-        row |= json.loads(str(depths["row"]))
+        row = json.loads(str(depths["row"])) | row  # as in the table: depths add columns
     else:
         depths = None
     key = (row[name] for name in KEY_COLUMNS)
@@ -240,7 +251,7 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
         networks = read_dense(population.folder), _read_networks(population)
         if None in networks:
             reason = "the predictions of its networks are not stored; run its PIE script again"
-        elif not (filled := replace(population, dense=networks[0], pruned=networks[1])).seeds:
+        elif not (filled := replace(population, reference=networks[0], pruned=networks[1])).seeds:
             reason = "no network has the seed of a dense one"
         else:
             loaded.append(filled)
@@ -258,13 +269,13 @@ def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks |
     evaluations = read_evaluations(population, names, prefix)
     if evaluations is None:
         return None
-    outputs = (np.stack([arrays[name] for arrays in evaluations]) for name in names)
+    predictions, q_score = (np.stack([arrays[name] for arrays in evaluations]) for name in names)
     depth_ids, depth = np.zeros(0, int), np.zeros((0, len(population.labels)))
     if population.depths and not prefix:
         depth_ids, depth = (population.depths[name] for name in ("ids", "pruned_depth_prediction"))
-    return Networks(
-        population.arrays[f"{prefix}ids"], *outputs, depth_ids, depth, len(population.class_names)
-    )
+    classes = len(population.class_names)
+    predictions = predictions.astype(np.min_scalar_type(classes))  # counted often
+    return Networks(population.arrays[f"{prefix}ids"], predictions, q_score, depth_ids, depth, classes)
 
 
 @dataclass(frozen=True, eq=False)

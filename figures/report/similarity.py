@@ -1,8 +1,9 @@
-"""How alike results are: masks, PIE sets, recalls per class. Pure functions of arrays. M networks, G groups
-of them (combinations of learning method, pruning method and sparsity), L layers, N images, C classes, K
-models of a group."""
+"""How alike results are: masks and PIE sets; tests of means. Pure functions of arrays. M networks, G groups of
+them (combinations of learning method, pruning method and sparsity), L layers, N images, C classes, K models of
+a group."""
 
 import functools
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,39 +121,6 @@ def expected_jaccard(size: int, other_size: int, total: int) -> float:
     return float((shares * jaccard(common, size, other_size)).sum() / shares.sum())
 
 
-def pie_overlap(is_pie: np.ndarray) -> dict[str, np.ndarray]:
-    """How far PIE sets are the same, and what chance gives for random sets of these sizes.
-
-    Args:
-        is_pie: (G, N) bool.
-    Returns:
-        size (G,); jaccard, chance_jaccard (G, G); unique_pair, chance_unique_pair (G, G): the share of the
-        row's PIEs that are not the column's; unique, chance_unique (G,): the share of a set's PIEs that are
-        in no other set. NaN for empty sets.
-    """
-    images = is_pie.shape[1]
-    common = is_pie.astype(np.float64) @ is_pie.T.astype(np.float64)
-    size = common.diagonal()
-    defined = np.where(size > 0, size, np.nan)
-    alone = is_pie & (is_pie.sum(0) == 1)
-    return {
-        "size": size.astype(int),
-        "jaccard": jaccard(common, size[:, None], size[None]),
-        "chance_jaccard": np.array([[expected_jaccard(int(a), int(b), images) for b in size] for a in size]),
-        "unique_pair": 1 - common / defined[:, None],
-        "chance_unique_pair": np.where(size[:, None] > 0, 1 - size[None] / images, np.nan),
-        "unique": alone.sum(1) / defined,
-        "chance_unique": chance_unique(size, images),
-    }
-
-
-def chance_unique(size: np.ndarray, images: int) -> np.ndarray:
-    """The share of a random set's images that are in no other one, of random sets of these sizes (G,) out of
-    so many images: (G,), NaN for empty sets."""
-    shares = [np.prod(1 - np.delete(size, g) / images) for g in range(len(size))]
-    return np.where(size > 0, shares, np.nan)
-
-
 def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """PIEs per true class, split into those that only one set has and those that several have.
 
@@ -169,29 +137,19 @@ def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: 
     return np.stack([np.bincount(labels[chosen], minlength=num_classes) for chosen in groups])
 
 
-# Recalls
+# Tests
 
 
-def welch_test(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Welch's t-test of equal means, column by column: (K, C) and (K', C) -> (C,) two-sided p-values; NaN
-    with fewer than two rows, or without any spread."""
+def t_test(values: np.ndarray, others: np.ndarray, paired: bool) -> np.ndarray:
+    """Two-sided p-values of equal means, column by column, (K, C) and (K', C) -> (C,): Welch's test, or of
+    paired rows Student's. NaN with fewer than two rows, or without any spread."""
     if min(len(values), len(others)) < 2:
         return np.full(values.shape[1], np.nan)
-    moments = [(sample.mean(0), sample.std(0, ddof=1), len(sample)) for sample in (values, others)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = stats.ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False).pvalue
-    return np.where(np.hypot(moments[0][1], moments[1][1]) > SPREAD, p, np.nan)
-
-
-def paired_test(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Student's t-test of a mean difference of 0 between rows of the same seeds, (K, C) and (K, C) -> (C,)
-    two-sided p-values; NaN with fewer than two rows, or without any spread."""
-    if len(values) < 2:
-        return np.full(values.shape[1], np.nan)
-    difference = values - others
-    error = stats.sem(difference)
-    t = np.abs(difference.mean(0)) / np.where(error > SPREAD, error, np.nan)
-    return 2 * stats.t.sf(t, len(values) - 1)
+    spread = np.std(values - others, 0) if paired else np.hypot(values.std(0), others.std(0))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of columns without spread
+        test = stats.ttest_rel(values, others) if paired else stats.ttest_ind(values, others, equal_var=False)
+    return np.where(spread > SPREAD, test.pvalue, np.nan)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -200,40 +158,3 @@ def holm(p: np.ndarray) -> np.ndarray:
     larger = np.minimum(1, (tests - np.arange(len(p))) * p[order])
     corrected[order] = np.maximum.accumulate(larger)
     return corrected
-
-
-@dataclass(frozen=True)
-class Recalls:
-    """Recall of each class by each model (K, C), accuracy (K,) and seeds `ids` (K,) of the models of a
-    population."""
-
-    recall: np.ndarray
-    accuracy: np.ndarray
-    ids: np.ndarray
-
-    def relative(self, chosen=slice(None)) -> np.ndarray:
-        """(K, C) recalls of chosen models minus the mean accuracy of these models."""
-        return self.recall[chosen] - self.accuracy[chosen].sum() / max(1, len(self.accuracy[chosen]))
-
-
-def compare_recalls(dense: Recalls, pruned: Recalls) -> dict[str, np.ndarray]:
-    """Whether pruning changes the recall of a class more or less than the accuracy (Hooker et al. 2019).
-
-    A recall counts relative to its population's mean accuracy. Welch's test takes the populations as
-    independent, as Hooker et al. do; the paired test compares models of the same seed (relative to the means
-    of these models), because one-shot networks share seeds with the dense ones; Holm's correction is for the
-    number of classes.
-
-    Returns:
-        difference (C,): mean relative recall, pruned minus dense; welch_p, paired_p, paired_p_holm (C,);
-        paired_models ().
-    """
-    shared, *rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
-    paired_p = paired_test(pruned.relative(rows[1]), dense.relative(rows[0]))
-    return {
-        "difference": pruned.relative().mean(0) - dense.relative().mean(0),
-        "welch_p": welch_test(pruned.relative(), dense.relative()),
-        "paired_p": paired_p,
-        "paired_p_holm": holm(paired_p),
-        "paired_models": np.array(len(shared)),
-    }

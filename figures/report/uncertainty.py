@@ -3,13 +3,16 @@
 A number of PIEs is that of a majority vote, and what is estimated is its mean over draws of K seeds, at this
 K and for these images. Half-sampling gives its variance: that over random halves of the seeds, without a
 factor. Leaving out K - m seeds moves the share of votes of an image by sigma^2 (1 / m - 1 / K), which is what
-a fresh draw of K seeds does, sigma^2 / K, only at m = K / 2. For a mean it is s^2 / K exactly. Numbers that
-are averaged over splits of the seeds are smooth: the delete-2 jackknife serves them.
+a fresh draw of K seeds does, sigma^2 / K, only at m = K / 2. For a mean it is s^2 / K exactly. Smooth numbers
+that are averaged over splits of the seeds have the delete-2 jackknife (Shao & Wu 1989).
 """
 
 import functools
 import itertools
 import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -18,7 +21,10 @@ FEWEST_SEEDS = 6  # with fewer there is no interval
 CONFIDENCE = 0.95
 MOST_HALVES = 300
 SPLITS = 40  # of the seeds into two halves
-FEWER_SETS = 30  # of seeds without two of them, of which splits are averaged
+JACKKNIFE_SETS = 30  # of seeds without two of them, whose splits are averaged
+NESTED_HALVES, NESTED_SPLITS = 150, 8  # halves of the seeds, and splits of each
+FEWEST_NESTED = 8  # seeds; halves of fewer are too small to be split
+IMAGE_GROUPS = 10
 SPREAD = 1e-12  # what is smaller is an error of rounding
 
 
@@ -66,14 +72,31 @@ def random_halves(seeds: int, splits: int = SPLITS) -> np.ndarray:
 def splits_of_sets(seeds: int) -> np.ndarray:
     """Splits of all seeds into halves, then, if there are 6, of random sets without two of them: (2, 1 + S,
     splits, K) bool."""
-    kept = np.ones((1, seeds), bool)
+    kept = np.zeros((0, seeds), bool)
     if seeds >= FEWEST_SEEDS:
-        pairs = leave_two_out(seeds)
-        kept = np.concatenate([kept, np.random.default_rng(0).permutation(pairs)[:FEWER_SETS]])
-    splits = np.zeros((2, len(kept), SPLITS, seeds), bool)
-    for index, row in enumerate(kept):
-        splits[:, index][..., row] = random_halves(int(row.sum()))
+        kept = np.random.default_rng(0).permutation(leave_two_out(seeds))[:JACKKNIFE_SETS]
+    return _split([np.ones(seeds, bool), *kept], SPLITS)
+
+
+@functools.cache
+def splits_of_halves(seeds: int) -> np.ndarray:
+    """Splits of random halves of the seeds and of what these leave out: (2, S, splits, K) bool."""
+    halves = half_samples(seeds).reshape(2, -1, seeds)
+    return _split(halves[:, : NESTED_HALVES // 2].reshape(-1, seeds), NESTED_SPLITS)
+
+
+def _split(sets: Iterable[np.ndarray], number: int) -> np.ndarray:
+    """`random_halves` of each set (K,) of seeds, as many for each: (2, S, number, K)."""
+    splits = np.zeros((2, len(sets), number, len(sets[0])), bool)
+    for index, row in enumerate(sets):
+        splits[:, index][..., row] = random_halves(int(row.sum()), number)
     return splits
+
+
+def image_groups(images: int) -> np.ndarray:
+    """Random groups of images, each left out once: (G, N) bool, True kept."""
+    groups = np.random.default_rng(0).permutation(images) % IMAGE_GROUPS
+    return groups != np.arange(IMAGE_GROUPS)[:, None]
 
 
 # Estimates: value, low and high (its 95 % interval), error (standard error), degrees (of freedom), models
@@ -109,10 +132,92 @@ def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
     return float(((sizes - sizes.mean(1, keepdims=True)) ** 2).mean()) if sizes.size else math.nan
 
 
-def half_sampled(statistic: np.ndarray, seeds: int) -> dict:
-    """A count, or a difference of counts of the same seeds: (1 + S,), of all seeds and of half-samples."""
-    variance = variance_of_halves(statistic[1:].astype(float), seeds)
-    return estimate(statistic[0], variance, seeds - 1, seeds)
+VARIANCES = {  # how replicates (S,) vary with K seeds
+    "networks": lambda replicates, seeds: replicates.var(ddof=1) / seeds if seeds > 1 else math.nan,
+    "halves": variance_of_halves,
+    "jackknife": lambda replicates, seeds: (
+        (seeds - 2) / 2 * replicates.var() if replicates.size else math.nan
+    ),
+}
+
+
+NO_IMAGES = np.zeros(0)
+
+
+class Sample(NamedTuple):
+    """A number of some networks, and what says how sure it is.
+
+    ids: of the seeds; kind: of `VARIANCES`; value: (J,), the number is its mean; replicates: (S, J'), of
+    single networks or sets of them, the last axis over splits of one set; without_images: (G,) the number
+    without each of the groups of images, empty where that is not known; measured: how many networks have it,
+    None: all.
+    """
+
+    ids: tuple[int, ...]
+    kind: str
+    value: np.ndarray
+    replicates: np.ndarray
+    without_images: np.ndarray = NO_IMAGES
+    measured: int | None = None
+
+
+def of_networks(values: np.ndarray, ids: tuple[int, ...], without_images: np.ndarray = NO_IMAGES) -> Sample:
+    """The mean of values (K,) of single networks."""
+    return Sample(ids, "networks", values.mean(keepdims=True), values[:, None], without_images)
+
+
+def weigh(samples: list[tuple[float, Sample]]) -> Sample:
+    """The sum of weight times number of the same seeds, sets and splits."""
+    first = samples[0][1]
+    parts = [[weight * getattr(sample, name) for weight, sample in samples] for name in WEIGHED]
+    return first._replace(**{name: sum(part) for name, part in zip(WEIGHED, parts)})
+
+
+WEIGHED = ("value", "replicates", "without_images")
+
+
+def variance(sample: Sample) -> float:
+    """The variance over draws of seeds; a jackknife's without the noise of the random splits that replicates
+    average, which it multiplies, but at least a tenth of what it is with that noise."""
+    seeds, splits = len(sample.ids), sample.replicates.shape[1]
+    total = VARIANCES[sample.kind](sample.replicates.mean(1), seeds)
+    if sample.kind != "jackknife" or splits == 1 or not sample.replicates.size:
+        return total
+    noise = (seeds - 2) / 2 * sample.replicates.var(1, ddof=1).mean() / splits
+    return float(np.maximum(total - noise, total / 10))
+
+
+def combine(terms: list[tuple[float, str, Sample]]) -> dict:
+    """The estimate of a sum of weight times number. Terms are (weight, stream, sample): seeds of different
+    streams are unrelated, so that their variances add up, with Satterthwaite's degrees of freedom; samples of
+    one stream and the same seeds vary together; those of other seeds vary together at worst, so that their
+    errors add up. image_low, image_high: the interval over seeds and images together."""
+    aligned: dict[str, dict] = defaultdict(lambda: defaultdict(list))
+    for weight, stream, sample in terms:
+        aligned[stream][sample.ids, sample.kind].append((weight, sample))
+    value, variances, degrees, models, images = 0.0, [], [], [], []
+    for groups in aligned.values():
+        samples = [weigh(group) for group in groups.values()]
+        measured = [len(each.ids) if each.measured is None else each.measured for each in samples]
+        value += sum(each.value.mean() for each in samples)
+        variances.append(sum(math.sqrt(variance(each)) for each in samples) ** 2)
+        degrees.append(min(measured) - 1)
+        models += measured
+        images += [each.without_images for each in samples]
+    result = estimate(value, sum(variances), satterthwaite(variances, degrees), min(models))
+    if not all(len(each) for each in images):
+        return result
+    # A jackknife over groups of images; both kinds of chance add up.
+    over_images = (IMAGE_GROUPS - 1) * sum(images).var()
+    both = [*variances, over_images], [*degrees, IMAGE_GROUPS - 1]
+    wide = estimate(value, sum(both[0]), satterthwaite(*both), min(models))
+    return result | {"image_low": wide["low"], "image_high": wide["high"]}
+
+
+def satterthwaite(variances: list[float], degrees: list[int]) -> float:
+    """Degrees of freedom of a sum of independent variances."""
+    spread = sum(each**2 / max(1, freedom) for each, freedom in zip(variances, degrees))
+    return sum(variances) ** 2 / spread if spread else math.nan
 
 
 def half_sampled_ratio(part: np.ndarray, whole: np.ndarray, seeds: int) -> dict:
@@ -127,27 +232,6 @@ def half_sampled_ratio(part: np.ndarray, whole: np.ndarray, seeds: int) -> dict:
     return estimate(value, variance, seeds - 1, seeds)
 
 
-def jackknifed(statistic: np.ndarray, seeds: int, models: int | None = None) -> dict:
-    """A number that is averaged over splits, (1 + S,): of all seeds, then without two of them. The delete-2
-    jackknife (Shao & Wu 1989): (K - 2) / 2 times the variance over sets. models: if not all were measured."""
-    variance = (seeds - 2) / 2 * statistic[1:].var() if len(statistic) > 1 else math.nan
-    models = seeds if models is None else models
-    return estimate(statistic[0], variance, models - 1, models)
-
-
 def mean_estimate(values: np.ndarray) -> dict:
     """A mean over networks (K,)."""
-    if not len(values):
-        return undefined()
-    models = len(values)
-    variance = values.var(ddof=1) / models if models > 1 else math.nan
-    return estimate(values.mean(), variance, models - 1, models)
-
-
-def independent_difference(first: dict, second: dict) -> dict:
-    """An estimate minus another one of equally many other seeds; degrees of freedom by Satterthwaite."""
-    estimates = first, second
-    variances = [each["error"] ** 2 for each in estimates]
-    spread = sum(variance**2 / max(1, each["degrees"]) for variance, each in zip(variances, estimates))
-    degrees = sum(variances) ** 2 / spread if spread else math.nan
-    return estimate(first["value"] - second["value"], sum(variances), degrees, first["models"])
+    return combine([(1, "", of_networks(values, tuple(range(len(values)))))]) if len(values) else undefined()

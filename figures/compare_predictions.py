@@ -1,0 +1,79 @@
+"""PIEs of any networks from their predictions alone: of any model and data set, without torch.
+
+    python figures/compare_predictions.py --dense dense.npy --pruned pruned.npy --labels labels.npy
+
+Each file of predictions holds class ids, whole numbers of K networks x N images, or probabilities, K x N x C;
+row k of all files has the same seed. Writes report.html and, beside it, comparisons.csv (PIEs, noise floor,
+excess, accuracy), pies_NAME.csv (every PIE) and classes.csv (PIEs of every class), each with a LaTeX table.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import cli, values  # noqa: E402
+
+
+def path(text: str) -> Path:
+    """The value of a flag that names a file or a folder."""
+    return Path(values.path(text))
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """`NAME=FILE`, or a file, whose name without the ending is the name."""
+    name, equals, file = text.partition("=")
+    if not equals:
+        return path(text).stem, path(text)
+    if not name or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME=FILE needs a name without '/'")
+    return name, path(file)
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    needed = parser.add_argument_group("arrays (.npy)")
+    needed.add_argument("--dense", type=path, required=True, help="predictions of the dense networks")
+    needed.add_argument(
+        "--pruned",
+        type=named_file,
+        required=True,
+        action="append",
+        help="predictions of pruned networks, FILE or NAME=FILE; several are given one by one",
+    )
+    needed.add_argument(
+        "--labels", type=path, required=True, help="true class ids of the N images, from 0 on"
+    )
+    cli.add_flags(
+        parser,
+        ("--names", path, None, "names of the classes, a text file with one a line, None: their ids"),
+        ("--images", path, None, "folder of the N images, in the order of their paths, None: no gallery"),
+        ("--output_dir", path, Path("predictions"), "folder of the report"),
+    )
+    return parser
+
+
+@cli.command
+def main(argv=None) -> None:
+    flags = build_parser().parse_args(argv)
+    files = dict(flags.pruned)
+    if len(files) < len(flags.pruned):
+        raise cli.UserError("two files of --pruned have one name; name them (--pruned NAME=FILE)")
+    from figures.report import outputs, predictions
+
+    labels = predictions.read_labels(flags.labels)
+    dense = predictions.read_predictions("--dense", flags.dense, len(labels))
+    pruned = {
+        name: predictions.read_predictions("--pruned", file, len(labels)) for name, file in files.items()
+    }
+    names = predictions.read_class_names(flags.names, labels, [dense, *pruned.values()])
+    images = predictions.image_files(flags.images, len(labels)) if flags.images else []
+    compared = [predictions.compare(name, dense, each, labels, names) for name, each in pruned.items()]
+    with outputs.staged_folders({"predictions": flags.output_dir}, flags.output_dir) as staged:
+        lines = predictions.write_report(staged["predictions"], compared, images)
+    print(*lines, f"report: {flags.output_dir / 'report.html'}", sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

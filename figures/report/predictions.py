@@ -1,0 +1,328 @@
+"""PIEs from predictions alone: what figures/compare_predictions.py reads, computes and writes. K networks, N
+images, C classes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common import metrics, voting
+from common.cli import UserError
+from figures.report import contents, evidence, outputs, page, uncertainty
+from figures.report.page import Column, text_column
+from figures.report.read import Networks, StoredPopulation
+
+BLOCK = 2**24  # probabilities in memory at once
+SUM_ERROR = 0.02  # of the probabilities of an image, which may be stored as float16
+SHOWN_CLASSES, SHOWN_PIES, THUMBNAIL = 20, 48, 96  # on the page; pixels
+COMPARISONS = (
+    text_column("name", "pruned networks"),
+    Column("networks", "K"),
+    Column("dense_accuracy", "dense accuracy (%)", 100, 2),
+    Column("accuracy", "accuracy (%)", 100, 2),
+    Column("pies", "PIEs"),
+    Column("noise_floor", "noise floor, K/2", 1, 1),
+    Column("excess", "excess, K/2", 1, 1, signed=True),
+    Column("lost", "lost"),
+    Column("gained", "gained"),
+    Column("wrong", "wrong twice"),
+    Column("probability_change", "change of probabilities", 1, 5),
+)
+CLASSES = (
+    text_column("class", "class"),
+    Column("images", "images"),
+    Column("pies", "PIEs"),
+    Column("share", "PIEs (% of the class)", 100, 1),
+    Column("dense_recall", "dense recall (%)", 100, 1),
+    Column("recall", "recall (%)", 100, 1),
+)
+PIES = (
+    text_column("image", "image"),
+    text_column("label", "label"),
+    text_column("dense", "dense vote"),
+    Column("dense_agreeing", "networks"),
+    text_column("pruned", "pruned vote"),
+    Column("pruned_agreeing", "networks"),
+    text_column("kind", "kind"),
+    Column("confidence", "confidence", 1, 2),
+)
+
+
+class Predictions(NamedTuple):
+    """Classes (K, N), and the probabilities (K, N, C) that they are the likeliest of, left on the disk."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+class Comparison(NamedTuple):
+    """Pruned networks beside dense ones; modal labels (N,) of both; change: (N,) of the mean probabilities,
+    NaN where these are not given."""
+
+    population: StoredPopulation
+    dense: np.ndarray
+    pruned: np.ndarray
+    change: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.population.pruning_method
+
+    @property
+    def kinds(self) -> dict[str, np.ndarray]:
+        """PIEs that are lost, gained, and wrong twice: (N,) bool."""
+        return metrics.lost_and_gained(self.dense, self.pruned, self.population.labels)
+
+
+# What is given
+
+
+def read_array(flag: str, file: Path) -> np.ndarray:
+    """The array of a .npy file, left on the disk.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    if file.exists() and not file.is_file():
+        raise UserError(f"{flag} {file} is no file; give a .npy file")
+    try:
+        return np.lib.format.open_memmap(file, mode="r")
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{flag} {file} is no .npy file of numbers ({error})") from None
+
+
+def read_labels(file: Path) -> np.ndarray:
+    """(N,) true class ids.
+
+    Raises:
+        UserError: something else.
+    """
+    labels = read_array("--labels", file)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+        raise UserError(f"--labels {file}: shape {labels.shape}, {labels.dtype}; give N class ids, from 0 on")
+    return labels.astype(int)
+
+
+def read_predictions(flag: str, file: Path, images: int) -> Predictions:
+    """Class ids as they are, or the likeliest classes, of equally likely ones the first.
+
+    Raises:
+        UserError: another shape, number of images or kind of number.
+    """
+    array = read_array(flag, file)
+    is_ids = array.ndim == 2 and array.dtype.kind in "iu"
+    if (
+        not (is_ids or array.ndim == 3 and array.dtype.kind == "f")
+        or not array.size
+        or array.shape[1] != images
+    ):
+        raise UserError(
+            f"{flag} {file}: shape {array.shape}, {array.dtype}; give class ids (whole numbers) of K networks "
+            f"x {images} images, or probabilities, K x {images} x C"
+        )
+    if is_ids and array.min() < 0:
+        raise UserError(f"{flag} {file}: class ids begin at 0, not at {array.min()}")
+    return Predictions(array) if is_ids else Predictions(likeliest(f"{flag} {file}", array), array)
+
+
+def blocks(probabilities: np.ndarray) -> list[slice]:
+    """Slices of the images of which all networks' probabilities fit into memory."""
+    networks, images, classes = probabilities.shape
+    step = max(1, BLOCK // (networks * classes))
+    return [slice(start, start + step) for start in range(0, images, step)]
+
+
+def likeliest(what: str, probabilities: np.ndarray) -> np.ndarray:
+    """(K, N, C) -> (K, N) classes.
+
+    Raises:
+        UserError: they are no probabilities.
+    """
+    classes = np.empty(probabilities.shape[:2], np.int32)
+    for block in blocks(probabilities):
+        values = probabilities[:, block].astype(np.float32)
+        if not ((values >= 0).all() and (abs(values.sum(2) - 1) < SUM_ERROR).all()):  # nor is NaN
+            raise UserError(
+                f"{what}: probabilities are 0 or more and add up to 1; give the softmax, or class ids"
+            )
+        classes[:, block] = values.argmax(2)
+    return classes
+
+
+def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Predictions]) -> list[str]:
+    """The names of the classes, without a file their ids.
+
+    Raises:
+        UserError: arrays, or arrays and names, of different numbers of classes.
+    """
+    largest = max(int(each.max()) for each in (labels, *(each.classes for each in predictions)))
+    counts = {each.probabilities.shape[2] for each in predictions if each.probabilities is not None}
+    names = [line.strip() for line in file.read_text("utf-8", "replace").splitlines()] if file else []
+    counts |= {len(names)} if file else set()
+    count = min(counts, default=largest + 1)
+    if len(counts) > 1 or largest >= count:
+        numbers = ", ".join(map(str, sorted(counts)))
+        raise UserError(
+            f"the arrays have class id {largest}, probabilities and --names {numbers} classes; ids begin at 0"
+        )
+    return names or [str(index) for index in range(count)]
+
+
+def image_files(folder: Path, images: int) -> list[Path]:
+    """The images of a folder in the order of their paths.
+
+    Raises:
+        UserError: another number of them.
+    """
+    from PIL import Image
+
+    endings = Image.registered_extensions()
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
+    if len(files) != images:
+        raise UserError(
+            f"--images {folder}: {len(files)} images, the arrays have {images}; give all, in their order"
+        )
+    return files
+
+
+# What is computed
+
+
+def compare(
+    name: str, dense: Predictions, pruned: Predictions, labels: np.ndarray, class_names: list[str]
+) -> Comparison:
+    """Equally many dense and pruned networks, the first of each."""
+    count, classes = min(len(dense.classes), len(pruned.classes)), len(class_names)
+    none, kind = np.zeros((0, len(labels))), np.int16 if classes < 2**15 else np.int32
+    networks = [
+        Networks(np.arange(count), side.classes[:count].astype(kind), none, np.arange(0), none, classes)
+        for side in (dense, pruned)
+    ]
+    change = np.full(len(labels), np.nan)
+    if dense.probabilities is not None and pruned.probabilities is not None:
+        for block in blocks(dense.probabilities):
+            sides = (side.probabilities[:count, block] for side in (dense, pruned))
+            change[block] = metrics.probability_changes(*sides)
+    arrays = {"labels": labels, "class_names": np.array(class_names)}
+    population = StoredPopulation("", name, 0.0, Path(), arrays, {}, {}, None, *networks)
+    modal = (voting.modal_labels(each.predictions, classes)[0] for each in networks)
+    return Comparison(population, *modal, change)
+
+
+def measures(compared: Comparison) -> dict:
+    """A row of numbers, with 95 % intervals over draws of the seeds."""
+    population = compared.population
+    dense = (population.reference.predictions == population.labels).mean(1)
+    row = {
+        "name": compared.name,
+        "networks": len(dense),
+        "dense_accuracy": uncertainty.mean_estimate(dense),
+        **{
+            name: evidence.estimate(name, population)
+            for name in ("accuracy", "accuracy_lost", "pies", "excess")
+        },
+        "noise_floor": evidence.noise_floor(population, population.seeds) if len(dense) > 1 else np.nan,
+    }
+    kinds = {kind: int(chosen.sum()) for kind, chosen in compared.kinds.items()}
+    return row | kinds | {"probability_change": float(compared.change.mean())}
+
+
+def pie_rows(compared: Comparison, images: list[Path]) -> list[dict]:
+    """A row for every PIE, the most confident disagreement first."""
+    population, names = compared.population, compared.population.class_names
+    sides = population.reference.predictions, population.pruned.predictions
+    sure = metrics.disagreement(*sides, population.pruned.classes)
+    rows = [
+        {
+            "image": str(images[image] if images else image),
+            "label": names[population.labels[image]],
+            "dense": names[compared.dense[image]],
+            "dense_agreeing": int(sure["dense_agreeing"][image]),
+            "pruned": names[compared.pruned[image]],
+            "pruned_agreeing": int(sure["pruned_agreeing"][image]),
+            "kind": kind,
+            "confidence": float(sure["confidence"][image]),
+            "probability_change": float(compared.change[image]),
+        }
+        for kind, chosen in compared.kinds.items()
+        for image in np.flatnonzero(chosen)
+    ]
+    return sorted(rows, key=lambda row: -row["confidence"])
+
+
+def class_rows(compared: Comparison) -> list[dict]:
+    """A row for every class with images, the largest share of PIEs first."""
+    population, classes = compared.population, compared.population.pruned.classes
+    images = np.bincount(population.labels, minlength=classes)
+    pies = metrics.pies_per_class(compared.dense != compared.pruned, population.labels, classes)
+    dense, pruned = (
+        metrics.class_recalls(each.predictions, population.labels, classes).mean(0)
+        for each in (population.reference, population.pruned)
+    )
+    rows = [
+        {
+            "name": compared.name,
+            "class": population.class_names[index],
+            "images": int(images[index]),
+            "pies": int(pies[index]),
+            "share": pies[index] / images[index],
+            "dense_recall": dense[index],
+            "recall": pruned[index],
+        }
+        for index in np.flatnonzero(images)
+    ]
+    return sorted(rows, key=lambda row: -row["share"])
+
+
+# What is written
+
+
+def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -> list[str]:
+    """Tables and page; returns the lines to print."""
+    rows = [measures(each) for each in compared]
+    tables, details = {"comparisons": contents.table_rows(rows), "classes": []}, []
+    for each in compared:
+        pies, classes = pie_rows(each, images), class_rows(each)
+        tables[f"pies_{each.name}"] = pies
+        tables["classes"] += classes
+        details.append(
+            {
+                "name": each.name,
+                "number": len(pies),
+                "classes": page.tabulate(CLASSES, classes[:SHOWN_CLASSES]),
+                "pies": page.tabulate(PIES, pies[:SHOWN_PIES]),
+                "gallery": [row | {"source": thumbnail(row["image"])} for row in pies[:SHOWN_PIES] if images],
+            }
+        )
+    outputs.write_tables(folder, tables)
+    population = compared[0].population
+    values = {
+        "title": "PIEs from predictions",
+        "images": len(population.labels),
+        "classes": population.pruned.classes,
+        "comparisons": page.tabulate(COMPARISONS, rows),
+        "details": details,
+    }
+    outputs.write_page(folder, page.TEMPLATES.get_template("predictions.html").render(values))
+    return [
+        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(population.labels)} images, K = "
+        f"{row['networks']}; {page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K / 2"
+        for row in rows
+    ]
+
+
+def thumbnail(file: str) -> str:
+    """A small picture inside the page.
+
+    Raises:
+        UserError: the file is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            small = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"--images: {file} cannot be read ({error})") from None
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return page.png_uri(page.png_of(np.asarray(small).transpose(2, 0, 1)))
