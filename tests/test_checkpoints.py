@@ -217,7 +217,7 @@ def with_zeros(path):
     [
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "not a readable checkpoint"),
         (lambda path: path.write_bytes(pickle.dumps(Harmful())), "not a readable checkpoint"),
-        (lambda path: torch.save([1, 2], path), "holds no state_dict"),
+        (lambda path: torch.save([1, 2], path), "holds a list, no state_dict"),
         (lambda path: torch.save({"base.fc.bias": torch.ones(7)}, path), "does not fit the network"),
         (with_nan, "not finite"),
         (with_zeros, "at zero, but its name says 0.0"),
