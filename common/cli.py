@@ -126,7 +126,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if "(default:" in action.help or action.required else super()._get_help_string(action)
+        is_said = action.required or "(default:" in action.help
+        return action.help if is_said else super()._get_help_string(action)
 
 
 class _BooleanAction(argparse.Action):
@@ -419,9 +420,9 @@ def add_finetuning_flags(parser: Parser) -> None:
             "--after",
             methods.AFTER,
             "rewind",
-            "iterative, after each pruning: rewind goes back to the weights of --rewind_epoch and repeats the "
-            "dense training from there; reinit draws new weights and repeats it; lr_rewind keeps the weights "
-            "and repeats it from --rewind_epoch; finetune trains for --epochs",
+            "iterative, after each pruning: rewind goes back to the weights of --rewind_epoch and repeats "
+            "the dense training from there; reinit draws new weights and repeats it; lr_rewind keeps the "
+            "weights and repeats it from --rewind_epoch; finetune trains for --epochs",
         ),
         (
             "--rewind_epoch",
@@ -484,7 +485,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             values.path,
             None,
             "evaluate on other test images: a folder of CLASS/IMAGE, a file of CIFAR-10.1, 10.2 or "
-            "CIFAR-10-C, noise_1 to noise_3, blur_1, contrast_1, jpeg_1, ..., or corrupted for all twelve (default: no)",
+            "CIFAR-10-C, noise_1 to noise_3, blur_1, contrast_1, jpeg_1, ..., or corrupted for all twelve "
+            "(default: no)",
         ),
         (
             "--severity",

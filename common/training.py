@@ -531,8 +531,10 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     """A context in which a module is in eval mode; afterwards it is as before."""
     was_training = module.training
     module.eval()
-    yield
-    module.train(was_training)
+    try:
+        yield
+    finally:  # whoever takes one of the losses and drops the others ends the context too
+        module.train(was_training)
 
 
 def classification_losses(

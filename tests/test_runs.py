@@ -282,7 +282,7 @@ def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_f
     assert sparsities == dict.fromkeys(told, achieved)
 
 
-@pytest.mark.parametrize("criterion", ["snip", "grasp", "filter_random"])
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", "filter_random"])
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_measuring_without_pruning_leaves_the_training_bit_for_bit_as_it_was(kind, criterion):
     # Views, dropout and batch norm would show it if a criterion drew from their streams or ran in train mode.

@@ -48,7 +48,11 @@ def project(tmp_path):
 
 
 def setup(project, *words, **environment):
-    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED")}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED")
+    }
     return subprocess.run(
         ["bash", str(project / "setup.sh"), *words],
         env={**clean, **environment},
