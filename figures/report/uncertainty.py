@@ -20,9 +20,9 @@ from scipy import stats
 FEWEST_SEEDS = 6  # with fewer there is no interval
 CONFIDENCE = 0.95
 MOST_HALVES = 300
-SPLITS = 40  # of the seeds into two halves
+SPLITS = 24  # of the seeds into two halves
 JACKKNIFE_SETS = 30  # of seeds without two of them, whose splits are averaged
-NESTED_HALVES, NESTED_SPLITS = 150, 8  # halves of the seeds, and splits of each
+NESTED_HALVES, NESTED_SPLITS = 150, 5  # halves of the seeds, and splits of each
 FEWEST_NESTED = 8  # seeds; halves of fewer are too small to be split
 IMAGE_GROUPS = 10
 SPREAD = 1e-12  # what is smaller is an error of rounding
