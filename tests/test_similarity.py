@@ -1,4 +1,5 @@
-"""How alike masks and PIE sets are, and tests of means: against slow loops, Python sets, simulations and scipy."""
+"""How alike masks and PIE sets are, and tests of means: against slow loops, Python sets, simulations and
+scipy."""
 
 import itertools
 import math

@@ -314,5 +314,5 @@ def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measure
         "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in panels],
         "diverging": kind.diverging,
         "quantity": kind.quantity,
-        "xlabel": {"class": "true class"}.get(kind.axis, kind.axis * (len(measured.names) > 1)),
+        "xlabel": kind.axis,
     }
