@@ -1,11 +1,11 @@
-"""Finds the PIEs of pruned contrastive networks: test images on which K pruned networks disagree with K dense
-ones.
+"""Finds PIEs: test images that K pruned contrastive networks classify differently from K dense ones, by
+majority vote.
 
     python clr_pie_kmodels_detection.py --dataset digits --models_number 3 --plot_q_score --plot_umap
 
-Reads the networks of clr_training.py and clr_pruning_finetune.py. Writes pies/NAME/results.csv, and into
-pies/NAME/METHOD/ what was found (populations/), what each network gives (evaluations/, kept) and figures with
-their arrays (pies_distribution/, q_score/, umap/).
+Reads the networks that clr_training.py and clr_pruning_finetune.py saved. Writes pies/NAME/results.csv, PIEs
+and other measures to pies/NAME/METHOD/populations/, the outputs of each network to evaluations/, and figures
+with their arrays to pies_distribution/, q_score/ and umap/.
 """
 
 import sys
@@ -15,11 +15,11 @@ from common import cli
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_contrastive_flags(parser)
     cli.add_comparison_flags(
         parser, pruning_methods="global,GMP,later_GMP", sparsities="0.3,0.5,0.7,0.9,0.95,0.99"
     )
     cli.add_pie_flags(parser)
+    cli.add_contrastive_flags(parser)
     cli.add_common_flags(parser)
     return parser
 

@@ -1,10 +1,10 @@
-"""Compares the prediction depth of pruned and dense contrastive networks, PIEs apart (Baldock et al. 2021).
+"""Compares prediction depth (Baldock et al. 2021) of pruned and dense contrastive networks.
 
     python clr_prediction_depth.py --dataset digits --models_number 3 --pruning_methods global
 
-Reads the networks of clr_training.py and clr_pruning_finetune.py. Writes pies/NAME/results.csv, and into
-pies/NAME/METHOD/ what was found (populations/), what each network gives (evaluations/ and
-prediction_depth/votes/, kept) and figures with their arrays (prediction_depth/).
+Reads the networks that clr_training.py and clr_pruning_finetune.py saved. Writes pies/NAME/results.csv,
+depths to pies/NAME/METHOD/populations/, the k-NN labels of each network to prediction_depth/votes/, and
+figures with their arrays to prediction_depth/.
 """
 
 import sys
@@ -14,9 +14,9 @@ from common import cli
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_contrastive_flags(parser)
     cli.add_comparison_flags(parser, pruning_methods="GMP,global,later GMP", sparsities="0.3,0.5,0.7,0.9")
     cli.add_depth_flags(parser)
+    cli.add_contrastive_flags(parser)
     cli.add_common_flags(parser)
     return parser
 

@@ -1,15 +1,16 @@
-"""Prunes dense contrastive networks and trains them on with fixed masks: once, with finetuning, or
-iteratively.
+"""Prunes dense contrastive networks and trains them on with fixed masks, once or iteratively.
 
-    python clr_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 --pruning_percentages
-    0.5,0.9,0.95,0.99 python clr_pruning_finetune.py --dataset digits --models_number 3 --pruning_schedule
-    iterative --iterations 4 --rate 0.5 --after rewind
+    python clr_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 \\
+        --pruning_percentages 0.5,0.9
 
-Reads the dense networks of clr_training.py (and for --after rewind the weights that its --save_epochs kept).
-Writes models/[NAME/]{encoder_name}_encoder_..._global_... and ..._head_..._global_..._id{id}.pt with a JSON
-beside each that says how it was made. Network i comes from dense network i. Finished ones are skipped one by
-one. Masks are over encoder and classifier head together; when a network is trained again, its projection head
-is rewound or reinitialised with the encoder, and never pruned.
+Prunes half of the remaining weights four times, rewinding to the initialisation (train with --save_epochs 0):
+
+    python clr_pruning_finetune.py --dataset digits --models_number 3 \\
+        --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
+
+Pruned network i comes from dense network i. Saves models/[NAME/]{encoder_name}_encoder_..._global_...pt and
+..._head_..._global_...pt with a JSON beside each. Finished networks are skipped. Encoder and classifier are
+pruned together; the projection head is not pruned.
 """
 
 import sys
@@ -19,8 +20,8 @@ from common import cli
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_contrastive_flags(parser)
     cli.add_finetuning_flags(parser)
+    cli.add_contrastive_flags(parser)
     cli.add_common_flags(parser)
     return parser
 

@@ -1,12 +1,11 @@
-"""Trains contrastive WideResNets (SupCon or SimCLR), one for each seed and sparsity, and a linear classifier
-on each frozen encoder.
+"""Trains contrastive WideResNets (SupCon or SimCLR), then a linear classifier on each frozen encoder.
 
-    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 --head_epochs 20
-    --index_end 2 --pruning_percentages 0.0
+    python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 \\
+        --head_epochs 20 --index_end 2 --pruning_percentages 0.0
 
-Sparsity 0.0 is the dense network; others are pruned while they train, the head on a schedule of its own.
-Reads the data set. Writes models/[NAME/]{encoder_name}_encoder_... and ..._head_..._id{id}.pt with a JSON
-beside each that says how it was made, and the log and curves into logs/. Finished encoders and heads are
+Sparsity 0.0 is the dense network. Networks of other sparsities are pruned while they train; the classifier
+has its own schedule. Saves models/[NAME/]{encoder_name}_encoder_...pt and ..._head_...pt, beside each a JSON
+that records settings, data and history, and a log with curves in logs/. Finished encoders and heads are
 skipped.
 """
 

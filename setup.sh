@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 PYTHON=${PYTHON:-python3}  # the interpreter that makes the environment
-VENV=${VENV:-.venv}        # the environment's folder
+VENV=${VENV:-${VIRTUAL_ENV:-.venv}}  # the environment's folder: an active one, else .venv
 # A ~ that no shell has replaced: in quotes, or from another program.
 PYTHON=${PYTHON/#\~\//$HOME/}
 VENV=${VENV/#\~\//$HOME/}
@@ -23,8 +23,10 @@ usage() {
                            the published study on CIFAR-10, or a part of it: prints its commands, estimates
                            the time, runs them; --dry_run stops before running, --yes runs them without CUDA
                            too, --help says what each flag takes
-LOCKED=1 installs the versions of requirements.lock, not the newest that requirements.txt allows.
-PYTHON=/path/to/python3.12 and VENV=/path/to/environment name another interpreter or environment.
+LOCKED=1 installs the versions of requirements.lock, LOCKED=0 (default) the newest that requirements.txt
+allows.
+PYTHON=/path/to/python3.12 names another interpreter, VENV=/path/to/environment another environment than the
+active one (without an active one: .venv).
 END
 }
 
@@ -34,18 +36,29 @@ die() {
 }
 
 set_up() {
+  local list version
+  case ${LOCKED:-0} in
+    1) list=requirements.lock ;;
+    0) list=requirements.txt ;;
+    *) die "LOCKED=$LOCKED: give 1 for the versions of requirements.lock, 0 for the newest" ;;
+  esac
   if [ ! -x "$python" ]; then
+    if [ -e "$VENV" ] && [ ! -e "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
+      die "VENV=$VENV is no environment of Python: name another folder, which is made"
+    fi
     command -v "$PYTHON" >/dev/null ||
       die "$PYTHON not found: install Python 3.11 or newer, or name it: PYTHON=/path/to/python3 ./setup.sh"
+    version=$("$PYTHON" --version 2>&1) || true
+    [[ $version =~ ^Python\ [0-9.a-z+]+$ ]] ||
+      die "PYTHON=$PYTHON is no Python: name Python 3.11 or newer: PYTHON=/path/to/python3.12 ./setup.sh"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-      die "$("$PYTHON" --version) is too old: name Python 3.11 or newer:" \
-        "PYTHON=/path/to/python3.12 ./setup.sh"
+      die "$version is too old: name Python 3.11 or newer: PYTHON=/path/to/python3.12 ./setup.sh"
     echo "making the environment $VENV"
     "$PYTHON" -m venv "$VENV" ||
-      die "no environment could be made: install Python's venv module (Debian, Ubuntu: apt install" \
-        "python3-venv), delete $VENV and try again"
+      die "no environment could be made in $VENV, see above: where the module venv is missing, install it" \
+        "(Debian, Ubuntu: apt install python3-venv); or name a folder that can be written: VENV=..."
   fi
-  if [ -n "${LOCKED:-}" ]; then install requirements.lock; else install requirements.txt; fi
+  install "$list"
   mkdir -p models logs pies/cifar10/{SupCon,supervised}/{umap,q_score,prediction_depth,pies_distribution}
 }
 
@@ -55,7 +68,7 @@ install() {
   noted=$VENV/installed_${noted//\//_}
   cmp -s "$1" "$noted" && return
   echo "installing $1 (torch is large: this can take minutes)"
-  "$python" -m pip install --quiet --disable-pip-version-check -r "$1" ||
+  "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$1" ||
     die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk" \
       "space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
   cp "$1" "$noted"

@@ -1,11 +1,11 @@
-"""Finds the PIEs of pruned supervised networks: test images on which K pruned networks disagree with K dense
-ones.
+"""Finds PIEs: test images that K pruned supervised networks classify differently from K dense ones, by
+majority vote.
 
     python sup_pie_kmodels_detection.py --dataset digits --models_number 3 --plot_q_score --plot_umap
 
-Reads the networks of sup_training.py and sup_pruning_finetune.py. Writes pies/NAME/results.csv, and into
-pies/NAME/METHOD/ what was found (populations/), what each network gives (evaluations/, kept) and figures with
-their arrays (pies_distribution/, q_score/, umap/).
+Reads the networks that sup_training.py and sup_pruning_finetune.py saved. Writes pies/NAME/results.csv, PIEs
+and other measures to pies/NAME/METHOD/populations/, the outputs of each network to evaluations/, and figures
+with their arrays to pies_distribution/, q_score/ and umap/.
 """
 
 import sys

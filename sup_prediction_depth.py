@@ -1,10 +1,10 @@
-"""Compares the prediction depth of pruned and dense supervised networks, PIEs apart (Baldock et al. 2021).
+"""Compares prediction depth (Baldock et al. 2021) of pruned and dense supervised networks.
 
     python sup_prediction_depth.py --dataset digits --models_number 3 --pruning_methods global
 
-Reads the networks of sup_training.py and sup_pruning_finetune.py. Writes pies/NAME/results.csv, and into
-pies/NAME/METHOD/ what was found (populations/), what each network gives (evaluations/ and
-prediction_depth/votes/, kept) and figures with their arrays (prediction_depth/).
+Reads the networks that sup_training.py and sup_pruning_finetune.py saved. Writes pies/NAME/results.csv,
+depths to pies/NAME/METHOD/populations/, the k-NN labels of each network to prediction_depth/votes/, and
+figures with their arrays to prediction_depth/.
 """
 
 import sys

@@ -1,13 +1,15 @@
-"""Prunes dense supervised networks and trains them on with fixed masks: once, with finetuning, or
-iteratively.
+"""Prunes dense supervised networks and trains them on with fixed masks, once or iteratively.
 
-    python sup_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 --pruning_percentages
-    0.5,0.9,0.95,0.99 python sup_pruning_finetune.py --dataset digits --models_number 3 --pruning_schedule
-    iterative --iterations 4 --rate 0.5 --after rewind
+    python sup_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 \\
+        --pruning_percentages 0.5,0.9
 
-Reads the dense networks of sup_training.py (and for --after rewind the weights that its --save_epochs kept).
-Writes models/[NAME/]wideResNet_global_..._id{id}.pt with a JSON beside each that says how it was made.
-Network i comes from dense network i. Finished ones are skipped one by one.
+Prunes half of the remaining weights four times, rewinding to the initialisation (train with --save_epochs 0):
+
+    python sup_pruning_finetune.py --dataset digits --models_number 3 \\
+        --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
+
+Pruned network i comes from dense network i. Saves models/[NAME/]wideResNet_global_...pt with a JSON beside
+each. Finished networks are skipped.
 """
 
 import sys

@@ -1,12 +1,15 @@
-"""Trains supervised WideResNets with cross-entropy, one for each seed, dense or pruned while they train.
+"""Trains supervised WideResNets with cross-entropy, one per seed, dense or pruned while they train.
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
-    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
-    --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
 
-Reads the data set. Writes
-models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt with a
-JSON beside each that says how it was made, and the log and curves into logs/. Finished models are skipped.
+The same with gradual pruning to 95 % sparsity:
+
+    python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 \\
+        --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
+
+Saves models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt,
+beside it a JSON that records settings, data and history, and a log with curves in logs/. Finished models are
+skipped.
 """
 
 import sys

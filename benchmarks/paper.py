@@ -10,6 +10,7 @@ on CUDA and a part of them on the CPU, scaled up: no data set is needed for it. 
 """
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -28,13 +29,10 @@ EPOCHS = {"contrastive": 500, "head": 100, "supervised": 205, "finetuning": 30} 
 
 def seed_range(text: str) -> range:
     """`0-9`, or `3` for one."""
-    try:
-        first, last = map(int, (text.split("-") * 2)[:2])
-    except ValueError:
-        first, last = 0, -1
-    if not 0 <= first <= last <= 999_999:
+    ends = [int(end) for end in text.split("-")] if re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", text) else [1, 0]
+    if ends[0] > ends[-1]:
         raise argparse.ArgumentTypeError(f"{text!r} is no range of seeds such as 0-9")
-    return range(first, last + 1)
+    return range(ends[0], ends[-1] + 1)
 
 
 def learning_methods(text: str) -> list[str]:
@@ -65,13 +63,18 @@ def build_parser() -> cli.Parser:
             "--sparsities",
             values.pruned_sparsity_list,
             None,
-            "None: as published, 0.3,0.5,0.7,0.9 and, one-shot, 0.95",
+            "(default: as published, 0.3,0.5,0.7,0.9, and 0.95 for one-shot pruning)",
         ),
         ("--workers", values.natural_number, 0, "models that are worked on at once, passed to every command"),
     )
     cli.add_flags(
         parser,
-        ("--slurm", Path, None, "write the study as a chain of Slurm jobs into this folder, and run nothing"),
+        (
+            "--slurm",
+            Path,
+            None,
+            "write the study as a chain of Slurm jobs into this folder and run nothing (default: no)",
+        ),
     )
     parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
     parser.add_argument("--yes", action="store_true", help="run them without CUDA too")

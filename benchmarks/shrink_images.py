@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.cli import Parser, UserError, one_line  # noqa: E402
+from common.cli import Parser, UserError, command  # noqa: E402
 from common.data import SMALLEST_SIDE, list_folder, open_image, upright  # noqa: E402
 from common.store.files import claim  # noqa: E402
 from common.values import path, positive_integer  # noqa: E402
@@ -91,7 +91,8 @@ def shrink_folder(
     return len(chosen)
 
 
-def main(argv=None) -> int:
+@command
+def main(argv=None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("source", type=path, help="folder with train/CLASS and test/CLASS")
     parser.add_argument("target", type=path, help="folder that is made")
@@ -107,12 +108,10 @@ def main(argv=None) -> int:
     try:
         folders = Path(flags.source), Path(flags.target)
         count = shrink_folder(*folders, flags.size, flags.factor, flags.train_per_class)
-    except (UserError, OSError, ValueError) as error:
-        print(f"shrink_images.py: error: {one_line(error)}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise UserError(str(error)) from None
     words = shlex.join(["--dataset", "folder", "--data_dir", flags.target])
     print(f"{count} images; train on them with {words}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -26,7 +27,7 @@ from common.losses import LOSSES
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
-DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
+DEFAULT_FOLDER = "(default: models/ for cifar10, else models/NAME/)"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
@@ -40,6 +41,25 @@ REMEDIES = {
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
 
 
+# What errors of Python, torch and its compilers say -> cause and remedy.
+OF_LIBRARIES = {
+    r"(\S+) does not have a deterministic implementation": (
+        "{} has no deterministic implementation; give --no-cuda_deterministic"
+    ),
+    r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler": (
+        "--compile needs a C++ compiler (g++, say): install one, or leave the flag out"
+    ),
+    "more than 1 value per channel": (
+        "--batch_size leaves one image for the last batch, too few to normalise; change it"
+    ),
+    "(Symlink loop .*)": "{}, a link that leads to itself; remove it",
+    "out of memory|ALLOC(?:ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment": (
+        "the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or another "
+        "--cuda_device"
+    ),
+}
+
+
 class UserError(Exception):
     """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit
     status 2."""
@@ -48,6 +68,17 @@ class UserError(Exception):
 def one_line(message: object) -> str:
     """A message whose names of files may hold line breaks."""
     return " ".join(str(message).splitlines())
+
+
+def refuse_pipe(path: Path) -> None:
+    """Refuses what is no file, before it is opened: a pipe would be waited for. Folders have errors of their
+    own when they are opened.
+
+    Raises:
+        UserError: a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a pipe, a socket or a device, not a file; move it away")
 
 
 @functools.cache
@@ -61,7 +92,15 @@ class Parser(argparse.ArgumentParser):
     `--help`."""
 
     def __init__(self, docstring: str):
-        super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
+        super().__init__(
+            usage="%(prog)s [flags]",
+            description=docstring,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+        )
+
+    def _print_message(self, message, file=None):
+        print(message, end="", file=file or sys.stderr)  # argparse would pass over a full disk
 
     def error(self, message: str):
         if message.startswith("unrecognized") or message.endswith("expected one argument"):
@@ -81,7 +120,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, _BooleanAction):  # whose value is for published commands
+            return ", ".join(action.option_strings)
+        return super()._format_action_invocation(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        is_said = action.required or "(default:" in action.help
+        return action.help if is_said else super()._get_help_string(action)
 
 
 class _BooleanAction(argparse.Action):
@@ -100,15 +146,6 @@ class _BooleanAction(argparse.Action):
                 f"{value!r} is neither True nor False" if not negated else f"{option_string} takes no value",
             )
         setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
-
-
-class _NormalizationAction(argparse.Action):
-    """`--normalization MEAN STD`, no standard deviation 0."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if 0.0 in map(float, value[1].split(",")):
-            raise argparse.ArgumentError(self, f"{value[1]!r}: a standard deviation is above 0")
-        setattr(namespace, self.dest, value)
 
 
 def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
@@ -130,7 +167,7 @@ RUN = (
     "--run",
     values.run_name,
     None,
-    "a name for results beside others of this data: they go to pies/NAME/runs/RUN/, None: to pies/NAME/",
+    "keep the results apart from others of this data set, in pies/NAME/runs/RUN/ (default: pies/NAME/)",
 )
 
 
@@ -139,13 +176,12 @@ def add_common_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data, network and device")
     group.add_argument(
         "--normalization",
-        action=_NormalizationAction,
         type=values.channel_values,
         nargs=2,
         metavar=("MEAN", "STD"),
-        help="networks see (pixel - MEAN) / STD, three numbers each, of pixels in [0, 1]: for networks that "
-        "others trained with values other than the data set's, for example --normalization "
-        "0.4914,0.4822,0.4465 0.2023,0.1994,0.2010; None: those of the data set",
+        help="mean and standard deviation of each channel, for pixels in [0, 1]; give those that external "
+        "networks were trained with, for example 0.4914,0.4822,0.4465 0.2023,0.1994,0.2010 (default: those "
+        "of the training images)",
     )
     add_flags(
         group,
@@ -153,51 +189,54 @@ def add_common_flags(parser: Parser) -> None:
             "--dataset",
             (*DOWNLOADS, "digits", "folder"),
             "cifar10",
-            f"{', '.join(DOWNLOADS)} (downloaded once); digits (8x8, inside scikit-learn, no download); "
-            "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
+            f"{', '.join(DOWNLOADS)}: downloaded once; digits: 8x8, comes with scikit-learn; folder: images "
+            "of one size in train/CLASS/ and test/CLASS/ below --data_dir",
         ),
         (
             "--data_dir",
             values.path,
             "data",
-            "where a downloaded data set lies or goes; with --dataset folder, the folder",
+            "folder for downloads; with --dataset folder, the folder of the images",
         ),
-        ("--cuda_device", values.natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
+        (
+            "--cuda_device",
+            values.natural_number,
+            0,
+            "id of the CUDA device; without CUDA the scripts use the CPU",
+        ),
         *settings.flag_rows(settings.Architecture, without=("projection_head",)),
         (
             "--workers",
             values.natural_number,
             0,
-            "models that are worked on at once, each in a process of its own; 0: one after another in this "
-            "process",
+            "number of processes that share the models; 0 works on one model after another",
         ),
         (
             "--threads",
             values.thread_count,
             None,
-            "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
-            "it in the last digits",
+            "CPU threads per process; the last digits of results depend on it (default: all cores, shared "
+            "among the workers)",
         ),
         (
             "--other_code",
             bool,
             False,
-            "go on with networks and states that other code of this study made (it is recorded); else they "
-            "are refused",
+            "accept networks that a different version of this code trained; this is recorded",
         ),
-        ("--debug", bool, False, "verbose; saves no model"),
+        ("--debug", bool, False, "show every epoch and save no model"),
         ("--seed", values.natural_number, 1, COMPATIBILITY),
         (
             "--total_seed",
             values.positive_integer,
             1,
-            "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
+            "repeat the script under seeds 0 to N-1; seed s > 0 has its files in folders seed_s",
         ),
         (
             "--cuda_deterministic",
             bool,
             True,
-            "on CUDA deterministic algorithms alone, an error where there is none",
+            "use deterministic CUDA algorithms only; an operation without one is an error",
         ),
     )
 
@@ -219,23 +258,26 @@ def add_contrastive_flags(parser: Parser) -> None:
             "--encoder_name",
             values.encoder_name,
             "WideResNet",
-            "first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
+            "first part of file names; depth, width and projection head follow unless they are 16, 2 and mlp",
         ),
         *settings.flag_rows(settings.Architecture, "projection_head"),
         *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
-        ("--encoder_save_path", values.model_folder, None, f"folder of the encoders, {DEFAULT_FOLDER}"),
+        ("--encoder_save_path", values.model_folder, None, f"folder of the encoders {DEFAULT_FOLDER}"),
         (
             "--head_save_path",
             values.model_folder,
             None,
-            "folder of the classifier heads, None: that of the encoders",
+            "folder of the classifiers (default: that of the encoders)",
         ),
     )
 
 
 def add_supervised_flags(parser: Parser) -> None:
     """Flags that name a supervised network beyond its depth, width and dropout."""
-    add_flags(parser, ("--save_path", values.model_folder, None, f"folder of the models, {DEFAULT_FOLDER}"))
+    add_flags(
+        parser.add_argument_group("supervised network"),
+        ("--save_path", values.model_folder, None, f"folder of the models {DEFAULT_FOLDER}"),
+    )
     parser.set_defaults(learning_method="supervised")
 
 
@@ -247,48 +289,40 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
             "--schedule",
             tuple(methods.GRADUAL),
             default_schedule,
-            "the steps below where they are not given, and the file's name (late: _later)",
+            "published steps to prune at, unless others are given; late adds _later to file names",
         ),
-        *_criterion_flags("None: layer"),
+        *_criterion_flags("layer"),
     )
 
 
 def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
     """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
     training."""
-    (begin, end, frequency), (late_begin, late_end, _) = methods.SCHEDULE_STEPS[kind].values()
+    (*steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[kind].values()
+    for end, which, early, late in zip(("begin", "end"), ("first", "last"), steps, late_steps):
+        add_flags(
+            group,
+            (
+                f"--{end}_step{suffix}",
+                values.natural_number,
+                None,
+                f"step of the {which} pruning of the {what} (default: {early} if early, {late} if late)",
+            ),
+            (
+                f"--{end}_epoch{suffix}",
+                values.natural_float,
+                None,
+                f"the same in epochs of the data, instead of --{end}_step{suffix} (default: not used)",
+            ),
+        )
     add_flags(
         group,
-        (
-            f"--begin_step{suffix}",
-            values.natural_number,
-            None,
-            f"step of the first pruning of the {what}, None: {begin} (early) or {late_begin} (late)",
-        ),
-        (
-            f"--end_step{suffix}",
-            values.natural_number,
-            None,
-            f"step of the last pruning of the {what}, None: {end} (early) or {late_end} (late)",
-        ),
         (
             f"--frequency{suffix}",
             values.positive_integer,
             None,
-            f"steps between prunings of the {what}, None: {frequency}, or with epochs given so that there "
-            f"are at most {methods.INTERVALS} intervals",
-        ),
-        (
-            f"--begin_epoch{suffix}",
-            values.natural_float,
-            None,
-            f"in place of --begin_step{suffix}: the {what} is pruned first when so many epochs are done",
-        ),
-        (
-            f"--end_epoch{suffix}",
-            values.natural_float,
-            None,
-            f"in place of --end_step{suffix}, as --begin_epoch{suffix}",
+            f"steps between prunings of the {what} (default: {frequency}; with epochs, at most "
+            f"{methods.INTERVALS} intervals)",
         ),
     )
 
@@ -300,14 +334,14 @@ def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
             "--criterion",
             tuple(CRITERIA),
             "magnitude",
-            f"what is pruned, the lowest first: {meanings}",
+            f"score by which weights are pruned, lowest first. {meanings}",
         ),
         (
             "--scope",
             methods.SCOPES,
             None,
-            "where it is compared: in the whole network, in each tensor, or in each with the densities of "
-            f"Erdős-Rényi-kernel, {default_scope}; filters always in their layer",
+            "compare scores in the whole network, in each tensor, or in each tensor at Erdős-Rényi-kernel "
+            f"densities (default: {default_scope}; filters: layer)",
         ),
     )
 
@@ -316,13 +350,12 @@ SAVE_EVERY = (
     "--save_every",
     values.interval,
     "5min",
-    "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a "
-    "signal keeps it too",
+    "save the state of an unfinished training every N epochs (10) or minutes (5min); a signal saves it too",
 )
 
 
 FLIP_FLAGS = [
-    (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits and svhn")
+    (f"--{flip}", bool, None, "mirror each view with probability 1/2 (default: on, except digits and svhn)")
     for flip in FLIPS
 ]
 
@@ -332,29 +365,29 @@ def add_training_flags(group) -> None:
     add_flags(
         group,
         *FLIP_FLAGS,
-        ("--index_start", values.model_id, 0, "first model id, which is its seed"),
+        ("--index_start", values.model_id, 0, "first model id; the id is the seed"),
         ("--index_end", values.model_id, 29, "last model id, inclusive"),
         (
             "--match_sparsity",
             values.fraction,
             0.0,
-            "dense networks so narrow that their convolutions have as many weights as are left at this "
-            "sparsity, 0: of the whole width; later scripts take them as --pruning_methods small_dense",
+            "train narrow dense networks whose convolutions have as many weights as remain at this sparsity; "
+            "0 keeps the full width; later scripts call them --pruning_methods small_dense",
         ),
         SAVE_EVERY,
         (
             "--save_epochs",
             values.epoch_list,
             [],
-            "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
-            "magnitude_increase; where the model is finished, only these are trained",
+            "also save the weights after these epochs, 0 for the initialisation, for iterative pruning and "
+            "magnitude_increase; trains finished models once more for them (default: none)",
         ),
         (
             "--accumulate_gradients",
             bool,
             False,
-            "dense networks: keep the sums of gradients over all steps too, for --criterion levai_zombori; "
-            "where the model is finished, it is trained once more for them",
+            "dense networks: save the sums of gradients over all steps, for --criterion levai_zombori; "
+            "trains finished models once more for them",
         ),
     )
 
@@ -363,40 +396,40 @@ def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot and iterative pruning."""
     add_flags(
         parser.add_argument_group("pruning and finetuning"),
-        ("--models_number", values.model_count, 30, "model ids 0 to N-1 are pruned"),
+        ("--models_number", values.model_count, 30, "prune models 0 to N-1"),
         *settings.flag_rows(settings.Finetuning),
         (
             "--pruning_percentages",
             values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and "
-            "prunes nothing, a control of method `finetuned` whatever --criterion and --scope say",
+            "sparsities of one-shot pruning, each from the dense models; 0.0 finetunes them without "
+            "pruning, as the control `finetuned`",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,
-        *_criterion_flags("None: global"),
-        ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
-        ("--iterations", values.iteration_count, 10, "iterative: how often"),
+        *_criterion_flags("global"),
+        ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once or repeatedly"),
+        ("--iterations", values.iteration_count, 10, "iterative: number of prunings"),
         (
             "--rate",
             values.pruning_rate,
             0.2,
-            "iterative: the share of what remains that each iteration prunes",
+            "iterative: share of the remaining weights that each iteration prunes",
         ),
         (
             "--after",
             methods.AFTER,
             "rewind",
-            "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
-            "the dense network was; a new initialisation and the same training; the weights as they are and "
-            "that training from --rewind_epoch on, its learning rates above all; or finetuning for --epochs",
+            "iterative, after each pruning: rewind goes back to the weights of --rewind_epoch and repeats "
+            "the dense training from there; reinit draws new weights and repeats it; lr_rewind keeps the "
+            "weights and repeats it from --rewind_epoch; finetune trains for --epochs",
         ),
         (
             "--rewind_epoch",
             values.natural_number,
             0,
-            "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
-            "script kept (--save_epochs); with lr_rewind the learning rate alone",
+            "iterative: epoch to rewind to, 0 for the initialisation; train with --save_epochs to keep its "
+            "weights; lr_rewind rewinds the learning rate only",
         ),
         *_choice_of("dense", "dense networks", parser),
     )
@@ -404,11 +437,16 @@ def add_finetuning_flags(parser: Parser) -> None:
 
 def _choice_of(stage: str, what: str, parser: Parser) -> list[tuple]:
     """Flags that choose among several populations."""
-    facts = {"epochs": f"{what} trained for so many epochs", "batch_size": f"{what} of this batch size"}
+    facts = {"epochs": f"{what} of this many epochs", "batch_size": f"{what} of this batch size"}
     if stage == "dense" and parser.get_default("learning_method") != "supervised":
-        facts["head_epochs"] = "classifier heads trained for so many epochs"
+        facts["head_epochs"] = "classifiers of this many epochs"
     return [
-        (f"--{stage}_{fact}", values.positive_integer, None, f"take {words}, None: the only ones there are")
+        (
+            f"--{stage}_{fact}",
+            values.positive_integer,
+            None,
+            f"use {words} (default: needed only if there are several)",
+        )
         for fact, words in facts.items()
     ]
 
@@ -417,37 +455,44 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
     """Flags of the scripts that compare populations of dense and pruned networks."""
     add_flags(
         parser.add_argument_group("populations to compare"),
-        ("--models_number", values.model_count, 30, "K: model ids 0 to K-1"),
+        ("--models_number", values.model_count, 30, "K: use models 0 to K-1"),
         (
             "--batch_size",
             values.positive_integer,
             1024,
-            "images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
+            "largest evaluation batch; does not change results",
         ),
         (
             "--pruning_methods",
             values.pruning_method_list,
             pruning_methods,
-            "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
-            "finetuned, which is taken along with one-shot networks where it exists",
+            "global, GMP, later_GMP, or a method in the file names of models/: layer, global_snip, "
+            "GMP_global, global_iterative0.2_rewind0, small_dense, ...; finetuned is added to one-shot "
+            "methods if it exists",
         ),
         (
             "--pruning_percentages",
             values.pruned_sparsity_list,
             sparsities,
-            "sparsities; those without a network are named, and in the table absent where a flag names them",
+            "sparsities to compare; missing ones are listed",
         ),
         *_choice_of("dense", "dense networks", parser),
         *_choice_of("finetune", "pruned networks", parser),
-        ("--allow_missing", bool, False, "go on with the models that exist and divide by their number"),
+        ("--allow_missing", bool, False, "continue with the models that exist"),
         RUN,
         (
             "--test_set",
             values.path,
             None,
-            "other test images: a folder CLASS/IMAGE, CIFAR-10.1 or 10.2 by file (.npy, .npz), noise_1 to "
-            "_3, blur_, contrast_, jpeg_, or all twelve: corrupted; results go to test_sets/ in their folder",
+            "evaluate on other test images: a folder of CLASS/IMAGE, a file of CIFAR-10.1, 10.2 or "
+            "CIFAR-10-C, noise_1 to noise_3, blur_1, contrast_1, jpeg_1, ..., or corrupted for all twelve "
+            "(default: no)",
+        ),
+        (
+            "--severity",
+            values.severity,
+            None,
+            "severity, 1 to 5, of a CIFAR-10-C file in --test_set, such as fog.npy (default: none)",
         ),
     )
 
@@ -456,20 +501,20 @@ def add_pie_flags(parser: Parser) -> None:
     """Flags of the scripts that find PIEs."""
     add_flags(
         parser.add_argument_group("figures"),
-        ("--plot_q_score", bool, False, "Q-Score, Z-score and L1 norm, dense against pruned"),
+        ("--plot_q_score", bool, False, "draw Q-Score, Z-score and L1 norm of dense against pruned networks"),
         (
             "--plot_umap",
             bool,
             False,
-            "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one",
+            "draw a UMAP of the latents with classes and PIEs, one per sparsity",
         ),
         (
             "--umap_models",
             values.positive_integer,
             1,
-            "latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
+            "average the latents of the first N networks for the UMAP",
         ),
-        ("--not_serialize_plots", bool, False, "no .npz beside the plots"),
+        ("--not_serialize_plots", bool, False, "save no .npz beside the figures"),
     )
 
 
@@ -481,14 +526,14 @@ def add_depth_flags(parser: Parser) -> None:
             "--prediction_depth_models",
             values.positive_integer,
             None,
-            "probe the first N of the K networks (published: 5), None: every network",
+            "probe the first N networks; published: 5 (default: all)",
         ),
         (
             "--depth_target",
             ("prediction", "label"),
             "prediction",
-            "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
-            "published); both are computed and stored",
+            "what the k-NN must agree with in the figure: the network's prediction (Baldock et al. 2021) or "
+            "the true label (as published); both are stored",
         ),
         ("--figures_number", values.natural_number, 0, COMPATIBILITY),
         ("--pies_to_store", values.natural_number, 1, COMPATIBILITY),
@@ -518,7 +563,7 @@ class Interrupted(BaseException):
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
     """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
-    signal one line and 128 + its number.
+    signal one line and 128 + its number. Where nobody reads stdout any more, it ends without a word.
 
     Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
@@ -530,14 +575,25 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            main(argv)
+            try:
+                main(argv)
+            finally:
+                print(
+                    end="", flush=True
+                )  # what stdout does not take is an error here, not when all has ended
             return 0
-        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        except BrokenPipeError:
+            sys.stdout = None  # the interpreter would try again
+            return 128 + signal.SIGPIPE
+        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError, ValueError) as error:
+            if isinstance(error, OSError) and not error.filename:
+                sys.stdout = None
             message = _message_of(error)
             if message is None:
                 raise
             notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
-            print(f"{script}: {message}{notes}", file=sys.stderr)
+            with suppress(OSError):  # a full disk
+                print(f"{script}: {message}{notes}", file=sys.stderr, flush=True)
             return 128 + error.signal if isinstance(error, Interrupted) else 2
         finally:
             for number, handler in handlers.items():
@@ -547,28 +603,27 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 
 def _message_of(error: BaseException) -> str | None:
-    """What to say of an error; None: a bug. torch's errors of a full memory, of CUDA, cuBLAS, cuDNN and the
-    CPU, of an operation that is not deterministic and of a missing compiler are known by their words, so as
-    not to import torch here."""
+    """What to say of an error; None: a bug. torch's errors are known by their words: it is not imported
+    here."""
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept, the same command goes on"
     if isinstance(error, UserError):
         return f"error: {one_line(error)}"
+    if isinstance(error, ModuleNotFoundError) and error.name.split(".")[0] not in ("common", "figures"):
+        return (
+            f"error: {sys.executable} has no module {error.name}; activate the environment that ./setup.sh "
+            "makes (source .venv/bin/activate), or start the script with .venv/bin/python"
+        )
     if isinstance(error, OSError):
         path, name = Path(error.filename or "input or output"), errno.errorcode.get(error.errno)
         existing = next(filter(os.path.lexists, (path, *path.parents)))
         remedies = [remedy.format(existing) for remedy, names in REMEDIES.items() if name in names.split()]
         return one_line(f"error: {'; '.join([f'{path}: {error.strerror or error}', *remedies])}")
-    if operation := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
-        return f"error: {operation[1]} has no deterministic implementation; give --no-cuda_deterministic"
-    if re.search(r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler", str(error)):
-        return "error: --compile needs a C++ compiler (g++, say): install one, or leave the flag out"
-    words = "out of memory|ALLOC(ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment"
-    if isinstance(error, MemoryError) or re.search(words, str(error)):
-        return (
-            "error: the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or "
-            "another --cuda_device"
-        )
+    if isinstance(error, MemoryError):
+        error = "out of memory"
+    for words, remedy in OF_LIBRARIES.items():
+        if found := re.search(words, str(error)):
+            return f"error: {remedy.format(*found.groups())}"
     return None
 
 

@@ -10,8 +10,8 @@ from itertools import product
 
 import numpy as np
 
-from common import metrics, process
-from common.cli import UserError, logger
+from common import metrics, neighbours, process
+from common.cli import UserError, logger, one_line
 from common.data import ImageDataset
 from common.methods import FINETUNED, order, parse_method, with_sparsity
 from common.pruning import layer_name
@@ -75,6 +75,8 @@ def detect_pies(study: Study) -> None:
     """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find all.
+    if study.flags.plot_umap:
+        check_umap_images(len(labels))
     populations = find_populations(study)
     refuse_other_results(study, populations)
     # 2. Compute all, together with whoever else works on them.
@@ -87,16 +89,24 @@ def detect_pies(study: Study) -> None:
         measured.append(measure(dense, evaluate_population(study, population), labels, classes))
     for outcome in measured:
         outcome.arrays["pie_images"] = image_names(study.data, outcome.arrays["is_pie"])
-    # 4. Store, then draw.
-    rows = store(study, populations, measured)
+    # 4. Store, then draw what can be drawn.
+    rows, failures = store(study, populations, measured), []
     for population, outcome in zip(populations, measured):
-        draw_pies(study, populations[0], population, outcome.arrays)
+        try:
+            draw_pies(study, populations[0], population, outcome.arrays)
+        except UserError as error:
+            failures.append(error)
     show_table(study, rows)
+    if failures:
+        raise failures[0]
 
 
 def compare_depths(study: Study) -> None:
     """Prediction depth of every pruned population against the dense one, PIEs apart."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
+    if (images := len(study.data.train_images)) < neighbours.NEIGHBOURS:
+        needed = f"prediction depth needs at least {neighbours.NEIGHBOURS} training images"
+        raise UserError(f"{needed}, {study.data.name} has {images}")
     # 1. Find all; of each pair the networks whose ids both have.
     dense, *_ = populations = find_populations(study)
     ids = [first_ids(study, dense, population) for population in populations]
@@ -595,22 +605,37 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         draw_figure(study, path, shared, made)
 
 
+def check_umap_images(images: int) -> None:
+    """Refuses too few test images for UMAP.
+
+    Raises:
+        UserError: so many are too few.
+    """
+    if images < UMAP_IMAGES:
+        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {images}; leave it out")
+
+
 def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
 
     Raises:
-        UserError: too few images for UMAP, or latents between which distances are not finite.
+        UserError: too few images, latents between which distances are not finite, or an error of UMAP.
     """
-    if len(latent) < UMAP_IMAGES:
-        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(latent)}")
+    check_umap_images(len(latent))
     if not np.square(latent, dtype=np.float64).sum(1).max() < np.finfo(np.float32).max / 4:
         raise UserError("--plot_umap: distances between these latents are not finite; leave it out")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import umap
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import umap
 
-        model = umap.UMAP(n_neighbors=min(15, len(latent) - 1), random_state=UMAP_SEED, n_jobs=1)
-        return model.fit_transform(latent).astype(np.float32)
+            model = umap.UMAP(n_neighbors=min(15, len(latent) - 1), random_state=UMAP_SEED, n_jobs=1)
+            return model.fit_transform(latent).astype(np.float32)
+    except Exception as error:  # numba, scikit-learn and pynndescent raise many kinds
+        if "cannot cache" in str(error) and process.cache_compiled_code():
+            return umap_coordinates(latent)
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"--plot_umap: UMAP failed ({reason}); leave it out") from None
 
 
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:

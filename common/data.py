@@ -18,13 +18,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.cli import FLIPS, UserError, logger
+from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
 from common.store.files import claim, says_all
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums count on this order
 SMALLEST_SIDE = 8  # the network halves the image twice
-HALVES, ENDINGS = ("train", "test"), (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+HALVES = ("train", "test")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
 LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
 
@@ -87,7 +87,13 @@ class ImageDataset:
         return "mean {} std {}".format(*texts)
 
     def normalized_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "ImageDataset":
-        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1]."""
+        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1].
+
+        Raises:
+            UserError: a standard deviation of 0.
+        """
+        if not all(std):
+            raise UserError("--normalization: a standard deviation is above 0")
         if (mean, std) == (self.mean, self.std):
             return self
         return replace(self, mean=mean, std=std, normalization=(mean, std))
@@ -208,6 +214,9 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
     wanted = DOWNLOADS[name]
     kind = getattr(datasets, wanted.kind)
 
+    for path in [*root.glob("*.*"), *root.glob("cifar-*/*")]:
+        refuse_pipe(path)
+
     def read() -> list:
         """Training and test set; nothing where a file is missing or damaged: torchvision compares every file
         with its checksum before it unpickles or parses it."""
@@ -245,10 +254,11 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
 
     halves = read()
     if not halves:
+        endings = Image.registered_extensions()
         photos = [
             folder.name
             for folder in sorted(root.glob("[!.]*/"))
-            if folder.name in HALVES or any(path.suffix.lower() in ENDINGS for path in folder.iterdir())
+            if folder.name in HALVES or any(path.suffix.lower() in endings for path in folder.iterdir())
         ]
         if photos:
             raise UserError(

@@ -8,15 +8,20 @@ import platform
 import re
 import shlex
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import UserError, logger
+from tqdm import tqdm
+
+from common.cli import UserError, logger, refuse_pipe
 
 if TYPE_CHECKING:
     import torch
 
+CACHES: list[tempfile.TemporaryDirectory] = []
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 
 
@@ -65,14 +70,20 @@ def set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-class _LogFile(logging.FileHandler):
-    """A log that cannot be written ends the run, as a model that cannot be written does."""
+def _end_run(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """What a log cannot write ends the run, as a model that cannot be written does."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError):
+        error.filename = getattr(handler, "baseFilename", None)
+    raise error
 
-    def handleError(self, record):
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            return super().handleError(record)
-        raise OSError(error.errno, error.strerror, self.baseFilename) from None
+
+class _Console(logging.StreamHandler):
+    """Progress bars are taken off the terminal while a line is written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
 
 
 def start_logging(script: str, folder: Path, debug: bool) -> None:
@@ -84,13 +95,14 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
         handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    console = logging.StreamHandler(sys.stdout)
+    path = folder / f"{script}.log"
+    refuse_pipe(path)
+    console, log_file = _Console(sys.stdout), logging.FileHandler(path)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    log_file = _LogFile(folder / f"{script}.log")
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.addHandler(console)
-    logger.addHandler(log_file)
+    for handler, form in ((console, "%(message)s"), (log_file, "%(asctime)s %(message)s")):
+        handler.setFormatter(logging.Formatter(form))
+        handler.handleError = partial(_end_run, handler)
+        logger.addHandler(handler)
 
 
 def keep_freed_memory() -> bool:
@@ -105,6 +117,18 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False  # another C library
     return bool(mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def cache_compiled_code() -> bool:
+    """Has numba, where it can write neither into its packages nor into the home, keep what it compiles in a
+    folder that goes with this process; whether it did not before."""
+    if not CACHES:
+        CACHES.append(tempfile.TemporaryDirectory())
+        os.environ["NUMBA_CACHE_DIR"] = CACHES[0].name
+        if numba := sys.modules.get("numba"):
+            numba.config.reload_config()
+        return True
+    return False
 
 
 def environment(device: "torch.device", started: float) -> dict:

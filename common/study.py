@@ -162,7 +162,8 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     else:
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
-    for test_set, data in other_test_sets(data, getattr(flags, "test_set", None)):
+    test_sets = other_test_sets(data, getattr(flags, "test_set", None), getattr(flags, "severity", None))
+    for test_set, data in test_sets:
         for total_seed in range(flags.total_seed):
             below = f"seed_{total_seed}" if total_seed else ""
             default_folder = study_folder("models", name) / below

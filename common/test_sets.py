@@ -1,4 +1,4 @@
-"""Other test images: a folder, CIFAR-10.1 and CIFAR-10.2, corruptions of the clean ones."""
+"""Other test images: a folder, CIFAR-10.1, CIFAR-10.2 and CIFAR-10-C, corruptions of the clean ones."""
 
 import hashlib
 import io
@@ -12,21 +12,28 @@ from PIL import Image
 from torch import Tensor
 
 from common.augment import stream
-from common.cli import UserError
+from common.cli import UserError, refuse_pipe
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, upright
 from common.store.files import check_size, says_all
-from common.values import run_name
+from common.values import SEVERITIES, run_name
 
 
-def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[str, ImageDataset]]:
+def other_test_sets(
+    data: ImageDataset, test_set: str | None, severity: int | None = None
+) -> Iterator[tuple[str, ImageDataset]]:
     """Name of the test set and the data with its images in place of the clean ones; ("", data) for None.
 
     `checksum` stays that of the clean data, `evaluated` becomes that of the test set. Data on the CPU.
 
     Raises:
-        UserError: a test set that is missing, damaged or of other classes or sizes.
+        UserError: a test set that is missing, damaged or of other classes or sizes; `severity` without a file
+            that has severities.
     """
+    if severity and not (test_set or "").endswith(".npy"):
+        raise UserError(
+            "--severity belongs to a file of CIFAR-10-C: give --test_set fog.npy, say, or leave it out"
+        )
     if test_set is None:
         yield "", data
         return
@@ -34,16 +41,17 @@ def other_test_sets(data: ImageDataset, test_set: str | None) -> Iterator[tuple[
         files = ()
         if name in CORRUPTIONS:
             images, labels, files = corrupt(data.test_images, name), data.test_labels, data.test_files
-        elif name and Path(name).is_dir():
+        elif name and Path(name).is_dir() and not severity:
             images, labels, files = _read_folder(Path(name), data)
         elif Path(name).suffix in (".npy", ".npz"):
-            images, labels = _read_file(Path(name), data)
+            images, labels = _read_file(Path(name), data, severity)
         else:
             raise UserError(
                 f"--test_set {name!r}: neither a folder, a .npy or .npz file, 'corrupted' nor one of "
                 f"{', '.join(CORRUPTIONS)}"
             )
         short = name if name in CORRUPTIONS else _name_of(Path(name))
+        short += f"_severity{severity}" if severity else ""
         digest = hashlib.sha256(data.checksum.encode())
         for tensor in (images, labels):
             digest.update(np.ascontiguousarray(tensor.numpy()))
@@ -112,32 +120,40 @@ def _read_folder(root: Path, data: ImageDataset) -> tuple[Tensor, Tensor, tuple[
             if root.resolve() not in path.resolve().parents:
                 raise UserError(f"--test_set: {path} is a link out of the folder; put a copy in its place")
             with open_image(path) as image:
-                size = sorted(image.size)
-                array = np.asarray(upright(image)) if size == sorted((width, height)) else None
-            if array is None or array.shape[:2] != (height, width):
-                raise UserError(
-                    f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
-                )
-            pixels.append(array.transpose(2, 0, 1))
+                if sorted(image.size) == sorted((width, height)):
+                    image = upright(image)
+                if image.size != (width, height):
+                    raise UserError(
+                        f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
+                    )
+                pixels.append(np.asarray(image).transpose(2, 0, 1))
             labels.append(label)
             files.append(path.relative_to(root).as_posix())
-        if not labels or labels[-1] != label:
+        if label not in labels:
             raise UserError(f"--test_set {root}: no images in {name}")
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), tuple(files)
 
 
-def _read_file(path: Path, data: ImageDataset) -> tuple[Tensor, Tensor]:
-    """Images and labels of CIFAR-10.1 (..._data.npy, ..._labels.npy beside it) or CIFAR-10.2 (.npz)."""
+def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Tensor, Tensor]:
+    """Images and labels of CIFAR-10.1 (..._data.npy, ..._labels.npy beside it), CIFAR-10.2 (.npz) or
+    CIFAR-10-C: of `severity` one of five blocks, labels.npy beside it."""
     try:
         if path.suffix == ".npz":
             check_size(path)
             with np.load(path, allow_pickle=False) as arrays:
                 images, labels = arrays["images"], arrays["labels"]
         else:
-            if not path.stem.endswith("_data"):
-                raise ValueError("the name does not end with _data.npy")
-            beside = path.with_name(path.name.replace("_data.npy", "_labels.npy"))
+            if not severity and not path.stem.endswith("_data"):
+                raise UserError(
+                    f"--test_set {path}: its name does not end with _data.npy; of CIFAR-10-C give --severity"
+                )
+            beside = path.with_name("labels.npy" if severity else path.name.replace("_data.", "_labels."))
+            for file in (path, beside):
+                refuse_pipe(file)
             images, labels = (np.load(file, allow_pickle=False) for file in (path, beside))
+        if severity:
+            images, labels = (np.split(array, SEVERITIES)[severity - 1] for array in (images, labels))
+        images, labels = map(np.asarray, (images, labels))  # a .npy may be an archive
     # A damaged archive raises errors of several kinds.
     except Exception as error:
         if says_all(error, path) and not isinstance(error, FileNotFoundError):

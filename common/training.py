@@ -6,6 +6,7 @@ counts add up on the device and are read once an epoch.
 """
 
 import functools
+import logging
 import math
 import time
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 
 HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}, 1e-4
 WARMUP_FROM, WARMUP_ABOVE_BATCH = 0.01, 256
 LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
+EPOCH_SHOWN_SECONDS = 60  # without a terminal an epoch is shown so often, else there is a bar
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
 # Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an
 # accuracy within so many standard deviations of guessing.
@@ -208,7 +210,7 @@ class CrossEntropy(Training):
     def __init__(self, network: Classifier, data: ImageDataset, settings: dict):
         super().__init__(data, settings, settings["batch_size"])
         self.network = self.pruned = network
-        self.shuffle, self.chance_loss = settings.get("shuffle", True), math.log(len(data.class_names))
+        self.shuffle, self.chance_loss = settings.get("shuffle", True), chance_of_classes(data)[0]
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
         return [supervised_learning_rate(self.settings, epoch)] * steps
@@ -230,6 +232,9 @@ class Contrastive(Training):
 
     Settings beside those of `Training`: learning_method (a name in `losses.LOSSES`), epochs (of the whole
     training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
+
+    Raises:
+        UserError: batches of one image, which have nothing to tell it from.
     """
 
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
@@ -237,6 +242,10 @@ class Contrastive(Training):
         self.network, self.pruned = model, model.encoder
         self.contrastive_loss, chance = LOSSES[settings["learning_method"]]
         self.temperatures = settings["temperature"], settings["base_temperature"]
+        if self.batch_size == 1:
+            raise UserError(
+                "--batch_size 1: a contrastive loss compares the images of a batch; give 2 or more"
+            )
         images = len(data.train_images)
         sizes = [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
         # The last, smaller batch counts by its images.
@@ -297,7 +306,7 @@ class Head(Training):
         super().__init__(data, HEAD_OPTIMIZER | precision, settings["batch_size_head"])
         self.encoder, self.network, self.pruned = encoder.eval(), head, head
         self.rates = head_learning_rates(settings["head_epochs"])
-        self.chance_loss = math.log(len(data.class_names))
+        self.chance_loss, _ = chance_of_classes(data)
         self.test_latents = outputs(encoder, data.test_images, data)
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
@@ -369,7 +378,7 @@ def fit(
     )
     at_epoch = at_epoch or (lambda done: None)
     bar = tqdm(total=len(epochs) * steps, desc=run.description, disable=None, leave=False)
-    trained = {"network": network, "optimizer": optimizer}
+    shown_at, trained = time.monotonic(), {"network": network, "optimizer": optimizer}
     trained |= {} if sums is None else {"gradients": sums}
     left = run.epochs_left(epochs, trained, masks, history) if run.epochs_left else epochs
     for epoch in left:
@@ -421,7 +430,9 @@ def fit(
                 training.check_outputs()
         if masks:
             history[-1]["sparsity"] = measure_sparsity(pruned)["total"]
-        log_epoch(run.description, epochs.stop, history[-1])
+        is_shown = bar.disable and time.monotonic() - shown_at > EPOCH_SHOWN_SECONDS
+        shown_at = time.monotonic() if is_shown else shown_at
+        log_epoch(run.description, epochs.stop, history[-1], logging.INFO if is_shown else logging.DEBUG)
         warn_at_chance(history, run.description, data)
     with refusing_divergence(epochs.stop, run.description):
         at_epoch(epochs.stop)
@@ -458,6 +469,15 @@ def epoch_order(
     count = len(data.train_images)
     order = torch.randperm(count, generator=generator) if shuffle else torch.arange(count)
     return list(order.to(data.train_images.device).split(batch_size))
+
+
+def chance_of_classes(data: ImageDataset) -> tuple[float, float]:
+    """What guessing by the frequencies of the classes among the training images gives: cross-entropy, and the
+    accuracy of the largest class. On a GPU this waits for the device."""
+    counts = data.train_labels.bincount().tolist()
+    images = sum(counts)
+    loss = math.fsum(count * math.log(images / count) for count in counts if count) / images
+    return loss, max(counts) / images
 
 
 def draw_supervised(data: ImageDataset, generator: torch.Generator) -> dict[str, Tensor]:
@@ -511,8 +531,10 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     """A context in which a module is in eval mode; afterwards it is as before."""
     was_training = module.training
     module.eval()
-    yield
-    module.train(was_training)
+    try:
+        yield
+    finally:  # whoever takes one of the losses and drops the others ends the context too
+        module.train(was_training)
 
 
 def classification_losses(
@@ -572,29 +594,26 @@ def check_outputs(network: nn.Module, data: ImageDataset) -> None:
 
 
 def warn_at_chance(history: list[dict], description: str, data: ImageDataset) -> None:
-    """Says once when a network has learned nothing for some epochs: its accuracy on the training views is
-    that of guessing the largest class, or, without an accuracy, its contrastive loss is that of features
-    which are all alike."""
-    last, recent = history[-1], history[-EPOCHS_AT_CHANCE - 1 :]
-    if "train_accuracy" in last:
-        images = len(data.train_labels)
-        guessing = data.train_labels.bincount().max().item() / images
-        highest = guessing + DEVIATIONS_AT_CHANCE * math.sqrt(guessing * (1 - guessing) / images)
-        at_chance = [entry["train_accuracy"] <= highest for entry in recent]
-        fact, remedy = f"training accuracy of {description} has been at chance ({guessing:.2%})", ""
-    else:
-        at_chance = [
-            abs(entry["loss"] - entry["chance_loss"]) < LOSS_AT_CHANCE * entry["chance_loss"]
-            for entry in recent
-        ]
+    """Says once when a network has learned nothing for some epochs: its loss is not below chance, and its
+    accuracy on the training views is that of guessing the largest class; or its contrastive loss is that of
+    features which are all alike."""
+    last, (chance, guessing) = history[-1], chance_of_classes(data)
+    highest = guessing + DEVIATIONS_AT_CHANCE * math.sqrt(guessing * (1 - guessing) / len(data.train_labels))
+    # Where nearly all images are of one class, even the best contrastive loss is near to chance.
+    tolerance = LOSS_AT_CHANCE * min(1, chance)
+
+    def is_at_chance(entry: dict) -> bool:
+        if "train_accuracy" in entry:
+            return entry["train_accuracy"] <= highest and entry["loss"] > (1 - tolerance) * chance
+        return abs(entry["loss"] - entry["chance_loss"]) < tolerance * entry["chance_loss"]
+
+    at_chance = [*map(is_at_chance, history[-EPOCHS_AT_CHANCE - 1 :])]
+    fact, remedy = f"training accuracy of {description} has been at chance ({guessing:.2%})", ""
+    if "train_accuracy" not in last:
         fact = f"loss of {description} has been at chance ({last['chance_loss']:.4f})"
         remedy = " and --temperature"
     # Said when the last so many epochs are at chance and the one before them was not, or there was none.
-    if (
-        len(at_chance) >= EPOCHS_AT_CHANCE
-        and all(at_chance[-EPOCHS_AT_CHANCE:])
-        and (len(at_chance) == EPOCHS_AT_CHANCE or not at_chance[0])
-    ):
+    if at_chance in ([True] * EPOCHS_AT_CHANCE, [False] + [True] * EPOCHS_AT_CHANCE):
         logger.info(
             "warning: the %s for %d epochs: it learns nothing; look at --learning_rate%s",
             fact,
@@ -603,7 +622,7 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
         )
 
 
-def log_epoch(description: str, epochs: int, entry: dict) -> None:
+def log_epoch(description: str, epochs: int, entry: dict, level: int) -> None:
     """One line of the log: loss with its chance value, accuracies of the epoch's views and of the test
     images, sparsity."""
     facts = [
@@ -612,4 +631,4 @@ def log_epoch(description: str, epochs: int, entry: dict) -> None:
     ]
     shares = ("train_accuracy", "test_accuracy", "sparsity")
     facts += [f"{name.replace('_', ' ')} {entry[name]:.2%}" for name in shares if name in entry]
-    logger.debug("%s, learning rate %.3g", ", ".join(facts), entry["learning_rate"])
+    logger.log(level, "%s, learning rate %.3g", ", ".join(facts), entry["learning_rate"])

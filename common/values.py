@@ -29,6 +29,7 @@ def _whole_number(low: int, high: int) -> Callable:
 
 
 NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
+SEVERITIES = 5  # of each corruption in CIFAR-10-C
 infinity, largest = float("inf"), 2**31 - 1
 SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # which float32 holds too
 positive_integer = _whole_number(1, largest)
@@ -45,6 +46,7 @@ positive_float = _number(
 natural_float = _number(float, "a number of 0 or more, to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
 milestone_factor = _number(float, "a number above 0, to 10", lambda value: SMALLEST_FLOAT <= value <= 10)
 widen_factor = _whole_number(1, 64)
+severity = _whole_number(1, SEVERITIES)
 fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
 

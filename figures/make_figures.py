@@ -36,24 +36,28 @@ def build_parser() -> cli.Parser:
     cli.add_flags(
         parser,
         ("--results", folder, Path("pies/cifar10"), "the folder of one data set's results"),
-        ("--output_dir", folder, None, "draw every figure anew into this folder, None: do not"),
-        ("--format", ("png", "pdf", "svg"), "png", "of the pictures drawn anew"),
+        ("--output_dir", folder, None, "also draw every figure into this folder (default: no)"),
+        ("--format", ("png", "pdf", "svg"), "png", "format of the figures in --output_dir"),
         (
             "--style",
             ("screen", "paper"),
             "screen",
-            "of the pictures drawn anew; paper: 3.25 inches wide, letters of 8 points, no title, which stands with "
-            "settings and caption in a text file beside each picture",
+            "style of the figures in --output_dir; paper: 3.25 inches wide, 8 pt, title and caption in a text file "
+            "beside each",
         ),
         cli.RUN,
         (
             "--against",
             folder,
             None,
-            "a folder of results to compare those of --results with; writes RESULTS/against/.../report.html "
-            "alone, None: do not",
+            "compare with this folder of results; writes only RESULTS/against/.../report.html (default: no)",
         ),
-        ("--release", folder, None, "copy the results that this script reads into this folder, None: do not"),
+        (
+            "--release",
+            folder,
+            None,
+            "copy what this script reads into a folder small enough to publish (default: no)",
+        ),
     )
     return parser
 
@@ -129,8 +133,8 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     models = sorted({len(population.arrays["ids"]) for population in pruned})
     lines = [
         draw_anew(folder, staged, models, flags),
-        *(f"table: {folder / name}.csv, .tex" for name in rows),
-        f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {folder}/report/results.tex",
+        *(f"table: {folder / name}.csv" for name in rows),
+        f"PIEs, image by image: {folder}/report/pies_*.csv\ntable: {folder}/report/results.tex",
         table.format_table(all_rows),
         f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}",
     ]

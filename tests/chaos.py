@@ -56,13 +56,13 @@ def finish(process: Forked) -> str:
     return said
 
 
-def story(work: Path, script: str) -> Path:
+def log_path(work: Path, script: str) -> Path:
     return work / "logs/few digits" / f"{script}.log"
 
 
 def wait_until_at_work(process: Forked, work: Path, script: str) -> None:
-    """Until its story goes on, which it begins when all is imported, or until it has ended."""
-    path = story(work, script)
+    """Until it logs, which it does once all is imported, or until it has ended."""
+    path = log_path(work, script)
     before = path.stat().st_size if path.exists() else 0
     while process.poll() is None and (path.stat().st_size if path.exists() else 0) == before:
         time.sleep(0.01)

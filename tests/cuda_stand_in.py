@@ -90,10 +90,7 @@ class CudaStandIn:
             "current_device": lambda: 0,
             "get_device_name": lambda device=None: NAME,
             "synchronize": lambda device=None: self.wait("synchronize"),
-            "empty_cache": lambda: None,
             "memory_allocated": lambda device=None: self.live,
-            "max_memory_allocated": lambda device=None: self.peak,
-            "reset_peak_memory_stats": self.reset_peak,
         }
         self.stack = contextlib.ExitStack()
         for name, answer in answers.items():
@@ -123,9 +120,6 @@ class CudaStandIn:
         if self.phase in self.FORBIDDEN:
             raise Misuse(f"{what}: copies to the device in a {self.phase}")
         self.uploads[self.phase, what] += 1
-
-    def reset_peak(self, device=None) -> None:
-        self.peak = self.live
 
     def place(self, tensor: Tensor, device: torch.device) -> None:
         """Tags the tensor's storage, and so all views of it."""
@@ -213,8 +207,6 @@ class _Functions(TorchFunctionMode):
 
 def _to(rest: tuple, kwargs: dict) -> tuple:
     copy = kwargs.pop("copy", False)
-    if other := [each for each in (*rest, *kwargs.values()) if isinstance(each, Tensor)]:
-        return device_of(other[0]), other[0].dtype, copy, None
     device, dtype, _, memory_format = torch._C._nn._parse_to(*rest, **kwargs)
     return device, dtype, copy, memory_format
 
@@ -222,8 +214,6 @@ def _to(rest: tuple, kwargs: dict) -> tuple:
 QUESTIONS = {
     Tensor.device.__get__: lambda device: device,
     Tensor.is_cuda.__get__: lambda device: device != CPU,
-    Tensor.is_cpu.__get__: lambda device: device == CPU,
-    Tensor.get_device: lambda device: -1 if device == CPU else device.index,
 }
 MOVES = {
     Tensor.to: _to,

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as V
 
 from common import augment
 
-SIZES = [(32, 32), (8, 8), (24, 40)]
+SIZES = [(32, 32), (24, 40)]
 PADDING = {32: 4, 8: 1, 16: 2, 24: 3, 40: 5, 64: 8}
 MEAN, STD = (0.4915, 0.4823, 0.4468), (0.2047, 0.2435, 0.2616)
 BLENDS = {0: V.adjust_brightness, 1: V.adjust_contrast, 2: V.adjust_saturation}
@@ -102,7 +102,7 @@ def test_contrastive_views_equal_torchvisions_operations_in_the_drawn_order(monk
     assert torch.equal(augment.contrastive_views(images, parameters, MEAN, STD), whole)
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (8, 24)])
+@pytest.mark.parametrize("height, width", [(8, 8), (24, 8)])
 def test_supervised_views_of_every_offset_and_flip_equal_padding_and_slicing(height, width):
     offsets = (range(2 * PADDING[side] + 1) for side in (height, width))
     choices = itertools.product(*offsets, [False, True], [False, True])
@@ -112,15 +112,7 @@ def test_supervised_views_of_every_offset_and_flip_equal_padding_and_slicing(hei
     check_views(augment.supervised_views, one_supervised_view, images, parameters, 1e-5)
 
 
-def test_evaluation_images_are_only_scaled_and_normalised():
-    images = random_bytes(4, 8, 12)
-    views = augment.evaluation_images(images, MEAN, STD)
-    assert views.is_contiguous(memory_format=torch.channels_last)
-    assert_near(views, V.normalize(images.float() / 255, MEAN, STD))
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("height, width, flip", [(32, 32, False), (24, 40, True)])
 def test_a_resized_crop_of_any_box_equals_torchvisions(height, width, flip):
     lengths = [(top, size) for size in (1, 2, height - 1, height) for top in {0, height - size}]
     widths = [(left, size) for size in (1, 2, width - 1, width) for left in {0, width - size}]
@@ -131,16 +123,7 @@ def test_a_resized_crop_of_any_box_equals_torchvisions(height, width, flip):
         assert_near(view, one_image_crop(image, box, flip))
 
 
-@pytest.mark.parametrize("kind", BLENDS)
-def test_blends_of_large_factors_equal_torchvisions(kind):
-    factors = [0.0, 0.3, 1.0, 1.4, 3.0]
-    images = random_bytes(len(factors), 8, 8).float() / 255
-    views = augment.blend_(images.clone(), torch.full((len(factors),), kind), torch.tensor(factors))
-    for image, factor, view in zip(images, factors, views):
-        assert_near(view, BLENDS[kind](image, factor))
-
-
-@pytest.mark.parametrize("turn", [-1 / 3, -0.28, -0.02, 0.0, 1e-4, 0.1, 1 / 3])
+@pytest.mark.parametrize("turn", [-1 / 3, -0.02, 0.0, 0.1])
 def test_a_hue_shift_of_greys_pure_colours_and_ties_equals_torchvisions(turn):
     # All 64 colours with channels from 4 levels: two equal channels on top or below, black and white.
     image = torch.tensor([*itertools.product([0.0, 0.25, 0.6, 1.0], repeat=3)]).T.reshape(3, 8, 8)
@@ -150,7 +133,7 @@ def test_a_hue_shift_of_greys_pure_colours_and_ties_equals_torchvisions(turn):
 # What is drawn
 
 
-@pytest.mark.parametrize("height, width", [*SIZES, (16, 48)])  # at 16 x 48 some fall back to the central box
+@pytest.mark.parametrize("height, width", [(32, 32), (16, 48)])  # of 16 x 48 some are the central box
 def test_crop_boxes_are_distributed_as_torchvisions_and_lie_within_the_image(height, width):
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
@@ -163,7 +146,7 @@ def test_crop_boxes_are_distributed_as_torchvisions_and_lie_within_the_image(hei
         assert_equally_likely(ours[ours[:, 2] == 28, 0].tolist(), range(5))
 
 
-@pytest.mark.parametrize("height, width", [(4, 400), (400, 4), (3, 301), (301, 3), (1, 90), (90, 1)])
+@pytest.mark.parametrize("height, width", [(4, 400), (301, 3)])
 def test_the_fallback_box_of_extreme_sizes_equals_torchvisions(height, width):
     expected = RandomResizedCrop.get_params(torch.empty(3, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
     assert augment.crop_boxes(20, height, width, augment.stream("fallback")).tolist() == [list(expected)] * 20
@@ -190,13 +173,11 @@ def test_contrastive_parameters_are_drawn_independently_from_the_published_distr
     assert not augment.draw_contrastive(2000, 32, 32, False, augment.stream("off"))["flip"].any()
 
 
-@pytest.mark.parametrize("height, width", SIZES)
-@pytest.mark.parametrize("horizontal, vertical", [*itertools.product([False, True], repeat=2)])
-def test_supervised_offsets_are_uniform_and_half_of_the_views_flipped(height, width, horizontal, vertical):
-    drawn = augment.draw_supervised(DRAWS, height, width, horizontal, vertical, augment.stream("offsets"))
+@pytest.mark.parametrize("horizontal, vertical", [(False, True), (True, False), (True, True)])
+def test_supervised_offsets_are_uniform_and_half_of_the_views_flipped(horizontal, vertical):
+    drawn = augment.draw_supervised(DRAWS, 24, 40, horizontal, vertical, augment.stream("offsets"))
     offsets = [tuple(offset) for offset in drawn["offset"].tolist()]
-    ranges = (range(2 * PADDING[side] + 1) for side in (height, width))
-    assert_equally_likely(offsets, [*itertools.product(*ranges)])
+    assert_equally_likely(offsets, [*itertools.product(range(7), range(11))])
     assert_share(drawn["horizontal"], 0.5 * horizontal)
     assert_share(drawn["vertical"], 0.5 * vertical)
     assert_share(drawn["horizontal"] & drawn["vertical"], 0.25 * horizontal * vertical)
@@ -222,14 +203,6 @@ def test_draws_depend_on_the_key_alone_and_leave_torchs_global_generator_alone()
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
     assert all(map(torch.equal, first, draw_everything((1, "clr", 3))))
-
-
-def test_no_two_epochs_of_the_published_training_share_a_stream():
-    stages = ("contrastive", 500), ("supervised", 205)
-    keys = [
-        (seed, stage, epoch) for seed in range(30) for stage, epochs in stages for epoch in range(epochs)
-    ] + [("1", "encoder", 0), (1, "encoder", 0), (1, "encoder"), (11,), (1, 1), ()]
-    assert len({augment.stream_seed(*key) for key in keys}) == len(keys)
 
 
 def test_a_seed_stays_the_same_across_versions():

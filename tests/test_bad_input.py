@@ -11,8 +11,11 @@ import pickle
 import resource
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 from threading import Thread
@@ -88,6 +91,22 @@ def work(finished, tmp_path, monkeypatch):
     """A copy of the finished folder to spoil."""
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "work"))
     return Path.cwd()
+
+
+class Hangs(BaseException):
+    """What no script catches."""
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    def stop(*_):
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def files(work):
@@ -271,6 +290,58 @@ def state(pattern, content):
     return spoil
 
 
+def pipe(name):
+    """A pipe in place of a file, or of a checkpoint whose pattern is given."""
+
+    def spoil():
+        path = model(name) if "{}" in name else Path(name)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+
+    return spoil
+
+
+def listening(name):
+    return lambda: socket.socket(socket.AF_UNIX).bind(name)
+
+
+def pipe_for_state():
+    state(SUP_DENSE, b"")()
+    [path] = Path("models/few digits").glob(".*.state")
+    pipe(str(path))()
+
+
+def archive_called_npy():
+    for part in ("data", "labels"):
+        with open(f"t_{part}.npy", "wb") as file:
+            np.savez(file, images=np.zeros(3))
+
+
+def archive_of_text():
+    with zipfile.ZipFile("t.npz", "w") as file:
+        for name in ("images", "labels"):
+            file.writestr(name, "no array")
+
+
+def severities(images):
+    """A file in the form of CIFAR-10-C of so many images."""
+
+    def spoil():
+        np.save("fog.npy", np.zeros((images, 8, 8, 3), np.uint8))
+        np.save("labels.npy", np.zeros(images, np.uint8))
+
+    return spoil
+
+
+def link_to_itself(name):
+    return lambda: os.symlink(Path(name).name, name)
+
+
+def few_test_images():
+    for path in Path("few digits/test").glob("*/00.png"):
+        write(f"few/{path.parent.name}/00.png", path.read_bytes())()
+
+
 class Harmful:
     def __reduce__(self):
         return (os.mkdir, ("harm",))
@@ -349,11 +420,21 @@ DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the 
 UNREADABLE = f"not a readable checkpoint ... {CANNOT_BE_MADE}"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
 UNREADABLE_IMAGE = "is not a readable image ... replace it or move it away"
+DENSE_FILE = "models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
+A_PIPE = "is a pipe, a socket or a device, not a file; move it away"
 IN_THE_WAY = "is in the way: move it away, or give another name"
 NOT_ALONE = "not tensors alone ... save the state_dict alone"
 # Wrong flags: script, flags => what the line tells.
 WRONG_FLAGS = """
 sup_training --epochs many => --epochs ... 'many' ... a whole number from 1
+clr_training --batch_size 1 => --batch_size 1: a contrastive loss ... give 2 or more
+sup_training --match_sparsity 0.9999 => --match_sparsity 0.9999 leaves groups of (1, 1, 1) ... give less
+sup_training --match_sparsity 1 => --match_sparsity ... not including, 1
+sup_pie_kmodels_detection --severity 3 => --severity belongs to a file of CIFAR-10-C
+sup_prediction_depth --severity 3 --test_set noise_1 => --severity belongs to a file of CIFAR-10-C
+clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity belongs to a file of CIFAR-10-C
+clr_prediction_depth --severity 6 --test_set fog.npy => --severity ... a whole number from 1 to 5
+sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... of CIFAR-10-C give --severity
 clr_training --batch_size 1.5 => --batch_size ... a whole number from 1
 sup_pruning_finetune --pruning_percentages '0.5;0.9' => --pruning_percentages ... a number from 0 up to
 sup_pie_kmodels_detection --pruning_percentages 0.9, => --pruning_percentages ... '' ... a number from 0 up to
@@ -1080,6 +1161,110 @@ ROWS = [
         f"pies/few digits/supervised ... {IN_THE_WAY}",
     ),
     (
+        "pipe, checkpoint trained",
+        both(
+            remove(SUP_DENSE),
+            pipe(DENSE_FILE),
+        ),
+        SUP,
+        "",
+        f"id0.pt {A_PIPE}",
+    ),
+    (
+        "pipe, checkpoint pruned",
+        both(
+            remove(SUP_DENSE),
+            pipe(DENSE_FILE),
+        ),
+        SUP_PRUNE,
+        "--models_number 1 --pruning_percentages 0.5",
+        f"id0.pt {A_PIPE}",
+    ),
+    (
+        "pipe, JSON",
+        lambda: pipe(str(model(ENCODER).with_suffix(".json")))(),
+        CLR_PIES,
+        "",
+        f"id0.json {A_PIPE}",
+    ),
+    ("pipe, state", pipe_for_state, SUP, "", f".pt.state {A_PIPE}"),
+    ("pipe, log", pipe("logs/few digits/sup_training.log"), SUP, "", f"sup_training.log {A_PIPE}"),
+    ("pipe, test set", pipe("t.npz"), SUP_PIES, "--test_set t.npz", f"t.npz {A_PIPE}"),
+    (
+        "pipe, labels",
+        both(severities(5), pipe("labels.npy")),
+        SUP_DEPTH,
+        "--test_set fog.npy --severity 1",
+        f"labels.npy {A_PIPE}",
+    ),
+    ("socket, test set", listening("t_data.npy"), SUP_PIES, "--test_set t_data.npy", f"t_data.npy {A_PIPE}"),
+    (
+        "device, test set",
+        lambda: os.symlink("/dev/zero", "t.npz"),
+        SUP_PIES,
+        "--test_set t.npz",
+        f"t.npz {A_PIPE}",
+    ),
+    (
+        "pipe, archive of CIFAR-10",
+        pipe("cifar-10-python.tar.gz"),
+        SUP,
+        "--dataset cifar10 --data_dir .",
+        f"cifar-10-python.tar.gz {A_PIPE}",
+    ),
+    ("pipe, table", pipe("pies/few digits/results.csv"), SUP_PIES, "", f"results.csv {A_PIPE}"),
+    (
+        "pipe, population",
+        pipe("pies/few digits/supervised/populations/global_0.9.npz"),
+        SUP_PIES,
+        "",
+        f"global_0.9.npz {A_PIPE}",
+    ),
+    (
+        "test set, archive called .npy",
+        archive_called_npy,
+        SUP_PIES,
+        "--test_set t_data.npy",
+        "t_data.npy: images are",
+    ),
+    ("test set, text in an archive", archive_of_text, SUP_PIES, "--test_set t.npz", "t.npz: images are |S"),
+    (
+        "test set, not of five severities",
+        severities(7),
+        SUP_PIES,
+        "--test_set fog.npy --severity 2",
+        "--test_set fog.npy: cannot be read ... equal division",
+    ),
+    (
+        "test set, a link to itself",
+        both(few_test_images, link_to_itself("few/digit 1/loop.png")),
+        SUP_PIES,
+        "--test_set few",
+        "few/digit 1/loop.png ... remove",
+    ),
+    ("data, a link to itself", link_to_itself("loop"), SUP, "--data_dir loop", "loop ... a link"),
+    (
+        "data, an image that is a link to itself",
+        link_to_itself("few digits/train/digit 1/loop.png"),
+        SUP,
+        "",
+        f"loop.png {UNREADABLE_IMAGE}",
+    ),
+    (
+        "test set, too few images for UMAP",
+        few_test_images,
+        SUP_PIES,
+        "--plot_umap --test_set few",
+        "--plot_umap needs at least 10 test images, not 3",
+    ),
+    (
+        "data, too few images for depth",
+        lambda: [path.unlink() for path in Path("few digits/train").glob("*/[01]*.png") if path.stem > "08"],
+        CLR_DEPTH,
+        "",
+        "prediction depth needs at least 30 training images, few digits has 27",
+    ),
+    (
         "table, a folder",
         folder_in_place_of_file("pies/few digits/results.csv"),
         SUP_PIES,
@@ -1095,8 +1280,8 @@ WRONG_FLAGS_OF_FIGURES = """
 --format gif => --format ... choose from
 --run a/b => --run ... is not a plain name
 --run hotter => runs/hotter ... there is no such folder
---output_dir 'few digits/train/digit 1/03.png' => Not a directory; few digits/train/digit 1/03.png is in the way: move it away
---release 'few digits/train/digit 1/03.png' => Not a directory; few digits/train/digit 1/03.png is in the way: move it away
+--output_dir 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
+--release 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'pies/few digits' => --release names the folder of --results
 --against 'pies/few digits/../few digits' => --against names the folder of --results
 --release '' => --release ... '' is no path: give its name
@@ -1185,6 +1370,7 @@ DAMAGES = {
     "other values": (changed, "is damaged; move it away"),
     "a bit": (turned, "is damaged; move it away"),
     "no title": (incomplete, "is damaged; move it away"),
+    "a pipe": (lambda path: pipe(str(path))(), "is a pipe"),
     "no stamp": (
         lambda path: np.savez(path, **np.load(path)),
         "has no stamp ... python -m common.store.stamp",
@@ -1346,7 +1532,7 @@ def test_a_file_that_the_report_did_not_write_is_not_replaced(report, capsys, na
     write(name)()
     before = files(Path.cwd())
     assert report(*NOT_WRITTEN.get(name, ["--output_dir", "pub"])) == 2
-    check_the_line(capsys.readouterr().err, f"{name} ... move it away")
+    check_the_line(capsys.readouterr().err, f"{name} ... move ... away")
     assert files(Path.cwd()) == before
 
 
@@ -1666,3 +1852,79 @@ def test_damaged_evaluations_are_computed_again(work, capsys, damage):
             np.array_equal(stored[name], before[path][name]) for name in stored
         )
     assert list(csv.reader(Path("pies/few digits/results.csv").open())) == rows
+
+
+def test_a_batch_of_one_image_that_cannot_be_normalised_is_one_line(work, capsys):
+    flags = "--dataset folder --architecture resnet18 --batch_size 59 --epochs 1 --index_end 0 --save_path x"
+    assert main(SUP, *flags.split(), "--data_dir", "few digits") == 2
+    check_the_line(capsys.readouterr().err, "--batch_size leaves one image for the last batch")
+    assert not list(Path("x").glob("[!.]*"))
+
+
+class StandIn:
+    """For UMAP where neither the packages nor the home can be written; with `fails`, anywhere."""
+
+    fails = False
+
+    def __init__(self, **_):
+        if self.fails or not os.path.isdir(os.environ.get("NUMBA_CACHE_DIR", "")):
+            raise RuntimeError("cannot cache function 'rdist': no locator available for file 'layouts.py'")
+
+    def fit_transform(self, latent):
+        return latent[:, :2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_umap_that_fails_costs_nothing_else(work, monkeypatch, capsys, fails):
+    from common import process
+
+    process.CACHES.clear()
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(StandIn, "fails", fails)
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=StandIn))
+    shutil.rmtree("pies")
+    flags = with_defaults(SUP_PIES, ["--plot_umap", "--plot_q_score"])
+    assert main(SUP_PIES, *flags) == (2 if fails else 0)
+    said, folder = capsys.readouterr(), Path("pies/few digits")
+    if fails:
+        check_the_line(said.err, "--plot_umap: UMAP failed (RuntimeError: cannot cache ... leave it out")
+    assert "all columns: " in said.out and (folder / "results.csv").exists()
+    kinds = ("pies_distribution", "q_score", "umap")
+    assert [len(list(folder.glob(f"*/{kind}/*.png"))) for kind in kinds] == [1, 1, 0 if fails else 2]
+
+
+NOBODY_READS = [(SUP, FLAGS[SUP]), (CLR_PIES, ["--help"]), ("figures/make_figures", ["--help"])]
+
+
+@pytest.mark.parametrize("script, flags", NOBODY_READS)
+def test_a_script_whose_output_nobody_reads_ends_quietly(work, script, flags):
+    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags), *SMALL * (script == SUP)]
+    options = {"stderr": subprocess.PIPE, "text": True, "timeout": 60, "check": False}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, **options)
+        check_the_line(done.stderr, "No space left on device")
+        assert done.returncode == 2
+        assert subprocess.run([*command[:2], "--wrong"], **options | {"stderr": full}).returncode == 2
+    end, other_end = os.pipe()
+    os.close(end)
+    done = subprocess.run(command, stdout=other_end, **options)
+    os.close(other_end)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_results_that_are_not_there_yet(work, capsys):
+    from figures import make_figures
+
+    for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
+        Path("pies/cifar10/supervised", kind).mkdir(parents=True)
+    assert make_figures.main(["--results", "pies/cifar10"]) == 2
+    check_the_line(capsys.readouterr().err, "no results yet; run the pie_kmodels_detection scripts")
+
+
+@pytest.mark.parametrize("name", ["[a]", "*a", " [a]"])
+def test_a_row_of_latex_does_not_begin_as_an_option_of_the_row_before(tmp_path, name):
+    from common.store import table
+
+    table.write_tex(tmp_path / "t.tex", [["class", "PIEs"], [name, "1"]])
+    protected = name.replace("[", "{}[").replace("*", "{}*")
+    assert f"\n{protected} & 1" in (tmp_path / "t.tex").read_text()

@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import write_few_digits
-from cuda_stand_in import CPU, CudaStandIn, Misuse, device_of, watched_training
+from cuda_stand_in import CudaStandIn, Misuse, watched_training
 
-from common import augment, cli, models, plots, training
+from common import cli, models, plots, training
 from common.settings import Architecture
 
 SMALL = "--dataset folder --data_dir few --model_depth 10 --widen_factor 1 --threads 1 --save_every 1"
@@ -27,7 +27,7 @@ CONTRASTIVE = (
 )
 FINETUNED = f"{SMALL} --models_number 1 --pruning_percentages 0.9 --epochs 1"
 ITERATIVE = f"{SMALL} --models_number 1 --pruning_schedule iterative --iterations 2 --rate 0.5"
-CRITERIA = ("magnitude", "snip_batches", "grasp", "synflow", "levai_zombori", "filter_random")
+CRITERIA = ("magnitude", "snip_batches", "grasp", "synflow", "filter_random")
 COMPARED = "--models_number 1 --pruning_percentages 0.9"
 METHODS = "--pruning_methods global,later_GMP_snip"
 COMMANDS = (
@@ -42,7 +42,6 @@ COMMANDS = (
     f"clr_pruning_finetune {FINETUNED}",
     f"sup_pruning_finetune {ITERATIVE} --after rewind --rewind_epoch 1",
     f"sup_pruning_finetune {ITERATIVE} --after lr_rewind --criterion levai_zombori --scope erk",
-    f"clr_pruning_finetune {ITERATIVE} --after rewind",
     f"sup_pie_kmodels_detection {ANALYSIS} {COMPARED} {METHODS} --plot_q_score",
     f"clr_pie_kmodels_detection {ANALYSIS} {COMPARED} --pruning_methods global",
     f"sup_prediction_depth {ANALYSIS} {COMPARED} --pruning_methods global --prediction_depth_models 1",
@@ -80,8 +79,8 @@ def without_figures():
 
 
 def fail_in_the_second_epoch(monkeypatch, fail) -> None:
-    def log_epoch(description, epochs, entry, original=training.log_epoch):
-        fail() if entry["epoch"] == 1 else original(description, epochs, entry)
+    def log_epoch(description, epochs, entry, level, original=training.log_epoch):
+        fail() if entry["epoch"] == 1 else original(description, epochs, entry, level)
 
     monkeypatch.setattr(training, "log_epoch", log_epoch)
 
@@ -170,17 +169,17 @@ def test_a_state_outlives_a_device_that_fails_for_good(runs, tmp_path):
         assert path.read_bytes() == (runs[0] / path).read_bytes()
 
 
-@pytest.mark.parametrize("depth, width, images", [(10, 1, 4), (16, 2, 3)])
-def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypatch, depth, width, images):
+def test_what_the_backward_pass_keeps_is_what_the_memory_table_computes(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
     import gpu_memory
 
     with CudaStandIn() as stand_in:
-        network = models.SupervisedNetwork(Architecture(depth, width), 10).to("cuda")
-        batch, before = torch.zeros(images, 3, 16, 16, device="cuda"), stand_in.live
+        network = models.SupervisedNetwork(Architecture(16, 2), 10).to("cuda")
+        batch, before = torch.zeros(3, 3, 16, 16, device="cuda"), stand_in.live
         logits = network(batch)
         kept = stand_in.live - before + 4 * batch.numel()
-    computed = 4 * images * gpu_memory.kept_values(depth, width, side=16)
+        assert stand_in.live <= stand_in.peak < 1.02 * stand_in.live
+    computed = 4 * 3 * gpu_memory.kept_values(16, 2, side=16)
     assert logits.requires_grad and computed <= kept < 1.02 * computed + 8_000  # statistics, and the latent
 
 
@@ -194,65 +193,36 @@ def test_the_benchmark_of_the_switches_compares_the_device_with_the_cpu(monkeypa
         distances = switches.agreement(torch.device("cuda", 0))
     assert len(distances) == 6 and set(distances.values()) == {0.0}
 
-    exact = switches.numbers(CPU)
-    shifted = {what: values.clone() for what, values in exact.items()}
-    shifted["logits"][0, 0] += shifted["logits"].abs().max()
-    shifted["k-NN labels"][:, :5] = 10
-    monkeypatch.setattr(switches, "numbers", lambda device, found=[shifted, exact]: found.pop())
-    distances = switches.agreement(CPU)
-    assert distances["logits, relative to the largest"] == pytest.approx(1, abs=1e-6)
-    assert distances["share of k-NN labels that differ"] == 0.25
-    assert distances["SupCon loss, relative to the largest"] == 0
-
 
 # The stand-in itself
 
+
+def bilinear(x):
+    return F.interpolate(x[None, None], scale_factor=2, mode="bilinear")
+
+
 MISUSES = {
     "sum of tensors on CPU and device": lambda x, y: x + y,
-    "concatenation with a scalar of the CPU": lambda x, y: torch.stack([x.sum(), torch.tensor(1.0)]),
     "a sum of the device into one of the CPU": lambda x, y: torch.zeros(()).add_(x.sum()),
     "an index of the device into a tensor of the CPU": lambda x, y: y[x.argsort(0)],
     "an index of the CPU into a tensor of the device": lambda x, y: x[y.argsort(0)],
-    "a layer on the CPU": lambda x, y: torch.nn.Linear(4, 4)(x),
     "labels on the CPU": lambda x, y: F.cross_entropy(x, torch.arange(4)),
     "another device": lambda x, y: x + x.to("cuda:1"),
     "a device that is not there": lambda x, y: x.to("cuda:7"),
     "numpy": lambda x, y: x.numpy(),
     "a generator of the CPU": lambda x, y: torch.rand(2, device="cuda", generator=torch.Generator()),
-    "item": lambda x, y: x.sum().item(),
     "a condition": lambda x, y: 1 if x.sum() > 0 else 0,
     "tolist": lambda x, y: x.tolist(),
     "to the CPU": lambda x, y: x.to("cpu"),
     "a copy to the CPU": lambda x, y: y.copy_(x),
     "nonzero": lambda x, y: x.nonzero(),
-    "a mask as index": lambda x, y: x[x > 0],
     "values by a mask": lambda x, y: x.index_put_((x > 9,), x[0]),
-    "equal": lambda x, y: torch.equal(x, x),
     "synchronize": lambda x, y: torch.cuda.synchronize(),
-    "saving": lambda x, y: torch.save(x, os.devnull),
     "an item in the backward pass": lambda x, y: backward_with(lambda gradient: gradient.sum().item(), x),
     "a copy to the device": lambda x, y: y.to("cuda"),
+    "no deterministic backward pass": lambda x, y: bilinear(x.requires_grad_()).sum().backward(),
+    "no deterministic product": lambda x, y: x.scatter_reduce(0, x.argsort(0), x, "prod"),
     "a tensor made of numbers": lambda x, y: torch.tensor([1.0, 2.0], device="cuda"),
-    "numbers as index": lambda x, y: x[[0, 1]],
-}
-# What torch.use_deterministic_algorithms(True) refuses on CUDA; x is (4, 4).
-NONDETERMINISTIC = {
-    "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x[None], 2),
-    "bilinear": lambda x: F.interpolate(x[None, None], scale_factor=2, mode="bilinear"),
-    "histogram": lambda x: x.detach().histc(4),
-    "weighted counts": lambda x: x.argmax(0).bincount(x[0].detach()),
-    "median of rows": lambda x: x.median(0).values,
-    "products": lambda x: x.scatter_reduce(0, x.argsort(0), x, "prod"),
-}
-ALLOWED = {
-    "a scalar of the CPU": lambda x, y: x * y.sum() + torch.tensor(1.0),
-    "a number written by a mask": lambda x, y: x.__setitem__(x > 9, 0),
-    "an index of the device": lambda x, y: x[x.argsort(0)],
-    "tensors made there": lambda x, y: torch.arange(4, device=x.device) + torch.zeros_like(x),
-    "work on the CPU": lambda x, y: (y[y > 0].sum().item(), y.tolist(), y.numpy()),
-    "conversion where it is": lambda x, y: x.to(x.device).to(torch.float64).to("cuda"),
-    "like another": lambda x, y: torch.empty_like(x, device="cpu") + y,
-    "a backward pass": lambda x, y: backward_with(lambda gradient: gradient * 2, x),
 }
 
 
@@ -270,23 +240,6 @@ def test_a_misuse_in_a_step_is_found(misuse):
             MISUSES[misuse](x, y)
 
 
-@pytest.mark.parametrize("use", ALLOWED)
-def test_what_is_allowed_is_not_found(use):
-    with CudaStandIn() as stand_in:
-        x, y = torch.arange(16.0).view(4, 4).to("cuda"), torch.arange(16.0).view(4, 4)
-        with stand_in.during("step"):
-            ALLOWED[use](x, y)
-
-
-@pytest.mark.parametrize("operation", NONDETERMINISTIC)
-def test_what_cuda_has_no_deterministic_algorithm_for_is_found(operation):
-    with CudaStandIn():
-        x = torch.arange(16.0).view(4, 4).to("cuda").requires_grad_()
-        with pytest.raises(Misuse, match="deterministic"):
-            NONDETERMINISTIC[operation](x).sum().backward()
-    NONDETERMINISTIC[operation](torch.arange(16.0).view(4, 4).requires_grad_())  # it has one on the CPU
-
-
 def test_outside_of_a_step_waits_and_copies_are_counted():
     with CudaStandIn() as stand_in:
         x = torch.ones(3).cuda()
@@ -300,63 +253,13 @@ def test_outside_of_a_step_waits_and_copies_are_counted():
     ]
 
 
-def test_tensors_are_where_they_were_made_or_brought_and_so_are_their_views():
-    with CudaStandIn(devices=2):
-        network = torch.nn.Linear(4, 4).to("cuda:1")
-        x = torch.ones(2, 4, device="cuda:1")
-        loss = network(x).square().sum()
-        loss.backward()
-        for tensor in (network.weight, network.weight.grad, x[0].view(2, 2), loss, torch.zeros_like(x)):
-            assert tensor.device == torch.device("cuda", 1) and tensor.is_cuda
-        assert x.cpu().device == CPU and not x.cpu().is_cuda
-        assert x.to("cuda").device == torch.device("cuda", 0)
-    assert x.device == CPU and device_of(x).index == 1  # afterwards it is a tensor like any other
-
-
-def test_live_bytes_are_those_of_the_storages_that_are_still_there():
-    with CudaStandIn() as stand_in:
-        x = torch.ones(1000, device="cuda")
-        view, double = x[10:], x * 2
-        assert torch.cuda.memory_allocated() == 8000
-        del x, double
-        assert (stand_in.live, stand_in.peak) == (4000, 8000)
-        del view
-        assert stand_in.live == 0
-        leaf = torch.ones(1000, device="cuda", requires_grad=True)
-        product = (leaf * 2) ** 2  # keeps leaf * 2 for the backward pass
-        assert stand_in.live == 12_000
-        product.sum().backward()
-        assert stand_in.live == 12_000  # leaf, product, gradient
-        stand_in.reset_peak()
-        assert stand_in.peak == 12_000
-
-
-def spoil_normalise(monkeypatch):
-    def normalise(images, mean, std):
-        mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (mean, std))
-        return images.sub_(mean).div_(std)
-
-    monkeypatch.setattr(augment, "normalise_", normalise)
-
-
-def spoil_loss(monkeypatch):
+def test_a_loss_that_waits_for_the_device_is_found(monkeypatch, tmp_path):
     def loss(logits, labels):
         value = F.cross_entropy(logits, labels)
         assert value.item() < 100
         return value, (logits.argmax(1) == labels).sum()
 
     monkeypatch.setattr(training, "cross_entropy", loss)
-
-
-def spoil_order(monkeypatch):
-    original = training.epoch_order
-    monkeypatch.setattr(training, "epoch_order", lambda *args: [batch.cpu() for batch in original(*args)])
-
-
-@pytest.mark.parametrize("spoil", [spoil_normalise, spoil_loss, spoil_order])
-def test_a_misuse_in_the_code_of_the_study_is_found(spoil, monkeypatch, tmp_path):
-    spoil(monkeypatch)
-    command = f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.25 --end_epoch 1.5"
     with inside(tmp_path / "spoilt"), CudaStandIn() as stand_in, watched_training(stand_in):
-        with pytest.raises(Misuse, match="in a step|different devices|copies to"):
-            run(command)
+        with pytest.raises(Misuse, match="in a step"):
+            run(f"{SUPERVISED} --pruning 0.9 --begin_epoch 0.25 --end_epoch 1.5")

@@ -2,16 +2,13 @@
 
 import errno
 import hashlib
-import io
 import os
 import pickle
-import random
 import shlex
 import shutil
 import struct
 import tarfile
 import urllib.error
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -27,21 +24,19 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks import shrink_images
 from common.cli import UserError
-from common.data import channel_statistics, dataset_name, load_dataset, open_image, upright
+from common.data import channel_statistics, dataset_name, load_dataset
 from common.datasets import DOWNLOADS
 
 
 def test_digits_are_all_images_of_scikit_learn_in_a_fixed_stratified_split():
     from sklearn.datasets import load_digits
 
-    one, other = load_dataset("digits", "data"), load_dataset("digits", "elsewhere")
-    assert one.train_images.shape == (1297, 3, 8, 8) and one.test_images.shape == (500, 3, 8, 8)
-    assert one.checksum == other.checksum and one.test_files == ()
-    labels = torch.cat([one.test_labels, one.train_labels])
-    share = torch.bincount(one.test_labels) / torch.bincount(labels)
+    data = load_dataset("digits", "data")
+    assert data.train_images.shape == (1297, 3, 8, 8) and data.test_images.shape == (500, 3, 8, 8)
+    share = data.test_labels.bincount() / (data.test_labels.bincount() + data.train_labels.bincount())
     assert ((share - 500 / 1797).abs() < 0.01).all()
-    assert not one.horizontal_flip and not one.vertical_flip and one.class_names == tuple("0123456789")
-    found = torch.cat([one.train_images, one.test_images])[:, 0].flatten(1).numpy()
+    assert not data.horizontal_flip and not data.vertical_flip and data.class_names == tuple("0123456789")
+    found = torch.cat([data.train_images, data.test_images])[:, 0].flatten(1).numpy()
     expected = np.round(load_digits().images * 255 / 16).astype(np.uint8).reshape(1797, -1)
     assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
 
@@ -109,21 +104,15 @@ def test_the_checksum_changes_with_a_pixel_a_label_and_a_class_name(tmp_path):
     assert len(set(whole)) == 4 and len(set(of_training)) == 3 and of_training[0] == of_training[1]
 
 
-def png_bytes(width, height, depth, colour, rows):
-    """A PNG by hand, of pixels that Pillow does not write; colour: 0 grey, 2 RGB, 4 grey and alpha."""
-    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), (b"IDAT", rows)
-    chunks = [kind + content for kind, content in (*parts, (b"IEND", b""))]
-    sizes = [struct.pack(">I", len(chunk) - 4) for chunk in chunks]
-    sums = [struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(map(b"".join, zip(sizes, chunks, sums)))
+# A PNG of one pixel of 16 bits a channel in RGB, which Pillow does not write.
+DEEP_RGB = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000011002000000c0e78f9d"
+    "0000000c49444154789c63a8670441000604018195f8cc9e0000000049454e44ae426082"
+)
 
 
-def deep_png(colour, channels):
-    return png_bytes(12, 10, 16, colour, zlib.compress((b"\0" + b"\x7f\x01" * 12 * channels) * 10))
-
-
-def frames(path, format):
-    Image.new("L", (12, 10)).save(path, format, save_all=True, append_images=[Image.new("L", (12, 10), 9)])
+def frames(path):
+    Image.new("L", (12, 10)).save(path, "GIF", save_all=True, append_images=[Image.new("L", (12, 10), 9)])
 
 
 def link(path, target):
@@ -133,27 +122,24 @@ def link(path, target):
 
 UNSAFE = {
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "not a file"),
-    "a device": (lambda path: link(path, "/dev/zero"), "link out of the data folder"),
     "a link out": (lambda path: link(path, path.parents[3] / "a.png"), "link out of the data folder"),
     "a link round": (lambda path: link(path, path), "not a file"),
     "a program": (lambda path: path.write_bytes(EPS), "cannot identify image file"),
-    "frames, GIF": (lambda path: frames(path, "GIF"), "2 frames"),
-    "frames, TIFF": (lambda path: frames(path, "TIFF"), "2 frames"),
-    "frames, PNG": (lambda path: frames(path, "PNG"), "2 frames"),
-    "16 bits, RGB": (lambda path: path.write_bytes(deep_png(2, 3)), "more than 8 bits"),
-    "16 bits, LA": (lambda path: path.write_bytes(deep_png(4, 2)), "more than 8 bits"),
+    "a value too large": (lambda path: path.write_bytes(b"P2 12 10 255 " + b"999 " * 120), "too large"),
+    "frames": (frames, "2 frames"),
+    "16 bits, grey": (lambda path: Image.new("I;16", (12, 10)).save(path), "more than 8 bits"),
+    "16 bits, RGB": (lambda path: path.write_bytes(DEEP_RGB), "more than 8 bits"),
 }
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-@pytest.mark.parametrize("place", ["train/cat/0.png", "train/dog/1.png"])
-def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypatch, name, place):
+def test_what_is_no_picture_of_the_folder_is_refused_at_once(tmp_path, monkeypatch, name):
     root = write_folder(tmp_path / "pets")
     shutil.copy(root / "test/cat/0.png", tmp_path / "a.png")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
     spoil, words = UNSAFE[name]
-    spoil(root / place)
+    spoil(root / "train/dog/1.png")
     with pytest.raises(UserError, match=words) as error:
         load_dataset("folder", str(root))
     assert "\n" not in str(error.value)
@@ -170,31 +156,6 @@ def test_of_a_photograph_with_a_preview_behind_it_the_photograph_is_taken(tmp_pa
     assert after[4].float().mean() > 250 and (after[:4] == before[:4]).all()
 
 
-FORMATS = {"PNG": "RGBA", "JPEG": "CMYK", "GIF": "P", "BMP": "L", "TIFF": "F", "WEBP": "RGB", "PPM": "1"}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format, mode", FORMATS.items())
-def test_spoilt_bytes_are_read_as_an_image_or_refused(tmp_path, monkeypatch, format, mode):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # no large memory for sizes made of spoilt bytes
-    rng, file, path, refused = random.Random(0), io.BytesIO(), tmp_path / "image", 0
-    Image.effect_noise((9, 8), 80).convert(mode).save(file, format)
-    for case in range(60):
-        content = bytearray(file.getvalue())
-        for _ in range(case % 6):
-            content[rng.randrange(len(content))] = rng.randrange(256)
-        path.write_bytes(content[: rng.randrange(len(content)) if case % 2 else None])
-        try:
-            with open_image(path) as image:
-                pixels = np.asarray(upright(image))
-        except UserError as error:
-            refused += 1
-            assert "image is not a readable image" in str(error) and "\n" not in str(error)
-        else:
-            assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    assert 10 < refused
-
-
 @pytest.mark.parametrize("name", ["test", "train/cat"])
 def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
     (write_folder(tmp_path / "pets") / name).rename(tmp_path / "elsewhere")
@@ -209,46 +170,37 @@ def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
     assert load_dataset("folder", str(root)).train_images.shape == (6, 3, 10, 12)
 
 
+def claim_size(path, side):
+    """A picture that says it has so many pixels, and has none: it cannot be decoded."""
+    Image.new("RGB", (12, 10)).save(path, "BMP")
+    path.write_bytes(path.read_bytes()[:18] + struct.pack("<ii", side, side) + path.read_bytes()[26:54])
+
+
 def test_large_images_are_refused_before_they_are_decoded(tmp_path):
-    root = write_folder(tmp_path / "pets")  # what has no pixels cannot be decoded
-    (root / "train/dog/1.png").write_bytes(png_bytes(9000, 9000, 1, 0, b""))
+    root = write_folder(tmp_path / "pets")
+    claim_size(root / "train/dog/1.png", 9000)
     with pytest.raises(UserError, match="different sizes, .* 12x10 and .* 9000x9000"):
         load_dataset("folder", str(root))
     for path in root.glob("*/*/*.png"):
-        path.write_bytes(png_bytes(13000, 13000, 1, 0, b""))
+        claim_size(path, 13000)
     with pytest.raises(UserError, match="Image size .* exceeds"):
         load_dataset("folder", str(root))
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_an_image_is_turned_as_its_exif_says(tmp_path, ending):
-    root, exif = write_folder(tmp_path / "pets", ending=ending), Image.Exif()
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
+    root, exif = write_folder(tmp_path / "pets", ending="jpg"), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    paths = [root / f"{name}.{ending}" for name in ("train/cat/0", "test/dog/1")]
-    for path in paths:
-        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    data = load_dataset("folder", str(root))
-    for image, path in zip((data.train_images[0], data.test_images[3]), paths):
-        lying = np.asarray(Image.open(path))
-        assert lying.shape == (12, 10, 3)
-        assert (image.permute(1, 2, 0).numpy() == np.rot90(lying, -1)).all()
-
-
-def mixed_folder(root):
-    """Grey sides, a red and green middle; of many sizes, formats and aspects."""
-    write_folder(root, size=(8, 8))
-    for index, (width, height) in enumerate([(40, 20), (64, 200), (20, 20)]):
-        pixels = np.full((height, width, 3), 128, np.uint8)
-        side = min(width, height)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels[top : top + side // 2, left : left + side] = 255, 0, 0
-        pixels[top + side // 2 : top + side, left : left + side] = 0, 255, 0
-        Image.fromarray(pixels).save(root / "test/cat" / f"{index}.bmp")
-    return root
+    path = root / "train/dog/1.jpg"
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    found = load_dataset("folder", str(root)).train_images[4].permute(1, 2, 0)
+    assert (found.numpy() == np.rot90(np.asarray(Image.open(path)), -1)).all()
 
 
 def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_them(tmp_path, capsys):
-    root = mixed_folder(tmp_path / "my pets")
+    root = write_folder(tmp_path / "my pets", size=(8, 8))
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, 10:30] = 255  # its middle, which is kept
+    Image.fromarray(wide).save(root / "test/cat/0.bmp")
     with pytest.raises(UserError, match="different sizes.* resize them: ") as error:
         load_dataset("folder", str(root))
     python, script, *flags = shlex.split(str(error.value).split("resize them: ")[1])
@@ -257,43 +209,32 @@ def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_the
     data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
     assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
     assert data.test_files[:2] == ("test/cat/0.bmp.png", "test/cat/0.png.png")
-    for image in data.test_images[[0, 2, 4]].float():  # the middle is whole and square, its sides are gone
-        assert (image[0, :3] > 200).all() and (image[0, 5:] < 50).all() and (image[1, 5:] > 200).all()
+    assert (data.test_images[0] > 200).all()
 
 
 def shrink(*words):
     return shrink_images.main(list(map(str, words)))
 
 
-def test_images_are_shrunk_to_a_size_and_by_a_factor(tmp_path):
-    root = write_folder(tmp_path / "pets", size=(16, 32))
-    for words, shape in ((["--size", "8x12"], (8, 12)), (["--factor", 2, "--train_per_class", 1], (8, 16))):
-        target = tmp_path / f"of {shape}"
-        assert shrink(root, target, *words) == 0
-        assert load_dataset("folder", str(target)).train_images.shape[2:] == shape
+def test_images_shrunk_by_a_factor_are_means_of_their_pixels(tmp_path):
+    root, target = write_folder(tmp_path / "pets", size=(16, 32)), tmp_path / "half"
+    assert shrink(root, target, "--factor", 2, "--train_per_class", 1) == 0
+    assert load_dataset("folder", str(target)).train_images.shape == (2, 3, 8, 16)
     first = np.asarray(Image.open(root / "train/cat/0.png"), float)
     means = first.reshape(8, 2, 16, 2, 3).mean((1, 3))
-    assert (np.asarray(Image.open(tmp_path / "of (8, 16)/train/cat/0.png")) == np.round(means)).all()
-    assert len(listed(tmp_path / "of (8, 16)/train/dog")) == 1
+    assert (np.asarray(Image.open(target / "train/cat/0.png")) == np.round(means)).all()
 
 
 def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
     root = write_folder(tmp_path / "pets", size=(9, 9))
     (root / "test/dog/1.png").write_text("no image")
     (tmp_path / ".shrinking_new/of a killed call").mkdir(parents=True)
-    for words in (
-        [root, tmp_path / "new", "--size", 8],
-        [root, tmp_path / "new", "--factor", 2],
-        [root, root],
-    ):
+    for words in ([root, tmp_path / "new", "--size", 8], [root, tmp_path / "new", "--factor", 2]):
         assert shrink(*words) == 2
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
     with pytest.raises(SystemExit):
         shrink(root, "", "--size", 8)
     assert "'' is no path" in capsys.readouterr().err
-    for size in ("7", "8x", "0x8", "1e2", "8x8x8"):
-        with pytest.raises(SystemExit):
-            shrink(root, tmp_path / "new", "--size", size)
 
 
 def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
@@ -315,8 +256,6 @@ def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
 
 
 CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
-DAMAGED = [("cifar10", name) for name in ("data_batch_1", "test_batch", "batches.meta")]
-DAMAGED += [("cifar100", name) for name in ("train", "test", "meta")]
 downloaded = pytest.mark.parametrize("name", DOWNLOADS)
 
 
@@ -386,13 +325,8 @@ def check_downloaded(name, root):
     else:
         assert data.class_names[3] == "class3" and data.train_labels[3] == 3
     assert (data.train_images[:20].numpy() == first.reshape(20, 3, 32, 32)).all()
-    published = (0.4915, 0.4823, 0.4468), (0.2047, 0.2435, 0.2616)
-    known = published if name == "cifar10" else channel_statistics(data.train_images)
-    assert (data.mean, data.std) == known
-    assert (data.name, data.title) == (
-        name,
-        {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}[name],
-    )
+    known = DOWNLOADS[name].statistics or channel_statistics(data.train_images)
+    assert (data.mean, data.std) == known and data.name == name
     assert data.horizontal_flip == data.vertical_flip == (name != "svhn")
 
 
@@ -412,40 +346,36 @@ def test_a_data_set_is_read_from_prepared_files_and_then_from_its_copy(server, n
     server.chmod(0o700)
 
 
-@pytest.mark.parametrize("name, damaged", DAMAGED)
-def test_a_damaged_copy_is_replaced_from_the_archive(server, name, damaged):
-    check_downloaded(name, server)
-    (server / CIFAR[name].base_folder / damaged).write_bytes(b"half")
-    check_downloaded(name, server)
-    assert listed(server) == sorted([CIFAR[name].base_folder, CIFAR[name].filename])
-
-
 class Trap:
-    """Notes in its folder that it was unpickled."""
+    """Leaves a file in the working folder when it is unpickled."""
 
     def __reduce__(self):
         return open, ("unpickled", "w")
 
 
-@pytest.mark.parametrize("name, damaged", DAMAGED)
-def test_a_file_with_another_checksum_is_never_unpickled(server, tmp_path, monkeypatch, name, damaged):
+@pytest.mark.parametrize("name, file", [("cifar10", "test_batch"), ("cifar100", "meta")])
+def test_a_damaged_copy_is_never_unpickled_but_replaced_from_the_archive(
+    server, tmp_path, monkeypatch, name, file
+):
     monkeypatch.chdir(tmp_path)
     check_downloaded(name, server)
-    path = server / CIFAR[name].base_folder / damaged
+    path = server / CIFAR[name].base_folder / file
+    path.write_bytes(pickle.dumps(Trap()))
+    check_downloaded(name, server)
     path.write_bytes(pickle.dumps(Trap()))
     (server / CIFAR[name].filename).unlink()
     with pytest.raises(UserError, match="the download failed"):
         load_dataset(name, str(server))
-    assert not (tmp_path / "unpickled").exists() and path.exists()
+    assert not (tmp_path / "unpickled").exists()
 
 
-@pytest.mark.parametrize("name", ["svhn"])
-def test_a_file_with_another_checksum_is_never_parsed(server, name, monkeypatch):
+def test_a_file_with_another_checksum_is_never_parsed(tmp_path, monkeypatch):
+    make_svhn(tmp_path / "server", monkeypatch)
     monkeypatch.setattr("scipy.io.loadmat", None)
-    for path in server.iterdir():
+    for path in (tmp_path / "server").iterdir():
         path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(UserError, match="train_32x32.mat is damaged or incomplete; move it away"):
-        load_dataset(name, str(server))
+        load_dataset("svhn", str(tmp_path / "server"))
 
 
 @downloaded
@@ -466,13 +396,13 @@ def test_without_network_one_line_says_which_files_go_where(server, tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["cifar100"])
-def test_a_full_disk_is_no_failed_download(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_no_failed_download(server, tmp_path, monkeypatch, name):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torchvision_utils, "_urlretrieve", full)
     with pytest.raises(OSError, match="No space left on device: .*data"):
-        load_dataset("cifar100", str(tmp_path / "data"))
+        load_dataset(name, str(tmp_path / "data"))
 
 
 @downloaded

@@ -35,8 +35,8 @@ def slow_loss(features, labels, temperature, base_temperature=0.07):
 
 
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["SupCon", "SimCLR"])
-@pytest.mark.parametrize("views", [1, 2, 3])
-@pytest.mark.parametrize("temperature, base", [(0.001, 0.07), (0.07, 0.07), (0.5, 0.07), (1.0, 2.0)])
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("temperature, base", [(0.001, 0.07), (0.5, 0.07)])
 def test_loss_and_gradient_equal_the_double_loop(temperature, base, views, labels):
     features = random_features(len(LABELS), views)
     fast, slow = features.float().requires_grad_(), features.clone().requires_grad_()
@@ -57,14 +57,13 @@ def test_loss_equals_the_golden_value(method, temperature):
     assert loss.item() == pytest.approx(golden[f"{method}_T{temperature}"].item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("labels", [LABELS, None], ids=["SupCon", "SimCLR"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_features_of_any_precision_are_computed_in_float32(dtype, labels):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_features_of_any_precision_are_computed_in_float32(dtype):
     features = random_features(len(LABELS), 2, 128).to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = contrastive_loss(features, labels, 0.1)
+        loss = contrastive_loss(features, LABELS, 0.1)
     assert loss.dtype == torch.float32
-    assert torch.equal(loss, contrastive_loss(features.float(), labels, 0.1))
+    assert torch.equal(loss, contrastive_loss(features.float(), LABELS, 0.1))
     loss.backward()
     assert features.grad.dtype == dtype and features.grad.isfinite().all()
 
@@ -75,16 +74,12 @@ UNIT = random_features(4, 2).float()
 @pytest.mark.parametrize(
     "features, labels, words",
     [
-        *(
-            (UNIT * torch.tensor([[1], [1], [1], [s]])[..., None], None, "unit")
-            for s in (1.1, 0.9, 0, math.nan)
-        ),
-        *(
-            (F.normalize(torch.ones(shape), dim=-1), None, "shape")
-            for shape in ((8, 16), (4, 2, 16, 1), (16,))
-        ),
-        *((F.normalize(torch.ones(shape), dim=-1), None, "2 views") for shape in ((1, 1, 16), (0, 2, 16))),
-        *((UNIT, torch.zeros(shape), "labels") for shape in ((3,), (8,), (4, 1), (4, 2), ())),
+        (1.1 * UNIT, None, "unit"),
+        (UNIT * torch.tensor([1, 1, 1, math.nan])[:, None, None], None, "unit"),
+        (UNIT[:, 0], None, "shape"),
+        (UNIT[:1, :1], None, "2 views"),
+        (UNIT, torch.zeros(8), "labels"),
+        (UNIT, torch.zeros(4, 1), "labels"),
     ],
 )
 def test_what_is_no_batch_of_normalised_features_is_refused(features, labels, words):
@@ -97,9 +92,7 @@ def test_the_check_of_the_norm_can_be_left_out():
     assert loss.item() == pytest.approx(slow_loss(2 * UNIT, None, 0.5).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("labels", [LABELS, None], ids=["SupCon", "SimCLR"])
-@pytest.mark.parametrize("temperature, base", [(0.5, 0.07), (0.1, 0.5)])
-def test_the_chance_value_is_the_loss_of_features_that_are_all_alike(temperature, base, labels):
-    loss = contrastive_loss(random_features(1, 1).expand(len(LABELS), 2, 16), labels, temperature, base)
-    chance = chance_contrastive_loss(2 * len(LABELS), temperature, base)
+def test_the_chance_value_is_the_loss_of_features_that_are_all_alike():
+    loss = contrastive_loss(random_features(1, 1).expand(len(LABELS), 2, 16), LABELS, 0.1, 0.5)
+    chance = chance_contrastive_loss(2 * len(LABELS), 0.1, 0.5)
     assert chance == pytest.approx(loss.item(), rel=1e-6)

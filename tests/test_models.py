@@ -130,10 +130,9 @@ PUBLISHED_PLACES = ["conv1"] + [
 ]
 
 
-@pytest.mark.parametrize("depth, widen_factor", [(10, 1), (10, 2), (16, 1), (16, 2), (22, 4)])
-@pytest.mark.parametrize("size", [(8, 8), (9, 13)])
-def test_latent_and_representations_are_those_written_out_by_hand(depth, widen_factor, size):
-    network, images = random_network(depth, widen_factor), torch.randn(3, 3, *size)
+@pytest.mark.parametrize("depth, widen_factor", [(10, 1), (16, 2), (22, 4)])
+def test_latent_and_representations_are_those_written_out_by_hand(depth, widen_factor):
+    network, images = random_network(depth, widen_factor), torch.randn(3, 3, 9, 13)
     latent, places = slow_forward(network, images)
     with torch.no_grad():
         actual = {"latent": network(images), **network.representations(images)}
@@ -149,8 +148,7 @@ def weights_of_convolutions(network):
     return sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d))
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99])
-@pytest.mark.parametrize("depth, widen_factor", [(10, 1), (16, 2), (28, 4)])
+@pytest.mark.parametrize("depth, widen_factor, sparsity", [(10, 1, 0.0), (16, 2, 0.3), (28, 4, 0.99)])
 def test_narrower_networks_have_the_weights_that_pruning_would_leave(depth, widen_factor, sparsity):
     full, narrow = WideResNet(depth, widen_factor), WideResNet(depth, widen_factor, match_sparsity=sparsity)
     widths = channels(depth, widen_factor, sparsity)
@@ -162,31 +160,11 @@ def test_narrower_networks_have_the_weights_that_pruning_would_leave(depth, wide
     assert narrow(torch.randn(2, 3, 8, 8)).shape == (2, widths[3]) and narrow.latent_size == widths[3]
 
 
-@pytest.mark.parametrize("match_sparsity", [0.0, 0.5])
-def test_logits_are_the_linear_classification_of_the_latent(match_sparsity):
-    supervised = SupervisedNetwork(Architecture(10, 1), 5, match_sparsity)
-    encoder = WideResNet(10, 1, match_sparsity=match_sparsity)
-    contrastive = ContrastiveClassifier(encoder, ClassificationHead(encoder.latent_size, 5))
-    for network, linear in (
-        (supervised, supervised.base.fc),
-        (contrastive, contrastive.classification_head.fc),
-    ):
-        nn.init.normal_(linear.bias)
-        images = torch.randn(2, 3, 8, 12)
-        latent = network.eval().latent(images)
-        torch.testing.assert_close(network(images), latent @ linear.weight.T + linear.bias)
-
-
 def test_parameter_counts_are_the_published_ones():
-    supervised, contrastive = (
-        SupervisedNetwork(Architecture(16, 2), 10),
-        ContrastiveEncoder(Architecture(16, 2, 0.0)),
-    )
     # The encoder's is with its projection head: two linear layers of 128 x 128 + 128.
-    counts = [
-        sum(map(torch.numel, module.parameters())) for module in (supervised, contrastive, contrastive.head)
-    ]
-    assert counts == [691_674, 723_408, 33_024]
+    networks = SupervisedNetwork(Architecture(16, 2), 10), ContrastiveEncoder(Architecture(16, 2))
+    counts = [sum(map(torch.numel, network.parameters())) for network in networks]
+    assert counts == [691_674, 723_408]
 
 
 def test_weights_start_as_published():
@@ -202,49 +180,31 @@ def test_weights_start_as_published():
             assert abs(weight.std() / expected - 1) < 5 / math.sqrt(2 * weight.numel())
             assert abs(weight.mean() / expected) < 5 / math.sqrt(weight.numel())
             assert weight.abs().max() > 2.2 * expected  # normal, not uniform: a uniform one ends at 1.73
-    heads = [ContrastiveEncoder(Architecture(10, 2, 0.0, kind)).head for kind in ("mlp", "linear")]
-    linear = [network.base.fc, ClassificationHead(128, 100).fc, heads[0][0], heads[0][2], heads[1]]
-    for layer in linear:  # as torch's default
-        bound = 1 / math.sqrt(layer.in_features)
-        for values in [layer.weight] + [layer.bias] * (layer is not network.base.fc):
-            assert 0.9 * bound < values.abs().max() <= bound
-            assert abs(values.double().std() / (bound / math.sqrt(3)) - 1) < 3 / math.sqrt(values.numel())
 
 
-@pytest.mark.parametrize("kind", ["mlp", "linear"])
-def test_the_projection_head_maps_the_latent_to_128_numbers_of_unit_norm(kind):
-    network, images = ContrastiveEncoder(Architecture(10, 1, 0.0, kind)).eval(), torch.randn(3, 3, 8, 8)
-    with torch.no_grad():
-        x, state = network.encoder(images), network.head.state_dict()
-        if kind == "mlp":
-            x = (x @ state["0.weight"].T + state["0.bias"]).clamp_min(0)
-        weight, bias = list(state.values())[-2:]
-        x = x @ weight.T + bias
-        torch.testing.assert_close(network(images), x / x.norm(dim=1, keepdim=True))
-    assert x.shape == (3, 128)
+def test_a_linear_projection_head_is_one_layer():
+    head = ContrastiveEncoder(Architecture(10, 1, 0.0, "linear")).head
+    assert isinstance(head, nn.Linear) and head.weight.shape == (128, 64)
 
 
-def test_a_depth_counts_the_convolutions_and_others_are_refused():
-    for depth in range(-2, 30):
-        if depth in (10, 16, 22, 28):
-            convolutions = [each for each in WideResNet(depth, 2).modules() if isinstance(each, nn.Conv2d)]
-            assert len(convolutions) == depth
-        else:
-            with pytest.raises(ValueError, match="depth"):
-                WideResNet(depth, 2)
+@pytest.mark.parametrize("depth", [-2, 4, 11, 13])
+def test_a_depth_that_no_network_has_is_refused(depth):
+    with pytest.raises(ValueError, match="depth"):
+        WideResNet(depth, 2)
 
 
 def test_dropout_acts_before_the_second_convolution_in_train_mode_only():
     torch.manual_seed(0)
-    network, images = WideResNet(10, 2, dropout=0.3), torch.randn(8, 3, 16, 16)
-    pairs = {1: [], 2: []}  # of each block's two batch norms: what they give, what the convolution gets
-    for group in (network.block1, network.block2, network.block3):
-        [block] = group.layer
-        for index, norm, convolution in ((1, block.bn1, block.conv1), (2, block.bn2, block.conv2)):
-            norm.register_forward_hook(lambda *facts, i=index: pairs[i].append([F.relu(facts[2])]))
-            convolution.register_forward_pre_hook(lambda *facts, i=index: pairs[i][-1].append(facts[1][0]))
-    network.train()(images), network.eval()(images)
-    for before, after in pairs[2][:3]:
-        assert abs((after == 0)[before > 0].double().mean().item() - 0.3) < 0.02
-        torch.testing.assert_close(after[after > 0], before[after > 0] / 0.7)
-    assert all(torch.equal(*pair) for pair in pairs[1] + pairs[2][3:]) and len(pairs[1]) == 6
+    network, images, given = WideResNet(10, 2, dropout=0.3), torch.randn(8, 3, 16, 16), {}
+    block = network.block1.layer[0]
+    for name in ("conv1", "bn2", "conv2"):
+        getattr(block, name).register_forward_pre_hook(
+            lambda _, inputs, name=name: given.setdefault(name, []).append(inputs[0])
+        )
+    network.train()(images)
+    before = F.relu(F.batch_norm(given["bn2"][0], None, None, training=True))
+    after = given["conv2"][0]
+    assert abs((after == 0)[before > 0].double().mean().item() - 0.3) < 0.02
+    torch.testing.assert_close(after[after > 0], before[after > 0] / 0.7)
+    network.eval()(images)
+    assert torch.equal(given["conv2"][1], F.relu(block.bn2(given["bn2"][1])))

@@ -21,16 +21,16 @@ FEWER |= {"--models_number": {"6": "2", "8": "3", "1": "1"}, "--batch_size": "32
 def blocks():
     """The blocks of commands of the walk, one list of words for each command."""
     page = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
-    walk = page.split("## A study of one's own")[1].split("\n## ")[0]
+    walk = page.split("## A complete example")[1].split("\n## ")[0]
     variables, found = {}, []
     for block in re.findall(r"```\n(.*?)```", walk, re.DOTALL):
         found.append([])
         for line in block.replace("\\\n", "").splitlines():
-            if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+            if assigned := re.fullmatch(r"(\w+)=\((.*)\)", line):
                 variables[assigned[1]] = assigned[2]
                 continue
             for name, text in variables.items():
-                line = line.replace(f"${name} ", f"{text} ")
+                line = line.replace(f'"${{{name}[@]}}"', text)
             found[-1].append(shlex.split(line))
     return found
 
@@ -122,9 +122,9 @@ def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
 def test_a_foreign_checkpoint_is_pruned_and_compared_and_named_so(work, monkeypatch):
     monkeypatch.chdir(work)
     [own] = (work / "models/photos_16").glob("wideResNet-1_0.0pruning_*_id0.pt")
-    shutil.copy(own, work / "theirs.pt")
+    shutil.copy(own, work / "network.pt")
     walk(blocks()[3])
-    rows = table(work / "pies/photos_16/runs/theirs")
+    rows = table(work / "pies/photos_16/runs/external")
     assert {row["origin"] for row in rows.values()} == {"external"}
-    arrays = np.load(work / "pies/photos_16/runs/theirs/supervised/populations/dense_0.0.npz")
+    arrays = np.load(work / "pies/photos_16/runs/external/supervised/populations/dense_0.0.npz")
     assert "external" in str(arrays["title"])

@@ -84,7 +84,7 @@ def golden_classifier(folder, depth, method):
 
 
 @pytest.mark.parametrize("with_ties", [False, True])
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.77, 0.95, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.77, 1.0])
 def test_masks_prune_the_asked_number_of_lowest_scores_the_earlier_first(sparsity, with_ties):
     network = random_network(0, with_ties)
     scores = scores_of(network) | {"large": torch.ones(300, 300)}  # where an unstable sort loses the order
@@ -126,16 +126,6 @@ def test_global_masks_equal_the_golden_ones(folder, depth, method, sparsity):
     assert 100 * measure_sparsity(network)["weights_only"] == pytest.approx(percent, rel=1e-12)
 
 
-@pytest.mark.parametrize("sparsity", golden_keys(GOLDEN_MASKS, r"sup_layerwise_(.*)_sparsity_percent"))
-@pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
-def test_layer_masks_give_the_golden_sparsity(folder, depth, sparsity):
-    golden = np.load(folder / GOLDEN_MASKS)
-    network = golden_classifier(folder, depth, "sup")
-    apply_masks(network, layer_masks(scores_of(network), float(sparsity)))
-    percent = golden[f"sup_layerwise_{sparsity}_sparsity_percent"].item()
-    assert 100 * measure_sparsity(network)["weights_only"] == pytest.approx(percent, rel=1e-12)
-
-
 # What is pruned
 
 
@@ -144,33 +134,14 @@ def test_prunable_are_convolution_weights_linear_weights_and_linear_biases_in_or
     expected = [f"{prefix}.{name}" for prefix, _, name in prunable_modules(network)]
     assert list(prunable_parameters(network)) == expected
     assert expected == ["0.weight", "3.0.weight", "6.weight", "6.bias", "8.weight", "8.bias"]
-    parameters = dict(network.named_parameters())
-    assert all(parameter is parameters[name] for name, parameter in prunable_parameters(network).items())
 
 
-def test_the_projection_head_is_not_part_of_a_contrastive_classifier():
-    torch.manual_seed(0)
-    encoder = ContrastiveEncoder(Architecture(16, 2))
-    classifier = ContrastiveClassifier(encoder.encoder, ClassificationHead(128, 10))
-    names = list(prunable_parameters(classifier))
-    assert names[0] == "encoder.conv1.weight"
-    assert names[-2:] == ["classification_head.fc.weight", "classification_head.fc.bias"]
-    assert len(names) == 16 + 2
-    projection = {id(parameter) for parameter in encoder.head.parameters()}
-    assert projection.isdisjoint(id(parameter) for parameter in prunable_parameters(classifier).values())
-    before = copy.deepcopy(encoder.head.state_dict())
-    apply_masks(classifier, global_masks(scores_of(classifier), 0.95))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.head.state_dict().items())
-
-
-def test_methods_share_the_names_of_their_layers():
-    supervised, encoder = (
-        SupervisedNetwork(Architecture(10, 1), 5),
-        ContrastiveEncoder(Architecture(10, 1)).encoder,
-    )
-    contrastive = ContrastiveClassifier(encoder, ClassificationHead(64, 5))
+def test_methods_share_the_names_of_their_layers_and_the_projection_head_is_none():
+    supervised, encoder = SupervisedNetwork(Architecture(10, 1), 5), ContrastiveEncoder(Architecture(10, 1))
+    contrastive = ContrastiveClassifier(encoder.encoder, ClassificationHead(64, 5))
     names = [[layer_name(name) for name in prunable_parameters(each)] for each in (supervised, contrastive)]
-    assert names[0] == names[1] and names[0][1] == "block1.layer.0.conv1.weight" and names[0][-1] == "fc.bias"
+    assert names[0] == names[1] and len(names[0]) == 11
+    assert names[0][1] == "block1.layer.0.conv1.weight" and names[0][-1] == "fc.bias"
 
 
 def test_applying_masks_changes_nothing_but_what_they_prune():
@@ -186,42 +157,31 @@ def test_applying_masks_changes_nothing_but_what_they_prune():
     assert all(torch.equal(mask, masks[name]) for name, mask in masks_of(network).items())
 
 
-def test_masking_gradients_zeroes_those_of_pruned_weights_and_leaves_weights_and_others_alone():
-    layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
-    before = copy.deepcopy(layers.state_dict())
-    layers[0].weight.grad = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
-    layers[0].bias.grad = torch.tensor([7.0, 8])
-    layers[1].weight.grad = torch.tensor([[9.0, 10], [11, 12]])
-    mask_gradients(layers, {})
-    assert layers[0].bias.grad.tolist() == [7, 8]
-    masks = {"0.weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]]), "0.bias": torch.tensor([0.0, 1])}
-    mask_gradients(layers, masks)
-    assert layers[0].weight.grad.tolist() == [[1, 0, 3], [0, 5, 0]] and layers[0].bias.grad.tolist() == [0, 8]
-    assert layers[1].weight.grad.tolist() == [[9, 10], [11, 12]]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items())
+def test_masking_gradients_zeroes_those_of_pruned_weights_alone():
+    layer = nn.Linear(3, 2)
+    before = copy.deepcopy(layer.state_dict())
+    layer.weight.grad, layer.bias.grad = torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([7.0, 8])
+    mask_gradients(layer, {})
+    assert layer.bias.grad.tolist() == [7, 8]
+    mask_gradients(layer, {"weight": torch.tensor([[1.0, 0, 1], [0, 1, 0]])})
+    assert layer.weight.grad.tolist() == [[1, 0, 3], [0, 5, 0]] and layer.bias.grad.tolist() == [7, 8]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
 
 
 # What masks and weights say of a network
 
 
 def test_the_masks_of_a_network_keep_what_is_not_zero():
-    layers = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1, bias=False))
-    layers[0].weight.data = torch.tensor([[0.5, 0, -1e-30], [0, -2, 3]])
+    layers = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    layers[0].weight.data = torch.tensor([[0.5, 0, -1e-30], [-0.0, -2, 3]])
     layers[0].bias.data = torch.tensor([0.0, -4])
-    layers[2].weight.data = torch.tensor([[-0.0, 1]])
-    masks = masks_of(layers)
-    assert {name: mask.tolist() for name, mask in masks.items()} == {
-        "0.weight": [[1, 0, 1], [0, 1, 1]],
-        "0.bias": [0, 1],
-        "2.weight": [[0, 1]],
-    }
-    assert all(mask.dtype == torch.float32 and not mask.requires_grad for mask in masks.values())
+    masks = {name: mask.tolist() for name, mask in masks_of(layers).items()}
+    assert masks == {"0.weight": [[1, 0, 1], [0, 1, 1]], "0.bias": [0, 1]}
 
 
 def test_weight_movement_is_that_of_kept_weights_relative_to_their_size():
     cases = {  # before, after, mask, movement
         "pruned": ([0.03, 0.04, 1], [0.03, 0.05, 0], [1, 1, 0], 1 / 5),
-        "still": ([1, 2, 2], [1, 2, 2], [1, 1, 1], 0),
         "moved": ([1, 2, 2, 0], [-1, 2, 2, 1], [1, 1, 1, 1], 5**0.5 / 3),
         "nothing kept": ([1, 1], [0, 0], [0, 0], None),
         "zero": ([0, 0], [1, 1], [1, 1], None),
@@ -237,21 +197,19 @@ def test_weight_movement_is_that_of_kept_weights_relative_to_their_size():
 # Counting
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.95])
-def test_measured_sparsity_equals_a_slow_count(sparsity):
+def test_measured_sparsity_equals_a_slow_count():
     network = random_network(4)
-    apply_masks(network, global_masks(scores_of(network), sparsity))
+    apply_masks(network, global_masks(scores_of(network), 0.3))
     network[6].bias.data.zero_()  # zeros that no mask made count as well
     zeros, sizes = {}, {}
     for prefix, module, name in prunable_modules(network):
         values = getattr(module, name).flatten().tolist()
         zeros[f"{prefix}.{name}"], sizes[f"{prefix}.{name}"] = values.count(0.0), len(values)
     weights = [name for name in zeros if not name.endswith("bias")]
-    measured = measure_sparsity(network)
-    assert measured["zeros"] == sum(zeros.values()) and measured["counted"] == sum(sizes.values())
-    assert measured["total"] == sum(zeros.values()) / sum(sizes.values())
-    assert measured["weights_only"] == sum(zeros[name] for name in weights) / sum(
-        sizes[name] for name in weights
-    )
-    assert measured["weights_only"] != measured["total"]
-    assert measured["per_tensor"] == {name: zeros[name] / sizes[name] for name in zeros}
+    assert measure_sparsity(network) == {
+        "zeros": sum(zeros.values()),
+        "counted": sum(sizes.values()),
+        "total": sum(zeros.values()) / sum(sizes.values()),
+        "weights_only": sum(zeros[name] for name in weights) / sum(sizes[name] for name in weights),
+        "per_tensor": {name: zeros[name] / sizes[name] for name in zeros},
+    }

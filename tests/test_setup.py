@@ -48,7 +48,11 @@ def project(tmp_path):
 
 
 def setup(project, *words, **environment):
-    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "PYTHON", "LOCKED")}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED")
+    }
     return subprocess.run(
         ["bash", str(project / "setup.sh"), *words],
         env={**clean, **environment},
@@ -67,6 +71,14 @@ def test_a_tilde_in_a_variable_is_the_home(project):
     assert asked(project) and not (project / "~").exists()
 
 
+def test_an_active_environment_is_used_and_a_named_one_wins(project):
+    (project / ".venv").rename(project / "active")
+    shutil.copytree(project / "active", project / "named")
+    for more, used in (({}, "active"), ({"VENV": "named"}, "named")):
+        assert setup(project, VIRTUAL_ENV=str(project / "active"), **more).returncode == 0
+        assert [*(project / used).glob("installed_*")] and not (project / ".venv").exists()
+
+
 def scripts(commands):
     """[(script, its flags, checked by its own parser)]"""
     words = (shlex.split(command) for command in commands)
@@ -79,7 +91,7 @@ def test_set_up_makes_the_folders_and_installs_each_list_once(project):
     installed = ["requirements.txt"]
     assert setup(project).returncode == setup(project).returncode == 0
     assert all((project / folder).is_dir() for folder in ("models", "logs", "pies/cifar10/SupCon/umap"))
-    for locked in ("1", "1", "", "1"):
+    for locked in ("1", "1", "0", "", "1"):
         assert setup(project, LOCKED=locked).returncode == 0
     installed += ["requirements.lock", "requirements.txt", "requirements.lock"]
     (project / "requirements.txt").write_text("torch\n")
@@ -114,11 +126,28 @@ def test_a_failed_installation_says_what_to_do_and_is_tried_again(project):
 def test_a_missing_or_old_interpreter_says_what_to_do(project):
     done = setup(project, VENV="elsewhere", PYTHON="no-such-python")
     assert done.returncode == 2 and "no-such-python not found" in done.stderr and "PYTHON=" in done.stderr
+    done = setup(project, VENV="elsewhere", PYTHON="/bin/ls")
+    assert done.returncode == 2 and "PYTHON=/bin/ls is no Python" in done.stderr
     old = project / "old-python"
     old.write_text('#!/usr/bin/env bash\n[ "$1" = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n')
     old.chmod(0o755)
     done = setup(project, VENV="elsewhere", PYTHON=str(old))
     assert done.returncode == 2 and "Python 3.8.1 is too old" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["README.md", "tests"])
+def test_what_is_no_environment_is_left_alone(project, place):
+    (project / "README.md").write_text("read")
+    before = sorted(project.rglob("*"))
+    done = setup(project, VENV=place, PYTHON=sys.executable)
+    assert done.returncode == 2 and sorted(project.rglob("*")) == before
+    [line] = done.stderr.splitlines()
+    assert f"VENV={place} is no environment" in line and "delete" not in line
+
+
+def test_locked_is_0_or_1(project):
+    done = setup(project, LOCKED="maybe")
+    assert done.returncode == 2 and "LOCKED=maybe: give 1" in done.stderr and not asked(project)
 
 
 def test_the_demo_prints_what_it_runs_and_runs_all_eight_scripts(project):
@@ -191,10 +220,15 @@ def test_paper_takes_a_part_of_the_study():
 
 @pytest.mark.parametrize(
     "flag, value",
-    [("--seeds", "9-4"), ("--seeds", "a"), ("--methods", "supcon"), ("--pruning_methods", "layer")],
+    [
+        *(("--seeds", seeds) for seeds in ("9-4", "a", "", "0-9-20", "3-", "-3", " 1", "0-1000000", "1-٣")),
+        ("--methods", "supcon"),
+        ("--pruning_methods", "layer"),
+        ("--sparsities", "0.9,1"),
+    ],
 )
 def test_paper_refuses_what_the_study_does_not_have(flag, value, capsys):
-    assert pytest.raises(SystemExit, paper_flags, flag, value).value.code == 2
+    assert pytest.raises(SystemExit, paper_flags, f"{flag}={value}").value.code == 2
     assert flag in capsys.readouterr().err
 
 

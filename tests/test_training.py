@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,9 +26,17 @@ from common.training import Contrastive, CrossEntropy, Head, TrainingContext, fi
 CPU = torch.device("cpu")
 SUPERVISED = {"batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 CONTRASTIVE = {
-    **{"learning_method": "SupCon", "epochs": 3, "batch_size": 32, "learning_rate": 0.05, "momentum": 0.9},
-    **{"weight_decay": 4e-4, "temperature": 0.5, "base_temperature": 0.07},
-    **{"cosine_annealing": False, "warmup_epochs": 0, "lars": False},
+    "learning_method": "SupCon",
+    "epochs": 3,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 4e-4,
+    "temperature": 0.5,
+    "base_temperature": 0.07,
+    "cosine_annealing": False,
+    "warmup_epochs": 0,
+    "lars": False,
 }
 
 
@@ -75,18 +85,13 @@ def masks_at(module, sparsity):
 # Learning rates and LARS
 
 
-def test_supervised_rates_fall_at_the_published_epochs():
-    settings = defaults(SupervisedTraining)
-    rates = [training.supervised_learning_rate(settings, epoch) for epoch in range(100)]
-    assert rates == pytest.approx([1.0] * 5 + [0.1] * 25 + [0.01] * 20 + [1e-3] * 30 + [1e-4] * 20)
+def test_supervised_rates_are_the_published_ones_follow_other_milestones_or_a_cosine_or_are_constant():
+    def rates(settings, epochs=6):
+        return [training.supervised_learning_rate(settings, epoch) for epoch in range(epochs)]
 
-
-def test_supervised_rates_follow_other_milestones_the_cosine_of_the_contrastive_ones_or_are_constant():
+    published = [1.0] * 5 + [0.1] * 25 + [0.01] * 20 + [1e-3] * 30 + [1e-4] * 20
+    assert rates(defaults(SupervisedTraining), 100) == pytest.approx(published)
     settings = {"learning_rate": 0.4, "epochs": 20, "lr_milestones": [2, 4], "lr_gamma": 0.5}
-
-    def rates(settings):
-        return [training.supervised_learning_rate(settings, epoch) for epoch in range(6)]
-
     assert rates(settings) == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
     annealed = [training.annealed_learning_rate(0.4, epoch, 20) for epoch in range(6)]
     assert rates({**settings, "cosine_annealing": True}) == annealed
@@ -159,14 +164,13 @@ def test_an_epoch_sees_every_image_once(shuffle):
 
 
 def test_an_epoch_is_the_same_for_the_same_key_and_another_for_another_epoch():
-    def weights(epoch):
+    def weights(epoch, state=0):
         net = network(dropout=0.3)
+        torch.manual_seed(state)  # the state of the global generator does not matter
         one_epoch(classifying(net), epoch=epoch)
         return torch.cat([parameter.flatten() for parameter in net.parameters()])
 
-    assert torch.equal(weights(0), weights(0))
-    torch.manual_seed(99)  # the state of the global generator does not matter
-    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
+    assert torch.equal(weights(0), weights(0, state=99)) and not torch.equal(weights(0), weights(1))
 
 
 def test_the_reported_loss_and_accuracy_are_means_over_images_not_batches():
@@ -186,7 +190,9 @@ def test_the_reported_loss_and_accuracy_are_means_over_images_not_batches():
             correct += int(row.argmax() == label)
     assert reported["loss"] == pytest.approx(sum(losses) / 70, rel=1e-4)
     assert reported["train_accuracy"] == pytest.approx(correct / 70)
-    assert reported["chance_loss"] == math.log(10) and reported["learning_rate"] == 0.0
+    shares = np.bincount(data.train_labels) / 70
+    assert reported["chance_loss"] == pytest.approx(-sum(shares * np.log(shares)))
+    assert reported["learning_rate"] == 0.0
 
 
 def test_a_contrastive_epoch_compares_two_views_of_each_image():
@@ -203,27 +209,26 @@ def test_a_contrastive_epoch_compares_two_views_of_each_image():
         projections = torch.stack(model(torch.cat(views)).split(len(batch)), 1)
         total += contrastive_loss(projections, data.train_labels[batch], 0.5).item() * len(batch)
     assert reported["loss"] == pytest.approx(total / 40, rel=1e-4)
+    chance = (2 * 16 * math.log(31) + 8 * math.log(15)) / 40
+    assert reported["chance_loss"] == pytest.approx(0.5 / 0.07 * chance)
     assert "train_accuracy" not in reported and "test_accuracy" not in reported
 
 
-def test_contrastive_training_gets_below_chance():
-    of_method = contrasting(encoder(projection_head="linear"), few(train=64), learning_rate=0.02)
-    assert of_method.chance_loss == pytest.approx(0.5 / 0.07 * math.log(63))
-    history = fit(of_method, TrainingContext((0, "contrastive")), range(8))
-    assert history[-1]["loss"] < of_method.chance_loss - 0.5
-
-
 def test_lars_sees_no_gradient_of_a_pruned_weight(monkeypatch):
-    model, seen = encoder(), []
-    parameters, masks = prunable_parameters(model.encoder), masks_at(model.encoder, 0.5)
-    of_now = lambda *_: seen.append({name: weight.grad.clone() for name, weight in parameters.items()})
-    monkeypatch.setattr(training, "lars_", of_now)
-    one_epoch(contrasting(model, few(train=32), lars=True), "contrastive", masks=masks)
-    [gradients] = seen
-    assert all((gradient[masks[name] == 0] == 0).all() for name, gradient in gradients.items())
-    assert any((gradient[masks[name] == 1] != 0).any() for name, gradient in gradients.items())
-    of_lars = contrasting(model, few(), lars=True).optimizer()
-    assert not of_lars.defaults["weight_decay"], "it is inside LARS"
+    model, seen = encoder(), {}
+    masks = masks_at(model.encoder, 0.5)
+
+    def look(*_):
+        seen.update(
+            (name, weight.grad.clone()) for name, weight in prunable_parameters(model.encoder).items()
+        )
+
+    monkeypatch.setattr(training, "lars_", look)
+    of = contrasting(model, few(train=32), lars=True)
+    one_epoch(of, "contrastive", masks=masks)
+    assert all((gradient[masks[name] == 0] == 0).all() for name, gradient in seen.items())
+    assert any((gradient != 0).any() for gradient in seen.values())
+    assert not of.optimizer().defaults["weight_decay"], "it is inside LARS"
 
 
 def test_every_step_of_a_warmup_has_the_rate_of_its_own(monkeypatch):
@@ -280,57 +285,58 @@ def test_a_module_is_in_eval_mode_for_a_while_and_then_as_before(mode):
     assert all(module.training == mode for module in net.modules())
 
 
-def test_test_metrics_do_not_depend_on_the_batches(monkeypatch):
-    data, net = few(test=20), network()
-    whole = evaluation.evaluate_test_set(net, data)
-    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 7)
-    in_batches = evaluation.evaluate_test_set(net, data)
-    assert in_batches["test_accuracy"] == whole["test_accuracy"]
-    assert in_batches["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
-
-
 # Trainings that learn nothing, and that diverge
-
-
-@pytest.fixture
-def said(monkeypatch):
-    messages = []
-    monkeypatch.setattr(training.logger, "info", lambda text, *facts: messages.append(text % facts))
-    return messages
-
-
-def warn_epoch_by_epoch(entries, description):
-    for length in range(1, len(entries) + 1):
-        training.warn_at_chance(entries[:length], description, few())
-
-
-@pytest.mark.parametrize(
-    "losses, warned", [([39.01] * 12, 1), ([38.9] * 5, 1), ([39.0] * 4 + [38.0, 37.0], 0), ([30.0] * 9, 0)]
-)
-def test_a_contrastive_loss_at_chance_is_warned_about_once(said, losses, warned):
-    warn_epoch_by_epoch([{"loss": loss, "chance_loss": 39.0} for loss in losses], "SupCon id 0")
-    start = "warning: the loss of SupCon id 0 has been at chance (39.0000) for 5 epochs"
-    assert len(said) == warned and all(message.startswith(start) for message in said)
 
 
 GUESSING = few().train_labels.bincount().max().item() / 70
 HIGHEST = GUESSING + 3 * math.sqrt(GUESSING * (1 - GUESSING) / 70)
+LOSS = "loss of a network has been at chance (39.0000)"
+ACCURACY = f"training accuracy of a network has been at chance ({GUESSING:.2%})"
 
 
 @pytest.mark.parametrize(
-    "accuracies, warned",
+    "fact, values, warned",
     [
-        ([0.1, 0.12, 0.1, 0.11, HIGHEST + 0.01, 0.3], 0),
-        ([HIGHEST - 0.01, 0.1, 0.12, 0.1, 0.11, 0.09, 0.1], 1),
+        (LOSS, [39.01] * 12, 1),
+        (LOSS, [38.9] * 5, 1),
+        (LOSS, [39.0] * 4 + [38.0, 37.0], 0),
+        (LOSS, [30.0] * 9, 0),
+        (ACCURACY, [0.1, 0.12, 0.1, 0.11, HIGHEST + 0.01, 0.3], 0),
+        (ACCURACY, [HIGHEST - 0.01, 0.1, 0.12, 0.1, 0.11, 0.09, 0.1], 1),
     ],
 )
-def test_an_accuracy_at_chance_is_warned_about_once(said, accuracies, warned):
-    entries = [{"train_accuracy": accuracy, "loss": 2.3} for accuracy in accuracies]
-    warn_epoch_by_epoch(entries, "supervised id 0")
-    start = (
-        f"warning: the training accuracy of supervised id 0 has been at chance ({GUESSING:.2%}) for 5 epochs"
-    )
-    assert len(said) == warned and all(message.startswith(start) for message in said)
+def test_a_network_that_learns_nothing_is_warned_about_once(monkeypatch, fact, values, warned):
+    said, data, history = [], few(), []
+    monkeypatch.setattr(training.logger, "info", lambda text, *facts: said.append(text % facts))
+    for value in values:
+        of_classifier = {"train_accuracy": value, "loss": 2.3}
+        history.append({"loss": value, "chance_loss": 39.0} if fact == LOSS else of_classifier)
+        training.warn_at_chance(history, "a network", data)
+    assert len(said) == warned and all(fact in message for message in said)
+
+
+@pytest.mark.parametrize(
+    "counts, accuracy, loss, warned",
+    [
+        ((4, 4), 1.0, 0.01, 0),  # so few images that guessing all of them right is within three deviations
+        ((4, 4), 0.5, 0.7, 1),
+        ((6, 2), 0.75, 0.57, 1),  # what guessing by frequency gives is 0.5623
+        ((6, 2), 0.75, 0.5, 0),
+        ((95, 5), 0.95, 0.19, 0),  # it has learned something, though not to tell the classes apart
+        ((95, 5), 0.95, 0.2, 1),
+        ((199, 1), None, 5.984, 0),  # SupCon of 400 views: chance 5.9890, at best 5.97
+        ((199, 1), None, 5.989, 1),
+        ((100, 100), None, 5.984, 1),
+    ],
+)
+def test_chance_is_what_guessing_by_frequency_gives(monkeypatch, counts, accuracy, loss, warned):
+    said = []
+    monkeypatch.setattr(training.logger, "info", lambda *words: said.append(words))
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    entry = {"loss": loss, "chance_loss": 5.9890}
+    entry |= {} if accuracy is None else {"train_accuracy": accuracy}
+    training.warn_at_chance([entry] * 5, "a network", types.SimpleNamespace(train_labels=labels))
+    assert len(said) == warned
 
 
 def test_a_loss_that_is_not_finite_names_its_epoch_and_step():
@@ -344,83 +350,34 @@ def overflow_a_buffer(of):
 
 
 def overflow_the_outputs(of):
-    for name, weight in of.pruned.named_parameters():
+    for weight in of.pruned.parameters():
         if weight.ndim == 4:
             weight.data.fill_(1e30)
 
 
-def overflow_a_sum(of):
-    of.accumulated["base.fc.bias"].fill_(math.inf)
+def overflow_sums(of):
+    for name in ("base.fc.weight", "base.fc.bias"):
+        of.accumulated[name].fill_(-math.inf)
 
 
-def overflow_the_weights(of):
-    of.network.base.fc.weight.data[0] = -math.inf
+SUMS = "gradient sums of base.fc.weight and 1 more are not finite"
+OUTPUTS = "outputs for un-augmented images are not finite"
 
 
 @pytest.mark.parametrize(
-    "spoil, told",
+    "of, spoil, told, epoch",
     [
-        (overflow_a_buffer, "base.bn1.running_var are not finite"),
-        (overflow_a_sum, "gradient sums of base.fc.weight and 1 more are not finite"),
-        (overflow_the_weights, "base.fc.weight are not finite"),
-        (overflow_the_outputs, "outputs for un-augmented images are not finite"),
+        (classifying(network()), overflow_a_buffer, "base.bn1.running_var are not finite", 1),
+        (classifying(network()), overflow_sums, SUMS, 3),
+        (classifying(network()), overflow_the_outputs, OUTPUTS, 1),
+        (contrasting(encoder(), few()), overflow_the_outputs, OUTPUTS, 3),
     ],
 )
-@pytest.mark.parametrize("last", [False, True])
-def test_a_training_whose_loss_alone_is_finite_is_refused(monkeypatch, spoil, told, last):
-    """Spoilt after the last step of an epoch, when its loss is known."""
-    of = classifying(network())
-    of.accumulated = GradientSums(of.pruned)
-    steps = iter(range(12))
-
-    def advance(bar, loss):
-        if next(steps) == (8 if last else 2):
-            spoil(of)
-            if spoil is overflow_a_sum:
-                of.accumulated["base.fc.weight"].fill_(-math.inf)
-
-    monkeypatch.setattr(training, "advance", advance)
-    epoch = 3 if last else 1
-    with pytest.raises(
-        UserError, match=f"a network after epoch {epoch}: {told}: it diverged and was not sav"
-    ):
+def test_a_training_whose_loss_alone_is_finite_is_refused(monkeypatch, of, spoil, told, epoch):
+    """Spoilt after the last step of an epoch, when its loss is known; of contrastive trainings the last one
+    alone has outputs that are looked at."""
+    of.accumulated, steps = GradientSums(of.pruned), iter(range(9))
+    monkeypatch.setattr(training, "advance", lambda *_: spoil(of) if next(steps) == 3 * epoch - 1 else None)
+    words = f"a network after epoch {epoch}: {told}: it diverged and was not sav"
+    with pytest.raises(UserError, match=words):
         fit(of, TrainingContext((0,), "a network"), range(3))
-
-
-def test_a_contrastive_training_that_ends_with_outputs_that_are_not_finite_is_refused(monkeypatch):
-    of, steps = contrasting(encoder(), few()), iter(range(9))
-    spoil = lambda *_: overflow_the_outputs(of) if next(steps) == 8 else None
-    monkeypatch.setattr(training, "advance", spoil)
-    with pytest.raises(UserError, match="SupCon after epoch 3: outputs for un-augmented images are not fin"):
-        fit(of, TrainingContext((0,), "SupCon"), range(3))
-    assert of.network.training, "in eval mode only while it is looked at"
-
-
-def test_an_optimizer_is_one_entry_and_one_field_and_leaves_finished_networks_valid(
-    digits_on_disk, monkeypatch, capsys
-):
-    from test_scripts import SMALL, main
-
-    from common import settings
-
-    command = ["sup_training", *SMALL, "--index_end", "0", "--epochs", "1", "--batch_size", "32"]
-    assert main(*command) == 0
-    capsys.readouterr()
-
-    def adamw(parameters, settings):
-        return torch.optim.AdamW(parameters, settings["learning_rate"], weight_decay=settings["weight_decay"])
-
-    monkeypatch.setitem(training.OPTIMIZERS, "adamw", adamw)
-    optimizer = settings.setting("sgd", ("sgd", "adamw"), "optimizer")
-    younger = dataclasses.make_dataclass(
-        "SupervisedTraining",
-        [("optimizer", str, optimizer)],
-        bases=(settings.SupervisedTraining,),
-        frozen=True,
-    )
-    monkeypatch.setattr(settings, "SupervisedTraining", younger)
-    assert main(*command) == 0
-    assert "finished before: 1 of 1" in capsys.readouterr().out, "a record without the setting means sgd"
-    assert main(*command, "--optimizer", "adamw") == 2
-    assert "other settings (optimizer sgd, not adamw)" in capsys.readouterr().err
-    assert main(*command, "--optimizer", "adamw", "--learning_rate", "1e-3", "--save_path", "adamw") == 0

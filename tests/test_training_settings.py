@@ -39,66 +39,42 @@ def recorded(pattern):
 
 
 @pytest.fixture(autouse=True)
-def used(monkeypatch, digits_on_disk, unsaved_figures):
-    """What trainings did, in turn: ('views', shares of flips, horizontal and vertical), ('step', its
-    precision, whether it was compiled). Compiled steps are ordinary ones."""
-    seen, forward = [], training.Training.forward
+def flips(monkeypatch, digits_on_disk, unsaved_figures):
+    """The shares of supervised views that trainings flipped, (horizontal, vertical) in turn. Compiled steps
+    are ordinary ones."""
+    shares, draw = [], augment.draw_supervised
 
-    def spy(name, ways):
-        draw = getattr(augment, name)
+    def drawn(*arguments):
+        views = draw(*arguments)
+        shares.append([views[way].float().mean().item() for way in ("horizontal", "vertical")])
+        return views
 
-        def spied(*arguments):
-            views = draw(*arguments)
-            shares = [views[way].float().mean().item() if way else None for way in ways]
-            seen.append(("views", *shares))
-            return views
-
-        monkeypatch.setattr(augment, name, spied)
-
-    def step(self, batch):
-        seen.append(("step", self.settings["precision"], bool(self.settings.get("compile"))))
-        return forward(self, batch)
-
-    spy("draw_contrastive", ("flip", None))
-    spy("draw_supervised", ("horizontal", "vertical"))
-    monkeypatch.setattr(training.Training, "forward", step)
+    monkeypatch.setattr(augment, "draw_supervised", drawn)
     monkeypatch.setattr(training, "compiled_loss", lambda kind: kind.loss)
-    return seen
-
-
-def steps(used):
-    return {facts for kind, *facts in used if kind == "step" for facts in [tuple(facts)]}
-
-
-def flipped(used, place):
-    """Whether views were flipped that way: all that could be, or None of them."""
-    shares = [facts[place] for kind, *facts in used if kind == "views" and facts[place] is not None]
-    assert shares and all(share == 0 or 0.2 < share < 0.8 for share in shares)
-    return {share > 0 for share in shares}
+    return shares
 
 
 @pytest.mark.parametrize("method", ["sup", "clr"])
-def test_finetuning_has_settings_of_its_own_and_rewinding_those_of_the_dense_networks(method, used, capsys):
+def test_finetuning_has_settings_of_its_own_and_rewinding_those_of_the_dense_networks(method, flips, capsys):
     assert train(method, *OTHER) == 0
     assert "flips of views: horizontal" in capsys.readouterr().out.split("epoch")[0]
     assert prune(method, *ITERATIVE) == 0
     dense = {(True, False, "bfloat16", True)}
-    if method == "sup":  # heads are never compiled
-        assert recorded("*") == dense and steps(used) == {("bfloat16", True)}
-    assert recorded("*rewind*") == dense and flipped(used, 0) == {True} and flipped(used, 1) == {False}
+    assert recorded("*rewind*") == dense
+    assert all(0.2 < horizontal < 0.8 and vertical == 0 for horizontal, vertical in flips)
     for flag in ("--vertical_flip", "--precision float32", "--compile"):
         assert prune(method, *ITERATIVE, *flag.split()) == 2
         assert f"{flag.split()[0]} belongs to --after finetune" in capsys.readouterr().err
-    used.clear()
+    flips.clear()
     own = ["--after", "finetune", "--epochs", "2", "--no-horizontal_flip", "--precision", "tf32"]
     assert prune(method, *ITERATIVE, *own) == 0
-    assert recorded("*finetune*") == {(False, True, "tf32", False)} and steps(used) == {("tf32", False)}
-    assert flipped(used, 0) == {False} and flipped(used, 1) == {True}
+    assert recorded("*finetune*") == {(False, True, "tf32", False)}
+    assert flips and all(horizontal == 0 and 0.2 < vertical < 0.8 for horizontal, vertical in flips)
     for record in records("*finetune*").values():
         assert {tuple(record["configuration"]["dense"][key] for key in KEYS)} == dense
 
 
-@pytest.mark.parametrize("flags", ["--no-horizontal_flip", "--precision bfloat16", "--compile"])
+@pytest.mark.parametrize("flags", ["--no-horizontal_flip", "--compile"])
 def test_networks_of_other_settings_are_never_mixed(flags, capsys):
     key = flags.split()[0].removeprefix("--").removeprefix("no-")
     assert train("sup") == 0 and train("sup", *flags.split()) == 2
@@ -107,12 +83,6 @@ def test_networks_of_other_settings_are_never_mixed(flags, capsys):
     assert main("sup_pie_kmodels_detection", *SMALL, "--models_number", "2") == 2
     message = capsys.readouterr().err
     assert "several populations fit: " in message and f"they differ in {key}: " in message
-
-
-def test_flips_of_the_data_set_are_the_default():
-    assert train("sup") == 0 and train("sup", "--horizontal_flip", "--vertical_flip", "--save_path", "b") == 0
-    (own, *_), (asked, *_) = (sorted(Path(folder).glob("*.pt")) for folder in ("models/few digits", "b"))
-    assert own.name == asked.name and own.read_bytes() == asked.read_bytes()
 
 
 def test_networks_from_before_the_flags_have_the_settings_that_could_not_be_changed(capsys):

@@ -23,8 +23,8 @@ def draw(classes, networks, images=80):
     return rng.integers(0, classes, (networks, images)), rng.random((15, networks)) < 0.7
 
 
-@pytest.mark.parametrize("votes_at_once", [15, 15 * 7 - 1, 10**6])
-@pytest.mark.parametrize("classes, networks", [(2, 6), (3, 7), (7, 6), (12, 30)])
+@pytest.mark.parametrize("votes_at_once", [15 * 7 - 1, 10**6])
+@pytest.mark.parametrize("classes, networks", [(2, 6), (3, 7), (12, 30)])
 def test_modal_labels_of_sets_equal_slow_votes(classes, networks, votes_at_once, monkeypatch):
     monkeypatch.setattr(voting, "CHUNK", votes_at_once)
     predictions, sets = draw(classes, networks)

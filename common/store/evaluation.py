@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from common import metrics, neighbours, voting
-from common.cli import UserError
 from common.data import ImageDataset
 from common.evaluation import check_finite, evaluation_batch, evaluation_batches, outputs
 from common.models import Classifier
@@ -108,18 +107,14 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
     Returns:
         knn (P, N), predictions (N,), places (P,) their names.
     Raises:
-        UserError: fewer training images than neighbours; representations or outputs that are not finite.
+        ValueError: fewer training images than neighbours.
+        UserError: representations or outputs that are not finite.
     """
     path, made = probe_path(study, member), {**_made_from(study, member), "neighbours": neighbours.NEIGHBOURS}
     stored = read_arrays(path, made)
     if stored is not None:
         return stored
     data, batch_size = study.data, study.flags.batch_size
-    if len(data.train_images) < neighbours.NEIGHBOURS:
-        raise UserError(
-            f"prediction depth needs at least {neighbours.NEIGHBOURS} training images, {data.name} has "
-            f"{len(data.train_images)}"
-        )
     network = load_member(study, member)
     with files_named(member.paths):
         knn = knn_at_layers(network, data, batch_size)

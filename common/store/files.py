@@ -6,6 +6,7 @@ own directory as its comment: it is what `write_arrays` wrote, or it is not read
 """
 
 import ast
+import errno
 import functools
 import hashlib
 import inspect
@@ -20,7 +21,7 @@ from typing import Callable, Iterator
 import filelock
 import numpy as np
 
-from common.cli import UserError, logger, say_once
+from common.cli import UserError, logger, refuse_pipe, say_once
 
 LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # of what unpacks to more than both, nothing is unpacked
 COMMON = Path(__file__).parent.parent  # where the modules are
@@ -35,6 +36,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    refuse_pipe(path)
     with claim(temporary, wait=True):
         try:
             temporary.unlink(missing_ok=True)  # it may be a link: what it leads to is not written
@@ -50,9 +52,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def says_all(error: BaseException, path: Path) -> bool:
-    """Whether an error is the user's, the memory's or the system's, which then names the file (of itself a full
-    disk does not). What else libraries raise at a file is about its content."""
-    is_of_system = isinstance(error, OSError) and error.errno is not None
+    """Whether an error is the user's, the memory's or the system's, which then names the file (that of a full
+    disk names none). What else libraries raise at a file is about its content."""
+    # EINVAL: a library that sought a place that the content made up.
+    is_of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
     if is_of_system:
         error.filename = error.filename or str(path)
     return is_of_system or isinstance(error, UserError | MemoryError)
@@ -98,6 +101,7 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     Raises:
         UserError: an .npz without a stamp, which is older than stamps or was written by another program.
     """
+    refuse_pipe(path)
     try:
         with zipfile.ZipFile(path) as archive:
             stamp, digest = archive.comment, directory_digest(archive)
@@ -129,8 +133,9 @@ def check_size(path: Path) -> None:
     """Whether a zip file that others made unpacks to a size that it may have, by its directory.
 
     Raises:
-        ValueError: it does not; zipfile's errors.
+        ValueError: it does not; zipfile's errors; UserError: a pipe.
     """
+    refuse_pipe(path)
     with zipfile.ZipFile(path) as file:
         size = sum(entry.file_size for entry in file.infolist())
     if size > max(LARGEST_BYTES, LARGEST_RATIO * path.stat().st_size):

@@ -45,11 +45,9 @@ class CheckpointName:
     def facts(self) -> dict:
         """What a record says of the name; the published backbone is not named."""
         facts = asdict(self)
-        return (
-            facts
-            if self.architecture != "WideResNet"
-            else {k: facts[k] for k in facts if k != "architecture"}
-        )
+        if self.architecture == "WideResNet":
+            del facts["architecture"]
+        return facts
 
     def __str__(self) -> str:
         tag = PUBLISHED_TAGS.get(self.pruning_method, f"_{self.pruning_method}")

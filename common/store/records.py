@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from common import models, settings
-from common.cli import FLIPS, UserError, logger, say_once
+from common.cli import FLIPS, UserError, logger, refuse_pipe, say_once
 from common.data import same_training_images
 from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
@@ -194,8 +194,8 @@ def make_record(
 def damaged_record(checkpoint: Path) -> UserError:
     """The error of a record that lacks what every record of its kind has."""
     return UserError(
-        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, or "
-        "only the JSON if the checkpoint comes from elsewhere"
+        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, "
+        "or only the JSON if the checkpoint comes from elsewhere"
     )
 
 
@@ -206,6 +206,8 @@ def read_record(checkpoint: Path) -> dict | None:
         UserError: a record that cannot be read, or that belongs to another file.
     """
     path = record_path(checkpoint)
+    refuse_pipe(checkpoint)
+    refuse_pipe(path)
     if not path.exists():
         return None
     try:
@@ -334,6 +336,7 @@ def read_payload(path: Path, remedy: str = "") -> dict:
     Raises:
         UserError: it is no dictionary of tensors.
     """
+    refuse_pipe(path)
     alone = "have the code that wrote it save the state_dict alone: torch.save(network.state_dict(), path)"
     try:
         if zipfile.is_zipfile(path):  # not of the oldest versions of torch

@@ -221,10 +221,16 @@ def say_flips(study: Study) -> None:
 
 
 def say_widths(study: Study) -> None:
-    """Says how narrow the networks of --match_sparsity are."""
+    """Says how narrow the networks of --match_sparsity are.
+
+    Raises:
+        UserError: so narrow that two groups have equally many channels, between which there is no shortcut.
+    """
     shape, sparsity = (study.architecture.model_depth, study.architecture.widen_factor), study.match_sparsity
     if sparsity:
         narrow, full = (models.channels(*shape, each) for each in (sparsity, 0.0))
+        if len({*narrow[1:]}) < 3:
+            raise UserError(f"--match_sparsity {sparsity} leaves groups of {narrow[1:]} channels; give less")
         weights, all_weights = (models.convolution_weights(shape[0], each) for each in (narrow, full))
         logger.info(
             f"{methods.SMALL} {sparsity}: {', '.join(map(str, narrow))} channels of "

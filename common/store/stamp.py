@@ -40,6 +40,7 @@ def stamp(path: Path) -> bool:
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.comment = directory_digest(archive)
 
+    cli.refuse_pipe(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.comment or "made.npy" not in archive.namelist():

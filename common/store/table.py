@@ -35,6 +35,8 @@ TEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "[": "{}[",  # the end of the row before takes [a length] and a star
+        "*": "{}*",
     }
 )
 

@@ -66,13 +66,15 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         digests = known.get(path.relative_to(folder).as_posix(), ())
         return path.is_file() and file_sha256(path) in digests
 
-    for path in [folder / name for name in new] + release.stored_files(folder) * (kind == "release"):
+    paths = [folder / name for name in new] + release.stored_files(folder) * (kind == "release")
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path) and not is_ours(path):
-            raise UserError(
-                f"{path} is not as this script wrote it there from {results}; move it away, or name another "
-                "folder"
-            )
+    if foreign := [path for path in paths if os.path.lexists(path) and not is_ours(path)]:
+        others = f" (nor are {len(foreign) - 1} other files)" if foreign[1:] else ""
+        raise UserError(
+            f"{foreign[0]} is not as this script wrote it there from {results}{others}; move what lies there "
+            "away, or name another folder"
+        )
 
     def replace() -> None:
         write_json(folder / WRITTEN, lists() | {source: known})
@@ -93,7 +95,6 @@ TEX_COLUMNS = {  # of tables too wide for a page
     "paired_p_holm",
     "similarity/pie_overlap": "learning_method pruning_method sparsity other_learning_method "
     "other_pruning_method other_sparsity jaccard chance_jaccard",
-    "differences": "learning_method pruning_method sparsity measure first second value chance",
 }
 
 

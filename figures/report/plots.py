@@ -120,7 +120,6 @@ def draw_pies_per_class(arrays: dict) -> Figure:
             color=GREY if shared else CLASS_COLOURS[g % 10],
             hatch="" if shared else ("", "///", "...", "xxx")[g // 10 % 4],
             edgecolor="white",
-            linewidth=0.4,
         )
     plots.label_classes(panel, names, "each image once")
     add_legend(figure, panel.containers[::-1])

@@ -158,16 +158,16 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     Raises:
         UserError: there is none, one of an older version, or of another version of the data.
     """
-    for old in sorted(results_folder.glob("*/pies_distribution")):
-        if not (old.parent / "populations").is_dir():
-            raise _older(old.parent)
+    for old in sorted(results_folder.glob("*/pies_distribution/[!.]*")):
+        if not (old.parents[1] / "populations").is_dir():
+            raise _older(old.parents[1])
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
     populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
-            f"--results {results_folder}: no populations are stored there; run the pie_kmodels_detection "
-            "scripts first"
+            f"--results {results_folder}: no populations are stored there, no results yet; run the "
+            "pie_kmodels_detection scripts first"
         )
     if len({population.made["data"] for population in populations}) > 1:
         raise UserError(

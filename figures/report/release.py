@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cli import refuse_pipe
 from common.store.files import read_arrays, write_arrays, write_atomically
 from common.store.table import table_path
 from figures.report.read import StoredPopulation, damaged
@@ -43,6 +44,7 @@ def release(results: Path, target: Path, shown: list[StoredPopulation]) -> int:
         unread = UNREAD if kind == "populations" else ()
         arrays = {name: rounded(values) for name, values in arrays.items() if name not in unread}
         write_arrays(target / path.relative_to(results), arrays, json.loads(str(arrays["made"])))
+    refuse_pipe(table_path(results))
     table = table_path(results).read_bytes()
     write_atomically(table_path(target), lambda temporary: temporary.write_bytes(table))
     return sum(path.stat().st_size for path in target.rglob("*") if path.suffix in (".npz", ".csv"))
