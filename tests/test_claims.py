@@ -64,6 +64,19 @@ def test_what_is_missing_comes_before_every_other_rule():
     assert missing.startswith("excess PIEs: nothing at 90 % or above; train networks with --pruning")
 
 
+def test_every_verdict_of_every_claim_is_said_in_a_sentence():
+    verdicts = {
+        name
+        for rule, _ in claims.RULES
+        for name in re.findall(r"[a-z ]*[a-z]", rule.replace("claim 2: ", ""))
+    }
+    assert {name.strip() for name in verdicts} == claims.FINDINGS.keys()
+    for claim in claims.CLAIMS:
+        said = {name: text.format(*claim.outcomes) for name, text in claims.FINDINGS.items()}
+        assert all(re.fullmatch(r"[A-Z][^{}]*\.", text) for text in said.values())
+        assert claim.outcomes[1] in said["contradicted"] and claim.outcomes[2] in said["no difference"]
+
+
 def test_u_within_d_is_not_unique():
     names = [measure.name for measure in claims.CLAIMS[1].measures if measure.decides]
     rows = [

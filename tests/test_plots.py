@@ -117,7 +117,23 @@ def per_class(sets):
     return {"class_names": CLASSES, "sets": TAGS[:sets], "counts": counts}
 
 
+def forest(pairs):
+    """Two measures: for each pair and their mean a row."""
+    rows = [
+        *(f"SupCon GMP_global against\nsupervised {tag}, 90 % pruned" for tag in TAGS[:pairs]),
+        "mean",
+    ] * 2
+    value = np.linspace(-1, 2, len(rows))
+    return {
+        "measures": np.repeat(["accuracy lost (points)", "excess PIEs (images)"], pairs + 1),
+        "rows": rows,
+        "marks": [("for", "against", "open")[index % 3] for index in range(len(rows))],
+        "numbers": [value, value - 0.5, value + 0.5, np.full(len(rows), 0.4)],
+    }
+
+
 KINDS = [
+    *[("forest", forest(pairs)) for pairs in (1, 8)],
     *[("q_score", q_scores(*size)) for size in SIZES[1:]],
     *[("prediction_depth", depths(*size)) for size in SIZES[1:]],
     *[("against_sparsity", against_sparsity(series)) for series in (1, 16)],

@@ -43,11 +43,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, its measures, what to run where there is nothing to compare, and what else could
-    make the differences."""
+    """A claim of the paper; what holds where it is supported, where it is contradicted, and where there is no
+    difference; its measures, what to run where there is nothing to compare, and what else could make the
+    differences."""
 
     number: int
     statement: str
+    outcomes: tuple[str, str, str]
     measures: tuple[Measure, ...]
     run: str
     confounds: tuple[str, ...]
@@ -55,14 +57,19 @@ class Claim:
 
 POINTS = dict(unit="points", scale=100, decimals=2)
 DEVIATIONS = dict(unit="standard deviations", decimals=2)
-CONTRAST = "contrastive minus supervised, same pruning method and sparsity"
-EARLY = "early minus late pruning, same scope and sparsity"
-BY_ONE_SHOT = "early minus one-shot pruning, same scope and sparsity"
+CONTRAST = "contrastive minus supervised"
+EARLY = "early minus late pruning"
+BY_ONE_SHOT = "early minus one-shot pruning"
 EASY = "on images that the modal labels of both get right"
 CLAIMS = (
     Claim(
         1,
         "At high sparsity contrastive networks misclassify more than supervised ones.",
+        (
+            "pruning damages contrastive networks more than supervised ones",
+            "pruning damages contrastive networks less than supervised ones",
+            "pruning damages contrastive and supervised networks about equally",
+        ),
         (
             Measure("accuracy lost", f"reference minus pruned, {CONTRAST}", **POINTS, decides=True),
             Measure("excess PIEs", f"PIEs beyond the noise floor, {CONTRAST}", "images", decides=True),
@@ -89,8 +96,17 @@ CLAIMS = (
         2,
         "Which images are misclassified is largely unique to a combination of learning and pruning method.",
         (
-            Measure("U across learning methods", "same pruning method", decimals=2, decides=True),
-            Measure("U across pruning methods", "same learning method", decimals=2, decides=True),
+            "pruning changes largely different images in each combination of learning and pruning method",
+            "pruning changes the same images in different combinations, even more than in networks of other seeds",
+            "pruning changes largely the same images in all combinations of learning and pruning method",
+        ),
+        (
+            Measure(
+                "U across learning methods", "0 where both change the same images", decimals=2, decides=True
+            ),
+            Measure(
+                "U across pruning methods", "0 where both change the same images", decimals=2, decides=True
+            ),
             Measure("Jaccard across learning methods", "PIE sets minus random ones", decimals=2),
             Measure("Jaccard across pruning methods", "PIE sets minus random ones", decimals=2),
         ),
@@ -100,6 +116,11 @@ CLAIMS = (
     Claim(
         3,
         "Pruning early in training does the most damage to the representation.",
+        (
+            "pruning early in training does more damage than pruning late",
+            "pruning late in training does more damage than pruning early",
+            "early and late pruning do about equal damage",
+        ),
         (
             Measure("accuracy lost", EARLY, **POINTS, decides=True),
             Measure("excess PIEs", EARLY, "images", decides=True),
@@ -116,6 +137,11 @@ CLAIMS = (
         4,
         "PIEs have lower Q-Scores and higher prediction depths.",
         (
+            "PIEs have lower Q-Scores and higher prediction depths than other images of equal difficulty",
+            "PIEs have higher Q-Scores and lower prediction depths than other images of equal difficulty",
+            "PIEs have about the Q-Scores and prediction depths of other images of equal difficulty",
+        ),
+        (
             Measure("Q-Score", "others of equal difficulty minus PIEs", **DEVIATIONS, decides=True),
             Measure("prediction depth", "PIEs minus others of equal difficulty", **DEVIATIONS, decides=True),
             Measure("Q-Score, all", "all others minus PIEs", **DEVIATIONS),
@@ -129,6 +155,16 @@ CLAIMS = (
 )
 MEASURES = {(claim.number, measure.name): measure for claim in CLAIMS for measure in claim.measures}
 
+FINDINGS = {  # verdict -> the sentence that says it, of a claim's outcomes
+    NOTHING: "It is not tested whether {}: the comparisons that it needs are missing.",
+    FEW: "There are too few networks to say whether {}.",
+    MIXED: "Some comparisons show that {}, others show the opposite.",
+    SUPPORTED: "Here, {}.",
+    CONTRADICTED: "It is the other way round: {1}.",
+    NO_DIFFERENCE: "Here, {2}.",
+    NOT_UNIQUE: "Here, {2}.",
+    UNDECIDED: "The differences are too small or too uncertain to say whether {}.",
+}
 RULES = (  # the first that holds
     (NOTHING, "a measure that decides has no row, or one that is not defined"),
     (FEW, f"a row has fewer than {FEWEST_SEEDS} networks"),

@@ -14,7 +14,7 @@ from common.cli import UserError
 from common.methods import FINETUNED, with_sparsity
 from common.store.files import differences
 from common.store.table import MEASURES, Measure
-from figures.report import across, evidence, test_sets, uncertainty
+from figures.report import across, claims, evidence, test_sets, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import Pair
 from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure
@@ -93,10 +93,9 @@ def collect(
             f"Intervals, noise floor, verdicts and curves of PIEs of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
-    rows, populations = (
-        evidence.all_evidence(compared, controls),
-        [*populations, *evidence.population_rows(controls)],
-    )
+    rows = evidence.all_evidence(compared, controls)
+    populations = [*populations, *evidence.population_rows(controls)]
+    pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))
     missing = list(dict.fromkeys(missing))
     shifts = [
         shift(compared, [*clean, *shifted], name) for name in SHIFTS if any(name in row for row in shifted)
@@ -196,7 +195,7 @@ def caption(name: str) -> str:
     """The caption of a figure, by its name or, of a script's figure, by its kind; "" where its title says
     all."""
     texts = {f"test_sets_{number}": each for number, each in SHIFTS.items()}
-    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "pies_distribution": [""]}
+    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "claim": FOREST, "pies_distribution": [""]}
     return texts[max(filter(name.startswith, texts), key=len, default="pies_distribution")][-1]
 
 
@@ -327,6 +326,38 @@ def against_sparsity(
         for key in ("value", "low", "high"):
             arrays[f"{key}_{index}"] = [scale * row[name][key] for row in group]
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
+
+
+FOREST = (
+    "Right of 0 a difference is for the claim, left of it against; the last line is the mean. Grey bands: less "
+    "than d, the smallest difference that matters. Green and orange: for and against, beyond d by Holm's method "
+    "at 5 %.",
+)
+
+
+def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Claim) -> Picture | None:
+    """The rows that decide on a claim and their means; None where there are none."""
+    deciding = [row for row in rows if row["claim"] == claim.number and row["decides"]]
+    if not deciding:
+        return None
+    outcomes = {claims.SUPPORTED: claims.FOR, claims.CONTRADICTED: claims.AGAINST}
+    of_mean = outcomes.get(claims.judge(rows, claim.number), claims.OPEN)
+    measures = [claims.MEASURES[claim.number, row["measure"]] for row in deciding]
+    numbers = [[row[name] for row in deciding] for name in ("value", "low", "high", "smallest")]
+    arrays = {
+        "figure": "forest",
+        "title": across.title(compared, f"Claim {claim.number}"),
+        "measures": [f"{measure.name} ({measure.unit or 'no unit'})" for measure in measures],
+        "rows": ["mean" if row["is_mean"] else pair_label(row) for row in deciding],
+        "marks": [of_mean if row["is_mean"] else row["mark"] for row in deciding],
+        "numbers": np.array(numbers) * [measure.scale for measure in measures],
+    }
+    return Picture(f"claim_{claim.number}", claim.statement, *FOREST, arrays)
+
+
+def pair_label(row: dict) -> str:
+    """What a row of evidence is of."""
+    return with_sparsity(row["comparison"].replace("against ", "against\n"), row["sparsity"])
 
 
 SHIFTS = {  # what is drawn of test sets -> heading, caption

@@ -425,8 +425,8 @@ def uniqueness(pair: Pair) -> Terms:
 
 
 def population_rows(populations: list[StoredPopulation]) -> list[dict]:
-    """One row for each: accuracy, and of pruned ones PIEs, the noise floor and what is beyond it, Q-Score and
-    depth of PIEs minus that of other images, with intervals."""
+    """One row for each: accuracy, and of pruned ones PIEs, the noise floor and what is beyond it, with
+    intervals."""
     rows = []
     for population in populations:
         row = population.key | {"networks": len(population.pruned.ids)}
@@ -436,9 +436,6 @@ def population_rows(populations: list[StoredPopulation]) -> list[dict]:
             row["pies"] = estimate("pies", population)
             row["noise_floor"] = noise_floor(population, population.seeds) if several else math.nan
             row["excess"] = estimate("excess", population)
-            for measure in IMAGE_MEASURES.values():
-                terms = against_others(population, measure, False, 1)
-                row[f"{measure}_difference"] = combine(terms)
         rows.append(row)
     return rows
 

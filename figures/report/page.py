@@ -6,7 +6,6 @@ import io
 import math
 import re
 import shlex
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ from markupsafe import Markup
 
 from common.corruptions import STRENGTHS
 from common.methods import describe
-from common.store.table import MEASURES
 from figures.report import claims, uncertainty
 from figures.report.contents import (
+    FOREST,
     SIDE_BY_SIDE,
     Picture,
     Report,
@@ -27,7 +26,6 @@ from figures.report.contents import (
     provenance,
     shown,
 )
-from figures.report.evidence import measures
 from figures.report.read import StoredPopulation
 
 FLAG = r"--\w+(?![^<>]*>)"  # in text, not in a tag
@@ -72,22 +70,14 @@ def text_column(name: str, title: str) -> Column:
 
 
 METHOD = text_column("learning_method", "method"), text_column("pruning_method", "pruning")
-KEY = *METHOD, Column("sparsity", "sparsity (%)", 100, None)
+KEY = *METHOD, Column("sparsity", "sparsity", 1, None)
 POPULATIONS = (
     *KEY,
     Column("networks", "K"),
     Column("accuracy", "accuracy (%)", 100, 2),
     Column("pies", "PIEs"),
     Column("noise_floor", "noise floor, K/2"),
-    Column("excess", "beyond it, K/2", signed=True),
-    Column("ties_pruned", "ties"),
-    Column("q_score_difference", "Q-Score, PIEs − others (standard deviations)", 1, 2, signed=True),
-    Column("depth_difference", "depth, PIEs − others (standard deviations)", 1, 2, signed=True),
-    text_column("origin", "origin"),
-)
-LOST_AND_GAINED = (
-    *KEY,
-    *(Column(name, each.title, each.scale, each.decimals) for name, each in MEASURES.items()),
+    Column("excess", "excess, K/2", signed=True),
 )
 TEST_SETS = (
     text_column("test_set", "test set"),
@@ -105,15 +95,26 @@ TEST_SETS = (
 MADE = (
     *KEY,
     Column("networks", "networks"),
-    Column("seeds", "seeds"),
-    Column("training", "training"),
+    text_column("seeds", "seeds"),
+    Column("seconds", "training (hours)", 1 / 3600, 2),
     text_column("unpublished", "settings other than published"),
     text_column("devices", "machine"),
     text_column("versions", "versions"),
     text_column("days", "days"),
 )
+WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of dense networks; distance from chance
+WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react to pruning differently from good ones"
+LOST = "Pruned networks near chance have lost most of what they had learned"
+TOPICS = {  # heading -> how the names of its figures begin
+    "PIEs and accuracy against sparsity": ("pies_against", "accuracy_against"),
+    "Excess PIEs and further measures against sparsity": ("excess", "calibration", "cka"),
+    "Q-Score and prediction depth": ("q_score", "prediction_depth"),
+    "UMAP of the latents": ("umap",),
+    "Which images and classes are PIEs": ("pie_overlap", "pies_per_class", "class_recall"),
+    "Masks": ("mask",),
+}
 EVIDENCE = (
-    text_column("comparison", "of"),
+    text_column("comparison", "comparison"),
     KEY[-1],
     Column("models", "K"),
     Column("size", "difference"),
@@ -125,10 +126,12 @@ EVIDENCE = (
 
 
 def tabulate(columns: tuple[Column, ...], rows: list[dict]) -> Table:
-    """Texts as they are, numbers and estimates as `show` writes them, nothing where a row has no entry."""
+    """Texts and lists of them as they are, numbers and estimates as `show` writes them, nothing where a row has no entry."""
 
     def cell(row: dict, column: Column) -> str:
         value = row.get(column.name, "")
+        if isinstance(value, list):
+            value = ", ".join(map(str, value)) or "not recorded"
         return value if isinstance(value, str) else show(value, column.scale, column.decimals, column.signed)
 
     return Table(columns, [[cell(row, column) for column in columns] for row in rows])
@@ -156,68 +159,79 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
     Args:
         pngs: name of a picture -> what is drawn of it.
     """
-    values = {
-        "missing": report.missing,
-        "pictures": [shown_picture(each, pngs) for each in report.pictures],
-        "fewest_seeds": uncertainty.FEWEST_SEEDS,
-    }
+    pictures = [shown_picture(each, pngs) for each in report.pictures]
+    values = {"missing": report.missing, "fewest_seeds": uncertainty.FEWEST_SEEDS}
     if report.names:
-        values |= of_two_runs(report)
-    else:
-        values |= of_one_run(report, results_folder)
-        values |= {"test_set_pictures": [shown_picture(each, pngs) for each in report.test_set_pictures]}
-    return TEMPLATES.get_template("two_runs.html" if report.names else "one_run.html").render(values)
+        return TEMPLATES.get_template("two_runs.html").render(values | of_two_runs(report), pictures=pictures)
+    values |= of_one_run(report, results_folder)
+    values["test_set_pictures"] = [shown_picture(each, pngs) for each in report.test_set_pictures]
+    if report.compared:
+        values |= of_populations(report, pictures)
+    return TEMPLATES.get_template("one_run.html").render(values)
 
 
 def of_one_run(report: Report, results_folder: Path) -> dict:
     """What one_run.html shows."""
     rows, commands = provenance(report.stored)
     commands += dict.fromkeys(row["command"] for row in report.test_sets)
+    strengths = (f"{kind}_: {', '.join(map(str, by))}, {what}" for kind, (what, by) in STRENGTHS.items())
     commands.append(f"figures/make_figures.py --results {shlex.quote(str(results_folder))}")
-    values = {
+    return {
+        "title": f"Report: {results_folder.name}",
         "name": results_folder.name,
         "is_compared": bool(report.compared),
         "commands": "\n".join(f"python {each}" for each in commands),
-        "made": tabulate(MADE, list(map(made_row, rows))),
-        "training": duration(sum(row["seconds"] for row in rows)),
+        "made": tabulate(MADE, rows),
+        "training": show(sum(row["seconds"] for row in rows), 1 / 3600, 2),
         "test_sets": tabulate(TEST_SETS, report.test_sets),
+        "strengths": "; ".join(strengths),
+        "external": any(row["made_elsewhere"] for row in rows),
     }
-    if report.compared:
-        values |= of_populations(report)
-        values["elsewhere"] = any(row["made_elsewhere"] for row in rows)
-    return values | {"title": f"Report: {values['name']}"}
 
 
-def of_populations(report: Report) -> dict:
+def of_populations(report: Report, pictures: list[dict]) -> dict:
     """What one_run.html shows of populations of which everything is stored."""
     compared = report.compared
-    rows = {tuple(row[each.name] for each in KEY): row for row in (*report.dense, *report.populations)}
-    populations = [
-        population.row | row
-        for population in report.stored
-        if (row := rows.get(tuple(population.key.values())))
-    ]
+    populations = [*report.dense, *report.populations]
     methods = dict.fromkeys(each.pruning_method for each in (*report.controls, *compared))
-    strengths = (f"{kind}_: {', '.join(map(str, by))}, {what}" for kind, (what, by) in STRENGTHS.items())
+    dense = (f"{row['learning_method']} {percent(row)}" for row in report.dense)
     return {
         "name": compared[0].arrays["data_title"],
         "images": len(compared[0].labels),
-        "learning": ", ".join(dict.fromkeys(population.learning_method for population in compared)),
+        "dense": ", ".join(dense),
         "networks": ", ".join(dict.fromkeys(each.network for each in compared)),
         "pruning": ", ".join(f"{method}: {describe(method)}" for method in methods),
         "models": claims.either(len(each.pruned.ids) for each in compared),
-        "settings": settings(report),
-        "conclusion": conclusion(report.evidence),
-        "claims": [shown_claim(claim, report.evidence) for claim in claims.CLAIMS],
+        "warnings": warnings(report),
+        "claims": [shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS],
         "rules": [f"{name}: {rule}." for name, rule in claims.RULES],
+        "forest": " ".join(FOREST),
         "protocol": protocol(report.stored),
         "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
         "galleries": [shown_gallery(population) for population in shown(compared)],
+        "topics": {
+            heading: [picture for picture in pictures if picture["name"].startswith(names)]
+            for heading, names in TOPICS.items()
+        },
         "populations": tabulate(POPULATIONS, populations),
-        "measures": tabulate(LOST_AND_GAINED, [each.key | measures(each) for each in report.stored]),
-        "meanings": [f"{measure.title}: {measure.meaning}" for measure in MEASURES.values()],
-        "strengths": "; ".join(strengths),
     }
+
+
+def warnings(report: Report) -> list[str]:
+    """Which networks are so bad that they say little about others."""
+    highest_chance = 1 / len(report.compared[0].class_names) + NEAR_CHANCE
+    kinds = (WEAK_DENSE, WEAK, report.dense), (LOST, highest_chance, report.populations)
+    words = []
+    for reason, least, rows in kinds:
+        bad = [row for row in rows if row["accuracy"]["value"] < least]
+        named = [f"{row['learning_method']} {row['pruning_method']} {percent(row)}" for row in bad]
+        words += [f"{reason}: {', '.join(named)}."] if bad else []
+    return words
+
+
+def percent(row: dict) -> str:
+    """The accuracy of a population, without its interval."""
+    return f"{show(row['accuracy']['value'], 100, 2)} %"
 
 
 def of_two_runs(report: Report) -> dict:
@@ -225,52 +239,37 @@ def of_two_runs(report: Report) -> dict:
     first, second = report.names
     changed = (
         *METHOD,
-        text_column("sparsities", "sparsities (%)"),
+        text_column("sparsities", "sparsities"),
         text_column("setting", "setting"),
         text_column("first", first),
         text_column("second", second),
     )
+    columns = (
+        text_column("number", "number"),
+        *KEY,
+        Column("models", "K"),
+        text_column("first", first),
+        text_column("second", second),
+        text_column("whole", f"{first} − {second}"),
+        text_column("chance", "by chance"),
+        text_column("seeds", "seeds"),
+    )
     differences = []
-    for name, (title, _, *form) in SIDE_BY_SIDE.items():
-        if name == "overlap":
-            numbers = Column("whole", "similarity", *form), Column("chance", "by chance", *form)
-        else:
-            numbers = [Column("first", first, *form), Column("second", second, *form)]
-            numbers.append(Column("whole", f"{first} − {second}", *form, signed=True))
-        columns = (*KEY, Column("models", "K"), *numbers, text_column("seeds", "seeds"))
-        rows = [
-            row | {"whole": row, "seeds": "the same" if row["paired"] else "different"}
-            for row in report.differences
-            if row["measure"] == name
-        ]
-        if rows:
-            differences.append((title[0].upper() + title[1:], tabulate(columns, rows)))
+    for row in report.differences:
+        title, _, *form = SIDE_BY_SIDE[row["measure"]]
+        numbers = {name: show(row[name], *form) for name in ("first", "second", "chance") if name in row}
+        whole = show(row, *form, signed="first" in row)
+        seeds = "the same" if row["paired"] else "different"
+        differences.append(row | numbers | {"number": title, "whole": whole, "seeds": seeds})
     return {
         "title": " against ".join(report.names),
         "names": report.names,
         "changed": Table(changed, tabulate(changed, report.changed).rows or [["no recorded setting"]]),
-        "differences": differences,
+        "differences": tabulate(columns, differences),
     }
 
 
-def settings(report: Report) -> str:
-    """In what the dense networks differ from the published ones."""
-    dense = [each.row for each in report.stored if each.pruning_method == "dense"]
-    recorded = [row for row in dense if "unpublished" in row]
-    words = [f"{row['learning_method']}: {row['unpublished'] or 'none'}" for row in recorded]
-    return "; ".join(words) or "not recorded"
-
-
 # Claims
-
-
-def conclusion(evidence: list[dict]) -> str:
-    """The verdicts in one sentence."""
-    verdicts: dict[str, list[str]] = {}
-    for claim in claims.CLAIMS:
-        verdicts.setdefault(claims.judge(evidence, claim.number), []).append(str(claim.number))
-    said = (f"{verdict}: claim {' and claim '.join(numbers)}" for verdict, numbers in verdicts.items())
-    return f"Of the paper's claims, {'; '.join(said)}."
 
 
 def protocol(stored: list[StoredPopulation]) -> str:
@@ -283,24 +282,22 @@ def protocol(stored: list[StoredPopulation]) -> str:
     )
 
 
-def shown_claim(claim: claims.Claim, evidence: list[dict]) -> dict:
-    """A claim with its verdict, its measures, and what else could make the differences."""
-    own = [row for row in evidence if row["claim"] == claim.number]
+def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict]) -> dict:
+    """A claim with what was found, its verdict, figure and measures, and what else could make the
+    differences."""
+    rows = [row for row in evidence if row["claim"] == claim.number]
     measures = []
     for measure in claim.measures:
-        rows = [shown_difference(row, measure) for row in own if row["measure"] == measure.name]
-        rows.sort(key=itemgetter("decides"), reverse=True)
-        mean = next((row for row in rows if row["is_mean"] and row["decides"] == measure.decides), None)
-        size = f"{mean['size']} {measure.unit}" if mean else "–"
-        table = tabulate(EVIDENCE, rows)
-        measures.append(vars(measure) | {"size": size, "d": mean["needed"] if mean else "–", "table": table})
-    return {
-        "number": claim.number,
-        "statement": claim.statement,
-        "verdict": claims.judge(evidence, claim.number),
-        "marks": claims.count_marks(own),
+        differences = [shown_difference(row, measure) for row in rows if row["measure"] == measure.name]
+        means = [row for row in differences if row["is_mean"] and row["decides"]]
+        measures.append(vars(measure) | {"means": means, "table": tabulate(EVIDENCE, differences)})
+    verdict = claims.judge(evidence, claim.number)
+    return vars(claim) | {
+        "finding": claims.FINDINGS[verdict].format(*claim.outcomes),
+        "verdict": verdict,
+        "picture": next((each for each in pictures if each["name"] == f"claim_{claim.number}"), None),
+        "marks": claims.count_marks(rows),
         "missing": claims.missing(evidence, claim),
-        "confounds": claim.confounds,
         "measures": measures,
     }
 
@@ -349,31 +346,3 @@ def png_of(image: np.ndarray) -> bytes:
     png = io.BytesIO()
     imsave(png, np.ascontiguousarray(image.transpose(1, 2, 0)), format="png")
     return png.getvalue()
-
-
-# How populations were made
-
-
-def made_row(row: dict) -> dict:
-    """Networks, seeds, time of training, machine, versions and days of a population."""
-    words = {
-        "seeds": show_seeds(row["seeds"]),
-        "training": duration(row["seconds"]),
-        "unpublished": row["unpublished"],
-        "devices": "; ".join(row["devices"]),
-        "versions": "; ".join(row["versions"]),
-        "days": " to ".join(dict.fromkeys(row["days"][:1] + row["days"][-1:])),
-    }
-    return row | {name: text or "not recorded" for name, text in words.items()}
-
-
-def duration(seconds: float) -> str:
-    """`2 h 5 min`, `5 min`; at least one minute, nothing for 0."""
-    hours, minutes = divmod(math.ceil(seconds / 60), 60)
-    return " ".join([f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0))
-
-
-def show_seeds(seeds: list[int]) -> str:
-    """[0, 1, 2, 5] as `0-2, 5`."""
-    spans = np.split(seeds, np.flatnonzero(np.diff(seeds) != 1) + 1) if seeds else []
-    return ", ".join("-".join(dict.fromkeys((f"{span[0]}", f"{span[-1]}"))) for span in spans)

@@ -30,6 +30,7 @@ from common.store.files import read_arrays, write_arrays, write_atomically
 from figures.report.read import damaged
 
 METHOD_COLOURS = {"SupCon": CLASS_COLOURS[0], "supervised": "#CC6677", "SimCLR": "#44AA99"}
+MARK_COLOURS = {"for": "#117733", "against": "#D55E00", "open": "#666666"}
 LINE_STYLES = ("-", "--", ":", "-.")
 
 
@@ -271,7 +272,35 @@ def draw_gallery(arrays: dict) -> Figure:
     return figure
 
 
+def draw_forest(arrays: dict) -> Figure:
+    """Differences with 95 % intervals, a panel for each measure: `measures`, `rows` and `marks` (for or
+    against a claim or open) (D,) of each, and `numbers` (4, D): value, low, high and the smallest difference
+    that matters, NaN where there is no interval. Rows of means are named mean."""
+    rows, measures = names_in(arrays, "rows"), np.array(names_in(arrays, "measures"))
+    lines = list(dict.fromkeys(sorted(rows, key="mean".__eq__)))
+    place, names = np.array([lines.index(row) for row in rows]), list(dict.fromkeys(measures))
+    shape = (len(names), 1) if is_paper(arrays) else (1, len(names))
+    height = (0.32 * len(lines) + 0.6) * shape[0]
+    figure, panels = titled_figure(arrays, 8.4, height, *shape, sharey=True)
+    for panel, name in zip(panels, names):
+        for mark, colour in MARK_COLOURS.items():
+            chosen = (measures == name) & (arrays["marks"] == mark)
+            value, low, high, smallest = arrays["numbers"][:, chosen]
+            panel.barh(place[chosen], 2 * smallest, left=-smallest, height=1, color="#E8E8E8")
+            panel.hlines(place[chosen], low, high, color=colour)
+            panel.plot(value, place[chosen], "D", color=colour, markersize=5, label=mark)
+        panel.axvline(0, color=LINE_COLOUR, linewidth=0.8)
+        panel.set_yticks(range(len(lines)), lines)
+        panel.tick_params(labelsize=8)
+        panel.set_ylim(len(lines) - 0.5, -0.5)
+        label_axes(panel, name, "")
+    handles = panels[0].get_legend_handles_labels()[0]
+    add_legend(figure, handles, title="lines: 95 % intervals; grey: less than d")
+    return figure
+
+
 KINDS = plots.KINDS | {
+    "forest": draw_forest,
     "heat_maps": draw_heat_maps,
     "pies_per_class": draw_pies_per_class,
     "against_sparsity": draw_against_sparsity,
