@@ -417,7 +417,7 @@ def figure_arrays(kind):
 def test_a_figure_has_a_title_and_labelled_axes_and_no_text_on_another(kind, panels):
     figure = plots.draw(figure_arrays(kind))
     of_panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    assert len(of_panels) == panels and figure._suptitle.get_text().startswith("digits · SupCon")
+    assert len(of_panels) == panels and " · digits · SupCon" in figure._suptitle.get_text()
     assert all(axes.get_xlabel() for axes in of_panels) and all(axes.get_ylabel() for axes in figure.axes)
     FigureCanvasAgg(figure).draw()
     texts = [part for axes in figure.axes for part in (axes.title, axes.xaxis.label, axes.yaxis.label)]
