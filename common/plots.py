@@ -89,10 +89,22 @@ def titled_figure(
     if title:
         # Empty lines of the title hold the place of the settings.
         figure.suptitle("\n".join(title + [" "] * len(settings)))
-        small = dict(ha="center", va="top", fontsize=7, color="#555555", linespacing=1.5, in_layout=False)
-        place = dict(xycoords="figure fraction", textcoords="offset points", annotation_clip=False)
-        below = 0, -4 - 12 * len(title)  # points
-        figure.add_artist(Annotation("\n".join(settings), (0.5, 1), below, **place, **small))
+        figure.add_artist(
+            Annotation(
+                "\n".join(settings),
+                (0.5, 1),
+                (0, -4 - 12 * len(title)),  # points
+                xycoords="figure fraction",
+                textcoords="offset points",
+                annotation_clip=False,
+                ha="center",
+                va="top",
+                fontsize=7,
+                color="#555555",
+                linespacing=1.5,
+                in_layout=False,
+            )
+        )
     return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel()
 
 
@@ -280,9 +292,16 @@ def _explain_joint(figure: Figure, arrays: dict) -> None:
     """The scale of colours of all panels, and what the lines at their sides are."""
     panels, is_pie = figure.axes, arrays["is_pie"]
     cells = panels[0].collections[0]
-    place = dict(ax=panels, shrink=0.8, aspect=30, location="bottom" if is_paper(arrays) else "right")
-    look = dict(ticks=[0, cells.norm.vcenter, 100], format="%.0f", label="PIEs in a cell (% of its images)")
-    figure.colorbar(cells, **place, **look)
+    figure.colorbar(
+        cells,
+        ax=panels,
+        shrink=0.8,
+        aspect=30,
+        location="bottom" if is_paper(arrays) else "right",
+        ticks=[0, cells.norm.vcenter, 100],
+        format="%.0f",
+        label="PIEs in a cell (% of its images)",
+    )
     handles = [
         Patch(color=REST_COLOUR, label=f"other images ({(~is_pie).sum()})"),
         Line2D([], [], color=PIE_COLOUR, label=f"PIEs ({is_pie.sum()})"),

@@ -90,7 +90,7 @@ def collect(
     few = {len(each.seeds) for each in compared} & set(range(uncertainty.FEWEST_SEEDS))
     if few:
         missing.append(
-            f"Intervals, noise floor, verdicts and curves of PIEs of populations of {either(few)} models: "
+            f"Intervals, noise floor and verdicts of populations of {either(few)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
     rows = evidence.all_evidence(compared, controls)
@@ -149,7 +149,7 @@ CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
         "PIEs against sparsity",
         "Images whose modal label over the pruned networks differs from that over the dense ones. "
         "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-        "(claim 3). All are of K networks each. Bars: 95 % intervals, half-sampling over seeds. Band: the "
+        "(claim 3). All are of K networks; populations of fewer are left out. Bars: 95 % intervals, half-sampling over seeds. Band: the "
         "noise floor, images that dense networks of opposite halves of the seeds differ on, in 95 % of the "
         "splits.",
     ),
@@ -310,7 +310,7 @@ def against_sparsity(
     for row in rows:
         run = f" · {row['run']}" if "run" in row else ""
         series.setdefault(f"{row['learning_method']} {row['pruning_method']}{run}", []).append(row)
-    networks = [[row[name]["models"] for row in group] for group in series.values()]
+    networks = [[row[name].get("models", row.get("networks")) for row in group] for group in series.values()]
     arrays = {
         "figure": "against_sparsity",
         "title": across.title(compared, heading, sum(networks, [])),

@@ -98,9 +98,15 @@ def draw_heat_maps(arrays: dict) -> Figure:
             # Inside the panel: nothing to be measured for the layout, which would take most of the time.
             look = dict(ha="center", va="center", fontsize=8, color=colour, in_layout=False)
             panel.text(column, row, text, **look)
-    bar = dict(ax=list(grid), aspect=40, pad=0.02, location="bottom" if paper else "right")
-    quantity = textwrap.fill(plain(arrays["quantity"]), 48 if paper else int(9 * height))
-    figure.colorbar(image, label=quantity, extend="both" if diverging else "max", **bar)
+    figure.colorbar(
+        image,
+        ax=list(grid),
+        aspect=40,
+        pad=0.02,
+        location="bottom" if paper else "right",
+        label=textwrap.fill(plain(arrays["quantity"]), 48 if paper else int(9 * height)),
+        extend="both" if diverging else "max",
+    )
     grid[-1].set_xlabel(plain(arrays["xlabel"]))
     return figure
 
@@ -226,6 +232,7 @@ def draw_test_sets(arrays: dict) -> Figure:
             panel.legend(**BESIDE, handlelength=3)
     for panel in panels[-shape[1] :]:
         panel.set_xlabel("sparsity (not to scale)")
+        panel.tick_params(axis="x", rotation=90)
     scale_y(list(panels), "counts" in arrays)
     return figure
 
