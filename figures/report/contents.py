@@ -251,8 +251,8 @@ JOINT = {  # kind of figure -> heading, what to run for it, caption
         "its prediction_depth script",
         "How many layers of the network come before the k-NN has settled on the network's prediction. "
         "Colour: the share of PIEs among the images of a cell, grey where it is that of all images. Look for "
-        "PIEs at the top and right (claim 4): they are settled late. Above the dashed line pruning has made an "
-        "image harder.",
+        "PIEs at the top and right (claim 4): they are settled late. Above the dashed line pruning has made "
+        "an image harder.",
     ),
 }
 
@@ -361,7 +361,7 @@ UMAP = (  # heading, caption
     "UMAP of the latents",
     "One UMAP for each population, of the latents of one network or of their mean; axes have no meaning "
     "beyond near and far, and panels cannot be laid over each other. Dense networks: all images; pruned "
-    "ones: PIEs by their modal label, others grey. Look whether classes stay apart, and whether PIEs lie between.",
+    "ones: PIEs by their modal label, others grey. Look whether classes stay apart, and PIEs lie between.",
 )
 
 
