@@ -186,6 +186,7 @@ def add_common_flags(parser: Parser) -> None:
             "data",
             "where a downloaded data set lies or goes; with --dataset folder, the folder",
         ),
+        ("--follow_links", bool, False, "read images that --data_dir or --test_set link to from elsewhere"),
         ("--cuda_device", values.natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
         *settings.flag_rows(settings.Architecture, without=("projection_head",)),
         (
