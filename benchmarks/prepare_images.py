@@ -118,7 +118,7 @@ def destinations(halves: dict[str, list[list[Path]]], train_per_class: int | Non
     return copies
 
 
-def shrink(image: Image.Image, size: tuple[int, int] | None, factor: int) -> Image.Image:
+def resize(image: Image.Image, size: tuple[int, int] | None, factor: int) -> Image.Image:
     """The RGB image cropped and resized to `size`, width x height, or with its blocks averaged.
 
     Raises:
@@ -178,7 +178,7 @@ def prepare(flags: argparse.Namespace) -> tuple[int, list[str]]:
         listed = list_folder(source, follow_links=True)[1]
     with staged(target) as place:
         files = [file for classes in listed.values() for files in classes for file in files]
-        change = functools.partial(shrink, size=flags.size, factor=flags.factor)
+        change = functools.partial(resize, size=flags.size, factor=flags.factor)
         converted, unreadable = convert(files, place / "converted", change)
         left_out = stray + unreadable
         if left_out and not flags.skip:
