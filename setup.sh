@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 PYTHON=${PYTHON:-python3}  # the interpreter that makes the environment
-VENV=${VENV:-.venv}        # the environment's folder
+VENV=${VENV:-${VIRTUAL_ENV:-.venv}}  # the environment's folder: an active one, else .venv
 # A ~ that no shell has replaced: in quotes, or from another program.
 PYTHON=${PYTHON/#\~\//$HOME/}
 VENV=${VENV/#\~\//$HOME/}
@@ -25,7 +25,8 @@ usage() {
                            too, --help says what each flag takes
 LOCKED=1 installs the versions of requirements.lock, LOCKED=0 (default) the newest that requirements.txt
 allows.
-PYTHON=/path/to/python3.12 and VENV=/path/to/environment name another interpreter or environment.
+PYTHON=/path/to/python3.12 names another interpreter, VENV=/path/to/environment another environment than the
+active one (without an active one: .venv).
 END
 }
 
@@ -67,7 +68,7 @@ install() {
   noted=$VENV/installed_${noted//\//_}
   cmp -s "$1" "$noted" && return
   echo "installing $1 (torch is large: this can take minutes)"
-  "$python" -m pip install --quiet --disable-pip-version-check -r "$1" ||
+  "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$1" ||
     die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk" \
       "space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
   cp "$1" "$noted"
@@ -101,7 +102,7 @@ demo() {
 
 demo_of() {
   local data="--dataset digits --threads $threads"
-  local six="$data --models_number 6" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99"
+  local six="$data --models_number 6" one_shot=0.5,0.9,0.95,0.99
   local gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
   local supervised="sup_training.py $data --index_end 5 --epochs 12 --batch_size 64 --learning_rate 0.1"
   if [ "$1" = sup ]; then
@@ -112,9 +113,9 @@ demo_of() {
     run clr_training.py $data --index_end 5 --epochs 40 --batch_size 128 --learning_rate 0.02 \
       --head_epochs 20 --pruning_percentages 0.0
   fi
-  run "$1"_pruning_finetune.py $six $one_shot --epochs 8
-  run "$1"_pie_kmodels_detection.py $six $one_shot --plot_q_score --plot_umap
-  run "$1"_prediction_depth.py $six $one_shot --pruning_methods global
+  run "$1"_pruning_finetune.py $six --pruning_percentages 0.0,$one_shot --epochs 8  # 0.0: the control
+  run "$1"_pie_kmodels_detection.py $six --pruning_percentages $one_shot --plot_q_score --plot_umap
+  run "$1"_prediction_depth.py $six --pruning_percentages $one_shot --pruning_methods global
   if [ "$1" = sup ]; then
     run sup_pie_kmodels_detection.py $six $gradual --plot_q_score --plot_umap
     run sup_prediction_depth.py $six $gradual

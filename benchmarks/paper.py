@@ -63,13 +63,18 @@ def build_parser() -> cli.Parser:
             "--sparsities",
             values.pruned_sparsity_list,
             None,
-            "None: as published, 0.3,0.5,0.7,0.9 and, one-shot, 0.95",
+            "(default: as published, 0.3,0.5,0.7,0.9, and 0.95 for one-shot pruning)",
         ),
         ("--workers", values.natural_number, 0, "models that are worked on at once, passed to every command"),
     )
     cli.add_flags(
         parser,
-        ("--slurm", Path, None, "write the study as a chain of Slurm jobs into this folder, and run nothing"),
+        (
+            "--slurm",
+            Path,
+            None,
+            "write the study as a chain of Slurm jobs into this folder and run nothing (default: no)",
+        ),
     )
     parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
     parser.add_argument("--yes", action="store_true", help="run them without CUDA too")
@@ -142,7 +147,7 @@ def commands(flags: argparse.Namespace) -> list[str]:
     for method in flags.methods:
         script, which = ("sup", "") if method == "supervised" else ("clr", f" --clr_method {method}")
         if "global" in flags.pruning_methods:
-            listed = ",".join(map(str, sparsities_of(flags, "global")))
+            listed = ",".join(map(str, [0.0, *sparsities_of(flags, "global")]))  # 0.0: the control
             lines.append(f"{script}_pruning_finetune.py{which} {models} --pruning_percentages {listed}")
         lines.append(f"{script}_pie_kmodels_detection.py{which} {chosen} --plot_q_score --plot_umap")
         lines.append(f"{script}_prediction_depth.py{which} {chosen}")
@@ -209,7 +214,7 @@ def write_jobs(folder: Path, all_commands: list[str]) -> None:
 def networks(flags: argparse.Namespace) -> dict[str, int]:
     """How many networks of each kind of training the commands ask for."""
     gradual = sum(len(sparsities_of(flags, each)) for each in flags.pruning_methods if each in SCHEDULES)
-    one_shot = len(sparsities_of(flags, "global")) if "global" in flags.pruning_methods else 0
+    one_shot = 1 + len(sparsities_of(flags, "global")) if "global" in flags.pruning_methods else 0
     seeds, supervised = len(flags.seeds), "supervised" in flags.methods
     contrastive = (len(flags.methods) - supervised) * (1 + gradual) * seeds
     return {

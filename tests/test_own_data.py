@@ -84,7 +84,9 @@ def table(folder):
 def test_a_folder_of_photos_becomes_a_report(work):
     rows = table(work / "pies/photos_16")
     assert {key[:2] for key in rows} == {
-        (learning, pruning) for learning in ("SupCon", "supervised") for pruning in ("dense", "global")
+        (learning, pruning)
+        for learning in ("SupCon", "supervised")
+        for pruning in ("dense", "finetuned", "global")
     }
     page = (work / "pies/photos_16/report.html").read_text(encoding="utf-8")
     [missing] = re.findall("<strong>Missing here:.*?</div>", page, re.DOTALL)
@@ -124,7 +126,7 @@ def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
     trained = {path: path.stat().st_mtime_ns for path in (work / "models/photos_16").glob("wideResNet*.pt")}
     walk(blocks()[2])
     assert trained == {path: path.stat().st_mtime_ns for path in trained}
-    assert len(table(work / "pies/photos_16")) == 4
+    assert len(table(work / "pies/photos_16")) == 6
     rows = table(work / "pies/photos_16/runs/eight")
     assert [rows["supervised", "global", each]["models"] for each in ("0.9", "0.95")] == ["3", "3"]
 

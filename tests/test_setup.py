@@ -48,7 +48,11 @@ def project(tmp_path):
 
 
 def setup(project, *words, **environment):
-    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "PYTHON", "LOCKED")}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED")
+    }
     return subprocess.run(
         ["bash", str(project / "setup.sh"), *words],
         env={**clean, **environment},
@@ -65,6 +69,14 @@ def test_a_tilde_in_a_variable_is_the_home(project):
     (project / ".venv").rename(project / "env")
     assert setup(project, VENV="~/env", HOME=str(project)).returncode == 0
     assert asked(project) and not (project / "~").exists()
+
+
+def test_an_active_environment_is_used_and_a_named_one_wins(project):
+    (project / ".venv").rename(project / "active")
+    shutil.copytree(project / "active", project / "named")
+    for more, used in (({}, "active"), ({"VENV": "named"}, "named")):
+        assert setup(project, VIRTUAL_ENV=str(project / "active"), **more).returncode == 0
+        assert [*(project / used).glob("installed_*")] and not (project / ".venv").exists()
 
 
 def scripts(commands):
@@ -185,14 +197,15 @@ def test_paper_has_the_commands_of_the_published_study():
         if "training" in name:
             assert (flags.index_start, flags.index_end) == (0, 29)
         else:
-            assert flags.models_number == 30 and flags.pruning_percentages == SPARSITIES
+            control = [0.0] * ("finetune" in name)
+            assert flags.models_number == 30 and flags.pruning_percentages == control + SPARSITIES
         if "pie" in name or "depth" in name:
             assert flags.pruning_methods == ["global", "GMP", "later_GMP"]
     schedules = [(each, sparsity) for each in ("early", "late") for sparsity in (0.3, 0.5, 0.7, 0.9)]
     kinds = [("dense", 0.0), *schedules]
     assert trained_by(runs) == {(name, *kind) for name in ("clr_training", "sup_training") for kind in kinds}
     assert {name for name, _ in runs} == SCRIPTS
-    numbers = {"contrastive": 270, "head": 270, "supervised": 270, "finetuning": 300}
+    numbers = {"contrastive": 270, "head": 270, "supervised": 270, "finetuning": 360}
     assert paper.networks(paper_flags()) == numbers
 
 
@@ -202,7 +215,7 @@ def test_paper_takes_a_part_of_the_study():
     assert trained_by(runs) == {("sup_training", "dense", 0.0), ("sup_training", "late", 0.9)}
     assert {(flags.index_start, flags.index_end) for name, flags in runs if "training" in name} == {(4, 9)}
     assert {flags.models_number for name, flags in runs if "training" not in name} == {10}
-    numbers = {"contrastive": 0, "head": 0, "supervised": 12, "finetuning": 6}
+    numbers = {"contrastive": 0, "head": 0, "supervised": 12, "finetuning": 12}
     assert paper.networks(paper_flags(*words)) == numbers
 
 
