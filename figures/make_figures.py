@@ -42,8 +42,8 @@ def build_parser() -> cli.Parser:
             "--style",
             ("screen", "paper"),
             "screen",
-            "style of the figures in --output_dir; paper: 3.25 inches wide, 8 pt, title and caption in a text file "
-            "beside each",
+            "style of figures in --output_dir; paper: 3.25 inches wide, 8 pt, title and caption in a text "
+            "file beside each",
         ),
         cli.RUN,
         (

@@ -415,7 +415,7 @@ def figure_arrays(kind):
     [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 1), ("pies_distribution", 1)],
 )
 def test_a_figure_has_a_title_and_labelled_axes_and_no_text_on_another(kind, panels):
-    figure = plots.draw(figure_arrays(kind))
+    figure = plots.lay_out(plots.draw(figure_arrays(kind)))
     of_panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert len(of_panels) == panels and " · digits · SupCon" in figure._suptitle.get_text()
     assert all(axes.get_xlabel() for axes in of_panels) and all(axes.get_ylabel() for axes in figure.axes)

@@ -181,8 +181,8 @@ def with_intervals(lines: list[list[str]]) -> list[list[str]]:
 
 
 def write_tex(path: Path, lines: list[list[str]]) -> None:
-    """Writes lines of cells, the first their titles, as a LaTeX tabular of the package booktabs; of lines that
-    begin with the same name the first alone shows it."""
+    """Writes lines of cells, the first their titles, as a LaTeX tabular of the package booktabs; of lines
+    that begin with the same name the first alone shows it."""
     numbers = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
     form = "".join("lr"[is_number] for is_number in numbers) or "l" * len(lines[0])
     names = [None, *(line[0] for line in lines)]
@@ -233,7 +233,7 @@ def short_table(rows: list[dict]) -> list[list[str]]:
 
 
 def paper_table(rows: list[dict]) -> list[list[str]]:
-    """The short table with a column for each pair of numbers: accuracy and its deviation, PIEs and the rest."""
+    """The short table with a column for a pair of numbers: accuracy and deviation, PIEs and the rest."""
     return [
         [*line[:4], f"{line[4]} ({line[5]})", line[6], f"{line[8]} / {line[9]}", f"{line[10]} / {line[11]}"]
         for line in short_table(rows)

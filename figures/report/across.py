@@ -299,8 +299,8 @@ def short_layer(layer: str) -> str:
 
 
 def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measured) -> dict:
-    """The arrays of a figure of heat maps with their values in the cells, one row for each population; nothing
-    where there is no value."""
+    """The arrays of a figure of heat maps with their values in the cells, one row for each population;
+    nothing where there is no value."""
     panels = kind.scale * np.stack(list(measured.panels.values())).astype(float)
     starred = np.zeros(panels.shape[1:], bool) if measured.is_marked is None else measured.is_marked
 

@@ -149,9 +149,9 @@ CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
         "PIEs against sparsity",
         "Images whose modal label over the pruned networks differs from that over the dense ones. "
         "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-        "(claim 3). All are of K networks; populations of fewer are left out. Bars: 95 % intervals, half-sampling over seeds. Band: the "
-        "noise floor, images that dense networks of opposite halves of the seeds differ on, in 95 % of the "
-        "splits.",
+        "(claim 3). All are of K networks; populations of fewer are left out. Bars: 95 % intervals, "
+        "half-sampling over seeds. Band: the noise floor, images that dense networks of opposite halves of "
+        "the seeds differ on, in 95 % of the splits.",
     ),
     "excess": (
         "PIEs beyond the noise floor, against sparsity",
@@ -168,8 +168,8 @@ CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
 COMPARISONS = {  # figures of figures/report/across.py that the report shows: name -> heading, caption
     "pie_overlap": (
         "Overlap of PIE sets",
-        "How many times as large as of random sets of these sizes the Jaccard similarity of two PIE sets is: 1 "
-        "is chance. Look whether combinations of one learning method (claim 2) or of one sparsity are more "
+        "How many times as large as of random sets of these sizes the Jaccard similarity of two PIE sets is: "
+        "1 is chance. Look whether combinations of one learning method (claim 2) or of one sparsity are more "
         "alike than others.",
     ),
     "pies_per_class": (  # at one sparsity
@@ -248,10 +248,10 @@ JOINT = {  # kind of figure -> heading, what to run for it, caption
     "prediction_depth": (
         "Prediction depth, dense against pruned",
         "its prediction_depth script",
-        "How many layers of the network come before the k-NN has settled on the network's prediction. Colour: "
-        "the share of PIEs among the images of a cell, grey where it is that of all images. Look for PIEs at "
-        "the top and right (claim 4): they are settled late. Above the dashed line pruning has made an image "
-        "harder.",
+        "How many layers of the network come before the k-NN has settled on the network's prediction. "
+        "Colour: the share of PIEs among the images of a cell, grey where it is that of all images. Look for "
+        "PIEs at the top and right (claim 4): they are settled late. Above the dashed line pruning has made "
+        "an image harder.",
     ),
 }
 
@@ -390,9 +390,9 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
 
 UMAP = (  # heading, caption
     "UMAP of the latents",
-    "One UMAP for each population, of the latents of one network or of their mean; axes have no meaning beyond "
-    "near and far, and panels cannot be laid over each other. Dense networks: all images; pruned ones: PIEs by "
-    "their modal label, other images grey. Look whether classes stay apart, and whether PIEs lie between them.",
+    "One UMAP for each population, of the latents of one network or of their mean; axes have no meaning "
+    "beyond near and far, and panels cannot be laid over each other. Dense networks: all images; pruned "
+    "ones: PIEs by their modal label, others grey. Look whether classes stay apart, and PIEs lie between.",
 )
 
 
