@@ -146,16 +146,15 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
 
 def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
     """Two runs side by side, from their stored arrays; returns the lines to print."""
-    from figures.report import contents, outputs, page, plots, read
+    from figures.report import contents, outputs, page, read
 
     runs = [read.read_populations(each) for each in (folder, other)]
     names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
     if len(set(names)) == 1:
         names = str(folder), str(other)
     report = contents.collect_runs(*runs, names)
-    pngs = {each.name: plots.store(staged / f"{each.name}.npz", each.arrays) for each in report.pictures}
     outputs.write_tables(staged, {"changed": report.changed, "differences": report.differences})
-    outputs.write_page(staged, page.write(report, pngs, folder))
+    outputs.write_page(staged, page.write(report, {}, folder))
     report_path = against_folder(folder, other) / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
 

@@ -97,7 +97,7 @@ CLAIMS = (
         "Which images are misclassified is largely unique to a combination of learning and pruning method.",
         (
             "pruning changes largely different images in each combination of learning and pruning method",
-            "pruning changes the same images in different combinations, even more than in networks of other seeds",
+            "pruning changes the same images in different combinations, more than in networks of other seeds",
             "pruning changes largely the same images in all combinations of learning and pruning method",
         ),
         (

@@ -283,7 +283,6 @@ SHOWN = SIDE_BY_SIDE | {
     "excess": Measure("PIEs beyond the noise floor (images)", ""),
 }
 CURVES = ("calibration_error", "cka")  # the measures that are drawn
-RUN_CURVES = ("accuracy", "pies", "excess")  # of two runs
 
 
 def measures_against_sparsity(
@@ -329,9 +328,9 @@ def against_sparsity(
 
 
 FOREST = (
-    "Right of 0 a difference is for the claim, left of it against; the last line is the mean. Grey bands: less "
-    "than d, the smallest difference that matters. Green and orange: for and against, beyond d by Holm's method "
-    "at 5 %.",
+    "Right of 0 a difference is for the claim, left of it against; the last line is the mean. Grey bands: "
+    "less than d, the smallest difference that matters. Green and orange: for and against, beyond d by "
+    "Holm's method at 5 %.",
 )
 
 
@@ -531,20 +530,7 @@ def collect_runs(
     ]
     for name, texts in zip(names, (not_stored, others_not_stored)):
         alone += [f"{name}: {text}." for text in texts]
-    rows, pruned = [], [pair for pair in pairs if pair.first.pruning_method != "dense"]
-    for place, name in enumerate(names):
-        for pair in pruned:
-            measured = {measure: evidence.compare(measure, pair)[place] for measure in RUN_CURVES}
-            rows.append(pair.first.key | {"run": name} | measured)
-    pictures = []
-    for measure in RUN_CURVES:
-        shown = SIDE_BY_SIDE[measure].title
-        caption = "Of both runs, with the networks that the tables compare. Bars: 95 % intervals."
-        picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
-        picture.arrays["title"] = f"{picture.heading} · {' against '.join(names)}"
-        pictures.append(picture)
     return Report(
-        pictures=pictures,
         missing=alone,
         names=names,
         changed=changed_settings(first, second),

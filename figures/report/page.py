@@ -103,7 +103,7 @@ MADE = (
     text_column("days", "days"),
 )
 WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of dense networks; distance from chance
-WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react to pruning differently from good ones"
+WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react differently to pruning from good ones"
 LOST = "Pruned networks near chance have lost most of what they had learned"
 TOPICS = {  # heading -> how the names of its figures begin
     "PIEs and accuracy against sparsity": ("pies_against", "accuracy_against"),
@@ -126,7 +126,8 @@ EVIDENCE = (
 
 
 def tabulate(columns: tuple[Column, ...], rows: list[dict]) -> Table:
-    """Texts and lists of them as they are, numbers and estimates as `show` writes them, nothing where a row has no entry."""
+    """Texts and lists of them as they are, numbers and estimates as `show` writes them, nothing where a row has
+    no entry."""
 
     def cell(row: dict, column: Column) -> str:
         value = row.get(column.name, "")
@@ -159,14 +160,13 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
     Args:
         pngs: name of a picture -> what is drawn of it.
     """
-    pictures = [shown_picture(each, pngs) for each in report.pictures]
     values = {"missing": report.missing, "fewest_seeds": uncertainty.FEWEST_SEEDS}
     if report.names:
-        return TEMPLATES.get_template("two_runs.html").render(values | of_two_runs(report), pictures=pictures)
+        return TEMPLATES.get_template("two_runs.html").render(values | of_two_runs(report))
     values |= of_one_run(report, results_folder)
     values["test_set_pictures"] = [shown_picture(each, pngs) for each in report.test_set_pictures]
     if report.compared:
-        values |= of_populations(report, pictures)
+        values |= of_populations(report, [shown_picture(each, pngs) for each in report.pictures])
     return TEMPLATES.get_template("one_run.html").render(values)
 
 
