@@ -126,8 +126,8 @@ EVIDENCE = (
 
 
 def tabulate(columns: tuple[Column, ...], rows: list[dict]) -> Table:
-    """Texts and lists of them as they are, numbers and estimates as `show` writes them, nothing where a row has
-    no entry."""
+    """Texts and lists of them as they are, numbers and estimates as `show` writes them, nothing where a row
+    has no entry."""
 
     def cell(row: dict, column: Column) -> str:
         value = row.get(column.name, "")
