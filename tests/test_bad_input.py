@@ -1016,14 +1016,6 @@ ROWS = [
         DAMAGED,
     ),
     ("JSON, no sparsity", edit_record(SUP_PRUNED, setting("sparsity", to=0.9)), SUP_PRUNE, "", DAMAGED),
-    ("JSON, no history", edit_record(SUP_PRUNED, setting("history", to=[])), SUP_PRUNE, "", DAMAGED),
-    (
-        "JSON, no accuracy as pruned",
-        edit_record(SUP_PRUNED, without("accuracy_as_pruned")),
-        SUP_PRUNE,
-        "",
-        DAMAGED,
-    ),
     (
         "JSON, no dense networks",
         edit_record(SUP_PRUNED, without("configuration", "dense")),

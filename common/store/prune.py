@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from common import process, pruning, requested, settings
@@ -48,11 +47,6 @@ class PruningStep:
     def stage(self) -> str:
         return f"iteration {self.iteration}" if self.iteration else "finetuning"
 
-    @property
-    def state_before(self) -> str:
-        """What the network was before it was trained on, in messages."""
-        return "dense" if self.method.schedule == FINETUNED else "as pruned"
-
     def network_to_prune(self) -> Member:
         """The dense network, or that of the iteration before, as it is now."""
         if not self.previous:
@@ -77,37 +71,26 @@ def prune_population(study: Study) -> None:
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     runs.say_flips(study)
-    steps_of = {
-        (each, member.id): pruning_steps(study, each, dense, member, places)
+    wanted = requested.by_method(method, requested.sparsities_to_prune(flags))
+    all_steps = [
+        pruning_steps(study, each, dense, member, places)
         for member in dense.members
-        for each, places in requested.by_method(method, requested.sparsities_to_prune(flags)).items()
-    }
-    for steps in steps_of.values():
+        for each, places in wanted.items()
+    ]
+    for steps in all_steps:
         for step in steps:  # refuses what is in the way, before the first training
             is_finished(study, step)
+    runs.say_finished(study, [step.files for steps in all_steps for step in steps])
     jobs = [
         runs.Job(steps[-1].files[-1].path, functools.partial(prune_network, study, steps))
-        for steps in steps_of.values()
+        for steps in all_steps
     ]
-    runs.say_finished(study, [step.files for steps in steps_of.values() for step in steps])
     if runs.share(study, jobs) and not flags.debug:
-        for each in {each: None for each, _ in steps_of}:
-            log_accuracies(study, [steps for key, steps in steps_of.items() if key[0] == each])
-
-
-def log_accuracies(study: Study, all_steps: list[list[PruningStep]]) -> None:
-    """Logs mean accuracies of all networks of one method, and how to compare them."""
-    for steps in zip(*all_steps):
-        if pairs := [pair for step in steps if (pair := accuracies(step))]:
-            before, trained = np.mean(pairs, 0)
-            logger.info(
-                f"{study.learning_method} {steps[0].method} sparsity {steps[0].sparsity}: {len(pairs)} "
-                f"networks, mean test accuracy {100 * before:.2f} % {steps[0].state_before}, "
-                f"{100 * trained:.2f} % at the end"
-            )
-    sparsities = ",".join(str(step.sparsity) for step in all_steps[0] if step.sparsity)
-    at_sparsities = f" --pruning_percentages {sparsities}" if sparsities else ""
-    logger.info(f"compare them with --pruning_methods {all_steps[0][0].method}{at_sparsities}")
+        words = ["compare them with --pruning_methods", ",".join(map(str, wanted))]
+        sparsities = [str(sparsity) for places in wanted.values() for _, sparsity in places if sparsity]
+        if sparsities:
+            words += ["--pruning_percentages", ",".join(sparsities)]
+        logger.info(" ".join(words))
 
 
 # What is requested, and what of it is there
@@ -228,10 +211,8 @@ def pruned_files(
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
     files, parts = [], learner_of(study).parts
-    for part in parts:
-        is_head = part == "head"
-        folder = study.head_folder if is_head else study.folder
-        epochs = training["head_epochs" if is_head and not method.finetuned else "epochs"]
+    for part, folder in zip(parts, (study.folder, study.head_folder)):
+        epochs = training["head_epochs" if part == "head" and not method.finetuned else "epochs"]
         name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
         keeps = bool(iteration) and part == parts[-1] and pruning.uses(method.criterion, "accumulated")
         files.append(CheckpointSpec(name, folder / str(name), configuration, keep_gradients=keeps))
@@ -264,16 +245,6 @@ def prune_network(study: Study, steps: list[PruningStep]) -> None:
             runs.forget_states(step.files)
         elif not (study.flags.debug and step.previous):
             do_step(study, step)
-
-
-def accuracies(step: PruningStep) -> tuple[float, float] | None:
-    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of an
-    external one."""
-    record = records.read_record(step.files[-1].path)
-    try:
-        return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
-    except (KeyError, IndexError):
-        raise records.damaged_record(step.files[-1].path) from None
 
 
 def do_step(study: Study, step: PruningStep) -> None:
@@ -322,8 +293,7 @@ def do_step(study: Study, step: PruningStep) -> None:
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % {step.state_before}, {100 * accuracy:.2f} % "
-            f"{'finetuned' if method.finetuned else 'trained again'}"
+            f"{100 * as_pruned:.2f} % before training, {100 * accuracy:.2f} % after"
         )
         if study.flags.debug:
             return

@@ -191,14 +191,6 @@ def make_record(
     }
 
 
-def damaged_record(checkpoint: Path) -> UserError:
-    """The error of a record that lacks what every record of its kind has."""
-    return UserError(
-        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, "
-        "or only the JSON if the checkpoint comes from elsewhere"
-    )
-
-
 def read_record(checkpoint: Path) -> dict | None:
     """The record of a checkpoint, or None where it has none and so is external.
 
@@ -217,7 +209,10 @@ def read_record(checkpoint: Path) -> dict | None:
         record = {**record, "configuration": with_defaults(configuration, flips)}
         sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise damaged_record(checkpoint) from None
+        raise UserError(
+            f"{path} is damaged; move it and {checkpoint.name} away to have them made again, or only the JSON "
+            "if the checkpoint comes from elsewhere"
+        ) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; move both away to have "
