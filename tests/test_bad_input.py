@@ -1682,12 +1682,6 @@ def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
     assert files(tmp_path) == before
 
 
-def test_a_command_whose_quotation_does_not_end_is_not_said():
-    from common.store.populations import recorded_command
-
-    assert recorded_command({"run": {"command": "sup_training.py 'few"}}, {}) == ""
-
-
 def inflate(path, name, megabytes):
     """Puts zeros into a zip file, a thousandth of their size on the disk."""
     kept = {}

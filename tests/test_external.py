@@ -55,8 +55,8 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
     assert all(row["normalization"].startswith("mean 0.4914,") for row in table(work))
     # What was pruned under it is refused without it, and with another.
     for words, remedy in (
-        ([], "give --normalization 0.4914,0.4822,0.4465 0.2023,0.1994,0.201"),
-        (["--normalization", "0.5,0.5,0.5", "0.5,0.5,0.5"], "give --normalization 0.4914"),
+        ([], "normalization [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.201]], not None"),
+        (["--normalization", "0.5,0.5,0.5", "0.5,0.5,0.5"], "normalization [[0.4914"),
     ):
         assert main("sup_prediction_depth", *DATA, *PIES, *words, *theirs) == 2
         assert remedy in capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_trained_here_the_normalization_is_in_the_record(work, capsys):
     for record in work.glob("theirs/*.record"):
         record.rename(record.with_suffix(".json"))
     assert main("sup_pruning_finetune", *DATA, *PRUNING, "--save_path", "theirs") == 2
-    assert "give --normalization 0.4914,0.4822,0.4465" in capsys.readouterr().err
+    assert "normalization [[0.4914, 0.4822, 0.4465]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ def test_missing_networks_are_trained_by_the_command_that_trained_the_others_eac
     supervised(pies(), [0, 3])
     command = refusal(pies(models_number=6)).split("train them: ")[1].split(", or")[0]
     assert command == (
-        "python sup_training.py --dataset digits --threads 2 --save_path 'my own' "
-        "--normalization 0,0,0 1,1,1 --index_start 1 --index_end 5"
+        "python sup_training.py --dataset digits --index_start 1 --index_end 5 --threads 2 "
+        "--save_path 'my own' --normalization 0,0,0 1,1,1"
     )
     importlib.import_module("sup_training").build_parser().parse_args(shlex.split(command)[2:])
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 
@@ -876,10 +877,7 @@ def test_kept_weights_of_another_training_are_refused(work, capsys, method, whos
         [f"{method}_pruning_finetune", *FINETUNED, "--criterion", "magnitude_increase"],
     ):
         message = refused(work, capsys, *words)
-        assert (
-            kept.name in message
-            and "move it away and run the training script with --save_epochs 0" in message
-        )
+        assert kept.name in message and re.search("move it away and give: .*--save_epochs 0", message)
     if whose == "other settings":
         message = refused(work, capsys, *dense_training(method, "--save_epochs", 0))
         assert "learning_rate 0.01, not 0.05" in message

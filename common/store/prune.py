@@ -129,7 +129,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
             "fewer"
         )
-    flag = "--save_epochs", ",".join(map(str, sorted(epochs)))
+    flag = {"save_epochs": ",".join(map(str, sorted(epochs)))}
     return {epoch: kept_file(study, path, epoch_path(path, epoch), flag) for epoch in sorted(epochs)}
 
 
@@ -142,7 +142,7 @@ def gradient_sums(study: Study, method: PruningMethod, member: Member) -> dict[s
     """
     sums = {}
     for path in gradient_files(method, member):
-        kept = kept_file(study, path, gradients_path(path), ("--accumulate_gradients",))
+        kept = kept_file(study, path, gradients_path(path), {"accumulate_gradients": ""})
         payload = records.read_payload(kept)
         records.refuse_not_finite(payload, kept)
         sums |= payload
@@ -157,7 +157,7 @@ def gradient_files(method: PruningMethod, member: Member) -> list[Path]:
     return list(member.paths if member.names[-1].pruning_method == "dense" else member.paths[-1:])
 
 
-def kept_file(study: Study, checkpoint: Path, path: Path, flag: tuple[str, ...]) -> Path:
+def kept_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str]) -> Path:
     """A file that the training of a checkpoint kept beside it.
 
     Args:
@@ -171,10 +171,10 @@ def kept_file(study: Study, checkpoint: Path, path: Path, flag: tuple[str, ...])
             f"{checkpoint} is external: its training is not known; choose another --criterion or --after, or "
             "train networks here"
         )
+    command = recorded_command(record, flag) or f"the training script with --{', '.join(flag)}"
     if not path.exists():
-        command = recorded_command(record, {flag[0]: list(flag[1:])}) or f"give {' '.join(flag)} in training"
         raise UserError(f"{path} was not kept; keep them: {command}")
-    remedy = f"move it away and run the training script with {' '.join(flag)}"
+    remedy = f"move it away and give: {command}"
     kept = records.read_record(path)
     if kept is None:
         raise UserError(f"{path} has no record; {remedy}")
