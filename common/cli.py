@@ -452,7 +452,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             "--pruning_percentages",
             values.pruned_sparsity_list,
             sparsities,
-            "sparsities; those without a network are named, and in the table absent where a flag names them",
+            "sparsities; those without a network are named",
         ),
         *_choice_of("dense", "dense networks", parser),
         *_choice_of("finetune", "pruned networks", parser),

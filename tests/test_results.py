@@ -198,14 +198,11 @@ def test_a_digest_does_not_depend_on_the_version_of_python(tmp_path):
     assert files.module_digest(module_of(tmp_path / "m.py", MODULE)) == "f3f52dbabbc5"
 
 
-def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
+def test_the_short_table_shows_where_models_come_from():
     shown = table.format_table(
-        [
-            row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="external"),
-            {**row("supervised", "GMP", 0.9), "status": "absent"},
-        ]
+        [row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="external")]
     )
-    assert "95.12%" in shown and "external" in shown and "absent" in shown.splitlines()[2]
+    assert "95.12%" in shown and "external" in shown
 
 
 def test_a_table_in_latex_needs_no_package_and_escapes_what_latex_takes_for_its_own(tmp_path):
@@ -767,15 +764,15 @@ def test_a_run_has_a_folder_and_a_title_of_its_own(view):
 def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(view):
     dense, pruned, *_ = (side.population for side in (evaluated([[0, 1]], seed) for seed in (1, 2)))
     dense = dataclasses.replace(dense, pruning_method="dense", sparsity=0.0)
-    assert dense.unpublished == {"epochs": 3}
+    assert dense.non_default_settings == {"epochs": 3}
     assert comparison.population_row(view, dense, dense)["unpublished"] == "epochs 3"
     assert comparison.title(view, dense, dense).endswith("\nepochs 3")
     assert comparison.title(view, pruned, dense).endswith("\ndense: epochs 3; pruned: epochs 3")
     late = dataclasses.replace(dense, pruning_method="later_GMP", sparsity=0.9)
     late.members[0].record["configuration"] |= {"begin_step": 20000, "end_step": 30000, "epochs": 205}
-    assert late.unpublished == {"end_step": 30000}
+    assert late.non_default_settings == {"end_step": 30000}
     late.members[0].record["configuration"]["precision"] = "bfloat16"
-    assert late.unpublished == {"end_step": 30000, "precision": "bfloat16"}
+    assert late.non_default_settings == {"end_step": 30000, "precision": "bfloat16"}
 
 
 def test_depths_are_compared_on_ids_that_both_populations_have(view):

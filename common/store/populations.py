@@ -97,7 +97,7 @@ class Population:
         return [record for member in self.members for record in member.records]
 
     @property
-    def unpublished(self) -> dict:
+    def non_default_settings(self) -> dict:
         """The settings in which they differ from the published ones, as flags name them."""
         if self.external:
             return {}
@@ -382,7 +382,7 @@ def how_to_train(population: Population, ids: Iterable[int]) -> str:
     flags = {"index_start": str(first), "index_end": str(last)}
     if script.endswith("finetune.py"):
         flags = {"models_number": str(last + 1)}
-    command = recorded_command(population.members[0].record, flags)
+    command = recorded_command(next(filter(None, population.records), None), flags)
     return f"train them: {command}" if script in command else f"train them with {script}"
 
 
