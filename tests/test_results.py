@@ -409,19 +409,9 @@ def figure_arrays(kind):
         for side in ("dense", "pruned")
         for part in ("q_score", "z_score", "l1_norm", "depth")
     }
-    epochs = {
-        "stages": np.array(["head"]),
-        "head_epoch": np.arange(4),
-        "head_loss": generator.random(4),
-        "head_test_loss": generator.random(4),
-        "head_train_accuracy": generator.random(4),
-        "head_test_accuracy": generator.random(4),
-        "head_chance_loss": np.full(4, 2.3),
-    }
     return {
         **shared,
         **values,
-        **epochs,
         "coordinates": generator.random((60, 2)),
         "modal_labels": np.arange(60) % 3,
         "places": 16,
@@ -430,12 +420,24 @@ def figure_arrays(kind):
     }
 
 
+def figure_of(kind):
+    arrays = figure_arrays(kind)
+    if kind != "curves":
+        return plots.draw(arrays)
+    accuracies = {"train_accuracy": 0.4, "test_accuracy": 0.3}
+    history = [
+        {"epoch": epoch, "loss": 2 / (epoch + 1), "test_loss": 2.1, "chance_loss": 2.3, **accuracies}
+        for epoch in range(4)
+    ]
+    return plots.draw_curves(arrays["title"], {"head": history})
+
+
 @pytest.mark.parametrize(
     "kind, panels",
     [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 1), ("pies_distribution", 1)],
 )
 def test_a_figure_is_drawn_from_its_arrays_with_title_and_labelled_axes(kind, panels, tmp_path):
-    figure = plots.draw(figure_arrays(kind))
+    figure = figure_of(kind)
     own = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert len(own) == panels and figure._suptitle.get_text().startswith("digits · SupCon")
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in own) and all(
@@ -476,7 +478,7 @@ def test_a_figure_is_drawn_anew_from_the_same_arrays(view, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["curves", "umap", "q_score", "prediction_depth", "pies_distribution"])
 def test_no_text_of_a_figure_lies_on_another(kind):
-    figure = plots.draw(figure_arrays(kind))
+    figure = figure_of(kind)
     FigureCanvasAgg(figure).draw()
     texts = [
         figure._suptitle,

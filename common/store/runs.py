@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from common.learners import Learner, learner_of
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name
 from common.store import records
-from common.store.files import claim, write_arrays
+from common.store.files import claim
 from common.store.names import CheckpointName, epoch_path, gradients_path, record_path, state_path
 from common.store.records import TrainingState
 from common.store.table import write_rows
@@ -368,30 +367,25 @@ def curves_path(study: Study, files: list[CheckpointSpec]) -> Path:
 
 
 def store_curves(study: Study, files: list[CheckpointSpec]) -> None:
-    """Stores and draws the curves of a network beside its log, from the histories in its records."""
+    """Draws the curves of a network beside its log and lists them in a CSV, from the histories in its
+    records."""
     from common import plots
 
     name, path = files[-1].name, curves_path(study, files)
-    found = {file.name.part: records.read_record(file.path) or {} for file in files}
-    histories = {part: record.get("history", []) for part, record in found.items()}
-    if study.flags.debug or not any(histories.values()):
+    found = {file.name.part: records.read_record(file.path) for file in files}
+    histories = {
+        part.replace("encoder", study.learning_method): record["history"]
+        for part, record in found.items()
+        if record and record.get("history")
+    }
+    if study.flags.debug or not histories:
         return  # nothing is stored, or it is external
     method = f"{study.learning_method} · {methods.with_sparsity(name.pruning_method, name.sparsity)}"
     external = "" if all(found.values()) else ", external"  # a head on such an encoder
     title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture}{external})"
-    stages = {part.replace("encoder", study.learning_method): histories[part] for part in histories}
-    stages = {stage: history for stage, history in stages.items() if history}
-    arrays = {"figure": "curves", "title": title, "stages": list(stages)}
-    for stage, history in stages.items():
-        keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
-        arrays |= {f"{stage}_{key}": [entry.get(key, 0.0) for entry in history] for key in keys}
-    arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    write_arrays(path.with_suffix(".npz"), arrays, {"model": files[-1].path.stem})
-    write_rows(
-        path.with_suffix(".csv"),
-        [{"stage": stage, **entry} for stage, history in stages.items() for entry in history],
-    )
-    plots.save_figure(path, plots.draw(arrays))
+    rows = [{"stage": stage, **entry} for stage, history in histories.items() for entry in history]
+    write_rows(path.with_suffix(".csv"), rows)
+    plots.save_figure(path, plots.draw_curves(title, histories))
 
 
 # Sharing
