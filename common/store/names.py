@@ -84,17 +84,6 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
     return encoder_name + suffix + head
 
 
-def settings_in_name(name: CheckpointName) -> set[str]:
-    """The settings that a file name tells, as a configuration names them."""
-    told = {"architecture", "model_depth", "widen_factor", "schedule", "criterion", "scope", "rate", "after"}
-    told.add("rewind_epoch")
-    of_head = name.part == "head" and not parse_method(name.pruning_method).finetuned
-    told.add("head_epochs" if of_head else "epochs")
-    return told | (
-        {"dropout"} if name.part == "supervised" else {"projection_head", "temperature", "batch_size"}
-    )
-
-
 def study_folder(root: str, dataset_name: str) -> Path:
     """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name."""
     return Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name

@@ -227,9 +227,9 @@ def checked(study: Study, population: Population, dense: Population | None) -> P
     pruning_method = population.pruning_method
     what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
-    files = ((path, name) for member in population.members for path, name in zip(member.paths, member.names))
-    external = [file for file, record in zip(files, population.records) if record is None]
-    say_external(external, study.architecture_configuration(), study.flags.given)
+    paths = [path for member in population.members for path in member.paths]
+    external = [path for path, record in zip(paths, population.records) if record is None]
+    say_external(external)
     if external and not study.data.normalization:
         say_once(
             f"note: external networks see pixels normalised by {study.data.normalization_text}; if they were "

@@ -37,7 +37,7 @@ from common.store.files import (
     write_atomically,
     write_json,
 )
-from common.store.names import Architecture, CheckpointName, record_path, settings_in_name
+from common.store.names import Architecture, CheckpointName, record_path
 from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
@@ -148,26 +148,14 @@ def origin_of(records: Iterable[dict | None]) -> str:
     return origin
 
 
-def say_external(files: list[tuple[Path, CheckpointName]], settings: dict, given: set[str]) -> None:
-    """Notes that nothing is known of checkpoints without a record, and which flags cannot be checked.
-
-    Args:
-        settings: which are asked of them; given: the names of the flags in the command.
-    """
-    if not files:
-        return
-    unchecked = {
-        f"--{flag}"
-        for _, name in files
-        for flag in given
-        if {flag, flag.replace("_epoch", "_step")} & (settings.keys() - settings_in_name(name))
-    }
-    others = " and others" * (len(files) > 1)
-    flags = f"; cannot be checked: {', '.join(sorted(unchecked))}" if unchecked else ""
-    say_once(
-        f"note: {files[0][0]}{others}: no record, taken as external; settings, data and code of the training "
-        f"are not known{flags}"
-    )
+def say_external(paths: list[Path]) -> None:
+    """Notes that nothing is known of checkpoints without a record."""
+    if paths:
+        others = " and others" * (len(paths) > 1)
+        say_once(
+            f"note: {paths[0]}{others}: no record, taken as external; settings, data and code of the training "
+            "are not known and cannot be checked"
+        )
 
 
 def make_record(

@@ -181,9 +181,7 @@ def say_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> 
     if there:
         others = " and others" * (len(there) > 1)
         logger.info(f"finished before: {len(there)} of {len(networks)} networks, {there[0]}{others}")
-    external = [file for files in networks for file in files if is_external(file)]
-    configuration = {key: value for file in external for key, value in file.configuration.items()}
-    records.say_external([(file.path, file.name) for file in external], configuration, study.flags.given)
+    records.say_external([file.path for files in networks for file in files if is_external(file)])
 
 
 def forget_states(files: Sequence[CheckpointSpec]) -> None:
