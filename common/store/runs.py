@@ -30,7 +30,7 @@ from common.store.names import CheckpointName, epoch_path, gradients_path, recor
 from common.store.records import TrainingState
 from common.store.table import write_rows
 from common.study import Study
-from common.training import TrainingContext, check_outputs, fit
+from common.training import TrainingContext, check_outputs, describe_epoch, fit
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
@@ -285,11 +285,8 @@ def train_file(
     with training_state(study, file, file.name.part, made_from) as state:
         run = TrainingContext(network.key(part), description, state and state.epochs_left)
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
-        last = history[-1]
-        facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
-        facts += [f"test accuracy {100 * last['test_accuracy']:.2f} %"] if "test_accuracy" in last else []
-        facts += [f"sparsity {last['sparsity']:.6f}"] if "sparsity" in last else []
-        logger.info(f"{description}: {', '.join(facts)}, {time.time() - started:.1f} s")
+        facts = f"{len(history)} epochs, {describe_epoch(history[-1])}"
+        logger.info(f"{description}: {facts}, {time.time() - started:.1f} s")
         if study.flags.debug:
             return
         if sums in missing:
