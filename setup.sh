@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 PYTHON=${PYTHON:-python3}  # the interpreter that makes the environment
-VENV=${VENV:-.venv}        # the environment's folder
+VENV=${VENV:-${VIRTUAL_ENV:-.venv}}  # the environment's folder: an active one, else .venv
 # A ~ that no shell has replaced: in quotes, or from another program.
 PYTHON=${PYTHON/#\~\//$HOME/}
 VENV=${VENV/#\~\//$HOME/}
@@ -25,7 +25,8 @@ usage() {
                            too, --help says what each flag takes
 LOCKED=1 installs the versions of requirements.lock, LOCKED=0 (default) the newest that requirements.txt
 allows.
-PYTHON=/path/to/python3.12 and VENV=/path/to/environment name another interpreter or environment.
+PYTHON=/path/to/python3.12 names another interpreter, VENV=/path/to/environment another environment than the
+active one (without an active one: .venv).
 END
 }
 
@@ -67,7 +68,7 @@ install() {
   noted=$VENV/installed_${noted//\//_}
   cmp -s "$1" "$noted" && return
   echo "installing $1 (torch is large: this can take minutes)"
-  "$python" -m pip install --quiet --disable-pip-version-check -r "$1" ||
+  "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$1" ||
     die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk" \
       "space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
   cp "$1" "$noted"

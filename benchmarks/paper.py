@@ -63,13 +63,18 @@ def build_parser() -> cli.Parser:
             "--sparsities",
             values.pruned_sparsity_list,
             None,
-            "None: as published, 0.3,0.5,0.7,0.9 and, one-shot, 0.95",
+            "(default: as published, 0.3,0.5,0.7,0.9, and 0.95 for one-shot pruning)",
         ),
         ("--workers", values.natural_number, 0, "models that are worked on at once, passed to every command"),
     )
     cli.add_flags(
         parser,
-        ("--slurm", Path, None, "write the study as a chain of Slurm jobs into this folder, and run nothing"),
+        (
+            "--slurm",
+            Path,
+            None,
+            "write the study as a chain of Slurm jobs into this folder and run nothing (default: no)",
+        ),
     )
     parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
     parser.add_argument("--yes", action="store_true", help="run them without CUDA too")

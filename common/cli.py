@@ -27,7 +27,7 @@ from common.losses import LOSSES
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
 COMPATIBILITY = "accepted for compatibility with the published script, without effect there and here"
-DEFAULT_FOLDER = "None: models/ (cifar10) or models/NAME/"
+DEFAULT_FOLDER = "(default: models/ for cifar10, else models/NAME/)"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
@@ -92,7 +92,12 @@ class Parser(argparse.ArgumentParser):
     `--help`."""
 
     def __init__(self, docstring: str):
-        super().__init__(description=docstring, allow_abbrev=False, formatter_class=_HelpFormatter)
+        super().__init__(
+            usage="%(prog)s [flags]",
+            description=docstring,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+        )
 
     def _print_message(self, message, file=None):
         print(message, end="", file=file or sys.stderr)  # argparse would pass over a full disk
@@ -115,7 +120,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, _BooleanAction):  # whose value is for published commands
+            return ", ".join(action.option_strings)
+        return super()._format_action_invocation(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        is_said = action.required or "(default:" in action.help
+        return action.help if is_said else super()._get_help_string(action)
 
 
 class _BooleanAction(argparse.Action):
@@ -155,7 +167,7 @@ RUN = (
     "--run",
     values.run_name,
     None,
-    "a name for results beside others of this data: they go to pies/NAME/runs/RUN/, None: to pies/NAME/",
+    "keep the results apart from others of this data set, in pies/NAME/runs/RUN/ (default: pies/NAME/)",
 )
 
 
@@ -167,9 +179,9 @@ def add_common_flags(parser: Parser) -> None:
         type=values.channel_values,
         nargs=2,
         metavar=("MEAN", "STD"),
-        help="networks see (pixel - MEAN) / STD, three numbers each, of pixels in [0, 1]: for networks that "
-        "others trained with values other than the data set's, for example --normalization "
-        "0.4914,0.4822,0.4465 0.2023,0.1994,0.2010; None: those of the data set",
+        help="mean and standard deviation of each channel, for pixels in [0, 1]; give those that external "
+        "networks were trained with, for example 0.4914,0.4822,0.4465 0.2023,0.1994,0.2010 (default: those "
+        "of the training images)",
     )
     add_flags(
         group,
@@ -177,51 +189,54 @@ def add_common_flags(parser: Parser) -> None:
             "--dataset",
             (*DOWNLOADS, "digits", "folder"),
             "cifar10",
-            f"{', '.join(DOWNLOADS)} (downloaded once); digits (8x8, inside scikit-learn, no download); "
-            "folder: train/CLASS/* and test/CLASS/* under --data_dir, images of one size",
+            f"{', '.join(DOWNLOADS)}: downloaded once; digits: 8x8, comes with scikit-learn; folder: images "
+            "of one size in train/CLASS/ and test/CLASS/ below --data_dir",
         ),
         (
             "--data_dir",
             values.path,
             "data",
-            "where a downloaded data set lies or goes; with --dataset folder, the folder",
+            "folder for downloads; with --dataset folder, the folder of the images",
         ),
-        ("--cuda_device", values.natural_number, 0, "CUDA device id; without CUDA the CPU is used"),
+        (
+            "--cuda_device",
+            values.natural_number,
+            0,
+            "id of the CUDA device; without CUDA the scripts use the CPU",
+        ),
         *settings.flag_rows(settings.Architecture, without=("projection_head",)),
         (
             "--workers",
             values.natural_number,
             0,
-            "models that are worked on at once, each in a process of its own; 0: one after another in this "
-            "process",
+            "number of processes that share the models; 0 works on one model after another",
         ),
         (
             "--threads",
             values.thread_count,
             None,
-            "CPU threads of a process, None: all cores, or those that each worker gets; results depend on "
-            "it in the last digits",
+            "CPU threads per process; the last digits of results depend on it (default: all cores, shared "
+            "among the workers)",
         ),
         (
             "--other_code",
             bool,
             False,
-            "go on with networks and states that other code of this study made (it is recorded); else they "
-            "are refused",
+            "accept networks that a different version of this code trained; this is recorded",
         ),
-        ("--debug", bool, False, "verbose; saves no model"),
+        ("--debug", bool, False, "show every epoch and save no model"),
         ("--seed", values.natural_number, 1, COMPATIBILITY),
         (
             "--total_seed",
             values.positive_integer,
             1,
-            "repeats the script under seeds 0 to N-1; the files of seed s > 0 lie in folders seed_s",
+            "repeat the script under seeds 0 to N-1; seed s > 0 has its files in folders seed_s",
         ),
         (
             "--cuda_deterministic",
             bool,
             True,
-            "on CUDA deterministic algorithms alone, an error where there is none",
+            "use deterministic CUDA algorithms only; an operation without one is an error",
         ),
     )
 
@@ -243,23 +258,26 @@ def add_contrastive_flags(parser: Parser) -> None:
             "--encoder_name",
             values.encoder_name,
             "WideResNet",
-            "first part of the file names; depth, width and projection head other than 16, 2, mlp follow it",
+            "first part of file names; depth, width and projection head follow unless they are 16, 2 and mlp",
         ),
         *settings.flag_rows(settings.Architecture, "projection_head"),
         *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
-        ("--encoder_save_path", values.model_folder, None, f"folder of the encoders, {DEFAULT_FOLDER}"),
+        ("--encoder_save_path", values.model_folder, None, f"folder of the encoders {DEFAULT_FOLDER}"),
         (
             "--head_save_path",
             values.model_folder,
             None,
-            "folder of the classifier heads, None: that of the encoders",
+            "folder of the classifiers (default: that of the encoders)",
         ),
     )
 
 
 def add_supervised_flags(parser: Parser) -> None:
     """Flags that name a supervised network beyond its depth, width and dropout."""
-    add_flags(parser, ("--save_path", values.model_folder, None, f"folder of the models, {DEFAULT_FOLDER}"))
+    add_flags(
+        parser.add_argument_group("supervised network"),
+        ("--save_path", values.model_folder, None, f"folder of the models {DEFAULT_FOLDER}"),
+    )
     parser.set_defaults(learning_method="supervised")
 
 
@@ -271,9 +289,9 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
             "--schedule",
             tuple(methods.GRADUAL),
             default_schedule,
-            "the steps below where they are not given, and the file's name (late: _later)",
+            "published steps to prune at, unless others are given; late adds _later to file names",
         ),
-        *_criterion_flags("None: layer"),
+        *_criterion_flags("layer"),
     )
 
 
@@ -288,13 +306,13 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
                 f"--{end}_step{suffix}",
                 values.natural_number,
                 None,
-                f"step of the {which} pruning of the {what}, None: {early} (early) or {late} (late)",
+                f"step of the {which} pruning of the {what} (default: {early} if early, {late} if late)",
             ),
             (
                 f"--{end}_epoch{suffix}",
                 values.natural_float,
                 None,
-                f"in place of --{end}_step{suffix}: the {what} is pruned {which} after so many epochs",
+                f"the same in epochs of the data, instead of --{end}_step{suffix} (default: not used)",
             ),
         )
     add_flags(
@@ -303,8 +321,8 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
             f"--frequency{suffix}",
             values.positive_integer,
             None,
-            f"steps between prunings of the {what}, None: {frequency}, or with epochs given so that there "
-            f"are at most {methods.INTERVALS} intervals",
+            f"steps between prunings of the {what} (default: {frequency}; with epochs, at most "
+            f"{methods.INTERVALS} intervals)",
         ),
     )
 
@@ -316,14 +334,14 @@ def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
             "--criterion",
             tuple(CRITERIA),
             "magnitude",
-            f"what is pruned, the lowest first: {meanings}",
+            f"score by which weights are pruned, lowest first. {meanings}",
         ),
         (
             "--scope",
             methods.SCOPES,
             None,
-            "where it is compared: in the whole network, in each tensor, or in each with the densities of "
-            f"Erdős-Rényi-kernel, {default_scope}; filters always in their layer",
+            "compare scores in the whole network, in each tensor, or in each tensor at Erdős-Rényi-kernel "
+            f"densities (default: {default_scope}; filters: layer)",
         ),
     )
 
@@ -332,13 +350,12 @@ SAVE_EVERY = (
     "--save_every",
     values.interval,
     "5min",
-    "keep the state of an unfinished training every so many epochs (10) or minutes (5min), to go on from; a "
-    "signal keeps it too",
+    "save the state of an unfinished training every N epochs (10) or minutes (5min); a signal saves it too",
 )
 
 
 FLIP_FLAGS = [
-    (f"--{flip}", bool, None, "half of the views are mirrored, None: but not those of digits and svhn")
+    (f"--{flip}", bool, None, "mirror each view with probability 1/2 (default: on, except digits and svhn)")
     for flip in FLIPS
 ]
 
@@ -348,29 +365,29 @@ def add_training_flags(group) -> None:
     add_flags(
         group,
         *FLIP_FLAGS,
-        ("--index_start", values.model_id, 0, "first model id, which is its seed"),
+        ("--index_start", values.model_id, 0, "first model id; the id is the seed"),
         ("--index_end", values.model_id, 29, "last model id, inclusive"),
         (
             "--match_sparsity",
             values.fraction,
             0.0,
-            "dense networks so narrow that their convolutions have as many weights as are left at this "
-            "sparsity, 0: of the whole width; later scripts take them as --pruning_methods small_dense",
+            "train narrow dense networks whose convolutions have as many weights as remain at this sparsity; "
+            "0 keeps the full width; later scripts call them --pruning_methods small_dense",
         ),
         SAVE_EVERY,
         (
             "--save_epochs",
             values.epoch_list,
             [],
-            "keep the weights after so many epochs too, 0: the initialisation, for iterative pruning and "
-            "magnitude_increase; where the model is finished, only these are trained",
+            "also save the weights after these epochs, 0 for the initialisation, for iterative pruning and "
+            "magnitude_increase; trains finished models once more for them (default: none)",
         ),
         (
             "--accumulate_gradients",
             bool,
             False,
-            "dense networks: keep the sums of gradients over all steps too, for --criterion levai_zombori; "
-            "where the model is finished, it is trained once more for them",
+            "dense networks: save the sums of gradients over all steps, for --criterion levai_zombori; "
+            "trains finished models once more for them",
         ),
     )
 
@@ -379,40 +396,40 @@ def add_finetuning_flags(parser: Parser) -> None:
     """Flags of one-shot and iterative pruning."""
     add_flags(
         parser.add_argument_group("pruning and finetuning"),
-        ("--models_number", values.model_count, 30, "model ids 0 to N-1 are pruned"),
+        ("--models_number", values.model_count, 30, "prune models 0 to N-1"),
         *settings.flag_rows(settings.Finetuning),
         (
             "--pruning_percentages",
             values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "one-shot: sparsities, each from the dense models anew; 0.0 finetunes the dense models and "
-            "prunes nothing, a control of method `finetuned` whatever --criterion and --scope say",
+            "sparsities of one-shot pruning, each from the dense models; 0.0 finetunes them without "
+            "pruning, as the control `finetuned`",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,
-        *_criterion_flags("None: global"),
-        ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once, or again and again"),
-        ("--iterations", values.iteration_count, 10, "iterative: how often"),
+        *_criterion_flags("global"),
+        ("--pruning_schedule", ("one-shot", "iterative"), "one-shot", "prune once or repeatedly"),
+        ("--iterations", values.iteration_count, 10, "iterative: number of prunings"),
         (
             "--rate",
             values.pruning_rate,
             0.2,
-            "iterative: the share of what remains that each iteration prunes",
+            "iterative: share of the remaining weights that each iteration prunes",
         ),
         (
             "--after",
             methods.AFTER,
             "rewind",
-            "iterative: what follows each pruning: back to the weights of --rewind_epoch and train on as "
-            "the dense network was; a new initialisation and the same training; the weights as they are and "
-            "that training from --rewind_epoch on, its learning rates above all; or finetuning for --epochs",
+            "iterative, after each pruning: rewind goes back to the weights of --rewind_epoch and repeats "
+            "the dense training from there; reinit draws new weights and repeats it; lr_rewind keeps the "
+            "weights and repeats it from --rewind_epoch; finetune trains for --epochs",
         ),
         (
             "--rewind_epoch",
             values.natural_number,
             0,
-            "iterative: rewind to the weights after so many epochs (0: initialisation), which the training "
-            "script kept (--save_epochs); with lr_rewind the learning rate alone",
+            "iterative: epoch to rewind to, 0 for the initialisation; train with --save_epochs to keep its "
+            "weights; lr_rewind rewinds the learning rate only",
         ),
         *_choice_of("dense", "dense networks", parser),
     )
@@ -420,11 +437,16 @@ def add_finetuning_flags(parser: Parser) -> None:
 
 def _choice_of(stage: str, what: str, parser: Parser) -> list[tuple]:
     """Flags that choose among several populations."""
-    facts = {"epochs": f"{what} trained for so many epochs", "batch_size": f"{what} of this batch size"}
+    facts = {"epochs": f"{what} of this many epochs", "batch_size": f"{what} of this batch size"}
     if stage == "dense" and parser.get_default("learning_method") != "supervised":
-        facts["head_epochs"] = "classifier heads trained for so many epochs"
+        facts["head_epochs"] = "classifiers of this many epochs"
     return [
-        (f"--{stage}_{fact}", values.positive_integer, None, f"take {words}, None: the only ones there are")
+        (
+            f"--{stage}_{fact}",
+            values.positive_integer,
+            None,
+            f"use {words} (default: needed only if there are several)",
+        )
         for fact, words in facts.items()
     ]
 
@@ -433,43 +455,44 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
     """Flags of the scripts that compare populations of dense and pruned networks."""
     add_flags(
         parser.add_argument_group("populations to compare"),
-        ("--models_number", values.model_count, 30, "K: model ids 0 to K-1"),
+        ("--models_number", values.model_count, 30, "K: use models 0 to K-1"),
         (
             "--batch_size",
             values.positive_integer,
             1024,
-            "images in an evaluation batch at most; a CPU takes fewer at once, the numbers are the same",
+            "largest evaluation batch; does not change results",
         ),
         (
             "--pruning_methods",
             values.pruning_method_list,
             pruning_methods,
-            "any of global, GMP, later_GMP ('later GMP' too), and of the longer names in models/: layer, "
-            "global_snip, GMP_global, global_iterative0.2_rewind0, ...; small_dense (--match_sparsity); "
-            "finetuned, which is taken along with one-shot networks where it exists",
+            "global, GMP, later_GMP, or a method in the file names of models/: layer, global_snip, "
+            "GMP_global, global_iterative0.2_rewind0, small_dense, ...; finetuned is added to one-shot "
+            "methods if it exists",
         ),
         (
             "--pruning_percentages",
             values.pruned_sparsity_list,
             sparsities,
-            "sparsities; those without a network are named",
+            "sparsities to compare; missing ones are listed",
         ),
         *_choice_of("dense", "dense networks", parser),
         *_choice_of("finetune", "pruned networks", parser),
-        ("--allow_missing", bool, False, "go on with the models that exist and divide by their number"),
+        ("--allow_missing", bool, False, "continue with the models that exist"),
         RUN,
         (
             "--test_set",
             values.path,
             None,
-            "other test images: a folder CLASS/IMAGE, CIFAR-10.1 or 10.2 by file (.npy, .npz), noise_1 to "
-            "_3, blur_, contrast_, jpeg_, or all twelve: corrupted; results go to test_sets/ in their folder",
+            "evaluate on other test images: a folder of CLASS/IMAGE, a file of CIFAR-10.1, 10.2 or "
+            "CIFAR-10-C, noise_1 to noise_3, blur_1, contrast_1, jpeg_1, ..., or corrupted for all twelve "
+            "(default: no)",
         ),
         (
             "--severity",
             values.severity,
             None,
-            "of the images in --test_set, a file of CIFAR-10-C (fog.npy, say, labels.npy beside it)",
+            "severity, 1 to 5, of a CIFAR-10-C file in --test_set, such as fog.npy (default: none)",
         ),
     )
 
@@ -478,20 +501,20 @@ def add_pie_flags(parser: Parser) -> None:
     """Flags of the scripts that find PIEs."""
     add_flags(
         parser.add_argument_group("figures"),
-        ("--plot_q_score", bool, False, "Q-Score, Z-score and L1 norm, dense against pruned"),
+        ("--plot_q_score", bool, False, "draw Q-Score, Z-score and L1 norm of dense against pruned networks"),
         (
             "--plot_umap",
             bool,
             False,
-            "UMAP of the latents, classes and PIEs, one figure a sparsity and the dense one",
+            "draw a UMAP of the latents with classes and PIEs, one per sparsity",
         ),
         (
             "--umap_models",
             values.positive_integer,
             1,
-            "latents averaged for the UMAP: of the first N networks (1: id 0; K: the average over all)",
+            "average the latents of the first N networks for the UMAP",
         ),
-        ("--not_serialize_plots", bool, False, "no .npz beside the plots"),
+        ("--not_serialize_plots", bool, False, "save no .npz beside the figures"),
     )
 
 
@@ -503,14 +526,14 @@ def add_depth_flags(parser: Parser) -> None:
             "--prediction_depth_models",
             values.positive_integer,
             None,
-            "probe the first N of the K networks (published: 5), None: every network",
+            "probe the first N networks; published: 5 (default: all)",
         ),
         (
             "--depth_target",
             ("prediction", "label"),
             "prediction",
-            "in the figure: the network's own prediction (Baldock et al. 2021) or the true label (as "
-            "published); both are computed and stored",
+            "what the k-NN must agree with in the figure: the network's prediction (Baldock et al. 2021) or "
+            "the true label (as published); both are stored",
         ),
         ("--figures_number", values.natural_number, 0, COMPATIBILITY),
         ("--pies_to_store", values.natural_number, 1, COMPATIBILITY),

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from common.cli import UserError, logger, refuse_pipe
 
 if TYPE_CHECKING:
@@ -76,6 +78,14 @@ def _end_run(handler: logging.Handler, record: logging.LogRecord) -> None:
     raise error
 
 
+class _Console(logging.StreamHandler):
+    """Progress bars are taken off the terminal while a line is written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
+
+
 def start_logging(script: str, folder: Path, debug: bool) -> None:
     """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout
     too."""
@@ -87,7 +97,7 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     logger.propagate = False
     path = folder / f"{script}.log"
     refuse_pipe(path)
-    console, log_file = logging.StreamHandler(sys.stdout), logging.FileHandler(path)
+    console, log_file = _Console(sys.stdout), logging.FileHandler(path)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     for handler, form in ((console, "%(message)s"), (log_file, "%(asctime)s %(message)s")):
         handler.setFormatter(logging.Formatter(form))

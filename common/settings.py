@@ -25,8 +25,8 @@ def _precision() -> Any:
     return setting(
         "float32",
         ("float32", "tf32", "bfloat16"),
-        "of the network in training steps; tf32: in CUDA's convolutions, without effect on a CPU; bfloat16: "
-        "by autocast; losses, pruning criteria and evaluation are always in float32",
+        "precision of training steps; tf32 affects CUDA convolutions only, bfloat16 uses autocast; losses, "
+        "pruning criteria and evaluation stay in float32",
     )
 
 
@@ -34,8 +34,7 @@ def _compile() -> Any:
     return setting(
         False,
         bool,
-        "compile the training step (not that of classifier heads): slower on the CPU that was tried, not "
-        "tried on a GPU; other last digits; needs a C++ compiler",
+        "compile the training step; needs a C++ compiler, changes the last digits, was slower on a CPU",
     )
 
 
@@ -74,20 +73,20 @@ class SupervisedTraining:
     """Cross-entropy of a whole network."""
 
     epochs: int = setting(205, values.positive_integer, "training epochs")
-    batch_size: int = setting(128, values.positive_integer, "images in a batch")
-    learning_rate: float = setting(1.0, values.positive_float, "learning rate of SGD, in the first epoch")
+    batch_size: int = setting(128, values.positive_integer, "batch size")
+    learning_rate: float = setting(1.0, values.positive_float, "learning rate of the first epoch")
     lr_milestones: list[int] = setting(
         [5, 30, 50, 80],
         values.epoch_list,
-        "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
+        "epochs, from 0, at which the learning rate is multiplied by --lr_gamma",
     )
     lr_gamma: float = setting(0.1, values.milestone_factor, "factor of the learning rate at each milestone")
     cosine_annealing: bool = setting(
-        False, bool, "in place of the milestones: per epoch down to learning_rate / 1000"
+        False, bool, "anneal to learning_rate / 1000 along a cosine, instead of milestones"
     )
     momentum: float = setting(0.9, values.fraction, "momentum of SGD")
     weight_decay: float = setting(0.0005, values.natural_float, "weight decay of SGD")
-    shuffle: bool = setting(True, bool, "a new order of the images in every epoch")
+    shuffle: bool = setting(True, bool, "shuffle the images in every epoch")
     precision: str = _precision()
     compile: bool = _compile()
 
@@ -97,15 +96,19 @@ class ContrastiveTraining:
     """A contrastive loss of an encoder with its projection head."""
 
     epochs: int = setting(500, values.positive_integer, "training epochs")
-    batch_size: int = setting(1024, values.positive_integer, "images in a batch, each in two views")
+    batch_size: int = setting(1024, values.positive_integer, "batch size; each image has two views")
     learning_rate: float = setting(0.05, values.positive_float, "learning rate of SGD")
     momentum: float = setting(0.9, values.fraction, "momentum of SGD")
     weight_decay: float = setting(0.0004, values.natural_float, "weight decay of SGD")
     temperature: float = setting(0.5, values.positive_float, "temperature of the contrastive loss")
-    base_temperature: float = setting(0.07, values.positive_float, "the loss is scaled by temperature / this")
-    warmup_epochs: int = setting(0, values.natural_number, "linear from 0.01, with a batch above 256 only")
-    cosine_annealing: bool = setting(False, bool, "per epoch down to learning_rate / 1000")
-    lars: bool = setting(False, bool, "layer-wise adaptive rates, trust coefficient 0.02")
+    base_temperature: float = setting(
+        0.07, values.positive_float, "the loss is multiplied by temperature / base_temperature"
+    )
+    warmup_epochs: int = setting(
+        0, values.natural_number, "epochs of linear warm-up from 0.01, for batches above 256"
+    )
+    cosine_annealing: bool = setting(False, bool, "anneal to learning_rate / 1000 along a cosine")
+    lars: bool = setting(False, bool, "use LARS with trust coefficient 0.02")
     precision: str = _precision()
     compile: bool = _compile()
 
@@ -115,7 +118,7 @@ class HeadTraining:
     """Cross-entropy of a linear classifier on a frozen encoder."""
 
     head_epochs: int = setting(100, values.positive_integer, "epochs of the linear classifier")
-    batch_size_head: int = setting(256, values.positive_integer, "images in a batch of the linear classifier")
+    batch_size_head: int = setting(256, values.positive_integer, "batch size of the linear classifier")
     precision: str = _precision()
 
 
@@ -124,7 +127,7 @@ class Finetuning:
     """Cross-entropy of a whole pruned network, at a constant rate; without a flag: as published."""
 
     epochs: int = setting(30, values.positive_integer, "finetuning epochs")
-    batch_size: int = setting(128, values.positive_integer, "images in a finetuning batch")
+    batch_size: int = setting(128, values.positive_integer, "finetuning batch size")
     learning_rate: float = setting(0.001, values.positive_float, "learning rate of finetuning, constant")
     momentum: float = 0.9
     nesterov: bool = True

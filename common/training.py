@@ -6,6 +6,7 @@ counts add up on the device and are read once an epoch.
 """
 
 import functools
+import logging
 import math
 import time
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 
 HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}, 1e-4
 WARMUP_FROM, WARMUP_ABOVE_BATCH = 0.01, 256
 LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
+EPOCH_SHOWN_SECONDS = 60  # without a terminal an epoch is shown so often, else there is a bar
 GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
 # Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an
 # accuracy within so many standard deviations of guessing.
@@ -376,7 +378,7 @@ def fit(
     )
     at_epoch = at_epoch or (lambda done: None)
     bar = tqdm(total=len(epochs) * steps, desc=run.description, disable=None, leave=False)
-    trained = {"network": network, "optimizer": optimizer}
+    shown_at, trained = time.monotonic(), {"network": network, "optimizer": optimizer}
     trained |= {} if sums is None else {"gradients": sums}
     left = run.epochs_left(epochs, trained, masks, history) if run.epochs_left else epochs
     for epoch in left:
@@ -431,7 +433,9 @@ def fit(
         if masks:
             entry["sparsity"] = measure_sparsity(pruned)["total"]
         history.append(entry)
-        log_epoch(run.description, epochs.stop, entry)
+        is_shown = bar.disable and time.monotonic() - shown_at > EPOCH_SHOWN_SECONDS
+        shown_at = time.monotonic() if is_shown else shown_at
+        log_epoch(run.description, epochs.stop, entry, logging.INFO if is_shown else logging.DEBUG)
         warn_at_chance(history, run.description, data)
     with refusing_divergence(epochs.stop, run.description):
         at_epoch(epochs.stop)
@@ -530,8 +534,10 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     """A context in which a module is in eval mode; afterwards it is as before."""
     was_training = module.training
     module.eval()
-    yield
-    module.train(was_training)
+    try:
+        yield
+    finally:  # whoever takes one of the losses and drops the others ends the context too
+        module.train(was_training)
 
 
 def classification_losses(
@@ -602,11 +608,11 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
         )
 
 
-def log_epoch(description: str, epochs: int, entry: dict) -> None:
+def log_epoch(description: str, epochs: int, entry: dict, level: int) -> None:
     """One line of the log."""
     rate, facts = entry["learning_rate"], describe_epoch(entry)
-    logger.debug(
-        "%s epoch %d/%d, %s, learning rate %.3g", description, entry["epoch"] + 1, epochs, facts, rate
+    logger.log(
+        level, "%s epoch %d/%d, %s, learning rate %.3g", description, entry["epoch"] + 1, epochs, facts, rate
     )
 
 

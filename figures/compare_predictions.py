@@ -47,8 +47,13 @@ def build_parser() -> cli.Parser:
     )
     cli.add_flags(
         parser,
-        ("--names", path, None, "names of the classes, a text file with one a line, None: their ids"),
-        ("--images", path, None, "folder of the N images, in the order of their paths, None: no gallery"),
+        ("--names", path, None, "text file with one class name per line (default: class ids)"),
+        (
+            "--images",
+            path,
+            None,
+            "folder of the N images, sorted by path, for the gallery (default: no gallery)",
+        ),
         ("--output_dir", path, Path("predictions"), "folder of the report"),
     )
     return parser

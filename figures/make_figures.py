@@ -35,17 +35,21 @@ def build_parser() -> cli.Parser:
     cli.add_flags(
         parser,
         ("--results", folder, Path("pies/cifar10"), "the folder of one data set's results"),
-        ("--output_dir", folder, None, "draw every figure anew into this folder, None: do not"),
-        ("--format", ("png", "pdf", "svg"), "png", "of the pictures drawn anew"),
+        ("--output_dir", folder, None, "also draw every figure into this folder (default: no)"),
+        ("--format", ("png", "pdf", "svg"), "png", "format of the figures in --output_dir"),
         cli.RUN,
         (
             "--against",
             folder,
             None,
-            "a folder of results to compare those of --results with; writes RESULTS/against/.../report.html "
-            "alone, None: do not",
+            "compare with this folder of results; writes only RESULTS/against/.../report.html (default: no)",
         ),
-        ("--release", folder, None, "copy the results that this script reads into this folder, None: do not"),
+        (
+            "--release",
+            folder,
+            None,
+            "copy what this script reads into a folder small enough to publish (default: no)",
+        ),
     )
     return parser
 

@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import scipy.stats
 import stored_results
 from stored_results import Networks, pruned_populations
 from test_plots import check_nothing_overlaps, drawn
@@ -39,16 +40,6 @@ SMALL = [
     ("supervised", "global", 0.9),
     ("supervised", "later_GMP", 0.7),
 ]  # in the table's order
-PUBLISHED = [
-    (learning, pruning, sparsity)
-    for learning in ("SupCon", "supervised")
-    for pruning, sparsities in (
-        ("global", (0.3, 0.5, 0.7, 0.9, 0.95)),
-        ("GMP", (0.3, 0.5, 0.7, 0.9)),
-        ("later_GMP", (0.3, 0.5, 0.7, 0.9)),
-    )
-    for sparsity in sparsities
-]
 LONG = [
     (learning, pruning, sparsity)
     for learning in ("SupCon", "supervised")
@@ -151,14 +142,6 @@ def keys_read(folder):
     return [stored_results.key_of(population) for population in pruned_populations(folder)]
 
 
-def panels_of(arrays):
-    return list(arrays["panels"])
-
-
-def label(key):
-    return "{} {} {:g}".format(*key)
-
-
 # Reading
 
 
@@ -182,30 +165,22 @@ def test_rows_and_figures_of_pies_hold_the_overlaps_of_their_pairs(folder):
     written = write_folder(folder)
     rows, figures = compare(folder)["pie_overlap"]
     assert list(map(pair_of, rows)) == list(itertools.permutations(SMALL, 2))
-    is_pie = np.array([np.isin(np.arange(IMAGES), [*written[key].pies]) for key in SMALL])
-    overlap = similarity.pie_overlap(is_pie)
     for row in rows:
+        first, second = (written[key].pies for key in pair_of(row))
+        assert (row["pies"], row["other_pies"]) == (len(first), len(second))
+        assert row["jaccard"] == pytest.approx(len(first & second) / len(first | second))
+        chance = similarity.expected_jaccard(len(first), len(second), IMAGES)
+        assert row["chance_jaccard"] == pytest.approx(chance)
         i, j = map(SMALL.index, pair_of(row))
-        same_sparsity = [g for g, key in enumerate(SMALL) if key[2] == SMALL[i][2]]
-        alone, place = similarity.pie_overlap(is_pie[same_sparsity]), same_sparsity.index(i)
-        assert (row["pies"], row["other_pies"]) == (overlap["size"][i], overlap["size"][j])
-        for name in ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair"):
-            assert row[name] == overlap[name][i, j]
-        for name in ("unique", "chance_unique"):
-            expected = alone[name][place] if len(same_sparsity) > 1 else math.nan
-            assert row[f"{name}_at_sparsity"] == pytest.approx(expected, nan_ok=True)
         panels = figures["pie_overlap"]["panels"]
         assert panels[:, i, j].tolist() == [row["jaccard"], row["chance_jaccard"]]
     assert np.isnan(np.einsum("pgg->pg", figures["pie_overlap"]["panels"])).all()
-    unique = [f"{label(key)} ({len(written[key].pies)})" for key in SMALL if key[2] != 0.7]
-    assert list(figures["pies_unique"]["rows"]) == unique
-    true = labels_of_images()
     assert {name for name in figures if "class" in name} == {
         f"pies_per_class_{s}sparsity" for s in (0.5, 0.9)
     }
     for sparsity in (0.5, 0.9):
-        chosen = [g for g, key in enumerate(SMALL) if key[2] == sparsity]
-        counts = similarity.common_and_unique_pies(is_pie[chosen], true, len(CLASS_NAMES))
+        is_pie = [np.isin(np.arange(IMAGES), [*written[key].pies]) for key in SMALL if key[2] == sparsity]
+        counts = similarity.common_and_unique_pies(np.array(is_pie), labels_of_images(), len(CLASS_NAMES))
         assert np.array_equal(figures[f"pies_per_class_{sparsity}sparsity"]["counts"], counts)
 
 
@@ -215,26 +190,31 @@ def test_rows_and_figure_of_recalls_hold_both_tests_of_every_class(folder, ids, 
     monkeypatch.setattr(across, "SIGNIFICANT", 0.5)
     rows, figures = compare(folder)["class_recall"]
     assert [(key_of(row), row["class"]) for row in rows] == list(itertools.product(SMALL, CLASS_NAMES))
+    for row in rows:
+        one, c = written[key_of(row)], CLASS_NAMES.index(row["class"])
+        right = one.predictions == true, one.dense_predictions == true
+
+        def relative(side, chosen):
+            return side[chosen][:, true == c].mean(1) - side[chosen].mean()
+
+        pruned, dense = relative(right[0], slice(None)), relative(right[1], slice(None))
+        assert row["difference"] == pytest.approx(pruned.mean() - dense.mean())
+        assert row["recall"] == pytest.approx(right[0][:, true == c].mean())
+        assert row["dense_recall"] == pytest.approx(right[1][:, true == c].mean())
+        welch = scipy.stats.ttest_ind(pruned, dense, equal_var=False).pvalue
+        shared = sorted({*one.ids} & {0, 1, 2})
+        pairs = relative(right[0], [one.ids.index(each) for each in shared]), relative(right[1], shared)
+        varies = np.ptp(pairs[0] - pairs[1]) > 1e-9
+        paired = scipy.stats.ttest_rel(*pairs).pvalue if varies else math.nan
+        assert [row["welch_p"], row["paired_p"]] == pytest.approx([welch, paired], nan_ok=True)
+        assert (row["models"], row["dense_models"], row["paired_models"]) == (len(ids), MODELS, len(shared))
+        text = figures["class_recall"]["texts"][0][SMALL.index(key_of(row))][c]
+        star = "*" * bool(row["paired_p_holm"] < 0.5)
+        assert text == f"{round(100 * row['difference'], 1) + 0.0:+.1f}{star}"
     for key in SMALL:
-        one, correct = written[key], {}
-        for name, own, predictions in (
-            ("pruned", one.ids, one.predictions),
-            ("dense", range(MODELS), one.dense_predictions),
-        ):
-            right = predictions == true
-            by_class = [right[:, true == c].mean(1) for c in range(len(CLASS_NAMES))]
-            correct[name] = similarity.Recalls(np.stack(by_class, 1), right.mean(1), np.array(own))
-        tests = similarity.compare_recalls(correct["dense"], correct["pruned"])
-        for c, row in enumerate(row for row in rows if key_of(row) == key):
-            for name in ("difference", "welch_p", "paired_p", "paired_p_holm"):
-                assert row[name] == pytest.approx(tests[name][c], nan_ok=True)
-            assert row["recall"] == pytest.approx(correct["pruned"].recall[:, c].mean())
-            assert row["dense_recall"] == pytest.approx(correct["dense"].recall[:, c].mean())
-            numbers = row["models"], row["dense_models"], row["paired_models"]
-            assert numbers == (len(ids), MODELS, len({*ids} & {0, 1, 2}))
-            text = figures["class_recall"]["texts"][0][SMALL.index(key)][c]
-            star = "*" * bool(row["paired_p_holm"] < 0.5)
-            assert text == f"{round(100 * row['difference'], 1) + 0.0:+.1f}{star}"
+        of_key = [row for row in rows if key_of(row) == key]
+        corrected = similarity.holm(np.array([row["paired_p"] for row in of_key]))
+        assert [row["paired_p_holm"] for row in of_key] == pytest.approx([*corrected], nan_ok=True)
 
 
 def test_rows_and_figures_of_masks_hold_the_similarities_of_their_pairs(folder):
@@ -255,12 +235,11 @@ def test_rows_and_figures_of_masks_hold_the_similarities_of_their_pairs(folder):
         assert row["jaccard"] == getattr(found, row["seeds"])[i, j, layer]
         pairs = getattr(found, f"{row['seeds']}_pairs")[i, j]
         assert row["pairs"] == pairs / (2 if i == j else 1) and row["chance"] == found.chance[i, j, layer]
-        assert row["chance_by_layer"] == (found.chance_by_layer[i, j] if row["layer"] == "total" else None)
+        by_layer = found.chance_by_layer[i, j] if row["layer"] == "total" else math.nan
+        assert row["chance_by_layer"] == pytest.approx(by_layer, nan_ok=True)
     assert len(rows) == len(names) * (21 + 15)  # of one population there is no pair of the same seed
     panels = [found.same[..., -1], found.different[..., -1], found.chance[..., -1], found.chance_by_layer]
     np.testing.assert_array_equal(figures["mask_similarity"]["panels"], panels)
-    shown = ["conv1", "block1.0.conv1", "block1.0.shortcut", "fc", "fc.bias", "total"]
-    assert list(figures["mask_similarity_layers"]["columns"]) == shown
 
 
 def test_rows_of_structure_and_movement_are_means_over_the_networks(folder):
@@ -284,6 +263,8 @@ def test_rows_of_structure_and_movement_are_means_over_the_networks(folder):
     }
     assert {(key_of(row), row["layer"]): row["movement"] for row in rows} == pytest.approx(expected)
     assert np.isnan(figures["weight_movement"]["panels"]).sum() == 2
+    shown = ["conv1", "block1.0.conv1", "block1.0.shortcut", "fc", "fc.bias"]
+    assert figures["weight_movement"]["columns"].tolist() == shown
 
 
 def test_tables_and_figures_are_written_and_drawn_anew(folder, tmp_path, capsys, empty_figures):
@@ -311,26 +292,29 @@ def test_empty_pie_sets_can_be_compared_and_drawn(folder):
     for key, images in ((SMALL[0], []), (SMALL[3], []), (SMALL[4], None)):
         write_combination(folder, key, images=images)
     rows, figures = compare(folder)["pie_overlap"]
-    assert (
-        math.isnan(rows[0]["jaccard"])
-        and math.isnan(rows[0]["unique_at_sparsity"])
-        and rows[1]["jaccard"] == 0
-        and rows[0]["pies"] == 0
-    )
+    assert math.isnan(rows[0]["jaccard"]) and rows[1]["jaccard"] == 0 and rows[0]["pies"] == 0
     assert figures["pie_overlap"]["texts"][0][0][:2].tolist() == ["–", "–"]
     assert make_figures("--results", folder) == 0
     stored = next(csv.DictReader((folder / "similarity/pie_overlap.csv").open()))
-    assert stored["jaccard"] == stored["unique_at_sparsity"] == "" and stored["pies"] == "0"
+    assert stored["jaccard"] == "" and stored["pies"] == "0"
 
 
 # What is not stored, or of another kind
 
 
-def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
+def of_another_folder(path):
+    """Checkpoints of the same name."""
+    stored = {name: value for name, value in read_arrays(path).items() if name != "made"}
+    write_arrays(path, stored, {"checkpoints": ["of another folder"], "data": "data"})
+
+
+@pytest.mark.parametrize("change", [Path.unlink, of_another_folder])
+def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder, change, capsys, empty_figures):
     write_folder(folder)
-    [path] = (folder / "supervised/evaluations").glob("supervised_global_0.9_id1.npz")
-    path.unlink()
+    change(folder / "supervised/evaluations/supervised_global_0.9_id1.npz")
     found = compare(folder)
+    assert make_figures("--results", folder) == 0
+    assert "not compared: masks of supervised global 0.9: run its PIE script again" in capsys.readouterr().out
     rest = {key for key in SMALL if key != ("supervised", "global", 0.9)}
     assert {key_of(row, prefix) for row in found["mask_similarity"][0] for prefix in ("", "other_")} == rest
     assert {key_of(row) for row in found["mask_structure"][0]} == rest
@@ -339,16 +323,6 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder):
     for path in folder.glob("*/evaluations/*.npz"):
         path.unlink()
     assert set(compare(folder)) == {"pie_overlap", "class_recall", "weight_movement"}
-
-
-def test_masks_of_other_checkpoints_of_the_same_names_are_not_compared(folder, capsys, empty_figures):
-    write_folder(folder)
-    path = folder / "supervised/evaluations/supervised_global_0.9_id1.npz"
-    stored = {name: value for name, value in read_arrays(path).items() if name != "made"}
-    write_arrays(path, stored, {"checkpoints": ["of another folder"], "data": "data"})
-    assert ("supervised", "global", 0.9) not in {key_of(row) for row in compare(folder)["mask_structure"][0]}
-    assert make_figures("--results", folder) == 0
-    assert "not compared: masks of supervised global 0.9: run its PIE script again" in capsys.readouterr().out
 
 
 def test_masks_of_other_architectures_are_left_out(folder):
@@ -400,66 +374,20 @@ def test_figures_of_sparsities_that_are_not_stored_any_more_leave_the_folder(fol
     assert (folder / "similarity/notes.txt").exists()
 
 
-def test_names_of_layers_are_shortened():
-    names = (
-        "block1.layer.0.convShortcut.weight",
-        "block3.layer.1.conv2.weight",
-        "conv1.weight",
-        "fc.weight",
-        "fc.bias",
-    )
-    assert [across.short_layer(name) for name in names] == [
-        "block1.0.shortcut",
-        "block3.1.conv2",
-        "conv1",
-        "fc",
-        "fc.bias",
-    ]
-
-
 # Pictures
 
 
-def wide_layers():
-    """The layers of a WideResNet-16-2 by their names, with few weights."""
-    blocks = [
-        f"block{group}.layer.{index}.{name}.weight"
-        for group in (1, 2, 3)
-        for index in (0, 1)
-        for name in ("conv1", "conv2", "convShortcut")
-        if index == 0 or name != "convShortcut"
-    ]
-    return {
-        "conv1.weight": (4, 3, 3, 3),
-        **{block: (4, 4, 3, 3) for block in blocks},
-        "fc.weight": (4, 4),
-        "fc.bias": (4,),
-    }
-
-
-def heat_maps(panels, rows, columns):
+def heat_maps(panels, rows, columns, **how):
     """The arrays of heat maps of combinations with these names."""
     combinations = [SimpleNamespace(label=row) for row in rows]
+    kind = across.Kind(None, "", "title", "Jaccard similarity", **how)
     with mock.patch.object(across, "title", lambda combinations, shown: shown):
-        return across.heat_maps(combinations, "title", panels, columns, "Jaccard similarity")
+        return across.heat_maps(combinations, kind, across.Measured([], [""], {}, panels, columns))
 
 
-KEYS = {
-    "two": [SMALL[0], SMALL[3]],
-    "twenty-six": PUBLISHED,
-    "long names": LONG,
-}
-
-
-@pytest.fixture(scope="module", params=list(KEYS))
-def figures(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results") / "few digits"
-    write_folder(folder, KEYS[request.param], layers=wide_layers())
-    return [arrays for _, figures in compare(folder).values() for arrays in figures.values()]
-
-
-def test_heat_maps_and_bars_show_all_names_and_nothing_lies_on_anything_else(figures):
-    for arrays in figures:
+def test_heat_maps_and_bars_show_all_names_and_nothing_lies_on_anything_else(folder):
+    write_folder(folder, LONG)
+    for arrays in (arrays for _, figures in compare(folder).values() for arrays in figures.values()):
         figure = drawn(str(arrays["figure"]), arrays)
         check_nothing_overlaps(figure)
         if "panels" not in arrays:
@@ -472,22 +400,6 @@ def test_heat_maps_and_bars_show_all_names_and_nothing_lies_on_anything_else(fig
         assert rows == list(arrays["rows"])
         written = [text.get_text() for text in figure.axes[0].texts]
         assert written == arrays["texts"][0].ravel().tolist() and "" not in written
-
-
-def test_bars_of_pies_per_class_stand_on_one_another():
-    counts = np.array([[1, 0, 3], [2, 5, 0], [4, 4, 4]])
-    figure = plots.draw(
-        {
-            "figure": "pies_per_class",
-            "title": "title",
-            "class_names": ["a", "b", "c"],
-            "sets": ["one", "other"],
-            "counts": counts,
-        }
-    )
-    bars = [[(bar.get_y(), bar.get_height()) for bar in container] for container in figure.axes[0].containers]
-    assert bars == [[(0, 1), (0, 0), (0, 3)], [(1, 2), (0, 5), (3, 0)], [(3, 4), (5, 4), (3, 4)]]
-    assert len({container[0].get_facecolor() for container in figure.axes[0].containers}) == 3
 
 
 def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
@@ -508,9 +420,7 @@ def test_colours_of_heat_maps_are_of_one_scale_and_texts_are_told_from_them():
                 assert text.get_color() == (
                     "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
                 )
-    diverging = heat_maps({"one": np.array([[-3.0, 1.0]])}, ["a"], ["b", "c"])
-    diverging |= {"texts": [[["-3*", "+1"]]], "diverging": True}
+    diverging = heat_maps({"one": np.array([[-3.0, 1.0]])}, ["a"], ["b", "c"], diverging=True, decimals=0)
     figure = plots.draw({key: np.asarray(value) for key, value in diverging.items()})
-    assert figure.axes[0].images[0].get_clim() == (-3, 3) and [
-        text.get_text() for text in figure.axes[0].texts
-    ] == ["-3*", "+1"]
+    assert figure.axes[0].images[0].get_clim() == (-3, 3)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["-3", "+1"]

@@ -142,8 +142,22 @@ def test_the_page_says_what_only_one_run_has_and_shows_both_in_its_figures(runs)
     assert "Only in" in page and "SupCon GMP 0.9" in page and "supervised global 0.5" in page
     assert page.count("<figure") == 3 and "How it was made" not in page and "$" not in page
     arrays = read_arrays(report_folder(runs[0]) / "pies_against_sparsity.npz")
-    assert len(arrays["series"]) == 6 and "against" in str(arrays["title"])
+    assert len(arrays["series"]) == 4 and "against" in str(arrays["title"])
     assert not (runs[0] / "report.html").exists()
+
+
+def test_the_figure_draws_the_networks_of_the_table(tmp_path, empty_figures):
+    """Of 6 and of 2 networks, and of what both runs have: each number of both is of the same 2."""
+    few = dict(learning=("SupCon",), sparsities=(0.9,), umap=False, q_score=False)
+    make_results(tmp_path / "six", models=6, methods=("global", "GMP"), **few)
+    make_results(tmp_path / "two", models=2, methods=("global",), **few)
+    flags = ["--results", str(tmp_path / "six"), "--against", str(tmp_path / "two")]
+    assert make_figures.main(flags) == 0
+    arrays = read_arrays(report_folder(tmp_path / "six") / "pies_against_sparsity.npz")
+    assert len(arrays["series"]) == 2 and "2 models of each" in str(arrays["title"])
+    row = row_of(tmp_path / "six", KEY, "pies")
+    assert [arrays["value_0"][0], arrays["value_1"][0]] == [float(row["first"]), float(row["second"])]
+    assert row["models"] == "2" and arrays["value_0"][0] == len(Stored(tmp_path / "six", KEY).pies((0, 1)))
 
 
 def test_runs_without_anything_in_common_are_refused(tmp_path, capsys):

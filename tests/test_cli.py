@@ -3,9 +3,11 @@
 import argparse
 import importlib
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -240,3 +242,26 @@ def test_a_python_without_the_packages_is_told_where_they_are(script, tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "has no module" in done.stderr and "source .venv/bin/activate" in done.stderr
+
+
+def test_a_message_takes_the_progress_bar_off_the_line_first(tmp_path):
+    """In a terminal; what stands after the last carriage return of a line is what one sees."""
+    code = """
+import sys
+from pathlib import Path
+from common import process
+from tqdm import tqdm
+process.start_logging("some_script", Path("logs"), debug=False)
+with tqdm(total=3, desc="the bar", disable=None, mininterval=0) as bar:
+    for number in range(3):
+        bar.update()
+        process.logger.info(f"message {number}")
+"""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=theirs, stderr=theirs, check=True)
+    lines = os.read(ours, 2**16).decode().replace("\r\n", "\n").split("\n")
+    seen = [line.rpartition("\r")[2] for line in lines]
+    assert "the bar" in lines[0] and [f"message {number}" for number in range(3)] == seen[:3]

@@ -79,8 +79,8 @@ def without_figures():
 
 
 def fail_in_the_second_epoch(monkeypatch, fail) -> None:
-    def log_epoch(description, epochs, entry, original=training.log_epoch):
-        fail() if entry["epoch"] == 1 else original(description, epochs, entry)
+    def log_epoch(description, epochs, entry, level, original=training.log_epoch):
+        fail() if entry["epoch"] == 1 else original(description, epochs, entry, level)
 
     monkeypatch.setattr(training, "log_epoch", log_epoch)
 

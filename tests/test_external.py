@@ -9,7 +9,7 @@ from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import main, run_here
 
 from common import losses
-from common.cli import UserError, say_once
+from common.cli import say_once
 from common.store import records
 from common.store.names import Architecture, CheckpointName
 
@@ -53,13 +53,13 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
     trained = sum(float(part.split("%")[0]) for part in log) / len(log) / 100
     assert float(dense["accuracy_mean"]) == pytest.approx(trained, abs=1e-4)
     assert all(row["normalization"].startswith("mean 0.4914,") for row in table(work))
-    # What was pruned under it is refused without it, and with another.
-    for words, remedy in (
-        ([], "normalization [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.201]], not None"),
-        (["--normalization", "0.5,0.5,0.5", "0.5,0.5,0.5"], "normalization [[0.4914"),
-    ):
-        assert main("sup_prediction_depth", *DATA, *PIES, *words, *theirs) == 2
-        assert remedy in capsys.readouterr().err
+    # What was pruned under it is refused with another, or with none.
+    another = ["--normalization", "0.5,0.5,0.5", "0.5,0.5,0.5"]
+    assert main("sup_prediction_depth", *DATA, *PIES, *another, *theirs) == 2
+    assert (
+        "normalization [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.201]], not [[0.5"
+        in capsys.readouterr().err
+    )
     assert main("sup_pruning_finetune", *DATA, *PRUNING, *theirs) == 2
     assert "other settings (normalization" in capsys.readouterr().err
 
@@ -156,17 +156,6 @@ def test_checkpoints_load_whatever_frameworks_wrap_them_in(tmp_path, form):
     assert records.find_duplicate_weights([tmp_path / "again.pt", paths[0]]), "one network in two forms"
 
 
-def test_names_that_do_not_fit_are_all_counted_and_shown(tmp_path):
-    state = {name.replace(".bn", ".batch_norm"): tensor for name, tensor in SUPERVISED.items()}
-    path = tmp_path / next(GOLDEN_HERE.glob("wideResNet_*.pt")).name
-    torch.save(state, path)
-    name = CheckpointName("supervised", "supervised", "dense", 0.0, 1, 0)
-    with pytest.raises(
-        UserError, match=r"names are missing: .*bn1.weight.*; .* names are unknown: .*batch_norm"
-    ):
-        records.load_classifier([path], None, name, Architecture(10, 2), 10)
-
-
 def test_a_loss_is_added_by_one_entry_and_trains_under_its_name(tmp_path, monkeypatch, capsys):
     def squared_distance(features, labels, temperature, base_temperature):
         return (features[:, 0] - features[:, 1]).square().sum(1).mean() / temperature
@@ -183,9 +172,3 @@ def test_a_loss_is_added_by_one_entry_and_trains_under_its_name(tmp_path, monkey
     assert main("clr_pruning_finetune", *method, *PRUNING) == 0
     assert main("clr_pie_kmodels_detection", *method, *PIES) == 0
     assert {row["learning_method"] for row in table(tmp_path)} == {"Alignment"}
-
-
-def test_a_loss_that_is_not_known_is_an_error(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main("clr_training", *DATA, "--method", "VICReg")
-    assert "choose from 'SupCon', 'SimCLR'" in capsys.readouterr().err

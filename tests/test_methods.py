@@ -41,12 +41,9 @@ def all_methods():
 METHODS = all_methods()
 
 
-def test_all_combinations_are_there():
-    ways = 12 * 3 + 4  # criteria of weights in all scopes, those of filters in one
-    assert len(METHODS) == len(set(METHODS)) == 3 + 3 * ways + 12 * ways
-
-
 def test_names_are_unique_and_are_read_back():
+    ways = 12 * 3 + 4  # criteria of weights in all scopes, those of filters in one
+    assert len(METHODS) == 3 + 3 * ways + 12 * ways
     names = [str(method) for method in METHODS]
     assert len(set(names)) == len(names)
     assert [parse_method(name) for name in names] == METHODS
@@ -56,25 +53,16 @@ def test_names_are_unique_and_are_read_back():
     "name, method",
     [
         ("dense", PruningMethod("dense")),
-        ("finetuned", PruningMethod("finetuned")),
         ("global", PruningMethod("one-shot", "magnitude", "global")),
-        ("layer", PruningMethod("one-shot", "magnitude", "layer")),
         ("global_snip", PruningMethod("one-shot", "snip", "global")),
         ("layer_snip_batches", PruningMethod("one-shot", "snip_batches", "layer")),
-        ("filter_l2", PruningMethod("one-shot", "filter_l2", "layer")),
-        ("erk", PruningMethod("one-shot", "magnitude", "erk")),
         ("GMP_erk_random", PruningMethod("early", "random", "erk")),
-        ("global_levai_zombori", PruningMethod("one-shot", "levai_zombori", "global")),
         (
             "erk_iterative0.5_lr_rewind3",
             PruningMethod("iterative", "magnitude", "erk", 0.5, "lr_rewind", 3),
         ),
         ("GMP", PruningMethod("early", "magnitude", "layer")),
-        ("later_GMP", PruningMethod("late", "magnitude", "layer")),
-        ("GMP_global_snip", PruningMethod("early", "snip", "global")),
         ("later_GMP_random", PruningMethod("late", "random", "layer")),
-        ("GMP_filter_linf", PruningMethod("early", "filter_linf", "layer")),
-        ("global_iterative0.2_rewind0", PruningMethod("iterative", "magnitude", "global", 0.2, "rewind", 0)),
         (
             "layer_magnitude_increase_iterative0.5_rewind12",
             PruningMethod("iterative", "magnitude_increase", "layer", 0.5, "rewind", 12),
@@ -83,7 +71,6 @@ def test_names_are_unique_and_are_read_back():
             "filter_random_iterative0.25_reinit",
             PruningMethod("iterative", "filter_random", "layer", 0.25, "reinit"),
         ),
-        ("global_iterative0.2_finetune", PruningMethod("iterative", "magnitude", "global", 0.2, "finetune")),
     ],
 )
 def test_names_are_made_of_schedule_scope_and_criterion(name, method):
@@ -93,16 +80,12 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "_", "magnitude", "snip", "global_magnitude", "global_", "_global", "Global", "global layer"),
-        *("global_layer", "global_unknown", "layer_filter_l1", "filter_l3", "gmp", "GMP_", "GMP_layer"),
-        *("later", "later_", "later_GMP_magnitude", "GMP_dense", "dense_global", "dense_", "global_dense"),
-        *("iterative0.2_rewind0", "global_iterative", "global_iterative0.2", "global_iterative0.20_rewind0"),
-        *("global_iterative.2_rewind0", "global_iterative1.2_rewind0", "global_iterative0.2_rewind"),
-        *("global_iterative0.2_rewind00", "global_iterative0.2_reinit0", "global_iterative0.2_again"),
-        *("GMP_iterative0.2_rewind0", "GMP_global_iterative0.2_rewind0", "global_iterative0.2_rewind0\n"),
-        *("global_iterative0.2_lr_rewind", "global_iterative0.2_lr_rewind03", "global_magnitude_gradient"),
-        *("snip_global", "global_iterative0.0_rewind0", "small", "GMP_small_dense", "small_dense_global"),
-        *("finetune", "global_finetuned", "finetuned_snip", "finetuned0"),
+        *("", "magnitude", "global_magnitude", "global_", "Global", "global_layer", "global_unknown"),
+        *("layer_filter_l1", "GMP_layer", "GMP_dense", "dense_global", "snip_global", "small", "finetune"),
+        *("global_iterative", "global_iterative0.2", "global_iterative0.20_rewind0", "finetuned_snip"),
+        *("global_iterative1.2_rewind0", "global_iterative0.2_rewind", "global_iterative0.2_rewind00"),
+        *("global_iterative0.2_reinit0", "GMP_global_iterative0.2_rewind0", "global_iterative0.0_rewind0"),
+        "global_iterative0.2_rewind0\n",
         # Filters of different layers are not compared.
         *("global_filter_l1", "GMP_global_filter_random", "global_filter_l2_iterative0.2_rewind0"),
     ],
@@ -115,12 +98,9 @@ def test_nonsense_is_no_method(name):
     "schedule, criterion, scope",
     [
         ("one-shot", "magnitude", "global"),
-        ("iterative", "snip", "global"),
         ("early", "magnitude", "layer"),
-        ("late", "snip", "layer"),
         ("one-shot", "filter_l1", "layer"),
         ("iterative", "filter_random", "layer"),
-        ("late", "filter_linf", "layer"),
     ],
 )
 def test_default_scopes_are_the_published_ones_and_filters_stay_in_their_layer(schedule, criterion, scope):
@@ -146,13 +126,14 @@ def test_file_names_of_all_methods_are_unique_and_found_by_what_is_known_of_them
     every = [name for method in METHODS for name in file_names(method)]
     texts = {str(name) for name in every}
     assert len(texts) == len(every) > 24 * 100
-    for name in every[::97]:
+    for name in every[::997]:
         pattern = replace(name, id="*", epochs="*", batch_size="*" if name.batch_size else 0)
         alike = [each for each in every if name_of(Path(str(each)), pattern)]
         assert name in alike and {name_of(Path(str(each)), pattern) for each in alike} == {*alike}
         wanted = [each for each in every if replace(each, **changeable(pattern)) == pattern]
         assert alike == wanted
-        assert name_of(Path(str(name).replace(".pt", "_epoch2.pt")), pattern) is None
+        for other in (f"_id0{name.id}.pt", f"_id{name.id}x.pt", "_id.pt", f"_id{name.id}_epoch2.pt"):
+            assert name_of(Path(str(name).replace(f"_id{name.id}.pt", other)), pattern) is None
 
 
 def changeable(pattern):
@@ -172,23 +153,10 @@ def test_methods_are_described_in_words_of_their_own():
         assert method.criterion == "magnitude" or method.criterion in text
 
 
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("dense", "dense"),
-        ("finetuned", "finetuned, not pruned"),
-        ("small_dense", "narrower dense networks of as many weights"),
-        ("global", "one-shot global pruning"),
-        ("later_GMP", "late gradual pruning"),
-        ("GMP_global_snip", "early gradual global pruning by snip"),
-        (
-            "layer_iterative0.2_rewind2",
-            "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2",
-        ),
-    ],
-)
-def test_a_description_says_schedule_scope_and_criterion(name, text):
-    assert describe(name) == text
+def test_a_description_says_schedule_scope_and_criterion():
+    assert describe("GMP_global_snip") == "early gradual global pruning by snip"
+    text = "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2"
+    assert describe("layer_iterative0.2_rewind2") == text
 
 
 def test_tables_begin_with_dense_and_finetuned_and_end_with_small_dense():
@@ -201,8 +169,6 @@ def test_tables_begin_with_dense_and_finetuned_and_end_with_small_dense():
         "small_dense",
     ]
     assert names == sorted(map(str, METHODS), key=order), "the order does not depend on the one before"
-    names = "dense finetuned layer global global_snip GMP later_GMP".split()
-    assert sorted(reversed(names), key=order) == names
 
 
 def test_a_title_says_the_sparsity_of_what_is_pruned_and_the_size_of_what_is_narrower():

@@ -189,33 +189,52 @@ def test_every_flag_that_a_page_names_is_one(page):
 
 # What bash makes of a block of commands: the words of every call, with loops and variables put in.
 RECORD = 'python() { printf "%s\\0" "$@"; printf "\\0"; }\n'
+WITH_EXAMPLES = [
+    *PAGES,
+    *SCRIPTS,
+    *(ROOT / f"figures/{name}.py" for name in ("make_figures", "compare_predictions")),
+]
 
 
-def commands(page):
-    """The words of every call of python in the blocks of a page that call scripts of this project."""
+def blocks(path):
+    """Blocks of commands: of a page, those that are fenced and those in tables; of a script, its examples."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        return ["\n".join(re.findall(r"^    (.*)", ast.get_docstring(ast.parse(text)), re.MULTILINE))]
+    fenced = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [*fenced, *re.findall(r"^\|.*`(python \S+\.py[^`]*)`", text, re.MULTILINE)]
+
+
+def commands(path, before=""):
+    """The words of every call of python in the blocks of a file."""
     called = []
-    for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
-        if re.search(r"^ *python \S+\.py", block, re.MULTILINE):
-            # Nothing but what is recorded can run: there is no PATH.
-            shell = [shutil.which("bash"), "-c", RECORD + block]
-            done = subprocess.run(shell, env={"PATH": ""}, capture_output=True, text=True, check=False)
-            called += [call.split("\0") for call in done.stdout.split("\0\0") if call]
+    for block in blocks(path):
+        # Nothing but what is recorded can run: there is no PATH.
+        shell = [shutil.which("bash"), "-c", f"{before}{RECORD}{block}"]
+        done = subprocess.run(shell, env={"PATH": ""}, capture_output=True, text=True, check=False)
+        called += [call.split("\0") for call in done.stdout.split("\0\0") if call]
     return called
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_scripts_understand_every_command_of_a_page(page):
-    for script, *flags in commands(page):
-        if script in map(name_of, SCRIPTS):
-            importlib.import_module(Path(script).stem).build_parser().parse_args(flags)
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name_of)
+def test_every_command_can_be_pasted_into_bash_and_zsh_and_is_understood(path):
+    called = commands(path)
+    assert called or path.suffix == ".md"
+    assert called == commands(path, "IFS=\n"), "zsh does not split what a variable holds into words"
+    for script, *flags in called:
+        module = Path(script).with_suffix("").as_posix().replace("/", ".")
+        if ROOT / script in [*SCRIPTS, *FIGURES]:
+            importlib.import_module(module).build_parser().parse_args(flags)
 
 
 def test_commands_are_seen_as_bash_gives_them(tmp_path):
     page = tmp_path / "page.md"
     block = 'flags=(--data_dir "a b")\nfor x in sup clr; do\npython ${x}_training.py "${flags[@]}"\ndone\n'
-    page.write_text(f"```\n{block}```\n")
-    assert commands(page) == [[f"{x}_training.py", "--data_dir", "a b"] for x in ("sup", "clr")]
-    assert len(commands(ROOT / "docs/report.md")) >= 20
+    page.write_text(f"```\n{block}```\n| cell | `python sup_training.py` |\n")
+    expected = [*([f"{x}_training.py", "--data_dir", "a b"] for x in ("sup", "clr")), ["sup_training.py"]]
+    assert commands(page) == expected == commands(page, "IFS=\n")
+    page.write_text("```\nflags='--epochs 3'\npython sup_training.py $flags\n```\n")
+    assert commands(page) != commands(page, "IFS=\n")
 
 
 def test_every_page_is_in_the_map_and_the_first_page_is_short():

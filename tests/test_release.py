@@ -24,7 +24,7 @@ def make(folder, *flags):
 def numbers_of(folder):
     with (folder / "report" / "evidence.csv").open() as file:
         rows = list(csv.DictReader(file))
-    columns = ("claim", "part", "group", "comparison", "sparsity", "value", "low", "high")
+    columns = ("claim", "measure", "comparison", "sparsity", "mark", "value", "low", "high")
     return [[row[column] for column in columns] for row in rows]
 
 
@@ -106,7 +106,7 @@ def test_the_released_study_makes_the_claims_of_the_readme(study):
     """Verdicts and sizes of its table stand in the report that is made from the arrays in figures/results."""
     page = re.sub("<[^>]+>", " ", study)
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([1-4])\. .* \| (\w+) \| (.*) \|$", readme, re.MULTILINE)
+    rows = re.findall(r"^\| ([1-4])\. .* \| ([a-z ]+) \| (.*) \|$", readme, re.MULTILINE)
     assert [number for number, *_ in rows] == ["1", "2", "3", "4"]
     for number, verdict, sizes in rows:
         assert f"Evidence for claim {number}: {verdict}" in page

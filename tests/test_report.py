@@ -162,7 +162,8 @@ def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(
             assert [row[name] for name in columns] == list(map(str, facts))
             depths = one.depths["pruned_depth_prediction"][:, image]
             numbers = [arrays["q_score"][image], sum(depths) / len(depths)]
-            assert [float(row["q_score"]), float(row["depth"])] == pytest.approx(numbers, abs=1e-6)
+            shown = [float(row["image_q_score"]), float(row["image_depth"])]
+            assert shown == pytest.approx(numbers, abs=1e-6)
             leads = [
                 np.diff(sorted([*votes(each, image)[1].values(), 0])[-2:])[0] for each in (dense, members)
             ]
@@ -264,7 +265,7 @@ def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folde
     assert not re.search(r"https?:|@import|url\(", source)
     assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
     drawn = [image for image in read.images if "style" in image]
-    assert len(drawn) == 4 + len(contents.CURVES) + 1 + 1 + 2 * 6 + 5 + len(contents.SHIFTS) and all(
+    assert len(drawn) == 3 + len(contents.CURVES) + 1 + 2 * 6 + 4 + len(contents.SHIFTS) and all(
         image["alt"] for image in read.images
     )
     for image in drawn:
@@ -304,12 +305,8 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures)
     ):
         assert words in read.text, words
     verdicts = {line[0][0]: line[0].split("\n")[1] for line in read.table("Claims")[1:] if line[0]}
-    few, nothing = "? too few models", "? nothing to compare"  # without depths
-    assert verdicts == {"1": few, "2": few, "3": nothing, "4": nothing}
-    assert (
-        "[" not in "".join(cell for row in read.table("All populations") for cell in row)
-        and not (folder / "report" / "noise_floor.npz").exists()
-    )
+    assert verdicts == dict.fromkeys("1234", "? nothing to compare")  # no control, late pruning or depths
+    assert "[" not in "".join(cell for row in read.table("All populations") for cell in row)
     (folder / "supervised" / "evaluations").rename(tmp_path / "away")
     (folder / "SupCon" / "evaluations").rename(tmp_path / "away too")
     assert make(folder) == 0 and "No pruned population is stored here" in (folder / "report.html").read_text(
@@ -350,7 +347,8 @@ def test_finetuned_controls_are_in_the_tables_and_count_as_pruned_nowhere(
     tmp_path, monkeypatch, empty_figures
 ):
     """The same results with controls and without: tables of populations and of test sets have more lines,
-    and there are lists of their PIEs; everything else is the same, byte by byte."""
+    there are lists of their PIEs, and one-shot networks are evidence; everything else is the same, byte by
+    byte."""
     folder, files, pages = Path("digits"), [], []
     shared = dict(models=6, sparsities=(0.9,), damage=lambda learning, method, sparsity: 0.4 + sparsity)
     for name, methods in (("with", ("finetuned", "global", "GMP")), ("without", ("global", "GMP"))):
@@ -374,8 +372,9 @@ def test_finetuned_controls_are_in_the_tables_and_count_as_pruned_nowhere(
     assert files[0].keys() == files[1].keys() | lists
     tables = {f"report/{name}.{ending}" for name in ("populations", "test_sets") for ending in ("csv", "tex")}
     changed = {name for name, content in files[1].items() if files[0][name] != content}
-    assert changed == tables | {"report/results.tex"}
-    shown = [source[source.index('id="claims"') : source.index('id="table"')] for source in pages]
+    evidence = {f"report/evidence.{ending}" for ending in ("csv", "tex")}  # of which they are the reference
+    assert changed == tables | {"report/results.tex"} | evidence
+    shown = [source[source.index('id="figures"') : source.index('id="table"')] for source in pages]
     assert shown[0] == shown[1]
     pages = [Page(source) for source in pages]
     above = [each.text.partition(" A reproduction")[0] for each in pages]
@@ -452,7 +451,6 @@ def test_figures_can_be_drawn_again_under_names_without_blanks(tmp_path, empty_f
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {
         "A_b_report_pies_against_sparsity_6models.png",
-        "A_b_report_noise_floor_6models.png",
         "A_b_report_umap_grid_6models.png",
     } <= names
     assert not any(re.search(r"[ &<>]", name) for name in names)

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import pytest
 import torch
 from conftest import write_few_digits
 from forked import Forked
-from test_scripts import ROOT, SMALL, main
+from test_scripts import SMALL, main
 from test_sharing import contents
 
 from common import cli
@@ -35,7 +34,6 @@ GRADUAL_SUPERVISED = f"sup_training --index_end 0 --epochs 4 --batch_size 16 --p
 STAGES = {
     "supervised": ("", "sup_training --index_end 1 --epochs 4 --batch_size 16 --dropout 0.3"),
     "supervised, early, by initial weights": ("", f"{GRADUAL_SUPERVISED} --criterion magnitude_increase"),
-    "supervised, late, random": ("", f"{GRADUAL_SUPERVISED} --schedule late --criterion random"),
     "contrastive and heads": (
         "",
         "clr_training --pruning_percentages 0.0 --index_end 1 --epochs 3 --batch_size 32 --head_epochs 3 "
@@ -50,17 +48,9 @@ STAGES = {
         SUPERVISED,
         "sup_pruning_finetune --models_number 2 --pruning_percentages 0.5,0.9 --epochs 3 --batch_size 16",
     ),
-    "one-shot, contrastive": (
-        CONTRASTIVE,
-        "clr_pruning_finetune --models_number 1 --pruning_percentages 0.9 --epochs 3 --batch_size 16",
-    ),
     "rewound": (
         f"{SUPERVISED} --save_epochs 1",
         f"sup_pruning_finetune {HALVED} --iterations 3 --rewind_epoch 1",
-    ),
-    "rewound, contrastive": (
-        f"{CONTRASTIVE} --save_epochs 0",
-        f"clr_pruning_finetune {HALVED} --iterations 2",
     ),
     "sums of gradients": (
         "",
@@ -76,11 +66,15 @@ STAGES = {
         CONTRASTIVE,
         f"clr_pruning_finetune {HALVED} --iterations 2 --after lr_rewind",
     ),
-    "reinitialised": (SUPERVISED, f"sup_pruning_finetune {HALVED} --iterations 2 --after reinit"),
     "finetuned again and again": (
         CONTRASTIVE,
         f"clr_pruning_finetune {HALVED} --iterations 2 --after finetune --epochs 2 --batch_size 16",
     ),
+}
+# Of half of them the state is written after every epoch, of the others when they are stopped.
+STAGES = {
+    stage: (before, command + " --save_every 1" * (place % 2))
+    for place, (stage, (before, command)) in enumerate(STAGES.items())
 }
 # What most tests stop: a supervised training of four epochs of four steps.
 FOUR = "sup_training --index_end 0 --epochs 4 --batch_size 16"
@@ -167,20 +161,17 @@ def stage(request, tmp_path_factory):
     return command, place / "before", place / "undisturbed"
 
 
-@pytest.mark.parametrize("save_every", ["1", "5min"])
-def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(
-    tmp_path, monkeypatch, capsys, stage, save_every
-):
+def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys, stage):
     command, before, undisturbed = stage
     stopped = shutil.copytree(before, tmp_path / "stopped")
     monkeypatch.chdir(stopped)
-    chance, stops, status = random.Random(f"{command} {save_every}"), 0, None
+    chance, stops, status = random.Random(command), 0, None
     capsys.readouterr()
     while status != 0:
         with monkeypatch.context() as context:
             # At least one epoch goes by between two stops, so that there is an end.
             stopped_after(context, chance.randrange(5, 9), cli.Interrupted(signal.SIGTERM))
-            status = give(command, "--save_every", save_every)
+            status = give(command)
         assert status in (0, 128 + signal.SIGTERM)
         stops += status != 0
     assert stops > 0 and "goes on after" in capsys.readouterr().out
@@ -258,13 +249,12 @@ def fails_from(monkeypatch, place, name, call, error):
     monkeypatch.setattr(place, name, count)
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2])
 @pytest.mark.parametrize(
-    "place, name, error",
+    "place, name, error, epochs",
     [
-        (records, "write_atomically", MemoryError()),
-        (torch, "save", MemoryError()),
-        (torch, "save", torch.OutOfMemoryError("CUDA out of memory")),
+        (torch, "save", MemoryError(), 0),
+        (records, "write_atomically", MemoryError(), 1),
+        (torch, "save", torch.OutOfMemoryError("CUDA out of memory"), 2),
     ],
 )
 # The error, and where and when it comes; and what pytest gives.
@@ -273,19 +263,10 @@ def test_a_memory_that_is_full_while_the_state_is_kept_is_told_in_one_line(
 ):
     fails_from(monkeypatch, place, name, epochs + 1, error)
     assert give(FOUR, "--save_every", 1) == 2
-    line = line_of(capsys)
-    assert "the memory is full" in line and ("holds the state" in line) == (epochs > 0)
-    assert not list(work.rglob("*.pt")) and len(list(work.rglob("*.state"))) == (epochs > 0)
-    if epochs:
-        assert load(state_of(work))["epoch"] == epochs
-        assert f"holds the state after {epochs} epochs" in line
-
-
-def test_a_signal_while_the_state_is_copied_keeps_the_one_before_and_tells_so(work, monkeypatch, capsys):
-    fails_from(monkeypatch, torch, "save", 3, cli.Interrupted(signal.SIGTERM))
-    assert give(FOUR) == 143
-    assert load(state_of(work))["epoch"] == 2
-    assert "holds the state after 2 epochs" in line_of(capsys)
+    line, states = line_of(capsys), list(work.rglob("*.state"))
+    assert "the memory is full" in line and not list(work.rglob("*.pt"))
+    assert (f"holds the state after {epochs} epochs" in line) == bool(epochs)
+    assert [load(state)["epoch"] for state in states] == [epochs] * bool(epochs)
 
 
 def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(work, monkeypatch):
@@ -309,9 +290,7 @@ def test_a_training_that_diverges_keeps_its_last_good_state(work, monkeypatch, c
     line, state = line_of(capsys), state_of(work)
     assert "diverged" in line and "after epoch 3: the loss is " in line
     assert f"{state.name} holds the state after 2 epochs" in line
-    content = load(state)
-    assert content["epoch"] == 2
-    assert all(torch.isfinite(tensor).all() for tensor in content["parts"]["network"].values())
+    assert load(state)["epoch"] == 2
 
 
 def test_what_is_finished_needs_no_state(begun):
@@ -349,16 +328,12 @@ def test_a_state_without_the_sums_of_gradients_that_are_asked_for_is_refused(wor
     assert give(FOUR, "--accumulate_gradients") == 0
 
 
-@pytest.mark.parametrize(
-    "flag, told",
-    [("--learning_rate 0.2", "learning_rate 1.0, not 0.2"), ("--batch_size 20", "batch_size 16, not 20")],
-)
-def test_a_state_of_other_settings_is_refused(work, begun, capsys, flag, told):
+def test_a_state_of_other_settings_is_refused(work, begun, capsys):
     before = begun.read_bytes()
     capsys.readouterr()
-    assert give(FOUR, *flag.split()) == 2
+    assert give(FOUR, "--learning_rate", 0.2) == 2
     line = line_of(capsys)
-    assert told in line and "--save_path" in line
+    assert "learning_rate 1.0, not 0.2" in line and "--save_path" in line
     assert begun.read_bytes() == before and not list(work.rglob("*.pt"))
 
 
@@ -369,123 +344,52 @@ def test_a_state_of_other_images_is_refused(work, begun, capsys):
     assert "other training images" in line_of(capsys)
 
 
+def not_finite(state):
+    state["parts"]["network"]["base.bn1.running_var"][0] = float("inf")
+    return state
+
+
 @pytest.mark.parametrize(
-    "content, told",
+    "change, told",
     [
-        (b"", "not a readable checkpoint"),
-        (b"torn", "not a readable checkpoint"),
-        ({}, "not a state of this version"),
-        ({"format": 0}, "not a state of this version"),
-        ({"format": records.STATE_FORMAT}, "does not fit the network"),
+        (lambda state: {}, "not a state of this version"),
+        (lambda state: {**state, "format": 0}, "not a state of this version"),
+        (lambda state: {"format": records.STATE_FORMAT}, "does not fit the network"),
+        (lambda state: state["parts"]["network"].popitem() and state, "does not fit the network"),
+        (not_finite, "not finite, in base.bn1.running_var"),
     ],
 )
-def test_a_torn_or_foreign_state_is_refused_in_one_line(begun, capsys, content, told):
-    begun.write_bytes(content) if isinstance(content, bytes) else torch.save(content, begun)
+def test_a_damaged_or_foreign_state_is_refused_in_one_line(begun, capsys, change, told):
+    torch.save(change(load(begun)), begun)
     capsys.readouterr()
     assert give(FOUR) == 2
     line = line_of(capsys)
-    assert told in line and "delete it" in line
+    assert told in line and "delete it" in line and "holds the state" not in line
+    begun.write_bytes(b"torn")
+    assert give(FOUR) == 2 and "not a readable checkpoint" in line_of(capsys)
     begun.unlink()
     assert give(FOUR) == 0
 
 
-def test_a_state_that_does_not_fit_the_network_is_refused(begun, capsys):
-    content = load(begun)
-    content["parts"]["network"].popitem()
-    torch.save(content, begun)
-    capsys.readouterr()
-    assert give(FOUR) == 2
-    line = line_of(capsys)
-    assert "does not fit the network" in line and "holds the state" not in line
-
-
-def test_a_state_that_is_not_finite_is_refused(begun, capsys):
-    content = load(begun)
-    content["parts"]["network"]["base.bn1.running_var"][0] = float("inf")
-    torch.save(content, begun)
-    capsys.readouterr()
-    assert give(FOUR) == 2
-    line = line_of(capsys)
-    assert "not finite, in base.bn1.running_var; delete it" in line and "holds the state" not in line
-
-
 # Code that changes
-
-
-HARMLESS = (
-    ("augment", "# the published padding of 4", "# a padding of 4"),
-    ("augment", '"""Random views of images', '# Rooms have remarks.\n"""Views of images, by chance'),
-    ("training", '"""Trains networks: one loop', '"""Trains all networks: one loop'),
-)
-EDITS = (
-    ("augment", "PADDING_SHARE = 4 / 32", "PADDING_SHARE = 12 / 32"),
-    ("training", "epoch >= milestone", "epoch > milestone"),
-)
-
-
-@pytest.fixture
-def house(work):
-    """A copy of the code, which may be edited."""
-    shutil.copytree(ROOT / "common", work / "house/common", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "sup_training.py", work / "house")
-    return work / "house"
-
-
-def edit(house, module, old, new):
-    path = house / f"common/{module}.py"
-    text = path.read_text()
-    assert text.count(old) == 1, f"{path.name} does not hold {old!r} once"
-    path.write_text(text.replace(old, new))
-
-
-def give_there(house, command, *more):
-    """Runs a command with the code of the copy."""
-    script, *flags = command.split()
-    words = [sys.executable, str(house / f"{script}.py"), *flags, *FLAGS, *more]
-    where = {"cwd": house.parent, "env": {**os.environ, "CUDA_VISIBLE_DEVICES": ""}}
-    return subprocess.run(words, text=True, capture_output=True, **where)
 
 
 def record_of(model):
     return json.loads(names.record_path(model).read_text())
 
 
-def test_a_network_of_other_code_is_refused_unless_other_code_is_asked_for(work, house):
-    module, old, new = EDITS[0]
-    assert give(FOUR) == 0
-    assert record_of(model_of(work))["code"] == records.science_code()
-    edit(house, module, old, new)
-    refused = give_there(house, FOUR)
-    assert refused.returncode == 2 and "finished before" not in refused.stdout
-    line = f"{model_of(work).name} was made by other code of {module}; give --other_code to go on with it"
-    assert refused.stderr.count("\n") == 1 and line in refused.stderr
-    went_on = give_there(house, FOUR, "--index_end", "1", "--other_code")
-    assert went_on.returncode == 0 and f"{model_of(work).name}\n" in went_on.stdout
-    first, second = record_of(model_of(work)), record_of(model_of(work, 1))
-    assert second["other_code"] is True and "other_code" not in first
-    assert [name for name in first["code"] if first["code"][name] != second["code"][name]] == [module]
-
-
-def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, begun, house):
+def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, begun, capsys):
+    state = load(begun)
+    state["code"]["training"] = "0" * 12
+    torch.save(state, begun)
     before = begun.read_bytes()
-    edit(house, *EDITS[1])
-    refused = give_there(house, FOUR)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    line = f"{begun.name} was made by other code of training; give --other_code to go on"
-    assert line in refused.stderr and begun.read_bytes() == before and not model_of(work).exists()
-    went_on = give_there(house, FOUR, "--other_code")
-    assert went_on.returncode == 0 and "goes on after 2 of 4 epochs" in went_on.stdout
+    capsys.readouterr()
+    assert give(FOUR) == 2
+    assert f"{begun.name} was made by other code of training; give --other_code to go on" in line_of(capsys)
+    assert begun.read_bytes() == before and not model_of(work).exists()
+    assert give(FOUR, "--other_code") == 0
+    assert "goes on after 2 of 4 epochs" in capsys.readouterr().out
     assert record_of(model_of(work))["other_code"] is True and not begun.exists()
-
-
-def test_comments_and_docstrings_are_no_other_code(work, begun, house, capsys):
-    for change in HARMLESS:
-        edit(house, *change)
-    done = give_there(house, FOUR)
-    assert done.returncode == 0 and "goes on after 2 of 4 epochs" in done.stdout, done.stderr
-    assert give(FOUR) == 0 and "finished before" in capsys.readouterr().out
-    record = record_of(model_of(work))
-    assert record["code"] == records.science_code() and "other_code" not in record
 
 
 def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, begun, capsys):
@@ -496,6 +400,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     capsys.readouterr()
     assert give(FOUR) == 0
     record = record_of(model_of(work))
+    assert "other_code" not in record
     del record["code"]
     files.write_json(names.record_path(model_of(work)), record)
     assert give(FOUR) == 0
@@ -507,10 +412,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
 # Signals and kills, in processes of their own
 
 
-@pytest.mark.parametrize(
-    "number, workers",
-    [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGUSR1, 2), (signal.SIGHUP, 2)],
-)
+@pytest.mark.parametrize("number, workers", [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
 def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
     flags = f"--index_end 1 --epochs 5000 --batch_size 16 --workers {workers}".split()
     process = Forked("sup_training", *FLAGS, *flags, cwd=work)
@@ -565,14 +467,9 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path):
 def test_a_short_chaos_leaves_what_an_undisturbed_run_leaves(monkeypatch, capsys):
     """The long form is a command of its own: python tests/chaos.py --kills 50."""
     training = "sup_training --epochs 15 --batch_size 16 --index_end"
-    stages = (
-        f"{training} 1 --save_epochs 0",
-        "sup_pruning_finetune --models_number 2 --pruning_percentages 0.9 --epochs 15 --batch_size 16",
-        "sup_pie_kmodels_detection --models_number 2 --pruning_percentages 0.9",
-    )
-    monkeypatch.setattr(chaos, "STAGES", [stage.split() for stage in stages])
-    monkeypatch.setattr(chaos, "COMPANY", f"{training} 5".split())
-    monkeypatch.setattr(sys, "argv", ["chaos.py", "--kills", "3"])
+    monkeypatch.setattr(chaos, "STAGES", [f"{training} 0 --save_epochs 0".split()])
+    monkeypatch.setattr(chaos, "COMPANY", f"{training} 4".split())
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--kills", "2"])
     status, said = chaos.main(), capsys.readouterr().out
     assert status == 0, said
-    assert "0 differences" in said and "company of 4 over 6 models: 2 kills" in said
+    assert "0 differences" in said and "company of 4 over 5 models: 2 kills" in said

@@ -124,7 +124,7 @@ def test_models_have_the_published_names_and_a_record(chain):
     assert record["dense_sha256"] == [hashlib.sha256(dense.read_bytes()).hexdigest()]
 
 
-def test_files_have_the_published_formats_and_exactly_the_asked_number_of_zeros(chain):
+def test_files_have_the_published_formats(chain):
     def load(name):
         return torch.load(chain[0] / f"models/few digits/{name}_id0.pt", weights_only=True)
 
@@ -138,10 +138,6 @@ def test_files_have_the_published_formats_and_exactly_the_asked_number_of_zeros(
     assert set(head) == {"fc.weight", "fc.bias"} and not any(key.startswith("head") for key in encoder)
     supervised = load("wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout")
     assert {key.removeprefix("base.") for key in supervised} == {*encoder, *head}
-    for state in (supervised, encoder | head):
-        counted = [tensor for name, tensor in state.items() if "fc." in name or "conv" in name.lower()]
-        zeros = sum(int((tensor == 0).sum()) for tensor in counted)
-        assert zeros == round(0.9 * sum(tensor.numel() for tensor in counted))
 
 
 def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(chain):
@@ -161,16 +157,13 @@ def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(cha
         is_pie = stored["is_pie"]
         assert {**json.loads(str(stored["row"])), **json.loads(str(depth["row"]))}.keys() <= row.keys()
         assert (row["status"], row["origin"], row["models"]) == ("present", "trained here", "2")
-        rest = {"depth_rest": depth["pruned_depth_prediction"].mean(0), "accuracy_mean": stored["accuracy"]}
         if pruning == "dense":
             assert not row["pies"] and not is_pie.any()
         else:
             assert int(row["pies"]) == is_pie.sum() == stored["pies_per_class"].sum()
-            q = np.load(folder / f"q_score/WideResNet-10-1_global_{sparsity}sparsity_2models.npz")
-            rest["q_score_rest"] = q["pruned_q_score"]
-        for name, values in rest.items():
-            expected = np.nanmean(values[~is_pie] if name.endswith("rest") else values)
-            assert float(row[name]) == pytest.approx(expected, abs=1e-6)
+        assert float(row["accuracy_mean"]) == pytest.approx(stored["accuracy"].mean(), abs=1e-6)
+        rest = depth["pruned_depth_prediction"].mean(0)[~is_pie]
+        assert float(row["depth_rest"]) == pytest.approx(rest.mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ["SupCon", "supervised"])
@@ -179,14 +172,11 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
     stems = {
         f"WideResNet-10-1_{kind}" for kind in ("global_0.5sparsity_2models", "global_0.9sparsity_2models")
     }
-    assert {path.stem for path in (folder / "pies_distribution").glob("*.png")} == stems
-    assert {path.stem for path in (folder / "q_score").glob("*.png")} == stems
-    assert {path.stem for path in (folder / "umap").glob("*.png")} == {
-        f"{stem}_2latents" for stem in stems
-    } | {"WideResNet-10-1_dense_0.0sparsity_2models_2latents"}
-    assert {path.stem for path in (folder / "prediction_depth").glob("*.png")} == {
-        f"{stem}_prediction" for stem in stems
-    }
+    of_latents = {f"{stem}_2latents" for stem in (*stems, "WideResNet-10-1_dense_0.0sparsity_2models")}
+    of_depths = {f"{stem}_prediction" for stem in stems}
+    kinds = {"pies_distribution": stems, "q_score": stems, "umap": of_latents, "prediction_depth": of_depths}
+    for kind, expected in kinds.items():
+        assert {path.stem for path in (folder / kind).glob("*.png")} == expected
     pictures = sorted(drawn[0].glob(f"few_digits_{method}_*.svg"))
     assert len(pictures) == 9 and "accuracy" in drawn[1]
     page = (folder.parent / "report.html").read_text()
@@ -195,14 +185,15 @@ def test_every_figure_is_drawn_and_can_be_drawn_again_from_its_arrays(chain, met
     assert len(list((chain[0] / "logs/few digits").glob("*_curves.png"))) == 4
 
 
+def files_of(work):
+    """Models and results."""
+    paths = [path for folder in ("models", "pies") for path in (work / folder).rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in paths}
+
+
 def test_a_second_run_changes_nothing(chain):
     work, _ = chain
-    before = {
-        path: path.read_bytes()
-        for folder in ("models", "pies")
-        for path in (work / folder).rglob("*")
-        if path.is_file()
-    }
+    before = files_of(work)
     for script, finished in (
         ("clr_training", 2),
         ("sup_pruning_finetune", 4),
@@ -210,13 +201,7 @@ def test_a_second_run_changes_nothing(chain):
     ):
         said = run_here(script, *CHAIN[script], cwd=work)[0]
         assert (f"finished before: {finished} of {finished} networks" in said) == bool(finished)
-    after = {
-        path: path.read_bytes()
-        for folder in ("models", "pies")
-        for path in (work / folder).rglob("*")
-        if path.is_file()
-    }
-    assert after == before
+    assert files_of(work) == before
 
 
 def test_the_story_is_in_the_logs(chain):
@@ -229,12 +214,8 @@ def test_nothing_but_the_result_is_written_to_a_pipe(chain):
     assert all("\r" not in stderr and "it/s" not in stderr for _, stderr in chain[1].values())
 
 
-def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of_today(
-    chain, tmp_path, monkeypatch
-):
+def test_the_table_is_made_anew_from_what_is_stored_of_the_networks(chain, tmp_path, monkeypatch):
     """Also with a folder of before: evaluations, but nothing in populations/."""
-    from common import plots
-
     shutil.copytree(chain[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "pies/few digits"
@@ -242,18 +223,13 @@ def test_the_table_is_made_anew_from_what_is_stored_and_figures_from_the_code_of
     ages = {path: path.stat().st_mtime_ns for path in evaluations}
     shutil.rmtree(folder / "supervised/populations")
     (folder / "results.csv").write_text("no table")
-    pictures = {path: path.read_bytes() for path in (folder / "supervised").rglob("*.png")}
-    monkeypatch.setattr(plots, "REST_COLOUR", "#000000")
-    monkeypatch.setattr(plots, "PIE_COLOUR", "#FF0000")
     monkeypatch.setattr(comparison, "umap_coordinates", lambda latent: pytest.fail("coordinates were stored"))
     two = [*SMALL, "--models_number", 2, "--pruning_percentages"]
     extra = ["--plot_umap", "--plot_q_score", "--umap_models", 2]
     assert main("sup_pie_kmodels_detection", *two, "0.5,0.7,0.9", *extra) == 0
     assert main("sup_prediction_depth", *two, "0.5,0.9", "--prediction_depth_models", 2) == 0
     assert (folder / "results.csv").read_bytes() == before
-    assert {path: path.stat().st_mtime_ns for path in evaluations} == ages and len(pictures) == 9
-    same = {path for path, picture in pictures.items() if path.read_bytes() == picture}
-    assert same == {*folder.glob("supervised/umap/*.png")}, "they have the colours of classes alone"
+    assert {path: path.stat().st_mtime_ns for path in evaluations} == ages
 
 
 def main(script, *flags):
@@ -278,82 +254,24 @@ def test_debug_is_verbose_saves_no_model_and_leaves_finished_ones_of_other_setti
         assert {path: path.read_bytes() for path in digits_on_disk.rglob("*.pt")} == before
 
 
-def test_simclr_with_a_linear_projection_head_lars_and_warmup(digits_on_disk):
-    # In batches of 257 or more the warm-up has an effect; the only batch holds the 60 images.
-    flags = (
-        "--method SimCLR --projection_head linear --lars --warmup_epochs 1 --cosine_annealing "
-        "--batch_size 300 --epochs 3 --head_epochs 2 --index_start 4 --index_end 4 --temperature 0.1"
-    )
-    assert main("clr_training", *SMALL, *DENSE, *flags.split()) == 0
-    name = "WideResNet-10-1-linear_encoder_SimCLR_0.0pruning_300batch_0.1temperature_3epochs_id4.json"
-    record = json.loads((digits_on_disk / "models/few digits" / name).read_text())
-    configuration = record["configuration"]
-    assert record["seed"] == 4 and configuration["lars"] and configuration["projection_head"] == "linear"
-    rates = [entry["learning_rate"] for entry in record["history"]]
-    assert rates[0] == 0.01 and rates[1] > rates[2]
-
-
-def test_total_seed_repeats_the_script_into_folders_of_its_own(digits_on_disk):
-    assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1, "--total_seed", 2) == 0
-    folder = digits_on_disk / "models/few digits"
-    name = "wideResNet-1_0.0pruning_1epochs_10depth_0.0dropout_id0.pt"
-    one, other = (torch.load(path, weights_only=True) for path in (folder / name, folder / "seed_1" / name))
-    assert not torch.equal(one["base.conv1.weight"], other["base.conv1.weight"])
-
-
 def remedy(message):
     """The command that an error prints."""
     words = shlex.split(message.split("train them: python ")[1].split(", or")[0])
     return words[0].removesuffix(".py"), words[1:]
 
 
-@pytest.mark.parametrize(
-    "method, flags",
-    [
-        ("sup", "--epochs 1 --learning_rate 0.1 --batch_size 16 --no-shuffle"),
-        (
-            "clr",
-            "--pruning_percentages 0.0 --epochs 1 --learning_rate 0.01 --batch_size 16 --cosine_annealing "
-            "--head_epochs 1 --batch_size_head 8",
-        ),
-    ],
-)
-def test_the_command_for_missing_models_gives_models_of_the_same_population(
-    digits_on_disk, capsys, method, flags
-):
+def test_the_command_for_missing_models_gives_models_of_the_same_population(digits_on_disk, capsys):
     half = [*SMALL, "--pruning_percentages", 0.5, "--models_number"]
-    finetune = [f"{method}_pruning_finetune", *half, 2, "--epochs", 1]
-    compare = [f"{method}_pie_kmodels_detection", *half, 3]
-    assert main(f"{method}_training", *SMALL, "--index_end", 0, *flags.split()) == 0
+    finetune = ["clr_pruning_finetune", *half, 2, "--epochs", 1]
+    compare = ["clr_pie_kmodels_detection", *half, 3]
+    words = "--epochs 1 --learning_rate 0.01 --batch_size 16 --cosine_annealing --head_epochs 1"
+    assert main("clr_training", *SMALL, *DENSE, "--index_end", 0, *words.split()) == 0
     assert main(*finetune) == 2
     script, words = remedy(capsys.readouterr().err)
     assert main(script, *words) == 0 and main(*finetune) == 0
     assert main(*compare, "--allow_missing") == 0 and main(*compare) == 2
     script, words = remedy(capsys.readouterr().err)
     assert main(script, *words) == 0
-
-
-@pytest.mark.parametrize("method, folder_flag", [("sup", "--save_path"), ("clr", "--encoder_save_path")])
-def test_two_dense_populations_are_finetuned_and_compared_side_by_side(
-    digits_on_disk, capsys, method, folder_flag
-):
-    for epochs in (1, 2):
-        extra = [] if method == "sup" else [*DENSE, "--head_epochs", 1]
-        extra += ["--batch_size", 512] * (method == "clr" and epochs == 2)  # their heads would share a name
-        assert main(f"{method}_training", *SMALL, "--index_end", 0, "--epochs", epochs, *extra) == 0
-    half = [*SMALL, "--models_number", 1, "--pruning_percentages", 0.5]
-    finetune = [f"{method}_pruning_finetune", *half, "--epochs", 1, "--dense_epochs"]
-    assert main(*finetune, 1) == 0 and main(*finetune, 2) == 2
-    message = capsys.readouterr().err
-    assert "dense.epochs 1, not 2" in message and f"{folder_flag} another folder" in message
-    assert main(*finetune, 2, folder_flag, "of two") == 0
-    compare = [f"{method}_pie_kmodels_detection", *half, "--dense_epochs"]
-    assert main(*compare, 1) == 0 and main(*compare, 2, folder_flag, "of two") == 2
-    assert "holds results of other dense_0.0 networks" in capsys.readouterr().err
-    assert main(*compare, 2, folder_flag, "of two", "--run", "two") == 0
-    for folder, epochs in (("", "1"), ("runs/two", "2")):
-        rows = list(csv.DictReader((digits_on_disk / "pies/few digits" / folder / "results.csv").open()))
-        assert [row["dense_epochs"] for row in rows] == [epochs] * 2, "the table never mixes two populations"
 
 
 def test_what_is_in_the_way_of_a_later_id_is_refused_before_the_first(digits_on_disk, capsys):
@@ -384,9 +302,7 @@ ONE_STEP = ["--epochs", 1, "--batch_size", 500, "--learning_rate", 1e30]
         ("clr_training", [*DENSE, "--learning_rate", 1e30, "--head_epochs", 1]),
         # One step: the loss is that of the network before it.
         ("sup_training", [*ONE_STEP, "--accumulate_gradients"]),
-        ("sup_training", [*ONE_STEP, "--learning_rate", 1e18]),
         ("sup_training", [*ONE_STEP, *"--pruning 0.5 --begin_step 1 --end_step 1 --frequency 1".split()]),
-        ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--accumulate_gradients"]),
         ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--epochs", 2, "--save_epochs", 1]),
     ],
 )
@@ -397,23 +313,10 @@ def test_a_network_that_diverges_is_not_saved(digits_on_disk, capsys, script, fl
     assert not list(digits_on_disk.rglob("*.pt")) and not list(digits_on_disk.rglob("*.json"))
 
 
-def test_only_the_head_is_trained_where_the_encoder_is_finished(digits_on_disk, capsys):
-    flags = [*SMALL, *DENSE, "--index_end", 0, "--epochs", 1, "--head_epochs", 1]
-    assert main("clr_training", *flags) == 0
-    [encoder], [head] = (list(digits_on_disk.rglob(f"*_{part}_*.pt")) for part in ("encoder", "head"))
-    before, whole = encoder.read_bytes(), head.read_bytes()
-    head.unlink()
-    capsys.readouterr()
-    assert main("clr_training", *flags) == 0
-    assert f"finished before: {encoder.relative_to(digits_on_disk)}" in capsys.readouterr().out
-    assert encoder.read_bytes() == before and head.read_bytes() == whole
-
-
 @pytest.mark.parametrize(
     "script, lost, flags",
     [
         ("sup_training", "wideResNet*", "--learning_rate 0.2"),
-        ("sup_pruning_finetune", "*global_0.*", "--learning_rate 0.5"),
         ("sup_pruning_finetune", "*_0.0pruning*", "--pruning_percentages 0.5 --debug"),
         ("clr_pruning_finetune", "*_0.0pruning*", "--dropout 0.0 --debug"),
         ("clr_training", "*_encoder_*0.0pruning*", "--warmup_epochs 0"),
@@ -435,7 +338,7 @@ def test_a_checkpoint_without_a_record_is_taken_and_that_nothing_is_known_of_it_
 
 
 def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and_titles(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, empty_figures
 ):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "models/digits"

@@ -48,7 +48,11 @@ def project(tmp_path):
 
 
 def setup(project, *words, **environment):
-    clean = {key: value for key, value in os.environ.items() if key not in ("VENV", "PYTHON", "LOCKED")}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED")
+    }
     return subprocess.run(
         ["bash", str(project / "setup.sh"), *words],
         env={**clean, **environment},
@@ -65,6 +69,14 @@ def test_a_tilde_in_a_variable_is_the_home(project):
     (project / ".venv").rename(project / "env")
     assert setup(project, VENV="~/env", HOME=str(project)).returncode == 0
     assert asked(project) and not (project / "~").exists()
+
+
+def test_an_active_environment_is_used_and_a_named_one_wins(project):
+    (project / ".venv").rename(project / "active")
+    shutil.copytree(project / "active", project / "named")
+    for more, used in (({}, "active"), ({"VENV": "named"}, "named")):
+        assert setup(project, VIRTUAL_ENV=str(project / "active"), **more).returncode == 0
+        assert [*(project / used).glob("installed_*")] and not (project / ".venv").exists()
 
 
 def scripts(commands):

@@ -1,4 +1,5 @@
-"""How alike masks, PIE sets and recalls are: against slow loops, Python sets, simulations and scipy."""
+"""How alike masks and PIE sets are, and tests of means: against slow loops, Python sets, simulations and
+scipy."""
 
 import itertools
 import math
@@ -9,7 +10,6 @@ import pytest
 import scipy.stats
 
 from figures.report import similarity
-from figures.report.similarity import Recalls
 
 
 def slow_jaccard(one, other):
@@ -152,35 +152,6 @@ def test_the_expected_jaccard_is_the_mean_over_all_sets(total):
         )
 
 
-@pytest.mark.parametrize("one, other", [(5000, 6200), (3, 9999), (9000, 9500), (40, 70), (10000, 10000)])
-def test_the_expected_jaccard_leaves_out_nothing_that_counts(one, other):
-    common = np.arange(max(0, one + other - 10000), min(one, other) + 1)
-    shares = scipy.stats.hypergeom.pmf(common, 10000, one, other)
-    expected = (shares * common / (one + other - common)).sum()
-    assert similarity.expected_jaccard(one, other, 10000) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "shares", [(0.1, 0.3, 0.5, 0.05), (0.2, 0.2), (0.4,), (0.0, 0.3, 0.0), (1.0, 0.5, 0.0), (0.0,)]
-)
-def test_overlaps_of_pie_sets_equal_those_of_python_sets(shares):
-    rng, images = np.random.default_rng(len(shares)), 80
-    is_pie = np.stack([rng.random(images) < share for share in shares])
-    found, sets = similarity.pie_overlap(is_pie), [kept_of(one) for one in is_pie]
-    assert found["size"].tolist() == [len(one) for one in sets]
-    for i, one in enumerate(sets):
-        rest = [other for j, other in enumerate(sets) if j != i]
-        free = math.prod(1 - len(other) / images for other in rest)
-        unique = [len(one.difference(*rest)) / len(one), free] if one else [math.nan] * 2
-        assert [found[name][i] for name in ("unique", "chance_unique")] == pytest.approx(unique, nan_ok=True)
-        for j, other in enumerate(sets):
-            chance = similarity.expected_jaccard(len(one), len(other), images)
-            pair = [len(one - other) / len(one), 1 - len(other) / images] if one else [math.nan] * 2
-            names = ("jaccard", "chance_jaccard", "unique_pair", "chance_unique_pair")
-            expected = [slow_jaccard(one, other), chance, *pair]
-            assert [found[name][i, j] for name in names] == pytest.approx(expected, nan_ok=True)
-
-
 @pytest.mark.parametrize("groups", [1, 2, 5])
 def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(groups):
     rng = np.random.default_rng(groups)
@@ -200,59 +171,31 @@ def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(gr
         similarity.common_and_unique_pies(is_pie, labels, 4)
 
 
-# Recalls
+# Tests
 
 
-@pytest.mark.parametrize("rows, other_rows", [(2, 2), (2, 9), (5, 5), (30, 30), (30, 3)])
-def test_welchs_test_equals_scipys(rows, other_rows):
+@pytest.mark.parametrize("rows, other_rows", [(2, 2), (2, 9), (30, 3)])
+def test_tests_of_means_equal_scipys(rows, other_rows):
     rng = np.random.default_rng(rows)
-    one, other = (
-        rng.normal(0.9, 0.01, (rows, 12)),
-        rng.normal(np.linspace(0.85, 0.95, 12), np.linspace(0.001, 0.05, 12), (other_rows, 12)),
-    )
-    expected = scipy.stats.ttest_ind(one, other, equal_var=False).pvalue
-    np.testing.assert_allclose(similarity.welch_test(one, other), expected, rtol=1e-8)
-
-
-@pytest.mark.parametrize("rows", [2, 3, 10, 30])
-def test_the_paired_test_equals_scipys(rows):
-    rng = np.random.default_rng(rows)
-    one = rng.normal(0.9, 0.05, (rows, 12))
-    other = one + rng.normal(np.linspace(-0.03, 0.03, 12), 0.01, (rows, 12))
-    expected = scipy.stats.ttest_rel(one, other).pvalue
-    np.testing.assert_allclose(similarity.paired_test(one, other), expected, rtol=1e-8)
+    one = rng.normal(0.9, 0.01, (rows, 12))
+    other = rng.normal(0.9, np.linspace(0.001, 0.05, 12), (other_rows, 12))
+    expected = [scipy.stats.ttest_ind(a, b, equal_var=False).pvalue for a, b in zip(one.T, other.T)]
+    np.testing.assert_allclose(similarity.t_test(one, other, paired=False), expected, rtol=1e-8)
+    moved = one + rng.normal(0.01, 0.01, one.shape)
+    expected = [scipy.stats.ttest_1samp(b - a, 0).pvalue for a, b in zip(one.T, moved.T)]
+    np.testing.assert_allclose(similarity.t_test(moved, one, paired=True), expected, rtol=1e-8)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("test", [similarity.welch_test, similarity.paired_test])
-def test_without_spread_or_with_one_row_there_is_no_p_value(test):
+@pytest.mark.parametrize("paired", [True, False])
+def test_without_spread_or_with_one_row_there_is_no_p_value(paired):
     rng = np.random.default_rng(0)
     one, other = rng.random((4, 3)), rng.random((4, 3))
     one[:, 1], other[:, 1] = 0.7, 0.1
-    found = test(one, other)
-    assert np.isnan(found).tolist() == [False, True, False]
-    assert np.isnan(test(one[:1], other[:1])).tolist() == [True] * 3
+    assert np.isnan(similarity.t_test(one, other, paired)).tolist() == [False, True, False]
+    assert np.isnan(similarity.t_test(one[:1], other[:1], paired)).tolist() == [True] * 3
     one[:, 2] = np.nan
-    assert np.isnan(test(one, other)).tolist() == [False, True, True]
-
-
-@pytest.mark.filterwarnings("ignore:Precision loss")
-def test_welchs_test_with_spread_on_one_side_only_equals_scipys():
-    one, other = np.array([[0.5], [0.6], [0.8]]), np.full((4, 1), 0.9)
-    expected = scipy.stats.ttest_ind(one, other, equal_var=False).pvalue
-    np.testing.assert_allclose(similarity.welch_test(one, other), expected, rtol=1e-8)
-
-
-def slow_holm(p):
-    """The smallest level at which Holm's procedure rejects each hypothesis, from its definition: the largest
-    corrected p so far."""
-    known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
-    corrected = [math.nan] * len(p)
-    for rank, (_, index) in enumerate(known):
-        corrected[index] = max(
-            min(1.0, (len(known) - before) * known[before][0]) for before in range(rank + 1)
-        )
-    return corrected
+    assert np.isnan(similarity.t_test(one, other, paired)).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -266,73 +209,3 @@ def slow_holm(p):
 )
 def test_holms_correction_equals_its_definition(p, expected):
     np.testing.assert_allclose(similarity.holm(np.array(p)), expected)
-    assert slow_holm(p) == pytest.approx(expected, nan_ok=True)
-    many = np.random.default_rng(0).random(40) ** 3
-    many[::5], many[:4] = math.nan, many[6]  # equal values
-    np.testing.assert_allclose(similarity.holm(many), slow_holm(many.tolist()), rtol=1e-12)
-
-
-def slow_comparison(dense, pruned):
-    """Class by class (difference, welch_p, paired_p): relative recalls in lists, tests by scipy."""
-    shared = [model_id for model_id in pruned.ids.tolist() if model_id in dense.ids.tolist()]
-
-    def relative(population, c, ids):
-        places = [population.ids.tolist().index(model_id) for model_id in ids]
-        mean = sum(population.accuracy[place] for place in places) / max(len(places), 1)
-        return [population.recall[place, c] - mean for place in places]
-
-    rows = []
-    for c in range(dense.recall.shape[1]):
-        before, after = (relative(population, c, population.ids.tolist()) for population in (dense, pruned))
-        pairs = [relative(population, c, shared) for population in (pruned, dense)]
-        difference = sum(after) / len(after) - sum(before) / len(before)
-        welch = scipy.stats.ttest_ind(after, before, equal_var=False).pvalue
-        rows.append(
-            (difference, welch, scipy.stats.ttest_rel(*pairs).pvalue if len(shared) > 1 else math.nan)
-        )
-    return np.array(rows).T
-
-
-def recalls_of(dense_ids, pruned_ids, classes=5):
-    rng = np.random.default_rng(0)
-    return [
-        Recalls(
-            rng.uniform(0.6, 0.9, (len(ids), classes)) - shift,
-            rng.uniform(0.6, 0.9, len(ids)) - shift,
-            np.array(ids),
-        )
-        for ids, shift in ((dense_ids, 0), (pruned_ids, 0.1))
-    ]
-
-
-@pytest.mark.parametrize(
-    "dense_ids, pruned_ids, shared",
-    [
-        ([0, 1, 2], [0, 1, 2], 3),
-        ([3, 0, 2, 1], [1, 2, 3, 0], 4),
-        ([0, 1, 2, 3, 4], [7, 4, 2], 2),
-        ([5, 9, 1], [1, 5, 2, 9, 0, 8], 3),
-        ([0, 1, 2], [3, 4, 2], 1),
-        ([0, 1], [2, 3, 4], 0),
-    ],
-)
-def test_comparisons_of_recalls_equal_loops_over_classes_and_shared_ids(dense_ids, pruned_ids, shared):
-    populations = recalls_of(dense_ids, pruned_ids)
-    found = similarity.compare_recalls(*populations)
-    difference, welch, paired = slow_comparison(*populations)
-    np.testing.assert_allclose(found["difference"], difference, rtol=1e-10)
-    np.testing.assert_allclose(found["welch_p"], welch, rtol=1e-8)
-    np.testing.assert_allclose(found["paired_p"], paired, rtol=1e-8)
-    np.testing.assert_allclose(found["paired_p_holm"], slow_holm(paired.tolist()), rtol=1e-8)
-    assert found["paired_models"] == shared
-
-
-def test_a_class_without_images_has_no_comparison():
-    populations = recalls_of([0, 1, 2], [0, 1, 2])
-    for population in populations:
-        population.recall[:, 2] = np.nan
-    found = similarity.compare_recalls(*populations)
-    for key in ("difference", "welch_p", "paired_p", "paired_p_holm"):
-        assert np.isnan(found[key]).tolist() == [False, False, True, False, False]
-    known = [0, 1, 3, 4]
-    np.testing.assert_allclose(found["paired_p_holm"][known], slow_holm(found["paired_p"][known].tolist()))

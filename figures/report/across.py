@@ -192,16 +192,17 @@ def mask_overlaps(masks: list[Masks]) -> Measured:
         np.repeat(range(len(masks)), [len(each.kept) for each in masks]),
         np.concatenate([population.arrays["ids"] for population in populations]),
     )
-    keys, cells = [], []
+    keys, cells, layers = [], [], len(masks[0].layers) + 1
     for i, j in combinations_with_replacement(range(len(populations)), 2):
         for seeds in ("same", "different"):
             pairs = int(getattr(alike, f"{seeds}_pairs")[i, j] / (2 if i == j else 1))
             if pairs:
                 keys.append(pair_key(populations[i], populations[j]) | {"seeds": seeds, "pairs": pairs})
                 cells.append((getattr(alike, seeds)[i, j], alike.chance[i, j], alike.chance_by_layer[i, j]))
-    jaccard, chance, by_layer = (np.array(each) for each in zip(*cells))
+    # Nothing where there is one network alone.
+    jaccard, chance = (np.array([cell[c] for cell in cells]).reshape(len(cells), layers) for c in (0, 1))
     total = np.full(jaccard.shape, np.nan)
-    total[:, -1] = by_layer
+    total[:, -1] = [by_layer for *_, by_layer in cells]
     panels = {
         "networks of the same seed": alike.same[..., -1],
         "networks of different seeds": alike.different[..., -1],
@@ -313,5 +314,5 @@ def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measure
         "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in panels],
         "diverging": kind.diverging,
         "quantity": kind.quantity,
-        "xlabel": {"class": "true class"}.get(kind.axis, kind.axis * (len(measured.names) > 1)),
+        "xlabel": kind.axis,
     }

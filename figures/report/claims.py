@@ -16,7 +16,8 @@ SEEN_BEFORE = (
     "pilots of the new networks"
 )
 HIGH_SPARSITY = 0.9  # from here on the claims are about
-# Smallest differences that matter: at least so much, and such shares of the reference method's value or floor.
+# Smallest differences that matter: at least so much, or such shares of the reference method's value or
+# floor.
 SMALLEST_LOSS, SHARE, FLOOR_SHARE = 0.005, 0.25, 0.1
 SMALLEST_UNIQUENESS, SMALLEST_IN_DEVIATIONS = 0.2, 0.1
 CONFOUNDING_GAP = 0.15  # of accuracies, beyond which U says little

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations, product
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -272,16 +273,12 @@ class Statistic(NamedTuple):
     fewest: int = 1  # networks that it can be computed of
 
 
-def _seeds(population: StoredPopulation) -> tuple[int, ...]:
-    return population.seeds
-
-
 OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy", "auroc_q_score", "auroc_depth")
 STATISTICS = {
-    "pies": Statistic(_seeds, number_of_pies),
-    "excess": Statistic(_seeds, excess, 2),
-    "accuracy_lost": Statistic(_seeds, accuracy_lost),
-    "lost_minus_gained": Statistic(_seeds, lost_minus_gained),
+    "pies": Statistic(attrgetter("seeds"), number_of_pies),
+    "excess": Statistic(attrgetter("seeds"), excess, 2),
+    "accuracy_lost": Statistic(attrgetter("seeds"), accuracy_lost),
+    "lost_minus_gained": Statistic(attrgetter("seeds"), lost_minus_gained),
 } | {name: mean_of_networks(name) for name in OF_NETWORKS}
 BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
 
@@ -612,12 +609,10 @@ def pies_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
                 terms = against_others(population, name, controlled, sign)
                 yield Row(measure + words, (population,), terms, smallest, controlled, note)
         for measure, name in {"AUROC of Q-Score": "auroc_q_score", "AUROC of depth": "auroc_depth"}.items():
-            ids = tuple(STATISTICS[name].ids(population))
-            if ids:
-                sample = STATISTICS[name].sample(population, ids)
-                half = of_networks(np.full(len(ids), 0.5), ids)
-                stream = population.learning_method
-                yield Row(measure, (population,), [(1, stream, sample), (-1, stream, half)])
+            values = values_of_networks(population, name)
+            if values:
+                beyond_half = of_networks(np.array([*values.values()]) - 0.5, tuple(values))
+                yield Row(measure, (population,), [(1, population.learning_method, beyond_half)])
 
 
 def all_evidence(populations: list[StoredPopulation], controls: list[StoredPopulation] = ()) -> list[dict]:

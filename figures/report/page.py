@@ -276,7 +276,7 @@ def conclusion(evidence: list[dict]) -> str:
 def protocol(stored: list[StoredPopulation]) -> str:
     """When measures and rules were fixed, and which results had been seen or could have been by then."""
     earlier = [each.label for each in stored if max(each.runs["days"], default="") <= claims.PROTOCOL_DATE]
-    which = "none" if not earlier else "all" if len(earlier) == len(stored) else ", ".join(earlier)
+    which = ", ".join(earlier) or "none"
     return (
         f"Measures and rules are those of docs/protocol.md of {claims.PROTOCOL_DATE}. Seen by then: "
         f"{claims.SEEN_BEFORE}. Populations here that were trained by then, or at an unknown time: {which}."

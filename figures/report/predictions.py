@@ -117,8 +117,8 @@ def read_predictions(flag: str, file: Path, images: int) -> Predictions:
         or array.shape[1] != images
     ):
         raise UserError(
-            f"{flag} {file}: shape {array.shape}, {array.dtype}; give class ids (whole numbers) of K networks "
-            f"x {images} images, or probabilities, K x {images} x C"
+            f"{flag} {file}: shape {array.shape}, {array.dtype}; give class ids (whole numbers) of K "
+            f"networks x {images} images, or probabilities, K x {images} x C"
         )
     if is_ids and array.min() < 0:
         raise UserError(f"{flag} {file}: class ids begin at 0, not at {array.min()}")

@@ -1,6 +1,6 @@
-"""How alike results are: masks and PIE sets; tests of means. Pure functions of arrays. M networks, G groups of
-them (combinations of learning method, pruning method and sparsity), L layers, N images, C classes, K models of
-a group."""
+"""How alike results are: masks and PIE sets; tests of means. Pure functions of arrays. M networks, G groups
+of them (combinations of learning method, pruning method and sparsity), L layers, N images, C classes, K
+models of a group."""
 
 import functools
 import warnings
@@ -34,11 +34,6 @@ def jaccard(common: np.ndarray, size: np.ndarray, other_size: np.ndarray) -> np.
     """|A and B| / |A or B| from the sizes of the intersection and of both sets; NaN where both are empty."""
     union = size + other_size - common
     return common / np.where(union > 0, union, np.nan)
-
-
-def chance_jaccard(density: np.ndarray, other_density: np.ndarray) -> np.ndarray:
-    """The Jaccard similarity of large random masks of these densities: d d' / (d + d' - d d')."""
-    return jaccard(density * other_density, density, other_density)
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def mask_similarity(
     density = member.T @ kept / member.sum(0)[:, None] / sizes  # (G, L + 1)
     kept = sizes[:-1] * density[:, :-1]
     by_layer = jaccard(kept @ density[:, :-1].T, kept.sum(-1)[:, None], kept.sum(-1)[None])
-    chance = chance_jaccard(density[:, None], density[None])
+    chance = jaccard(density[:, None] * density[None], density[:, None], density[None])
     return MaskSimilarity(same, different, chance, by_layer, same_pairs, different_pairs)
 
 

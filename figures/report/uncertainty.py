@@ -20,9 +20,9 @@ from scipy import stats
 FEWEST_SEEDS = 6  # with fewer there is no interval
 CONFIDENCE = 0.95
 MOST_HALVES = 300
-SPLITS = 40  # of the seeds into two halves
+SPLITS = 24  # of the seeds into two halves
 JACKKNIFE_SETS = 30  # of seeds without two of them, whose splits are averaged
-NESTED_HALVES, NESTED_SPLITS = 150, 8  # halves of the seeds, and splits of each
+NESTED_HALVES, NESTED_SPLITS = 100, 8  # halves of the seeds, and splits of each
 FEWEST_NESTED = 8  # seeds; halves of fewer are too small to be split
 IMAGE_GROUPS = 10
 SPREAD = 1e-12  # what is smaller is an error of rounding
@@ -177,8 +177,8 @@ WEIGHED = ("value", "replicates", "without_images")
 
 
 def variance(sample: Sample) -> float:
-    """The variance over draws of seeds; a jackknife's without the noise of the random splits that replicates
-    average, which it multiplies, but at least a tenth of what it is with that noise."""
+    """The variance over draws of seeds. The noise of the random splits that replicates average, which a
+    jackknife multiplies, is taken off there, down to a tenth of the variance with it."""
     seeds, splits = len(sample.ids), sample.replicates.shape[1]
     total = VARIANCES[sample.kind](sample.replicates.mean(1), seeds)
     if sample.kind != "jackknife" or splits == 1 or not sample.replicates.size:
