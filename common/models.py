@@ -1,7 +1,7 @@
 """WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published
 checkpoints, and ResNet-18 (He et al. 2016) with those of torchvision.
 
-To add a backbone, add a class with `latent_size`, `fc` and `representations`, an entry in `BACKBONES` and its
+To add a backbone, add a class with `latent_size`, `fc` and `places`, an entry in `BACKBONES` and its
 name in `settings.Architecture`.
 
 Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and
@@ -87,12 +87,7 @@ class WideResNet(nn.Module):
         self.block2 = BlockGroup(blocks, widths[1], widths[2], 2, dropout)
         self.block3 = BlockGroup(blocks, widths[2], widths[3], 2, dropout)
         self.bn1 = nn.BatchNorm2d(widths[3])
-        if num_classes is not None:
-            self.fc = nn.Linear(widths[3], num_classes)
-            nn.init.zeros_(self.fc.bias)
-        for module in self.modules():  # batch norm starts at weight 1 and bias 0
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self, num_classes)
 
     def forward(self, images: Tensor, places: list[Tensor] | None = None) -> Tensor:
         x = self.conv1(images)
@@ -102,11 +97,6 @@ class WideResNet(nn.Module):
             for block in group.layer:
                 x = block(x, places)
         return F.relu(self.bn1(x)).mean((2, 3))
-
-    def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place of `probe_layers`, in that order, averaged over space, (B,
-        width)."""
-        return spatial_means(self, images)
 
 
 def convolution_weights(depth: int, widths: tuple[int, ...]) -> int:
@@ -195,12 +185,7 @@ class ResNet18(nn.Module):
             for block in range(2):
                 self.places += [f"layer{group}.{block}.relu1", f"layer{group}.{block}.sum"]
             in_width = width
-        if num_classes is not None:
-            self.fc = nn.Linear(self.latent_size, num_classes)
-            nn.init.zeros_(self.fc.bias)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self, num_classes)
 
     def forward(self, images: Tensor, places: list[Tensor] | None = None) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images)))
@@ -211,10 +196,16 @@ class ResNet18(nn.Module):
                 x = block(x, places)
         return x.mean((2, 3))
 
-    def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place, in the order of the forward pass, averaged over space, (B,
-        width)."""
-        return spatial_means(self, images)
+
+def initialise(backbone: nn.Module, num_classes: int | None) -> None:
+    """Adds the linear classifier `fc` of so many classes, None: none, and draws the weights of all
+    convolutions; batch norm starts at weight 1 and bias 0."""
+    if num_classes is not None:
+        backbone.fc = nn.Linear(backbone.latent_size, num_classes)
+        nn.init.zeros_(backbone.fc.bias)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -256,7 +247,7 @@ class SupervisedNetwork(nn.Module):
         return self.base.fc(latent)
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        return self.base.representations(images)
+        return spatial_means(self.base, images)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.latent(images))
@@ -305,7 +296,7 @@ class ContrastiveClassifier(nn.Module):
         return self.classification_head(latent)
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        return self.encoder.representations(images)
+        return spatial_means(self.encoder, images)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.latent(images))

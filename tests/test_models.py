@@ -11,6 +11,7 @@ from conftest import GOLDEN_NETWORKS
 from torch import nn
 
 from common.models import (
+    spatial_means,
     ClassificationHead,
     ContrastiveClassifier,
     ContrastiveEncoder,
@@ -45,7 +46,7 @@ def golden_contrastive(folder, depth):
 def assert_golden_forward(network, golden):
     images = torch.from_numpy(golden["input"])
     hidden = sorted(name for name in golden.files if name.startswith("hidden_"))
-    places = network.representations(images)
+    places = spatial_means(network, images)
     assert len(places) == len(hidden)
     latent = network.latent(images)
     pairs = [
@@ -135,7 +136,7 @@ def test_latent_and_representations_are_those_written_out_by_hand(depth, widen_f
     network, images = random_network(depth, widen_factor), torch.randn(3, 3, 9, 13)
     latent, places = slow_forward(network, images)
     with torch.no_grad():
-        actual = {"latent": network(images), **network.representations(images)}
+        actual = {"latent": network(images), **spatial_means(network, images)}
     expected = {"latent": latent, **{name: place.mean((2, 3)) for name, place in places.items()}}
     assert list(actual) == list(expected) and latent.shape == (3, 64 * widen_factor)
     for name, values in actual.items():
