@@ -273,9 +273,9 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
 def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
     """Predictions (K, N) of the dense and pruned networks of the ids that both have: with more voters on one
     side labels would differ for that alone. Of all networks where they share no id."""
-    shared, *places = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
+    shared, *rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
     sides = [dense.predictions, pruned.predictions]
-    return [side[chosen] for side, chosen in zip(sides, places)] if len(shared) else sides
+    return [side[chosen] for side, chosen in zip(sides, rows)] if len(shared) else sides
 
 
 def measure(
@@ -389,11 +389,11 @@ def measure_depths(
     Args:
         dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
     Returns:
-        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places; of the
+        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of probe layers; of the
         pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
     """
-    places = len(pruned[0]["knn"])
-    arrays = {"is_pie": is_pie, "places": places}
+    layers = len(pruned[0]["knn"])
+    arrays = {"is_pie": is_pie, "places": layers}
     for side, networks in (("dense", dense), ("pruned", pruned)):
         depths = [metrics.prediction_depth(network["knn"], network["predictions"]) for network in networks]
         arrays[f"{side}_depth_prediction"] = np.stack(depths)
@@ -410,7 +410,7 @@ def measure_depths(
     for target, column in DEPTH_COLUMNS.items():
         means = (arrays[f"{side}_depth_{target}"].mean(0) for side in ("pruned", "dense"))
         columns |= mean_over_pies_and_rest(column, *means, is_pie)
-    columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == places).sum())
+    columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == layers).sum())
     return PopulationMetrics(arrays, columns)
 
 
@@ -435,9 +435,9 @@ def mean_over_pies_and_rest(
 
 
 def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
-    """What lists call the chosen (N,) test images: their files, below the data folder, or else places."""
-    places = np.flatnonzero(chosen)
-    return np.array([data.test_files[place] if data.test_files else place for place in places], str)
+    """What lists call the chosen (N,) test images: their files, below the data folder, or else indices."""
+    indices = np.flatnonzero(chosen)
+    return np.array([data.test_files[index] if data.test_files else index for index in indices], str)
 
 
 def store(

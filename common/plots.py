@@ -203,9 +203,9 @@ def draw_prediction_depth(arrays: dict) -> Figure:
     figure, (panel,) = titled_figure({"title": title}, 7.2, 6.6)
     # Depths are multiples of 1 / models: cells and bars hold a whole number of them, against stripes.
     steps = np.diff(np.unique([arrays["dense_depth"], arrays["pruned_depth"]]))
-    step, places = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
-    width = step * np.ceil((places / step + 1) / 60)
-    edges = width * np.arange(np.ceil(round((places + step) / width, 6)) + 1) - step / 2
+    step, layers = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
+    width = step * np.ceil((layers / step + 1) / 60)
+    edges = width * np.arange(np.ceil(round((layers + step) / width, 6)) + 1) - step / 2
     _draw_joint(panel, arrays, "depth", edges, plain(target))
     label_axes(panel, *(f"prediction depth, {kind} networks (places)" for kind in sides_of(arrays)))
     _explain_joint(figure, arrays["is_pie"], "; larger: several at one point")
