@@ -677,7 +677,11 @@ NOT_FINITE = "holds values that are not finite, in "
     [
         (None, [*ITERATED, "--rewind_epoch", 2], "the dense networks were trained for 2 epochs"),
         (None, [*ITERATED, "--epochs", 1], "--epochs belongs to --after finetune"),
-        (None, gradual_training("clr", 0.5, "--end_epoch", 3), "ends at step 13, its training at step 8"),
+        (
+            None,
+            gradual_training("clr", 0.5, "--end_epoch", 3),
+            "to step 13 does not fit its training of 8 steps",
+        ),
         (without_records, ITERATED, "cannot be trained again; give --after finetune"),
         (without_records, [*ONCE, "levai_zombori"], "external: its training is not known; choose another"),
         (without_records, dense_training("sup", "--save_epochs", 1), "is external"),

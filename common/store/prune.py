@@ -17,7 +17,7 @@ from common.methods import FINETUNED, RETRAINED, PruningMethod
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import evaluation, records, runs
-from common.store.names import epoch_path, gradients_path
+from common.store.names import epoch_path, gradients_path, state_path
 from common.store.populations import Member, Population, find_population, read_member, recorded_command
 from common.store.runs import CheckpointSpec
 from common.study import Study
@@ -71,12 +71,7 @@ def prune_population(study: Study) -> None:
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     runs.say_flips(study)
-    wanted = requested.by_method(method, requested.sparsities_to_prune(flags))
-    all_steps = [
-        pruning_steps(study, each, dense, member, places)
-        for member in dense.members
-        for each, places in wanted.items()
-    ]
+    all_steps = [pruning_steps(study, method, dense, member) for member in dense.members]
     for steps in all_steps:
         for step in steps:  # refuses what is in the way, before the first training
             is_finished(study, step)
@@ -86,29 +81,30 @@ def prune_population(study: Study) -> None:
         for steps in all_steps
     ]
     if runs.share(study, jobs) and not flags.debug:
-        words = ["compare them with --pruning_methods", ",".join(map(str, wanted))]
-        sparsities = [str(sparsity) for places in wanted.values() for _, sparsity in places if sparsity]
-        if sparsities:
-            words += ["--pruning_percentages", ",".join(sparsities)]
-        logger.info(" ".join(words))
+        names = dict.fromkeys(str(step.method) for step in all_steps[0])
+        sparsities = [str(step.sparsity) for step in all_steps[0] if step.sparsity]
+        at_sparsities = f" --pruning_percentages {','.join(sparsities)}" if sparsities else ""
+        logger.info(f"compare them with --pruning_methods {','.join(names)}{at_sparsities}")
 
 
 # What is requested, and what of it is there
 
 
 def pruning_steps(
-    study: Study, method: PruningMethod, dense: Population, member: Member, places: list[tuple[int, float]]
+    study: Study, method: PruningMethod, dense: Population, member: Member
 ) -> list[PruningStep]:
-    """All prunings of a dense network by a method, at these (iteration, sparsity).
+    """All prunings of a dense network that the flags ask for; at sparsity 0, where nothing is pruned, by the
+    method `finetuned`.
 
     Raises:
         UserError: what they need of the dense training was not kept.
     """
     steps: list[PruningStep] = []
-    for iteration, sparsity in places:
-        files = pruned_files(study, method, dense, member, iteration, sparsity)
+    for iteration, sparsity in requested.sparsities_to_prune(study.flags):
+        step_method = method if sparsity else PruningMethod(FINETUNED)
+        files = pruned_files(study, step_method, dense, member, iteration, sparsity)
         previous = steps[-1].files if iteration > 1 else ()
-        steps.append(PruningStep(member, method, iteration, sparsity, files, previous))
+        steps.append(PruningStep(member, step_method, iteration, sparsity, files, previous))
     kept_weights(study, member, method)
     gradient_sums(study, method, member)
     return steps
@@ -242,7 +238,8 @@ def prune_network(study: Study, steps: list[PruningStep]) -> None:
     that prune the dense network itself."""
     for step in steps:
         if is_finished(study, step):
-            runs.forget_states(step.files)
+            for file in step.files:
+                state_path(file.path).unlink(missing_ok=True)
         elif not (study.flags.debug and step.previous):
             do_step(study, step)
 

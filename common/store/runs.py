@@ -177,18 +177,10 @@ def say_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> 
     which of them nothing is known."""
     if study.flags.debug:
         return
-    there = [files[-1].path for files in networks if files[-1].path.exists()]
-    if there:
-        others = " and others" * (len(there) > 1)
-        logger.info(f"finished before: {len(there)} of {len(networks)} networks, {there[0]}{others}")
+    finished = sum(files[-1].path.exists() for files in networks)
+    if finished:
+        logger.info(f"finished before: {finished} of {len(networks)} networks")
     records.say_external([file.path for files in networks for file in files if is_external(file)])
-
-
-def forget_states(files: Sequence[CheckpointSpec]) -> None:
-    """Deletes the states of finished trainings, and notes in the log that these are."""
-    for file in files:
-        logger.debug(f"finished before: {file.path}")
-        state_path(file.path).unlink(missing_ok=True)
 
 
 # Training
@@ -243,13 +235,12 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
     for part, file in enumerate(files):
         missing = missing_parts(study, files)[part]
         if not missing:
-            forget_states([file])
+            state_path(file.path).unlink(missing_ok=True)
             continue
         if network is None:
             network = learner_of(study)(study, study.model_seed(file.name.id))
-            for place, finished in enumerate(files[:part]):
-                logger.info(f"finished before: {finished.path}")
-                network.load(place, finished.path)
+            for earlier, finished in enumerate(files[:part]):
+                network.load(earlier, finished.path)
         train_file(study, network, part, files, missing)
         if file.path not in missing and file is not files[-1]:
             network.load(part, file.path)
