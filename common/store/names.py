@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.methods import FINETUNED, parse_method
+from common.methods import FINETUNED
 from common.settings import Architecture
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name

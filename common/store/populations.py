@@ -207,11 +207,7 @@ def finetuned_alike(population: Population, other: Population) -> bool:
     if population.external or other.external:
         facts, others = population.facts(), other.facts()
         return all(facts[fact] == others[fact] for fact in facts.keys() & others)
-    one, two = (
-        {key: value for key, value in each.configuration.items() if key not in OF_PRUNING}
-        for each in (population, other)
-    )
-    return one == two
+    return differences(population.configuration, other.configuration).keys() <= {*OF_PRUNING}
 
 
 def populations_in(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Population]:
@@ -307,7 +303,7 @@ def fits(study: Study, member: Member) -> bool:
     these."""
     if member.record is None:
         return True
-    shape = study.architecture_configuration()
+    shape = study.architecture.configuration(study.supervised)
     # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
     encoder = member.record.get("encoder_sha256", member.checksums[0])
     is_head_of_it = study.supervised or encoder == member.checksums[0]

@@ -185,12 +185,7 @@ def pruned_files(
 ) -> tuple[CheckpointSpec, ...]:
     """What is to be made of a dense network at this iteration and sparsity."""
     flags = study.flags
-    configuration = {
-        "learning_method": study.learning_method,
-        **study.architecture_configuration(),
-        **study.data.pixel_settings,
-        "pruning_method": str(method),
-    }
+    configuration = {**study.configuration(), "pruning_method": str(method)}
     if method.schedule != FINETUNED:
         configuration |= {"criterion": method.criterion, "scope": method.scope}
     configuration["sparsity"] = sparsity
@@ -250,7 +245,7 @@ def do_step(study: Study, step: PruningStep) -> None:
     source, kept, sums = step.network_to_prune(), kept_weights(study, member, method), {}
     network = evaluation.load_member(study, source)
     with records.files_named(source.paths):
-        masks, before = step_masks(study, step, source, network), copy_of(network)
+        masks, before = step_masks(study, step, source, network), pruning.copy_weights(network)
         pruning.apply_masks(network, masks)
         as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     made_from = [*member.paths, *(file.path for file in step.previous)]
@@ -322,11 +317,6 @@ def initialization_of(
     return Initialization(renewed, (seed, "head"), kept.get(epoch), epoch)
 
 
-def copy_of(network: Classifier) -> dict[str, Tensor]:
-    """Name -> prunable weights as they are now."""
-    return {name: weight.detach().clone() for name, weight in prunable_parameters(network).items()}
-
-
 def step_masks(study: Study, step: PruningStep, source: Member, network: Classifier) -> Masks:
     """The step's masks: of what the network, read from `source`, still has, the lowest by the criterion are
     pruned."""
@@ -334,7 +324,7 @@ def step_masks(study: Study, step: PruningStep, source: Member, network: Classif
     if pruning.uses(method.criterion, "initial_weight"):
         kept = kept_weights(study, step.member, method)
         start = initialization_of(step, seed, max(0, step.iteration - 1), kept, 0)
-        initial = copy_of(learner_of(study)(study, seed, start).classifier())
+        initial = pruning.copy_weights(learner_of(study)(study, seed, start).classifier())
     key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
     summed = gradient_sums(study, method, source)
     sums = {name: summed.get(layer_name(name)) for name in prunable_parameters(network)}

@@ -415,18 +415,16 @@ def load_state(module: nn.Module, state: dict, path: Path) -> None:
         UserError: it does not fit.
     """
     state, names = fitting_state(state, module), module.state_dict().keys()
-    needed = [name for name in names if not name.endswith("num_batches_tracked")]  # older files lack it
-    problems = [
-        f"{len(these)} names are {what}: {', '.join(these[:4])}{', ...' if len(these) > 4 else ''}"
-        for what, these in (
-            ("missing", [name for name in needed if name not in state]),
-            ("unknown", [name for name in state if name not in names]),
-        )
-        if these
-    ]
+    # Older files lack num_batches_tracked.
+    missing = [name for name in names if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in names]
     fits = f"{path} does not fit the network that the flags ask for"
-    if problems:
-        raise UserError(f"{fits}: {'; '.join(problems)}; docs/own_data.md shows how to rename them")
+    if missing or unknown:
+        first, others = (", ".join(some[:4]) or "none" for some in (missing, unknown))
+        raise UserError(
+            f"{fits}: {len(missing)} names are missing: {first}; {len(unknown)} are unknown: {others}; "
+            "docs/own_data.md shows how to rename them"
+        )
     try:
         module.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:

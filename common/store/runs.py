@@ -68,8 +68,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
     method = PruningMethod(methods.SMALL if matched else "dense")
     if sparsity:
         method = requested.method(flags, flags.schedule)
-    configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
-    configuration |= study.data.pixel_settings
+    configuration = study.configuration()
     if sparsity or matched:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
