@@ -46,7 +46,7 @@ def golden_contrastive(folder, depth):
 def assert_golden_forward(network, golden):
     images = torch.from_numpy(golden["input"])
     hidden = sorted(name for name in golden.files if name.startswith("hidden_"))
-    places = spatial_means(network, images)
+    places = network.representations(images)
     assert len(places) == len(hidden)
     latent = network.latent(images)
     pairs = [

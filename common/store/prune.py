@@ -70,7 +70,6 @@ def prune_population(study: Study) -> None:
     if method.after in RETRAINED:  # trained as the dense ones were
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
-    runs.say_flips(study)
     all_steps = [pruning_steps(study, method, dense, member) for member in dense.members]
     for steps in all_steps:
         for step in steps:  # refuses what is in the way, before the first training

@@ -188,7 +188,6 @@ def say_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> 
 def train_networks(study: Study, sparsities: list[float]) -> None:
     """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
     finished ones are skipped."""
-    say_flips(study)
     say_widths(study)
     jobs, networks = [], []
     for sparsity in sparsities:
@@ -199,13 +198,6 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
             jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
     say_finished(study, networks)
     share(study, jobs)
-
-
-def say_flips(study: Study) -> None:
-    """Says how views are flipped."""
-    ways = [flip.removesuffix("_flip") for flip, is_done in study.data.flips.items() if is_done]
-    note = "" if study.supervised else " (no vertical ones in the contrastive loss)"
-    logger.info(f"flips of views: {', '.join(ways) or 'none'}{note}")
 
 
 def say_widths(study: Study) -> None:
