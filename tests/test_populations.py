@@ -214,7 +214,7 @@ def test_a_dense_model_trained_again_is_noticed(work):
     assert "made from another dense model" in refusal(view, "global", 0.5, dense)
 
 
-UNLIKE = "none with the settings of the one-shot networks"
+UNLIKE = "makes one with the settings of the one-shot networks"
 
 
 @pytest.mark.parametrize(

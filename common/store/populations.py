@@ -188,11 +188,7 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     try:
         populations = populations_in(study, kind, (study.folder, study.head_folder))
         alike = [each for each in populations if all(finetuned_alike(each, other) for other in one_shot)]
-        reason = (
-            "none with the settings of the one-shot networks"
-            if populations
-            else "--pruning_percentages 0.0 makes one"
-        )
+        reason = "--pruning_percentages 0.0 makes one with the settings of the one-shot networks"
         if alike:
             alike = from_dense(study, alike, dense)
             return checked(study, only_population("finetune", alike), dense)

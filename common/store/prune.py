@@ -200,12 +200,13 @@ def pruned_files(
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
-    files, parts = [], learner_of(study).parts
-    for part, folder in zip(parts, (study.folder, study.head_folder)):
+    files = []
+    for part, folder in zip(learner_of(study).parts, (study.folder, study.head_folder)):
         epochs = training["head_epochs" if part == "head" and not method.finetuned else "epochs"]
         name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
-        keeps = bool(iteration) and part == parts[-1] and pruning.uses(method.criterion, "accumulated")
-        files.append(CheckpointSpec(name, folder / str(name), configuration, keep_gradients=keeps))
+        files.append(CheckpointSpec(name, folder / str(name), configuration))
+    if iteration and pruning.uses(method.criterion, "accumulated"):
+        files[-1] = replace(files[-1], kept_files=(gradients_path(files[-1].path),))
     return tuple(files)
 
 
@@ -253,7 +254,7 @@ def do_step(study: Study, step: PruningStep) -> None:
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
             file = step.files[part]
             state = states.enter_context(runs.training_state(study, file, step.stage, made_from))
-            if step.files[-1].keep_gradients:
+            if step.files[-1].kept_files:
                 training.accumulated = GradientSums(training.pruned)
             run = TrainingContext(key, runs.describe_run(file.name), state and state.epochs_left)
             history = fit(training, run, epochs, masks)

@@ -44,21 +44,14 @@ class CheckpointSpec:
     """A checkpoint that a command requests, and what its training leaves beside it.
 
     configuration: what all networks of the population share; pruning: by which it is pruned while it trains;
-    save_epochs: after which its weights are kept too; keep_gradients: whether the sums of its gradients are.
+    kept_files: weights after some epochs, sums of gradients.
     """
 
     name: CheckpointName
     path: Path
     configuration: dict
     pruning: GradualPruning | None = None
-    save_epochs: tuple[int, ...] = ()
-    keep_gradients: bool = False
-
-    @property
-    def kept_files(self) -> list[Path]:
-        """The files that its training leaves beside the checkpoint."""
-        sums = [gradients_path(self.path)] if self.keep_gradients else []
-        return [epoch_path(self.path, epoch) for epoch in self.save_epochs] + sums
+    kept_files: tuple[Path, ...] = ()
 
 
 def training_files(study: Study, sparsity: float, model_id: int) -> list[CheckpointSpec]:
@@ -84,8 +77,11 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
                 configuration[f"{key}_head" if is_head else key] = getattr(pruning, key)
         epochs = flags.head_epochs if is_head else flags.epochs
         name = study.name(part, str(method), sparsity or matched, epochs, flags.batch_size, model_id)
-        kept = () if place else tuple(flags.save_epochs), flags.accumulate_gradients and not sparsity
-        files.append(CheckpointSpec(name, folder / str(name), configuration, pruning, *kept))
+        path = folder / str(name)
+        kept = [epoch_path(path, epoch) for epoch in flags.save_epochs if not is_head]
+        if flags.accumulate_gradients and not sparsity:
+            kept.append(gradients_path(path))
+        files.append(CheckpointSpec(name, path, configuration, pruning, tuple(kept)))
     return files
 
 
