@@ -43,7 +43,7 @@ def test_torchvisions_weights_give_torchvisions_numbers(tmp_path, theirs):
     with torch.no_grad():
         torch.testing.assert_close(network(images), theirs(images))
         # The probes at the ends of the blocks are the means of what torchvision's groups give.
-        x, places = theirs.relu(theirs.bn1(theirs.conv1(images))), models.spatial_means(network, images)
+        x, places = theirs.relu(theirs.bn1(theirs.conv1(images))), network.representations(images)
         torch.testing.assert_close(places["relu"], x.mean((2, 3)))
         for group in range(1, 5):
             x = getattr(theirs, f"layer{group}")(x)

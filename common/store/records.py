@@ -401,20 +401,16 @@ def plain_state(payload: dict) -> dict:
     return state
 
 
-def fitting_state(payload: dict, module: nn.Module) -> dict:
-    """`plain_state`, with the prefix before its names that the names of `module` have."""
-    state, names = plain_state(payload), module.state_dict().keys()
-    prefixed = ({prefix + name: state[name] for name in state} for prefix in ("base.", "fc."))
-    return next((each for each in prefixed if each.keys() <= names), state)
-
-
 def load_state(module: nn.Module, state: dict, path: Path) -> None:
     """Loads what a file holds into a network.
 
     Raises:
         UserError: it does not fit.
     """
-    state, names = fitting_state(state, module), module.state_dict().keys()
+    state, names = plain_state(state), module.state_dict().keys()
+    for prefix in ("base.", "fc."):  # which only the names of the module have
+        if {prefix + name for name in state} <= names:
+            state = {prefix + name: value for name, value in state.items()}
     # Older files lack num_batches_tracked.
     missing = [name for name in names if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in names]
