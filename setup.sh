@@ -102,7 +102,7 @@ demo() {
 
 demo_of() {
   local data="--dataset digits --threads $threads"
-  local six="$data --models_number 6" one_shot="--pruning_percentages 0.5,0.9,0.95,0.99"
+  local six="$data --models_number 6" one_shot=0.5,0.9,0.95,0.99
   local gradual="--pruning_methods GMP,later_GMP --pruning_percentages 0.95"
   local supervised="sup_training.py $data --index_end 5 --epochs 12 --batch_size 64 --learning_rate 0.1"
   if [ "$1" = sup ]; then
@@ -113,9 +113,9 @@ demo_of() {
     run clr_training.py $data --index_end 5 --epochs 40 --batch_size 128 --learning_rate 0.02 \
       --head_epochs 20 --pruning_percentages 0.0
   fi
-  run "$1"_pruning_finetune.py $six $one_shot --epochs 8
-  run "$1"_pie_kmodels_detection.py $six $one_shot --plot_q_score --plot_umap
-  run "$1"_prediction_depth.py $six $one_shot --pruning_methods global
+  run "$1"_pruning_finetune.py $six --pruning_percentages 0.0,$one_shot --epochs 8  # 0.0: the control
+  run "$1"_pie_kmodels_detection.py $six --pruning_percentages $one_shot --plot_q_score --plot_umap
+  run "$1"_prediction_depth.py $six --pruning_percentages $one_shot --pruning_methods global
   if [ "$1" = sup ]; then
     run sup_pie_kmodels_detection.py $six $gradual --plot_q_score --plot_umap
     run sup_prediction_depth.py $six $gradual

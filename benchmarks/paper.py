@@ -147,7 +147,7 @@ def commands(flags: argparse.Namespace) -> list[str]:
     for method in flags.methods:
         script, which = ("sup", "") if method == "supervised" else ("clr", f" --clr_method {method}")
         if "global" in flags.pruning_methods:
-            listed = ",".join(map(str, sparsities_of(flags, "global")))
+            listed = ",".join(map(str, [0.0, *sparsities_of(flags, "global")]))  # 0.0: the control
             lines.append(f"{script}_pruning_finetune.py{which} {models} --pruning_percentages {listed}")
         lines.append(f"{script}_pie_kmodels_detection.py{which} {chosen} --plot_q_score --plot_umap")
         lines.append(f"{script}_prediction_depth.py{which} {chosen}")
@@ -214,7 +214,7 @@ def write_jobs(folder: Path, all_commands: list[str]) -> None:
 def networks(flags: argparse.Namespace) -> dict[str, int]:
     """How many networks of each kind of training the commands ask for."""
     gradual = sum(len(sparsities_of(flags, each)) for each in flags.pruning_methods if each in SCHEDULES)
-    one_shot = len(sparsities_of(flags, "global")) if "global" in flags.pruning_methods else 0
+    one_shot = 1 + len(sparsities_of(flags, "global")) if "global" in flags.pruning_methods else 0
     seeds, supervised = len(flags.seeds), "supervised" in flags.methods
     contrastive = (len(flags.methods) - supervised) * (1 + gradual) * seeds
     return {

@@ -197,14 +197,15 @@ def test_paper_has_the_commands_of_the_published_study():
         if "training" in name:
             assert (flags.index_start, flags.index_end) == (0, 29)
         else:
-            assert flags.models_number == 30 and flags.pruning_percentages == SPARSITIES
+            control = [0.0] * ("finetune" in name)
+            assert flags.models_number == 30 and flags.pruning_percentages == control + SPARSITIES
         if "pie" in name or "depth" in name:
             assert flags.pruning_methods == ["global", "GMP", "later_GMP"]
     schedules = [(each, sparsity) for each in ("early", "late") for sparsity in (0.3, 0.5, 0.7, 0.9)]
     kinds = [("dense", 0.0), *schedules]
     assert trained_by(runs) == {(name, *kind) for name in ("clr_training", "sup_training") for kind in kinds}
     assert {name for name, _ in runs} == SCRIPTS
-    numbers = {"contrastive": 270, "head": 270, "supervised": 270, "finetuning": 300}
+    numbers = {"contrastive": 270, "head": 270, "supervised": 270, "finetuning": 360}
     assert paper.networks(paper_flags()) == numbers
 
 
@@ -214,7 +215,7 @@ def test_paper_takes_a_part_of_the_study():
     assert trained_by(runs) == {("sup_training", "dense", 0.0), ("sup_training", "late", 0.9)}
     assert {(flags.index_start, flags.index_end) for name, flags in runs if "training" in name} == {(4, 9)}
     assert {flags.models_number for name, flags in runs if "training" not in name} == {10}
-    numbers = {"contrastive": 0, "head": 0, "supervised": 12, "finetuning": 6}
+    numbers = {"contrastive": 0, "head": 0, "supervised": 12, "finetuning": 12}
     assert paper.networks(paper_flags(*words)) == numbers
 
 
