@@ -401,12 +401,14 @@ def check_population(study: Study, population: Population, dense: Population | N
             f"{population} in {population.folder}: ids {show_ids(missing)} are missing; "
             f"{how_to_train(population, missing)}, or give a smaller --models_number{allow}"
         )
-    pairs, seeds = {"weights": find_duplicate_weights(member.paths[0] for member in members)}, {}
+    twice, what, seeds = find_duplicate_weights(member.paths[0] for member in members), "weights", {}
     for member in members:
         seed, path = (member.record or {}).get("seed"), member.paths[-1]
-        if seed is not None and (other := seeds.setdefault(str(seed), path)) is not path:
-            pairs["seed"] = path, other
-    for what, (path, other) in ((what, pair) for what, pair in pairs.items() if pair):
+        other = path if seed is None else seeds.setdefault(str(seed), path)
+        if other is not path and not twice:
+            twice, what = (path, other), "seed"
+    if twice:
+        path, other = twice
         raise UserError(f"{path} has the same {what} as {other}: they are one network; {remedy_for([path])}")
     parents = {member.id: list(member.checksums) for member in (dense.members if dense else ())}
     remedy = "give the flags that they were trained with, or train all of them again into a folder of its own"
