@@ -389,7 +389,7 @@ def measure_depths(
     Args:
         dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
     Returns:
-        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of probe layers; of the
+        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, how many probe layers; of the
         pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
     """
     layers = len(pruned[0]["knn"])

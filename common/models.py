@@ -209,8 +209,8 @@ def initialise(backbone: nn.Module, num_classes: int | None) -> None:
 
 
 def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Name -> the representation of the images at each of a backbone's `probe_layers`, averaged over space, (B,
-    width)."""
+    """Name -> the representation of the images at each of a backbone's `probe_layers`, averaged over space,
+    (B, width)."""
     probed: list[Tensor] = []
     backbone(images, probed)
     return {name: layer.mean((2, 3)) for name, layer in zip(backbone.probe_layers, probed, strict=True)}

@@ -617,8 +617,8 @@ def log_epoch(description: str, epochs: int, entry: dict, level: int) -> None:
 
 
 def describe_epoch(entry: dict) -> str:
-    """An entry of a history in the log: the loss with its chance value, accuracies of the epoch's views and of
-    the test images, sparsity."""
+    """An entry of a history in the log: the loss with its chance value, accuracies of the epoch's views and
+    of the test images, sparsity."""
     facts = [f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})"]
     shares = ("train_accuracy", "test_accuracy", "sparsity")
     facts += [f"{name.replace('_', ' ')} {entry[name]:.2%}" for name in shares if name in entry]

@@ -126,8 +126,8 @@ def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late
         ),
         (
             *("head", 10, 256),
-            "pruning of the classifier head from step 500 to step 10000 does not fit its training of 60 steps "
-            "(10 epochs of 6); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say",
+            "pruning of the classifier head from step 500 to step 10000 does not fit its training of 60 "
+            "steps (10 epochs of 6); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say",
         ),
     ],
 )

@@ -153,8 +153,8 @@ def say_external(paths: list[Path]) -> None:
     if paths:
         others = " and others" * (len(paths) > 1)
         say_once(
-            f"note: {paths[0]}{others}: no record, taken as external; settings, data and code of the training "
-            "are not known and cannot be checked"
+            f"note: {paths[0]}{others}: no record, taken as external; settings, data and code of the "
+            "training are not known and cannot be checked"
         )
 
 
@@ -198,8 +198,8 @@ def read_record(checkpoint: Path) -> dict | None:
         sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
-            f"{path} is damaged; move it and {checkpoint.name} away to have them made again, or only the JSON "
-            "if the checkpoint comes from elsewhere"
+            f"{path} is damaged; move it and {checkpoint.name} away to have them made again, or only the "
+            "JSON if the checkpoint comes from elsewhere"
         ) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
