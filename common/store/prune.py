@@ -104,8 +104,9 @@ def pruning_steps(
         files = pruned_files(study, step_method, dense, member, iteration, sparsity)
         previous = steps[-1].files if iteration > 1 else ()
         steps.append(PruningStep(member, step_method, iteration, sparsity, files, previous))
-    kept_weights(study, member, method)
-    gradient_sums(study, method, member)
+    for each in {step.method for step in steps}:
+        kept_weights(study, member, each)
+        gradient_sums(study, each, member)
     return steps
 
 
