@@ -431,3 +431,15 @@ def test_a_network_without_a_record_is_not_loaded_by_its_file_alone(chain, tmp_p
     shutil.copy(path, tmp_path / path.name)
     with pytest.raises(UserError, match="no record of this study"):
         records.load_network(tmp_path / path.name)
+
+
+def test_the_notebook_runs_from_top_to_bottom(chain, monkeypatch):
+    monkeypatch.chdir(chain[0])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    cells = json.loads((ROOT / "docs/analysis.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code = code.replace('"digits", "data"', '"folder", "few digits"').replace("/digits", "/few digits")
+    exec(compile(code, "docs/analysis.ipynb", "exec"), names := {})
+    assert names["accuracy"] == pytest.approx(names["population"]["dense_accuracy"][0])
+    assert len(names["rows"]) > 2
