@@ -204,6 +204,12 @@ def add_common_flags(parser: Parser) -> None:
             0,
             "id of the CUDA device; without CUDA the scripts use the CPU",
         ),
+        (
+            "--follow_links",
+            bool,
+            False,
+            "read images that are links out of the folder of --data_dir or --test_set",
+        ),
         *settings.flag_rows(settings.Architecture, without=("projection_head",)),
         (
             "--workers",

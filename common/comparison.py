@@ -37,7 +37,7 @@ PRUNED_ONLY_COLUMNS = (
     "probability_change",
 )  # columns that say nothing of dense networks
 TITLE_SETTINGS = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
-DEFINITIONS = {"prediction": "own final prediction", "label": "true label, as published"}
+DEFINITIONS = {"prediction": "network's final prediction", "label": "true label, as published"}
 GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
 
 
@@ -584,7 +584,7 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
             stored = {
                 "coordinates": umap_coordinates(np.mean([network["latent"] for network in networks], 0))
             }
-        whose = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} models"
+        whose = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} networks"
         shared["title"] += f"\nUMAP of {whose}"
         shared |= {"coordinates": stored["coordinates"], "modal_labels": arrays["modal_labels"]}
         draw_figure(study, path, shared, made)
@@ -628,7 +628,7 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
     target = study.flags.depth_target
     depths = {side: arrays[f"{side}_depth_{target}"] for side in ("dense", "pruned")}
     models = len(depths["dense"])
-    against = f"k-NN against the {DEFINITIONS[target]}, {models} of the models"
+    against = f"k-NN against the {DEFINITIONS[target]}, {models} of the networks"
     facts = {
         "title": f"{title(study, population, dense)}\n{against}",
         "places": arrays["places"],
@@ -665,8 +665,8 @@ def figure_name(study: Study, population: Population) -> str:
 
 
 def title(study: Study, population: Population, dense: Population) -> str:
-    """Data set, learning method, pruning, sparsity and number of models; below them those settings that are
-    most often changed, where they are not the published ones."""
+    """Data set, learning method, pruning and sparsity; below them the number of networks and those settings
+    that are most often changed, where they are not the published ones."""
     external = ", dense external" if dense.external else ""
     if population.external:
         external = ", external"
@@ -674,8 +674,8 @@ def title(study: Study, population: Population, dense: Population) -> str:
     network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
     lines = [
         f"{study.data.title} · {study.learning_method} · "
-        f"{with_sparsity(population.pruning_method, population.sparsity)} · "
-        f"{len(population.members)} models ({network}{external})"
+        f"{with_sparsity(population.pruning_method, population.sparsity)}",
+        f"{len(population.members)} networks ({network}{external})",
     ]
     own, of_dense = (
         {key: value for key, value in each.non_default_settings.items() if key in TITLE_SETTINGS}

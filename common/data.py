@@ -145,18 +145,19 @@ def dataset_name(dataset: str, data_dir: str) -> str:
     return name
 
 
-def load_dataset(dataset: str, data_dir: str) -> ImageDataset:
+def load_dataset(dataset: str, data_dir: str, follow_links: bool = False) -> ImageDataset:
     """The data set on the CPU.
 
     Args:
         dataset: a name in DOWNLOADS, 'digits' or 'folder'.
         data_dir: where a downloaded data set lies or goes, or the folder with train/ and test/.
+        follow_links: whether that folder may hold links to what lies outside of it.
     Raises:
         UserError: data that is missing, damaged or unusable.
     """
     name = dataset_name(dataset, data_dir)
     if dataset == "folder":
-        data = _load_folder(Path(data_dir), name)
+        data = _load_folder(Path(data_dir), name, follow_links)
     else:
         data = _load_digits() if dataset == "digits" else _load_downloaded(Path(data_dir), name)
     digest = hashlib.sha256(repr((data.class_names, data.mean, data.std)).encode())
@@ -279,8 +280,8 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
     return ImageDataset(name, wanted.title, *tensors, *facts)
 
 
-def _load_folder(root: Path, name: str) -> ImageDataset:
-    class_names, halves = list_folder(root)
+def _load_folder(root: Path, name: str, follow_links: bool) -> ImageDataset:
+    class_names, halves = list_folder(root, follow_links)
     paths = [path for files in halves.values() for path in itertools.chain(*files)]
 
     def read(place: int) -> None:
@@ -290,7 +291,7 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
             if image.size != (width, height):  # seen before the pixels are decoded
                 side = max(SMALLEST_SIDE, min(width, height, *image.size, LARGEST_ADVISED))
                 target = root.parent / f"{name}_{side}"
-                command = ["python", "benchmarks/shrink_images.py", root, target, "--size", side]
+                command = ["python", "benchmarks/prepare_images.py", root, target, "--size", side]
                 raise UserError(
                     f"--data_dir {root}: images of different sizes, {paths[0]} {width}x{height} and "
                     f"{paths[place]} {image.width}x{image.height}; resize them: "
@@ -318,22 +319,37 @@ def _load_folder(root: Path, name: str) -> ImageDataset:
     return ImageDataset(name, name, *tensors, *facts, test_files=files)
 
 
-def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, without hidden files and folders.
+
+    Raises:
+        OSError: a folder that may not be read, which a glob would take for an empty one.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def refuse_link_out(path: Path, root: Path) -> None:
+    """Refuses what is in the folder `root` by a link alone.
+
+    Raises:
+        UserError: a path that leads out of `root`.
+    """
+    if root.resolve() not in Path(os.path.realpath(path)).parents:
+        raise UserError(f"{path} is a link out of {root}; put a copy in its place, or give --follow_links")
+
+
+def list_folder(root: Path, follow_links: bool) -> tuple[list[str], dict[str, list[list[Path]]]]:
     """Names of the classes, and of `train` and `test` the files of each class.
 
     Classes, their order and that of the images are as torchvision's ImageFolder has them, without hidden
     ones. What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a
-    class.
+    class. So is a link out of `root`, unless `follow_links`.
     """
-
-    def visible(folder: Path) -> list[Path]:
-        # Not by glob, which takes a folder that may not be read for an empty one.
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
     for half in HALVES:
         if not (root / half).is_dir():
             raise UserError(
-                f"--data_dir {root}: no folder {half}/ in it; it must hold train/CLASS/* and test/CLASS/*"
+                f"--data_dir {root}: no folder {half}/ in it; it must hold train/CLASS/* and test/CLASS/* "
+                "(benchmarks/prepare_images.py --test_share splits a folder of classes into both)"
             )
         for path in visible(root / half):
             if not path.is_dir():
@@ -357,10 +373,8 @@ def list_folder(root: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
         if (half == "train" and not all(files)) or not any(files):
             raise UserError(f"--data_dir {root}: no images in {half}/{class_names[files.index([])]}")
         for path in itertools.chain([root / half], folders, *files):
-            if path.is_symlink() and root.resolve() not in Path(os.path.realpath(path)).parents:
-                raise UserError(
-                    f"--data_dir: {path} is a link out of the data folder; put a copy in its place"
-                )
+            if path.is_symlink() and not follow_links:
+                refuse_link_out(path, root)
     return class_names, halves
 
 

@@ -151,11 +151,11 @@ def describe(name: str) -> str:
 
 
 def with_sparsity(method: str, sparsity: float) -> str:
-    """A method with its sparsity, in titles: narrower networks have none, but as many weights."""
+    """A method with its sparsity, in titles and labels: narrower networks have none, but as many weights."""
     if method.endswith(FINETUNED):
         return f"{method}, not pruned"
     as_many = "as many weights as at " if method.endswith(SMALL) else ""
-    return f"{method}, {as_many}sparsity {100 * sparsity:g} %" if sparsity else method
+    return f"{method}, {as_many}{100 * sparsity:g} % pruned" if sparsity else method
 
 
 def iteration_sparsity(rate: float, iteration: int) -> float:

@@ -147,7 +147,7 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         device = torch.device("cpu")
     if device.type == "cpu":
         process.keep_freed_memory()
-    data = load_dataset(flags.dataset, flags.data_dir)
+    data = load_dataset(flags.dataset, flags.data_dir, flags.follow_links)
     changed = {flip: getattr(flags, flip, None) for flip in FLIPS}
     run = getattr(flags, "run", None)
     if run:
@@ -166,7 +166,9 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     else:
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         own, own_head = flags.encoder_save_path, flags.head_save_path
-    test_sets = other_test_sets(data, getattr(flags, "test_set", None), getattr(flags, "severity", None))
+    test_sets = other_test_sets(
+        data, getattr(flags, "test_set", None), getattr(flags, "severity", None), flags.follow_links
+    )
     for test_set, data in test_sets:
         for total_seed in range(flags.total_seed):
             below = f"seed_{total_seed}" if total_seed else ""

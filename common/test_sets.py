@@ -14,13 +14,13 @@ from torch import Tensor
 from common.augment import stream
 from common.cli import UserError, refuse_pipe
 from common.corruptions import CORRUPTIONS
-from common.data import ImageDataset, open_image, upright
+from common.data import ImageDataset, open_image, refuse_link_out, upright, visible
 from common.store.files import check_size, says_all
 from common.values import SEVERITIES, run_name
 
 
 def other_test_sets(
-    data: ImageDataset, test_set: str | None, severity: int | None = None
+    data: ImageDataset, test_set: str | None, severity: int | None = None, follow_links: bool = False
 ) -> Iterator[tuple[str, ImageDataset]]:
     """Name of the test set and the data with its images in place of the clean ones; ("", data) for None.
 
@@ -42,7 +42,7 @@ def other_test_sets(
         if name in CORRUPTIONS:
             images, labels, files = corrupt(data.test_images, name), data.test_labels, data.test_files
         elif name and Path(name).is_dir() and not severity:
-            images, labels, files = _read_folder(Path(name), data)
+            images, labels, files = _read_folder(Path(name), data, follow_links)
         elif Path(name).suffix in (".npy", ".npz"):
             images, labels = _read_file(Path(name), data, severity)
         else:
@@ -107,18 +107,20 @@ def _name_of(path: Path) -> str:
         ) from None
 
 
-def _read_folder(root: Path, data: ImageDataset) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _read_folder(
+    root: Path, data: ImageDataset, follow_links: bool
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images, labels and file names of CLASS/IMAGE below `root`."""
-    found = sorted(path.name for path in root.glob("[!.]*") if path.is_dir())
+    found = [path.name for path in visible(root) if path.is_dir()]
     if found != sorted(data.class_names):
         strange = ", ".join(sorted({*found} ^ {*data.class_names}))
         raise UserError(f"--test_set {root}: its folders are not the classes of {data.name}: {strange}")
     height, width = data.test_images.shape[-2:]
     pixels, labels, files = [], [], []
     for label, name in enumerate(data.class_names):
-        for path in sorted((root / name).glob("[!.]*")):
-            if root.resolve() not in path.resolve().parents:
-                raise UserError(f"--test_set: {path} is a link out of the folder; put a copy in its place")
+        for path in visible(root / name):
+            if not follow_links:
+                refuse_link_out(path, root)
             with open_image(path) as image:
                 if sorted(image.size) == sorted((width, height)):
                     image = upright(image)

@@ -1,16 +1,17 @@
 """The report of a data set: whether the paper's claims hold, with intervals, figures, table and provenance.
 
     python figures/make_figures.py --results pies/digits
-    python figures/make_figures.py --results pies/digits --output_dir figures --format pdf
+    python figures/make_figures.py --results pies/digits --output_dir figures --format pdf --style paper
     python figures/make_figures.py --results pies/digits --against pies/digits/runs/colder
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz; of other test images what
 RESULTS/test_sets/TESTSET/ holds. Writes RESULTS/report.html, one file that opens in any browser; into
 RESULTS/report/ its figures, their arrays, the evidence and a list of the PIEs of every population; into
-RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV with a LaTeX tabular
-beside each; report/results.tex is the short table. With --output_dir draws every figure anew from its arrays
-into that folder, named after data set, learning method and kind. With --release also copies what it reads
+RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV; beside
+most is a LaTeX tabular (package booktabs) of their main columns; report/results.tex is the short table. With
+--output_dir draws every figure anew from its arrays into that folder, named after data set, learning method
+and kind. With --release also copies what it reads
 into a folder small enough to publish; from the copy it makes the same report.
 """
 
@@ -37,6 +38,13 @@ def build_parser() -> cli.Parser:
         ("--results", folder, Path("pies/cifar10"), "the folder of one data set's results"),
         ("--output_dir", folder, None, "also draw every figure into this folder (default: no)"),
         ("--format", ("png", "pdf", "svg"), "png", "format of the figures in --output_dir"),
+        (
+            "--style",
+            ("screen", "paper"),
+            "screen",
+            "style of figures in --output_dir; paper: 3.25 inches wide, 8 pt, title and caption in a text "
+            "file beside each",
+        ),
         cli.RUN,
         (
             "--against",
@@ -66,7 +74,7 @@ def main(argv=None) -> None:
 
     folder = flags.results / "runs" / flags.run if flags.run else flags.results
     if flags.against:
-        refused = {"output_dir", "format", "release"} & flags.given
+        refused = {"output_dir", "format", "style", "release"} & flags.given
         if refused:
             raise cli.UserError(f"--{min(refused)} has no effect with --against; leave one of them out")
         if flags.against.resolve() == folder.resolve():
@@ -106,7 +114,7 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     own = staged["report"] / "report"
     for picture in (*report.pictures, *report.test_set_pictures):
         if "path" in picture.arrays:  # the arrays of a script's figure are stored already
-            pngs[picture.name] = plots.draw_again(picture.arrays["path"])
+            pngs[picture.name], _ = plots.draw_again(picture.arrays["path"])
         elif picture.name not in pngs:
             pngs[picture.name] = plots.store(own / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
@@ -120,13 +128,13 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
     outputs.write_tables(staged["report"], rows | lists)
     all_rows = [population.row for population in stored]
-    table.write_tex(own / "results.tex", table.short_table(all_rows))
+    table.write_tex(own / "results.tex", table.paper_table(all_rows))
     outputs.write_page(staged["report"], page.write(report, pngs, folder))
     models = sorted({len(population.arrays["ids"]) for population in pruned})
     lines = [
         draw_anew(folder, staged, models, flags),
-        *(f"table: {folder / name}.csv, .tex" for name in rows),
-        f"PIEs, image by image: {folder}/report/pies_*.csv, .tex\ntable: {folder}/report/results.tex",
+        *(f"table: {folder / name}.csv" for name in rows),
+        f"PIEs, image by image: {folder}/report/pies_*.csv\ntable: {folder}/report/results.tex",
         table.format_table(all_rows),
         f"all columns: {table.table_path(folder)}\nreport: {folder / 'report.html'}",
     ]
@@ -162,7 +170,7 @@ def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: a
     """Draws every figure into the staged folder of --output_dir, if there is one; returns the line that says
     where how many figures are."""
     from common.store import files
-    from figures.report import plots
+    from figures.report import contents, plots
 
     if "drawn" not in staged:
         drawn = [path.parent for path in stored_figures(folder, staged["report"], "png")]
@@ -170,8 +178,14 @@ def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: a
         figures = stored_figures(folder, staged["report"], "npz")
         for path, arrays in figures.items():
             target = staged["drawn"] / f"{figure_name(path, folder, models)}.{flags.format}"
-            picture = plots.draw_again(arrays, flags.format)
+            picture, about = plots.draw_again(arrays, flags.format, flags.style)
             files.write_atomically(target, lambda temporary: temporary.write_bytes(picture))
+            if flags.style == "paper":
+                kind = path.parent.name if path.parent.name in KINDS else path.stem
+                text = f"{about}\n{contents.caption(kind)}\n"
+                files.write_atomically(
+                    target.with_suffix(".txt"), lambda temporary: temporary.write_text(text, "utf-8")
+                )
         drawn = [flags.output_dir] * len(figures)
     return f"figures: {', '.join(f'{number} in {name}' for name, number in Counter(drawn).items())}"
 

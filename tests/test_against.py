@@ -154,7 +154,7 @@ def test_the_figure_draws_the_networks_of_the_table(tmp_path, empty_figures):
     flags = ["--results", str(tmp_path / "six"), "--against", str(tmp_path / "two")]
     assert make_figures.main(flags) == 0
     arrays = read_arrays(report_folder(tmp_path / "six") / "pies_against_sparsity.npz")
-    assert len(arrays["series"]) == 2 and "2 models of each" in str(arrays["title"])
+    assert len(arrays["series"]) == 2 and arrays["networks"].tolist() == ["2", "2"]
     row = row_of(tmp_path / "six", KEY, "pies")
     assert [arrays["value_0"][0], arrays["value_1"][0]] == [float(row["first"]), float(row["second"])]
     assert row["models"] == "2" and arrays["value_0"][0] == len(Stored(tmp_path / "six", KEY).pies((0, 1)))

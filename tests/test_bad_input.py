@@ -695,7 +695,7 @@ ROWS = [
         picture(DIGIT, (9, 8)),
         CLR_PRUNE,
         "",
-        "different sizes ... 03.png 9x8; resize them: python benchmarks/shrink_images.py 'few digits' "
+        "different sizes ... 03.png 9x8; resize them: python benchmarks/prepare_images.py 'few digits' "
         "'few digits_8' --size 8",
     ),
     ("data, too small", resize_all(7), CLR, "", "images of 7x7 ... at least 8x8"),
@@ -1232,7 +1232,7 @@ ROWS = [
         both(few_test_images, link_to_itself("few/digit 1/loop.png")),
         SUP_PIES,
         "--test_set few",
-        "few/digit 1/loop.png ... remove",
+        f"few/digit 1/loop.png {UNREADABLE_IMAGE}",
     ),
     ("data, a link to itself", link_to_itself("loop"), SUP, "--data_dir loop", "loop ... a link"),
     (

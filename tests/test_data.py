@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+import re
 import shlex
 import shutil
 import struct
@@ -22,7 +23,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, SVHN, ImageFolder
 from torchvision.datasets import utils as torchvision_utils
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks import shrink_images
+from benchmarks import prepare_images
 from common.cli import UserError
 from common.data import channel_statistics, dataset_name, load_dataset
 from common.datasets import DOWNLOADS
@@ -122,7 +123,7 @@ def link(path, target):
 
 UNSAFE = {
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "not a file"),
-    "a link out": (lambda path: link(path, path.parents[3] / "a.png"), "link out of the data folder"),
+    "a link out": (lambda path: link(path, path.parents[3] / "a.png"), "1.png is a link out of"),
     "a link round": (lambda path: link(path, path), "not a file"),
     "a program": (lambda path: path.write_bytes(EPS), "cannot identify image file"),
     "a value too large": (lambda path: path.write_bytes(b"P2 12 10 255 " + b"999 " * 120), "too large"),
@@ -162,12 +163,14 @@ def test_a_folder_may_be_a_link_and_hold_links_that_stay_inside(tmp_path, name):
     root = tmp_path / "linked"
     root.symlink_to(tmp_path / "pets")
     (root / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"{name} is a link out of the data folder"):
+    with pytest.raises(UserError, match=f"{name} is a link out of {root}; .* --follow_links"):
         load_dataset("folder", str(root))
+    linked = load_dataset("folder", str(root), follow_links=True)
     (root / name).unlink()
     (tmp_path / "elsewhere").rename(root / "inside")
     (root / name).symlink_to(root / "inside")
-    assert load_dataset("folder", str(root)).train_images.shape == (6, 3, 10, 12)
+    data = load_dataset("folder", str(root))
+    assert data.train_images.shape == (6, 3, 10, 12) and data.checksum == linked.checksum
 
 
 def claim_size(path, side):
@@ -204,37 +207,106 @@ def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_the
     with pytest.raises(UserError, match="different sizes.* resize them: ") as error:
         load_dataset("folder", str(root))
     python, script, *flags = shlex.split(str(error.value).split("resize them: ")[1])
-    assert python == "python" and (ROOT / script).samefile(shrink_images.__file__)
-    assert flags[-2:] == ["--size", "8"] and shrink(*flags) == 0
+    assert python == "python" and (ROOT / script).samefile(prepare_images.__file__)
+    assert flags[-2:] == ["--size", "8"] and prepare(*flags) == 0
     data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
     assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
     assert data.test_files[:2] == ("test/cat/0.bmp.png", "test/cat/0.png.png")
     assert (data.test_images[0] > 200).all()
 
 
-def shrink(*words):
-    return shrink_images.main(list(map(str, words)))
+def prepare(*words):
+    return prepare_images.main(list(map(str, words)))
 
 
 def test_images_shrunk_by_a_factor_are_means_of_their_pixels(tmp_path):
     root, target = write_folder(tmp_path / "pets", size=(16, 32)), tmp_path / "half"
-    assert shrink(root, target, "--factor", 2, "--train_per_class", 1) == 0
+    assert prepare(root, target, "--factor", 2, "--train_per_class", 1) == 0
     assert load_dataset("folder", str(target)).train_images.shape == (2, 3, 8, 16)
     first = np.asarray(Image.open(root / "train/cat/0.png"), float)
     means = first.reshape(8, 2, 16, 2, 3).mean((1, 3))
     assert (np.asarray(Image.open(target / "train/cat/0.png")) == np.round(means)).all()
 
 
-def test_what_cannot_be_shrunk_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
+def test_what_cannot_be_prepared_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys):
     root = write_folder(tmp_path / "pets", size=(9, 9))
     (root / "test/dog/1.png").write_text("no image")
-    (tmp_path / ".shrinking_new/of a killed call").mkdir(parents=True)
+    (tmp_path / ".preparing_new/of a killed call").mkdir(parents=True)
     for words in ([root, tmp_path / "new", "--size", 8], [root, tmp_path / "new", "--factor", 2]):
-        assert shrink(*words) == 2
+        assert prepare(*words) == 2
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
     with pytest.raises(SystemExit):
-        shrink(root, "", "--size", 8)
+        prepare(root, "", "--size", 8)
     assert "'' is no path" in capsys.readouterr().err
+
+
+def write_photos(root):
+    """A folder of two classes, not split: 10 photos each of mixed sizes; a link, and three files that are no
+    images, one of them in no class."""
+    write_folder(root / "wide", size=(20, 30), train=5)
+    write_folder(root / "high", size=(24, 18), train=5)
+    for name in ("cat", "dog"):
+        (root / "photos" / name).mkdir(parents=True)
+        for number, path in enumerate(sorted(root.glob(f"*/train/{name}/*"))):
+            shutil.copy(path, root / "photos" / name / f"{number}.png")
+    (root / "photos/cat/9.png").unlink()
+    (root / "photos/cat/9.png").symlink_to(root / "wide/test/cat/0.png")
+    for name in ("cat/broken.jpg", "dog/notes.txt", "labels.csv"):
+        (root / "photos" / name).write_text("no image")
+    return root / "photos"
+
+
+def test_a_folder_of_classes_is_split_by_seed_class_and_name_alone(tmp_path, capsys):
+    photos = write_photos(tmp_path)
+
+    def split(name, *words):
+        assert prepare(photos, tmp_path / name, "--size", 8, "--skip", "--test_share", 0.3, *words) == 0
+        return {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).glob("*/*/*")}
+
+    first = split("first")
+    printed = capsys.readouterr().out
+    assert "left out 3 files:" in printed and "20 images; train on them" in printed
+    assert all(
+        f"{photos}/{name} is " in printed for name in ("cat/broken.jpg", "dog/notes.txt", "labels.csv")
+    )
+    data = load_dataset("folder", str(tmp_path / "first"))
+    assert data.test_labels.bincount().tolist() == [3, 3] and len(data.train_images) == 14
+    for path in photos.glob("*/*.png"):  # other times and pixels
+        Image.new("RGB", (9, 9)).save(path)
+    assert split("second") == first != split("third", "--seed", 1)
+
+
+REFUSED_PHOTOS = {
+    "unreadable": (lambda photos: None, ["--test_share", 0.3], "labels.csv is .*and 2 other such .*--skip"),
+    "not split": (lambda photos: None, [], "neither train/ nor test/; --test_share 0.2 splits"),
+    "split": (
+        lambda photos: photos.joinpath("test").mkdir(),
+        ["--test_share", 0.3],
+        "train/ or test/ already",
+    ),
+    "one class": (lambda photos: shutil.rmtree(photos / "cat"), ["--test_share", 0.3], "1 class folders"),
+    "a share of all": (
+        lambda photos: None,
+        ["--test_share", 0.99, "--skip"],
+        "0.99 leaves none of the 10 images in",
+    ),
+    "a class unreadable": (
+        lambda photos: [path.write_text("") for path in photos.glob("dog/*")],
+        ["--test_share", 0.3, "--skip"],
+        "no file in .*dog can be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_PHOTOS)
+def test_photos_that_cannot_be_prepared_are_refused_in_one_line(tmp_path, capsys, name):
+    photos = write_photos(tmp_path)
+    spoil, flags, words = REFUSED_PHOTOS[name]
+    spoil(photos)
+    assert prepare(photos, tmp_path / "new", "--size", 8, *flags) == 2
+    printed = capsys.readouterr().err
+    assert re.search(words, printed) and printed.count("\n") == 1
+    assert listed(tmp_path) == ["high", "photos", "wide"]
 
 
 def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):

@@ -174,9 +174,9 @@ def test_tables_begin_with_dense_and_finetuned_and_end_with_small_dense():
 def test_a_title_says_the_sparsity_of_what_is_pruned_and_the_size_of_what_is_narrower():
     assert methods.with_sparsity("dense", 0.0) == "dense"
     assert methods.with_sparsity("SupCon finetuned", 0.0) == "SupCon finetuned, not pruned"
-    assert methods.with_sparsity("SupCon GMP", 0.95) == "SupCon GMP, sparsity 95 %"
+    assert methods.with_sparsity("SupCon GMP", 0.95) == "SupCon GMP, 95 % pruned"
     small = "supervised small_dense"
-    assert methods.with_sparsity(small, 0.9) == f"{small}, as many weights as at sparsity 90 %"
+    assert methods.with_sparsity(small, 0.9) == f"{small}, as many weights as at 90 % pruned"
 
 
 @pytest.mark.parametrize(

@@ -59,13 +59,18 @@ def walk(block):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """The first block has been walked, with a few digits as photos."""
+    """The first block has been walked, with a few digits as photos, one of them broken."""
     folder = tmp_path_factory.mktemp("walk")
-    write_few_digits(folder / "photos")
+    write_few_digits(folder / "digits")
+    (folder / "digits/train").rename(folder / "photos")
+    (folder / "photos/digit 1/broken.jpg").write_text("no image")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         patch.syspath_prepend(str(ROOT / "figures"))
-        patch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))  # takes longest
+        # What takes longest:
+        patch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
+        patch.setattr("common.plots.save_figure", lambda path, figure: None)
+        patch.setattr("common.comparison.umap_coordinates", lambda latent: np.float32(latent[:, :2]))
         walk(blocks()[0])
     return folder
 
@@ -79,9 +84,15 @@ def table(folder):
 def test_a_folder_of_photos_becomes_a_report(work):
     rows = table(work / "pies/photos_16")
     assert {key[:2] for key in rows} == {
-        (learning, pruning) for learning in ("SupCon", "supervised") for pruning in ("dense", "global")
+        (learning, pruning)
+        for learning in ("SupCon", "supervised")
+        for pruning in ("dense", "finetuned", "global")
     }
-    assert (work / "pies/photos_16/report.html").exists()
+    page = (work / "pies/photos_16/report.html").read_text(encoding="utf-8")
+    [missing] = re.findall("<strong>Missing here:.*?</div>", page, re.DOTALL)
+    assert re.findall("<li>(.*?)</li>", missing, re.DOTALL) == [
+        "Intervals, noise floor and verdicts of populations of 2 models: they need 6."
+    ]
     assert "temperature" not in rows["SupCon", "dense", "0.0"]["unpublished"]
 
 
@@ -90,6 +101,7 @@ def test_a_second_temperature_stands_beside_the_first(work, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend(str(ROOT / "figures"))
     before = {path: path.read_bytes() for path in (work / "pies/photos_16/SupCon").rglob("*.npz")}
+    monkeypatch.setattr("common.comparison.umap_coordinates", lambda latent: np.float32(latent[:, :2]))
     walk(blocks()[1])
     assert before == {path: path.read_bytes() for path in before}
     colder = table(work / "pies/photos_16/runs/colder")
@@ -114,7 +126,7 @@ def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
     trained = {path: path.stat().st_mtime_ns for path in (work / "models/photos_16").glob("wideResNet*.pt")}
     walk(blocks()[2])
     assert trained == {path: path.stat().st_mtime_ns for path in trained}
-    assert len(table(work / "pies/photos_16")) == 4
+    assert len(table(work / "pies/photos_16")) == 6
     rows = table(work / "pies/photos_16/runs/eight")
     assert [rows["supervised", "global", each]["models"] for each in ("0.9", "0.95")] == ["3", "3"]
 

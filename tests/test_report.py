@@ -24,7 +24,7 @@ from PIL import Image
 
 from common.store.files import read_arrays, write_arrays
 from common.store.table import MEASURES
-from figures.report import contents, evidence, page
+from figures.report import contents, evidence, page, uncertainty
 from figures.report import plots as report_plots
 from figures.report.read import load_outputs, read_populations
 
@@ -216,14 +216,17 @@ def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder,
     )
 
 
-def test_every_table_is_there_in_latex_too_and_the_short_one(folder):
-    tables = [*folder.glob("report/*.csv"), *folder.glob("similarity/*.csv")]
-    assert len(tables) > 12
+def test_tables_are_there_in_latex_too_with_eight_columns_at_most(folder):
+    tables = list(folder.glob("*/*.tex"))
+    names = {path.stem for path in tables}
+    assert names >= {"evidence", "populations", "results", "class_recall", "pie_overlap", "weight_movement"}
     for path in tables:
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file))
-        tex = path.with_suffix(".tex").read_text()
-        assert tex.count(r" \\" + "\n") == len(rows) and tex.startswith(r"\begin{tabular}{")
+        title, *rows = [line for line in path.read_text().splitlines() if line.endswith(r" \\")]
+        assert title.count(" & ") < 8 and {row.count(" & ") for row in rows} == {title.count(" & ")}
+        if path.stem != "results":
+            with path.with_suffix(".csv").open(newline="") as file:
+                assert len(list(csv.reader(file))) == len(rows) + 1
+    assert re.search(r"& \d+ \{\}\[\d+, \d+\] &", (folder / "report/populations.tex").read_text())
     assert r"later\_GMP" in (folder / "report/results.tex").read_text()
 
 
@@ -428,7 +431,7 @@ def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read)
     source = (folder / "report.html").read_text(encoding="utf-8")
     captions = re.findall(r'<figure id="[^"]*"><h3>([^<]+)</h3>\s*<figcaption>[^<]+</figcaption>', source)
     assert len(captions) == sum("style" in image for image in read.images)
-    assert "Prediction depth, dense against pruned: SupCon GMP, sparsity 90 %, 6 models" in captions
+    assert "Prediction depth, dense against pruned: SupCon GMP, 90 % pruned, 6 models" in captions
     assert "global: one-shot global pruning, GMP: early gradual pruning, later_GMP: late" in read.text
 
 
@@ -454,6 +457,47 @@ def test_figures_can_be_drawn_again_under_names_without_blanks(tmp_path, empty_f
         "A_b_report_umap_grid_6models.png",
     } <= names
     assert not any(re.search(r"[ &<>]", name) for name in names)
+
+
+def test_curves_of_pies_are_of_equally_many_networks_beside_the_noise_floor(tmp_path):
+    keys = [("supervised", "global", 0.9), ("supervised", "GMP", 0.9)]
+    ids = dict(zip(keys, ([0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 1])), dense=list(range(8)))
+    ids[("supervised", "dense", 0.0)] = ids.pop("dense")
+    make = {"learning": ("supervised",), "methods": ("global", "GMP"), "sparsities": (0.9,), "depths": False}
+    stored_results.make_results(tmp_path / "few", models=8, ids=ids, umap=False, q_score=False, **make)
+    compared = compared_in(tmp_path / "few")
+    rows, floors = contents.of_equal_number(compared)
+    for row, population in zip(rows, compared, strict=True):
+        assert row["pies"] == evidence.estimate("pies", population, population.seeds[:6])
+        assert row["pies"]["models"] == row["excess"]["models"] == 6
+    splits = evidence.between_halves(compared[0], compared[0].seeds[:6], uncertainty.splits_of_sets).floor[0]
+    assert floors["floor_methods"] == ["supervised"]
+    assert floors["floors"][0].tolist() == np.percentile(splits, [2.5, 97.5]).tolist()
+    pictures = {
+        each.name: each.arrays
+        for each in contents.collect(read_populations(tmp_path / "few"), {}, []).pictures
+    }
+    assert pictures["pies_against_sparsity"]["networks"] == ["6", "6"]
+    assert pictures["accuracy_against_sparsity"]["networks"] == ["8", "6", "8"]
+    assert pictures["excess_against_sparsity"]["floors"] == [[0, 0]]
+
+
+def test_on_paper_title_settings_and_caption_stand_in_a_file_beside_each_figure(tmp_path, empty_figures):
+    folder, out = tmp_path / "few", tmp_path / "out"
+    stored_results.make_results(folder, **{**SMALL, "models": 6, "umap": True})
+    flags = ["--results", str(folder), "--output_dir", str(out), "--style", "paper", "--format", "pdf"]
+    assert importlib.import_module("make_figures").main(flags) == 0
+    texts = {path.stem: path.read_text() for path in out.glob("*.txt")}
+    assert texts.keys() == {path.stem for path in out.glob("*.pdf")}
+    for name, first, caption in (
+        ("few_report_pies_against_sparsity_6models", "PIEs against sparsity · few · ", "Images whose modal"),
+        ("few_similarity_class_recall_6models", "Recall of each class relative to ", "How much more or less"),
+        ("few_report_umap_grid_6models", "UMAP of the latents · few · ", "One UMAP for each"),
+    ):
+        lines = texts[name].splitlines()
+        assert lines[0].startswith(first) and lines[-1].startswith(caption)
+        assert lines[1] == "6 networks of each combination (WideResNet-10-1)"
+    assert "\nsupervised GMP, 90 % pruned\n" in texts["few_similarity_class_recall_6models"]  # the first row
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")

@@ -196,23 +196,40 @@ def test_the_short_table_shows_where_models_come_from():
     assert "95.12%" in shown and "external" in shown
 
 
-def test_a_table_in_latex_needs_no_package_and_escapes_what_latex_takes_for_its_own(tmp_path):
+def test_a_table_in_latex_is_ruled_by_booktabs_says_names_once_and_escapes_what_latex_takes(tmp_path):
     row = {"method": "later_GMP", "share of A & B": "50 %", "PIEs": 3, "file": r"a\b^c~{#$}"}
-    cells = table.write_rows(tmp_path / "table.csv", [row, {"method": "global", "PIEs": 12}])
+    rows = [row, {"method": "later_GMP", "PIEs": 4}, {"method": "global", "PIEs": 12}]
+    cells = table.write_rows(tmp_path / "table.csv", rows)
     table.write_tex(tmp_path / "table.tex", cells)
     assert (tmp_path / "table.tex").read_text().splitlines() == [
         r"\begin{tabular}{lrrl}",
-        r"\hline",
+        r"\toprule",
         r"method & share of A \& B & PIEs & file \\",
-        r"\hline",
+        r"\midrule",
         r"later\_GMP & 50 \% & 3 & a\textbackslash{}b\textasciicircum{}c\textasciitilde{}\{\#\$\} \\",
+        r" &  & 4 &  \\",
         r"global &  & 12 &  \\",
-        r"\hline",
+        r"\bottomrule",
         r"\end{tabular}",
     ]
     assert read_cells(tmp_path / "table.csv") == cells
     table.write_tex(tmp_path / "empty.tex", table.write_rows(tmp_path / "empty.csv", []))
     assert r"\begin{tabular}{lll}" in (tmp_path / "empty.tex").read_text()
+
+
+def test_a_number_and_its_interval_are_one_cell_of_a_table_for_papers():
+    titles = ["pies", "pies_low", "pies_high", "pies_models", "value", "low", "high", "q"]
+    rows = [
+        ["12.2", "8.1", "16.3", "6", "-0.0479", "-0.056963", "-0.038837", "a"],
+        ["2744.0", "2578.22", "2909.78", "8", "0.5", "", "", "b"],
+        ["3.0", "3.0", "3.0", "8", "", "", "", "c"],
+    ]
+    assert table.with_intervals([titles, *rows]) == [
+        ["pies", "value", "q"],
+        ["12 [8, 16]", "-0.048 [-0.057, -0.039]", "a"],
+        ["2744 [2578, 2910]", "0.5", "b"],
+        ["3.0000 [3.0000, 3.0000]", "", "c"],
+    ]
 
 
 def read_cells(path):
@@ -397,9 +414,9 @@ def figure_of(kind):
     [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 1), ("pies_distribution", 1)],
 )
 def test_a_figure_has_a_title_and_labelled_axes_and_no_text_on_another(kind, panels):
-    figure = figure_of(kind)
+    figure = plots.lay_out(figure_of(kind))
     of_panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    assert len(of_panels) == panels and figure._suptitle.get_text().startswith("digits · SupCon")
+    assert len(of_panels) == panels and " · digits · SupCon" in figure._suptitle.get_text()
     assert all(axes.get_xlabel() for axes in of_panels) and all(axes.get_ylabel() for axes in figure.axes)
     FigureCanvasAgg(figure).draw()
     texts = [part for axes in figure.axes for part in (axes.title, axes.xaxis.label, axes.yaxis.label)]

@@ -16,6 +16,7 @@ import sup_training
 from common import test_sets
 from common.cli import UserError
 from common.data import load_dataset
+from common.study import open_studies
 
 OWN = ["--dataset", "folder", "--data_dir", "few digits", "--model_depth", "10", "--widen_factor", "1"]
 LATER = [*OWN, "--models_number", "2", "--pruning_methods", "global", "--pruning_percentages", "0.9"]
@@ -156,3 +157,16 @@ def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
     )
     assert other.tolist() == clean_one[5:25].tolist()
     assert stored["v6"]["accuracy"][0] == (other == stored["v6"]["labels"]).mean()
+
+
+@pytest.mark.parametrize("folder", ["few digits", "linked"])
+def test_images_that_lie_elsewhere_are_read_where_links_are_followed(digits_on_disk, folder):
+    write_few_digits(digits_on_disk / "linked")
+    image = digits_on_disk / folder / "test/digit 1/03.png"
+    image.symlink_to(image.rename(digits_on_disk / "elsewhere.png"))
+    words = [*OWN, "--test_set", "linked/test"]
+    parser = sup_pie_kmodels_detection.build_parser()
+    with pytest.raises(UserError, match="03.png is a link out of .* --follow_links"):
+        list(open_studies("a script", parser.parse_args(words)))
+    [study] = open_studies("a script", parser.parse_args([*words, "--follow_links"]))
+    assert len(study.data.test_images) == 36

@@ -28,6 +28,7 @@ SHORT_TABLE = (  # column, its title in the terminal, how a value is shown
     ("depth_rest", "rest", "{:.2f}"),
     ("origin", "origin", "{}"),
 )
+TEX_WIDTH = 8  # columns that a page has room for
 TEX = str.maketrans(
     {
         **{letter: rf"\{letter}" for letter in "&%$#_{}"},
@@ -152,12 +153,44 @@ def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
     return lines
 
 
+def with_intervals(lines: list[list[str]]) -> list[list[str]]:
+    """Lines of a CSV in which a number and its interval, in columns NAME (or `value`), NAME_low and NAME_high
+    (or `low` and `high`), are one cell: `12 [8, 16]`."""
+    titles, merged = lines[0], {}
+    for name in titles:
+        start = "" if name == "value" else f"{name}_"
+        if f"{start}low" in titles:
+            merged[name] = [f"{start}{end}" for end in ("low", "high")]
+    gone = {*sum(merged.values(), []), *(f"{name}_models" for name in merged)}
+
+    def cells(row: dict[str, str]) -> list[str]:
+        for name, ends in merged.items():
+            if all(row[end] for end in ends):
+                low, high = (float(row[end]) for end in ends)
+                decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 4
+                texts = [
+                    f"{round(each, decimals) + 0.0:.{decimals}f}" for each in (float(row[name]), low, high)
+                ]
+                row = row | {name: "{} [{}, {}]".format(*texts)}
+        return [text for name, text in row.items() if name not in gone]
+
+    return [
+        [name for name in titles if name not in gone],
+        *(cells(dict(zip(titles, row))) for row in lines[1:]),
+    ]
+
+
 def write_tex(path: Path, lines: list[list[str]]) -> None:
-    """Writes lines of cells, the first their titles, as a LaTeX tabular that needs no package."""
+    """Writes lines of cells, the first their titles, as a LaTeX tabular of the package booktabs; of lines
+    that begin with the same name the first alone shows it."""
     numbers = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
     form = "".join("lr"[is_number] for is_number in numbers) or "l" * len(lines[0])
-    rows = [" & ".join(text.translate(TEX) for text in line) + r" \\" for line in lines]
-    content = [rf"\begin{{tabular}}{{{form}}}", r"\hline", rows[0], r"\hline", *rows[1:], r"\hline"]
+    names = [None, *(line[0] for line in lines)]
+    rows = [
+        " & ".join(text.translate(TEX) for text in ("" if line[0] == name else line[0], *line[1:])) + r" \\"
+        for name, line in zip(names, lines)
+    ]
+    content = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
     text = "\n".join([*content, r"\end{tabular}", ""])
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))
 
@@ -195,6 +228,14 @@ def short_table(rows: list[dict]) -> list[list[str]]:
 
     titles = [title for _, title, _ in SHORT_TABLE]
     return [titles, *([cell(row, column, form) for column, _, form in SHORT_TABLE] for row in rows)]
+
+
+def paper_table(rows: list[dict]) -> list[list[str]]:
+    """The short table with a column for a pair of numbers: accuracy and deviation, PIEs and the rest."""
+    return [
+        [*line[:4], f"{line[4]} ({line[5]})", line[6], f"{line[8]} / {line[9]}", f"{line[10]} / {line[11]}"]
+        for line in short_table(rows)
+    ]
 
 
 def format_table(rows: list[dict]) -> str:

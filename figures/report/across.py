@@ -2,14 +2,14 @@
 and the arrays of figures (kinds of figures/report/plots.py). G populations."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, permutations
 from typing import NamedTuple
 
 import numpy as np
 
-from common.methods import SMALL
+from common.methods import SMALL, with_sparsity
 from figures.report import similarity
 from figures.report.claims import either
 from figures.report.read import Masks, StoredPopulation, grouped, read_masks
@@ -31,16 +31,15 @@ class Measured(NamedTuple):
 
     keys: what R rows are about; names: C classes or layers, each of which has a row of its own; columns: name
     -> (R, C), or (R, 1) where all names share the value; panels: title -> (G, C') of a heat map, with names
-    of its columns; is_marked: (G, C') cells with a star; sizes: (G,) of the populations, shown beside them.
+    of its columns, None where they are the populations; is_marked: (G, C') cells with a star.
     """
 
     keys: list[dict]
     names: list[str]
     columns: dict[str, np.ndarray]
     panels: dict[str, np.ndarray]
-    panel_names: list[str]
+    panel_names: list[str] | None = None
     is_marked: np.ndarray | None = None
-    sizes: np.ndarray | None = None
 
 
 class Kind(NamedTuple):
@@ -68,9 +67,10 @@ def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict
         if sources[name]:
             compared = [each.population if isinstance(each, Masks) else each for each in sources[name]]
             measured = kind.measure(sources[name])
-            comparisons[name] = Comparison(
-                rows(measured, kind.axis), {name: heat_maps(compared, kind, measured)}
-            )
+            arrays = heat_maps(compared, kind, measured)
+            values = arrays["panels"][np.isfinite(arrays["panels"])]
+            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(values)  # not mostly zeros
+            comparisons[name] = Comparison(rows(measured, kind.axis), {name: arrays} if is_shown else {})
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:
             figures = comparisons["pie_overlap"].figures
@@ -97,15 +97,14 @@ def read_all_masks(populations: list[StoredPopulation]) -> tuple[list[Masks], li
     return [masks for masks in stored.values() if masks], missing
 
 
-def title(populations: list[StoredPopulation], shown: str) -> str:
-    """Data set, what is shown, and of how many models."""
-    models = either(len(population.arrays["ids"]) for population in populations)
+def title(populations: list[StoredPopulation], shown: str, numbers: Sequence[int] = ()) -> str:
+    """What is shown, of which data set and learning methods; below it of how many networks: all, or these
+    numbers."""
+    number = either(numbers or (len(population.arrays["ids"]) for population in populations))
     methods = ", ".join(dict.fromkeys(population.learning_method for population in populations))
     networks = ", ".join(dict.fromkeys(each.network for each in populations))
-    return (
-        f"{populations[0].arrays['data_title']} · {methods} · {shown} · "
-        f"{models} models of each combination ({networks})"
-    )
+    of_what = f"{populations[0].arrays['data_title']} · {methods}"
+    return f"{shown} · {of_what}\n{number} networks of each combination ({networks})"
 
 
 def pair_key(population: StoredPopulation, other: StoredPopulation) -> dict:
@@ -119,21 +118,23 @@ def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
     common, size = is_pie @ is_pie.T, is_pie.sum(1).astype(int)
     jaccard = similarity.jaccard(common, size[:, None], size[None])
     chance = [[similarity.expected_jaccard(int(a), int(b), is_pie.shape[1]) for b in size] for a in size]
-    # A set is no pair with itself, and nothing is like an empty one.
-    apart = np.where(np.outer(size, size) * (1 - np.eye(len(size))) > 0, 1, np.nan)
     pairs = list(permutations(range(len(populations)), 2))
     first, second = np.array(pairs, int).reshape(-1, 2).T
     columns = {"pies": size[first], "other_pies": size[second], "jaccard": jaccard[first, second]}
     columns["chance_jaccard"] = np.array(chance)[first, second]
-    panels = {"measured": apart * jaccard, "by chance, sets of these sizes": apart * chance}
+    panels = {"": over_chance(jaccard, np.array(chance), -1)}
     return Measured(
         [pair_key(populations[i], populations[j]) for i, j in pairs],
         [""],
         {name: column[:, None] for name, column in columns.items()},
         panels,
-        [each.label for each in populations],
-        sizes=size,
     )
+
+
+def over_chance(measured: np.ndarray, chance: np.ndarray, diagonal: int) -> np.ndarray:
+    """(G, G) how many times as large as by chance, one triangle up to this diagonal; NaN where chance gives
+    nothing."""
+    return measured / np.where(np.tri(len(chance), k=diagonal) * chance > 0, chance, np.nan)
 
 
 def pies_per_class(populations: list[StoredPopulation]) -> dict:
@@ -143,7 +144,7 @@ def pies_per_class(populations: list[StoredPopulation]) -> dict:
         "figure": "pies_per_class",
         "class_names": names,
         "sets": [population.method for population in populations],
-        "title": title(populations, f"PIEs per class, sparsity {100 * populations[0].sparsity:g} %"),
+        "title": title(populations, f"PIEs of each class, {100 * populations[0].sparsity:g} % pruned"),
         "counts": similarity.common_and_unique_pies(is_pie, populations[0].labels, len(names)),
     }
 
@@ -204,22 +205,14 @@ def mask_overlaps(masks: list[Masks]) -> Measured:
     total = np.full(jaccard.shape, np.nan)
     total[:, -1] = [by_layer for *_, by_layer in cells]
     panels = {
-        "networks of the same seed": alike.same[..., -1],
-        "networks of different seeds": alike.different[..., -1],
-        "random masks, d d' / (d + d' - d d')": alike.chance[..., -1],
-        "random masks of the same density in each layer": alike.chance_by_layer,
+        "networks of the same seed": over_chance(alike.same[..., -1], alike.chance_by_layer, -1),
+        "networks of different seeds": over_chance(alike.different[..., -1], alike.chance_by_layer, 0),
     }
     columns = {"jaccard": jaccard, "chance": chance, "chance_by_layer": total}
-    names = [population.label for population in populations]
-    return Measured(keys, [*masks[0].layers, TOTAL], columns, panels, names)
+    return Measured(keys, [*masks[0].layers, TOTAL], columns, panels)
 
 
-ZEROS = {
-    "filters": "filters_zero",
-    "filters, random masks": "filters_zero_by_chance",
-    "input channels": "input_channels_zero",
-    "input channels, random masks": "input_channels_zero_by_chance",
-}
+ZEROS = ("filters_zero", "filters_zero_by_chance", "input_channels_zero", "input_channels_zero_by_chance")
 
 
 def zero_structure(masks: list[Masks]) -> Measured:
@@ -241,8 +234,8 @@ def zero_structure(masks: list[Masks]) -> Measured:
             of_networks = by_layer[index].reshape(-1, *shapes[index])
             values[:, g, place] = np.mean(list(map(shares, of_networks)), 0)
     keys, names = [each.population.key for each in masks], [layers[index] for index in convolutions]
-    columns = dict(zip(ZEROS.values(), values))
-    return Measured(keys, names, columns, dict(zip(ZEROS, values)), [*map(short_layer, names)])
+    panels = {"filters": values[0] - values[1], "input channels": values[2] - values[3]}
+    return Measured(keys, names, dict(zip(ZEROS, values)), panels, [*map(short_layer, names)])
 
 
 def movements(populations: list[StoredPopulation]) -> Measured:
@@ -254,33 +247,47 @@ def movements(populations: list[StoredPopulation]) -> Measured:
     ]
     layers = list(dict.fromkeys(layer for each in means for layer in each))
     values = np.array([[each.get(layer, math.nan) for layer in layers] for each in means])
-    keys = [each.key for each in populations]
-    return Measured(keys, layers, {"movement": values}, {"": values}, [*map(short_layer, layers)])
+    keys, weights = [each.key for each in populations], [not each.endswith("bias") for each in layers]
+    # Biases move by many times as much: their colours would hide all others.
+    shown = [short_layer(layer) for layer, is_weight in zip(layers, weights) if is_weight]
+    return Measured(keys, layers, {"movement": values}, {"": values[:, weights]}, shown)
 
 
 KINDS = {
     "pie_overlap": Kind(
-        pie_overlaps, "", "Jaccard similarity of PIE sets, their sizes in brackets", "Jaccard similarity"
+        pie_overlaps,
+        "",
+        "Overlap of PIE sets, over chance",
+        "Jaccard similarity, times that of random sets of these sizes",
     ),
     "class_recall": Kind(
         recall_changes,
         "class",
-        "recall per class relative to the mean accuracy, pruned minus dense",
+        "Recall of each class relative to the mean accuracy, pruned minus dense",
         "recall minus accuracy, pruned minus dense (percentage points)",
         100,
         1,
         True,
     ),
     "mask_similarity": Kind(
-        mask_overlaps, "layer", "Jaccard similarity of kept weights, all layers", "Jaccard similarity"
+        mask_overlaps,
+        "layer",
+        "Overlap of kept weights, over chance",
+        "Jaccard similarity, times that of random masks of the same density in each layer",
     ),
     "mask_structure": Kind(
-        zero_structure, "layer", "wholly zero filters and input channels", "share (%)", 100, 0
+        zero_structure,
+        "layer",
+        "Filters and input channels without weights, over chance",
+        "share, minus that in random masks of the same density (percentage points)",
+        100,
+        0,
+        True,
     ),
     "weight_movement": Kind(
         movements,
         "layer",
-        "change of kept weights from the network that was pruned to the trained one",
+        "Change of kept weights in the training after pruning",
         "root mean square change over root mean square weight",
     ),
 }
@@ -292,27 +299,29 @@ def short_layer(layer: str) -> str:
 
 
 def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measured) -> dict:
-    """The arrays of a figure of heat maps with their values in the cells, one row for each population; a dash
-    where there is no value."""
+    """The arrays of a figure of heat maps with their values in the cells, one row for each population;
+    nothing where there is no value."""
     panels = kind.scale * np.stack(list(measured.panels.values())).astype(float)
     starred = np.zeros(panels.shape[1:], bool) if measured.is_marked is None else measured.is_marked
 
     def cell(value: float, star: bool) -> str:
         text = f"{round(value, kind.decimals) + 0.0:{'+' * kind.diverging}.{kind.decimals}f}"
-        return "–" if math.isnan(value) else text + "*" * bool(star)
+        return "" if math.isnan(value) else text + "*" * bool(star)
 
-    labels = [population.label for population in populations]
-    if measured.sizes is not None:
-        labels = [f"{label} ({size})" for label, size in zip(labels, measured.sizes)]
+    labels = [with_sparsity(each.method, each.sparsity) for each in populations]
+    columns, xlabel = measured.panel_names, kind.axis
+    if columns is None:
+        columns, xlabel = [str(number) for number in range(1, 1 + len(labels))], "number of the row"
+        labels = [f"{label} · {number}" for number, label in zip(columns, labels)]
     return {
         "figure": "heat_maps",
         "title": title(populations, kind.shown),
         "panels": panels,
         "panel_titles": list(measured.panels),
         "rows": labels,
-        "columns": measured.panel_names,
+        "columns": columns,
         "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in panels],
         "diverging": kind.diverging,
         "quantity": kind.quantity,
-        "xlabel": kind.axis,
+        "xlabel": xlabel,
     }

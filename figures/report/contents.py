@@ -74,7 +74,10 @@ def collect(
     populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
     grid, not_stored = umap_grid(compared)
     joint, no_joint = dense_against_pruned(compared)
-    curves = [against_sparsity(compared, populations, name, *CAPTIONS[name]) for name in ("pies", "excess")]
+    equal, floors = of_equal_number(compared)
+    curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
+    curves[0].arrays.update(floors)
+    curves[1].arrays.update({"floor_methods": [""], "floors": [[0, 0]]})
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
@@ -121,19 +124,41 @@ def table_rows(rows: list[dict]) -> list[dict]:
 # Figures
 
 
+def of_equal_number(compared: list[StoredPopulation]) -> tuple[list[dict], dict]:
+    """Rows of PIEs of equally many networks, as their number changes with that of the networks: of the first
+    seeds of all populations that have as many as the smallest one with intervals.
+
+    Returns:
+        rows; the noise floors of learning methods, of 95 % of the splits, as figures/report/plots.py takes
+        them.
+    """
+    numbers, rows, floors = [len(each.seeds) for each in compared], [], {}
+    fewest = min([number for number in numbers if number >= uncertainty.FEWEST_SEEDS], default=min(numbers))
+    for population in compared:
+        seeds = population.seeds[:fewest]
+        if len(seeds) == fewest:
+            pies = {name: evidence.estimate(name, population, seeds) for name in ("pies", "excess")}
+            rows.append(population.key | pies)
+            if fewest > 1:
+                splits = evidence.between_halves(population, seeds, uncertainty.splits_of_sets).floor[0]
+                floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
+    return rows, {"floor_methods": list(floors), "floors": list(floors.values())}
+
+
 CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
     "pies": (
         "PIEs against sparsity",
         "Images whose modal label over the pruned networks differs from that over the dense ones. "
         "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-        "(claim 3). Bars: 95 % intervals, half-sampling over seeds; without bars there are fewer than 6 "
-        "models.",
+        "(claim 3). All are of K networks; populations of fewer are left out. Bars: 95 % intervals, "
+        "half-sampling over seeds. Band: the noise floor, images that dense networks of opposite halves of "
+        "the seeds differ on, in 95 % of the splits.",
     ),
     "excess": (
         "PIEs beyond the noise floor, against sparsity",
         "Between halves of the seeds: images that dense and pruned networks differ on, minus those that "
-        "dense networks of either half differ on. At 0 pruning changes no more labels than other seeds "
-        "do. Bars: 95 % intervals over seeds.",
+        "dense networks of either half differ on. At 0, the noise floor, pruning changes no more labels than "
+        "other seeds do. Bars: 95 % intervals over seeds.",
     ),
     "accuracy": (
         "Accuracy against sparsity",
@@ -144,27 +169,35 @@ CAPTIONS = {  # number that is drawn against sparsity -> heading, caption
 COMPARISONS = {  # figures of figures/report/across.py that the report shows: name -> heading, caption
     "pie_overlap": (
         "Overlap of PIE sets",
-        "Jaccard similarity of the PIE sets of all pairs, beside that of random sets of these sizes. Look "
-        "whether combinations of one learning method (claim 2) or of one sparsity are more alike than "
-        "others.",
+        "How many times as large as of random sets of these sizes the Jaccard similarity of two PIE sets is: "
+        "1 is chance. Look whether combinations of one learning method (claim 2) or of one sparsity are more "
+        "alike than others.",
     ),
     "pies_per_class": (  # at one sparsity
-        "PIEs per class, common and unique",
+        "PIEs of each class, common and unique",
         "Every PIE at this sparsity once, by its true label. "
         "Look for classes that suffer more than others, and whether it is the same classes for all methods.",
     ),
     "mask_similarity": (
         "Similarity of masks",
-        "Jaccard similarity of kept weights, of networks of the same seed and of different seeds, beside "
-        "random masks. Look whether masks of one seed agree across methods, and whether different seeds "
-        "agree beyond chance.",
+        "How many times as large as of random masks of the same density in each layer the Jaccard similarity "
+        "of kept weights is: 1 is chance. Look whether masks of one seed agree across methods, and whether "
+        "different seeds agree beyond chance.",
     ),
     "class_recall": (
-        "Recall per class",
+        "Recall of each class",
         "How much more or less than the accuracy over all classes the recall of a class changes with "
         "pruning. Stars: significant, corrected for the number of classes.",
     ),
 }
+
+
+def caption(name: str) -> str:
+    """The caption of a figure, by its name or, of a script's figure, by its kind; "" where its title says
+    all."""
+    texts = {f"test_sets_{number}": each for number, each in SHIFTS.items()}
+    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "pies_distribution": [""]}
+    return texts[max(filter(name.startswith, texts), key=len, default="pies_distribution")][-1]
 
 
 def comparison_pictures(
@@ -209,16 +242,17 @@ JOINT = {  # kind of figure -> heading, what to run for it, caption
     "q_score": (
         "Q-Score, dense against pruned",
         "its PIE script with --plot_q_score",
-        "Every image once: PIEs are triangles, colour says how many other images lie there. Look for PIEs "
-        "below and left of the bulk (claim 4). Below the dashed line pruning has lowered the quality of an "
+        "Colour: the share of PIEs among the images of a cell, grey where it is that of all images. Look for "
+        "PIEs at the left and below (claim 4). Below the dashed line pruning has lowered the quality of an "
         "image's latent. At the sides the share of PIEs and of others: dense networks on top, pruned right.",
     ),
     "prediction_depth": (
         "Prediction depth, dense against pruned",
         "its prediction_depth script",
-        "How many places of the network come before the k-NN has settled on the network's prediction. PIEs "
-        "are triangles, colour says how many other images lie there. Look for PIEs high and right (claim 4): "
-        "they are settled late. Above the dashed line pruning has made an image harder.",
+        "How many layers of the network come before the k-NN has settled on the network's prediction. "
+        "Colour: the share of PIEs among the images of a cell, grey where it is that of all images. Look for "
+        "PIEs at the top and right (claim 4): they are settled late. Above the dashed line pruning has made "
+        "an image harder.",
     ),
 }
 
@@ -242,7 +276,7 @@ SIDE_BY_SIDE = {  # of two runs
     "pies": Measure("PIEs (images)", ""),
     "excess": Measure("PIEs beyond the noise floor, between halves of the seeds (images)", ""),
     "q_score": Measure("mean Q-Score of all test images", "", 1, 3),
-    "depth": Measure("mean prediction depth of all test images (places)", "", 1, 2),
+    "depth": Measure("mean prediction depth of all test images (layers)", "", 1, 2),
     "overlap": Measure("Jaccard similarity of the PIE sets", "", 1, 3),
 }
 SHOWN = SIDE_BY_SIDE | {
@@ -277,15 +311,17 @@ def against_sparsity(
     for row in rows:
         run = f" · {row['run']}" if "run" in row else ""
         series.setdefault(f"{row['learning_method']} {row['pruning_method']}{run}", []).append(row)
+    networks = [[row[name].get("models", row.get("networks")) for row in group] for group in series.values()]
     arrays = {
         "figure": "against_sparsity",
-        "title": across.title(compared, heading),
+        "title": across.title(compared, heading, sum(networks, [])),
         "ylabel": ylabel,
         "series": list(series),
+        "networks": list(map(either, networks)),
         "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
     if name in ("pies", "pie_share"):
-        arrays["counts"] = True
+        arrays |= {"counts": True, "ylabel": f"{ylabel}, square-root scale"}
     for index, group in enumerate(series.values()):
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
         for key in ("value", "low", "high"):
@@ -321,36 +357,36 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     return replace(picture, name=f"test_sets_{name}", arrays=arrays)
 
 
+UMAP = (  # heading, caption
+    "UMAP of the latents",
+    "One UMAP for each population, of the latents of one network or of their mean; axes have no meaning "
+    "beyond near and far, and panels cannot be laid over each other. Dense networks: all images; pruned "
+    "ones: PIEs by their modal label, others grey. Look whether classes stay apart, and PIEs lie between.",
+)
+
+
 def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
-    """All stored UMAPs, method x sparsity, none where there are none; and in words those that are not
+    """All stored UMAPs, the dense ones of each learning method first; and in words those that are not
     stored."""
-    rows = list(dict.fromkeys(population.method for population in compared))
-    columns = [0.0, *sorted({population.sparsity for population in compared})]
     arrays = {
         "figure": "umap_grid",
-        "rows": rows,
-        "columns": ["dense", *(f"{100 * sparsity:g} %" for sparsity in columns[1:])],
         "class_names": compared[0].class_names,
-        "title": across.title(compared, "UMAP of latents, PIEs marked"),
+        "title": across.title(compared, UMAP[0]),
     }
-    missing, empty = [], len(arrays)
-    for population in compared:
-        row = rows.index(population.method)
-        for column in (columns.index(population.sparsity), 0):
-            umap = read_figure(population, "umap", dense=column == 0)
-            if umap is None:
-                label = population.label if column else f"{population.learning_method} dense"
-                missing.append(f"UMAP of {label}: run its PIE script with --plot_umap.")
-                continue
-            shown_arrays = ("coordinates", "modal_labels", "is_pie")
-            arrays |= {f"{name}_{row}_{column}": umap[name] for name in shown_arrays if name in umap}
-    caption = (
-        "One UMAP for each population, of the latents of one network or of their mean (see the title of "
-        "the single figure); axes have no meaning beyond near and far, and panels cannot be laid over each "
-        "other. Look whether classes stay apart as sparsity grows, and whether PIEs lie between classes."
-    )
-    picture = Picture("umap_grid", "UMAP of the latents, method by sparsity", caption, arrays)
-    return [picture] if len(arrays) > empty else [], missing
+    names, missing = [], []
+    for population in evidence.with_dense(compared):
+        is_dense = population.pruning_method == "dense"
+        umap = read_figure(population, "umap", dense=is_dense)
+        if umap is None:
+            name = population.method if is_dense else population.label
+            missing.append(f"UMAP of {name}: run its PIE script with --plot_umap.")
+            continue
+        shown_arrays = {"coordinates", "modal_labels", "is_pie"} & umap.keys()
+        arrays |= {f"{name}_{len(names)}": umap[name] for name in shown_arrays}
+        names.append(with_sparsity(population.method, population.sparsity))
+    arrays["populations"] = names
+    picture = Picture("umap_grid", *UMAP, arrays)
+    return [picture] if names else [], missing
 
 
 # The PIEs themselves, and how all was made
@@ -408,10 +444,10 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
     caption = (
         "label {label}\ndense {dense} ({dense_agreeing} of {})\npruned {pruned} ({pruned_agreeing} of {})"
     )
-    heading = f"{len(entries)} of {population.is_pie.sum()} PIEs, the most confident disagreements first"
+    heading = f"PIEs ({population.is_pie.sum()} in all), the most confident disagreements first"
     arrays = {
         "figure": "gallery",
-        "title": f"{population.arrays['title']} · {heading}",
+        "title": f"{heading} · {population.arrays['title']}",
         "images": np.stack([entry["image"] for entry in entries]),
         "captions": [caption.format(*population.voters, **entry) for entry in entries],
     }
@@ -469,15 +505,12 @@ def collect_runs(
         for pair in pruned:
             measured = {measure: evidence.compare(measure, pair)[place] for measure in RUN_CURVES}
             rows.append(pair.first.key | {"run": name} | measured)
-    models = either(row["pies"]["models"] for row in rows)
-    networks = ", ".join(dict.fromkeys(each.network for pair in pruned for each in pair[:2]))
-    about = f"{models} models of each combination ({networks})"
     pictures = []
     for measure in RUN_CURVES:
         shown = SIDE_BY_SIDE[measure].title
         caption = "Of both runs, with the networks that the tables compare. Bars: 95 % intervals."
         picture = against_sparsity(compared, rows, measure, shown[0].upper() + shown[1:], caption)
-        picture.arrays["title"] = f"{' against '.join(names)} · {shown} · {about}"
+        picture.arrays["title"] = f"{picture.heading} · {' against '.join(names)}"
         pictures.append(picture)
     return Report(
         pictures=pictures,

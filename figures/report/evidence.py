@@ -283,10 +283,10 @@ STATISTICS = {
 BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
 
 
-def estimate(name: str, population: StoredPopulation) -> dict:
-    """A statistic of all networks that have it, with its interval."""
+def estimate(name: str, population: StoredPopulation, ids: tuple[int, ...] = ()) -> dict:
+    """A statistic of these networks, or of all that have it, with its interval."""
     statistic = STATISTICS[name]
-    ids = tuple(sorted(statistic.ids(population)))
+    ids = ids or tuple(sorted(statistic.ids(population)))
     if len(ids) < statistic.fewest:
         return uncertainty.undefined()
     one = uncertainty.combine([(1, "", statistic.sample(population, ids))])

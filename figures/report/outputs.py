@@ -87,10 +87,25 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
     return replace
 
 
+TEX_COLUMNS = {  # of tables too wide for a page
+    "report/evidence": "claim comparison sparsity measure value models mark",
+    "report/populations": "learning_method pruning_method sparsity networks accuracy pies noise_floor excess",
+    "report/test_sets": "learning_method pruning_method sparsity test_set accuracy difference pies pie_share",
+    "similarity/class_recall": "learning_method pruning_method sparsity class dense_recall recall difference "
+    "paired_p_holm",
+    "similarity/pie_overlap": "learning_method pruning_method sparsity other_learning_method "
+    "other_pruning_method other_sparsity jaccard chance_jaccard",
+}
+
+
 def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
-    """Each as a CSV, and a LaTeX tabular beside it."""
+    """Each as a CSV; beside it as a LaTeX tabular its main columns, where they are few enough."""
     for name, rows in tables.items():
-        table.write_tex(folder / f"{name}.tex", table.write_rows(folder / f"{name}.csv", rows))
+        lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", rows))
+        columns = TEX_COLUMNS.get(name, " ".join(lines[0])).split()
+        if len(columns) <= table.TEX_WIDTH:
+            places = [lines[0].index(column) for column in columns if column in lines[0]]
+            table.write_tex(folder / f"{name}.tex", [[line[place] for place in places] for line in lines])
 
 
 def write_page(folder: Path, html: str) -> None:

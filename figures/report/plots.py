@@ -6,19 +6,21 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import MaxNLocator
 
 from common import plots
 from common.corruptions import CLEAN, CORRUPTIONS
 from common.plots import (
-    BELOW,
     BESIDE,
     CLASS_COLOURS,
     CLASS_MARKERS,
+    GREY,
     LINE_COLOUR,
+    add_legend,
+    is_paper,
     label_axes,
     names_in,
     plain,
@@ -39,7 +41,8 @@ def draw(arrays: dict) -> Figure:
 def picture(arrays: dict, form: str = "png") -> bytes:
     """The picture of stored arrays: png, pdf or svg."""
     file = io.BytesIO()
-    plots.lay_out(draw(arrays)).savefig(file, format=form, dpi=plots.DPI)
+    with rc_context(plots.PAPER if is_paper(arrays) else {}):
+        plots.lay_out(draw(arrays)).savefig(file, format=form, dpi=plots.DPI)
     return file.getvalue()
 
 
@@ -51,53 +54,59 @@ def store(path: Path, arrays: dict) -> bytes:
     return png
 
 
-def draw_again(path: Path, form: str = "png") -> bytes:
-    """The picture of a figure whose arrays are stored.
+def draw_again(path: Path, form: str = "png", style: str = "screen") -> tuple[bytes, str]:
+    """The picture of a figure whose arrays are stored, and its title, settings and names of numbered rows.
 
     Raises:
         UserError: they are not those of a figure.
     """
     try:
-        return picture(read_arrays(path) or {}, form)
+        arrays = (read_arrays(path) or {}) | {"style": style}
+        rows = arrays["rows"] if arrays["figure"] == "heat_maps" else ()
+        return picture(arrays, form), "\n".join([*plots.title_lines(arrays), *rows])
     except (ValueError, KeyError, TypeError, IndexError, OverflowError):
         raise damaged(path) from None
 
 
 def draw_heat_maps(arrays: dict) -> Figure:
-    """Heat maps, two in a row: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and
-    `columns` (C,), `texts` (P, R, C) written into the cells; `diverging` () colours around 0; what the
-    colours and the columns are, `quantity` and `xlabel` ()."""
+    """Heat maps: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and `columns` (C,),
+    `texts` (P, R, C) written into the cells; `diverging` () colours around 0; what the colours and the
+    columns are, `quantity` and `xlabel` (). On paper the rows are numbered."""
     panels, titles = arrays["panels"].astype(float), names_in(arrays, "panel_titles")
-    rows, columns = names_in(arrays, "rows"), names_in(arrays, "columns")
+    rows, columns, paper = names_in(arrays, "rows"), names_in(arrays, "columns"), is_paper(arrays)
+    if paper:
+        rows = [str(number) for number in range(1, 1 + len(rows))]
     cell = 0.14 + 0.07 * max(map(len, arrays["texts"].ravel()))  # inches
-    across = 1 if len(titles) == 1 or cell * len(columns) > 4 else 2
-    width = [
-        max(cell * len(columns), *(0.07 * len(title) for title in titles[i::across])) for i in range(across)
-    ]
-    height, deep = 0.28 * len(rows) + 0.5, -(-len(titles) // across)
-    beside, below = (0.09 * max(map(len, names)) for names in (rows, columns))
-    tall = max(1.6, deep * height)
-    size = max(6.5, sum(width) + 1.3 + 0.2 * across + beside), 0.9 + tall + below
-    figure, grid = titled_figure(arrays, *size, deep, across, width_ratios=width)
-    highest, diverging = np.nanmax(np.abs(panels), initial=0) or 1, bool(arrays["diverging"])
+    beside, below = (0.08 * max(map(len, names)) for names in (rows, columns))
+    height = len(titles) * (0.27 * len(rows) + 0.3 + below) + 0.9
+    figure, grid = titled_figure(arrays, max(6.5, cell * len(columns) + 1.3 + beside), height, len(titles))
+    # The largest values, which are written, do not hide how the others differ.
+    highest, diverging = np.nanpercentile(np.abs(panels), 98) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
-    for index, (panel, values) in enumerate(zip(grid, panels)):
+    for panel, title, values, texts in zip(grid, titles, panels, arrays["texts"]):
         image = panel.imshow(values, aspect="auto", **colours)
-        panel.set_yticks(range(len(rows)), rows, fontsize=9)
-        panel.set_xticks(range(len(columns)), columns, fontsize=9, rotation=90)
-        panel.tick_params(labelleft=index % across == 0, labelbottom=index + across >= len(titles))
-        panel.set(facecolor="#EEEEEE")  # seen where there is no value
-        panel.set_title(titles[index], x=0, ha="left")  # seen before a wide map is scrolled
-        darkness = image.to_rgba(values) @ (-0.299, -0.587, -0.114, 1)  # 0 where there is no value
-        for (row, column), text in np.ndenumerate(arrays["texts"][index]):
-            colour = "white" if darkness[row, column] > 0.5 else "black"
+        panel.set_yticks(range(len(rows)), rows, fontsize=8)
+        panel.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90 * (below > 0.2))
+        panel.spines[:].set_visible(False)
+        panel.set_title(title, x=0, ha="left")  # seen before a wide map is scrolled
+        if paper and cell * len(columns) > 3:
+            continue  # no room for the texts
+        for (row, column), text in np.ndenumerate(texts):
+            is_extreme = abs(values[row, column]) > 0.5 * highest  # dark in one map, bright in the other
+            colour = "black" if is_extreme != diverging else "white"
             # Inside the panel: nothing to be measured for the layout, which would take most of the time.
             look = dict(ha="center", va="center", fontsize=8, color=colour, in_layout=False)
             panel.text(column, row, text, **look)
-    bar = dict(ax=list(grid), fraction=0.3 / size[0], aspect=40, pad=0.02)
-    quantity = textwrap.fill(plain(arrays.get("quantity", "")), int(11 * tall))
-    figure.colorbar(image, label=quantity, **bar)
-    grid[-1].set_xlabel(plain(arrays.get("xlabel", "")))
+    figure.colorbar(
+        image,
+        ax=list(grid),
+        aspect=40,
+        pad=0.02,
+        location="bottom" if paper else "right",
+        label=textwrap.fill(plain(arrays["quantity"]), 48 if paper else int(9 * height)),
+        extend="both" if diverging else "max",
+    )
+    grid[-1].set_xlabel(plain(arrays["xlabel"]))
     return figure
 
 
@@ -106,8 +115,7 @@ def draw_pies_per_class(arrays: dict) -> Figure:
     in two sets or more; `class_names` (C,)."""
     names, counts = names_in(arrays), arrays["counts"]
     sets = [*(f"only {name}" for name in arrays["sets"]), "in two sets or more"]
-    size = max(8.0, 0.6 * len(names) + 3), max(4.4, 0.17 * len(sets) + 1.23)
-    figure, (panel,) = titled_figure(arrays, *size)
+    figure, (panel,) = titled_figure(arrays, max(7.0, 0.6 * len(names)), 3.2)
     for g, (label, row) in enumerate(zip(sets, counts)):
         shared = g == len(sets) - 1
         panel.bar(
@@ -115,52 +123,50 @@ def draw_pies_per_class(arrays: dict) -> Figure:
             row,
             bottom=counts[:g].sum(0),
             label=f"{label} ({row.sum()})",
-            color="#BBBBBB" if shared else CLASS_COLOURS[g % 10],
+            color=GREY if shared else CLASS_COLOURS[g % 10],
             hatch="" if shared else ("", "///", "...", "xxx")[g // 10 % 4],
             edgecolor="white",
-            linewidth=0.4,
         )
     plots.label_classes(panel, names, "each image once")
-    panel.legend(**BESIDE)
+    add_legend(figure, panel.containers[::-1])
     return figure
 
 
-def square_root_scale(panel: Axes, which: str, highest: float) -> None:
-    """Counts up to `highest` on the axis `x` or `y` with a square-root scale, where few are told apart beside
-    many and the errors of all are about as long; with ticks that do not collide."""
-    highest = max(1, highest)
-    axis, ticks, apart = getattr(panel, f"{which}axis"), [0.0], np.sqrt(highest) / 9
-    for tick in np.outer(10.0 ** np.arange(6), (1, 2, 5)).ravel():
-        if np.sqrt(tick) - np.sqrt(ticks[-1]) > apart:
-            ticks.append(tick)
-    functions = lambda count: np.sign(count) * np.sqrt(np.abs(count)), lambda root: root * np.abs(root)
-    getattr(panel, f"set_{which}scale")("function", functions=functions)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter("{x:g}")
-    panel.set(**{f"{which}lim": (-0.002 * highest, 1.1 * highest)})  # what is at 0 is seen
+def scale_y(panels: list[Axes], counts: bool) -> None:
+    """The same ticks for all panels, the last above the highest point; `counts` are on a square-root scale,
+    where few are told apart beside many and the errors of all are about as long."""
+    ends = np.array([panel.dataLim.intervaly for panel in panels])
+    ends = ends[np.isfinite(ends).all(1)]
+    if not ends.size:
+        return
+    ticks = MaxNLocator(6).tick_values(0 if counts else ends.min(), ends.max())
+    for panel in panels:
+        if counts:
+            roots = lambda count: np.sign(count) * np.sqrt(np.abs(count)), lambda root: root * np.abs(root)
+            panel.set_yscale("function", functions=roots)
+        panel.set(yticks=ticks, ylim=ticks[[0, -1]])
 
 
-def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]) -> bool:
-    """The series at these places among those of `draw_against_sparsity`, in looks of label, style and colour;
-    whether some have an interval."""
-    all_ = [values for key, values in arrays.items() if key.startswith("sparsity_")]
-    sparsities, with_intervals = np.unique(np.concatenate(all_)), False
+def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]) -> None:
+    """The series at these places among those of `draw_against_sparsity`, in looks of label, style and
+    colour."""
+    sparsities = np.unique(np.concatenate([arrays[key] for key in arrays if key.startswith("sparsity_")]))
     for order, (index, (label, style, colour)) in enumerate(looks.items()):
         columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
         sparsity, value, low, high = np.array(columns)[:, np.argsort(columns[0])]
-        # Beside one another, so that no interval hides another.
-        place = np.searchsorted(sparsities, sparsity) + 0.7 * ((order + 0.5) / len(looks) - 0.5)
+        # A little beside one another, so that no interval hides another.
+        place = np.searchsorted(sparsities, sparsity) + 0.16 * ((order + 0.5) / len(looks) - 0.5)
         known = np.isfinite(low + high)
         panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
         edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
-        panel.plot(place, value, style, color=colour, linewidth=1, label=label, **edge)
-        with_intervals |= known.any()
-    panel.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
-    panel.set_xticks(np.arange(len(sparsities) + 1) - 0.5, minor=True)
-    panel.grid(which="minor", axis="x", color="#E4E4E4")  # between what is of one sparsity
-    panel.tick_params(which="minor", length=0)
-    panel.set_xlim(-0.5, len(sparsities) - 0.5)
-    return with_intervals
+        panel.plot(place, value, style, color=colour, linewidth=1, label=label, clip_on=False, **edge)
+    panel.set_xticks(range(len(sparsities)), [f"{sparsity:g}" for sparsity in sparsities])
+    panel.set_xlim(-0.4, len(sparsities) - 0.6)
+
+
+def method_colour(method: str) -> str:
+    """The colour of a learning method."""
+    return METHOD_COLOURS.get(method, LINE_COLOUR)
 
 
 def line_style(kind: int) -> str:
@@ -169,27 +175,30 @@ def line_style(kind: int) -> str:
 
 
 def draw_against_sparsity(arrays: dict) -> Figure:
-    """A number against sparsity: `ylabel`, `series` and `learning_methods` (S,), and for each series s
-    `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval. `counts` () where the
-    number is one of images."""
+    """A number against sparsity: `ylabel`, `series`, `learning_methods` and numbers of `networks` (S,), and
+    for each series s `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval.
+    `counts` () where the number is one of images; `floors` (F, 2), the noise floor of `floor_methods` (F,)
+    from low to high."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     # The same marker for all learning methods, and whether or not dense networks have the number.
     kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
-    sparsities = np.unique(np.concatenate([arrays[f"sparsity_{index}"] for index in range(len(series))]))
-    width = max(6.5, 0.08 * len(series) * len(sparsities)) + 0.075 * max(map(len, series)) + 0.6
-    figure, (panel,) = titled_figure(arrays, width, max(4.2, 0.19 * len(series) + 1.4))
+    figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
-        index: (name, line_style(kinds.index(kind)), METHOD_COLOURS.get(method, LINE_COLOUR))
-        for index, (name, kind, method) in enumerate(zip(series, pruning, methods))
+        index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
+        for index, (name, number, kind, method) in enumerate(
+            zip(series, arrays["networks"], pruning, methods)
+        )
     }
-    with_intervals = draw_lines(panel, arrays, looks)
-    ylabel = plain(arrays["ylabel"])
-    if "counts" in arrays:
-        square_root_scale(panel, "y", panel.dataLim.y1)
-        ylabel += ", square-root scale"
-    label_axes(panel, "sparsity (%), not to scale", ylabel)
-    panel.legend(**BESIDE, handlelength=3, title="bars: 95 % intervals" if with_intervals else None)
+    draw_lines(panel, arrays, looks)
+    for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
+        look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
+        panel.axhspan(*ends, label=f"noise floor {method}", **look)
+    label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
+    scale_y([panel], "counts" in arrays)
+    has_intervals = any(bars.get_segments() for bars in panel.collections)
+    title = "bars: 95 % intervals" if has_intervals else None
+    add_legend(figure, panel.get_legend_handles_labels()[0], handlelength=3, title=title)
     return figure
 
 
@@ -202,73 +211,50 @@ def draw_test_sets(arrays: dict) -> Figure:
         kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
     methods = list(dict.fromkeys(method for method, _ in series))
     shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
-    size = 2.9 * shape[1] + 2, 1.9 * shape[0] + 0.9
+    shape = (len(kinds) * len(methods), 1) if is_paper(arrays) else shape
+    size = 3.1 * shape[1] + 2, 2.1 * shape[0] + 0.5
     figure, panels = titled_figure(arrays, *size, *shape, sharex=True, sharey=True)
     for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
         styles = {name: (line_style(place), colours[place % 12]) for place, name in enumerate(names)}
         looks = {
             index: ("", *styles[name])
-            for index, (own, name) in enumerate(series)
-            if own == method and name in names
+            for index, (pruning, name) in enumerate(series)
+            if pruning == method and name in names
         }
         draw_lines(panel, arrays, looks)
-        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}" * (method == methods[0]))
-        if method == methods[-1]:  # all test sets of the row, also those that this method lacks
+        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}", method)
+        if (
+            is_paper(arrays) or method == methods[-1]
+        ):  # all test sets of the row, also those that this method lacks
             for name, (style, colour) in styles.items():
                 panel.plot([], [], style, color=colour, linewidth=1, markersize=5, label=name)
             panel.legend(**BESIDE, handlelength=3)
-    for top, bottom, method in zip(panels, panels[-shape[1] :], methods):
-        top.set_title(method)
-        bottom.set_xlabel("sparsity (%), not to scale")
-    if "counts" in arrays:
-        square_root_scale(panel, "y", max(panel.dataLim.y1 for panel in panels))
+    for panel in panels[-shape[1] :]:
+        panel.set_xlabel("sparsity (not to scale)")
+        panel.tick_params(axis="x", rotation=90)
+    scale_y(list(panels), "counts" in arrays)
     return figure
 
 
 def draw_umap_grid(arrays: dict) -> Figure:
-    """UMAPs in rows and columns: `class_names` (C,), `rows`, `columns` names, and for row r and column c,
-    where there are networks, `coordinates_r_c` (N, 2), `modal_labels_r_c` (N,), and for pruned ones
-    `is_pie_r_c` (N,)."""
-    names, rows, columns = (names_in(arrays, key) for key in ("class_names", "rows", "columns"))
-    side = np.clip(9.2 / len(columns), 1.2, 2.6)
-    width = max(7.0, side * len(columns) + 1.8)
-    deep = -(-len(names) // max(1, int(width / (0.075 * max(map(len, names)) + 0.45))))  # of the legend
-    height = (side + 0.18) * len(rows) + 0.18 * deep + 0.8
-    figure, grid = titled_figure(arrays, width, height, len(rows), len(columns))
-    for (row, column), panel in np.ndenumerate(grid.reshape(len(rows), len(columns))):
-        cell = f"_{row}_{column}"
-        plots.square_units(panel)
-        panel.spines[:].set_color("#BBBBBB")
-        if row == 0:
-            panel.set_title(columns[column])
-        if column == 0:
-            panel.set_ylabel(_broken(rows[row]), fontsize=9, rotation=0, ha="right", va="center")
-        if f"coordinates{cell}" not in arrays:
-            style = dict(ha="center", va="center", color="#888888", fontsize=8)
-            panel.text(0.5, 0.5, "no networks", transform=panel.transAxes, **style)
-            continue
-        coordinates, labels = arrays[f"coordinates{cell}"], arrays[f"modal_labels{cell}"]
-        size = side * (2 if len(labels) <= 2000 else 0.4)
-        plots.draw_classes(panel, coordinates, labels, names, size)
-        if f"is_pie{cell}" in arrays:
-            pies = coordinates[arrays[f"is_pie{cell}"]]
-            style = plots.pie_style(len(pies) * (3 / side) ** 2, "black")  # in a small panel few are many
-            panel.scatter(*pies.T, **style | {"s": 0.35 * side * style["s"]})
-            panel.set_xlabel(f"{len(pies)} PIEs", fontsize=8, loc="right", labelpad=2)
-    handles = [
-        Line2D([], [], linestyle="", markersize=5, label=name, **plots.class_style(label))
-        for label, name in enumerate(names)
-    ]
-    with_pies = any(key.startswith("is_pie_") for key in arrays)
-    title = f"modal label{'; open triangles: PIEs' * with_pies}"
-    figure.legend(handles=handles, loc=BELOW, ncols=-(-len(names) // deep), title=title)
+    """UMAPs beside one another: `class_names` (C,), `populations` (P,) names, and for each population p
+    `coordinates_p` (N, 2), `modal_labels_p` (N,), and for pruned ones `is_pie_p` (N,)."""
+    populations = names_in(arrays, "populations")
+    across = min(len(populations), 2 if is_paper(arrays) else 4)
+    deep = -(-len(populations) // across)
+    figure, panels = titled_figure(arrays, max(5.5, 2.8 * across), 3.3 * deep, deep, across)
+    for panel in panels[len(populations) :]:
+        panel.set_visible(False)
+    for index, (panel, population) in enumerate(zip(panels, populations)):
+        is_pie = arrays.get(f"is_pie_{index}")
+        cell = arrays[f"coordinates_{index}"], arrays[f"modal_labels_{index}"]
+        plots.draw_latents(panel, *cell, is_pie)
+        panel.spines[:].set_color(GREY)
+        name = textwrap.fill(population, 24)
+        shown = "all images" if is_pie is None else f"{is_pie.sum()} PIEs"
+        panel.set_title(f"{name}\n{shown}", fontsize=8)
+    add_legend(figure, plots.class_handles(names_in(arrays)), title=plots.LATENTS_LEGEND)
     return figure
-
-
-def _broken(name: str) -> str:
-    """Learning and pruning method in short lines: between the two, and a long one after underscores."""
-    lines = [textwrap.fill(word.replace("_", "_ "), 20) for word in name.split(" ")]
-    return "\n".join(lines).replace("_ ", "_")
 
 
 def draw_gallery(arrays: dict) -> Figure:
@@ -277,7 +263,9 @@ def draw_gallery(arrays: dict) -> Figure:
         "\n".join(textwrap.fill(line, 26) for line in caption.split("\n"))
         for caption in names_in(arrays, "captions")
     ]
-    across, deep = min(6, len(captions)), -(-len(captions) // 6)
+    captions = captions[:8] if is_paper(arrays) else captions
+    across = min(2 if is_paper(arrays) else 6, len(captions))
+    deep = -(-len(captions) // across)
     height = 1.95 + 0.14 * max(caption.count("\n") for caption in captions)
     figure, panels = titled_figure(arrays, max(6.0, 1.8 * across), height * deep + 0.4, deep, across)
     figure.set_layout_engine("compressed")  # square images leave no gaps
