@@ -109,13 +109,14 @@ def disputed(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray
     return np.flatnonzero((predictions != predictions[0]).any(0))
 
 
+@functools.lru_cache(maxsize=2)
 def disputed_labels(
     population: StoredPopulation, seeds: tuple[int, ...], splits: Callable
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The disputed images (D,), and there the labels (H, D) of the reference's and of the pruned halves."""
     images = disputed(population, seeds)
     networks = population.reference, population.pruned
-    return images, *(labels_of_halves(each, seeds, splits)[:, images] for each in networks)
+    return images, *(labels_of_halves(each, seeds, splits).take(images, 1) for each in networks)
 
 
 class BetweenHalves(NamedTuple):
@@ -248,13 +249,13 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
     of_networks = [seeds.index(each) for each in networks.ids_of(measure)[probed].tolist()]
     halves, places = distinct_halves(splits_of_sets, len(seeds))
     images, reference, pruned = disputed_labels(population, seeds, splits_of_sets)
-    is_pie = reference != pruned
+    is_pie = np.ascontiguousarray((reference != pruned).T)
     strata = difficulty(population, seeds) if controlled else np.zeros((places.shape[1], len(known)), int)
 
     def of_set(index: int, groups: np.ndarray | int = 0) -> np.ndarray:
         """(J,) of one set of seeds; with groups of images (N,) without each of these: (G, J)."""
         chosen, back = np.unique(places[:, index], return_inverse=True)
-        pies, everyone = sums_of_strata(values, is_pie[chosen], images, strata[index], groups)
+        pies, everyone = sums_of_strata(values, is_pie[:, chosen], images, strata[index], groups)
         if pies.shape[0] > 1:
             pies, everyone = pies.sum(0) - pies, everyone.sum(0) - everyone
         differences = minus_others(pies, everyone)[:, back.reshape(2, -1)]  # (G, 2, J, M)
@@ -287,20 +288,22 @@ def sums_of_strata(
     """Sums of values (N, M) over the PIEs of each set, and over all images, of groups and strata (N,).
 
     Args:
-        is_pie: (S, D) of images (D,).
+        is_pie: (D, S) of images (D,).
     Returns:
         (G, S, T, M), (G, 1, T, M)
     """
-    shape = np.max(groups) + 1, len(is_pie), strata.max() + 1
+    shape = np.max(groups) + 1, is_pie.shape[1], strata.max() + 1
     bins = np.ravel_multi_index((groups, 0, strata), shape)
-    sets, place = np.nonzero(is_pie)
+    place, sets = np.nonzero(is_pie)
 
-    def sums(bins: np.ndarray, images: np.ndarray) -> np.ndarray:
-        chosen = sparse.csr_array((np.ones(len(bins)), (bins, images)), (math.prod(shape), len(values)))
+    def sums(values: np.ndarray, bins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Of values in bins, each in as many as `counts` says."""
+        starts = np.concatenate([[0], counts.cumsum()])
+        chosen = sparse.csc_array((np.ones(len(bins)), bins, starts), (math.prod(shape), len(values)))
         return (chosen @ values).reshape(*shape, -1)
 
-    pies = sums(bins[images[place]] + sets * shape[2], images[place])
-    return pies, sums(bins, np.arange(len(values)))[:, :1]
+    pies = sums(values[images], bins[images[place]] + sets * shape[2], is_pie.sum(1))
+    return pies, sums(values, bins, np.ones(len(values), int))[:, :1]
 
 
 def minus_others(pies: np.ndarray, everyone: np.ndarray) -> np.ndarray:
@@ -455,7 +458,7 @@ def uniqueness(pair: Pair) -> Terms:
         return []
     # On other images nothing moves.
     images = np.union1d(*(disputed(*each) for each in zip(pair, ids)))
-    first, second = (moved_votes(*each)[:, images] for each in zip(pair, ids))
+    first, second = (moved_votes(*each).take(images, 1) for each in zip(pair, ids))
     _, places = distinct_halves(splits_of_sets, len(ids[0]))
 
     def products(index: int, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
