@@ -3,7 +3,7 @@ seeds, J splits of each into halves."""
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import combinations, product
 from operator import attrgetter
@@ -49,17 +49,16 @@ def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
 
 def with_controls(
     populations: list[StoredPopulation], controls: list[StoredPopulation]
-) -> list[StoredPopulation]:
-    """One-shot populations beside their finetune-only control in place of the dense networks, where there is
-    one; the others as they are."""
-    networks = {each.learning_method: each.pruned for each in controls}
-    compared = []
+) -> dict[StoredPopulation, StoredPopulation]:
+    """Each population -> itself; of one-shot ones, where there is one, beside their finetune-only control in
+    place of the dense networks."""
+    networks, compared = {each.learning_method: each.pruned for each in controls}, {}
     for population in populations:
         control = networks.get(population.learning_method)
+        compared[population] = population
         if control and population.parsed.schedule == "one-shot":
             beside = replace(population, reference=control, reference_method=FINETUNED)
-            population = beside if beside.seeds else population
-        compared.append(population)
+            compared[population] = beside if beside.seeds else population
     return compared
 
 
@@ -292,7 +291,7 @@ def sums_of_strata(
     Returns:
         (G, S, T, M), (G, 1, T, M)
     """
-    shape = np.max(groups) + 1, is_pie.shape[1], strata.max() + 1
+    shape = uncertainty.IMAGE_GROUPS if np.ndim(groups) else 1, is_pie.shape[1], strata.max() + 1
     bins = np.ravel_multi_index((groups, 0, strata), shape)
     place, sets = np.nonzero(is_pie)
 
@@ -620,7 +619,7 @@ def gap(first: StoredPopulation, second: StoredPopulation) -> float:
     return abs(mean_accuracy(first) - mean_accuracy(second))
 
 
-def unique_to_combinations(claimed: list[StoredPopulation]) -> Iterator[Row]:
+def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
     """Claim 2: U of pairs that differ in the learning or in the pruning method alone, of one sparsity and
     scope."""
     for first, second in combinations(claimed, 2):
@@ -647,7 +646,7 @@ def same_scope(first: StoredPopulation, second: StoredPopulation) -> bool:
     return first.parsed.scope == second.parsed.scope
 
 
-def early_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
+def early_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
     """Claim 3: networks pruned early minus those pruned late, and minus those pruned in one shot, of the same
     scope; networks of one seed begin alike and are compared with each other."""
     for early, other in product(claimed, claimed):
@@ -690,12 +689,12 @@ def all_evidence(populations: list[StoredPopulation], controls: list[StoredPopul
         controls: the finetuned dense networks.
     """
     claimed = [population for population in populations if is_claimed_about(population)]
-    beside_control = dict(zip(claimed, with_controls(claimed, controls)))
+    beside_control = with_controls(claimed, controls)
     evidence = []
     of_claim = {
         1: contrastive_against_supervised(beside_control, populations),
-        2: unique_to_combinations([*beside_control.values()]),
-        3: early_against_others([*beside_control.values()]),
+        2: unique_to_combinations(beside_control.values()),
+        3: early_against_others(beside_control.values()),
         4: pies_against_others(beside_control),
     }
     for number, found in of_claim.items():
