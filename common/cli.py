@@ -111,6 +111,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the
         flags among them."""
         flags = super().parse_args(args, namespace)
+        if getattr(flags, "normalization", None) and 0.0 in map(float, flags.normalization[1].split(",")):
+            self.error("argument --normalization: a standard deviation is above 0")
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}
         given = [action for action in self._actions if words & set(action.option_strings)]

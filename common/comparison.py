@@ -13,7 +13,7 @@ import numpy as np
 from common import metrics, neighbours, process
 from common.cli import UserError, logger, one_line
 from common.data import ImageDataset
-from common.methods import FINETUNED, order, parse_method, with_sparsity
+from common.methods import FINETUNED, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
@@ -26,7 +26,6 @@ from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
-KIND_FLAGS = ("pruning_methods", "pruning_percentages")  # flags of what is compared
 CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
 OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
@@ -126,15 +125,6 @@ def compare_depths(study: Study) -> None:
         measured[-1].arrays["ids"] = wanted
     # 4. Store, then draw.
     rows = store(study, populations, measured, ids)
-    for population, outcome in zip(populations, measured):
-        logger.info(
-            "%s %s: on %d of %d images x networks even the last place's k-NN disagrees (depth %d)",
-            population.pruning_method,
-            population.sparsity,
-            outcome.columns["never_agreeing"],
-            outcome.arrays["pruned_depth_prediction"].size,
-            outcome.arrays["places"],
-        )
     for population, outcome in zip(populations[1:], measured[1:]):
         draw_depths(study, dense, population, outcome.arrays)
     show_table(study, rows)
@@ -152,14 +142,11 @@ def find_populations(study: Study) -> list[Population]:
     dense = find_population(study, "dense", 0.0)
     asked = requested_kinds(study)
     found = [find_population(study, *kind, dense) for kind in asked]
-    lacking: dict[str, list[str]] = {}
-    for (method, sparsity), population in zip(asked, found):
-        if population is None:
-            lacking.setdefault(method, []).append(str(sparsity))
-    absent = "; ".join(f"{method} {', '.join(sparsities)}" for method, sparsities in lacking.items())
+    absent = ", ".join(
+        f"{method} {sparsity}" for (method, sparsity), population in zip(asked, found) if population is None
+    )
     if not any(found):
-        pruned = [kind for kind in asked if kind[1]] or asked
-        first = Population(study.learning_method, *min(pruned, key=lambda kind: order(kind[0])), ())
+        first = Population(study.learning_method, *asked[0], ())
         raise UserError(
             f"no pruned networks in {study.folder} to compare with {dense}: {absent}; there are: "
             f"{kinds_in(study.folder)}; {how_to_train(first, range(study.flags.models_number))}"
@@ -175,9 +162,9 @@ def find_populations(study: Study) -> list[Population]:
 
 def requested_kinds(study: Study) -> list[tuple[str, float]]:
     """(pruning method, sparsity) of all that flags ask for; finetuned networks are at sparsity 0 alone."""
-    names, sparsities = (getattr(study.flags, flag) for flag in KIND_FLAGS)
+    names = study.flags.pruning_methods
     pruned = [name for name in names if name != FINETUNED]
-    return [CONTROL] * (FINETUNED in names) + [*product(pruned, sparsities)]
+    return [CONTROL] * (FINETUNED in names) + [*product(pruned, study.flags.pruning_percentages)]
 
 
 def refuse_other_results(
@@ -279,8 +266,6 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
     """What the networks of a population give together."""
     networks = [job.work() for job in evaluations(study, population)]
     zero_latents = int(sum(network["zero_latents"] for network in networks))
-    if zero_latents:
-        logger.info("%d latents of zeros among %s: left out of the Q-Scores", zero_latents, population)
     outputs = {name: np.stack([network[name] for network in networks]) for name in OUTPUTS}
     return PopulationOutputs(population, outputs, zero_latents)
 
@@ -288,9 +273,9 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
 def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
     """Predictions (K, N) of the dense and pruned networks of the ids that both have: with more voters on one
     side labels would differ for that alone. Of all networks where they share no id."""
-    shared, *places = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
+    shared, *rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
     sides = [dense.predictions, pruned.predictions]
-    return [side[chosen] for side, chosen in zip(sides, places)] if len(shared) else sides
+    return [side[chosen] for side, chosen in zip(sides, rows)] if len(shared) else sides
 
 
 def measure(
@@ -404,11 +389,11 @@ def measure_depths(
     Args:
         dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
     Returns:
-        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of places; of the
+        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, how many probe layers; of the
         pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
     """
-    places = len(pruned[0]["knn"])
-    arrays = {"is_pie": is_pie, "places": places}
+    layers = len(pruned[0]["knn"])
+    arrays = {"is_pie": is_pie, "places": layers}
     for side, networks in (("dense", dense), ("pruned", pruned)):
         depths = [metrics.prediction_depth(network["knn"], network["predictions"]) for network in networks]
         arrays[f"{side}_depth_prediction"] = np.stack(depths)
@@ -425,7 +410,7 @@ def measure_depths(
     for target, column in DEPTH_COLUMNS.items():
         means = (arrays[f"{side}_depth_{target}"].mean(0) for side in ("pruned", "dense"))
         columns |= mean_over_pies_and_rest(column, *means, is_pie)
-    columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == places).sum())
+    columns["never_agreeing"] = int((arrays["pruned_depth_prediction"] == layers).sum())
     return PopulationMetrics(arrays, columns)
 
 
@@ -450,9 +435,9 @@ def mean_over_pies_and_rest(
 
 
 def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
-    """What lists call the chosen (N,) test images: their files, below the data folder, or else places."""
-    places = np.flatnonzero(chosen)
-    return np.array([data.test_files[place] if data.test_files else place for place in places], str)
+    """What lists call the chosen (N,) test images: their files, below the data folder, or else indices."""
+    indices = np.flatnonzero(chosen)
+    return np.array([data.test_files[index] if data.test_files else index for index in indices], str)
 
 
 def store(
@@ -536,7 +521,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "origin": origin_of([*population.records, *dense.records]),
         "architecture": study.architecture_name,
         **population.facts(),
-        "unpublished": "not known" if population.external else in_words(population.unpublished),
+        "unpublished": "not known" if population.external else in_words(population.non_default_settings),
         "normalization": study.data.normalization_text,
         "population": identity(population, dense),
     }
@@ -693,7 +678,7 @@ def title(study: Study, population: Population, dense: Population) -> str:
         f"{len(population.members)} networks ({network}{external})",
     ]
     own, of_dense = (
-        {key: value for key, value in each.unpublished.items() if key in TITLE_SETTINGS}
+        {key: value for key, value in each.non_default_settings.items() if key in TITLE_SETTINGS}
         for each in (population, dense)
     )
     if parse_method(population.pruning_method).finetuned and of_dense:
@@ -720,16 +705,5 @@ def in_words(settings: dict) -> str:
 
 
 def show_table(study: Study, rows: list[dict]) -> None:
-    """Shows rows of the table, and as absent what flags name: a method or sparsity by default has rows only
-    where there is a network of it."""
-    flags, present = study.flags, {row_key(row): row for row in rows}
-    there, named = {value for key in present for value in key}, flags.given & {*KIND_FLAGS}
-    shown = rows[:1]
-    asked = requested_kinds(study)
-    taken_along = [CONTROL] if CONTROL not in asked and (study.learning_method, *CONTROL) in present else []
-    for key in ((study.learning_method, *kind) for kind in (*taken_along, *asked)):
-        if key in present:
-            shown.append(present[key])
-        elif named and all(flag in named or value in there for flag, value in zip(KIND_FLAGS, key[1:])):
-            shown.append({**dict(zip(KEY_COLUMNS, key)), "status": "absent"})
-    logger.info("%s\nall columns: %s", format_table(shown), table_path(study.results_folder))
+    """Shows rows of the table."""
+    logger.info("%s\nall columns: %s", format_table(rows), table_path(study.results_folder))

@@ -1,5 +1,5 @@
 """PIEs, Q-Score, prediction depth, and what pruning loses and keeps: pure functions of arrays, without torch.
-K models, N images, C classes, P places, D dimensions."""
+K models, N images, C classes, P probe layers, D dimensions."""
 
 import numpy as np
 
@@ -98,23 +98,23 @@ def mean_over_defined(values: np.ndarray) -> np.ndarray:
 
 
 def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Prediction depth (Baldock et al. 2021): the number of places before the first one from which on every
+    """Prediction depth (Baldock et al. 2021): the number of layers before the first one from which on every
     k-NN agrees with the network's own final prediction.
 
     Args:
-        knn: (P, N) label of the k-NN at each place; predictions: (N,) the network's own.
+        knn: (P, N) label of the k-NN at each layer; predictions: (N,) the network's own.
     Returns:
-        (N,) int64 from 0 (all agree) to P (the last place disagrees).
+        (N,) int64 from 0 (all agree) to P (the last layer disagrees).
     """
     return _last_disagreement(knn, predictions)
 
 
 def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The published variant: 1 + the index (from 0) of the last place whose k-NN misses the true label, 1
+    """The published variant: 1 + the index (from 0) of the last layer whose k-NN misses the true label, 1
     where none does.
 
     Args:
-        knn: (P, N) label of the k-NN at each place; labels: (N,) the true classes.
+        knn: (P, N) label of the k-NN at each layer; labels: (N,) the true classes.
     Returns:
         (N,) int64 from 1 to P.
     """
@@ -122,7 +122,7 @@ def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1 + the index of the last place that differs from `labels`, 0 where none does."""
+    """1 + the index of the last layer that differs from `labels`, 0 where none does."""
     differs = knn != labels
     return np.where(differs.any(0), len(knn) - differs[::-1].argmax(0), 0)
 

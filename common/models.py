@@ -1,11 +1,11 @@
 """WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published
 checkpoints, and ResNet-18 (He et al. 2016) with those of torchvision.
 
-To add a backbone, add a class with `latent_size`, `fc` and `representations`, an entry in `BACKBONES` and its
+To add a backbone, add a class with `latent_size`, `fc` and `probe_layers`, an entry in `BACKBONES` and its
 name in `settings.Architecture`.
 
 Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and
-`representations` (images -> the places that probes look at), so that later stages need not know which method
+`representations` (images -> the layers that probes look at), so that later stages need not know which method
 made it.
 """
 
@@ -36,14 +36,14 @@ class BasicBlock(nn.Module):
         if not self.equal_widths:
             self.convShortcut = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
 
-    def forward(self, x: Tensor, places: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, probed: list[Tensor] | None = None) -> Tensor:
         activated = F.relu(self.bn1(x))
         shortcut = x if self.equal_widths else self.convShortcut(activated)
         hidden = F.relu(self.bn2(self.conv1(activated)))
         residual = self.conv2(F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden)
         out = shortcut + residual
-        if places is not None:
-            places += [hidden, residual] + ([out] if self.equal_widths else [])
+        if probed is not None:
+            probed += [hidden, residual] + ([out] if self.equal_widths else [])
         return out
 
 
@@ -81,32 +81,22 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         widths = channels(depth, widen_factor, match_sparsity)
         self.latent_size = widths[3]
-        self.places = probe_layers(depth, widths)
+        self.probe_layers = probe_layers(depth, widths)
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.block1 = BlockGroup(blocks, widths[0], widths[1], 1, dropout)
         self.block2 = BlockGroup(blocks, widths[1], widths[2], 2, dropout)
         self.block3 = BlockGroup(blocks, widths[2], widths[3], 2, dropout)
         self.bn1 = nn.BatchNorm2d(widths[3])
-        if num_classes is not None:
-            self.fc = nn.Linear(widths[3], num_classes)
-            nn.init.zeros_(self.fc.bias)
-        for module in self.modules():  # batch norm starts at weight 1 and bias 0
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self, num_classes)
 
-    def forward(self, images: Tensor, places: list[Tensor] | None = None) -> Tensor:
+    def forward(self, images: Tensor, probed: list[Tensor] | None = None) -> Tensor:
         x = self.conv1(images)
-        if places is not None:
-            places.append(x)
+        if probed is not None:
+            probed.append(x)
         for group in (self.block1, self.block2, self.block3):
             for block in group.layer:
-                x = block(x, places)
+                x = block(x, probed)
         return F.relu(self.bn1(x)).mean((2, 3))
-
-    def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place of `probe_layers`, in that order, averaged over space, (B,
-        width)."""
-        return spatial_means(self, images)
 
 
 def convolution_weights(depth: int, widths: tuple[int, ...]) -> int:
@@ -134,21 +124,21 @@ def channels(depth: int, widen_factor: int, match_sparsity: float = 0.0) -> tupl
 
 
 def probe_layers(depth: int, widths: tuple[int, ...]) -> list[str]:
-    """Names of the places that probes look at, in the order of the forward pass, of a network of these
+    """Names of the layers that probes look at, in the order of the forward pass, of a network of these
     `channels`.
 
     After the first convolution; in every block after the second batch norm and ReLU, and after the second
     convolution; and in blocks of equal input and output width after the residual sum.
     """
-    places, in_width = ["conv1"], widths[0]
+    layers, in_width = ["conv1"], widths[0]
     for group, out_width in enumerate(widths[1:], 1):
         for index in range((depth - 4) // 6):
             block = f"block{group}.{index}"
-            places += [f"{block}.relu2", f"{block}.conv2"]
+            layers += [f"{block}.relu2", f"{block}.conv2"]
             if in_width == out_width:
-                places.append(f"{block}.sum")
+                layers.append(f"{block}.sum")
             in_width = out_width
-    return places
+    return layers
 
 
 class PostActivationBlock(nn.Module):
@@ -166,11 +156,11 @@ class PostActivationBlock(nn.Module):
             shortcut = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_width))
 
-    def forward(self, x: Tensor, places: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, probed: list[Tensor] | None = None) -> Tensor:
         hidden = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(hidden)) + self.downsample(x))
-        if places is not None:
-            places += [hidden, out]
+        if probed is not None:
+            probed += [hidden, out]
         return out
 
 
@@ -187,42 +177,43 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.places, in_width = ["relu"], 64
+        self.probe_layers, in_width = ["relu"], 64
         for group, width in enumerate((64, 128, 256, 512), 1):
             stride = 1 if group == 1 else 2
             blocks = PostActivationBlock(in_width, width, stride), PostActivationBlock(width, width, 1)
             self.add_module(f"layer{group}", nn.Sequential(*blocks))
             for block in range(2):
-                self.places += [f"layer{group}.{block}.relu1", f"layer{group}.{block}.sum"]
+                self.probe_layers += [f"layer{group}.{block}.relu1", f"layer{group}.{block}.sum"]
             in_width = width
-        if num_classes is not None:
-            self.fc = nn.Linear(self.latent_size, num_classes)
-            nn.init.zeros_(self.fc.bias)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self, num_classes)
 
-    def forward(self, images: Tensor, places: list[Tensor] | None = None) -> Tensor:
+    def forward(self, images: Tensor, probed: list[Tensor] | None = None) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images)))
-        if places is not None:
-            places.append(x)
+        if probed is not None:
+            probed.append(x)
         for group in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in group:
-                x = block(x, places)
+                x = block(x, probed)
         return x.mean((2, 3))
 
-    def representations(self, images: Tensor) -> dict[str, Tensor]:
-        """What probes look at: each place, in the order of the forward pass, averaged over space, (B,
-        width)."""
-        return spatial_means(self, images)
+
+def initialise(backbone: nn.Module, num_classes: int | None) -> None:
+    """Adds the linear classifier `fc` of so many classes, None: none, and draws the weights of all
+    convolutions; batch norm starts at weight 1 and bias 0."""
+    if num_classes is not None:
+        backbone.fc = nn.Linear(backbone.latent_size, num_classes)
+        nn.init.zeros_(backbone.fc.bias)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Name -> the representation of the images at each of a backbone's `places`, averaged over space, (B,
-    width)."""
-    places: list[Tensor] = []
-    backbone(images, places)
-    return {name: place.mean((2, 3)) for name, place in zip(backbone.places, places, strict=True)}
+    """Name -> the representation of the images at each of a backbone's `probe_layers`, averaged over space,
+    (B, width)."""
+    probed: list[Tensor] = []
+    backbone(images, probed)
+    return {name: layer.mean((2, 3)) for name, layer in zip(backbone.probe_layers, probed, strict=True)}
 
 
 # --architecture -> what makes the backbone of an architecture, with a linear classifier `fc` of so many
@@ -256,7 +247,7 @@ class SupervisedNetwork(nn.Module):
         return self.base.fc(latent)
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        return self.base.representations(images)
+        return spatial_means(self.base, images)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.latent(images))
@@ -305,7 +296,7 @@ class ContrastiveClassifier(nn.Module):
         return self.classification_head(latent)
 
     def representations(self, images: Tensor) -> dict[str, Tensor]:
-        return self.encoder.representations(images)
+        return spatial_means(self.encoder, images)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.latent(images))

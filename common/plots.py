@@ -1,4 +1,5 @@
-"""Figures of the scripts: pure functions from stored arrays to a matplotlib figure. N images, C classes.
+"""Figures of the scripts: pure functions from stored arrays, or the histories of trainings, to a matplotlib
+figure. N images, C classes.
 
 Every .npz of a figure holds `figure` (its kind), `title` and what the kind needs; `draw` turns it into the
 picture again. figures/report/plots.py draws the report's own kinds. Importing this costs a second.
@@ -168,24 +169,28 @@ def draw_latents(
         panel.scatter(*coordinates[labels == label].T, s=size, alpha=0.8, **look, **class_style(label))
 
 
-def draw_curves(arrays: dict) -> Figure:
-    """Training curves: `stages`, and for each stage s `s_epoch`, `s_loss`, `s_chance_loss`, where they exist
-    `s_test_loss`, `s_train_accuracy`, `s_test_accuracy`, and `s_sparsity`, drawn grey behind the loss."""
+def draw_curves(title: str, histories: dict[str, list[dict]]) -> Figure:
+    """Training curves of the history of each stage: loss, chance_loss, and where they exist test_loss,
+    train_accuracy, test_accuracy, and the sparsity, drawn grey behind the loss."""
     quantities = (("loss", "loss", 1, "loss"), ("train_accuracy", "accuracy", 100, "accuracy (%)"))
-    stages = [(str(stage), *quantity) for stage in arrays["stages"] for quantity in quantities]
-    curves = [curve for curve in stages if f"{curve[0]}_{curve[1]}" in arrays]
-    figure, panels = titled_figure(arrays, 4.2 * len(curves), 3.4, 1, len(curves))
+    curves = [(stage, *quantity) for stage in histories for quantity in quantities]
+    curves = [curve for curve in curves if curve[1] in histories[curve[0]][0]]
+    figure, panels = titled_figure(
+        {"figure": "curves", "title": title}, 4.2 * len(curves), 3.4, 1, len(curves)
+    )
     for panel, (stage, train, quantity, scale, ylabel) in zip(panels, curves):
-        epoch, test = arrays[f"{stage}_epoch"] + 1, f"{stage}_test_{quantity}"
+        history = histories[stage]
+        keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
+        values = {key: np.array([entry.get(key, 0.0) for entry in history]) for key in keys}
+        epoch, test = values["epoch"] + 1, f"test_{quantity}"
         look = dict(marker="." * (len(epoch) < 3))  # a line needs more to be seen
-        values = scale * arrays[f"{stage}_{train}"]
-        panel.plot(epoch, values, color=CLASS_COLOURS[0], label="training views", **look)
-        if test in arrays:
-            panel.plot(epoch, scale * arrays[test], "--", color=PIE_COLOUR, label="test images", **look)
+        panel.plot(epoch, scale * values[train], color=CLASS_COLOURS[0], label="training views", **look)
+        if test in values:
+            panel.plot(epoch, scale * values[test], "--", color=PIE_COLOUR, label="test images", **look)
         if quantity == "loss":
-            if f"{stage}_sparsity" in arrays:
-                _draw_sparsity(panel, epoch, arrays[f"{stage}_sparsity"])
-            chance = arrays[f"{stage}_chance_loss"][0]
+            if "sparsity" in values:
+                _draw_sparsity(panel, epoch, values["sparsity"])
+            chance = history[0]["chance_loss"]
             panel.axhline(chance, color=LINE_COLOUR, linestyle=":", linewidth=1, label="chance")
         label_axes(panel, "epoch", ylabel, stage)
         panel.legend()
@@ -323,7 +328,6 @@ def draw_pies_distribution(arrays: dict) -> Figure:
 
 
 KINDS = {
-    "curves": draw_curves,
     "umap": draw_umap,
     "q_score": draw_q_score,
     "prediction_depth": draw_prediction_depth,

@@ -56,6 +56,11 @@ def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def copy_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Name -> prunable weights as they are now."""
+    return {name: weight.detach().clone() for name, weight in prunable_parameters(module).items()}
+
+
 def layer_name(parameter: str) -> str:
     """The name of a prunable parameter that supervised and contrastive networks share:
     `block1.layer.0.conv1.weight`, `fc.bias`."""
@@ -139,8 +144,7 @@ def score_weights(
         initial: name -> initial weights, where the criterion looks at them; accumulated: name ->
             sums of |g_t| and of g_t.
         key: what random criteria depend on.
-        masks: of what is pruned already, {} where nothing is; by default what is zero counts as pruned, but
-            not all biases of a layer together, which are zero before their training.
+        masks: of what is pruned already, None: of nothing.
     """
     parameters = prunable_parameters(module)
     quantities = {
@@ -148,15 +152,9 @@ def score_weights(
         "gradient": lambda: sum_gradients(parameters, losses()),
         "initial_weight": lambda: initial,
         "accumulated": lambda: accumulated,
-        "hessian_gradient": lambda: hessian_gradients(parameters, losses, pruned_already()),
+        "hessian_gradient": lambda: hessian_gradients(parameters, losses, masks or {}),
         "path_gradient": lambda: path_gradients(module, losses),
     }
-
-    def pruned_already() -> Masks:
-        if masks is not None:
-            return masks
-        found = masks_of(module)
-        return {name: mask for name, mask in found.items() if mask.any() or not name.endswith("bias")}
 
     known = {word: quantities[word]() for word in inspect.signature(CRITERIA[criterion].score).parameters}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -316,12 +314,7 @@ def gradual_pruner(
     """
     if pruning is None:
         return lambda step: None
-    parameters, sparsities = prunable_parameters(module), pruning.sparsities()
-    initial = (
-        {name: weight.detach().clone() for name, weight in parameters.items()}
-        if uses(pruning.criterion, "initial_weight")
-        else None
-    )
+    sparsities, initial = pruning.sparsities(), copy_weights(module)
 
     def prune(step: int) -> None:
         if step in sparsities:

@@ -5,7 +5,7 @@ import math
 
 from common import methods
 from common.cli import FLIPS, UserError, logger
-from common.methods import FINETUNED, RETRAINED, REWOUND, PruningMethod, iteration_sparsity
+from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.pruning import GradualPruning, uses
 
 
@@ -110,19 +110,17 @@ def gradual_pruning(
     if any(getattr(flags, f"{name}_epoch{suffix}") is not None for name in ("begin", "end")):
         frequency = max(1, math.ceil((end - begin) / methods.INTERVALS))
     frequency = getattr(flags, f"frequency{suffix}") or frequency
+    last_step = epochs * steps_an_epoch
     # The published places in the training; the last step of all is the latest that fits.
-    fitting = [
-        min(step / methods.PUBLISHED_STEPS[kind] * epochs, epochs - 1 / steps_an_epoch) for step in defaults
-    ]
+    published = [step / methods.PUBLISHED_STEPS[kind] * epochs for step in defaults]
+    fitting = [min(epoch, epochs - 1 / steps_an_epoch) for epoch in published]
     numbers = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
-    remedy = f"give --begin_epoch{suffix} {numbers[0]} --end_epoch{suffix} {numbers[1]}, say"
     what = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
-    if begin > end or end < 1:
-        raise UserError(f"pruning of the {what} from step {begin} to step {end} never fires; {remedy}")
-    if end > epochs * steps_an_epoch:
+    remedy = f"give --begin_epoch{suffix} {numbers[0]} --end_epoch{suffix} {numbers[1]}, say"
+    if begin > end or end < 1 or end > last_step:
         raise UserError(
-            f"pruning of the {what} ends at step {end}, its training at step {epochs * steps_an_epoch} "
-            f"({epochs} epochs of {steps_an_epoch} steps); {remedy}, or train for longer"
+            f"pruning of the {what} from step {begin} to step {end} does not fit its training "
+            f"of {last_step} steps ({epochs} epochs of {steps_an_epoch}); {remedy}"
         )
     scope = method(flags, flags.schedule).scope
     pruning = GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
@@ -178,14 +176,3 @@ def sparsities_to_prune(flags: argparse.Namespace) -> list[tuple[int, float]]:
         return [(0, sparsity) for sparsity in flags.pruning_percentages]
     iterations = range(1, flags.iterations + 1)
     return [(iteration, iteration_sparsity(flags.rate, iteration)) for iteration in iterations]
-
-
-def by_method(
-    method: PruningMethod, places: list[tuple[int, float]]
-) -> dict[PruningMethod, list[tuple[int, float]]]:
-    """The (iteration, sparsity) of each method: at sparsity 0, where nothing is pruned, the method is
-    `finetuned`."""
-    found: dict[PruningMethod, list[tuple[int, float]]] = {}
-    for iteration, sparsity in places:
-        found.setdefault(method if sparsity else PruningMethod(FINETUNED), []).append((iteration, sparsity))
-    return found

@@ -85,9 +85,13 @@ class Study:
             own["temperature"] = self.flags.temperature
         return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
 
-    def architecture_configuration(self) -> dict:
-        """What every configuration says of the network."""
-        return self.architecture.configuration(self.supervised)
+    def configuration(self) -> dict:
+        """What every configuration says of the network and of its input."""
+        network = {
+            "learning_method": self.learning_method,
+            **self.architecture.configuration(self.supervised),
+        }
+        return network | self.data.pixel_settings
 
 
 def requested_architecture(flags: argparse.Namespace) -> Architecture:

@@ -417,22 +417,25 @@ def fit(
         # Read together: every reading waits for the device.
         loss_sum, correct_sum, finite = torch.cat([totals, finite.float()[None]]).tolist()
         mean_loss = loss_sum / images
-        refuse_divergence(mean_loss, losses, epoch, run.description)
-        history.append({"epoch": epoch, "learning_rate": rates[-1], "loss": mean_loss})
-        history[-1]["chance_loss"] = training.chance_loss
+        entry = {"epoch": epoch, "learning_rate": rates[-1], "loss": mean_loss}
+        entry["chance_loss"] = training.chance_loss
         if correct is not None:
-            history[-1]["train_accuracy"] = correct_sum / images
+            entry["train_accuracy"] = correct_sum / images
         with refusing_divergence(epoch + 1, run.description):
+            if not math.isfinite(mean_loss):
+                first = next((step for step, loss in enumerate(losses, 1) if not loss.isfinite()), steps)
+                raise NotFiniteError(f"the loss is {mean_loss}, from step {first} of {steps} on")
             if not finite:
                 raise NotFiniteError(f"{not_finite(tensors)} are not finite")
-            history[-1] |= training.test_scores()
+            entry |= training.test_scores()
             if epoch + 1 == epochs.stop:
                 training.check_outputs()
         if masks:
-            history[-1]["sparsity"] = measure_sparsity(pruned)["total"]
+            entry["sparsity"] = measure_sparsity(pruned)["total"]
+        history.append(entry)
         is_shown = bar.disable and time.monotonic() - shown_at > EPOCH_SHOWN_SECONDS
         shown_at = time.monotonic() if is_shown else shown_at
-        log_epoch(run.description, epochs.stop, history[-1], logging.INFO if is_shown else logging.DEBUG)
+        log_epoch(run.description, epochs.stop, entry, logging.INFO if is_shown else logging.DEBUG)
         warn_at_chance(history, run.description, data)
     with refusing_divergence(epochs.stop, run.description):
         at_epoch(epochs.stop)
@@ -558,19 +561,6 @@ def advance(bar: tqdm, loss: Tensor) -> None:
     bar.update()
 
 
-def refuse_divergence(mean_loss: float, losses: list[Tensor], epoch: int, description: str) -> None:
-    """Refuses an epoch whose loss is not finite: such a network is not saved. `losses` are those of its
-    steps."""
-    if math.isfinite(mean_loss):
-        return
-    step = next((step for step, loss in enumerate(losses, 1) if not torch.isfinite(loss)), len(losses))
-    raise UserError(
-        f"the loss of {description} is {mean_loss} in epoch {epoch + 1}, from its step {step} of "
-        f"{len(losses)} on: it diverged and was "
-        "not saved; give a smaller --learning_rate, or look at the dense network"
-    )
-
-
 @contextmanager
 def refusing_divergence(done: int, description: str) -> Iterator[None]:
     """A context in which values that are not finite, after `done` epochs, end the training."""
@@ -597,7 +587,7 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
     """Says once when a network has learned nothing for some epochs: its loss is not below chance, and its
     accuracy on the training views is that of guessing the largest class; or its contrastive loss is that of
     features which are all alike."""
-    last, (chance, guessing) = history[-1], chance_of_classes(data)
+    chance, guessing = chance_of_classes(data)
     highest = guessing + DEVIATIONS_AT_CHANCE * math.sqrt(guessing * (1 - guessing) / len(data.train_labels))
     # Where nearly all images are of one class, even the best contrastive loss is near to chance.
     tolerance = LOSS_AT_CHANCE * min(1, chance)
@@ -608,27 +598,28 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
         return abs(entry["loss"] - entry["chance_loss"]) < tolerance * entry["chance_loss"]
 
     at_chance = [*map(is_at_chance, history[-EPOCHS_AT_CHANCE - 1 :])]
-    fact, remedy = f"training accuracy of {description} has been at chance ({guessing:.2%})", ""
-    if "train_accuracy" not in last:
-        fact = f"loss of {description} has been at chance ({last['chance_loss']:.4f})"
-        remedy = " and --temperature"
     # Said when the last so many epochs are at chance and the one before them was not, or there was none.
     if at_chance in ([True] * EPOCHS_AT_CHANCE, [False] + [True] * EPOCHS_AT_CHANCE):
         logger.info(
-            "warning: the %s for %d epochs: it learns nothing; look at --learning_rate%s",
-            fact,
+            "warning: %s has been at chance for %d epochs (%s): it learns nothing; look at --learning_rate",
+            description,
             EPOCHS_AT_CHANCE,
-            remedy,
+            describe_epoch(history[-1]),
         )
 
 
 def log_epoch(description: str, epochs: int, entry: dict, level: int) -> None:
-    """One line of the log: loss with its chance value, accuracies of the epoch's views and of the test
-    images, sparsity."""
-    facts = [
-        f"{description} epoch {entry['epoch'] + 1}/{epochs}",
-        f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})",
-    ]
+    """One line of the log."""
+    rate, facts = entry["learning_rate"], describe_epoch(entry)
+    logger.log(
+        level, "%s epoch %d/%d, %s, learning rate %.3g", description, entry["epoch"] + 1, epochs, facts, rate
+    )
+
+
+def describe_epoch(entry: dict) -> str:
+    """An entry of a history in the log: the loss with its chance value, accuracies of the epoch's views and
+    of the test images, sparsity."""
+    facts = [f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})"]
     shares = ("train_accuracy", "test_accuracy", "sparsity")
     facts += [f"{name.replace('_', ' ')} {entry[name]:.2%}" for name in shares if name in entry]
-    logger.log(level, "%s, learning rate %.3g", ", ".join(facts), entry["learning_rate"])
+    return ", ".join(facts)

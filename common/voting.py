@@ -71,26 +71,28 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray, num_classes:
         (S, N), of the type of the predictions.
     """
     ranks, counts = tie_ranks(num_classes), vote_counts(predictions, num_classes)
-    labels = np.repeat(winners(counts)[None].astype(predictions.dtype), len(sets), 0)
+    labels = np.empty((len(sets), len(counts)), predictions.dtype)
+    labels[:] = winners(counts)
     # Where fewer than half of a set can vote against the class that leads, it leads in every set.
     opposed = len(predictions) - counts.max(1)
     disputed = np.flatnonzero(2 * opposed >= sets.sum(1).min(initial=len(predictions)))
     ranked = np.sort(predictions[:, disputed], 0)
     new = np.concatenate([np.ones_like(ranked[:1], bool), ranked[1:] != ranked[:-1]])
     candidates = new.sum(0)  # classes that an image has votes for
-    images, voters = max(1, CHUNK // len(sets)), sets.astype(np.float32)
+    images = max(1, CHUNK // len(sets))
+    # One number that is larger for more votes and, with as many, for the larger rank: whole numbers, exact up
+    # to 2^24. The last "network" adds the rank.
+    voters = np.column_stack([num_classes * sets, np.ones(len(sets))]).astype(np.float32)
+    of_number = np.tile(np.argsort(ranks), len(predictions) + 1).astype(predictions.dtype)
     by_candidates = np.argsort(-candidates, kind="stable")
     for order in np.split(by_candidates, range(images, len(disputed), images)):
         classes = np.zeros((candidates[order].max(initial=0), len(order)), predictions.dtype)
         image, place = np.nonzero(new[:, order].T)
         classes[np.arange(len(image)) - np.searchsorted(image, image), image] = ranked[:, order][place, image]
-        best = np.full((len(sets), len(order)), -1, np.float32)
+        best, own = np.zeros((len(sets), len(order)), np.float32), predictions[:, disputed[order]]
         for index, label in enumerate(classes):
             some = (candidates[order] > index).sum()  # the first ones
-            chosen = predictions[:, disputed[order[:some]]] == label[:some]
-            # One number that is larger for more votes and, with as many, for the larger rank: whole numbers,
-            # exact up to 2^24.
-            votes = voters @ (num_classes * chosen.astype(np.float32)) + ranks[label[:some]]
-            np.maximum(best[:, :some], votes, out=best[:, :some])
-        labels[:, disputed[order]] = np.argsort(ranks)[best.astype(np.int32) % num_classes]
+            chosen = np.vstack([own[:, :some] == label[:some], ranks[label[:some]]]).astype(np.float32)
+            np.maximum(best[:, :some], voters @ chosen, out=best[:, :some])
+        labels[:, disputed[order]] = of_number[best.astype(np.int32)]
     return labels

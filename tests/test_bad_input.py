@@ -482,8 +482,8 @@ sup_training --index_start 3 => --index_end 1 lies before --index_start 3
 clr_training --warmup_epochs 4 => --warmup_epochs 4 ... fewer than --epochs 1
 sup_training --save_epochs 1,2 => --save_epochs 2 ... below --epochs 2
 sup_training --criterion snip => --criterion ... give a sparsity above 0 (--pruning)
-sup_training --pruning 0.5 => ends at step ... give --begin_epoch
-sup_training --pruning 0.5 --begin_step 3 --end_step 2 => never fires ... give --begin_epoch
+sup_training --pruning 0.5 => does not fit its training ... give --begin_epoch
+sup_training --pruning 0.5 --begin_step 3 --end_step 2 => does not fit its training ... give --begin_epoch
 sup_pruning_finetune --criterion filter_l1 --scope global => --scope global ... leave it out
 clr_pruning_finetune --iterations 3 => --iterations belongs to --pruning_schedule iterative
 sup_pruning_finetune --pruning_schedule iterative => --pruning_percentages belongs to one-shot
@@ -1016,14 +1016,6 @@ ROWS = [
         DAMAGED,
     ),
     ("JSON, no sparsity", edit_record(SUP_PRUNED, setting("sparsity", to=0.9)), SUP_PRUNE, "", DAMAGED),
-    ("JSON, no history", edit_record(SUP_PRUNED, setting("history", to=[])), SUP_PRUNE, "", DAMAGED),
-    (
-        "JSON, no accuracy as pruned",
-        edit_record(SUP_PRUNED, without("accuracy_as_pruned")),
-        SUP_PRUNE,
-        "",
-        DAMAGED,
-    ),
     (
         "JSON, no dense networks",
         edit_record(SUP_PRUNED, without("configuration", "dense")),
@@ -1688,12 +1680,6 @@ def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
     assert make_figures.main(["--results", str(folder), "--release", str(tmp_path / "copy")]) == 2
     check_the_line(capsys.readouterr().err, "of_before.npz is damaged; move it away")
     assert files(tmp_path) == before
-
-
-def test_a_command_whose_quotation_does_not_end_is_not_said():
-    from common.store.populations import recorded_command
-
-    assert recorded_command({"run": {"command": "sup_training.py 'few"}}, {}) == ""
 
 
 def inflate(path, name, megabytes):

@@ -138,7 +138,6 @@ def test_grasp_of_a_linear_layer_by_hand():
     images, wanted = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).double(), torch.tensor([[-1.0], [-0.5]]).double()
     losses = lambda: (((layer(image) - number) ** 2).sum() / 2 for image, number in zip(images, wanted))
     for masks, kept in (
-        (None, [2, 1.5]),
         ({"weight": torch.tensor([[1.0, 1, 0]])}, [2, 1.5]),
         ({}, [2, 3]),  # a weight that is zero by chance
     ):

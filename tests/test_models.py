@@ -11,6 +11,7 @@ from conftest import GOLDEN_NETWORKS
 from torch import nn
 
 from common.models import (
+    spatial_means,
     ClassificationHead,
     ContrastiveClassifier,
     ContrastiveEncoder,
@@ -135,7 +136,7 @@ def test_latent_and_representations_are_those_written_out_by_hand(depth, widen_f
     network, images = random_network(depth, widen_factor), torch.randn(3, 3, 9, 13)
     latent, places = slow_forward(network, images)
     with torch.no_grad():
-        actual = {"latent": network(images), **network.representations(images)}
+        actual = {"latent": network(images), **spatial_means(network, images)}
     expected = {"latent": latent, **{name: place.mean((2, 3)) for name, place in places.items()}}
     assert list(actual) == list(expected) and latent.shape == (3, 64 * widen_factor)
     for name, values in actual.items():

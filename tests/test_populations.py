@@ -162,8 +162,8 @@ def test_missing_networks_are_trained_by_the_command_that_trained_the_others_eac
     command = refusal(pies(models_number=6)).split("train them: ")[1].split(", or")[0]
     threads = torch.get_num_threads()  # on which the bytes of a network depend
     assert command == (
-        "python sup_training.py --dataset digits --save_path 'my own' --normalization 0,0,0 1,1,1 "
-        f"--threads {threads} --index_start 1 --index_end 5"
+        "python sup_training.py --dataset digits --index_start 1 --index_end 5 --save_path 'my own' "
+        f"--normalization 0,0,0 1,1,1 --threads {threads}"
     )
     importlib.import_module("sup_training").build_parser().parse_args(shlex.split(command)[2:])
 
@@ -214,7 +214,7 @@ def test_a_dense_model_trained_again_is_noticed(work):
     assert "made from another dense model" in refusal(view, "global", 0.5, dense)
 
 
-UNLIKE = "none with the settings of the one-shot networks"
+UNLIKE = "makes one with the settings of the one-shot networks"
 
 
 @pytest.mark.parametrize(

@@ -189,14 +189,11 @@ def test_a_digest_does_not_depend_on_the_version_of_python(tmp_path):
     assert files.module_digest(module_of(tmp_path / "m.py", MODULE)) == "f3f52dbabbc5"
 
 
-def test_the_short_table_shows_absent_combinations_and_where_models_come_from():
+def test_the_short_table_shows_where_models_come_from():
     shown = table.format_table(
-        [
-            row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="external"),
-            {**row("supervised", "GMP", 0.9), "status": "absent"},
-        ]
+        [row("supervised", "global", 0.9, models=3, accuracy_mean=0.9512, pies=7, origin="external")]
     )
-    assert "95.12%" in shown and "external" in shown and "absent" in shown.splitlines()[2]
+    assert "95.12%" in shown and "external" in shown
 
 
 def test_a_table_in_latex_is_ruled_by_booktabs_says_names_once_and_escapes_what_latex_takes(tmp_path):
@@ -389,19 +386,9 @@ def figure_arrays(kind):
         for side in ("dense", "pruned")
         for part in ("q_score", "z_score", "l1_norm", "depth")
     }
-    epochs = {
-        "stages": np.array(["head"]),
-        "head_epoch": np.arange(4),
-        "head_loss": generator.random(4),
-        "head_test_loss": generator.random(4),
-        "head_train_accuracy": generator.random(4),
-        "head_test_accuracy": generator.random(4),
-        "head_chance_loss": np.full(4, 2.3),
-    }
     return {
         **shared,
         **values,
-        **epochs,
         "coordinates": generator.random((60, 2)),
         "modal_labels": np.arange(60) % 3,
         "places": 16,
@@ -410,12 +397,24 @@ def figure_arrays(kind):
     }
 
 
+def figure_of(kind):
+    arrays = figure_arrays(kind)
+    if kind != "curves":
+        return plots.draw(arrays)
+    accuracies = {"train_accuracy": 0.4, "test_accuracy": 0.3}
+    history = [
+        {"epoch": epoch, "loss": 2 / (epoch + 1), "test_loss": 2.1, "chance_loss": 2.3, **accuracies}
+        for epoch in range(4)
+    ]
+    return plots.draw_curves(arrays["title"], {"head": history})
+
+
 @pytest.mark.parametrize(
     "kind, panels",
     [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 1), ("pies_distribution", 1)],
 )
 def test_a_figure_has_a_title_and_labelled_axes_and_no_text_on_another(kind, panels):
-    figure = plots.lay_out(plots.draw(figure_arrays(kind)))
+    figure = plots.lay_out(figure_of(kind))
     of_panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert len(of_panels) == panels and " · digits · SupCon" in figure._suptitle.get_text()
     assert all(axes.get_xlabel() for axes in of_panels) and all(axes.get_ylabel() for axes in figure.axes)
@@ -684,15 +683,15 @@ def test_a_run_has_a_folder_and_a_title_of_its_own(view):
 def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(view):
     dense, pruned, *_ = (side.population for side in (evaluated([[0, 1]], seed) for seed in (1, 2)))
     dense = dataclasses.replace(dense, pruning_method="dense", sparsity=0.0)
-    assert dense.unpublished == {"epochs": 3}
+    assert dense.non_default_settings == {"epochs": 3}
     assert comparison.population_row(view, dense, dense)["unpublished"] == "epochs 3"
     assert comparison.title(view, dense, dense).endswith("\nepochs 3")
     assert comparison.title(view, pruned, dense).endswith("\ndense: epochs 3; pruned: epochs 3")
     late = dataclasses.replace(dense, pruning_method="later_GMP", sparsity=0.9)
     late.members[0].record["configuration"] |= {"begin_step": 20000, "end_step": 30000, "epochs": 205}
-    assert late.unpublished == {"end_step": 30000}
+    assert late.non_default_settings == {"end_step": 30000}
     late.members[0].record["configuration"]["precision"] = "bfloat16"
-    assert late.unpublished == {"end_step": 30000, "precision": "bfloat16"}
+    assert late.non_default_settings == {"end_step": 30000, "precision": "bfloat16"}
 
 
 def test_depths_are_compared_on_ids_that_both_populations_have(view):

@@ -288,7 +288,7 @@ def test_a_training_that_diverges_keeps_its_last_good_state(work, monkeypatch, c
     monkeypatch.setattr("common.training.supervised_learning_rate", lambda settings, epoch: next(rates))
     assert give(FOUR) == 2
     line, state = line_of(capsys), state_of(work)
-    assert "diverged" in line and "in epoch 3, from its step " in line
+    assert "diverged" in line and "after epoch 3: the loss is " in line
     assert f"{state.name} holds the state after 2 epochs" in line
     assert load(state)["epoch"] == 2
 

@@ -111,7 +111,9 @@ def test_epochs_mean_the_step_before_which_so_many_are_done(kind, words, epochs,
 def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late):
     size = {"epochs": 6, "batch_size": 100, "images": 1000}
     assert schedule_of("supervised", f"--begin_step 1 {last}", **size).end_step == 60
-    assert "its training at step 60" in refusal("supervised", f"--begin_step 1 {too_late}", **size)
+    assert "does not fit its training of 60 steps" in refusal(
+        "supervised", f"--begin_step 1 {too_late}", **size
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,13 +121,13 @@ def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late
     [
         (
             *("supervised", 12, 64),
-            "pruning of the network ends at step 20000, its training at step 276 (12 epochs of 23 steps); "
-            "give --begin_epoch 0.15 --end_epoch 3, say, or train for longer",
+            "pruning of the network from step 1000 to step 20000 does not fit its training of 276 steps "
+            "(12 epochs of 23); give --begin_epoch 0.15 --end_epoch 3, say",
         ),
         (
             *("head", 10, 256),
-            "pruning of the classifier head ends at step 10000, its training at step 60 (10 epochs of 6 "
-            "steps); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say, or train for longer",
+            "pruning of the classifier head from step 500 to step 10000 does not fit its training of 60 "
+            "steps (10 epochs of 6); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say",
         ),
     ],
 )
@@ -135,7 +137,7 @@ def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fi
     assert refusal(kind, "", epochs=epochs, batch_size=batch_size, images=1437) == told
 
 
-NEVER = "from step {} to step {} never fires"
+NO_FIT = "from step {} to step {} does not fit its training"
 TWICE = "--{0}_step{1} and --{0}_epoch{1} say the same: give one of them"
 
 
@@ -144,12 +146,12 @@ TWICE = "--{0}_step{1} and --{0}_epoch{1} say the same: give one of them"
     [
         (
             *("supervised", "--begin_step 20001"),
-            f"network {NEVER.format(20001, 20000)}; give --begin_epoch 2.6 --end_epoch 51, say",
+            f"network {NO_FIT.format(20001, 20000)}",
         ),
-        ("supervised", "--begin_step 0 --end_step 0", NEVER.format(0, 0)),
+        ("supervised", "--begin_step 0 --end_step 0", NO_FIT.format(0, 0)),
         (
             *("head", "--begin_step_head 30 --end_step_head 20"),
-            f"classifier head {NEVER.format(30, 20)}; give --begin_epoch_head 2.6",
+            f"classifier head {NO_FIT.format(30, 20)}",
         ),
         ("contrastive", "--begin_step 5 --begin_epoch 5", TWICE.format("begin", "")),
         ("head", "--end_step_head 5 --end_epoch_head 5", TWICE.format("end", "_head")),

@@ -153,7 +153,7 @@ def test_the_expected_jaccard_is_the_mean_over_all_sets(total):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
-def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(groups):
+def test_common_and_unique_pies_equal_a_slow_count(groups):
     rng = np.random.default_rng(groups)
     is_pie, labels = rng.random((groups, 200)) < 0.3, rng.integers(0, 5, 200)
     counts = [Counter() for _ in range(groups + 1)]
@@ -163,10 +163,6 @@ def test_common_and_unique_pies_equal_a_slow_count_and_count_every_image_once(gr
             counts[owners[0] if len(owners) == 1 else groups][int(labels[image])] += 1
     found = similarity.common_and_unique_pies(is_pie, labels, 7)
     assert found.tolist() == [[count[label] for label in range(7)] for count in counts]
-    for label in range(7):
-        assert found[:, label].sum() == len(
-            [image for image in range(200) if labels[image] == label and any(is_pie[:, image])]
-        )
     with pytest.raises(ValueError, match="labels must be whole numbers between 0 and 3"):
         similarity.common_and_unique_pies(is_pie, labels, 4)
 

@@ -6,10 +6,8 @@ import math
 import numpy as np
 import pytest
 import worlds
-from conftest import GOLDEN_HERE
 from scipy import stats
 
-from common import metrics, voting
 from figures.report import uncertainty
 from figures.report.uncertainty import Sample, combine, of_networks
 
@@ -62,21 +60,6 @@ def interval(estimate):
 def halves_of(values, seeds):
     """The sample of a statistic of half-samples."""
     return Sample(tuple(range(seeds)), "halves", np.array(values[:1]), np.array(values[1:])[:, None])
-
-
-@pytest.mark.parametrize("seeds, t", [(6, 2.5705818), (7, 2.4469119), (10, 2.2621572)])
-def test_a_half_sampled_interval_equals_its_formula(seeds, t):
-    halves = uncertainty.half_samples(seeds)
-    replicates = np.random.default_rng(seeds).normal(20, 5, len(halves))
-    variances = []
-    for size in {seeds // 2, seeds - seeds // 2}:
-        values = [value for value, half in zip(replicates.tolist(), halves) if half.sum() == size]
-        mean = sum(values) / len(values)
-        variances.append(sum((value - mean) ** 2 for value in values) / len(values))
-    half = t * math.sqrt(sum(variances) / len(variances))
-    estimate = combine([(1, "", halves_of([21.0, *replicates], seeds))])
-    assert interval(estimate) == pytest.approx((21 - half, 21 + half))
-    assert uncertainty.within(estimate, 20.5, math.inf)["low"] == 20.5
 
 
 @pytest.mark.parametrize("kind", ["halves", "jackknife"])
@@ -159,19 +142,6 @@ def test_fewer_than_six_seeds_or_no_spread_give_no_interval():
         assert np.isnan(interval(mean)).all() and mean["models"] == seeds
     for estimate in (uncertainty.mean_estimate(np.ones(8)), combine([(1, "", halves_of([4.0] * 21, 6))])):
         assert np.isnan(interval(estimate)).all() and not math.isnan(estimate["value"])
-
-
-def test_the_interval_of_the_golden_pies_has_their_number_in_it_and_the_bootstrap_has_not():
-    golden = np.load(GOLDEN_HERE / "pies.npz")
-    dense, pruned = golden["dense_predictions"], golden["pruned_predictions"]
-    sets = np.concatenate([np.ones((1, 30), bool), uncertainty.half_samples(30)])
-    labels = [voting.modal_labels_of_sets(predictions, sets, 12) for predictions in (dense, pruned)]
-    counts = (labels[0] != labels[1]).sum(1)
-    low, high = interval(combine([(1, "", halves_of(counts.astype(float), 30))]))
-    assert counts[0] == golden["is_pie"].sum() == 23 and low < 23 < high and high - low < 30
-    drawn = np.random.default_rng(0).integers(30, size=(200, 30))
-    counts = [metrics.find_pies(dense[row], pruned[row], 10).sum() for row in drawn]
-    assert np.quantile(counts, 0.025) > 23
 
 
 def check_coverage(world, seeds, draws, least, widest):

@@ -108,10 +108,9 @@ def estimates(populations: list[StoredPopulation]) -> dict[str, dict]:
 
 def forget() -> None:
     """Drops what is remembered of earlier draws."""
-    for function in (evidence.labels_of_sets, evidence.labels_of_splits, evidence.moved_votes):
-        function.cache_clear()
-    for function in (evidence.between_halves, evidence.excess, evidence.pies_minus_others):
-        function.cache_clear()
+    for function in vars(evidence).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def coverage(name: str, seeds: int, draws: int) -> dict[str, tuple[float, float]]:

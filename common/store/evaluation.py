@@ -100,7 +100,7 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
 
 @torch.no_grad()
 def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
-    """The k-NN label of every test image at every probe place, and the network's own prediction.
+    """The k-NN label of every test image at every probe layer, and the network's own prediction.
 
     The k-NN is fitted on the un-augmented training images, with the network in eval mode.
 
@@ -130,46 +130,46 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def knn_at_layers(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
-    """Place -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in
+    """Layer -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in
     `evaluation_batches`."""
     first = network.representations(evaluation_batch(data.test_images[:1], data))
-    widths = {place: hidden.shape[1] for place, hidden in first.items()}
+    widths = {layer: hidden.shape[1] for layer, hidden in first.items()}
     labels = {}
-    for places in _layer_groups(widths, len(data.train_images)):
+    for layers in _layer_groups(widths, len(data.train_images)):
         train, test = (
-            _representations(network, images, data, places, batch_size)
+            _representations(network, images, data, layers, batch_size)
             for images in (data.train_images, data.test_images)
         )
-        for place in places:
-            labels[place] = neighbours.knn_labels(
-                train.pop(place), data.train_labels, test.pop(place), len(data.class_names)
+        for layer in layers:
+            labels[layer] = neighbours.knn_labels(
+                train.pop(layer), data.train_labels, test.pop(layer), len(data.class_names)
             )
     return labels
 
 
 def _layer_groups(widths: dict[str, int], images: int) -> list[list[str]]:
-    """Consecutive places whose representations fit into memory together; one place at least."""
+    """Consecutive layers whose representations fit into memory together; one layer at least."""
     groups, room = [], 0
-    for place, width in widths.items():
+    for layer, width in widths.items():
         size = 4 * width * images
         if size > room:
             groups.append([])
             room = HIDDEN_BYTES
-        groups[-1].append(place)
+        groups[-1].append(layer)
         room -= size
     return groups
 
 
 def _representations(
-    network: Classifier, images: Tensor, data: ImageDataset, places: list[str], batch_size: int
+    network: Classifier, images: Tensor, data: ImageDataset, layers: list[str], batch_size: int
 ) -> dict[str, Tensor]:
     stored, done = {}, 0
     for batch in evaluation_batches(images, data, batch_size):
         hidden = network.representations(batch)
-        for place in places:
+        for layer in layers:
             # In place: batches that are put together at the end would be there twice.
-            if place not in stored:
-                stored[place] = hidden[place].new_empty(len(images), hidden[place].shape[1])
-            stored[place][done : done + len(batch)] = hidden[place]
+            if layer not in stored:
+                stored[layer] = hidden[layer].new_empty(len(images), hidden[layer].shape[1])
+            stored[layer][done : done + len(batch)] = hidden[layer]
         done += len(batch)
-    return {place: check_finite(hidden, f"representations at {place}") for place, hidden in stored.items()}
+    return {layer: check_finite(hidden, f"representations at {layer}") for layer, hidden in stored.items()}

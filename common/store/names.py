@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.methods import FINETUNED, parse_method
+from common.methods import FINETUNED
 from common.settings import Architecture
 
 PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
@@ -82,17 +82,6 @@ def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
         encoder_name, suffix = plain + architecture.architecture, ""
     head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
     return encoder_name + suffix + head
-
-
-def settings_in_name(name: CheckpointName) -> set[str]:
-    """The settings that a file name tells, as a configuration names them."""
-    told = {"architecture", "model_depth", "widen_factor", "schedule", "criterion", "scope", "rate", "after"}
-    told.add("rewind_epoch")
-    of_head = name.part == "head" and not parse_method(name.pruning_method).finetuned
-    told.add("head_epochs" if of_head else "epochs")
-    return told | (
-        {"dropout"} if name.part == "supervised" else {"projection_head", "temperature", "batch_size"}
-    )
 
 
 def study_folder(root: str, dataset_name: str) -> Path:

@@ -5,8 +5,6 @@ Populations are never mixed; pruned ones come from the dense ones that they are 
 """
 
 import json
-import shlex
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -99,7 +97,7 @@ class Population:
         return [record for member in self.members for record in member.records]
 
     @property
-    def unpublished(self) -> dict:
+    def non_default_settings(self) -> dict:
         """The settings in which they differ from the published ones, as flags name them."""
         if self.external:
             return {}
@@ -190,11 +188,7 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     try:
         populations = populations_in(study, kind, (study.folder, study.head_folder))
         alike = [each for each in populations if all(finetuned_alike(each, other) for other in one_shot)]
-        reason = (
-            "none with the settings of the one-shot networks"
-            if populations
-            else "--pruning_percentages 0.0 makes one"
-        )
+        reason = "--pruning_percentages 0.0 makes one with the settings of the one-shot networks"
         if alike:
             alike = from_dense(study, alike, dense)
             return checked(study, only_population("finetune", alike), dense)
@@ -209,11 +203,7 @@ def finetuned_alike(population: Population, other: Population) -> bool:
     if population.external or other.external:
         facts, others = population.facts(), other.facts()
         return all(facts[fact] == others[fact] for fact in facts.keys() & others)
-    one, two = (
-        {key: value for key, value in each.configuration.items() if key not in OF_PRUNING}
-        for each in (population, other)
-    )
-    return one == two
+    return differences(population.configuration, other.configuration).keys() <= {*OF_PRUNING}
 
 
 def populations_in(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Population]:
@@ -229,9 +219,9 @@ def checked(study: Study, population: Population, dense: Population | None) -> P
     pruning_method = population.pruning_method
     what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{what} networks: {population} in {population.folder}")
-    files = ((path, name) for member in population.members for path, name in zip(member.paths, member.names))
-    external = [file for file, record in zip(files, population.records) if record is None]
-    say_external(external, study.architecture_configuration(), study.flags.given)
+    paths = [path for member in population.members for path in member.paths]
+    external = [path for path, record in zip(paths, population.records) if record is None]
+    say_external(external)
     if external and not study.data.normalization:
         say_once(
             f"note: external networks see pixels normalised by {study.data.normalization_text}; if they were "
@@ -309,7 +299,7 @@ def fits(study: Study, member: Member) -> bool:
     these."""
     if member.record is None:
         return True
-    shape = study.architecture_configuration()
+    shape = study.architecture.configuration(study.supervised)
     # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
     encoder = member.record.get("encoder_sha256", member.checksums[0])
     is_head_of_it = study.supervised or encoder == member.checksums[0]
@@ -359,15 +349,14 @@ def only_population(stage: str, fitting: list[Population]) -> Population:
     """The population that fits; several are refused with what tells them apart."""
     if len(fitting) == 1:
         return fitting[0]
-    facts = [population.facts() for population in fitting]
-    flags = [f"--{stage}_{fact}" for fact in FACTS if len({each.get(fact) for each in facts} - {None}) > 1]
-    remedy = f"choose with {' or '.join(flags)}"
+    first, second, *_ = fitting
+    keys, facts = differences(first.settings, second.settings), differences(first.facts(), second.facts())
+    flags = [f"--{stage}_{fact}" for fact in facts if stage]
+    remedy = f"choose with {' or '.join(flags)}" if flags else "move one into a folder of its own and name it"
+    words = f"they differ in {', '.join(keys)}: {remedy}"
     if len({population.external for population in fitting}) > 1:
-        remedy = "those that are external have no JSON: put it back where it is lost, or move them away"
-    elif not (stage and flags):
-        keys = differences(fitting[0].settings, fitting[1].settings)
-        remedy = f"they differ in {', '.join(keys)}: move one into a folder of its own and name it"
-    raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {remedy}")
+        words = "those that are external have no JSON: put it back where it is lost, or move them away"
+    raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {words}")
 
 
 def script_of(population: Population) -> str:
@@ -379,36 +368,26 @@ def script_of(population: Population) -> str:
 
 
 def how_to_train(population: Population, ids: Iterable[int]) -> str:
-    """How these ids of a population are trained: by the command that made one of its networks, as far as a
-    record says it. Finished networks in between are skipped."""
+    """How these ids of a population are trained: by the command that made one of its networks, or where no
+    record says it, by which script. Finished networks in between are skipped."""
     script, first, last = script_of(population), min(ids), max(ids)
-    flags = {"--index_start": [str(first)], "--index_end": [str(last)]}
+    flags = {"index_start": str(first), "index_end": str(last)}
     if script.endswith("finetune.py"):
-        flags = {"--models_number": [str(last + 1)]}
-    commands = (recorded_command(member.record, flags) for member in population.members)
-    command = next((command for command in commands if command.startswith(f"python {script} ")), None)
-    return f"train them: {command}" if command else f"train them with {script}"
+        flags = {"models_number": str(last + 1)}
+    command = recorded_command(next(filter(None, population.records), None), flags)
+    return f"train them: {command}" if script in command else f"train them with {script}"
 
 
-def recorded_command(record: dict | None, flags: dict[str, list[str]]) -> str:
+def recorded_command(record: dict | None, flags: dict[str, str]) -> str:
     """The command that made a checkpoint, with other values of these flags and each flag once; '' where it is
     not known. The number of threads is named, because bytes depend on it."""
-    run, words = (record or {}).get("run", {}), []
-    with suppress(ValueError):  # a quotation that does not end
-        words = shlex.split(run.get("command", ""))
-    if not words:
-        return ""
-    flag, values = words[0], {words[0]: []}
-    for word in words[1:]:
-        if word.startswith("--"):
-            flag, *given = word.split("=", 1)
-            values[flag] = given
-        else:
-            values[flag].append(word)
+    run = (record or {}).get("run", {})
+    script, *given = run.get("command", "").split(" --")
+    values = {words.replace("=", " ").split(" ")[0]: words for words in given}
     if "threads" in run:
-        values.setdefault("--threads", [str(run["threads"])])
-    values = {flag: given for flag, given in values.items() if flag not in flags} | flags
-    return shlex.join(["python", *(word for flag in values for word in (flag, *values[flag]))])
+        values.setdefault("threads", f"threads {run['threads']}")
+    values |= {flag: f"{flag} {value}".rstrip() for flag, value in flags.items()}
+    return " --".join([f"python {script}", *values.values()]) if script else ""
 
 
 def check_population(study: Study, population: Population, dense: Population | None) -> None:
@@ -422,24 +401,27 @@ def check_population(study: Study, population: Population, dense: Population | N
             f"{population} in {population.folder}: ids {show_ids(missing)} are missing; "
             f"{how_to_train(population, missing)}, or give a smaller --models_number{allow}"
         )
-    pairs, seeds = {"weights": find_duplicate_weights(member.paths[0] for member in members)}, {}
+    twice, what, seeds = find_duplicate_weights(member.paths[0] for member in members), "weights", {}
     for member in members:
         seed, path = (member.record or {}).get("seed"), member.paths[-1]
-        if seed is not None and (other := seeds.setdefault(str(seed), path)) is not path:
-            pairs["seed"] = path, other
-    for what, (path, other) in ((what, pair) for what, pair in pairs.items() if pair):
+        other = path if seed is None else seeds.setdefault(str(seed), path)
+        if other is not path and not twice:
+            twice, what = (path, other), "seed"
+    if twice:
+        path, other = twice
         raise UserError(f"{path} has the same {what} as {other}: they are one network; {remedy_for([path])}")
     parents = {member.id: list(member.checksums) for member in (dense.members if dense else ())}
-    remedy, modules = "train all of them again into a folder of its own", set()
+    remedy = "give the flags that they were trained with, or train all of them again into a folder of its own"
+    modules = set()
     for member in members:
         for path, record in zip(member.paths, member.records):
             if record is None:
                 continue
-            wanted = {"data": study.data.facts()}
+            normalization = {"normalization": study.data.pixel_settings.get("normalization")}
+            wanted = {"data": study.data.facts(), "configuration": record["configuration"] | normalization}
             if "dense_sha256" in record and member.id in parents:
                 wanted["dense_sha256"] = parents[member.id]
             modules |= {*check_record(path, record, wanted, remedy, flags.other_code)}
-            check_normalization(study, path, record["configuration"])
     if modules:
         logger.info(f"note: {population}: made by other code of {', '.join(sorted(modules))}")
     if any(record and record["data"]["checksum"] != study.data.checksum for record in population.records):
@@ -447,12 +429,3 @@ def check_population(study: Study, population: Population, dense: Population | N
             f"note: {population}: trained when the test images were others; test accuracies in their logs "
             "and records are of those"
         )
-
-
-def check_normalization(study: Study, path: Path, configuration: dict) -> None:
-    """Refuses a network that was trained on pixels normalised otherwise than this call normalises them."""
-    trained, wanted = (each.get("normalization") for each in (configuration, study.data.pixel_settings))
-    if trained != wanted:
-        words = shlex.join(["--normalization", *(",".join(map(str, values)) for values in trained or ())])
-        remedy = f"give {words}" if trained else "leave --normalization out"
-        raise UserError(f"{path} was trained with another normalisation of pixels; {remedy}")

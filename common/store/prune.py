@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from common import process, pruning, requested, settings
@@ -18,7 +17,7 @@ from common.methods import FINETUNED, RETRAINED, PruningMethod
 from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import evaluation, records, runs
-from common.store.names import epoch_path, gradients_path
+from common.store.names import epoch_path, gradients_path, state_path
 from common.store.populations import Member, Population, find_population, read_member, recorded_command
 from common.store.runs import CheckpointSpec
 from common.study import Study
@@ -48,11 +47,6 @@ class PruningStep:
     def stage(self) -> str:
         return f"iteration {self.iteration}" if self.iteration else "finetuning"
 
-    @property
-    def state_before(self) -> str:
-        """What the network was before it was trained on, in messages."""
-        return "dense" if self.method.schedule == FINETUNED else "as pruned"
-
     def network_to_prune(self) -> Member:
         """The dense network, or that of the iteration before, as it is now."""
         if not self.previous:
@@ -76,58 +70,43 @@ def prune_population(study: Study) -> None:
     if method.after in RETRAINED:  # trained as the dense ones were
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
-    runs.say_flips(study)
-    steps_of = {
-        (each, member.id): pruning_steps(study, each, dense, member, places)
-        for member in dense.members
-        for each, places in requested.by_method(method, requested.sparsities_to_prune(flags)).items()
-    }
-    for steps in steps_of.values():
+    all_steps = [pruning_steps(study, method, dense, member) for member in dense.members]
+    for steps in all_steps:
         for step in steps:  # refuses what is in the way, before the first training
             is_finished(study, step)
+    runs.say_finished(study, [step.files for steps in all_steps for step in steps])
     jobs = [
         runs.Job(steps[-1].files[-1].path, functools.partial(prune_network, study, steps))
-        for steps in steps_of.values()
+        for steps in all_steps
     ]
-    runs.say_finished(study, [step.files for steps in steps_of.values() for step in steps])
     if runs.share(study, jobs) and not flags.debug:
-        for each in {each: None for each, _ in steps_of}:
-            log_accuracies(study, [steps for key, steps in steps_of.items() if key[0] == each])
-
-
-def log_accuracies(study: Study, all_steps: list[list[PruningStep]]) -> None:
-    """Logs mean accuracies of all networks of one method, and how to compare them."""
-    for steps in zip(*all_steps):
-        if pairs := [pair for step in steps if (pair := accuracies(step))]:
-            before, trained = np.mean(pairs, 0)
-            logger.info(
-                f"{study.learning_method} {steps[0].method} sparsity {steps[0].sparsity}: {len(pairs)} "
-                f"networks, mean test accuracy {100 * before:.2f} % {steps[0].state_before}, "
-                f"{100 * trained:.2f} % at the end"
-            )
-    sparsities = ",".join(str(step.sparsity) for step in all_steps[0] if step.sparsity)
-    at_sparsities = f" --pruning_percentages {sparsities}" if sparsities else ""
-    logger.info(f"compare them with --pruning_methods {all_steps[0][0].method}{at_sparsities}")
+        names = dict.fromkeys(str(step.method) for step in all_steps[0])
+        sparsities = [str(step.sparsity) for step in all_steps[0] if step.sparsity]
+        at_sparsities = f" --pruning_percentages {','.join(sparsities)}" if sparsities else ""
+        logger.info(f"compare them with --pruning_methods {','.join(names)}{at_sparsities}")
 
 
 # What is requested, and what of it is there
 
 
 def pruning_steps(
-    study: Study, method: PruningMethod, dense: Population, member: Member, places: list[tuple[int, float]]
+    study: Study, method: PruningMethod, dense: Population, member: Member
 ) -> list[PruningStep]:
-    """All prunings of a dense network by a method, at these (iteration, sparsity).
+    """All prunings of a dense network that the flags ask for; at sparsity 0, where nothing is pruned, by the
+    method `finetuned`.
 
     Raises:
         UserError: what they need of the dense training was not kept.
     """
     steps: list[PruningStep] = []
-    for iteration, sparsity in places:
-        files = pruned_files(study, method, dense, member, iteration, sparsity)
+    for iteration, sparsity in requested.sparsities_to_prune(study.flags):
+        step_method = method if sparsity else PruningMethod(FINETUNED)
+        files = pruned_files(study, step_method, dense, member, iteration, sparsity)
         previous = steps[-1].files if iteration > 1 else ()
-        steps.append(PruningStep(member, method, iteration, sparsity, files, previous))
-    kept_weights(study, member, method)
-    gradient_sums(study, method, member)
+        steps.append(PruningStep(member, step_method, iteration, sparsity, files, previous))
+    for each in {step.method for step in steps}:
+        kept_weights(study, member, each)
+        gradient_sums(study, each, member)
     return steps
 
 
@@ -146,7 +125,7 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
             "fewer"
         )
-    flag = "--save_epochs", ",".join(map(str, sorted(epochs)))
+    flag = {"save_epochs": ",".join(map(str, sorted(epochs)))}
     return {epoch: kept_file(study, path, epoch_path(path, epoch), flag) for epoch in sorted(epochs)}
 
 
@@ -159,7 +138,7 @@ def gradient_sums(study: Study, method: PruningMethod, member: Member) -> dict[s
     """
     sums = {}
     for path in gradient_files(method, member):
-        kept = kept_file(study, path, gradients_path(path), ("--accumulate_gradients",))
+        kept = kept_file(study, path, gradients_path(path), {"accumulate_gradients": ""})
         payload = records.read_payload(kept)
         records.refuse_not_finite(payload, kept)
         sums |= payload
@@ -174,7 +153,7 @@ def gradient_files(method: PruningMethod, member: Member) -> list[Path]:
     return list(member.paths if member.names[-1].pruning_method == "dense" else member.paths[-1:])
 
 
-def kept_file(study: Study, checkpoint: Path, path: Path, flag: tuple[str, ...]) -> Path:
+def kept_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str]) -> Path:
     """A file that the training of a checkpoint kept beside it.
 
     Args:
@@ -188,10 +167,10 @@ def kept_file(study: Study, checkpoint: Path, path: Path, flag: tuple[str, ...])
             f"{checkpoint} is external: its training is not known; choose another --criterion or --after, or "
             "train networks here"
         )
+    command = recorded_command(record, flag) or f"the training script with --{', '.join(flag)}"
     if not path.exists():
-        command = recorded_command(record, {flag[0]: list(flag[1:])}) or f"give {' '.join(flag)} in training"
         raise UserError(f"{path} was not kept; keep them: {command}")
-    remedy = f"move it away and run the training script with {' '.join(flag)}"
+    remedy = f"move it away and give: {command}"
     kept = records.read_record(path)
     if kept is None:
         raise UserError(f"{path} has no record; {remedy}")
@@ -206,12 +185,7 @@ def pruned_files(
 ) -> tuple[CheckpointSpec, ...]:
     """What is to be made of a dense network at this iteration and sparsity."""
     flags = study.flags
-    configuration = {
-        "learning_method": study.learning_method,
-        **study.architecture_configuration(),
-        **study.data.pixel_settings,
-        "pruning_method": str(method),
-    }
+    configuration = {**study.configuration(), "pruning_method": str(method)}
     if method.schedule != FINETUNED:
         configuration |= {"criterion": method.criterion, "scope": method.scope}
     configuration["sparsity"] = sparsity
@@ -227,14 +201,13 @@ def pruned_files(
     if not study.supervised:
         configuration["temperature"] = flags.temperature
     configuration["dense"] = dense.configuration
-    files, parts = [], learner_of(study).parts
-    for part in parts:
-        is_head = part == "head"
-        folder = study.head_folder if is_head else study.folder
-        epochs = training["head_epochs" if is_head and not method.finetuned else "epochs"]
+    files = []
+    for part, folder in zip(learner_of(study).parts, (study.folder, study.head_folder)):
+        epochs = training["head_epochs" if part == "head" and not method.finetuned else "epochs"]
         name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
-        keeps = bool(iteration) and part == parts[-1] and pruning.uses(method.criterion, "accumulated")
-        files.append(CheckpointSpec(name, folder / str(name), configuration, keep_gradients=keeps))
+        files.append(CheckpointSpec(name, folder / str(name), configuration))
+    if iteration and pruning.uses(method.criterion, "accumulated"):
+        files[-1] = replace(files[-1], kept_files=(gradients_path(files[-1].path),))
     return tuple(files)
 
 
@@ -261,19 +234,10 @@ def prune_network(study: Study, steps: list[PruningStep]) -> None:
     that prune the dense network itself."""
     for step in steps:
         if is_finished(study, step):
-            runs.forget_states(step.files)
+            for file in step.files:
+                state_path(file.path).unlink(missing_ok=True)
         elif not (study.flags.debug and step.previous):
             do_step(study, step)
-
-
-def accuracies(step: PruningStep) -> tuple[float, float] | None:
-    """Test accuracies of a finished network as it was pruned, and when it had been trained again; None of an
-    external one."""
-    record = records.read_record(step.files[-1].path)
-    try:
-        return record and (record["accuracy_as_pruned"], record["history"][-1]["test_accuracy"])
-    except (KeyError, IndexError):
-        raise records.damaged_record(step.files[-1].path) from None
 
 
 def do_step(study: Study, step: PruningStep) -> None:
@@ -282,7 +246,7 @@ def do_step(study: Study, step: PruningStep) -> None:
     source, kept, sums = step.network_to_prune(), kept_weights(study, member, method), {}
     network = evaluation.load_member(study, source)
     with records.files_named(source.paths):
-        masks, before = step_masks(study, step, source, network), copy_of(network)
+        masks, before = step_masks(study, step, source, network), pruning.copy_weights(network)
         pruning.apply_masks(network, masks)
         as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
     made_from = [*member.paths, *(file.path for file in step.previous)]
@@ -291,7 +255,7 @@ def do_step(study: Study, step: PruningStep) -> None:
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
             file = step.files[part]
             state = states.enter_context(runs.training_state(study, file, step.stage, made_from))
-            if step.files[-1].keep_gradients:
+            if step.files[-1].kept_files:
                 training.accumulated = GradientSums(training.pruned)
             run = TrainingContext(key, runs.describe_run(file.name), state and state.epochs_left)
             history = fit(training, run, epochs, masks)
@@ -322,8 +286,7 @@ def do_step(study: Study, step: PruningStep) -> None:
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % {step.state_before}, {100 * accuracy:.2f} % "
-            f"{'finetuned' if method.finetuned else 'trained again'}"
+            f"{100 * as_pruned:.2f} % before training, {100 * accuracy:.2f} % after"
         )
         if study.flags.debug:
             return
@@ -355,11 +318,6 @@ def initialization_of(
     return Initialization(renewed, (seed, "head"), kept.get(epoch), epoch)
 
 
-def copy_of(network: Classifier) -> dict[str, Tensor]:
-    """Name -> prunable weights as they are now."""
-    return {name: weight.detach().clone() for name, weight in prunable_parameters(network).items()}
-
-
 def step_masks(study: Study, step: PruningStep, source: Member, network: Classifier) -> Masks:
     """The step's masks: of what the network, read from `source`, still has, the lowest by the criterion are
     pruned."""
@@ -367,7 +325,7 @@ def step_masks(study: Study, step: PruningStep, source: Member, network: Classif
     if pruning.uses(method.criterion, "initial_weight"):
         kept = kept_weights(study, step.member, method)
         start = initialization_of(step, seed, max(0, step.iteration - 1), kept, 0)
-        initial = copy_of(learner_of(study)(study, seed, start).classifier())
+        initial = pruning.copy_weights(learner_of(study)(study, seed, start).classifier())
     key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
     summed = gradient_sums(study, method, source)
     sums = {name: summed.get(layer_name(name)) for name in prunable_parameters(network)}

@@ -37,7 +37,7 @@ from common.store.files import (
     write_atomically,
     write_json,
 )
-from common.store.names import Architecture, CheckpointName, record_path, settings_in_name
+from common.store.names import Architecture, CheckpointName, record_path
 from common.values import Interval
 
 PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
@@ -148,26 +148,14 @@ def origin_of(records: Iterable[dict | None]) -> str:
     return origin
 
 
-def say_external(files: list[tuple[Path, CheckpointName]], settings: dict, given: set[str]) -> None:
-    """Notes that nothing is known of checkpoints without a record, and which flags cannot be checked.
-
-    Args:
-        settings: which are asked of them; given: the names of the flags in the command.
-    """
-    if not files:
-        return
-    unchecked = {
-        f"--{flag}"
-        for _, name in files
-        for flag in given
-        if {flag, flag.replace("_epoch", "_step")} & (settings.keys() - settings_in_name(name))
-    }
-    others = " and others" * (len(files) > 1)
-    flags = f"; cannot be checked: {', '.join(sorted(unchecked))}" if unchecked else ""
-    say_once(
-        f"note: {files[0][0]}{others}: no record, taken as external; settings, data and code of the training "
-        f"are not known{flags}"
-    )
+def say_external(paths: list[Path]) -> None:
+    """Notes that nothing is known of checkpoints without a record."""
+    if paths:
+        others = " and others" * (len(paths) > 1)
+        say_once(
+            f"note: {paths[0]}{others}: no record, taken as external; settings, data and code of the "
+            "training are not known and cannot be checked"
+        )
 
 
 def make_record(
@@ -191,14 +179,6 @@ def make_record(
     }
 
 
-def damaged_record(checkpoint: Path) -> UserError:
-    """The error of a record that lacks what every record of its kind has."""
-    return UserError(
-        f"{record_path(checkpoint)} is damaged; move it and {checkpoint.name} away to have them made again, "
-        "or only the JSON if the checkpoint comes from elsewhere"
-    )
-
-
 def read_record(checkpoint: Path) -> dict | None:
     """The record of a checkpoint, or None where it has none and so is external.
 
@@ -217,7 +197,10 @@ def read_record(checkpoint: Path) -> dict | None:
         record = {**record, "configuration": with_defaults(configuration, flips)}
         sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise damaged_record(checkpoint) from None
+        raise UserError(
+            f"{path} is damaged; move it and {checkpoint.name} away to have them made again, or only the "
+            "JSON if the checkpoint comes from elsewhere"
+        ) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
             f"{path} describes another file than the {checkpoint.name} beside it; move both away to have "
@@ -418,32 +401,26 @@ def plain_state(payload: dict) -> dict:
     return state
 
 
-def fitting_state(payload: dict, module: nn.Module) -> dict:
-    """`plain_state`, with the prefix before its names that the names of `module` have."""
-    state, names = plain_state(payload), module.state_dict().keys()
-    prefixed = ({prefix + name: state[name] for name in state} for prefix in ("base.", "fc."))
-    return next((each for each in prefixed if each.keys() <= names), state)
-
-
 def load_state(module: nn.Module, state: dict, path: Path) -> None:
     """Loads what a file holds into a network.
 
     Raises:
         UserError: it does not fit.
     """
-    state, names = fitting_state(state, module), module.state_dict().keys()
-    needed = [name for name in names if not name.endswith("num_batches_tracked")]  # older files lack it
-    problems = [
-        f"{len(these)} names are {what}: {', '.join(these[:4])}{', ...' if len(these) > 4 else ''}"
-        for what, these in (
-            ("missing", [name for name in needed if name not in state]),
-            ("unknown", [name for name in state if name not in names]),
-        )
-        if these
-    ]
+    state, names = plain_state(state), module.state_dict().keys()
+    for prefix in ("base.", "fc."):  # which only the names of the module have
+        if {prefix + name for name in state} <= names:
+            state = {prefix + name: value for name, value in state.items()}
+    # Older files lack num_batches_tracked.
+    missing = [name for name in names if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in names]
     fits = f"{path} does not fit the network that the flags ask for"
-    if problems:
-        raise UserError(f"{fits}: {'; '.join(problems)}; docs/own_data.md shows how to rename them")
+    if missing or unknown:
+        first, others = (", ".join(some[:4]) or "none" for some in (missing, unknown))
+        raise UserError(
+            f"{fits}: {len(missing)} names are missing: {first}; {len(unknown)} are unknown: {others}; "
+            "docs/own_data.md shows how to rename them"
+        )
     try:
         module.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:

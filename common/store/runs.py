@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -26,12 +25,12 @@ from common.learners import Learner, learner_of
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name
 from common.store import records
-from common.store.files import claim, write_arrays
+from common.store.files import claim
 from common.store.names import CheckpointName, epoch_path, gradients_path, record_path, state_path
 from common.store.records import TrainingState
 from common.store.table import write_rows
 from common.study import Study
-from common.training import TrainingContext, check_outputs, fit
+from common.training import TrainingContext, check_outputs, describe_epoch, fit
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
@@ -45,21 +44,14 @@ class CheckpointSpec:
     """A checkpoint that a command requests, and what its training leaves beside it.
 
     configuration: what all networks of the population share; pruning: by which it is pruned while it trains;
-    save_epochs: after which its weights are kept too; keep_gradients: whether the sums of its gradients are.
+    kept_files: weights after some epochs, sums of gradients.
     """
 
     name: CheckpointName
     path: Path
     configuration: dict
     pruning: GradualPruning | None = None
-    save_epochs: tuple[int, ...] = ()
-    keep_gradients: bool = False
-
-    @property
-    def kept_files(self) -> list[Path]:
-        """The files that its training leaves beside the checkpoint."""
-        sums = [gradients_path(self.path)] if self.keep_gradients else []
-        return [epoch_path(self.path, epoch) for epoch in self.save_epochs] + sums
+    kept_files: tuple[Path, ...] = ()
 
 
 def training_files(study: Study, sparsity: float, model_id: int) -> list[CheckpointSpec]:
@@ -69,8 +61,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
     method = PruningMethod(methods.SMALL if matched else "dense")
     if sparsity:
         method = requested.method(flags, flags.schedule)
-    configuration = {"learning_method": study.learning_method, **study.architecture_configuration()}
-    configuration |= study.data.pixel_settings
+    configuration = study.configuration()
     if sparsity or matched:
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
@@ -86,8 +77,11 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
                 configuration[f"{key}_head" if is_head else key] = getattr(pruning, key)
         epochs = flags.head_epochs if is_head else flags.epochs
         name = study.name(part, str(method), sparsity or matched, epochs, flags.batch_size, model_id)
-        kept = () if place else tuple(flags.save_epochs), flags.accumulate_gradients and not sparsity
-        files.append(CheckpointSpec(name, folder / str(name), configuration, pruning, *kept))
+        path = folder / str(name)
+        kept = [epoch_path(path, epoch) for epoch in flags.save_epochs if not is_head]
+        if flags.accumulate_gradients and not sparsity:
+            kept.append(gradients_path(path))
+        files.append(CheckpointSpec(name, path, configuration, pruning, tuple(kept)))
     return files
 
 
@@ -178,20 +172,10 @@ def say_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> 
     which of them nothing is known."""
     if study.flags.debug:
         return
-    there = [files[-1].path for files in networks if files[-1].path.exists()]
-    if there:
-        others = " and others" * (len(there) > 1)
-        logger.info(f"finished before: {len(there)} of {len(networks)} networks, {there[0]}{others}")
-    external = [file for files in networks for file in files if is_external(file)]
-    configuration = {key: value for file in external for key, value in file.configuration.items()}
-    records.say_external([(file.path, file.name) for file in external], configuration, study.flags.given)
-
-
-def forget_states(files: Sequence[CheckpointSpec]) -> None:
-    """Deletes the states of finished trainings, and notes in the log that these are."""
-    for file in files:
-        logger.debug(f"finished before: {file.path}")
-        state_path(file.path).unlink(missing_ok=True)
+    finished = sum(files[-1].path.exists() for files in networks)
+    if finished:
+        logger.info(f"finished before: {finished} of {len(networks)} networks")
+    records.say_external([file.path for files in networks for file in files if is_external(file)])
 
 
 # Training
@@ -200,7 +184,6 @@ def forget_states(files: Sequence[CheckpointSpec]) -> None:
 def train_networks(study: Study, sparsities: list[float]) -> None:
     """Trains the networks of a training script, ids by --index_start and --index_end, and saves them;
     finished ones are skipped."""
-    say_flips(study)
     say_widths(study)
     jobs, networks = [], []
     for sparsity in sparsities:
@@ -211,13 +194,6 @@ def train_networks(study: Study, sparsities: list[float]) -> None:
             jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
     say_finished(study, networks)
     share(study, jobs)
-
-
-def say_flips(study: Study) -> None:
-    """Says how views are flipped."""
-    ways = [flip.removesuffix("_flip") for flip, is_done in study.data.flips.items() if is_done]
-    note = "" if study.supervised else " (no vertical ones in the contrastive loss)"
-    logger.info(f"flips of views: {', '.join(ways) or 'none'}{note}")
 
 
 def say_widths(study: Study) -> None:
@@ -246,13 +222,12 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
     for part, file in enumerate(files):
         missing = missing_parts(study, files)[part]
         if not missing:
-            forget_states([file])
+            state_path(file.path).unlink(missing_ok=True)
             continue
         if network is None:
             network = learner_of(study)(study, study.model_seed(file.name.id))
-            for place, finished in enumerate(files[:part]):
-                logger.info(f"finished before: {finished.path}")
-                network.load(place, finished.path)
+            for earlier, finished in enumerate(files[:part]):
+                network.load(earlier, finished.path)
         train_file(study, network, part, files, missing)
         if file.path not in missing and file is not files[-1]:
             network.load(part, file.path)
@@ -288,11 +263,8 @@ def train_file(
     with training_state(study, file, file.name.part, made_from) as state:
         run = TrainingContext(network.key(part), description, state and state.epochs_left)
         history = fit(training, run, range(file.name.epochs), pruning=file.pruning, at_epoch=at_epoch)
-        last = history[-1]
-        facts = [f"{len(history)} epochs, loss {last['loss']:.4f} (chance {last['chance_loss']:.4f})"]
-        facts += [f"test accuracy {100 * last['test_accuracy']:.2f} %"] if "test_accuracy" in last else []
-        facts += [f"sparsity {last['sparsity']:.6f}"] if "sparsity" in last else []
-        logger.info(f"{description}: {', '.join(facts)}, {time.time() - started:.1f} s")
+        facts = f"{len(history)} epochs, {describe_epoch(history[-1])}"
+        logger.info(f"{description}: {facts}, {time.time() - started:.1f} s")
         if study.flags.debug:
             return
         if sums in missing:
@@ -368,30 +340,25 @@ def curves_path(study: Study, files: list[CheckpointSpec]) -> Path:
 
 
 def store_curves(study: Study, files: list[CheckpointSpec]) -> None:
-    """Stores and draws the curves of a network beside its log, from the histories in its records."""
+    """Draws the curves of a network beside its log and lists them in a CSV, from the histories in its
+    records."""
     from common import plots
 
     name, path = files[-1].name, curves_path(study, files)
-    found = {file.name.part: records.read_record(file.path) or {} for file in files}
-    histories = {part: record.get("history", []) for part, record in found.items()}
-    if study.flags.debug or not any(histories.values()):
+    found = {file.name.part: records.read_record(file.path) for file in files}
+    histories = {
+        part.replace("encoder", study.learning_method): record["history"]
+        for part, record in found.items()
+        if record and record.get("history")
+    }
+    if study.flags.debug or not histories:
         return  # nothing is stored, or it is external
     method = f"{study.learning_method} · {methods.with_sparsity(name.pruning_method, name.sparsity)}"
     external = "" if all(found.values()) else ", external"  # a head on such an encoder
     title = f"{study.data.title} · {method} · 1 model, id {name.id} ({study.architecture}{external})"
-    stages = {part.replace("encoder", study.learning_method): histories[part] for part in histories}
-    stages = {stage: history for stage, history in stages.items() if history}
-    arrays = {"figure": "curves", "title": title, "stages": list(stages)}
-    for stage, history in stages.items():
-        keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
-        arrays |= {f"{stage}_{key}": [entry.get(key, 0.0) for entry in history] for key in keys}
-    arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    write_arrays(path.with_suffix(".npz"), arrays, {"model": files[-1].path.stem})
-    write_rows(
-        path.with_suffix(".csv"),
-        [{"stage": stage, **entry} for stage, history in stages.items() for entry in history],
-    )
-    plots.save_figure(path, plots.draw(arrays))
+    rows = [{"stage": stage, **entry} for stage, history in histories.items() for entry in history]
+    write_rows(path.with_suffix(".csv"), rows)
+    plots.save_figure(path, plots.draw_curves(title, histories))
 
 
 # Sharing

@@ -223,8 +223,6 @@ def short_table(rows: list[dict]) -> list[list[str]]:
     """
 
     def cell(row: dict, column: str, form: str) -> str:
-        if column == "models" and row.get("status") == "absent":
-            return "absent"
         value = _show(row.get(column))
         return form.format(float(value) if form != "{}" else value) if value else "-"
 

@@ -3,13 +3,14 @@ seeds, J splits of each into halves."""
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import combinations, product
 from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from common import voting
 from common.methods import FINETUNED
@@ -48,17 +49,16 @@ def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
 
 def with_controls(
     populations: list[StoredPopulation], controls: list[StoredPopulation]
-) -> list[StoredPopulation]:
-    """One-shot populations beside their finetune-only control in place of the dense networks, where there is
-    one; the others as they are."""
-    networks = {each.learning_method: each.pruned for each in controls}
-    compared = []
+) -> dict[StoredPopulation, StoredPopulation]:
+    """Each population -> itself; of one-shot ones, where there is one, beside their finetune-only control in
+    place of the dense networks."""
+    networks, compared = {each.learning_method: each.pruned for each in controls}, {}
     for population in populations:
         control = networks.get(population.learning_method)
+        compared[population] = population
         if control and population.parsed.schedule == "one-shot":
             beside = replace(population, reference=control, reference_method=FINETUNED)
-            population = beside if beside.seeds else population
-        compared.append(population)
+            compared[population] = beside if beside.seeds else population
     return compared
 
 
@@ -85,18 +85,37 @@ def pies(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
     return labels_of_sets(population.reference, seeds) != labels_of_sets(population.pruned, seeds)
 
 
-@functools.lru_cache(maxsize=16)  # of reference networks, which several populations share, and of pruned ones
-def labels_of_splits(networks: Networks, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
-    """Modal labels of both halves of `splits` of so many seeds: (2, S, J, N)."""
-    sets = splits(len(seeds))
-    predictions, classes = networks.predictions_of(seeds), networks.classes
-    labels = voting.modal_labels_of_sets(predictions, sets.reshape(-1, len(seeds)), classes)
-    return labels.reshape(*sets.shape[:3], -1)
+@functools.cache
+def distinct_halves(splits: Callable, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """The halves in `splits` of so many seeds, each once, (H, K) bool, and where in these the halves of the
+    splits are, (2, S, J): of few seeds there are few."""
+    sets = splits(seeds)
+    halves, places = np.unique(sets.reshape(-1, seeds), axis=0, return_inverse=True)
+    return halves, places.reshape(sets.shape[:3])
 
 
-def split_labels(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> list[np.ndarray]:
-    """Those of the reference, and of the pruned networks."""
-    return [labels_of_splits(each, seeds, splits) for each in (population.reference, population.pruned)]
+@functools.lru_cache(maxsize=30)  # of reference networks, which several populations share, and of pruned ones
+def labels_of_halves(networks: Networks, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
+    """Modal labels of `distinct_halves`: (H, N)."""
+    halves, _ = distinct_halves(splits, len(seeds))
+    return voting.modal_labels_of_sets(networks.predictions_of(seeds), halves, networks.classes)
+
+
+def disputed(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
+    """The images that not all networks give the same label; on others votes never differ."""
+    networks = (each.predictions_of(seeds) for each in (population.reference, population.pruned))
+    predictions = np.concatenate([*networks])
+    return np.flatnonzero((predictions != predictions[0]).any(0))
+
+
+@functools.lru_cache(maxsize=2)
+def disputed_labels(
+    population: StoredPopulation, seeds: tuple[int, ...], splits: Callable
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The disputed images (D,), and there the labels (H, D) of the reference's and of the pruned halves."""
+    images = disputed(population, seeds)
+    networks = population.reference, population.pruned
+    return images, *(labels_of_halves(each, seeds, splits).take(images, 1) for each in networks)
 
 
 class BetweenHalves(NamedTuple):
@@ -111,9 +130,16 @@ class BetweenHalves(NamedTuple):
 def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> BetweenHalves:
     """The numbers of these splits of the seeds. Networks of one seed share their training: opposite halves
     alone are compared."""
-    reference, pruned = split_labels(population, seeds, splits)
-    crossed = (reference != pruned[::-1]).sum(-1, dtype=np.int32)
-    return BetweenHalves((reference[0] != reference[1]).sum(-1, dtype=np.int32), crossed.mean(0))
+    _, reference, pruned = disputed_labels(population, seeds, splits)
+    _, (first, second) = distinct_halves(splits, len(seeds))
+
+    def differing(others: np.ndarray, places: np.ndarray, other_places: np.ndarray) -> np.ndarray:
+        pairs = zip(places.ravel(), other_places.ravel())
+        counts = [np.count_nonzero(reference[one] != others[other]) for one, other in pairs]
+        return np.array(counts).reshape(places.shape)
+
+    crossed = differing(pruned, first, second) + differing(pruned, second, first)
+    return BetweenHalves(differing(reference, first, second), crossed / 2)
 
 
 def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
@@ -138,8 +164,11 @@ def excess(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
     if len(seeds) >= FEWEST_NESTED:
         nested = between_halves(population, seeds, uncertainty.splits_of_halves)
         kind, replicates = "halves", nested.pruned - nested.floor
-    reference, pruned = (each[:, 0] for each in split_labels(population, seeds, splits_of_sets))
-    of_images = (reference != pruned[::-1]).mean((0, 1)) - (reference[0] != reference[1]).mean(0)
+    images, *labels = disputed_labels(population, seeds, splits_of_sets)
+    _, places = distinct_halves(splits_of_sets, len(seeds))
+    reference, pruned = (each[places[:, 0]] for each in labels)
+    of_images = np.zeros(len(population.labels))
+    of_images[images] = (reference != pruned[::-1]).mean((0, 1)) - (reference[0] != reference[1]).mean(0)
     return Sample(seeds, kind, of_splits[0], replicates, scaled_up(of_images))
 
 
@@ -214,55 +243,83 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
     known = ~np.isnan(values).any(1)
     deviation = values[known].std(0)
     values = (values - values[known].mean(0)) / np.where(deviation > 0, deviation, np.nan)
-    places = [seeds.index(each) for each in networks.ids_of(measure)[probed].tolist()]
-    splits = splits_of_sets(len(seeds))
-    reference, pruned = split_labels(population, seeds, splits_of_sets)
-    votes = population.reference.predictions_of(seeds)
+    # Images that are not known in all networks count nowhere; the last column counts the others.
+    values = np.column_stack([np.where(known[:, None], values, 0), known])
+    of_networks = [seeds.index(each) for each in networks.ids_of(measure)[probed].tolist()]
+    halves, places = distinct_halves(splits_of_sets, len(seeds))
+    images, reference, pruned = disputed_labels(population, seeds, splits_of_sets)
+    is_pie = np.ascontiguousarray((reference != pruned).T)
+    strata = difficulty(population, seeds) if controlled else np.zeros((places.shape[1], len(known)), int)
 
-    def of_set(index: int, images: np.ndarray) -> np.ndarray:
-        """(J,) of one set of seeds, measured on chosen images."""
-        is_pie = (reference[:, index] != pruned[:, index])[..., images].reshape(-1, images.sum())
-        measured = splits[::-1, index][..., places].reshape(len(is_pie), -1)  # in the other half
-        strata = np.zeros(images.sum(), int)
-        if controlled:
-            voters = votes[splits[:, index].any((0, 1))][:, images]
-            modal = voting.modal_labels(voters, population.reference.classes)[0]
-            right = modal == population.labels[images]
-            strata = 2 * (voters == modal).sum(0) + right
-        differences = minus_others(values[images], is_pie, strata)
-        measured &= ~np.isnan(differences)
-        sums = np.where(measured, differences, 0).sum(1), measured.sum(1)
-        sums = [each.reshape(2, -1).sum(0) for each in sums]
-        means = sums[0] / np.where(sums[1] > 0, sums[1], np.nan)
+    def of_set(index: int, groups: np.ndarray | int = 0) -> np.ndarray:
+        """(J,) of one set of seeds; with groups of images (N,) without each of these: (G, J)."""
+        chosen, back = np.unique(places[:, index], return_inverse=True)
+        pies, everyone = sums_of_strata(values, is_pie[:, chosen], images, strata[index], groups)
+        if pies.shape[0] > 1:
+            pies, everyone = pies.sum(0) - pies, everyone.sum(0) - everyone
+        differences = minus_others(pies, everyone)[:, back.reshape(2, -1)]  # (G, 2, J, M)
+        measured = halves[places[::-1, index]][..., of_networks] & ~np.isnan(differences)  # in the other half
+        sums, counts = np.where(measured, differences, 0).sum((1, 3)), measured.sum((1, 3))
+        average = sums.sum(1, keepdims=True) / counts.sum(1, keepdims=True)
         # Splits without PIEs count as the others do on average.
-        return np.where(sums[1] > 0, means, sums[0].sum() / sums[1].sum() if sums[1].any() else np.nan)
+        return np.where(counts > 0, sums / counts, average)
 
-    value, *replicates = (of_set(index, known) for index in range(splits.shape[1]))
-    groups = uncertainty.image_groups(len(known)) if controlled else []
-    without = np.array([of_set(0, kept & known).mean() for kept in groups])
+    with np.errstate(invalid="ignore"):  # where there are no PIEs
+        value, *replicates = (of_set(index)[0] for index in range(len(strata)))
+        groups = uncertainty.image_groups(len(known)).argmin(0)
+        without = of_set(0, groups).mean(1) if controlled else uncertainty.NO_IMAGES
     replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
     return Sample(seeds, "jackknife", value, replicates, without, len(probed))
 
 
-def minus_others(values: np.ndarray, is_pie: np.ndarray, strata: np.ndarray) -> np.ndarray:
+@functools.lru_cache(maxsize=1)  # of both measures
+def difficulty(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
+    """Of the sets of `splits_of_sets`, in what images of equal difficulty agree: (S, N) whole numbers."""
+    votes, voters = population.reference.predictions_of(seeds), splits_of_sets(len(seeds)).any((0, 2))
+    modal = voting.modal_labels_of_sets(votes, voters, population.reference.classes)
+    agreeing = sum(chosen[:, None] & (vote == modal) for chosen, vote in zip(voters.T, votes))
+    return 2 * agreeing + (modal == population.labels)
+
+
+def sums_of_strata(
+    values: np.ndarray, is_pie: np.ndarray, images: np.ndarray, strata: np.ndarray, groups: np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of values (N, M) over the PIEs of each set, and over all images, of groups and strata (N,).
+
+    Args:
+        is_pie: (D, S) of images (D,).
+    Returns:
+        (G, S, T, M), (G, 1, T, M)
+    """
+    shape = uncertainty.IMAGE_GROUPS if np.ndim(groups) else 1, is_pie.shape[1], strata.max() + 1
+    bins = np.ravel_multi_index((groups, 0, strata), shape)
+    place, sets = np.nonzero(is_pie)
+
+    def sums(values: np.ndarray, bins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Of values in bins, each in as many as `counts` says."""
+        starts = np.concatenate([[0], counts.cumsum()])
+        chosen = sparse.csc_array((np.ones(len(bins)), bins, starts), (math.prod(shape), len(values)))
+        return (chosen @ values).reshape(*shape, -1)
+
+    pies = sums(values[images], bins[images[place]] + sets * shape[2], is_pie.sum(1))
+    return pies, sums(values, bins, np.ones(len(values), int))[:, :1]
+
+
+def minus_others(pies: np.ndarray, everyone: np.ndarray) -> np.ndarray:
     """The mean over PIEs minus that over other images of the same stratum, a mean over the PIEs that there
     are others beside; NaN where there are none.
 
     Args:
-        values: (N, M) of networks; is_pie: (S, N) bool; strata: (N,).
+        pies, everyone: sums (..., T, M + 1) over PIEs and over all images of strata; the last is their
+            number.
     Returns:
-        (S, M)
+        (..., M)
     """
-    total, count = np.zeros((len(is_pie), values.shape[1])), np.zeros((len(is_pie), 1))
-    for stratum in np.unique(strata):
-        chosen = strata == stratum
-        inside, own = values[chosen], is_pie[:, chosen].astype(np.float64)
-        number = own.sum(1, keepdims=True)
-        others, sums = chosen.sum() - number, own @ inside
-        rest = (inside.sum(0) - sums) / np.maximum(1, others)
-        total += np.where(others > 0, sums - number * rest, 0)
-        count += np.where(others > 0, number, 0)
-    return total / np.where(count > 0, count, np.nan)
+    number, others = pies[..., -1:], everyone[..., -1:] - pies[..., -1:]
+    rest = (everyone - pies) / np.maximum(1, others)
+    total = np.where(others > 0, pies - number * rest, 0).sum(-2)
+    count = np.where(others > 0, number, 0).sum(-2)
+    return total[..., :-1] / np.where(count > 0, count, np.nan)
 
 
 class Statistic(NamedTuple):
@@ -368,30 +425,28 @@ def overlap(pair: Pair) -> dict:
 
 @functools.lru_cache(maxsize=30)
 def moved_votes(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """Of both halves of `splits_of_sets`, how many votes of each image pruning moves from one class to
-    another: (2, S, J, N) uint8, the total variation distance times the number of voters."""
-    sets = splits_of_sets(len(seeds))
+    """Of `distinct_halves`, how many votes of each image pruning moves from one class to another: (H, N)
+    uint8, the total variation distance times the number of voters."""
+    halves, _ = distinct_halves(splits_of_sets, len(seeds))
     networks = [each.predictions_of(seeds) for each in (population.reference, population.pruned)]
-    voters, moved = sets.reshape(-1, len(seeds)).astype(np.float32), []
-    for some in np.array_split(np.stack(networks), max(1, networks[0].shape[1] // 500), 2):
+    moved, images = np.zeros((len(halves), len(population.labels)), np.uint8), disputed(population, seeds)
+    for some in np.array_split(images, 1 + len(images) // 500):
         distance = 0
         for label in range(population.reference.classes):
-            reference, pruned = (some == label).astype(np.float32)
-            distance = distance + np.abs(voters @ (pruned - reference))
-        moved.append((distance / 2).astype(np.uint8))
-    return np.concatenate(moved, -1).reshape(*sets.shape[:3], -1)
+            reference, pruned = ((each[:, some] == label).astype(np.float32) for each in networks)
+            distance = distance + np.abs(halves.astype(np.float32) @ (pruned - reference))
+        moved[:, some] = distance / 2
+    return moved
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(..., N) and (..., N) -> (...) Pearson's; 0 where one does not vary."""
-    first, second = (np.asarray(each, np.float32) for each in (first, second))  # whole numbers: exact
-
-    def covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        means = one.mean(-1, dtype=float) * other.mean(-1, dtype=float)
-        return np.einsum("...n,...n", one, other) / one.shape[-1] - means
-
-    size = np.sqrt(covariance(first, first) * covariance(second, second))
-    return covariance(first, second) / np.where(size > 0, size, np.inf)
+def correlations(products: np.ndarray, number: int | np.ndarray) -> np.ndarray:
+    """Sums of products (..., V + 1, V + 1) over so many images of variables, the last of which is 1 -> (...,
+    V, V) Pearson's; 0 where one does not vary."""
+    means = products[..., :-1, -1:].astype(float) / number
+    covariance = products[..., :-1, :-1] / number - means * means.swapaxes(-1, -2)
+    variance = np.einsum("...vv->...v", covariance)[..., None]
+    size = np.sqrt(variance * variance.swapaxes(-1, -2))
+    return covariance / np.where(size > 0, size, np.inf)
 
 
 def uniqueness(pair: Pair) -> Terms:
@@ -400,23 +455,34 @@ def uniqueness(pair: Pair) -> Terms:
     ids = compared_ids(STATISTICS["pies"], pair)
     if len(ids[0]) < 2:
         return []
-    first, second = (moved_votes(*each) for each in zip(pair, ids))
+    # On other images nothing moves.
+    images = np.union1d(*(disputed(*each) for each in zip(pair, ids)))
+    first, second = (moved_votes(*each).take(images, 1) for each in zip(pair, ids))
+    _, places = distinct_halves(splits_of_sets, len(ids[0]))
 
-    def of_sets(sets: slice, images: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(S, J); over splits the values scatter as their mean does."""
-        own = [each[:, sets][..., images] for each in (first, second)]
-        across = (correlation(own[0][0], own[1][1]) + correlation(own[0][1], own[1][0])) / 2
-        within = [correlation(*each) for each in own]
-        means = [each.mean(1, keepdims=True) for each in (across, *within)]
+    def products(index: int, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(J, 5, 5) sums over chosen images: of both halves of the first, of the second, of 1."""
+        moved = [each[:, chosen][places[:, index]] for each in (first, second)]
+        moved = np.concatenate([*moved, np.ones_like(moved[0][:1])]).swapaxes(0, 1).astype(np.float32)
+        return moved @ moved.swapaxes(1, 2)  # whole numbers: exact
+
+    def u(products: np.ndarray, number: int | np.ndarray) -> np.ndarray:
+        """(..., J); over splits the values scatter as their mean does."""
+        r = correlations(products, number)
+        across, within = (r[..., 0, 3] + r[..., 1, 2]) / 2, [r[..., 0, 1], r[..., 2, 3]]
+        means = [each.mean(-1, keepdims=True) for each in (across, *within)]
         defined = (means[1] > 0) & (means[2] > 0)
         size = np.sqrt(np.where(defined, means[1] * means[2], np.nan))
         apart = [each - mean for each, mean in zip((across, *within), means)]
         slopes = [means[0] / 2 / np.where(defined, each, np.nan) for each in means[1:]]
         return 1 - (means[0] + apart[0] - slopes[0] * apart[1] - slopes[1] * apart[2]) / size
 
-    groups = uncertainty.image_groups(first.shape[-1])
-    without = np.array([of_sets(slice(1), kept).mean() for kept in groups])
-    value, replicates = of_sets(slice(1))[0], of_sets(slice(1, None))
+    kept = uncertainty.image_groups(len(pair.first.labels))
+    of_groups = np.stack([products(0, ~each[images]) for each in kept])
+    without = u(of_groups.sum(0) - of_groups, kept.sum(1)[:, None, None, None]).mean(1)
+    of_sets = np.stack([products(index) for index in range(places.shape[1])])
+    value, *replicates = u(of_sets, kept.shape[1])
+    replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
     stream = " and ".join(dict.fromkeys(pair.streams))
     return [(1, stream, Sample(ids[0], "jackknife", value, replicates, without))]
 
@@ -521,13 +587,13 @@ PRIMARY = {"accuracy lost": "accuracy_lost", "excess PIEs": "excess"}
 
 
 def contrastive_against_supervised(
-    claimed: list[StoredPopulation], populations: list[StoredPopulation], controls: list[StoredPopulation]
+    beside_control: dict[StoredPopulation, StoredPopulation], populations: list[StoredPopulation]
 ) -> Iterator[Row]:
     """Claim 1: contrastive minus supervised networks, of one pruning method and sparsity; and minus those of
     that pruning method that are about as accurate."""
     supervised = [each for each in populations if each.learning_method == "supervised"]
     of_method = grouped(supervised, "pruning_method")
-    for population in claimed:
+    for population, beside in beside_control.items():
         if population.learning_method == "supervised":
             continue
         others = of_method.get(population.pruning_method, [])
@@ -536,7 +602,7 @@ def contrastive_against_supervised(
                 over_dense = {"accuracy lost from dense": "accuracy_lost", "excess PIEs over dense": "excess"}
                 counts = {"PIEs": "pies", "lost minus gained": "lost_minus_gained"}
                 yield from rows_of_pair(over_dense | counts, Pair(population, other, False))
-                both = with_controls([population, other], controls)
+                both = beside, beside_control[other]
                 if all(map(has_control, both)):
                     yield from rows_of_pair(PRIMARY, Pair(*both, False))
         nearest = min(others, key=lambda other: gap(population, other), default=None)
@@ -550,7 +616,7 @@ def gap(first: StoredPopulation, second: StoredPopulation) -> float:
     return abs(mean_accuracy(first) - mean_accuracy(second))
 
 
-def unique_to_combinations(claimed: list[StoredPopulation]) -> Iterator[Row]:
+def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
     """Claim 2: U of pairs that differ in the learning or in the pruning method alone, of one sparsity and
     scope."""
     for first, second in combinations(claimed, 2):
@@ -577,7 +643,7 @@ def same_scope(first: StoredPopulation, second: StoredPopulation) -> bool:
     return first.parsed.scope == second.parsed.scope
 
 
-def early_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
+def early_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
     """Claim 3: networks pruned early minus those pruned late, and minus those pruned in one shot, of the same
     scope; networks of one seed begin alike and are compared with each other."""
     for early, other in product(claimed, claimed):
@@ -623,9 +689,9 @@ def all_evidence(populations: list[StoredPopulation], controls: list[StoredPopul
     beside_control = with_controls(claimed, controls)
     evidence = []
     of_claim = {
-        1: contrastive_against_supervised(claimed, populations, controls),
-        2: unique_to_combinations(beside_control),
-        3: early_against_others(beside_control),
+        1: contrastive_against_supervised(beside_control, populations),
+        2: unique_to_combinations(beside_control.values()),
+        3: early_against_others(beside_control.values()),
         4: pies_against_others(beside_control),
     }
     for number, found in of_claim.items():
