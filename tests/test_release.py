@@ -102,11 +102,11 @@ def test_the_released_study_gives_the_pinned_tables(study):
     assert lines == (GOLDEN_HERE / "released_tables.txt").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_released_study_makes_the_claims_of_the_readme(study):
+def test_the_released_study_makes_the_claims_of_the_docs(study):
     """Verdicts and sizes of its table stand in the report that is made from the arrays in figures/results."""
     page = re.sub("<[^>]+>", " ", study)
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([1-4])\. .* \| ([a-z ]+) \| (.*) \|$", readme, re.MULTILINE)
+    docs = (Path(__file__).parent.parent / "docs/report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([1-4]) \| ([a-z ]+) \| (.*) \| .*\|$", docs, re.MULTILINE)
     assert [number for number, *_ in rows] == ["1", "2", "3", "4"]
     for number, verdict, sizes in rows:
         assert re.search(rf"Claim {number}\..*\n?.*\s{verdict}\s", page)
