@@ -416,17 +416,14 @@ def test_neither_torch_nor_training_is_imported(tmp_path):
     assert (folder / "report.html").exists() and (folder / "similarity" / "class_recall.csv").exists()
 
 
-def test_figures_are_always_drawn_and_those_of_an_earlier_report_go(tmp_path, monkeypatch):
+def test_figures_are_always_drawn_anew(tmp_path, monkeypatch):
     folder = tmp_path / "digits"
     stored_results.make_results(folder, **SMALL)
     assert make(folder) == 0
     before = (folder / "report" / "pies_against_sparsity.png").read_bytes()
-    (folder / "report" / "old.png").write_bytes(b"")
-    (folder / "report" / "notes.txt").write_text("mine")
     monkeypatch.setitem(report_plots.METHOD_COLOURS, "supervised", "#00FF00")
     assert make(folder) == 0
     assert (folder / "report" / "pies_against_sparsity.png").read_bytes() != before
-    assert not (folder / "report" / "old.png").exists() and (folder / "report" / "notes.txt").exists()
 
 
 def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read):
