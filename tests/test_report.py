@@ -489,7 +489,7 @@ def test_on_paper_title_settings_and_caption_stand_in_a_file_beside_each_figure(
     texts = {path.stem: path.read_text() for path in out.glob("*.txt")}
     assert texts.keys() == {path.stem for path in out.glob("*.pdf")}
     for name, first, caption in (
-        ("few_report_pies_against_sparsity_6models", "PIEs against sparsity · few · ", "Images whose modal"),
+        ("few_report_pies_against_sparsity_6models", "PIEs against sparsity · few · ", "Images whose"),
         ("few_similarity_class_recall_6models", "Recall of each class relative to ", "How much more or less"),
         ("few_report_umap_grid_6models", "UMAP of the latents · few · ", "One UMAP for each"),
     ):
