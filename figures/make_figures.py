@@ -1,7 +1,7 @@
 """The report of a data set: whether the paper's claims hold, with intervals, figures, table and provenance.
 
     python figures/make_figures.py --results pies/digits
-    python figures/make_figures.py --results pies/digits --output_dir figures --format pdf --style paper
+    python figures/make_figures.py --results pies/digits --output_dir drawn --format pdf --style paper
     python figures/make_figures.py --results pies/digits --against pies/digits/runs/colder
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
