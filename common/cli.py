@@ -37,6 +37,7 @@ REMEDIES = {
     "change the permissions there, or name another folder": "EACCES EPERM EROFS",
     "{} is in the way: move it away, or give another name": "ENOTDIR EEXIST EISDIR",
     "give a shorter name": "ENAMETOOLONG",
+    "its file system has no locks: name another folder": "ENOLCK",
 }
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
 

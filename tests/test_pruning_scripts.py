@@ -384,7 +384,7 @@ def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_
         assert table == ["dense", "finetuned", "global"]
     [figure] = work.glob("pies/few digits/SupCon/q_score/*finetuned*.npz")
     arrays = np.load(figure)
-    assert "SupCon · finetuned, not pruned · 1 models" in str(arrays["title"])
+    assert "SupCon · finetuned, not pruned\n1 networks" in str(arrays["title"])
     assert all("finetuned networks" in panel.get_ylabel() for panel in plots.draw(arrays).axes[:3])
 
 

@@ -427,8 +427,8 @@ def test_a_signal_keeps_the_states_within_seconds(work, number, workers):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    said = process.communicate(timeout=40)[1]
-    assert time.monotonic() - asked < 30  # an idle machine needs 2; two files of tests run at once
+    said = process.communicate(timeout=70)[1]
+    assert time.monotonic() - asked < 60  # an idle machine needs 2; other tests run at once
     assert process.returncode == 128 + number, said
     assert said.count("\n") == 1 and "interrupted" in said and "the same command" in said
     states = list(work.rglob("*.state"))

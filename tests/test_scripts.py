@@ -357,9 +357,9 @@ def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and
     for path in (tmp_path / "pies").rglob("*.npz"):
         with np.load(path) as arrays:
             titles |= {path.name: str(arrays["title"])} if "title" in arrays else {}
-    assert len(titles) > 15 and not [name for name in titles if "external" not in titles[name]]
+    assert len(titles) > 12 and not [name for name in titles if "external" not in titles[name]]
     report = (tmp_path / "pies/digits/report.html").read_text()
-    assert "SupCon: not known; supervised: not known" in report
+    assert report.count(">not known<") == 2  # settings of the dense networks
 
 
 # UMAP's own code, which takes half a minute to be compiled, runs in this file alone.

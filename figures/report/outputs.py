@@ -103,8 +103,8 @@ def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
     for name, rows in tables.items():
         lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", rows))
         columns = TEX_COLUMNS.get(name, " ".join(lines[0])).split()
-        if len(columns) <= table.TEX_WIDTH:
-            places = [lines[0].index(column) for column in columns if column in lines[0]]
+        places = [lines[0].index(column) for column in columns if column in lines[0]]
+        if places and len(columns) <= table.TEX_WIDTH:
             table.write_tex(folder / f"{name}.tex", [[line[place] for place in places] for line in lines])
 
 
