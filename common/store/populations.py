@@ -174,8 +174,7 @@ def find_population(
         there = "; ".join(map(str, populations)) or kinds_in(folder)
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
-            f"{study.architecture_name} in {study.folder}; there are: {there}; train them with "
-            f"{script_of(kind)}"
+            f"{study.architecture_name} in {study.folder}; there are: {there}; {with_script(kind)}"
         )
     population = only_population(stage, fitting if dense is None else from_dense(study, fitting, dense))
     return checked(study, population, dense)
@@ -375,7 +374,12 @@ def how_to_train(population: Population, ids: Iterable[int]) -> str:
     if script.endswith("finetune.py"):
         flags = {"models_number": str(last + 1)}
     command = recorded_command(next(filter(None, population.records), None), flags)
-    return f"train them: {command}" if script in command else f"train them with {script}"
+    return f"train them: {command}" if script in command else with_script(population)
+
+
+def with_script(population: Population) -> str:
+    """Which script trains them; nothing is known of the flags."""
+    return f"train them with {script_of(population)} (its defaults are the published ones, for CIFAR-10)"
 
 
 def recorded_command(record: dict | None, flags: dict[str, str]) -> str:
