@@ -71,7 +71,7 @@ def build_parser() -> cli.Parser:
         parser,
         (
             "--slurm",
-            Path,
+            values.file_path,
             None,
             "write the study as a chain of Slurm jobs into this folder and run nothing (default: no)",
         ),

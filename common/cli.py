@@ -31,7 +31,7 @@ DEFAULT_FOLDER = "(default: models/ for cifar10, else models/NAME/)"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
 PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
-# What helps against which errors of the system; of others nobody knows.
+# Remedy -> the errors of the system that it helps against.
 REMEDIES = {
     "free space there, or name another folder": "ENOSPC EDQUOT EFBIG",
     "change the permissions there, or name another folder": "EACCES EPERM EROFS",
@@ -572,7 +572,7 @@ class Interrupted(BaseException):
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
     """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
-    signal one line and 128 + its number. Where nobody reads stdout any more, it ends without a word.
+    signal one line and 128 + its number. A closed stdout ends it without a word.
 
     Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
     """
@@ -587,9 +587,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
             try:
                 main(argv)
             finally:
-                print(
-                    end="", flush=True
-                )  # what stdout does not take is an error here, not when all has ended
+                print(end="", flush=True)  # a full disk behind stdout is an error here, not at exit
             return 0
         except BrokenPipeError:
             sys.stdout = None  # the interpreter would try again

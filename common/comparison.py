@@ -628,9 +628,9 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
     target = study.flags.depth_target
     depths = {side: arrays[f"{side}_depth_{target}"] for side in ("dense", "pruned")}
     models = len(depths["dense"])
-    against = f"k-NN against the {DEFINITIONS[target]}, {models} of the networks"
     facts = {
-        "title": f"{title(study, population, dense)}\n{against}",
+        "title": f"{title(study, population, dense)}\n"
+        f"layer from which the k-NN agrees with the {DEFINITIONS[target]}; {models} networks",
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},

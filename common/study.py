@@ -78,8 +78,8 @@ class Study:
         shape = self.architecture
         own = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
         if shape.architecture != "WideResNet":
-            depth = int("".join(filter(str.isdigit, shape.architecture)) or 0)
-            own |= {"architecture": shape.architecture, "depth": depth}
+            own["architecture"] = shape.architecture
+            own["depth"] = int("".join(filter(str.isdigit, shape.architecture)) or 0)  # of resnet18: 18
         if not self.supervised:
             own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
             own["temperature"] = self.flags.temperature

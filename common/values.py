@@ -135,6 +135,11 @@ def path(text: str) -> str:
     return expanded
 
 
+def file_path(text: str) -> Path:
+    """A path as such an object, of a file or folder."""
+    return Path(path(text))
+
+
 def model_folder(text: str) -> str:
     """A folder; the published scripts took path templates here."""
     text = path(text)

@@ -16,25 +16,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import cli, values  # noqa: E402
 
 
-def path(text: str) -> Path:
-    """The value of a flag that names a file or a folder."""
-    return Path(values.path(text))
-
-
 def named_file(text: str) -> tuple[str, Path]:
     """`NAME=FILE`, or a file, whose name without the ending is the name."""
     name, equals, file = text.partition("=")
     if not equals:
-        return path(text).stem, path(text)
+        return values.file_path(text).stem, values.file_path(text)
     if not name or "/" in name:
         raise argparse.ArgumentTypeError(f"{text!r}: NAME=FILE needs a name without '/'")
-    return name, path(file)
+    return name, values.file_path(file)
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     needed = parser.add_argument_group("arrays (.npy)")
-    needed.add_argument("--dense", type=path, required=True, help="predictions of the dense networks")
+    needed.add_argument(
+        "--dense", type=values.file_path, required=True, help="predictions of the dense networks"
+    )
     needed.add_argument(
         "--pruned",
         type=named_file,
@@ -43,18 +40,18 @@ def build_parser() -> cli.Parser:
         help="predictions of pruned networks, FILE or NAME=FILE; several are given one by one",
     )
     needed.add_argument(
-        "--labels", type=path, required=True, help="true class ids of the N images, from 0 on"
+        "--labels", type=values.file_path, required=True, help="true class ids of the N images, from 0 on"
     )
     cli.add_flags(
         parser,
-        ("--names", path, None, "text file with one class name per line (default: class ids)"),
+        ("--names", values.file_path, None, "text file with one class name per line (default: class ids)"),
         (
             "--images",
-            path,
+            values.file_path,
             None,
             "folder of the N images, sorted by path, for the gallery (default: no gallery)",
         ),
-        ("--output_dir", path, Path("predictions"), "folder of the report"),
+        ("--output_dir", values.file_path, Path("predictions"), "folder of the report"),
     )
     return parser
 

@@ -6,13 +6,15 @@
 
 Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
 figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz; of other test images what
-RESULTS/test_sets/TESTSET/ holds. Writes RESULTS/report.html, one file that opens in any browser; into
-RESULTS/report/ its figures, their arrays, the evidence and a list of the PIEs of every population; into
-RESULTS/similarity/ how alike masks and PIEs of the populations are. Tables are CSV; beside
-most is a LaTeX tabular (package booktabs) of their main columns; report/results.tex is the short table. With
---output_dir draws every figure anew from its arrays into that folder, named after data set, learning method
-and kind. With --release also copies what it reads
-into a folder small enough to publish; from the copy it makes the same report.
+RESULTS/test_sets/TESTSET/ holds. Writes
+
+- RESULTS/report.html, one file that opens in any browser;
+- RESULTS/report/: its figures with their arrays, the evidence, a list of the PIEs of every population;
+- RESULTS/similarity/: how similar masks and PIEs of the populations are.
+
+Tables are CSV; beside most is a LaTeX tabular (package booktabs) of their main columns. --output_dir also
+draws every figure into that folder. --release also copies what this script reads into a folder small enough
+to publish, from which it makes the same report.
 """
 
 import argparse
@@ -35,8 +37,8 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     cli.add_flags(
         parser,
-        ("--results", folder, Path("pies/cifar10"), "the folder of one data set's results"),
-        ("--output_dir", folder, None, "also draw every figure into this folder (default: no)"),
+        ("--results", values.file_path, Path("pies/cifar10"), "the folder of one data set's results"),
+        ("--output_dir", values.file_path, None, "also draw every figure into this folder (default: no)"),
         ("--format", ("png", "pdf", "svg"), "png", "format of the figures in --output_dir"),
         (
             "--style",
@@ -48,23 +50,18 @@ def build_parser() -> cli.Parser:
         cli.RUN,
         (
             "--against",
-            folder,
+            values.file_path,
             None,
             "compare with this folder of results; writes only RESULTS/against/.../report.html (default: no)",
         ),
         (
             "--release",
-            folder,
+            values.file_path,
             None,
             "copy what this script reads into a folder small enough to publish (default: no)",
         ),
     )
     return parser
-
-
-def folder(text: str) -> Path:
-    """The value of a flag that names a folder."""
-    return Path(values.path(text))
 
 
 @cli.command

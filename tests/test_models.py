@@ -11,7 +11,6 @@ from conftest import GOLDEN_NETWORKS
 from torch import nn
 
 from common.models import (
-    spatial_means,
     ClassificationHead,
     ContrastiveClassifier,
     ContrastiveEncoder,
@@ -19,6 +18,7 @@ from common.models import (
     WideResNet,
     channels,
     convolution_weights,
+    spatial_means,
 )
 from common.settings import Architecture
 

@@ -58,6 +58,7 @@ def against_sparsity(series, **more):
         "networks": ["6 or 8"] * series,
         "ylabel": "accuracy (%)",
         "floor_methods": ["SupCon", "supervised"],
+        "floor_networks": 3,
         "floors": [[70, 72], [80, 85]],
     }
     for index in range(series):
@@ -281,7 +282,7 @@ def test_points_stand_by_their_tick_below_the_highest_one_and_bars_end_where_int
     assert bands == [(70, 72), (80, 85)]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     names = [f"{name} (K = 6 or 8)" for name in arrays["series"]]
-    assert labels == [*names, "noise floor SupCon", "noise floor supervised"]
+    assert labels == [*names, *(f"noise floor {each} (halves, K = 3)" for each in ("SupCon", "supervised"))]
     assert figure.legends[0].get_title().get_text() == "bars: 95 % intervals"
     heights = panel.transData.transform([[0, y] for y in (panel.get_ylim()[0], highest / 4, highest)])[:, 1]
     if counts:  # a square-root scale from 0

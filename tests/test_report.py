@@ -470,7 +470,7 @@ def test_curves_of_pies_are_of_equally_many_networks_beside_the_noise_floor(tmp_
         assert row["pies"] == evidence.estimate("pies", population, population.seeds[:6])
         assert row["pies"]["models"] == row["excess"]["models"] == 6
     splits = evidence.between_halves(compared[0], compared[0].seeds[:6], uncertainty.splits_of_sets).floor[0]
-    assert floors["floor_methods"] == ["supervised"]
+    assert floors["floor_methods"] == ["supervised"] and floors["floor_networks"] == 3
     assert floors["floors"][0].tolist() == np.percentile(splits, [2.5, 97.5]).tolist()
     pictures = {
         each.name: each.arrays

@@ -226,6 +226,7 @@ def test_paper_takes_a_part_of_the_study():
         ("--methods", "supcon"),
         ("--pruning_methods", "layer"),
         ("--sparsities", "0.9,1"),
+        ("--slurm", ""),
     ],
 )
 def test_paper_refuses_what_the_study_does_not_have(flag, value, capsys):

@@ -1,4 +1,4 @@
-"""Every file name of models/ and logs/: nobody else builds a path there. No torch here."""
+"""Every file name of models/ and logs/; no other module builds a path there. No torch here."""
 
 import re
 import tempfile

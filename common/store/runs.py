@@ -156,7 +156,7 @@ def is_external(file: CheckpointSpec) -> bool:
 
 
 def refuse_to_replace(files: Sequence[CheckpointSpec]) -> None:
-    """Refuses to write over an external checkpoint: nobody could make it again.
+    """Refuses to write over an external checkpoint, which cannot be made again.
 
     Raises:
         UserError: one of the files is external.

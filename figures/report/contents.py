@@ -77,7 +77,9 @@ def collect(
     equal, floors = of_equal_number(compared)
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
-    curves[1].arrays.update({"floor_methods": [""], "floors": [[0, 0]]})
+    curves[1].arrays.update(
+        {"floor_methods": [""], "floors": [[0, 0]], "floor_networks": floors["floor_networks"]}
+    )
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
@@ -141,7 +143,8 @@ def of_equal_number(compared: list[StoredPopulation]) -> tuple[list[dict], dict]
             if fewest > 1:
                 splits = evidence.between_halves(population, seeds, uncertainty.splits_of_sets).floor[0]
                 floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
-    return rows, {"floor_methods": list(floors), "floors": list(floors.values())}
+    arrays = {"floor_methods": list(floors), "floors": list(floors.values()), "floor_networks": fewest // 2}
+    return rows, arrays
 
 
 CAPTIONS = {  # number that is drawn against sparsity -> heading, caption

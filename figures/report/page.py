@@ -71,14 +71,14 @@ def text_column(name: str, title: str) -> Column:
 
 METHOD = text_column("learning_method", "method"), text_column("pruning_method", "pruning")
 KEY = *METHOD, Column("sparsity", "sparsity", 1, None)
-POPULATIONS = (
-    *KEY,
+PIE_COUNTS = (
     Column("networks", "K"),
     Column("accuracy", "accuracy (%)", 100, 2),
     Column("pies", "PIEs"),
     Column("noise_floor", "noise floor, K/2"),
     Column("excess", "excess, K/2", signed=True),
 )
+POPULATIONS = *KEY, *PIE_COUNTS
 TEST_SETS = (
     text_column("test_set", "test set"),
     *KEY,

@@ -179,7 +179,7 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     """A number against sparsity: `ylabel`, `series`, `learning_methods` and numbers of `networks` (S,), and
     for each series s `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval.
     `counts` () where the number is one of images; `floors` (F, 2), the noise floor of `floor_methods` (F,)
-    from low to high."""
+    from low to high, between halves of `floor_networks` ()."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     # The same marker for all learning methods, and whether or not dense networks have the number.
@@ -194,7 +194,8 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     draw_lines(panel, arrays, looks)
     for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
         look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
-        panel.axhspan(*ends, label=f"noise floor {method}", **look)
+        label = f"noise floor {method} (halves, K = {arrays['floor_networks']})".replace("  ", " ")
+        panel.axhspan(*ends, label=label, **look)
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
     scale_y([panel], "counts" in arrays)
     has_intervals = any(bars.get_segments() for bars in panel.collections)

@@ -9,7 +9,7 @@ import numpy as np
 from common import metrics, voting
 from common.cli import UserError
 from figures.report import contents, evidence, outputs, page, uncertainty
-from figures.report.page import Column, text_column
+from figures.report.page import PIE_COUNTS, Column, text_column
 from figures.report.read import Networks, StoredPopulation
 
 BLOCK = 2**24  # probabilities in memory at once
@@ -17,12 +17,8 @@ SUM_ERROR = 0.02  # of the probabilities of an image, which may be stored as flo
 SHOWN_CLASSES, SHOWN_PIES, THUMBNAIL = 20, 48, 96  # on the page; pixels
 COMPARISONS = (
     text_column("name", "pruned networks"),
-    Column("networks", "K"),
     Column("dense_accuracy", "dense accuracy (%)", 100, 2),
-    Column("accuracy", "accuracy (%)", 100, 2),
-    Column("pies", "PIEs"),
-    Column("noise_floor", "noise floor, K/2", 1, 1),
-    Column("excess", "excess, K/2", 1, 1, signed=True),
+    *PIE_COUNTS,
     Column("lost", "lost"),
     Column("gained", "gained"),
     Column("wrong", "wrong twice"),
