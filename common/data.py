@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
-from common.store.files import claim, says_all
+from common.store.files import claim, names_cause
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums count on this order
 SMALLEST_SIDE = 8  # the network halves the image twice
@@ -235,7 +235,7 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
                         "have it downloaded, or put another copy in its place"
                     )
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            if says_all(error, root) and not isinstance(error, ConnectionError | TimeoutError):
+            if names_cause(error, root) and not isinstance(error, ConnectionError | TimeoutError):
                 raise
             reason = " ".join(str(error).split())
             raise UserError(
@@ -388,7 +388,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them.
     except Exception as error:
-        if says_all(error, path):
+        if names_cause(error, path):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is not a readable image ({reason}); replace it or move it away") from None

@@ -15,7 +15,7 @@ from common.augment import stream
 from common.cli import UserError, refuse_pipe
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, refuse_link_out, upright, visible
-from common.store.files import check_size, says_all
+from common.store.files import check_size, names_cause
 from common.values import SEVERITIES, run_name
 
 
@@ -158,7 +158,7 @@ def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Te
         images, labels = map(np.asarray, (images, labels))  # a .npy may be an archive
     # A damaged archive raises errors of several kinds.
     except Exception as error:
-        if says_all(error, path) and not isinstance(error, FileNotFoundError):
+        if names_cause(error, path) and not isinstance(error, FileNotFoundError):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--test_set {path}: cannot be read ({reason}); fetch it anew") from None

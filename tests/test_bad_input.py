@@ -1718,7 +1718,7 @@ def test_a_bomb_for_weights_is_no_checkpoint(work, capsys, small_memory):
 def test_a_bomb_for_test_images_is_refused(work, capsys, small_memory):
     inflate(Path("bomb.npz"), "images.npy", 8)
     assert status_of(SUP_PIES, *with_defaults(SUP_PIES, ["--test_set", "bomb.npz"])) == 2
-    check_the_line(capsys.readouterr().err, "--test_set bomb.npz ... it would take 8 MB")
+    check_the_line(capsys.readouterr().err, "--test_set bomb.npz ... it would unpack to 8 MB")
 
 
 def test_cells_that_a_spreadsheet_would_compute_are_text(tmp_path):
@@ -1831,7 +1831,7 @@ def test_damaged_evaluations_are_computed_again(work, capsys, damage):
         damage(path)
     assert len(paths) == 4 and main(SUP_PIES, *with_defaults(SUP_PIES, [])) == 0
     said = capsys.readouterr()
-    assert said.err == "" and said.out.count("computed again") >= 4
+    assert said.err == "" and said.out.count("recomputing it") >= 4
     for path in paths:
         stored = dict(np.load(path))
         assert stored.keys() == before[path].keys() and all(

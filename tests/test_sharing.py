@@ -239,7 +239,7 @@ def test_who_waits_for_long_says_once_for_what(tmp_path, monkeypatch):
                     time.sleep(0.01)
                 time.sleep(0.3)
             waiting.result(10)
-    assert said == [f"waits for another process, which holds {tmp_path / '.locks/model.pt.lock'}"]
+    assert said == [f"waiting for another process that holds {tmp_path / '.locks/model.pt.lock'}"]
 
 
 def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(work, monkeypatch, capsys):

@@ -33,7 +33,7 @@ from common.store.files import (
     differences,
     file_sha256,
     module_digest,
-    says_all,
+    names_cause,
     write_atomically,
     write_json,
 )
@@ -328,7 +328,7 @@ def read_payload(path: Path, remedy: str = "") -> dict:
             warnings.simplefilter("ignore")  # about foreign pickles: the one line below says enough
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a torn or foreign file
-        if says_all(error, path):
+        if names_cause(error, path):
             raise
         if refused := re.search(r"GLOBAL (\S+)|TorchScript", str(error)):
             raise UserError(f"{path} holds {refused[1] or refused[0]}, not tensors alone; {alone}") from None
