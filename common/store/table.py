@@ -56,14 +56,14 @@ MEASURES = {
     "lost_pies": Measure("PIEs lost", "the dense modal label is right, the pruned one wrong"),
     "gained_pies": Measure("PIEs gained", "the pruned modal label is right, the dense one wrong"),
     "wrong_pies": Measure("PIEs wrong twice", "neither modal label is right"),
-    "accuracy_pies": Measure("accuracy on PIEs (%)", "of the networks of this population", 100, 2),
+    "accuracy_pies": Measure("accuracy on PIEs (%)", "of this population's networks", 100, 2),
     "accuracy_rest": Measure("accuracy off PIEs (%)", "on all other images", 100, 2),
     "auroc_q_score": Measure(
-        "AUROC of Q-Score", "how often a misclassified image has a lower Q-Score than a right one", 1, 3
+        "AUROC of Q-Score", "how often a misclassified image has a lower Q-Score than a correct one", 1, 3
     ),
     "auroc_depth": Measure(
         "AUROC of depth",
-        "how often a misclassified image has a higher prediction depth than a right one",
+        "how often a misclassified image has a higher prediction depth than a correct one",
         1,
         3,
     ),
@@ -76,7 +76,7 @@ MEASURES = {
         1,
         3,
     ),
-    "knn_accuracy": Measure("k-NN accuracy (%)", "of the k-NN at the last place", 100, 2),
+    "knn_accuracy": Measure("k-NN accuracy (%)", "of the k-NN at the last probe layer", 100, 2),
     "calibration_error": Measure(
         "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
     ),
@@ -193,8 +193,10 @@ def write_tex(path: Path, lines: list[list[str]]) -> None:
         " & ".join(text.translate(TEX) for text in ("" if line[0] == name else line[0], *line[1:])) + r" \\"
         for name, line in zip(previous_names, lines)
     ]
-    start, end = rf"\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
-    text = "\n".join([start, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", end, ""])
+    begin = rf"\begin{{tabular}}{{{alignment}}}"
+    text = "\n".join(
+        [begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
+    )
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))
 
 
