@@ -502,8 +502,8 @@ sup_training --save_path '' => --save_path ... give its name
 clr_training --head_save_path '' => --head_save_path ... give its name
 clr_pie_kmodels_detection --encoder_save_path 'models/{}.pt' => --encoder_save_path ... give a folder
 clr_pruning_finetune --model_depth 16 => no SupCon models dense ... WideResNet-10-1_encoder
-clr_pruning_finetune --dense_epochs 9 => --dense_epochs 9 ... there are: SupCon dense 0.0 (epochs 1
-clr_pie_kmodels_detection --temperature 0.1 => there are: WideResNet-10-1_encoder_SupCon ... 0.5temperature
+clr_pruning_finetune --dense_epochs 9 => --dense_epochs 9 ... found: SupCon dense 0.0 (epochs 1
+clr_pie_kmodels_detection --temperature 0.1 => found: WideResNet-10-1_encoder_SupCon ... 0.5temperature
 sup_training --data_dir nowhere => --data_dir nowhere ... train/CLASS/*
 clr_training --data_dir 'few digits/train/digit 1/03.png' => --data_dir ... 03.png ... train/CLASS/*
 sup_training --save_path 'few digits/train/digit 1/03.png' => --save_path ... is a file: give a folder
@@ -711,7 +711,7 @@ ROWS = [
         picture(DIGIT, (8, 8)),
         CLR_PIES,
         "",
-        "other training images ... train all of them again",
+        "other training images ... retrain all of them",
     ),
     (
         "model, truncated",
@@ -967,7 +967,7 @@ ROWS = [
         both(remove(HEAD), remove(HEAD, 1)),
         CLR_PIES,
         "",
-        "without classifier heads ... --head_save_path ... clr_training.py",
+        "has no classifier head ... --head_save_path ... clr_training.py",
     ),
     (
         "model, one head missing",
@@ -1091,7 +1091,7 @@ ROWS = [
             write(f"theirs/{name}", b"a network"),
             script,
             [flag, "theirs"],
-            f"{flag} theirs: no dense checkpoint of a known name ... {name} ... {expected}",
+            f"{flag} theirs holds no dense checkpoint with a known name ... {name} ... {expected}",
         )
         for script, flag, name, expected in (
             (
@@ -1110,7 +1110,7 @@ ROWS = [
         write("theirs/wideResNet-1_0.0pruning_2epochs_16depth_0.0dropout_id0.pt", b"a network"),
         SUP_PRUNE,
         "--save_path theirs",
-        "in theirs; there are: wideResNet-1_0.0pruning_2epochs_16depth",
+        "in theirs; found: wideResNet-1_0.0pruning_2epochs_16depth",
     ),
     (
         "JSON, other encoder",
