@@ -410,20 +410,20 @@ def without(*keys):
 
 OF_OTHER_CODE, OTHER_CODE = (
     setting("code", "augment", to="0" * 12),
-    "by other code of augment; give --other_code",
+    "by a different version of augment; give --other_code",
 )
 ELSEWHERE = "... give these a place of their own (--run NAME)"
-MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
+MADE_AGAIN = "delete it to have it made again by the command in its JSON"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
-DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the flags ask for"
+DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the flags describe"
 UNREADABLE = f"not a readable checkpoint ... {CANNOT_BE_MADE}"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
 UNREADABLE_IMAGE = "is not a readable image ... replace it or move it away"
 DENSE_FILE = "models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
 A_PIPE = "is a pipe, a socket or a device, not a file; move it away"
 IN_THE_WAY = "is in the way: move it away, or give another name"
-NOT_ALONE = "not tensors alone ... save the state_dict alone"
+NOT_ALONE = "not only tensors ... save only the state_dict"
 # Wrong flags: script, flags => what the line tells.
 WRONG_FLAGS = """
 sup_training --epochs many => --epochs ... 'many' ... a whole number from 1
@@ -704,14 +704,14 @@ ROWS = [
         picture(DIGIT, (8, 8)),
         SUP,
         "",
-        "other settings (other training images ... --save_path",
+        "different settings (different training images ... --save_path",
     ),
     (
         "data, changed since the pruning",
         picture(DIGIT, (8, 8)),
         CLR_PIES,
         "",
-        "other training images ... retrain all of them",
+        "different training images ... retrain all of them",
     ),
     (
         "model, truncated",
@@ -725,7 +725,7 @@ ROWS = [
         replace(SUP_DENSE, lambda content: content[:5000]),
         SUP_PRUNE,
         "",
-        "describes another file ... move both away",
+        "describes a different file ... move both away",
     ),
     (
         "model, empty",
@@ -753,7 +753,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: [1, 2]),
         SUP_PRUNE,
         "--pruning_percentages 0.5",
-        "id0.pt holds a list, no state_dict ... save the state_dict alone",
+        "id0.pt holds a list, no state_dict ... save only the state_dict",
     ),
     (
         "model, numbers",
@@ -796,7 +796,7 @@ ROWS = [
         copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)),
         SUP_PRUNE,
         "",
-        "id1.json describes another file",
+        "id1.json describes a different file",
     ),
     (
         "model, same as another with its JSON",
@@ -988,7 +988,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: other_network()),
         SUP_PIES,
         "",
-        "made from another dense model ... delete it",
+        "made from a different dense model ... delete it",
     ),
     ("JSON, torn", lambda: cut(model(SUP_DENSE).with_suffix(".json"), 300)(), SUP_PRUNE, "", DAMAGED),
     (
@@ -1005,7 +1005,7 @@ ROWS = [
         lambda: shutil.copy(model(SUP_DENSE, 1).with_suffix(".json"), model(SUP_DENSE).with_suffix(".json")),
         SUP_PIES,
         "",
-        "id0.json describes another file ... move both away",
+        "id0.json describes a different file ... move both away",
     ),
     ("JSON, no checksum", edit_record(ENCODER, without("checkpoint_sha256")), CLR_DEPTH, "", DAMAGED),
     (
@@ -1049,7 +1049,7 @@ ROWS = [
         edit_record(ENCODER, setting("data", "train_checksum", to="0" * 64)),
         CLR,
         "",
-        "other settings (other training images ... --encoder_save_path",
+        "different settings (different training images ... --encoder_save_path",
     ),
     ("code, dense pruned", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PRUNE, "", OTHER_CODE),
     ("code, dense compared", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PIES, "", OTHER_CODE),
@@ -1117,7 +1117,7 @@ ROWS = [
         edit_record(HEAD, setting("encoder_sha256", to="0" * 64)),
         CLR,
         "",
-        "made from another ... delete it",
+        "made from a different ... delete it",
     ),
     ("state, text", state(ENCODER, b"epoch 3"), CLR, "", UNREADABLE_STATE),
     ("state, of a pruned network", state(SUP_PRUNED, b"PK\x03\x04 torn"), SUP_PRUNE, "", UNREADABLE_STATE),

@@ -61,7 +61,7 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
         in capsys.readouterr().err
     )
     assert main("sup_pruning_finetune", *DATA, *PRUNING, *theirs) == 2
-    assert "other settings (normalization" in capsys.readouterr().err
+    assert "different settings (normalization" in capsys.readouterr().err
 
 
 def test_without_a_record_or_the_flag_the_normalization_in_use_is_told(work, capsys):
@@ -101,9 +101,9 @@ def test_one_test_image_more_leaves_trained_networks_valid(work, capsys):
     assert before == {path: path.read_bytes() for path in work.glob("models/**/*.pt")}
     shutil.copy(next(folder.iterdir()), work / "few/train/digit 0/one_more.png")
     assert main("sup_training", *training) == 2
-    assert "other training images" in capsys.readouterr().err
+    assert "different training images" in capsys.readouterr().err
     assert main("sup_pie_kmodels_detection", *DATA, *PIES) == 2
-    assert "other training images" in capsys.readouterr().err
+    assert "different training images" in capsys.readouterr().err
 
 
 def dense_states():

@@ -211,7 +211,7 @@ def test_a_dense_model_trained_again_is_noticed(work):
         dense=configuration,
         dense_sha256={0: checksums[1], 1: checksums[0]},
     )
-    assert "made from another dense model" in refusal(view, "global", 0.5, dense)
+    assert "made from a different dense model" in refusal(view, "global", 0.5, dense)
 
 
 UNLIKE = "makes one with the settings of the one-shot networks"
@@ -226,7 +226,7 @@ UNLIKE = "makes one with the settings of the one-shot networks"
         ({"epochs": 4, "elsewhere": True}, "", None, UNLIKE),
         ({}, "*finetuned*id1.*", None, "ids 1 are missing; train them with sup_pruning_finetune.py"),
         ({}, "*finetuned*", None, "--pruning_percentages 0.0 makes one"),
-        ({}, "", "of another network", "made from another dense model"),
+        ({}, "", "of another network", "made from a different dense model"),
     ],
 )
 def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_the_same_settings(
@@ -395,11 +395,15 @@ def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatc
     "entry, value, told",
     [
         ("seed", 0, "id1.pt has the same seed as .*id0.pt"),
-        ("data", {"train_checksum": "0" * 64}, "id1.pt was made with other settings .other training images"),
+        (
+            "data",
+            {"train_checksum": "0" * 64},
+            "id1.pt was made with different settings .different training images",
+        ),
         (
             "code",
             {"training": "of another day"},
-            "id1.pt was made by other code of training; give --other_co",
+            "id1.pt was made by a different version of training; give --other_co",
         ),
     ],
 )
@@ -418,4 +422,4 @@ def test_networks_of_different_code_are_a_population_where_that_is_asked_for(wor
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "code": {**record["code"], "training": "of another day"}}))
     assert len(dense_population(pies("--other_code")).members) == 2
-    assert "made by other code of training" in capsys.readouterr().out
+    assert "made by a different version of training" in capsys.readouterr().out

@@ -474,7 +474,7 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_one
     assert bytes_of(place, "*.pt") == networks
     changed = {**record_of(middle[-1]), "previous_sha256": ["of another network"]}
     middle[-1].with_suffix(".json").write_text(json.dumps(changed))
-    assert "made from another dense model, encoder or iteration" in refused(place, capsys, *command)
+    assert "made from a different dense model, encoder or iteration" in refused(place, capsys, *command)
 
 
 SCOPE_OF = {"grasp": "erk", "snip": "layer"} | {name: "layer" for name in CRITERIA if "filter_" in name}
@@ -722,7 +722,7 @@ def test_what_is_made_from_networks_of_other_code_is_refused_or_says_so(work, ca
     for kind in ("*_epoch1.json", "*_gradient_sums.json", "*_id[0-9].json"):
         changed = change_code(work, kind)
         message = refused(work, capsys, *command)
-        assert "by other code of augment; give --other_code" in message
+        assert "by a different version of augment; give --other_code" in message
         assert any(name in message for name in changed)
         for name, content in before.items():
             (work / name).write_bytes(content)

@@ -174,7 +174,7 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, m
             status = give(command)
         assert status in (0, 128 + signal.SIGTERM)
         stops += status != 0
-    assert stops > 0 and "goes on after" in capsys.readouterr().out
+    assert stops > 0 and "resuming after" in capsys.readouterr().out
     assert not list(stopped.rglob("*.state"))
     left, expected = (
         {name: content for name, content in contents(folder).items() if not name.startswith("logs")}
@@ -323,7 +323,7 @@ def test_a_state_without_the_sums_of_gradients_that_are_asked_for_is_refused(wor
     before = begun.read_bytes()
     capsys.readouterr()
     assert give(FOUR, "--accumulate_gradients") == 2
-    assert "delete it to begin anew" in line_of(capsys) and begun.read_bytes() == before
+    assert "delete it to start that training over" in line_of(capsys) and begun.read_bytes() == before
     begun.unlink()
     assert give(FOUR, "--accumulate_gradients") == 0
 
@@ -341,7 +341,7 @@ def test_a_state_of_other_images_is_refused(work, begun, capsys):
     next((work / "few digits/train").rglob("*.png")).unlink()
     capsys.readouterr()
     assert give(FOUR) == 2
-    assert "other training images" in line_of(capsys)
+    assert "different training images" in line_of(capsys)
 
 
 def not_finite(state):
@@ -385,10 +385,10 @@ def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, b
     before = begun.read_bytes()
     capsys.readouterr()
     assert give(FOUR) == 2
-    assert f"{begun.name} was made by other code of training; give --other_code to go on" in line_of(capsys)
+    assert f"{begun.name} was made by a different version of training; give --other_code" in line_of(capsys)
     assert begun.read_bytes() == before and not model_of(work).exists()
     assert give(FOUR, "--other_code") == 0
-    assert "goes on after 2 of 4 epochs" in capsys.readouterr().out
+    assert "resuming after 2 of 4 epochs" in capsys.readouterr().out
     assert record_of(model_of(work))["other_code"] is True and not begun.exists()
 
 
@@ -405,8 +405,8 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     files.write_json(names.record_path(model_of(work)), record)
     assert give(FOUR) == 0
     said = capsys.readouterr().out
-    assert said.count("from before the code was recorded") == 1
-    assert "goes on after 2" in said and "finished before" in said
+    assert said.count("do not record their code") == 1
+    assert "resuming after 2" in said and "finished before" in said
 
 
 # Signals and kills, in processes of their own

@@ -449,7 +449,7 @@ def check_population(study: Study, population: Population, dense: Population | N
                 expected["dense_sha256"] = parents[member.id]
             modules |= {*check_record(path, record, expected, remedy, flags.other_code)}
     if modules:
-        logger.info(f"note: {population}: trained by a different version of {', '.join(sorted(modules))}")
+        logger.info(f"note: {population}: made by a different version of {', '.join(sorted(modules))}")
     if any(record and record["data"]["checksum"] != study.data.checksum for record in population.records):
         logger.info(
             f"note: {population}: the test images have changed since the training; test accuracies in logs "
