@@ -202,7 +202,7 @@ def refused(work, capsys, *command):
 
 def kept_remedy(message):
     """The command by which an error says that weights are kept."""
-    script, *words = shlex.split(message.split("keep them: python ")[1])
+    script, *words = shlex.split(message.split("to save it, run: python ")[1])
     return script.removesuffix(".py"), words
 
 
@@ -668,7 +668,7 @@ def not_finite(kind):
 
 
 ITERATED, ONCE = ["sup_pruning_finetune", *ITERATIVE], ["sup_pruning_finetune", *FINETUNED, "--criterion"]
-AGAIN = "move it away and give: "
+AGAIN = "move it away and run: "
 NOT_FINITE = "holds values that are not finite, in "
 
 
@@ -683,7 +683,7 @@ NOT_FINITE = "holds values that are not finite, in "
             "to step 13 does not fit its training of 8 steps",
         ),
         (without_records, ITERATED, "cannot be trained again; give --after finetune"),
-        (without_records, [*ONCE, "levai_zombori"], "external: its training is not known; choose another"),
+        (without_records, [*ONCE, "levai_zombori"], "external: its training is unknown; choose another"),
         (without_records, dense_training("sup", "--save_epochs", 1), "is external"),
         (weights_of_another_seed, ITERATED, AGAIN),
         (weights_of_other_settings, [*ONCE, "magnitude_increase"], f"learning_rate 0.01, not 0.05); {AGAIN}"),
