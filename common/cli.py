@@ -83,7 +83,7 @@ def refuse_pipe(path: Path) -> None:
 
 
 @functools.cache
-def say_once(message: str) -> None:
+def log_once(message: str) -> None:
     """Logs a message unless this process has said it before."""
     logger.info(message)
 

@@ -9,7 +9,7 @@ from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import main, run_here
 
 from common import losses
-from common.cli import say_once
+from common.cli import log_once
 from common.store import records
 from common.store.names import Architecture, CheckpointName
 
@@ -65,7 +65,7 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
 
 
 def test_without_a_record_or_the_flag_the_normalization_in_use_is_told(work, capsys):
-    say_once.cache_clear()
+    log_once.cache_clear()
     assert main("sup_pruning_finetune", *DATA, *PRUNING, "--save_path", "theirs") == 0
     assert "pixels for external networks are normalised by mean" in capsys.readouterr().out
 

@@ -758,7 +758,7 @@ def test_networks_pruned_while_training_are_chosen_by_the_settings_of_the_dense_
 def test_narrower_networks_stand_beside_the_pruned_ones_of_as_many_weights(work, capsys, method):
     assert main(*small_training(method, 0.5)) == 0
     widths = models.channels(10, 1, 0.5)
-    said = f"small_dense 0.5: {', '.join(map(str, widths))} channels of 16, 16, 32, 64, "
+    said = f"small_dense 0.5: {', '.join(map(str, widths))} channels instead of 16, 16, 32, 64, "
     assert said in capsys.readouterr().out and widths == (11, 11, 23, 45)
     paths = files_of(work, method, "small_dense", 0.5)
     count = sum(tensor.numel() for tensor in weights(*paths).values() if tensor.ndim == 4)

@@ -310,7 +310,7 @@ def test_debug_keeps_and_takes_no_state(work, begun):
 def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, begun, capsys):
     for _ in range(2):
         assert give(FOUR, "--save_epochs", "1,3") == 0
-    assert "give the same command again for " in capsys.readouterr().out
+    assert "repeat the same command for " in capsys.readouterr().out
     model = model_of(work)
     kept = {names.epoch_path(model, epoch) for epoch in (1, 3)}
     assert set(model.parent.glob("*.pt")) == {model, *kept}
@@ -396,7 +396,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     state = load(begun)
     del state["code"]
     torch.save(state, begun)
-    records.say_once.cache_clear()
+    records.log_once.cache_clear()
     capsys.readouterr()
     assert give(FOUR) == 0
     record = record_of(model_of(work))

@@ -126,7 +126,7 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
             run_here(script, *FLAGS[script], cwd=work)
             continue
         [said] = finish(Forked(script, *FLAGS[script], "--workers", 4, cwd=work))
-        assert "3 workers of 1 threads" in said, "as many as there are models"
+        assert "3 workers with 1 threads each" in said, "as many as there are models"
         # What comes before and after the shared work is said once.
         for header in (f"{script} on few digits", "no CUDA device", "dense networks: "):
             assert said.count(header) <= 1, header

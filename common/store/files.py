@@ -20,7 +20,7 @@ from typing import Callable, Iterator
 import filelock
 import numpy as np
 
-from common.cli import UserError, logger, refuse_pipe, say_once
+from common.cli import UserError, log_once, logger, refuse_pipe
 
 LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # a zip file that unpacks to more than both allow is rejected
 COMMON = Path(__file__).parent.parent
@@ -207,7 +207,7 @@ def claim(path: Path, wait: bool) -> Iterator[bool]:
             lock.acquire(timeout=NEWS_SECONDS if wait else 0)
         except filelock.Timeout:
             if wait:
-                say_once(f"waiting for another process that holds {lock.lock_file}")
+                log_once(f"waiting for another process that holds {lock.lock_file}")
                 lock.acquire()
     except OSError as error:
         names_cause(error, lock.lock_file)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterable
 
 from common import settings
-from common.cli import UserError, logger, say_once
+from common.cli import UserError, log_once, logger
 from common.methods import FINETUNED, SCHEDULE_STEPS, parse_method
 from common.store.files import differences
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
@@ -19,10 +19,10 @@ from common.store.records import (
     check_record,
     file_sha256,
     find_duplicate_weights,
+    log_external,
     origin_of,
     read_record,
     remedy_for,
-    say_external,
 )
 from common.study import Study
 
@@ -224,9 +224,9 @@ def check_and_log(study: Study, population: Population, dense: Population | None
     logger.info(f"{role} networks: {population} in {population.folder}")
     paths = [path for member in population.members for path in member.paths]
     external = [path for path, record in zip(paths, population.records) if record is None]
-    say_external(external)
+    log_external(external)
     if external and not study.data.normalization:
-        say_once(
+        log_once(
             f"note: pixels for external networks are normalised by {study.data.normalization_text}; if they "
             "were trained with different values, give --normalization MEAN STD"
         )

@@ -73,7 +73,7 @@ def prune_population(study: Study) -> None:
     for steps in all_steps:
         for step in steps:  # rejects conflicting files before the first training
             is_finished(study, step)
-    runs.say_finished(study, [step.files for steps in all_steps for step in steps])
+    runs.log_finished(study, [step.files for steps in all_steps for step in steps])
     jobs = [
         runs.Job(steps[-1].files[-1].path, functools.partial(prune_network, study, steps))
         for steps in all_steps

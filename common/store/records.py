@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from common import models, settings
-from common.cli import FLIPS, UserError, logger, refuse_pipe, say_once
+from common.cli import FLIPS, UserError, log_once, logger, refuse_pipe
 from common.data import same_training_images
 from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
@@ -84,7 +84,7 @@ def differing_code(recorded: dict[str, str] | None) -> list[str]:
     """Returns the science modules whose code has changed since. If the code was not recorded, logs this once
     and returns none."""
     if recorded is None:
-        say_once("note: some networks or states do not record their code; it is not checked")
+        log_once("note: some networks or states do not record their code; it is not checked")
         return []
     return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
 
@@ -154,11 +154,11 @@ def origin_of(records: Iterable[dict | None]) -> str:
     return origin
 
 
-def say_external(paths: list[Path]) -> None:
+def log_external(paths: list[Path]) -> None:
     """Logs once that checkpoints without a record cannot be checked."""
     if paths:
         others = " and others" * (len(paths) > 1)
-        say_once(
+        log_once(
             f"note: {paths[0]}{others}: no record, taken as external; the training's settings, data and code "
             "are unknown and cannot be checked"
         )
