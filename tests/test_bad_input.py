@@ -1322,7 +1322,7 @@ def test_an_odd_environment_is_one_line(work, monkeypatch, capsys, variable, val
     monkeypatch.setenv(variable, value)
     before = files(work)
     assert status_of(SUP, *with_defaults(SUP, [])) == 2
-    check_the_line(capsys.readouterr().err, f"{variable}={value!r} ... no whole number; unset {variable}")
+    check_the_line(capsys.readouterr().err, f"{variable}={value!r} ... not a whole number; unset {variable}")
     check_nothing_is_lost_or_half_written(work, before)
 
 
