@@ -1737,7 +1737,7 @@ def test_a_memory_too_small_for_torch_is_one_line(capsys):
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
 
     assert cli.command(begin)([]) == 2
-    check_the_line(capsys.readouterr().err, "the memory is full")
+    check_the_line(capsys.readouterr().err, "out of memory")
 
 
 @contextlib.contextmanager

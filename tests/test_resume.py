@@ -187,13 +187,17 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, m
     "error, status, told",
     [
         *(
-            (number, 128 + number, "interrupted: finished models are kept, the same command goes on; {}")
+            (
+                number,
+                128 + number,
+                "interrupted: finished models are kept; repeat the same command to continue; {}",
+            )
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         ),
         (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
         (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
-        (MemoryError(), 2, "error: the memory is full; give fewer --workers, a smaller --batch_size"),
-        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: the memory is full; give fewer"),
+        (MemoryError(), 2, "error: out of memory; give fewer --workers, a smaller --batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: out of memory; give fewer"),
     ],
 )
 def test_whatever_stops_a_training_its_state_is_kept_and_named(
@@ -264,7 +268,7 @@ def test_a_memory_that_is_full_while_the_state_is_kept_is_told_in_one_line(
     fails_from(monkeypatch, place, name, epochs + 1, error)
     assert give(FOUR, "--save_every", 1) == 2
     line, states = line_of(capsys), list(work.rglob("*.state"))
-    assert "the memory is full" in line and not list(work.rglob("*.pt"))
+    assert "out of memory" in line and not list(work.rglob("*.pt"))
     assert (f"holds the state after {epochs} epochs" in line) == bool(epochs)
     assert [load(state)["epoch"] for state in states] == [epochs] * bool(epochs)
 
