@@ -132,7 +132,7 @@ def path(text: str) -> str:
     expanded = os.path.expanduser(text)
     if not expanded or expanded.startswith("~"):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a path; write ./~... for a name that starts with ~"
+            f"{text!r} is not a path: give its name (./~... if it starts with ~)"
         )
     return expanded
 

@@ -237,7 +237,7 @@ def test_what_cannot_be_prepared_is_refused_in_one_line_and_leaves_nothing(tmp_p
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
     with pytest.raises(SystemExit):
         prepare(root, "", "--size", 8)
-    assert "'' is no path" in capsys.readouterr().err
+    assert "'' is not a path" in capsys.readouterr().err
 
 
 def write_photos(root):
