@@ -75,8 +75,8 @@ class PruningMethod:
 
     @property
     def finetuned(self) -> bool:
-        """Whether the last training is finetuning of the whole classifier. Encoder and head then have the
-        same number of epochs."""
+        """Whether the whole classifier is finetuned at the end. Encoder and head then have the same number of
+        epochs."""
         return self.schedule in (FINETUNED, "one-shot", "iterative") and self.after not in RETRAINED
 
     def __str__(self) -> str:

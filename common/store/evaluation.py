@@ -130,7 +130,7 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def knn_at_layers(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
-    """Returns layer -> the k-NN label of every test image (N,) there, for a network in eval mode. See
+    """Returns layer -> the k-NN labels of all test images (N,). The network is in eval mode; see
     `evaluation_batches` for `batch_size`."""
     one_image = network.representations(evaluation_batch(data.test_images[:1], data))
     widths = {layer: hidden.shape[1] for layer, hidden in one_image.items()}

@@ -51,10 +51,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def names_cause(error: BaseException, path: Path) -> bool:
-    """Returns whether an error names its cause: a `UserError`, lack of memory, or an error of the system.
+    """Returns whether an error names its cause: a `UserError`, a `MemoryError` or a system error.
 
-    Adds the file's name to an error of the system without one, such as that of a full disk. Any other error
-    that a library raises while it reads a file is caused by the file's content.
+    Adds the file's name to a system error without one, such as that of a full disk. Any other error that a
+    library raises while it reads a file is caused by the file's content.
     """
     # EINVAL: a damaged file made a library seek to an impossible position.
     is_system_error = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
@@ -153,9 +153,9 @@ def flat(settings: dict, prefix: str = "") -> dict:
     return entries
 
 
-def differences(settings: dict, others: dict) -> dict[str, tuple]:
+def differences(settings: dict, other_settings: dict) -> dict[str, tuple]:
     """Returns key -> both values, for every key in which two settings differ."""
-    first, second = flat(settings), flat(others)
+    first, second = flat(settings), flat(other_settings)
     keys = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
     return {key: (first.get(key), second.get(key)) for key in keys}
 

@@ -329,13 +329,13 @@ def selection(study: Study, pruning_method: str) -> tuple[str, dict[str, int]]:
 def from_dense(study: Study, candidates: list[Population], dense: Population) -> list[Population]:
     """Returns the populations that were pruned from these dense networks.
 
-    Networks that were trained independently of dense ones must have their settings; if none have, all are
-    returned. External networks pass, because their training is unknown.
+    Networks that were trained from scratch must have the settings of the dense ones; if none have, all are
+    returned. External networks are accepted, because their training is unknown.
     """
     trained_alone = parse_method(candidates[0].pruning_method).trained_alone
 
     def dense_settings(population: Population) -> dict | None:
-        """The configuration of the dense networks, or the same settings of an independent training."""
+        """The configuration of the dense networks, or the same settings of a training from scratch."""
         if not trained_alone:
             return population.configuration.get("dense")
         return {key: population.configuration.get(key) for key in dense.configuration}
