@@ -250,7 +250,7 @@ def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(wo
     diverging = "--index_start 1 --index_end 2 --learning_rate 1e30 --workers 2"
     assert main("sup_training", *flags, *diverging.split()) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "a worker of 2 ended (sup_training.py: error: " in said
+    assert said.count("\n") == 1 and "a worker of 2 stopped (sup_training.py: error: " in said
     assert "diverged" in said
     assert len(list(work.rglob("*.pt"))) == 1
 
