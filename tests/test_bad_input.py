@@ -544,11 +544,11 @@ sup_pruning_finetune --rewind_epoch -1 => --rewind_epoch ... a whole number from
 sup_pruning_finetune --rewind_epoch 1 => --rewind_epoch belongs to --pruning_schedule iterative
 sup_pruning_finetune --pruning_schedule sometimes => --pruning_schedule ... choose from
 sup_pruning_finetune --dense_batch_size 0 => --dense_batch_size ... a whole number from 1
-clr_pruning_finetune --dense_head_epochs 9 => --dense_head_epochs 9 ... there are
+clr_pruning_finetune --dense_head_epochs 9 => --dense_head_epochs 9 ... found
 sup_pruning_finetune --criterion magnitude_increase => was not saved; to save it, run ... --save_epochs 0
 sup_pruning_finetune --criterion levai_zombori => gradient_sums.pt was not saved ... --accumulate_gradients
 sup_pruning_finetune --models_number 0 => --models_number ... a whole number from 1
-sup_pie_kmodels_detection --finetune_epochs 9 => --finetune_epochs 9 ... there are
+sup_pie_kmodels_detection --finetune_epochs 9 => --finetune_epochs 9 ... found
 sup_pie_kmodels_detection --umap_models 0 => --umap_models ... a whole number from 1
 sup_pie_kmodels_detection --pruning_methods global,global => --pruning_methods ... contains a value twice
 sup_pie_kmodels_detection --pruning_methods dense => --pruning_methods ... 'dense' is no pruning method
@@ -579,7 +579,7 @@ ROWS = [
         None,
         CLR,
         "--pruning_percentages 0.5 --begin_step 1 --begin_epoch 0",
-        "--begin_step and --begin_epoch say the same",
+        "--begin_step and --begin_epoch exclude each other",
     ),
     (
         "contradiction, filters of the head",
@@ -1234,7 +1234,13 @@ ROWS = [
         "--test_set few",
         f"few/digit 1/loop.png {UNREADABLE_IMAGE}",
     ),
-    ("data, a link to itself", link_to_itself("loop"), SUP, "--data_dir loop", "loop ... a link"),
+    (
+        "data, a link to itself",
+        link_to_itself("loop"),
+        SUP,
+        "--data_dir loop",
+        "loop ... the link leads to itself",
+    ),
     (
         "data, an image that is a link to itself",
         link_to_itself("few digits/train/digit 1/loop.png"),
@@ -1794,7 +1800,7 @@ def test_the_pickle_with_code_would_do_harm(tmp_path, monkeypatch):
             SUP,
             ["--save_path", "x", "--workers", 2],
             LIMIT,
-            "a worker of 2 ended",
+            "a worker of 2 stopped",
             id="workers",
         ),
         pytest.param(CLR_PIES, [], 5_000, ".npz", id="arrays"),
