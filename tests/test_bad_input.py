@@ -412,7 +412,7 @@ OF_OTHER_CODE, OTHER_CODE = (
     setting("code", "augment", to="0" * 12),
     "by other code of augment; give --other_code",
 )
-ELSEWHERE = "... give these a place of their own (--run NAME)"
+ELSEWHERE = "... write these to a separate folder (--run NAME)"
 MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
@@ -1062,28 +1062,28 @@ ROWS = [
         None,
         SUP_PIES,
         "--models_number 1",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, fewer probed",
         None,
         SUP_DEPTH,
         "--models_number 1",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, fewer though missing are allowed",
         both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
         SUP_PIES,
         "--allow_missing",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, pruned again",
         edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
         SUP_PIES,
         "",
-        f"other global_0.9 networks (2 networks, now 2; other ids, images or trainings) {ELSEWHERE}",
+        f"other global_0.9 networks (2 networks, now 2; ids, images or trainings differ) {ELSEWHERE}",
     ),
     *(
         (

@@ -117,7 +117,7 @@ def test_the_second_temperature_without_a_run_is_refused(work, monkeypatch, caps
     words = fewer(command[2 : command.index("--run")])
     assert importlib.import_module("clr_pie_kmodels_detection").main(words) == 2
     assert (
-        "(temperature 0.5, not 0.1); give these a place of their own (--run NAME)" in capsys.readouterr().err
+        "(temperature 0.5, not 0.1); write these to a separate folder (--run NAME)" in capsys.readouterr().err
     )
 
 
