@@ -430,9 +430,9 @@ sup_training --epochs many => --epochs ... 'many' ... a whole number from 1
 clr_training --batch_size 1 => --batch_size 1: a contrastive loss ... give 2 or more
 sup_training --match_sparsity 0.9999 => --match_sparsity 0.9999 leaves groups of (1, 1, 1) ... give less
 sup_training --match_sparsity 1 => --match_sparsity ... not including, 1
-sup_pie_kmodels_detection --severity 3 => --severity belongs to a file of CIFAR-10-C
-sup_prediction_depth --severity 3 --test_set noise_1 => --severity belongs to a file of CIFAR-10-C
-clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity belongs to a file of CIFAR-10-C
+sup_pie_kmodels_detection --severity 3 => --severity needs a file of CIFAR-10-C
+sup_prediction_depth --severity 3 --test_set noise_1 => --severity needs a file of CIFAR-10-C
+clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity needs a file of CIFAR-10-C
 clr_prediction_depth --severity 6 --test_set fog.npy => --severity ... a whole number from 1 to 5
 sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... of CIFAR-10-C give --severity
 clr_training --batch_size 1.5 => --batch_size ... a whole number from 1
@@ -616,14 +616,14 @@ ROWS = [
         no_class_folders,
         SUP,
         "",
-        "--data_dir few digits: train/digit 0 00.png is in no folder of a class; move it into one",
+        "--data_dir few digits: train/digit 0 00.png is outside the class folders; move it into one",
     ),
     (
         "data, an image beside the classes",
         rename(DIGIT, "few digits/test/03.png"),
         CLR,
         "",
-        "test/03.png is in no folder of a class",
+        "test/03.png is outside the class folders",
     ),
     (
         "data, the kind forgotten",
@@ -657,7 +657,7 @@ ROWS = [
         ],
         SUP,
         "",
-        "the name of the class ... cannot be shown; rename it",
+        "the class name ... cannot be printed; rename it",
     ),
     (
         "record, brackets",
