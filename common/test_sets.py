@@ -128,7 +128,7 @@ def _read_folder(
                     image = upright(image)
                 if image.size != (width, height):
                     raise UserError(
-                        f"--test_set: {path} is not {width}x{height} pixels large like {data.name}; resize it"
+                        f"--test_set: {path} must be {width}x{height} pixels like {data.name}; resize it"
                     )
                 pixels.append(np.asarray(image).transpose(2, 0, 1))
             labels.append(label)

@@ -121,7 +121,7 @@ def test_what_is_refused_in_one_line(digits_on_disk):
     check("nothing", "neither a folder")
     check("strange", "not the classes")
     Image.new("RGB", (9, 8)).save("few digits/test/digit 1/zz.png")
-    check("few digits/test", "zz.png is not 8x8 pixels large")
+    check("few digits/test", "zz.png must be 8x8 pixels")
 
 
 def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
