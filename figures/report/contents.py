@@ -425,7 +425,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
             name = population.method if is_dense else population.label
             missing.append(f"UMAP of {name}: run its PIE script with --plot_umap.")
             continue
-        shown_arrays = {"coordinates", "modal_labels", "is_pie"} & umap.keys()
+        shown_arrays = [name for name in ("coordinates", "modal_labels", "is_pie") if name in umap]
         arrays |= {f"{name}_{len(names)}": umap[name] for name in shown_arrays}
         names.append(with_sparsity(population.method, population.sparsity))
     arrays["populations"] = names

@@ -212,7 +212,7 @@ def draw_against_sparsity(arrays: dict) -> Figure:
 
 
 def draw_test_sets(arrays: dict) -> Figure:
-    """Draws the arrays of `draw_against_sparsity` for series named METHOD · TEST_SET: a row of panels per kind
+    """Draws arrays of `draw_against_sparsity` for series named METHOD · TEST_SET: a row of panels per kind
     of test set, which also shows the clean images, and a column per method."""
     series = [name.split(" · ") for name in names_in(arrays, "series")]
     kinds: dict[str, list[str]] = {}
