@@ -1266,12 +1266,12 @@ ROWS = [
 ]
 # Wrong flags of the report: flags => what the line tells.
 WRONG_FLAGS_OF_FIGURES = """
---results nowhere => --results nowhere ... there is no such folder
+--results nowhere => --results nowhere ... the folder does not exist
 --results 'few digits' => no populations are stored there
---results 'few digits/train/digit 1/03.png' => there is no such folder
+--results 'few digits/train/digit 1/03.png' => the folder does not exist
 --format gif => --format ... choose from
 --run a/b => --run ... is not a plain name
---run hotter => runs/hotter ... there is no such folder
+--run hotter => runs/hotter ... the folder does not exist
 --output_dir 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'pies/few digits' => --release names the folder of --results
