@@ -200,8 +200,8 @@ def refuse_other_results(
             counts = f"{len(stored_inputs['checkpoints'])} networks"
             changed = [f"{counts}, now {len((population or dense).members)}; ids, images or trainings differ"]
         raise UserError(
-            f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to a "
-            "separate folder (--run NAME)"
+            f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to "
+            "a separate folder (--run NAME)"
         )
 
 

@@ -1904,7 +1904,9 @@ def test_results_that_are_not_there_yet(work, capsys):
     for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
         Path("pies/cifar10/supervised", kind).mkdir(parents=True)
     assert make_figures.main(["--results", "pies/cifar10"]) == 2
-    check_the_line(capsys.readouterr().err, "no populations are stored there; run the pie_kmodels_detection scripts")
+    check_the_line(
+        capsys.readouterr().err, "no populations are stored there; run the pie_kmodels_detection scripts"
+    )
 
 
 @pytest.mark.parametrize("name", ["[a]", "*a", " [a]"])
