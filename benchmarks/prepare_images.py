@@ -223,10 +223,7 @@ def main(argv=None) -> None:
     )
     parser.add_argument("--seed", type=natural_number, default=0, help="seed of the split")
     parser.add_argument(
-        "--train_per_class",
-        type=positive_integer,
-        default=None,
-        help="first training images per class (default: all)",
+        "--train_per_class", type=positive_integer, help="first training images per class (default: all)"
     )
     parser.add_argument(
         "--skip", action="store_true", help="leave out files that are not images, and list them"

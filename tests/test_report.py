@@ -490,7 +490,11 @@ def test_on_paper_title_settings_and_caption_stand_in_a_file_beside_each_figure(
     assert texts.keys() == {path.stem for path in out.glob("*.pdf")}
     for name, first, caption in (
         ("few_report_pies_against_sparsity_6models", "PIEs against sparsity · few · ", "Images whose"),
-        ("few_similarity_class_recall_6models", "Recall of each class relative to ", "How much more or less"),
+        (
+            "few_similarity_class_recall_6models",
+            "Recall of each class relative to ",
+            "Change of the recall of",
+        ),
         ("few_report_umap_grid_6models", "UMAP of the latents · few · ", "One UMAP for each"),
     ):
         lines = texts[name].splitlines()

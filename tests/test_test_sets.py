@@ -99,7 +99,7 @@ GOOD, LABELS = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
 REFUSED = {
     "images are float64": {"images": GOOD.astype(float), "labels": LABELS},
     "images are uint8": {"images": GOOD[:, :7], "labels": LABELS},
-    "labels are not": {"images": GOOD, "labels": LABELS[:2]},
+    "each image needs a label": {"images": GOOD, "labels": LABELS[:2]},
     "each image needs a label between 0 and 2": {"images": GOOD, "labels": LABELS + 1},
     "allow_pickle=False": {"images": np.array([{}], object), "labels": LABELS},
     "cannot be read": {"images": GOOD},
