@@ -412,7 +412,7 @@ OF_OTHER_CODE, OTHER_CODE = (
     setting("code", "augment", to="0" * 12),
     "by a different version of augment; give --other_code",
 )
-ELSEWHERE = "... give these a place of their own (--run NAME)"
+ELSEWHERE = "... write these to a separate folder (--run NAME)"
 MADE_AGAIN = "delete it to have it made again by the command in its JSON"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
@@ -430,11 +430,11 @@ sup_training --epochs many => --epochs ... 'many' ... a whole number from 1
 clr_training --batch_size 1 => --batch_size 1: a contrastive loss ... give 2 or more
 sup_training --match_sparsity 0.9999 => --match_sparsity 0.9999 leaves groups of (1, 1, 1) ... give less
 sup_training --match_sparsity 1 => --match_sparsity ... not including, 1
-sup_pie_kmodels_detection --severity 3 => --severity belongs to a file of CIFAR-10-C
-sup_prediction_depth --severity 3 --test_set noise_1 => --severity belongs to a file of CIFAR-10-C
-clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity belongs to a file of CIFAR-10-C
+sup_pie_kmodels_detection --severity 3 => --severity needs a file of CIFAR-10-C
+sup_prediction_depth --severity 3 --test_set noise_1 => --severity needs a file of CIFAR-10-C
+clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity needs a file of CIFAR-10-C
 clr_prediction_depth --severity 6 --test_set fog.npy => --severity ... a whole number from 1 to 5
-sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... of CIFAR-10-C give --severity
+sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... for CIFAR-10-C give --severity
 clr_training --batch_size 1.5 => --batch_size ... a whole number from 1
 sup_pruning_finetune --pruning_percentages '0.5;0.9' => --pruning_percentages ... a number from 0 up to
 sup_pie_kmodels_detection --pruning_percentages 0.9, => --pruning_percentages ... '' ... a number from 0 up to
@@ -616,14 +616,14 @@ ROWS = [
         no_class_folders,
         SUP,
         "",
-        "--data_dir few digits: train/digit 0 00.png is in no folder of a class; move it into one",
+        "--data_dir few digits: train/digit 0 00.png is outside the class folders; move it into one",
     ),
     (
         "data, an image beside the classes",
         rename(DIGIT, "few digits/test/03.png"),
         CLR,
         "",
-        "test/03.png is in no folder of a class",
+        "test/03.png is outside the class folders",
     ),
     (
         "data, the kind forgotten",
@@ -657,7 +657,7 @@ ROWS = [
         ],
         SUP,
         "",
-        "the name of the class ... cannot be shown; rename it",
+        "the class name ... cannot be printed; rename it",
     ),
     (
         "record, brackets",
@@ -1062,28 +1062,28 @@ ROWS = [
         None,
         SUP_PIES,
         "--models_number 1",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, fewer probed",
         None,
         SUP_DEPTH,
         "--models_number 1",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, fewer though missing are allowed",
         both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
         SUP_PIES,
         "--allow_missing",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, pruned again",
         edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
         SUP_PIES,
         "",
-        f"other global_0.9 networks (2 networks, now 2; other ids, images or trainings) {ELSEWHERE}",
+        f"other global_0.9 networks (2 networks, now 2; ids, images or trainings differ) {ELSEWHERE}",
     ),
     *(
         (
@@ -1272,12 +1272,12 @@ ROWS = [
 ]
 # Wrong flags of the report: flags => what the line tells.
 WRONG_FLAGS_OF_FIGURES = """
---results nowhere => --results nowhere ... there is no such folder
+--results nowhere => --results nowhere ... the folder does not exist
 --results 'few digits' => no populations are stored there
---results 'few digits/train/digit 1/03.png' => there is no such folder
+--results 'few digits/train/digit 1/03.png' => the folder does not exist
 --format gif => --format ... choose from
 --run a/b => --run ... is not a plain name
---run hotter => runs/hotter ... there is no such folder
+--run hotter => runs/hotter ... the folder does not exist
 --output_dir 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'pies/few digits' => --release names the folder of --results
@@ -1910,7 +1910,9 @@ def test_results_that_are_not_there_yet(work, capsys):
     for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
         Path("pies/cifar10/supervised", kind).mkdir(parents=True)
     assert make_figures.main(["--results", "pies/cifar10"]) == 2
-    check_the_line(capsys.readouterr().err, "no results yet; run the pie_kmodels_detection scripts")
+    check_the_line(
+        capsys.readouterr().err, "no populations are stored there; run the pie_kmodels_detection scripts"
+    )
 
 
 @pytest.mark.parametrize("name", ["[a]", "*a", " [a]"])

@@ -314,7 +314,7 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures)
         "prediction depth of SupCon global 0.9",
         "UMAP of SupCon dense: run its PIE script with --plot_umap",
         "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
-        "Intervals, noise floor and verdicts of populations of 3 models: they need 6",
+        "Intervals, noise floor and verdicts for populations of 3 models: they need 6",
         "masks of supervised GMP 0.9",
     ):
         assert words in read.text, words
@@ -490,7 +490,7 @@ def test_on_paper_title_settings_and_caption_stand_in_a_file_beside_each_figure(
     assert texts.keys() == {path.stem for path in out.glob("*.pdf")}
     for name, first, caption in (
         ("few_report_pies_against_sparsity_6models", "PIEs against sparsity · few · ", "Images whose"),
-        ("few_similarity_class_recall_6models", "Recall of each class relative to ", "How much more or less"),
+        ("few_similarity_class_recall_6models", "Recall of each class relative to ", "Change of the"),
         ("few_report_umap_grid_6models", "UMAP of the latents · few · ", "One UMAP for each"),
     ):
         lines = texts[name].splitlines()
