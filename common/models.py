@@ -215,9 +215,10 @@ def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 # --architecture -> function that makes the backbone, given the architecture, the number of classes (None: no
-# classifier) and the sparsity to match. A backbone has `latent_size` and `probe_layers` and calls `initialise`
-# last, which adds `fc`. Its forward(images, probed=None) returns the latent (B, latent_size) and appends the
-# output (B, C, H, W) of each probe layer, in order, to `probed`. Digits in its name are the depth in file names.
+# classifier) and the sparsity to match. A backbone has `latent_size` and `probe_layers` and calls
+# `initialise` last, which adds `fc`. Its forward(images, probed=None) returns the latent (B, latent_size) and
+# appends the output (B, C, H, W) of each probe layer, in order, to `probed`. Digits in its name are the depth
+# in file names.
 BACKBONES: dict[str, Callable[[Architecture, int | None, float], nn.Module]] = {
     "WideResNet": lambda architecture, num_classes, match_sparsity: WideResNet(
         architecture.model_depth, architecture.widen_factor, architecture.dropout, num_classes, match_sparsity
