@@ -190,9 +190,6 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
         is_finished(path, {"epochs": 3})
 
 
-# Spoilt files
-
-
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name(tmp_path):
     payload = {"weight": torch.arange(6.0)}
     records.save_checkpoint(tmp_path / "one.pt", payload, {})
