@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import without_figures
 from stored_results import make_results, rewrite
 from test_evidence import (
     Stored,
@@ -48,7 +49,8 @@ def results(tmp_path_factory):
     path = folder / "test_sets/v6/SupCon/populations/global_0.9.npz"
     runs = json.loads(str(read_arrays(path)["runs"]))
     rewrite(path, runs=json.dumps(runs | {"analysis": COMMAND}))
-    assert make(folder) == 0
+    with without_figures():
+        assert make(folder) == 0
     return folder
 
 
