@@ -1,15 +1,15 @@
-"""Prunes dense contrastive networks and trains them on with fixed masks, once or iteratively.
+"""Prunes dense contrastive networks and continues training with fixed masks, once or iteratively.
 
     python clr_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 \\
         --pruning_percentages 0.5,0.9
 
-Prunes half of the remaining weights four times, rewinding to the initialisation (train with --save_epochs 0):
+To prune half of the remaining weights four times with rewinding (needs training with --save_epochs 0):
 
     python clr_pruning_finetune.py --dataset digits --models_number 3 \\
         --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
 
 Pruned network i comes from dense network i. Saves models/[NAME/]{encoder_name}_encoder_..._global_...pt and
-..._head_..._global_...pt with a JSON beside each. Finished networks are skipped. Encoder and classifier are
+..._head_..._global_...pt with a JSON beside each. Skips finished networks. Encoder and classifier are
 pruned together; the projection head is not pruned.
 """
 

@@ -3,10 +3,9 @@
     python clr_training.py --dataset digits --epochs 40 --batch_size 128 --learning_rate 0.02 \\
         --head_epochs 20 --index_end 2 --pruning_percentages 0.0
 
-Sparsity 0.0 is the dense network. Networks of other sparsities are pruned while they train; the classifier
-has its own schedule. Saves models/[NAME/]{encoder_name}_encoder_...pt and ..._head_...pt, beside each a JSON
-that records settings, data and history, and a log with curves in logs/. Finished encoders and heads are
-skipped.
+Sparsity 0.0 is the dense network. At other sparsities networks are pruned while they train; the classifier
+has a separate schedule. Saves models/[NAME/]{encoder_name}_encoder_...pt and ..._head_...pt, each with a JSON
+that records settings, data and history, and a log with curves in logs/. Skips finished encoders and heads.
 """
 
 import sys
@@ -21,7 +20,7 @@ def build_parser() -> cli.Parser:
     cli.add_training_flags(group)
     cli.add_flags(
         group,
-        ("--num_classes", values.positive_integer, 10, "must be the data set's, or 10"),
+        ("--num_classes", values.positive_integer, 10, "must match the data set, or be 10"),
         ("--lr_decay_epochs", str, "1500", cli.COMPATIBILITY),
         ("--clipping", bool, False, cli.COMPATIBILITY),
         ("--shuffle", bool, True, cli.COMPATIBILITY),
@@ -33,9 +32,9 @@ def build_parser() -> cli.Parser:
             "--debug_classification_head",
             bool,
             False,
-            "log the accuracy of a throw-away head (2 epochs) now and then",
+            "regularly log the accuracy of a temporary head, trained for 2 epochs",
         ),
-        ("--debug_classification_head_epochs", values.positive_integer, 25, "epochs between these"),
+        ("--debug_classification_head_epochs", values.positive_integer, 25, "epochs between temporary heads"),
     )
     group = parser.add_argument_group("pruning while training")
     cli.add_flags(
@@ -44,7 +43,7 @@ def build_parser() -> cli.Parser:
             "--pruning_percentages",
             values.sparsity_list,
             "0.0,0.3,0.5,0.7,0.9",
-            "final sparsities, one training each, 0.0: dense",
+            "final sparsities, each a separate training; 0.0: dense",
         ),
     )
     cli.add_gradual_pruning_flags(group, "late")
@@ -63,8 +62,8 @@ def main(argv=None) -> None:
     from common.study import open_studies
 
     for study in open_studies("clr_training", flags, writes_models=True):
-        asked = requested.sparsities_to_train(flags, "--pruning_percentages", flags.pruning_percentages)
-        runs.train_networks(study, asked)
+        sparsities = requested.sparsities_to_train(flags, "--pruning_percentages", flags.pruning_percentages)
+        runs.train_networks(study, sparsities)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Prunes dense supervised networks and trains them on with fixed masks, once or iteratively.
+"""Prunes dense supervised networks and continues training with fixed masks, once or iteratively.
 
     python sup_pruning_finetune.py --dataset digits --models_number 3 --epochs 10 \\
         --pruning_percentages 0.5,0.9
 
-Prunes half of the remaining weights four times, rewinding to the initialisation (train with --save_epochs 0):
+To prune half of the remaining weights four times with rewinding (needs training with --save_epochs 0):
 
     python sup_pruning_finetune.py --dataset digits --models_number 3 \\
         --pruning_schedule iterative --iterations 4 --rate 0.5 --after rewind
 
 Pruned network i comes from dense network i. Saves models/[NAME/]wideResNet_global_...pt with a JSON beside
-each. Finished networks are skipped.
+each. Skips finished networks.
 """
 
 import sys

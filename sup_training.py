@@ -2,14 +2,13 @@
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2
 
-The same with gradual pruning to 95 % sparsity:
+To prune gradually to 95 % sparsity:
 
     python sup_training.py --dataset digits --epochs 12 --batch_size 64 --learning_rate 0.1 --index_end 2 \\
         --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
 
 Saves models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt,
-beside it a JSON that records settings, data and history, and a log with curves in logs/. Finished models are
-skipped.
+with a JSON that records settings, data and history, and a log with curves in logs/. Skips finished models.
 """
 
 import sys
@@ -23,7 +22,7 @@ def build_parser() -> cli.Parser:
     cli.add_flags(group, *settings.flag_rows(settings.SupervisedTraining))
     cli.add_training_flags(group)
     group = parser.add_argument_group("pruning while training")
-    cli.add_flags(group, ("--pruning", values.fraction, 0.0, "final sparsity, 0: dense"))
+    cli.add_flags(group, ("--pruning", values.fraction, 0.0, "final sparsity; 0: dense"))
     cli.add_gradual_pruning_flags(group, "early")
     cli.add_schedule_flags(group, "network", "", "supervised")
     cli.add_supervised_flags(parser)

@@ -1,12 +1,12 @@
-"""Measures the engine against what a user would take instead, each in a process of its own, in turn.
+"""Compares the speed of this code with common alternatives, each in a separate process, in turn.
 
     python benchmarks/against_peers.py --output benchmarks/against_peers_cpu.json
 
-Peers: torchvision's transforms in a DataLoader as the published scripts use them (PIL, no loader processes),
-a plain eager training loop fed by it, torch.nn.utils.prune's hooks, networks evaluated anew for every
-comparison, and scikit-learn's KNeighborsClassifier. Random images of CIFAR-10's size: no data set is needed.
-Four networks at once and the population are measured through the scripts, in a temporary folder. Prints
-medians over the rounds; --output writes all times as JSON.
+The alternatives: torchvision's transforms in a DataLoader like those of the published scripts (PIL, no loader
+processes), a plain eager training loop on top of it, torch.nn.utils.prune's hooks, evaluating networks again
+for every comparison, and scikit-learn's KNeighborsClassifier. Random images of CIFAR-10's size replace a data
+set. Training of four networks and evaluation of a population run through the scripts, in a temporary folder.
+Prints medians over the rounds; --output writes all times as JSON.
 """
 
 import os
@@ -32,7 +32,7 @@ from common import cli
 from common.settings import Architecture
 
 VIEW_IMAGES, STEP_IMAGES, CONTRASTIVE_BATCH, SUPERVISED_BATCH = 512, 512, *BATCHES
-VIEW_PASSES = 8  # over the images in one call
+VIEW_PASSES = 8  # passes over the images in one call
 KEY, RATE = (0, "benchmark"), 0.01
 SEEDS, SEED_EPOCHS, WORKERS = 4, 2, 2
 MODELS, SPARSITIES, POPULATION_TEST = 3, (0.3, 0.5, 0.7, 0.9), 300
@@ -66,7 +66,8 @@ def main(argv=None) -> None:
 
 
 def contests(folder: Path):
-    """(what is counted, how much of it, who -> contestant, the first ours) of every comparison.
+    """Yields every comparison: the counted unit, its number per call, and the contestants by name, of which
+    the first is this code.
 
     Args:
         folder: holds random images.
@@ -146,7 +147,7 @@ def step(loss, optimizer) -> None:
 
 
 def our_views(device, kind: str):
-    """An epoch's views, parameters drawn anew, in the batches of the training."""
+    """Returns the work of computing an epoch's views with new parameters, in the batches of training."""
     import torch
 
     from common import augment
@@ -195,16 +196,14 @@ def peer_views(device, kind: str):
 
 
 def peer_contrastive_epoch(device, epochs: int):
-    """So many epochs of a plain SupCon loop."""
+    """Returns the work of training for this many epochs in a plain SupCon loop."""
     import torch
 
     from common import models
     from common.losses import contrastive_loss
 
-    model, loader = (
-        models.ContrastiveEncoder(Architecture(16, 2)).to(device),
-        peer_loader(random_data(STEP_IMAGES, 1, 32, device), "contrastive"),
-    )
+    model = models.ContrastiveEncoder(Architecture(16, 2)).to(device)
+    loader = peer_loader(random_data(STEP_IMAGES, 1, 32, device), "contrastive")
     optimizer = sgd(model)
 
     def train() -> None:
@@ -221,10 +220,8 @@ def peer_classification_epoch(device):
 
     from common import models
 
-    network, loader = (
-        models.SupervisedNetwork(Architecture(16, 2), 10).to(device),
-        peer_loader(random_data(STEP_IMAGES, 1, 32, device), "supervised"),
-    )
+    network = models.SupervisedNetwork(Architecture(16, 2), 10).to(device)
+    loader = peer_loader(random_data(STEP_IMAGES, 1, 32, device), "supervised")
     optimizer = sgd(network)
 
     def epoch() -> None:
@@ -235,8 +232,8 @@ def peer_classification_epoch(device):
 
 
 def finetuning_epoch(device, hooked: bool = False):
-    """An epoch at 90 % sparsity, with masks after every step or with torch.nn.utils.prune; all else is the
-    same."""
+    """Returns the work of an epoch at 90 % sparsity, with masks after every step or with
+    torch.nn.utils.prune."""
     from torch.nn.utils import prune
 
     from common import models, training
@@ -265,11 +262,11 @@ def pictures_of(images) -> list:
 
 
 def peer_loader(data, kind: str):
-    """torchvision's transforms on PIL images in a DataLoader without loader processes, as published.
+    """Returns a DataLoader without loader processes that applies torchvision's transforms to PIL images, as
+    published.
 
     Args:
-        kind: 'contrastive' (two views of each image), 'supervised', or 'evaluation' (of test images, as they
-        are).
+        kind: 'contrastive' (two views of each image), 'supervised', or 'evaluation' (unchanged test images).
     """
     import torch
     from torchvision import transforms
@@ -313,7 +310,7 @@ def peer_loader(data, kind: str):
 
 
 def write_images(folder: Path, train: int, test: int) -> None:
-    """Random images of ten classes, as files for --dataset folder."""
+    """Writes random images of ten classes as files for --dataset folder."""
     import torch
 
     data = random_data(train, test, 32, torch.device("cpu"))
@@ -325,7 +322,7 @@ def write_images(folder: Path, train: int, test: int) -> None:
 
 
 def on_images(folder: Path) -> list[str]:
-    """The flags that name the random images."""
+    """Returns the flags that select the random images."""
     return ["--dataset", "folder", "--data_dir", str(folder / "random")]
 
 
@@ -339,39 +336,41 @@ def script(folder: Path, device, name: str, flags: str, *more) -> None:
 
 
 def seeds(device, folder: Path, workers: int):
-    """Four networks through clr_training.py: start of the processes, their first step and an epoch of each
-    head too."""
+    """Returns the work of training four networks with clr_training.py, including process start, first steps
+    and an epoch of each head."""
 
     def train() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as models:
             flags = f"--index_end {SEEDS - 1} --epochs {SEED_EPOCHS} --batch_size {CONTRASTIVE_BATCH}"
             flags += f" --head_epochs 1 --pruning_percentages 0.0 --workers {workers}"
-            into = "--encoder_save_path", models, "--head_save_path", models
-            script(folder, device, "clr_training", flags, *into)
+            folders = "--encoder_save_path", models, "--head_save_path", models
+            script(folder, device, "clr_training", flags, *folders)
 
     return train
 
 
 def find(device, folder: Path):
-    """The study in `folder` and its populations, the dense one first; trained for an epoch where none is."""
+    """Returns the study in `folder` and its populations, the dense one first; trains them for an epoch if
+    needed."""
     import sup_pie_kmodels_detection
     from common import comparison
     from common.study import open_studies
 
-    of_models = f"--models_number {MODELS} --pruning_percentages {','.join(map(str, SPARSITIES))}"
+    model_flags = f"--models_number {MODELS} --pruning_percentages {','.join(map(str, SPARSITIES))}"
     if not (folder / "models").exists():
         flags = f"--index_end {MODELS - 1} --epochs 1 --learning_rate 0.1"
         script(folder, device, "sup_training", flags)
-        script(folder, device, "sup_pruning_finetune", f"{of_models} --epochs 1")
+        script(folder, device, "sup_pruning_finetune", f"{model_flags} --epochs 1")
     os.chdir(folder)
-    cli.logger.disabled = True  # its log is not the benchmark's
-    flags = sup_pie_kmodels_detection.build_parser().parse_args([*on_images(folder), *of_models.split()])
+    cli.logger.disabled = True  # keep its log out of the output
+    flags = sup_pie_kmodels_detection.build_parser().parse_args([*on_images(folder), *model_flags.split()])
     study = next(open_studies("sup_pie_kmodels_detection", flags))
     return study, comparison.find_populations(study)
 
 
 def population(device, folder: Path):
-    """Predictions, Q-Scores and masks of all networks, from their checkpoints to the stored arrays."""
+    """Returns the work of evaluating all networks, from checkpoints to stored predictions, Q-Scores and
+    masks."""
     import shutil
 
     from common import comparison
@@ -380,15 +379,14 @@ def population(device, folder: Path):
 
     def evaluate() -> None:
         shutil.rmtree(study.method_folder / "evaluations", ignore_errors=True)
-        for one in populations:
-            comparison.evaluate_population(study, one)
+        for members in populations:
+            comparison.evaluate_population(study, members)
 
     return evaluate
 
 
 def peer_population(device, folder: Path, figures: int):
-    """Predictions and latents of both populations, loaded and computed anew for every sparsity and figure of
-    it."""
+    """Returns the work of loading and evaluating both populations again for every sparsity and figure."""
     import torch
 
     from common import models
@@ -399,8 +397,8 @@ def peer_population(device, folder: Path, figures: int):
 
     @torch.no_grad()
     def evaluate() -> None:
-        for one in pruned * figures:
-            for member in (*dense.members, *one.members):
+        for sparse in pruned * figures:
+            for member in (*dense.members, *sparse.members):
                 network.load_state_dict(torch.load(member.paths[0], weights_only=True))
                 for images, _ in loader:
                     latent = network.latent(images.to(device))
@@ -417,7 +415,7 @@ def probed(device):
 
 
 def our_depth(device):
-    """The k-NN labels of one network at its 16 places, the forward passes of the images included."""
+    """Returns the work of computing k-NN labels at the 16 layers of one network, including forward passes."""
     from common.store import evaluation
 
     data, network = probed(device)
@@ -435,16 +433,13 @@ def peer_depth(device):
     @torch.no_grad()
     def representations(images) -> dict:
         parts = [network.representations(batch) for batch in evaluation.evaluation_batches(images, data)]
-        return {place: torch.cat([part[place] for part in parts]).cpu().numpy() for place in parts[0]}
+        return {layer: torch.cat([part[layer] for part in parts]).cpu().numpy() for layer in parts[0]}
 
     def probe() -> None:
-        train, test, labels = (
-            representations(data.train_images),
-            representations(data.test_images),
-            data.train_labels.cpu().numpy(),
-        )
-        for place in train:
-            KNeighborsClassifier(neighbours.NEIGHBOURS).fit(train[place], labels).predict(test[place])
+        train, test = representations(data.train_images), representations(data.test_images)
+        labels = data.train_labels.cpu().numpy()
+        for layer in train:
+            KNeighborsClassifier(neighbours.NEIGHBOURS).fit(train[layer], labels).predict(test[layer])
 
     return probe
 

@@ -1,11 +1,11 @@
-"""Counts the bytes that trainings and prediction depth hold on a GPU at most, without a GPU.
+"""Counts the peak GPU memory of training and prediction depth, without a GPU.
 
     python benchmarks/gpu_memory.py
 
-Runs two steps on a stand-in for a CUDA device (tests/cuda_stand_in.py), with random data of CIFAR-10's size,
-at three small batches, and scales: a peak is a + b n + c n^2 in the batch n. Beside it what is computed by
-hand: the data, and what the backward pass keeps of the images. Neither knows workspaces, fragmentation, or
-what CUDA itself takes. Minutes on a CPU; writes nothing.
+Runs two steps on a stand-in for a CUDA device (tests/cuda_stand_in.py), with random data of CIFAR-10's size
+and three small batches, and extrapolates: the peak is a + b n + c n^2 for batch size n. Prints it beside a
+formula: the data, and activations that the backward pass keeps. Neither includes workspaces, fragmentation or
+the memory of CUDA itself. Takes minutes on a CPU; writes nothing.
 """
 
 import sys
@@ -19,14 +19,14 @@ from common.settings import Architecture
 
 SIZES = ((16, 2), (16, 4), (28, 10))  # depth and width
 CONTRASTIVE, SUPERVISED, TRAIN, TEST = 1024, 128, 50_000, 10_000
-DEPTH_TEST = 2_000  # more than are compared at once
+DEPTH_TEST = 2_000  # more images than one chunk of the k-NN holds
 
 
 def kept_values(depth: int, width: int, side: int = 32) -> int:
-    """How many numbers an image leaves in the network for the backward pass.
+    """Returns the number of values that the backward pass keeps per image.
 
-    Of the stem its input. Of a block its input and what both ReLUs and the first convolution give. Of the
-    last batch norm and ReLU what goes in and out.
+    These are the input of the stem; the input, both ReLU outputs and the first convolution's output of every
+    block; and input and output of the last batch norm and ReLU.
     """
     values, channels, pixels = 3 * side**2, 16, side**2
     for group in range(3):
@@ -50,23 +50,23 @@ def main(argv=None) -> None:
         batches = (32, 64, 128) if depth < 28 else (8, 12, 16)
         counted = scaled(lambda n: peak(contrastive_training, (depth, width), n), batches, CONTRASTIVE)
         what = f"SupCon, {CONTRASTIVE} x 2 views, WRN-{depth}-{width}"
-        tell(what, 4 * 2 * CONTRASTIVE * kept_values(depth, width) + data, counted, f"batches of {batches}")
+        report(what, 4 * 2 * CONTRASTIVE * kept_values(depth, width) + data, counted, f"batches of {batches}")
     counted = peak(classification_training, (16, 2), SUPERVISED)
     what = f"cross-entropy, {SUPERVISED}, WRN-16-2"
-    tell(what, 4 * SUPERVISED * kept_values(16, 2) + data, counted, "this batch")
-    tell("test set after an epoch, WRN-16-2", None, test_set_peak(), "all test images")
-    tell("prediction depth, WRN-16-2", None, depth_peak(), f"{DEPTH_TEST} test images")
+    report(what, 4 * SUPERVISED * kept_values(16, 2) + data, counted, "this batch")
+    report("test set after an epoch, WRN-16-2", None, test_set_peak(), "all test images")
+    report("prediction depth, WRN-16-2", None, depth_peak(), f"{DEPTH_TEST} test images")
 
 
-def tell(what: str, computed: int | None, counted: float, at: str) -> None:
-    numbers = "".join(f"{'-' if each is None else f'{each / 2**30:.2f}':>16}" for each in (computed, counted))
+def report(what: str, computed: int | None, counted: float, at: str) -> None:
+    numbers = "".join(f"{'-' if size is None else f'{size / 2**30:.2f}':>16}" for size in (computed, counted))
     print(f"{what:<44}{numbers}   {at}", flush=True)
 
 
 def scaled(count, batches: tuple[int, ...], batch: int) -> float:
-    """The peak at a batch, by the parabola through those of three."""
+    """Extrapolates the peak to a batch size by a parabola through three smaller ones."""
     powers = np.vander(np.array(batches, float), 3)
-    return float(np.polyval(np.linalg.solve(powers, [count(each) for each in batches]), batch))
+    return float(np.polyval(np.linalg.solve(powers, [*map(count, batches)]), batch))
 
 
 def stand_in():
@@ -76,8 +76,8 @@ def stand_in():
     return CudaStandIn()
 
 
-def peak(of_kind, shape: tuple[int, int], batch: int) -> int:
-    """Bytes at most in two steps: the second has the optimizer's momentum."""
+def peak(make_training, shape: tuple[int, int], batch: int) -> int:
+    """Returns the peak memory in bytes of two steps; the second includes the optimizer's momentum."""
     import torch
 
     from common import training
@@ -85,15 +85,15 @@ def peak(of_kind, shape: tuple[int, int], batch: int) -> int:
     order = training.epoch_order
     with stand_in() as device_stand_in:
         device = torch.device("cuda", 0)
-        of_network = of_kind(random_data(TRAIN, TEST, 32, device), batch, shape)
-        of_network.test_scores = dict
+        run = make_training(random_data(TRAIN, TEST, 32, device), batch, shape)
+        run.test_scores = dict
         with mock.patch.object(training, "epoch_order", lambda *args: order(*args)[:2]):
-            training.fit(of_network, training.TrainingContext((0, "memory")), range(1))
+            training.fit(run, training.TrainingContext((0, "memory")), range(1))
         return device_stand_in.peak
 
 
 def test_set_peak() -> int:
-    """Bytes at most while a network is evaluated on the test set."""
+    """Returns the peak memory in bytes of evaluating a network on the test set."""
     import torch
 
     from common import evaluation, models, training
@@ -106,8 +106,7 @@ def test_set_peak() -> int:
 
 
 def depth_peak() -> int:
-    """Bytes at most while the places of a network are probed, in evaluation batches as the scripts take
-    them."""
+    """Returns the peak memory in bytes of probing the layers of a network, in the batches of the scripts."""
     import torch
 
     from common import models, training

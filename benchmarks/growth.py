@@ -2,10 +2,10 @@
 
     python benchmarks/growth.py --output benchmarks/growth_cpu.json
 
-Random images: no data set is needed. Times are medians over the rounds, sizes in turn; memory is what a
-process of its own needs at most beyond network and images. The limit of a training step: its operations at
-the best rate of a large matrix product or convolution, or its bytes (every operation reads and writes its
-tensors once) at the rate of a large copy, whichever takes longer.
+Uses random images. Times are medians over the rounds, with sizes in turn. Memory is the peak of a separate
+process beyond network and images. The limit of a training step is the longer of two times: its operations at
+the best rate of a large matrix product or convolution, and its bytes (every operation reads and writes its
+tensors once) at the rate of a large copy.
 """
 
 import sys
@@ -81,7 +81,7 @@ def classification_epochs(device, size: int):
 
 
 def trained_models(device, size: int):
-    """`size` networks trained and saved, one after the other, as sup_training.py does."""
+    """Returns the work of training and saving `size` networks in sequence, like sup_training.py."""
     import torch
 
     from common import models, training
@@ -104,7 +104,7 @@ def trained_models(device, size: int):
 
 
 def evaluated_models(device, size: int):
-    """Latents, predictions and Q-Scores of `size` networks, one after the other."""
+    """Returns the work of computing latents, predictions and Q-Scores of `size` networks in sequence."""
     import torch
 
     from common import evaluation, metrics, models, training
@@ -122,7 +122,7 @@ def evaluated_models(device, size: int):
 
 
 def pies(device, size: int):
-    """The PIEs of `size` x MODEL_PREDICTIONS dense and pruned models each, from their predictions."""
+    """Returns the work of finding the PIEs of `size` x MODEL_PREDICTIONS dense and as many pruned models."""
     import numpy as np
 
     from common import metrics
@@ -133,7 +133,8 @@ def pies(device, size: int):
 
 
 def depth(device, size: int):
-    """k-NN labels at all places of one network for `size` x DEPTH_IMAGES training images of 8x8."""
+    """Returns the work of computing k-NN labels at all layers of a network for `size` x DEPTH_IMAGES training
+    images of 8x8."""
     from common import models, training
     from common.store import evaluation
 
@@ -157,8 +158,8 @@ STEPS = {
 
 
 def count(work) -> tuple[int, int]:
-    """Floating-point operations of the products and convolutions in `work`, and the bytes of all tensors that
-    its operations read and write."""
+    """Counts floating-point operations of products and convolutions in `work`, and the bytes of all tensors
+    that its operations read and write."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -171,11 +172,11 @@ def count(work) -> tuple[int, int]:
             result = operation(*arguments, **(keywords or {}))
             if not operation.is_view and "empty" not in operation.name():
                 tensors = {
-                    id(one): one
-                    for one in tree_leaves((arguments, keywords, result))
-                    if isinstance(one, torch.Tensor)
+                    id(leaf): leaf
+                    for leaf in tree_leaves((arguments, keywords, result))
+                    if isinstance(leaf, torch.Tensor)
                 }
-                Bytes.moved += sum(one.numel() * one.element_size() for one in tensors.values())
+                Bytes.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             return result
 
     with FlopCounterMode(display=False) as operations:
@@ -186,20 +187,20 @@ def count(work) -> tuple[int, int]:
 
 
 def _best(work, device, rounds: int) -> float:
-    """Seconds of the fastest of many calls: a rate is a limit."""
+    """Returns the seconds of the fastest of many calls, because rates are limits."""
     return min(timed(work, device) for _ in range(10 * rounds))
 
 
 def product_rate(device, rounds: int) -> float:
-    """Operations a second of a large float32 matrix product."""
+    """Measures operations per second of a large float32 matrix product."""
     import torch
 
-    one, other = torch.randn(2048, 2048, device=device), torch.randn(2048, 2048, device=device)
-    return 2 * 2048**3 / _best(lambda: one @ other, device, rounds)
+    left, right = torch.randn(2048, 2048, device=device), torch.randn(2048, 2048, device=device)
+    return 2 * 2048**3 / _best(lambda: left @ right, device, rounds)
 
 
 def convolution_rate(device, rounds: int) -> float:
-    """Operations a second of a 3x3 convolution, 128 to 128 channels, on 128 images of 32x32."""
+    """Measures operations per second of a 3x3 convolution, 128 to 128 channels, on 128 images of 32x32."""
     import torch
 
     images = torch.randn(128, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
@@ -209,7 +210,7 @@ def convolution_rate(device, rounds: int) -> float:
 
 
 def copy_rate(device, rounds: int) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
+    """Measures bytes per second, read and written, of a copy too large for any cache."""
     import torch
 
     source = torch.ones(2**26, device=device)  # 256 MB

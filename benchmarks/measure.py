@@ -1,6 +1,6 @@
-"""What the benchmarks share: the machine in words, random data, epochs, contestants in turn, the JSON.
+"""Shared code of the benchmarks: machine description, random data, epochs, contestants in turn, JSON output.
 
-Every contestant is a process of its own, so that none profits from what another has set or left in memory.
+Every contestant runs in a separate process, so that none profits from settings or memory of another.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ sys.path.insert(0, str(ROOT))
 from common import cli, process, values  # noqa: E402
 from common.settings import Architecture  # noqa: E402
 
-BATCHES, RATE = (256, 128), 0.01  # contrastive and supervised batches; a rate at which nothing diverges
+BATCHES, RATE = (256, 128), 0.01  # contrastive and supervised batches; a safe learning rate
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who is measured.
+    """Work to measure.
 
-    prepare: (device, *arguments) -> the work, a function without arguments.
-    published: without this project's settings of the process.
+    prepare: (device, *arguments) -> the work, a function without arguments; published: run it without this
+    project's process settings.
     """
 
     prepare: Callable
@@ -36,7 +36,7 @@ class Contestant:
 
 
 def build_parser(docstring: str) -> cli.Parser:
-    """A parser with --cuda_device, --rounds and --output."""
+    """Returns a parser with --cuda_device, --rounds and --output."""
     parser = cli.Parser(docstring)
     parser.add_argument(
         "--cuda_device",
@@ -48,14 +48,14 @@ def build_parser(docstring: str) -> cli.Parser:
         "--rounds",
         type=values.positive_integer,
         default=5,
-        help="how often each is measured, in turn with the others",
+        help="number of measurements of each contestant, in turn",
     )
-    parser.add_argument("--output", type=values.path, default=None, help="JSON file, None: print only")
+    parser.add_argument("--output", type=values.path, default=None, help="JSON file (None: print only)")
     return parser
 
 
 def start(cuda_device: int):
-    """The device that is measured, said on the terminal, and a description of the machine."""
+    """Selects the device to measure; prints and returns a description of the machine."""
     import platform
 
     import torch
@@ -82,7 +82,7 @@ def start(cuda_device: int):
 
 
 def random_data(train: int, test: int, side: int, device):
-    """A data set of random images (N, 3, side, side) and labels, always the same."""
+    """Returns a data set of random images (N, 3, side, side) and labels, always the same."""
     import torch
 
     from common.data import ImageDataset
@@ -91,19 +91,28 @@ def random_data(train: int, test: int, side: int, device):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (train + test, 3, side, side), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (train + test,), generator=generator)
-    parts = images[:train], labels[:train], images[train:], labels[train:]
-    facts = tuple("0123456789"), *CIFAR10_STATISTICS, True, True
-    return ImageDataset("random", "random", *parts, *facts).to(device)
+    halves = images[:train], labels[:train], images[train:], labels[train:]
+    statistics = tuple("0123456789"), *CIFAR10_STATISTICS, True, True
+    return ImageDataset("random", "random", *halves, *statistics).to(device)
 
 
 def contrastive_training(data, batch_size: int, shape: tuple[int, int] = (16, 2), **settings):
-    """SupCon of a WideResNet of this depth and width on the data's device."""
+    """Makes SupCon training of a WideResNet of this depth and width on the data's device."""
     from common import models, training
 
     settings = {
-        **{"learning_method": "SupCon", "epochs": 1, "batch_size": batch_size, "learning_rate": RATE},
-        **{"momentum": 0.9, "weight_decay": 0.0, "temperature": 0.5, "base_temperature": 0.07},
-        **{"lars": False, "cosine_annealing": False, "warmup_epochs": 0, **settings},
+        "learning_method": "SupCon",
+        "epochs": 1,
+        "batch_size": batch_size,
+        "learning_rate": RATE,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "temperature": 0.5,
+        "base_temperature": 0.07,
+        "lars": False,
+        "cosine_annealing": False,
+        "warmup_epochs": 0,
+        **settings,
     }
     training.seed_weights("benchmark", "contrastive")
     model = training.prepare(models.ContrastiveEncoder(Architecture(*shape)), data.train_images.device)
@@ -111,11 +120,14 @@ def contrastive_training(data, batch_size: int, shape: tuple[int, int] = (16, 2)
 
 
 def classification_training(data, batch_size: int, shape: tuple[int, int] = (16, 2), **settings):
-    """Cross-entropy of a WideResNet of this depth and width on the data's device."""
+    """Makes cross-entropy training of a WideResNet of this depth and width on the data's device."""
     from common import models, training
 
     settings = {
-        **{"batch_size": batch_size, "learning_rate": RATE, "momentum": 0.9, "weight_decay": 0.0},
+        "batch_size": batch_size,
+        "learning_rate": RATE,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
         **settings,
     }
     training.seed_weights("benchmark", "supervised")
@@ -124,37 +136,35 @@ def classification_training(data, batch_size: int, shape: tuple[int, int] = (16,
 
 
 def contrastive_epoch(device, images: int, batch_size: int = BATCHES[0], switches: dict | None = None):
-    """A SupCon epoch over so many images, views included."""
+    """Returns the work of a SupCon epoch over this many images, including views."""
     from common import training
 
-    of_model = contrastive_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
-    return lambda: training.fit(of_model, training.TrainingContext((0, "contrastive")), range(1))
+    run = contrastive_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
+    return lambda: training.fit(run, training.TrainingContext((0, "contrastive")), range(1))
 
 
 def classification_epoch(device, images: int, batch_size: int = BATCHES[1], switches: dict | None = None):
-    """A cross-entropy epoch over so many images, views included."""
+    """Returns the work of a cross-entropy epoch over this many images, including views."""
     from common import training
 
-    of_network = classification_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
-    return lambda: training.fit(of_network, training.TrainingContext((0, "supervised")), range(1))
+    run = classification_training(random_data(images, 1, 32, device), batch_size, **(switches or {}))
+    return lambda: training.fit(run, training.TrainingContext((0, "supervised")), range(1))
 
 
 def masked_epoch(device, images: int, batch_size: int = BATCHES[1]):
-    """The same as in finetuning, with masks that prune nothing."""
+    """Returns the work of a cross-entropy epoch with masks, like in finetuning, which prune nothing."""
     import torch
 
     from common import training
     from common.pruning import prunable_parameters
 
-    of_network = classification_training(random_data(images, 1, 32, device), batch_size)
-    masks = {
-        name: torch.ones_like(weight) for name, weight in prunable_parameters(of_network.network).items()
-    }
-    return lambda: training.fit(of_network, training.TrainingContext((0, "supervised")), range(1), masks)
+    run = classification_training(random_data(images, 1, 32, device), batch_size)
+    masks = {name: torch.ones_like(weight) for name, weight in prunable_parameters(run.network).items()}
+    return lambda: training.fit(run, training.TrainingContext((0, "supervised")), range(1), masks)
 
 
 def timed(work: Callable[[], None], device) -> float:
-    """Seconds of one call, the device's work included."""
+    """Measures the seconds of one call, including work on the device."""
     import torch
 
     started = time.perf_counter()
@@ -165,8 +175,8 @@ def timed(work: Callable[[], None], device) -> float:
 
 
 def _memory(what: str, device) -> int:
-    """Bytes that this process has in memory now (VmRSS) or had at most (VmHWM); on a GPU those of its
-    tensors there."""
+    """Returns the current (VmRSS) or peak (VmHWM) memory of this process in bytes; on a GPU, of its tensors
+    there."""
     import torch
 
     if device.type == "cuda":
@@ -177,19 +187,17 @@ def _memory(what: str, device) -> int:
 
 
 def _contest(contestant: Contestant, device, connection) -> None:
-    """A contestant's process: one call that is not counted (caches, lazy imports), then one whenever it is
-    asked.
-
-    It answers with seconds and bytes.
+    """Runs in a contestant's process: after a warm-up call (caches, lazy imports), each request triggers
+    a call, whose seconds and bytes are sent back.
     """
     import torch
 
-    process.set_determinism(True)  # as the scripts do; peers are not measured at another precision
+    process.set_determinism(True)  # like the scripts, so that all contestants use the same precision
     if device.type == "cpu" and not contestant.published:
         process.keep_freed_memory()
     work = contestant.prepare(device, *contestant.arguments)
     before = _memory("VmRSS", device)
-    # From here on, the most is counted anew.
+    # Reset the peak.
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -202,8 +210,7 @@ def _contest(contestant: Contestant, device, connection) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """seconds of every round; their median; megabytes of the work at most, beside what its preparation
-    holds."""
+    """Seconds of every round, their median, and the peak memory of the work in MB beyond its preparation."""
 
     seconds: list[float]
     median: float
@@ -211,44 +218,46 @@ class Result:
 
 
 def in_turn(contestants: dict[str, Contestant], rounds: int, device) -> dict[str, Result]:
-    """Times the contestants, each in a process of its own, one after the other in every round.
+    """Times the contestants, each in a separate process, one after the other in every round.
 
     Raises:
-        UserError: a contestant ended before its time.
+        UserError: the process of a contestant ended early.
     """
     context = multiprocessing.get_context("spawn")
-    connections, processes, found = {}, [], {who: [] for who in contestants}
+    connections, processes, measurements = {}, [], {name: [] for name in contestants}
     try:
-        for who, contestant in contestants.items():
-            connections[who], other = context.Pipe()
-            processes.append(context.Process(target=_contest, args=(contestant, device, other), daemon=True))
+        for name, contestant in contestants.items():
+            connections[name], child_end = context.Pipe()
+            processes.append(
+                context.Process(target=_contest, args=(contestant, device, child_end), daemon=True)
+            )
             processes[-1].start()
-            other.close()
-            connections[who].recv()
+            child_end.close()
+            connections[name].recv()
         for _ in range(rounds):
-            for who, connection in connections.items():
+            for name, connection in connections.items():
                 connection.send(True)
-                found[who].append(connection.recv())
+                measurements[name].append(connection.recv())
     except EOFError:
-        raise cli.UserError(f"{who}: its process ended, see above") from None
+        raise cli.UserError(f"{name}: its process ended, see above") from None
     finally:
         for connection in connections.values():
             with contextlib.suppress(OSError):
                 connection.send(False)
-        for one in processes:
-            one.join()
+        for worker in processes:
+            worker.join()
     return {
-        who: Result(
-            [seconds for seconds, _ in rounds_of],
-            statistics.median(seconds for seconds, _ in rounds_of),
-            rounds_of[-1][1] / 2**20,
+        name: Result(
+            [seconds for seconds, _ in results],
+            statistics.median(seconds for seconds, _ in results),
+            results[-1][1] / 2**20,
         )
-        for who, rounds_of in found.items()
+        for name, results in measurements.items()
     }
 
 
 def save(output: str | None, machine: dict, **content) -> None:
-    """Writes what was measured as JSON, where a file is named."""
+    """Writes measurements as JSON if a file is given."""
     if output is not None:
         from common.store.files import write_json
 

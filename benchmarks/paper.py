@@ -1,12 +1,12 @@
-"""The published study on CIFAR-10: its commands, an estimate of the hours from one measured epoch of each
-kind of training, and, unless --dry_run, all of them one after the other.
+"""Runs the published study on CIFAR-10: prints its commands, estimates the hours from one measured epoch of
+each kind of training, and runs the commands in sequence unless --dry_run is given.
 
     ./setup.sh paper --dry_run
     ./setup.sh paper --cuda_device 0 --seeds 0-9 --methods supervised --sparsities 0.9,0.95
     ./setup.sh paper --slurm jobs
 
-Dense, gradually pruned and one-shot networks. The estimate trains on random images of CIFAR-10's size, 50,000
-on CUDA and a part of them on the CPU, scaled up: no data set is needed for it. What is finished is skipped.
+The study has dense, gradually pruned and one-shot networks. The estimate needs no data set: it trains on
+50,000 random images of CIFAR-10's size on CUDA, or on fewer on a CPU, scaled up. Skips finished networks.
 """
 
 import argparse
@@ -20,23 +20,25 @@ from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch,
 
 from common import cli, process, values
 
-IMAGES, CPU_IMAGES = 50_000, 1024  # one step of the contrastive batch
+IMAGES, CPU_IMAGES = 50_000, 1024  # the latter make one contrastive batch
 GRADUAL, ONE_SHOT = [0.3, 0.5, 0.7, 0.9], [0.3, 0.5, 0.7, 0.9, 0.95]  # sparsities
 SCHEDULES = {"GMP": "early", "later_GMP": "late"}
-STAGES = ("training", "pruning_finetune", "pie_kmodels_detection", "prediction_depth")  # in this order
-EPOCHS = {"contrastive": 500, "head": 100, "supervised": 205, "finetuning": 30}  # of one network
+STAGES = ("training", "pruning_finetune", "pie_kmodels_detection", "prediction_depth")  # in order
+EPOCHS = {"contrastive": 500, "head": 100, "supervised": 205, "finetuning": 30}  # per network
 
 
 def seed_range(text: str) -> range:
-    """`0-9`, or `3` for one."""
-    ends = [int(end) for end in text.split("-")] if re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", text) else [1, 0]
-    if ends[0] > ends[-1]:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range of seeds such as 0-9")
-    return range(ends[0], ends[-1] + 1)
+    """Parses `0-9`, or `3` for a single seed."""
+    bounds = (
+        [int(end) for end in text.split("-")] if re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", text) else [1, 0]
+    )
+    if bounds[0] > bounds[-1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of seeds such as 0-9")
+    return range(bounds[0], bounds[-1] + 1)
 
 
 def learning_methods(text: str) -> list[str]:
-    """`SupCon,supervised`"""
+    """Parses `SupCon,supervised`."""
     names = text.split(",")
     if not {*names} <= {"SupCon", "SimCLR", "supervised"} or len({*names}) < len(names):
         raise argparse.ArgumentTypeError(f"{text!r}: any of SupCon, SimCLR, supervised, each once")
@@ -44,10 +46,10 @@ def learning_methods(text: str) -> list[str]:
 
 
 def pruning_methods(text: str) -> list[str]:
-    """`global,GMP`"""
+    """Parses `global,GMP`."""
     names = values.pruning_method_list(text)
-    if strangers := {*names} - {"global", *SCHEDULES}:
-        raise argparse.ArgumentTypeError(f"{min(strangers)!r}: the study has global, GMP and later_GMP")
+    if unknown := {*names} - {"global", *SCHEDULES}:
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r}: the study has global, GMP and later_GMP")
     return names
 
 
@@ -65,7 +67,7 @@ def build_parser() -> cli.Parser:
             None,
             "(default: as published, 0.3,0.5,0.7,0.9, and 0.95 for one-shot pruning)",
         ),
-        ("--workers", values.natural_number, 0, "models that are worked on at once, passed to every command"),
+        ("--workers", values.natural_number, 0, "number of models in progress, passed to every command"),
     )
     cli.add_flags(
         parser,
@@ -73,11 +75,11 @@ def build_parser() -> cli.Parser:
             "--slurm",
             values.file_path,
             None,
-            "write the study as a chain of Slurm jobs into this folder and run nothing (default: no)",
+            "write the study as a chain of Slurm jobs to this folder, without running it (default: no)",
         ),
     )
     parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
-    parser.add_argument("--yes", action="store_true", help="run them without CUDA too")
+    parser.add_argument("--yes", action="store_true", help="run the commands even without CUDA")
     return parser
 
 
@@ -85,14 +87,12 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     all_commands = commands(flags)
-    print("the published study on CIFAR-10, dense, gradually pruned and one-shot networks:")
+    print("the published study on CIFAR-10 with dense, gradually pruned and one-shot networks:")
     for command in all_commands:
         print(f"  python {command}")
     if flags.slurm:
         write_jobs(flags.slurm, all_commands)
-        print(
-            f"written: {flags.slurm}/submit.sh; look at its first lines, then: bash {flags.slurm}/submit.sh"
-        )
+        print(f"written: {flags.slurm}/submit.sh; check its first lines, then: bash {flags.slurm}/submit.sh")
         return
     import torch
 
@@ -108,7 +108,7 @@ def main(argv=None) -> None:
     if flags.dry_run:
         return
     if device.type != "cuda" and not flags.yes:
-        raise cli.UserError("no CUDA device: give --yes to run all of it on the CPU")
+        raise cli.UserError("no CUDA device: give --yes to run the whole study on the CPU")
     for command in all_commands:
         print(f"\n$ python {command}", flush=True)
         status = subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=False).returncode
@@ -117,12 +117,12 @@ def main(argv=None) -> None:
 
 
 def sparsities_of(flags: argparse.Namespace, method: str) -> list[float]:
-    """The sparsities of a pruning method."""
+    """Returns the sparsities of a pruning method."""
     return flags.sparsities or (GRADUAL if method in SCHEDULES else ONE_SHOT)
 
 
 def commands(flags: argparse.Namespace) -> list[str]:
-    """The study's commands, without `python`."""
+    """Returns the commands of the study, without `python`."""
     common = f"--cuda_device {flags.cuda_device}" + f" --workers {flags.workers}" * (flags.workers > 0)
     ids = f"{common} --index_start {flags.seeds[0]} --index_end {flags.seeds[-1]}"
     lines, gradual = [], [method for method in flags.pruning_methods if method in SCHEDULES]
@@ -130,39 +130,41 @@ def commands(flags: argparse.Namespace) -> list[str]:
     for method in contrastive:
         training = f"clr_training.py --method {method} {ids}"
         lines.append(f"{training} --pruning_percentages 0.0")
-        for each in gradual:
-            listed = ",".join(map(str, sparsities_of(flags, each)))
-            lines.append(f"{training} --schedule {SCHEDULES[each]} --pruning_percentages {listed}")
+        for pruning in gradual:
+            sparsities = ",".join(map(str, sparsities_of(flags, pruning)))
+            lines.append(f"{training} --schedule {SCHEDULES[pruning]} --pruning_percentages {sparsities}")
     if "supervised" in flags.methods:
         lines.append(f"sup_training.py {ids}")
-        for each in gradual:
-            for sparsity in sparsities_of(flags, each):
-                lines.append(f"sup_training.py {ids} --schedule {SCHEDULES[each]} --pruning {sparsity}")
-    compared = sorted(
+        for pruning in gradual:
+            for sparsity in sparsities_of(flags, pruning):
+                lines.append(f"sup_training.py {ids} --schedule {SCHEDULES[pruning]} --pruning {sparsity}")
+    all_sparsities = sorted(
         {sparsity for method in flags.pruning_methods for sparsity in sparsities_of(flags, method)}
     )
     models = f"{common} --models_number {flags.seeds[-1] + 1}"
-    chosen = f"{models} --pruning_methods {','.join(flags.pruning_methods)}"
-    chosen += f" --pruning_percentages {','.join(map(str, compared))}"
+    selection = f"{models} --pruning_methods {','.join(flags.pruning_methods)}"
+    selection += f" --pruning_percentages {','.join(map(str, all_sparsities))}"
     for method in flags.methods:
-        script, which = ("sup", "") if method == "supervised" else ("clr", f" --clr_method {method}")
+        script, loss_flag = ("sup", "") if method == "supervised" else ("clr", f" --clr_method {method}")
         if "global" in flags.pruning_methods:
-            listed = ",".join(map(str, [0.0, *sparsities_of(flags, "global")]))  # 0.0: the control
-            lines.append(f"{script}_pruning_finetune.py{which} {models} --pruning_percentages {listed}")
-        lines.append(f"{script}_pie_kmodels_detection.py{which} {chosen} --plot_q_score --plot_umap")
-        lines.append(f"{script}_prediction_depth.py{which} {chosen}")
+            sparsities = ",".join(map(str, [0.0, *sparsities_of(flags, "global")]))  # 0.0: the control
+            lines.append(
+                f"{script}_pruning_finetune.py{loss_flag} {models} --pruning_percentages {sparsities}"
+            )
+        lines.append(f"{script}_pie_kmodels_detection.py{loss_flag} {selection} --plot_q_score --plot_umap")
+        lines.append(f"{script}_prediction_depth.py{loss_flag} {selection}")
     return [*lines, "figures/make_figures.py --results pies/cifar10"]
 
 
 SUBMIT = """#!/bin/bash
-# Submits the study, from a login node with a network: fetches the data, then queues the jobs. Each waits for
-# those whose networks it needs.
+# Submits the study from a login node with network access: fetches the data, then queues the jobs. Each job
+# waits for the jobs whose networks it needs.
 set -euo pipefail
-tasks=${{TASKS:-8}}           # of each array: how many jobs share the models of one command
-resources=()                # of each job, before those in job.sh: --partition=gpu, --gres=none, --mem=8G, ...
+tasks=${{TASKS:-8}}           # number of jobs that share the models of one command
+resources=()                # for every job, before those in job.sh: --partition=gpu, --gres=none, --mem=8G
 data=(--dataset cifar10 --data_dir data)
 results=pies/cifar10
-# More flags for trainings of all networks, of those that are pruned meanwhile, and for finetuning:
+# Additional flags for training of all networks, for networks pruned while training, and for finetuning:
 training_sup=() training_clr=() gradual_sup=() gradual_clr=() finetuning=()
 
 cd {root}
@@ -177,32 +179,36 @@ submit() {{
 
 
 def write_jobs(folder: Path, all_commands: list[str]) -> None:
-    """Writes job.sh, which runs one command, and submit.sh, which queues all: training and finetuning as
-    arrays, later stages when what they need is done."""
+    """Writes job.sh, which runs one command, and submit.sh, which queues all commands: training and
+    finetuning as arrays, later stages after the jobs that they need."""
     folder = folder.resolve()
-    places = {"root": shlex.quote(str(ROOT)), "venv": shlex.quote(sys.prefix)}
+    paths = {"root": shlex.quote(str(ROOT)), "venv": shlex.quote(sys.prefix)}
     job_script = (ROOT / "benchmarks/slurm_job.sh").read_text()
-    for place, path in places.items():
-        job_script = job_script.replace(f"@{place.upper()}@", path)
-    lines, jobs = [SUBMIT.format(**places)], []  # (variable, side, stage) of each
+    for name, path in paths.items():
+        job_script = job_script.replace(f"@{name.upper()}@", path)
+    lines, jobs = [SUBMIT.format(**paths)], []  # (variable, side, stage)
     for number, command in enumerate(all_commands):
         script, *words = command.split()
         side, _, stage = script.removesuffix(".py").partition("_")
         options = f"--job-name={script.split('/')[-1].removesuffix('.py')}"
         if script.startswith("figures/"):
-            needed, words = [job for job, *_ in jobs], ["--results", '"$results"']
+            dependencies, words = [job for job, *_ in jobs], ["--results", '"$results"']
         else:
             rank = STAGES.index(stage)
-            needed = [job for job, *of in jobs if of[0] == side and STAGES.index(of[1]) < rank]
+            dependencies = [
+                job
+                for job, its_side, its_stage in jobs
+                if its_side == side and STAGES.index(its_stage) < rank
+            ]
             jobs.append((f"$job_{number}", side, stage))
             words.append('"${data[@]}"')
-            more = {"training": [f"training_{side}"], "pruning_finetune": ["finetuning"]}.get(stage, [])
-            more += [f"gradual_{side}"] * ("--schedule" in words)
-            words += [f'"${{{name}[@]}}"' for name in more]
-            if more:
+            arrays = {"training": [f"training_{side}"], "pruning_finetune": ["finetuning"]}.get(stage, [])
+            arrays += [f"gradual_{side}"] * ("--schedule" in words)
+            words += [f'"${{{name}[@]}}"' for name in arrays]
+            if arrays:
                 options += " --array=0-$((tasks - 1))"
-        if needed:
-            options += f" --dependency=afterok:{':'.join(needed)}"
+        if dependencies:
+            options += f" --dependency=afterok:{':'.join(dependencies)}"
         path = shlex.quote(str(folder / "job.sh"))
         lines.append(f"job_{number}=$(submit {options} {path} {script} {' '.join(words)})")
     lines.append('echo "queued; the last job: $job_' + f'{len(all_commands) - 1}"')
@@ -212,8 +218,10 @@ def write_jobs(folder: Path, all_commands: list[str]) -> None:
 
 
 def networks(flags: argparse.Namespace) -> dict[str, int]:
-    """How many networks of each kind of training the commands ask for."""
-    gradual = sum(len(sparsities_of(flags, each)) for each in flags.pruning_methods if each in SCHEDULES)
+    """Counts the networks of each kind of training in the commands."""
+    gradual = sum(
+        len(sparsities_of(flags, method)) for method in flags.pruning_methods if method in SCHEDULES
+    )
     one_shot = 1 + len(sparsities_of(flags, "global")) if "global" in flags.pruning_methods else 0
     seeds, supervised = len(flags.seeds), "supervised" in flags.methods
     contrastive = (len(flags.methods) - supervised) * (1 + gradual) * seeds
@@ -226,7 +234,8 @@ def networks(flags: argparse.Namespace) -> dict[str, int]:
 
 
 def measure(device, images: int) -> dict[str, float]:
-    """Seconds of one epoch over so many images, for each kind of training, after a short warm-up."""
+    """Measures the seconds of one epoch over this many images, for each kind of training, after a short
+    warm-up."""
     kinds = {
         "contrastive": (contrastive_epoch, 1024),
         "head": (head_epoch,),
@@ -234,14 +243,14 @@ def measure(device, images: int) -> dict[str, float]:
         "finetuning": (masked_epoch, 128),
     }
     seconds = {}
-    for kind, (prepare, *more) in kinds.items():
-        timed(prepare(device, 256, *more), device)
-        seconds[kind] = timed(prepare(device, images, *more), device)
+    for kind, (prepare, *batch_size) in kinds.items():
+        timed(prepare(device, 256, *batch_size), device)
+        seconds[kind] = timed(prepare(device, images, *batch_size), device)
     return seconds
 
 
 def head_epoch(device, images: int):
-    """An epoch of a linear classifier on a frozen encoder, views included."""
+    """Returns the work of an epoch of a linear classifier on a frozen encoder, including views."""
     from common import models, training
 
     encoder = training.prepare(models.WideResNet(16, 2), device)
@@ -252,10 +261,10 @@ def head_epoch(device, images: int):
 
 
 def estimate(seconds: dict[str, float], networks: dict[str, int], device: str) -> list[str]:
-    """Lines: of each kind of training the time of one network and of all; then the whole.
+    """Returns lines with the hours of one network and of all for each kind of training, then the total.
 
     Args:
-        seconds: of an epoch of each kind; networks: of each kind; device: its name.
+        seconds: per epoch of each kind; networks: numbers of each kind; device: its name.
     """
     lines, total = ["kind          s an epoch  epochs  h a network  networks        hours"], 0.0
     for kind, count in networks.items():
@@ -263,11 +272,12 @@ def estimate(seconds: dict[str, float], networks: dict[str, int], device: str) -
         total += count * hours
         numbers = f"{seconds[kind]:10.2f}  {EPOCHS[kind]:6}  {hours:11.2f}  {count:8}  {count * hours:11,.1f}"
         lines.append(f"{kind:<12}  {numbers}")
-    return [*lines, f"{in_round_words(total)} on {device}; evaluation and figures are not counted"]
+    return [*lines, f"{in_round_words(total)} on {device}; without evaluation and figures"]
 
 
 def in_round_words(hours: float) -> str:
-    """`about 14 years`, `about 3 days`, `about 5 hours`, `about 20 minutes`: one unit."""
+    """Formats a duration in one unit: `about 14 years`, `about 3 days`, `about 5 hours`, `about 20
+    minutes`."""
     for unit, length in (("year", 24 * 365.25), ("day", 24), ("hour", 1), ("minute", 1 / 60)):
         if hours >= 1.5 * length or unit == "minute":
             number = round(hours / length) or 1

@@ -1,13 +1,13 @@
-"""Copies a folder of images so that the study can read it: images of one size, in train/ and test/.
+"""Prepares a folder of images for the study: images of one size, in train/ and test/.
 
     python benchmarks/prepare_images.py photos photos_64 --size 64 --test_share 0.2
     python benchmarks/prepare_images.py cifar10_jpeg "data/CIFAR-10, JPEG, 16x16" --factor 2
     python benchmarks/prepare_images.py cifar10_jpeg "data/CIFAR-10, JPEG, a half" --train_per_class 2500
 
-Reads SOURCE/train/CLASS/* and SOURCE/test/CLASS/*; with --test_share SOURCE/CLASS/*, which it splits. --size
-crops the middle of each image to the new aspect and resizes it, so that nothing is distorted; --factor
-averages blocks of pixels. Links are followed. Writes PNGs of the same names into TARGET/train/CLASS/ and
-TARGET/test/CLASS/; TARGET is there only when it is whole.
+Reads SOURCE/train/CLASS/* and SOURCE/test/CLASS/*; with --test_share it reads and splits SOURCE/CLASS/*.
+--size crops the centre of each image to the new aspect ratio and resizes it without distortion; --factor
+averages blocks of pixels. Links are followed. Writes PNGs with the same names to TARGET/train/CLASS/ and
+TARGET/test/CLASS/. TARGET appears only when it is complete.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
     pixels.
 
     Raises:
-        ValueError: sides that `factor` does not divide.
+        ValueError: `factor` does not divide the sides.
     """
     height, width = pixels.shape[:2]
     if height % factor or width % factor:
@@ -50,21 +50,21 @@ def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """`32` or `48x64`, height x width -> (width, height)."""
+    """Parses `32` or `48x64`, height x width, into (width, height)."""
     match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if min(height, width) < SMALLEST_SIDE:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: a side, or HEIGHTxWIDTH, from {SMALLEST_SIDE} to 9999"
+            f"{text!r} is not a size: give a side, or HEIGHTxWIDTH, from {SMALLEST_SIDE} to 9999"
         )
     return width, height
 
 
 def list_classes(source: Path) -> tuple[list[list[Path]], list[str]]:
-    """Files of each class SOURCE/CLASS/*, and messages about files in no class.
+    """Returns the files of each class SOURCE/CLASS/*, and messages about files outside class folders.
 
     Raises:
-        UserError: a source that is split already, fewer than two classes, an empty one.
+        UserError: the source is split already, has fewer than two classes, or an empty one.
     """
     folders = [folder for folder in visible(source) if folder.is_dir()]
     if {folder.name for folder in folders} & {*HALVES}:
@@ -75,17 +75,17 @@ def list_classes(source: Path) -> tuple[list[list[Path]], list[str]]:
     if [] in classes:
         raise UserError(f"no images in {folders[classes.index([])]}; add images, or move the folder away")
     stray = [file for file in visible(source) if file not in folders]
-    return classes, [f"{file} is in no folder of a class; move it into one, or away" for file in stray]
+    return classes, [f"{file} is outside the class folders; move it into one, or away" for file in stray]
 
 
 def split_classes(classes: list[list[Path]], test_share: float, seed: int) -> dict[str, list[list[Path]]]:
-    """Of `train` and `test` the files of each class.
+    """Returns the files of each class for `train` and `test`.
 
-    `test_share` of each class, one file at least, is for testing: the files with the lowest hashes of seed,
-    class and name, so that the split depends on nothing else.
+    The share `test_share` of each class, at least one file, goes to `test`: the files with the lowest hashes
+    of seed, class and name. The split depends on nothing else.
 
     Raises:
-        UserError: a class too small to be split.
+        UserError: a class is too small to be split.
     """
 
     def rank(file: Path) -> bytes:
@@ -106,8 +106,8 @@ def split_classes(classes: list[list[Path]], test_share: float, seed: int) -> di
 
 
 def destinations(halves: dict[str, list[list[Path]]], train_per_class: int | None) -> dict[Path, Path]:
-    """Where below the target each image goes: `train/cat/a.png`. a.jpg becomes a.png, unless there is an
-    a.bmp too. Of training images the first `train_per_class` of each class."""
+    """Returns the path of each copy below the target: `train/cat/a.png`. a.jpg becomes a.png unless the class
+    also has, say, a.bmp. Only the first `train_per_class` training images of each class are used."""
     limits = {"train": train_per_class, "test": None}
     chosen = [(half, file) for half in HALVES for files in halves[half] for file in files[: limits[half]]]
     stems = Counter(file.with_suffix("") for _, file in chosen)
@@ -119,10 +119,10 @@ def destinations(halves: dict[str, list[list[Path]]], train_per_class: int | Non
 
 
 def resize(image: Image.Image, size: tuple[int, int] | None, factor: int) -> Image.Image:
-    """The RGB image cropped and resized to `size`, width x height, or with its blocks averaged.
+    """Crops and resizes an RGB image to `size` (width, height), or averages its blocks.
 
     Raises:
-        ValueError: sides that `factor` does not divide.
+        ValueError: `factor` does not divide the sides.
     """
     return ImageOps.fit(image, size) if size else Image.fromarray(block_means(np.asarray(image), factor))
 
@@ -130,7 +130,7 @@ def resize(image: Image.Image, size: tuple[int, int] | None, factor: int) -> Ima
 def convert(
     files: list[Path], folder: Path, change: Callable[[Image.Image], Image.Image]
 ) -> tuple[dict[Path, Path], list[str]]:
-    """Writes the changed images into `folder`: file -> PNG, and messages about files that cannot be read."""
+    """Writes the changed images to `folder`; returns file -> PNG, and messages about unreadable files."""
     folder.mkdir(parents=True)
     converted, unreadable = {}, []
     for number, file in enumerate(tqdm(files, disable=None)):
@@ -147,61 +147,61 @@ def convert(
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, which goes at the end, however that comes.
+    """Yields a path beside `target` for a temporary folder, which is always removed at the end.
 
     Raises:
-        UserError: a target that is there.
+        UserError: the target exists.
     """
     if target.exists():
-        raise UserError(f"{target} is there already; name another folder")
-    place = target.parent / f".preparing_{target.name}"
-    with claim(place, wait=True), contextlib.ExitStack() as stack:
-        shutil.rmtree(place, ignore_errors=True)  # of a call that was killed
-        stack.callback(shutil.rmtree, place, ignore_errors=True)
-        yield place
+        raise UserError(f"{target} exists already; name another folder")
+    staging = target.parent / f".preparing_{target.name}"
+    with claim(staging, wait=True), contextlib.ExitStack() as stack:
+        shutil.rmtree(staging, ignore_errors=True)  # left by a killed call
+        stack.callback(shutil.rmtree, staging, ignore_errors=True)
+        yield staging
 
 
 def prepare(flags: argparse.Namespace) -> tuple[int, list[str]]:
-    """Writes the prepared images and returns their number, and messages about files that were left out.
+    """Writes the prepared images; returns their number, and messages about files that were left out.
 
     Raises:
-        UserError: a folder that cannot be used; files that are no images, without --skip.
-        ValueError: sides that --factor does not divide.
+        UserError: a folder is unusable, or files are not images and --skip is not given.
+        ValueError: --factor does not divide the sides of an image.
     """
     source, target, stray = Path(flags.source), Path(flags.target), []
     if flags.test_share:
         classes, stray = list_classes(source)
-        listed = {"": classes}
+        listing = {"": classes}
     elif source.is_dir() and not any((source / half).is_dir() for half in HALVES):
         raise UserError(f"{source} has neither train/ nor test/; --test_share 0.2 splits a folder of classes")
     else:
-        listed = list_folder(source, follow_links=True)[1]
-    with staged(target) as place:
-        files = [file for classes in listed.values() for files in classes for file in files]
+        listing = list_folder(source, follow_links=True)[1]
+    with staged(target) as staging:
+        files = [file for classes in listing.values() for files in classes for file in files]
         change = functools.partial(resize, size=flags.size, factor=flags.factor)
-        converted, unreadable = convert(files, place / "converted", change)
+        converted, unreadable = convert(files, staging / "converted", change)
         left_out = stray + unreadable
         if left_out and not flags.skip:
-            others = f"; and {len(left_out) - 1} other such files" if len(left_out) > 1 else ""
-            raise UserError(f"{left_out[0]}{others}; --skip leaves them out")
+            more = f"; and {len(left_out) - 1} other such files" if len(left_out) > 1 else ""
+            raise UserError(f"{left_out[0]}{more}; --skip leaves them out")
         halves = {
             half: [[file for file in files if file in converted] for files in classes]
-            for half, classes in listed.items()
+            for half, classes in listing.items()
         }
-        for half, classes in listed.items():
-            for before, after in zip(classes, halves[half]):
-                if before and not after:
+        for half, classes in listing.items():
+            for sources, readable in zip(classes, halves[half]):
+                if sources and not readable:
                     raise UserError(
-                        f"no file in {before[0].parent} can be read; add images, or move the folder away"
+                        f"no file in {sources[0].parent} can be read; add images, or move the folder away"
                     )
         if flags.test_share:
             halves = split_classes(halves[""], flags.test_share, flags.seed)
         copies = destinations(halves, flags.train_per_class)
         for file, copy in copies.items():
-            copy = place / "whole" / copy
+            copy = staging / "whole" / copy
             copy.parent.mkdir(parents=True, exist_ok=True)
             converted[file].rename(copy)
-        (place / "whole").rename(target)
+        (staging / "whole").rename(target)
     return len(copies), left_out
 
 
@@ -209,11 +209,11 @@ def prepare(flags: argparse.Namespace) -> tuple[int, list[str]]:
 def main(argv=None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("source", type=path, help="folder with train/CLASS and test/CLASS, or CLASS")
-    parser.add_argument("target", type=path, help="folder that is made")
-    ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--size", type=image_size, help="side of the new images, or HEIGHTxWIDTH")
-    ways.add_argument(
-        "--factor", type=positive_integer, default=1, help="side of the blocks that are averaged; 1: none"
+    parser.add_argument("target", type=path, help="folder to create")
+    size_group = parser.add_mutually_exclusive_group()
+    size_group.add_argument("--size", type=image_size, help="side of the new images, or HEIGHTxWIDTH")
+    size_group.add_argument(
+        "--factor", type=positive_integer, default=1, help="side of the blocks to average; 1: none"
     )
     parser.add_argument(
         "--test_share",
@@ -221,12 +221,12 @@ def main(argv=None) -> None:
         default=0.0,
         help="split SOURCE/CLASS: this share of each class goes to test/; 0: SOURCE is split already",
     )
-    parser.add_argument("--seed", type=natural_number, default=0, help="of the split")
+    parser.add_argument("--seed", type=natural_number, default=0, help="seed of the split")
     parser.add_argument(
-        "--train_per_class", type=positive_integer, default=None, help="first training images a class; all"
+        "--train_per_class", type=positive_integer, help="first training images per class (default: all)"
     )
     parser.add_argument(
-        "--skip", action="store_true", help="leave out files that are no images, and list them"
+        "--skip", action="store_true", help="leave out files that are not images, and list them"
     )
     flags = parser.parse_args(argv)
     try:
@@ -235,8 +235,8 @@ def main(argv=None) -> None:
         raise UserError(str(error)) from None
     if left_out:
         print(f"left out {len(left_out)} files:", *left_out, sep="\n")
-    words = shlex.join(["--dataset", "folder", "--data_dir", flags.target])
-    print(f"{count} images; train on them with {words}")
+    data_flags = shlex.join(["--dataset", "folder", "--data_dir", flags.target])
+    print(f"{count} images; train on them with {data_flags}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""Measures what --precision and --compile bring, alone and together, after a check against the CPU.
+"""Measures the speedup by --precision and --compile, alone and together, after a check against the CPU.
 
     python benchmarks/switches.py --cuda_device 0 --output switches.json
 
-On a GPU first how far it is from the CPU in float32: logits, losses and gradients of a step, labels of k-NN.
-Then, with the published batches and 50,000 random images of CIFAR-10's size (on a CPU 512, and batches of 256
-and 128), the seconds of an epoch of WRN-16-2, views included; and of finetuning, evaluation and prediction
-depth. Medians over the rounds, in turn; compilation is not counted. Prints one table, for anybody with a card
-to send.
+On a GPU it first measures the difference from the CPU in float32: logits, losses and gradients of a step, and
+k-NN labels. Then it times an epoch of WRN-16-2 including views, finetuning, evaluation and prediction depth,
+with the published batches and 50,000 random images of CIFAR-10's size (on a CPU 512, and batches of 256 and
+128). Prints one table of medians over the rounds, in turn; compilation time is excluded.
 """
 
 import sys
@@ -38,12 +37,12 @@ SWITCHES = {
     "tf32 --compile": {"precision": "tf32", "compile": True},
     "bfloat16 --compile": {"precision": "bfloat16", "compile": True},
 }
-STEP_IMAGES, PROBED = 256, 1_000  # of the check
+STEP_IMAGES, PROBED = 256, 1_000  # images in the check
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images that are trained on, evaluated, and the batches of both trainings."""
+    """Numbers of training and test images, and batch sizes of contrastive and supervised training."""
 
     train: int
     test: int
@@ -63,7 +62,7 @@ def main(argv=None) -> None:
     for what, distance in distances.items():
         print(f"{what:<60}{distance:>12.2g}")
     if not on_cuda:
-        print("no CUDA device: nothing to compare with the CPU; bfloat16 and --compile alone are measured")
+        print("no CUDA device: nothing to compare with the CPU; only bfloat16 and --compile are measured")
     on_cpu = ("float32", "bfloat16", "--compile")
     switches = SWITCHES if on_cuda else {name: SWITCHES[name] for name in on_cpu}
     print(f"{'seconds':<44}{'':<20}{'median':>8}{'ratio':>8}   of {flags.rounds}")
@@ -86,7 +85,7 @@ def main(argv=None) -> None:
 
 
 def works(sizes: Sizes):
-    """(what it is, its preparation, the arguments) of all that is timed."""
+    """Yields the name, the preparation and the arguments of everything to time."""
     contrastive, supervised = sizes.batches
     yield f"SupCon epoch, batch {contrastive} x 2", contrastive_epoch, (sizes.train, contrastive)
     yield f"cross-entropy epoch, batch {supervised}", classification_epoch, (sizes.train, supervised)
@@ -114,45 +113,43 @@ def depth(device, train: int, test: int):
 
 
 def agreement(device) -> dict[str, float]:
-    """How far the device is from the CPU in float32, by the same weights and views: differences relative to
-    the largest value, and the share of k-NN labels that differ."""
+    """Compares the device with the CPU in float32, with the same weights and views: returns differences
+    relative to the largest value, and the share of k-NN labels that differ."""
     import torch
 
-    found = [numbers(each) for each in (torch.device("cpu"), device)]
-    distances = {
-        f"{what}, relative to the largest": float((mine - other).abs().max() / other.abs().max())
-        for what, other, mine in ((what, found[0][what], found[1][what]) for what in found[0])
-        if what != "k-NN labels"
-    }
-    distances["share of k-NN labels that differ"] = float(
-        (found[0]["k-NN labels"] != found[1]["k-NN labels"]).float().mean()
-    )
+    on_cpu, on_device = numbers(torch.device("cpu")), numbers(device)
+    labels_differ = on_cpu.pop("k-NN labels") != on_device["k-NN labels"]
+    distances = {}
+    for what, reference in on_cpu.items():
+        error = (on_device[what] - reference).abs().max() / reference.abs().max()
+        distances[f"{what}, relative to the largest"] = float(error)
+    distances["share of k-NN labels that differ"] = float(labels_differ.float().mean())
     return distances
 
 
 def numbers(device) -> dict:
-    """Logits, loss and gradient of one step of both trainings, and the labels of k-NN, on the CPU."""
+    """Returns logits, loss and gradient of one step of both trainings, and k-NN labels, all on the CPU."""
     import torch
 
     from common import evaluation, training
     from common.store.evaluation import knn_at_layers
 
-    data, found = random_data(STEP_IMAGES, PROBED, 32, device), {}
+    data, results = random_data(STEP_IMAGES, PROBED, 32, device), {}
     for what, training_of in (("supervised", classification_training), ("SupCon", contrastive_training)):
-        of_network = training_of(data, STEP_IMAGES)
-        network = of_network.network
+        run = training_of(data, STEP_IMAGES)
+        network = run.network
         [batch] = batches = training.epoch_order(data, STEP_IMAGES, torch.Generator(), shuffle=False)
-        of_network.draw(batches, torch.Generator().manual_seed(0))
-        loss, _ = of_network.loss(batch)
+        run.draw(batches, torch.Generator().manual_seed(0))
+        loss, _ = run.loss(batch)
         loss.backward()
         gradient = [parameter.grad.flatten() for parameter in network.parameters()]
-        found |= {f"{what} loss": loss.detach().cpu(), f"{what} gradient": torch.cat(gradient).cpu()}
+        results |= {f"{what} loss": loss.detach().cpu(), f"{what} gradient": torch.cat(gradient).cpu()}
         network.eval()
         if what == "supervised":
-            found["logits"] = evaluation.outputs(network, data.test_images, data).cpu()
+            results["logits"] = evaluation.outputs(network, data.test_images, data).cpu()
             labels = knn_at_layers(network, data, 1024)
-            found["k-NN labels"] = torch.stack([each.cpu() for each in labels.values()])
-    return found
+            results["k-NN labels"] = torch.stack([label.cpu() for label in labels.values()])
+    return results
 
 
 if __name__ == "__main__":

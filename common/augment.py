@@ -1,7 +1,7 @@
-"""Random views of images: parameters drawn on the CPU, pixels computed per image on the device.
+"""Random views of images: parameters are drawn on the CPU, pixels are computed per image on the device.
 
-Drawing and computing are apart, so that the same (seed, stage, epoch) gives the same views on every device.
-Parameters are tensors whose first dimension is the view; images are (B, 3, H, W).
+Therefore the same (seed, stage, epoch) gives the same views on every device. The first dimension of parameter
+tensors is the view; images are (B, 3, H, W).
 """
 
 import hashlib
@@ -15,28 +15,25 @@ CROP_RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 JITTER_PROBABILITY = 0.8
 JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors from 1 - x to 1 + x
-HUE = 0.1  # turns of the colour circle, either way; `shift_hue_` knows a third at most
+HUE = 0.1  # largest shift in turns of the colour circle; `shift_hue_` allows up to 1/3
 GREYSCALE_PROBABILITY = 0.2
-PADDING_SHARE = 4 / 32  # the published padding of 4 belongs to images of 32 pixels
-CHUNK_PIXELS = (
-    256 * 32 * 32
-)  # views of so many pixels are computed at once on a CPU: they stay in its cache, the numbers are the same
+PADDING_SHARE = 4 / 32  # published: padding of 4 for images of 32 pixels
+CHUNK_PIXELS = 256 * 32 * 32  # pixels of views per chunk on a CPU, to fit its cache; results are the same
 BRIGHTNESS, CONTRAST, SATURATION = range(3)  # kinds of blends
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as torchvision has it
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision
 
 
 def stream_seed(*key) -> int:
-    """A seed from a key such as (seed, stage, epoch), the same in every process.
+    """Returns a seed for a key such as (seed, stage, epoch), the same in every process.
 
-    It has the 32 bits that torch's CPU generator looks at. Streams of different keys are unrelated but for
-    chance: among the some 200,000 epochs of a whole study a few pairs, of different networks, can be expected
-    to share a stream.
+    It has 32 bits, as many as torch's CPU generator uses. Different keys may collide by chance: among the
+    roughly 200,000 epochs of a whole study, expect a few pairs of epochs to share a stream.
     """
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
 
 
 def stream(*key) -> torch.Generator:
-    """A CPU generator that depends on `key` alone."""
+    """Returns a CPU generator that depends only on `key`."""
     return torch.Generator().manual_seed(stream_seed(*key))
 
 
@@ -45,7 +42,7 @@ def _uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, hig
 
 
 def _integers_below(generator: torch.Generator, bound: Tensor) -> Tensor:
-    """One whole number per entry, uniform over 0 ... bound - 1."""
+    """Draws one whole number per entry, uniform over 0 ... bound - 1."""
     return (
         (torch.rand(bound.shape, generator=generator, dtype=torch.float64) * bound)
         .long()
@@ -54,7 +51,7 @@ def _integers_below(generator: torch.Generator, bound: Tensor) -> Tensor:
 
 
 def crop_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Boxes of random resized crops by torchvision's rule: up to 10 tries, then the central fallback.
+    """Draws boxes of random resized crops by torchvision's rule: up to 10 tries, then a central box.
 
     Returns:
         (count, 4) int64: top, left, height, width.
@@ -78,7 +75,7 @@ def crop_boxes(count: int, height: int, width: int, generator: torch.Generator) 
 
 
 def _fallback_size(height: int, width: int) -> tuple[int, int]:
-    """The largest central box whose width / height lies within the ratio's bounds."""
+    """Returns the height and width of the largest box whose width / height is within the bounds."""
     if width / height < CROP_RATIO[0]:
         return round(width / CROP_RATIO[0]), width
     if width / height > CROP_RATIO[1]:
@@ -89,12 +86,12 @@ def _fallback_size(height: int, width: int) -> tuple[int, int]:
 def draw_contrastive(
     count: int, height: int, width: int, horizontal_flip: bool, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Parameters of `count` contrastive views: crop, flip, colour jitter in random order, greyscale.
+    """Draws parameters of `count` contrastive views: crop, flip, colour jitter in random order, greyscale.
 
     Returns:
-        box (count, 4); flip (count,) bool; kind (count, 6) and factor (count, 6): the blends of the slots
-        before (0 to 2) and after (3 to 5) the hue shift, kind BRIGHTNESS, CONTRAST or SATURATION, factor 1
-        where the slot does nothing; hue (count,) in turns; grey (count,) bool.
+        box (count, 4); flip (count,) bool; kind (count, 6) and factor (count, 6): the blends in slots before
+        (0 to 2) and after (3 to 5) the hue shift, kind BRIGHTNESS, CONTRAST or SATURATION, factor 1 in unused
+        slots; hue (count,) in turns; grey (count,) bool.
     """
     box = crop_boxes(count, height, width, generator)
     flip = torch.rand(count, generator=generator) < (0.5 if horizontal_flip else 0.0)
@@ -102,7 +99,7 @@ def draw_contrastive(
     strength = torch.tensor(JITTER)
     factor = 1 + (torch.rand(count, 3, generator=generator) * 2 - 1) * strength
     hue = _uniform(generator, (count,), -HUE, HUE)
-    # A random order of four operations is a random order of the three blends and a place for the hue shift.
+    # Ordering four operations at random means ordering the three blends and inserting the hue shift.
     kind = torch.rand(count, 3, generator=generator).argsort(1)
     hue_place = torch.randint(0, 4, (count, 1), generator=generator)
     factor = torch.where(jittered[:, None], factor.gather(1, kind), 1.0)
@@ -125,12 +122,12 @@ def draw_supervised(
     vertical_flip: bool,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Parameters of `count` views for cross-entropy, head and finetuning: padded crop, vertical and
+    """Draws parameters of `count` views for cross-entropy, head and finetuning: padded crop, vertical and
     horizontal flip.
 
     Returns:
         offset (count, 2) int64: row and column of the crop in the padded image; vertical, horizontal (count,)
-            bool.
+        bool.
     """
     rows, columns = (2 * padding(side) + 1 for side in (height, width))
     return {
@@ -147,7 +144,7 @@ def draw_supervised(
 
 
 def padding(side: int) -> int:
-    """Pixels of zero padding on either side of an image: 4 at 32, in proportion elsewhere."""
+    """Returns the zero padding on either side of an image: 4 for 32 pixels, otherwise in proportion."""
     return round(side * PADDING_SHARE)
 
 
@@ -173,7 +170,7 @@ def _jittered_crops(images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
     views = shift_hue_(views, parameters["hue"])
     for slot in range(3, 6):
         views = blend_(views, kind[slot], factor[slot])
-    # Greyscale is saturation by the factor 0.
+    # Greyscale is saturation with factor 0.
     return blend_(views, torch.full_like(kind[0], SATURATION), 1 - parameters["grey"].float())
 
 
@@ -183,8 +180,8 @@ def supervised_views(images: Tensor, parameters: dict[str, Tensor], mean: tuple,
     (count, channels, height, width), device = images.shape, images.device
     pad_rows, pad_columns = padding(height), padding(width)
     padded = torch.nn.functional.pad(images, (pad_columns, pad_columns, pad_rows, pad_rows))
-    # Every row of a view is a run of W bytes of the padded image, or of its mirror image: copied whole, not
-    # pixel by pixel.
+    # Every row of a view is a run of W bytes of the padded image or its mirror image, so whole runs are
+    # copied, not pixels.
     source = torch.stack([padded, padded.flip(-1)])
     runs = source.flatten().unfold(0, width, 1)
     mirrored, (top, left) = parameters["horizontal"].long(), parameters["offset"].unbind(1)
@@ -206,11 +203,11 @@ def evaluation_images(images: Tensor, mean: tuple, std: tuple) -> Tensor:
 
 
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
-    """Crops each image to its box, resizes it bilinearly to the whole image's size, mirrors it where `flip`.
+    """Crops each image to its box, resizes it bilinearly to the size of the image, and mirrors it if `flip`.
 
-    Bilinear sampling is separable: out = R image C^T with a row of tent weights per output pixel, so the
-    whole batch is two matrix products. A crop is never larger than the image, so antialiasing would change
-    nothing.
+    Bilinear sampling is separable: out = R image C^T with a row of tent weights per output pixel, so two
+    matrix products handle the whole batch. A crop is never larger than the image, so antialiasing would
+    change nothing.
 
     Args:
         images: float (B, 3, H, W); box: (B, 4) top, left, height, width; flip: (B,) bool, horizontal.
@@ -222,7 +219,7 @@ def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
 
 
 def _tent_weights(size: int, start: Tensor, length: Tensor, flip: Tensor) -> Tensor:
-    """(B, size, size): row y holds the weights of the source pixels of output pixel y."""
+    """Returns (B, size, size): row y holds the weights of source pixels for output pixel y."""
     pixels = torch.arange(size, device=start.device, dtype=torch.float32)
     centres = torch.where(flip[:, None], size - 1 - pixels, pixels) + 0.5
     source = centres * (length[:, None] / size) - 0.5
@@ -237,11 +234,11 @@ def greyscale(images: Tensor) -> Tensor:
 
 
 def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Brightness, contrast or saturation (`kind`, (B,)) of each image by `factor` (B,), clamped to [0, 1], in
-    place.
+    """Changes brightness, contrast or saturation (`kind`, (B,)) of each image by `factor` (B,), clamped to
+    [0, 1], in place.
 
-    All three mix the image with another one, factor f for the image and 1 - f for: black; the mean of the
-    greyscale image; the greyscale image.
+    Each mixes the image, with weight f, and another one, with weight 1 - f: black for brightness, the mean of
+    the greyscale image for contrast, the greyscale image for saturation.
     """
     kind, factor = (values[:, None, None, None] for values in (kind, factor))
     grey = greyscale(images)
@@ -251,21 +248,20 @@ def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
 
 
 def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns the hue of each image (B, 3, H, W) by `turns` (B,) of the colour circle, -1/3 to 1/3, through
-    HSV, in place."""
+    """Shifts the hue of each image (B, 3, H, W) in HSV by `turns` (B,) of the colour circle, -1/3 to 1/3, in
+    place."""
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    divisor = chroma.clamp_min(1e-30)  # of greys, whose hue is 0
+    divisor = chroma.clamp_min(1e-30)  # greys get hue 0
     hue = torch.where(
         value == red,
         (green - blue).div_(divisor),
         torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4)),
     )
     hue.add_(6 * turns[:, None, None])  # in sectors, from -3 to 7
-    # Channel c of HSV with sector hue h is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n_c + h) mod 6, n =
-    # 5, 3, 1. Here k is n_c + h, from -2 to 12: the second trapezoid is the first one, 6 further on, so that
-    # no remainder is taken.
+    # Channel c is v - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n_c + h) mod 6, hue h in sectors, and n =
+    # 5, 3, 1. Here k is n_c + h, from -2 to 12; a second trapezoid, shifted by 6, replaces the remainder.
     for channel, first in zip((red, green, blue), (5, 3, 1)):
         k = hue + first
         share = torch.maximum(torch.minimum(k, 4 - k), torch.minimum(k - 6, 10 - k)).clamp_(0, 1)
@@ -275,7 +271,7 @@ def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
 
 def normalise_(images: Tensor, mean: tuple, std: tuple) -> Tensor:
     """(images - mean) / std per channel, in place."""
-    # Numbers, not tensors: on a GPU a tensor made here would be copied there in every step.
+    # Plain numbers: tensors created here would be copied to the GPU in every step.
     for channel, channel_mean, channel_std in zip(images.unbind(1), mean, std):
         channel.sub_(channel_mean).div_(channel_std)
     return images

@@ -1,8 +1,6 @@
-"""Everything between the shell and the study: flags that scripts share, device, determinism, logging,
-one-line errors.
+"""Command lines: the flags that scripts share, one-line errors and signals.
 
-Only the standard library is imported here, so that `--help` answers at once; torch waits until a script
-begins its work.
+Does not import torch, so that `--help` answers at once.
 """
 
 import argparse
@@ -30,8 +28,8 @@ COMPATIBILITY = "accepted for compatibility with the published script, without e
 DEFAULT_FOLDER = "(default: models/ for cifar10, else models/NAME/)"
 logger = logging.getLogger("study")
 FLIPS = ("horizontal_flip", "vertical_flip")  # flags, fields of a data set and keys of a configuration
-PATIENCE_SECONDS = 5  # in which a stopped script keeps what it has
-# Remedy -> the errors of the system that it helps against.
+GRACE_SECONDS = 5  # for a stopped script to save its state
+# Remedy -> the system errors to which it applies.
 REMEDIES = {
     "free space there, or name another folder": "ENOSPC EDQUOT EFBIG",
     "change the permissions there, or name another folder": "EACCES EPERM EROFS",
@@ -39,41 +37,41 @@ REMEDIES = {
     "give a shorter name": "ENAMETOOLONG",
     "its file system has no locks: name another folder": "ENOLCK",
 }
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # after which a script keeps what it has
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # on these a script saves its state
 
 
-# What errors of Python, torch and its compilers say -> cause and remedy.
-OF_LIBRARIES = {
+# Pattern in an error of Python, torch or a compiler -> cause and remedy.
+LIBRARY_ERRORS = {
     r"(\S+) does not have a deterministic implementation": (
         "{} has no deterministic implementation; give --no-cuda_deterministic"
     ),
     r"InvalidCxxCompiler|No working C\+\+ compiler|Failed to find C compiler": (
-        "--compile needs a C++ compiler (g++, say): install one, or leave the flag out"
+        "--compile needs a C++ compiler: install one, such as g++, or leave the flag out"
     ),
     "more than 1 value per channel": (
-        "--batch_size leaves one image for the last batch, too few to normalise; change it"
+        "--batch_size leaves one image for the last batch, too few for batch normalisation; change it"
     ),
-    "(Symlink loop .*)": "{}, a link that leads to itself; remove it",
+    "(Symlink loop .*)": "{}: the link leads to itself; remove it",
     "out of memory|ALLOC(?:ATION)?_FAILED|can't allocate memory|cannot allocate|failed to map segment": (
-        "the memory is full; give fewer --workers, a smaller --batch_size or --widen_factor, or another "
+        "out of memory; give fewer --workers, a smaller --batch_size or --widen_factor, or another "
         "--cuda_device"
     ),
 }
 
 
 class UserError(Exception):
-    """Something that the user can mend: shown as one line that names the flag or file and the remedy, exit
-    status 2."""
+    """An error that the user can fix. Scripts show it as one line, which names the flag or file and the
+    remedy, and exit with status 2."""
 
 
 def one_line(message: object) -> str:
-    """A message whose names of files may hold line breaks."""
+    """Joins the lines of a message; file names may contain line breaks."""
     return " ".join(str(message).splitlines())
 
 
 def refuse_pipe(path: Path) -> None:
-    """Refuses what is no file, before it is opened: a pipe would be waited for. Folders have errors of their
-    own when they are opened.
+    """Rejects special files before they are opened, because reading a pipe would block. Folders pass: opening
+    one raises an error.
 
     Raises:
         UserError: a pipe, a socket or a device.
@@ -83,8 +81,8 @@ def refuse_pipe(path: Path) -> None:
 
 
 @functools.cache
-def say_once(message: str) -> None:
-    """Logs a message unless this process has said it before."""
+def log_once(message: str) -> None:
+    """Logs a message unless this process has already logged it."""
     logger.info(message)
 
 
@@ -101,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _print_message(self, message, file=None):
-        print(message, end="", file=file or sys.stderr)  # argparse would pass over a full disk
+        print(message, end="", file=file or sys.stderr)  # argparse would ignore a full disk
 
     def error(self, message: str):
         if message.startswith("unrecognized") or message.endswith("expected one argument"):
@@ -109,11 +107,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; `argv` of the result holds the words of the command line, `given` the names of the
-        flags among them."""
+        """Like argparse's, with three attributes more: `argv`, the words of the command line; `given`, the
+        names of the flags in it; `ignored`, those of them that have no effect."""
         flags = super().parse_args(args, namespace)
         if getattr(flags, "normalization", None) and 0.0 in map(float, flags.normalization[1].split(",")):
-            self.error("argument --normalization: a standard deviation is above 0")
+            self.error("argument --normalization: standard deviations must be above 0")
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}
         given = [action for action in self._actions if words & set(action.option_strings)]
@@ -124,53 +122,52 @@ class Parser(argparse.ArgumentParser):
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        if isinstance(action, _BooleanAction):  # whose value is for published commands
+        if isinstance(action, _BooleanAction):  # only published commands need the value True|False
             return ", ".join(action.option_strings)
         return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        is_said = action.required or "(default:" in action.help
-        return action.help if is_said else super()._get_help_string(action)
+        is_complete = action.required or "(default:" in action.help
+        return action.help if is_complete else super()._get_help_string(action)
 
 
 class _BooleanAction(argparse.Action):
     """`--flag`, `--no-flag` and the published `--flag True|False`."""
 
-    def __init__(self, option_strings, dest, **more):
+    def __init__(self, option_strings, dest, **options):
         spellings = [*option_strings, option_strings[0].replace("--", "--no-")]
-        super().__init__(spellings, dest, nargs="?", metavar="True|False", **more)
+        super().__init__(spellings, dest, nargs="?", metavar="True|False", **options)
 
     def __call__(self, parser, namespace, value, option_string=None):
-        negated = option_string.startswith("--no-")
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if value is not None and (negated or value.lower() not in words):
-            raise argparse.ArgumentError(
-                self,
-                f"{value!r} is neither True nor False" if not negated else f"{option_string} takes no value",
-            )
-        setattr(namespace, self.dest, not negated if value is None else words[value.lower()])
+        is_negated = option_string.startswith("--no-")
+        meanings = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if value is not None and is_negated:
+            raise argparse.ArgumentError(self, f"{option_string} takes no value")
+        if value is not None and value.lower() not in meanings:
+            raise argparse.ArgumentError(self, f"{value!r} is neither True nor False")
+        setattr(namespace, self.dest, not is_negated if value is None else meanings[value.lower()])
 
 
 def add_flags(group: argparse._ActionsContainer, *rows: tuple) -> None:
-    """Adds flags, each a row of its name, kind, default and help.
+    """Adds flags, each given as a row of name, kind, default and help.
 
-    The kind is a function that reads the value, a tuple of what it may be, or bool: a flag in three
-    spellings, `--flag`, `--no-flag`, `--flag False`.
+    The kind is a function that parses the value, a tuple of choices, or bool. A bool flag has three
+    spellings: `--flag`, `--no-flag`, `--flag False`.
     """
     for flag, kind, default, help in rows:
-        value = {"action": _BooleanAction} if kind is bool else {"type": kind}
+        options = {"action": _BooleanAction} if kind is bool else {"type": kind}
         if isinstance(kind, tuple):
-            value = {"choices": kind}
-        if isinstance(default, list) and default:  # shown as it is given
+            options = {"choices": kind}
+        if isinstance(default, list) and default:  # help shows the default as a user would type it
             default = ",".join(map(str, default))
-        group.add_argument(flag, default=default, help=help, **value)
+        group.add_argument(flag, default=default, help=help, **options)
 
 
 RUN = (
     "--run",
     values.run_name,
     None,
-    "keep the results apart from others of this data set, in pies/NAME/runs/RUN/ (default: pies/NAME/)",
+    "store the results separately, in pies/NAME/runs/RUN/ (default: pies/NAME/)",
 )
 
 
@@ -182,9 +179,9 @@ def add_common_flags(parser: Parser) -> None:
         type=values.channel_values,
         nargs=2,
         metavar=("MEAN", "STD"),
-        help="mean and standard deviation of each channel, for pixels in [0, 1]; give those that external "
-        "networks were trained with, for example 0.4914,0.4822,0.4465 0.2023,0.1994,0.2010 (default: those "
-        "of the training images)",
+        help="mean and standard deviation of each channel, for pixels in [0, 1]; for external networks, give "
+        "those of their training, such as 0.4914,0.4822,0.4465 0.2023,0.1994,0.2010 (default: those of the "
+        "training images)",
     )
     add_flags(
         group,
@@ -211,7 +208,7 @@ def add_common_flags(parser: Parser) -> None:
             "--follow_links",
             bool,
             False,
-            "read images that are links out of the folder of --data_dir or --test_set",
+            "read images that are links to files outside --data_dir or --test_set",
         ),
         *settings.flag_rows(settings.Architecture, without=("projection_head",)),
         (
@@ -239,7 +236,7 @@ def add_common_flags(parser: Parser) -> None:
             "--total_seed",
             values.positive_integer,
             1,
-            "repeat the script under seeds 0 to N-1; seed s > 0 has its files in folders seed_s",
+            "repeat the script under seeds 0 to N-1; files of seed s > 0 are in folders seed_s",
         ),
         (
             "--cuda_deterministic",
@@ -255,7 +252,7 @@ def add_contrastive_flags(parser: Parser) -> None:
     group = parser.add_argument_group("contrastive network")
     group.add_argument(
         "--method",
-        "--clr_method",  # as the published later stages call it
+        "--clr_method",  # its name in the published pruning and comparison scripts
         dest="learning_method",
         choices=tuple(LOSSES),
         default="SupCon",
@@ -291,31 +288,34 @@ def add_supervised_flags(parser: Parser) -> None:
 
 
 def add_gradual_pruning_flags(group, default_schedule: str) -> None:
-    """When the network is pruned while it trains, and by what."""
+    """Flags of gradual pruning: schedule, criterion and scope."""
     add_flags(
         group,
         (
             "--schedule",
             tuple(methods.GRADUAL),
             default_schedule,
-            "published steps to prune at, unless others are given; late adds _later to file names",
+            "when to prune: the published steps, unless others are given; late adds _later to file names",
         ),
         *_criterion_flags("layer"),
     )
 
 
-def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
-    """`--begin_step`, `--end_step`, `--frequency`, `--begin_epoch` and `--end_epoch` of what is pruned while
-    training."""
-    (*steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[kind].values()
-    for end, which, early, late in zip(("begin", "end"), ("first", "last"), steps, late_steps):
+def add_schedule_flags(group, network: str, suffix: str, kind: str) -> None:
+    """Flags of gradual pruning: `--begin_step`, `--end_step`, `--frequency`, `--begin_epoch`, `--end_epoch`.
+
+    Args:
+        network: what is pruned, for the help; suffix: of the flags; kind: key of `SCHEDULE_STEPS`.
+    """
+    (*early_steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[kind].values()
+    for end, ordinal, early, late in zip(("begin", "end"), ("first", "last"), early_steps, late_steps):
         add_flags(
             group,
             (
                 f"--{end}_step{suffix}",
                 values.natural_number,
                 None,
-                f"step of the {which} pruning of the {what} (default: {early} if early, {late} if late)",
+                f"step of the {ordinal} pruning of the {network} (default: {early} if early, {late} if late)",
             ),
             (
                 f"--{end}_epoch{suffix}",
@@ -330,8 +330,8 @@ def add_schedule_flags(group, what: str, suffix: str, kind: str) -> None:
             f"--frequency{suffix}",
             values.positive_integer,
             None,
-            f"steps between prunings of the {what} (default: {frequency}; with epochs, at most "
-            f"{methods.INTERVALS} intervals)",
+            f"steps between prunings of the {network} (default: {frequency}; with --begin_epoch or "
+            f"--end_epoch, for at most {methods.INTERVALS} intervals)",
         ),
     )
 
@@ -343,13 +343,13 @@ def _criterion_flags(default_scope: str) -> tuple[tuple, tuple]:
             "--criterion",
             tuple(CRITERIA),
             "magnitude",
-            f"score by which weights are pruned, lowest first. {meanings}",
+            f"score of weights; the lowest are pruned first. {meanings}",
         ),
         (
             "--scope",
             methods.SCOPES,
             None,
-            "compare scores in the whole network, in each tensor, or in each tensor at Erdős-Rényi-kernel "
+            "rank scores in the whole network, in each tensor, or in each tensor at Erdős-Rényi-kernel "
             f"densities (default: {default_scope}; filters: layer)",
         ),
     )
@@ -370,7 +370,7 @@ FLIP_FLAGS = [
 
 
 def add_training_flags(group) -> None:
-    """What both training scripts have: ids, momentum, flips, what a training keeps on its way."""
+    """Flags of both training scripts: flips, ids, and files that a training saves."""
     add_flags(
         group,
         *FLIP_FLAGS,
@@ -381,7 +381,7 @@ def add_training_flags(group) -> None:
             values.fraction,
             0.0,
             "train narrow dense networks whose convolutions have as many weights as remain at this sparsity; "
-            "0 keeps the full width; later scripts call them --pruning_methods small_dense",
+            "0 keeps the full width; other scripts select them by --pruning_methods small_dense",
         ),
         SAVE_EVERY,
         (
@@ -389,14 +389,14 @@ def add_training_flags(group) -> None:
             values.epoch_list,
             [],
             "also save the weights after these epochs, 0 for the initialisation, for iterative pruning and "
-            "magnitude_increase; trains finished models once more for them (default: none)",
+            "magnitude_increase; retrains finished models that lack them (default: none)",
         ),
         (
             "--accumulate_gradients",
             bool,
             False,
             "dense networks: save the sums of gradients over all steps, for --criterion levai_zombori; "
-            "trains finished models once more for them",
+            "retrains finished models that lack them",
         ),
     )
 
@@ -411,8 +411,8 @@ def add_finetuning_flags(parser: Parser) -> None:
             "--pruning_percentages",
             values.sparsity_list,
             "0.3,0.5,0.7,0.9",
-            "sparsities of one-shot pruning, each from the dense models; 0.0 finetunes them without "
-            "pruning, as the control `finetuned`",
+            "sparsities of one-shot pruning, each from the dense models; 0.0 finetunes without pruning, for "
+            "the control `finetuned`",
         ),
         SAVE_EVERY,
         *FLIP_FLAGS,
@@ -440,23 +440,26 @@ def add_finetuning_flags(parser: Parser) -> None:
             "iterative: epoch to rewind to, 0 for the initialisation; train with --save_epochs to keep its "
             "weights; lr_rewind rewinds the learning rate only",
         ),
-        *_choice_of("dense", "dense networks", parser),
+        *_selection_flags("dense", "dense networks", parser),
     )
 
 
-def _choice_of(stage: str, what: str, parser: Parser) -> list[tuple]:
-    """Flags that choose among several populations."""
-    facts = {"epochs": f"{what} of this many epochs", "batch_size": f"{what} of this batch size"}
+def _selection_flags(stage: str, networks: str, parser: Parser) -> list[tuple]:
+    """Rows of the flags that select one of several populations."""
+    meanings = {
+        "epochs": f"{networks} trained for this many epochs",
+        "batch_size": f"{networks} trained with this batch size",
+    }
     if stage == "dense" and parser.get_default("learning_method") != "supervised":
-        facts["head_epochs"] = "classifiers of this many epochs"
+        meanings["head_epochs"] = "classifiers trained for this many epochs"
     return [
         (
-            f"--{stage}_{fact}",
+            f"--{stage}_{setting}",
             values.positive_integer,
             None,
-            f"use {words} (default: needed only if there are several)",
+            f"use {meaning} (default: needed only if there are several)",
         )
-        for fact, words in facts.items()
+        for setting, meaning in meanings.items()
     ]
 
 
@@ -485,8 +488,8 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
             sparsities,
             "sparsities to compare; missing ones are listed",
         ),
-        *_choice_of("dense", "dense networks", parser),
-        *_choice_of("finetune", "pruned networks", parser),
+        *_selection_flags("dense", "dense networks", parser),
+        *_selection_flags("finetune", "pruned networks", parser),
         ("--allow_missing", bool, False, "continue with the models that exist"),
         RUN,
         (
@@ -507,7 +510,7 @@ def add_comparison_flags(parser: Parser, pruning_methods: str, sparsities: str) 
 
 
 def add_pie_flags(parser: Parser) -> None:
-    """Flags of the scripts that find PIEs."""
+    """Flags of the PIE scripts."""
     add_flags(
         parser.add_argument_group("figures"),
         ("--plot_q_score", bool, False, "draw Q-Score, Z-score and L1 norm of dense against pruned networks"),
@@ -528,7 +531,7 @@ def add_pie_flags(parser: Parser) -> None:
 
 
 def add_depth_flags(parser: Parser) -> None:
-    """Flags of the scripts on prediction depth."""
+    """Flags of the prediction depth scripts."""
     add_flags(
         parser.add_argument_group("prediction depth"),
         (
@@ -563,7 +566,7 @@ def add_depth_flags(parser: Parser) -> None:
 
 
 class Interrupted(BaseException):
-    """One of SIGNALS; `signal` is its number."""
+    """Raised on one of SIGNALS; `signal` is its number."""
 
     def __init__(self, signal: int):
         super().__init__(signal)
@@ -571,26 +574,26 @@ class Interrupted(BaseException):
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
-    """Wraps a script's main(argv): what the user can mend becomes one line on stderr and exit status 2, a
-    signal one line and 128 + its number. A closed stdout ends it without a word.
+    """Wraps a script's main(argv) to print one line on stderr for an error and return the exit status.
 
-    Notes of an error, such as where the state of an unfinished training is kept, follow in the same line.
+    The status is 2 for an error that the user can fix and 128 + its number for a signal. A closed stdout ends
+    the script silently. Notes of the error, such as the file of a saved state, follow in the same line.
     """
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
         handlers = _raise_on_signals()
-        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be bytes that are no text
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not text
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 main(argv)
             finally:
-                print(end="", flush=True)  # a full disk behind stdout is an error here, not at exit
+                print(end="", flush=True)  # a full disk behind stdout raises here instead of at exit
             return 0
         except BrokenPipeError:
-            sys.stdout = None  # the interpreter would try again
+            sys.stdout = None  # otherwise the interpreter flushes it again at exit
             return 128 + signal.SIGPIPE
         except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError, ValueError) as error:
             if isinstance(error, OSError) and not error.filename:
@@ -610,16 +613,16 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
 
 
 def _message_of(error: BaseException) -> str | None:
-    """What to say of an error; None: a bug. torch's errors are known by their words: it is not imported
-    here."""
+    """Returns the message for an error, or None for a bug. Recognises errors of torch by their text, because
+    torch is not imported here."""
     if isinstance(error, Interrupted):
-        return "interrupted: finished models are kept, the same command goes on"
+        return "interrupted: finished models are kept; repeat the same command to continue"
     if isinstance(error, UserError):
         return f"error: {one_line(error)}"
     if isinstance(error, ModuleNotFoundError) and error.name.split(".")[0] not in ("common", "figures"):
         return (
             f"error: {sys.executable} has no module {error.name}; activate the environment that ./setup.sh "
-            "makes (source .venv/bin/activate), or start the script with .venv/bin/python"
+            "creates (source .venv/bin/activate), or start the script with .venv/bin/python"
         )
     if isinstance(error, OSError):
         path, name = Path(error.filename or "input or output"), errno.errorcode.get(error.errno)
@@ -628,22 +631,22 @@ def _message_of(error: BaseException) -> str | None:
         return one_line(f"error: {'; '.join([f'{path}: {error.strerror or error}', *remedies])}")
     if isinstance(error, MemoryError):
         error = "out of memory"
-    for words, remedy in OF_LIBRARIES.items():
-        if found := re.search(words, str(error)):
-            return f"error: {remedy.format(*found.groups())}"
+    for pattern, explanation in LIBRARY_ERRORS.items():
+        if match := re.search(pattern, str(error)):
+            return f"error: {explanation.format(*match.groups())}"
     return None
 
 
 def _raise_on_signals() -> dict:
-    """From now on SIGNALS raise `Interrupted`, but for SIGHUP under nohup, which ignores it; the handlers
-    there were, none outside of the main thread."""
-    asked: list[float] = []
+    """Makes SIGNALS raise `Interrupted`, except SIGHUP under nohup, and returns the previous handlers. Does
+    nothing outside the main thread."""
+    last_signal = float("-inf")
 
     def stop(number: int, frame) -> None:
-        # A second one on its heels (Ctrl-C reaches workers, and then their parent stops them) must not cut
-        # off what the first began.
-        if not asked or time.monotonic() - asked[-1] > PATIENCE_SECONDS:
-            asked.append(time.monotonic())
+        nonlocal last_signal
+        # Workers get Ctrl-C and then a signal from their parent, which must not interrupt the saving.
+        if time.monotonic() - last_signal > GRACE_SECONDS:
+            last_signal = time.monotonic()
             raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():

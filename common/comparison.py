@@ -1,5 +1,5 @@
-"""The later stages of the clr_ and sup_ scripts: find all populations, compute all, measure, store and
-draw."""
+"""The PIE and depth stages of the clr_ and sup_ scripts: find the populations, evaluate their networks,
+measure, store and draw."""
 
 import hashlib
 import json
@@ -26,27 +26,23 @@ from common.study import Study
 
 UMAP_SEED = 0
 UMAP_IMAGES = 10
-CONTROL = (FINETUNED, 0.0)  # its pruning method and sparsity
+CONTROL = (FINETUNED, 0.0)  # pruning method and sparsity
 PARTS = ("q_score", "z_score", "l1_norm")
-OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of each network
+OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of every network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
-PRUNED_ONLY_COLUMNS = (
-    "ties_pruned",
-    "agreement",
-    "cka",
-    "probability_change",
-)  # columns that say nothing of dense networks
-TITLE_SETTINGS = ("epochs", "batch_size", "learning_rate", "temperature")  # settings
+# Columns that are meaningless for dense networks.
+PRUNED_ONLY_COLUMNS = ("ties_pruned", "agreement", "cka", "probability_change")
+TITLE_SETTINGS = ("epochs", "batch_size", "learning_rate", "temperature")
 DEFINITIONS = {"prediction": "network's final prediction", "label": "true label, as published"}
-GALLERY = 48  # images of PIEs that are stored, those of the most confident disagreement
+GALLERY = 48  # stored PIE images: those with the most confident disagreement
 
 
 @dataclass(frozen=True)
 class PopulationOutputs:
-    """What the K networks of a population give for the N test images.
+    """Outputs of the K networks of a population for the N test images.
 
     outputs: predictions, q_score, z_score and l1_norm (K, N), log_probabilities (K, N, C), latent_sample (K,
-    S, D); zero_latents: how many latents of zeros have no Q-Score.
+    S, D); zero_latents: number of all-zero latents, whose Q-Score is undefined.
     """
 
     population: Population
@@ -64,31 +60,31 @@ class PopulationOutputs:
 
 @dataclass(frozen=True)
 class PopulationMetrics:
-    """What is stored of a population: arrays, and its columns of the table."""
+    """Arrays to store for a population, and its columns of the table."""
 
     arrays: dict[str, np.ndarray]
     columns: dict[str, float | None]
 
 
 def detect_pies(study: Study) -> None:
-    """PIEs, their classes, Q-Scores and UMAPs of every pruned population against the dense one."""
+    """Compares every pruned population with the dense one: PIEs, their classes, Q-Scores and UMAPs."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
-    # 1. Find all.
+    # 1. Find the populations.
     if study.flags.plot_umap:
         check_umap_images(len(labels))
     populations = find_populations(study)
     refuse_other_results(study, populations)
-    # 2. Compute all, together with whoever else works on them.
+    # 2. Evaluate the networks; other processes may share the work.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
-        return  # a worker
-    # 3. Measure, with two populations in memory at once.
+        return  # this process is only a worker
+    # 3. Measure, with only two populations in memory at once.
     dense = evaluate_population(study, populations[0])
     measured = [measure(dense, dense, labels, classes)]
     for population in populations[1:]:
         measured.append(measure(dense, evaluate_population(study, population), labels, classes))
     for outcome in measured:
         outcome.arrays["pie_images"] = image_names(study.data, outcome.arrays["is_pie"])
-    # 4. Store, then draw what can be drawn.
+    # 4. Store, then draw; a figure that fails does not stop the others.
     rows, failures = store(study, populations, measured), []
     for population, outcome in zip(populations, measured):
         try:
@@ -101,28 +97,28 @@ def detect_pies(study: Study) -> None:
 
 
 def compare_depths(study: Study) -> None:
-    """Prediction depth of every pruned population against the dense one, PIEs apart."""
+    """Compares prediction depths of every pruned population with the dense one, separately for PIEs."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     if (images := len(study.data.train_images)) < neighbours.NEIGHBOURS:
         needed = f"prediction depth needs at least {neighbours.NEIGHBOURS} training images"
         raise UserError(f"{needed}, {study.data.name} has {images}")
-    # 1. Find all; of each pair the networks whose ids both have.
+    # 1. Find the populations; compare networks whose ids exist on both sides.
     dense, *_ = populations = find_populations(study)
     ids = [first_ids(study, dense, population) for population in populations]
     refuse_other_results(study, populations, ids)
-    # 2. Compute all, together with whoever else works on them.
+    # 2. Evaluate and probe the networks; other processes may share the work.
     jobs = [job for population in populations for job in evaluations(study, population)]
-    jobs += [job for population, wanted in zip(populations, ids) for job in probes(study, population, wanted)]
+    jobs += [job for population, chosen in zip(populations, ids) for job in probes(study, population, chosen)]
     if not share(study, jobs):
-        return  # a worker
+        return  # this process is only a worker
     # 3. Measure.
     measured, outputs = [], evaluate_population(study, dense)
-    for population, wanted in zip(populations, ids):
+    for population, chosen in zip(populations, ids):
         voters = voting_predictions(outputs, evaluate_population(study, population))
         is_pie = metrics.find_pies(*voters, classes)
-        networks = ([job.work() for job in probes(study, side, wanted)] for side in (dense, population))
+        networks = ([job.work() for job in probes(study, side, chosen)] for side in (dense, population))
         measured.append(measure_depths(*networks, labels, is_pie))
-        measured[-1].arrays["ids"] = wanted
+        measured[-1].arrays["ids"] = chosen
     # 4. Store, then draw.
     rows = store(study, populations, measured, ids)
     for population, outcome in zip(populations[1:], measured[1:]):
@@ -131,37 +127,39 @@ def compare_depths(study: Study) -> None:
 
 
 def find_populations(study: Study) -> list[Population]:
-    """The dense population, and all others that flags ask for and of which there is a network; with one-shot
-    networks their finetuned control, where there is one.
+    """Returns the dense population, then every requested population that has networks. For one-shot
+    populations their finetuned control follows the dense one if it exists.
 
-    All are found before the first network is evaluated: what is wrong is said at once.
+    Finding all of them before any evaluation reports errors at once.
 
     Raises:
-        UserError: there is no pruned network.
+        UserError: no pruned network exists.
     """
     dense = find_population(study, "dense", 0.0)
-    asked = requested_kinds(study)
-    found = [find_population(study, *kind, dense) for kind in asked]
-    absent = ", ".join(
-        f"{method} {sparsity}" for (method, sparsity), population in zip(asked, found) if population is None
+    requested = requested_kinds(study)
+    matches = [find_population(study, *kind, dense) for kind in requested]
+    missing = ", ".join(
+        f"{method} {sparsity}"
+        for (method, sparsity), population in zip(requested, matches)
+        if population is None
     )
-    if not any(found):
-        first = Population(study.learning_method, *asked[0], ())
+    if not any(matches):
+        first = Population(study.learning_method, *requested[0], ())
         raise UserError(
-            f"no pruned networks in {study.folder} to compare with {dense}: {absent}; there are: "
+            f"no pruned networks in {study.folder} to compare with {dense}: {missing}; there are: "
             f"{kinds_in(study.folder)}; {how_to_train(first, range(study.flags.models_number))}"
         )
-    if absent:
-        logger.info(f"absent: {absent}")
-    populations = [dense, *filter(None, found)]
-    one_shot = [each for each in populations if parse_method(each.pruning_method).schedule == "one-shot"]
-    if one_shot and CONTROL not in asked and (control := find_control(study, dense, one_shot)):
+    if missing:
+        logger.info(f"absent: {missing}")
+    populations = [dense, *filter(None, matches)]
+    one_shot = [item for item in populations if parse_method(item.pruning_method).schedule == "one-shot"]
+    if one_shot and CONTROL not in requested and (control := find_control(study, dense, one_shot)):
         populations.insert(1, control)
     return populations
 
 
 def requested_kinds(study: Study) -> list[tuple[str, float]]:
-    """(pruning method, sparsity) of all that flags ask for; finetuned networks are at sparsity 0 alone."""
+    """Returns every requested (pruning method, sparsity); finetuned networks have only sparsity 0."""
     names = study.flags.pruning_methods
     pruned = [name for name in names if name != FINETUNED]
     return [CONTROL] * (FINETUNED in names) + [*product(pruned, study.flags.pruning_percentages)]
@@ -170,58 +168,58 @@ def requested_kinds(study: Study) -> list[tuple[str, float]]:
 def refuse_other_results(
     study: Study, populations: list[Population], probed: list[list[int]] | None = None
 ) -> None:
-    """Refuses to write over, or beside, stored results of other networks: nothing is lost, and the table
-    never mixes two dense populations.
+    """Refuses to overwrite stored results of different networks, or to add results beside them. Otherwise
+    results would be lost, or one table would mix two dense populations.
 
-    Results of the same networks on other test images, or of an older format, are made again.
+    Results of the same networks on different test images or in an older format are recomputed.
 
     Args:
-        populations: the dense one first; probed: where depths are stored, the ids of the networks.
+        populations: the dense one first; probed: for depths, the network ids of each population.
     Raises:
-        UserError: there are such results.
+        UserError: the folder holds results of different networks.
     """
     dense, folder = populations[0], study.method_folder / "populations"
-    asked = {kind_of(population): population for population in populations}
-    ids = dict(zip(asked, probed or ()))
-    paths = folder.glob("[!.]*.npz")  # not what another script is writing there
+    by_kind = {kind_of(population): population for population in populations}
+    ids = dict(zip(by_kind, probed or ()))
+    paths = folder.glob("[!.]*.npz")  # skips temporary files of other processes
     for path in sorted(paths, key=lambda path: (not path.stem.startswith("dense"), path)):
         stored = read_arrays(path, only=("made", "settings", "row", "ids"))
-        if stored is None:  # a torn file is computed again
+        if stored is None:  # unreadable files are recomputed
             continue
-        kind = path.stem.removesuffix("_depth")
-        found, population = json.loads(str(stored["made"])), asked.get(kind)
-        wanted = made_from(study, population or dense, dense)
-        # Of what is not compared now only the dense networks and the images have to be these.
-        del wanted["data" if population else "checkpoints"]
-        if path.stem != kind and kind in ids:
-            found["probed"], wanted["probed"] = stored["ids"].tolist(), ids[kind]
+        stored_kind = path.stem.removesuffix("_depth")
+        stored_inputs, population = json.loads(str(stored["made"])), by_kind.get(stored_kind)
+        current_inputs = made_from(study, population or dense, dense)
+        # A population outside this comparison only has to share the dense networks and the images.
+        del current_inputs["data" if population else "checkpoints"]
+        if path.stem != stored_kind and stored_kind in ids:
+            stored_inputs["probed"], current_inputs["probed"] = stored["ids"].tolist(), ids[stored_kind]
         changed = changed_settings(study, population, stored) if population else []
-        if wanted.items() <= found.items() and not changed:
+        if current_inputs.items() <= stored_inputs.items() and not changed:
             continue
         if not changed:
-            counts = f"{len(found['checkpoints'])} networks"
-            changed = [f"{counts}, now {len((population or dense).members)}; other ids, images or trainings"]
+            counts = f"{len(stored_inputs['checkpoints'])} networks"
+            changed = [f"{counts}, now {len((population or dense).members)}; ids, images or trainings differ"]
         raise UserError(
-            f"{folder} holds results of other {kind} networks ({', '.join(changed)}); give these a place of "
-            "their own (--run NAME)"
+            f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to "
+            "a separate folder (--run NAME)"
         )
 
 
 def changed_settings(study: Study, population: Population, stored: dict) -> list[str]:
-    """`key found, not asked` of the settings in which stored results differ from those of a population."""
-    found, row = (json.loads(str(stored[name])) for name in ("settings", "row"))
-    found["normalization"] = row.get("normalization")
-    settings = population.settings | {"normalization": study.data.normalization_text}
-    # A setting that one of them lacks is younger than the other.
+    """Lists settings of stored results that differ from the population's, as `key stored, not current`."""
+    stored_settings, row = (json.loads(str(stored[name])) for name in ("settings", "row"))
+    stored_settings["normalization"] = row.get("normalization")
+    current = population.settings | {"normalization": study.data.normalization_text}
+    # A setting missing on one side was added to the code after the older of the two.
     return [
         f"{key} {old}, not {new}"
-        for key, (old, new) in differences(found, settings).items()
+        for key, (old, new) in differences(stored_settings, current).items()
         if None not in (old, new) or key == "external"
     ]
 
 
 def evaluations(study: Study, population: Population) -> list[Job]:
-    """The evaluation of each network, to be shared."""
+    """Returns one evaluation job per network."""
     ids = umap_ids(study, population)
     return [
         Job(
@@ -233,7 +231,7 @@ def evaluations(study: Study, population: Population) -> list[Job]:
 
 
 def probes(study: Study, population: Population, ids: list[int]) -> list[Job]:
-    """The probing of the networks with these ids, to be shared."""
+    """Returns one probing job for each network with one of these ids."""
     return [
         Job(evaluation.probe_path(study, member), partial(evaluation.probe, study, member))
         for member in population.members
@@ -242,28 +240,28 @@ def probes(study: Study, population: Population, ids: list[int]) -> list[Job]:
 
 
 def umap_ids(study: Study, population: Population) -> list[int]:
-    """The ids whose latents the UMAP averages, the first --umap_models; none without --plot_umap."""
-    wanted = getattr(study.flags, "umap_models", 0) if study.flags.plot_umap else 0
-    return [member.id for member in population.members][:wanted]
+    """Returns the first --umap_models ids, whose latents the UMAP averages; none without --plot_umap."""
+    count = getattr(study.flags, "umap_models", 0) if study.flags.plot_umap else 0
+    return [member.id for member in population.members][:count]
 
 
 def first_ids(study: Study, *populations: Population) -> list[int]:
-    """The first --prediction_depth_models ids that all the populations have.
+    """Returns the first --prediction_depth_models ids that all populations share.
 
     Raises:
-        UserError: there is none (with --allow_missing only).
+        UserError: they share none (possible only with --allow_missing).
     """
     ids = set.intersection(*({member.id for member in population.members} for population in populations))
     if not ids:
         raise UserError(
-            f"no id is in all of: {'; '.join(map(str, populations))}; train the missing ones instead of "
-            "--allow_missing"
+            f"no id is in all of: {'; '.join(map(str, populations))}; train the missing networks instead of "
+            "giving --allow_missing"
         )
     return sorted(ids)[: study.flags.prediction_depth_models]
 
 
 def evaluate_population(study: Study, population: Population) -> PopulationOutputs:
-    """What the networks of a population give together."""
+    """Evaluates the networks of a population and stacks their outputs."""
     networks = [job.work() for job in evaluations(study, population)]
     zero_latents = int(sum(network["zero_latents"] for network in networks))
     outputs = {name: np.stack([network[name] for network in networks]) for name in OUTPUTS}
@@ -271,8 +269,8 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
 
 
 def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
-    """Predictions (K, N) of the dense and pruned networks of the ids that both have: with more voters on one
-    side labels would differ for that alone. Of all networks where they share no id."""
+    """Returns predictions (K, N) of the dense and the pruned networks whose ids both populations share, or of
+    all networks if they share none. Unequal numbers of voters would by themselves change modal labels."""
     shared, *rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
     sides = [dense.predictions, pruned.predictions]
     return [side[chosen] for side, chosen in zip(sides, rows)] if len(shared) else sides
@@ -281,36 +279,36 @@ def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> l
 def measure(
     dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, classes: int
 ) -> PopulationMetrics:
-    """PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the dense
-    one; PIEs and votes of the networks whose ids both have.
+    """Measures PIEs, votes, recalls and Q-Scores of a pruned population, or the dense one itself, against the
+    dense one. Only networks whose ids both populations share vote.
 
     Args:
         labels: (N,) true classes.
     Returns:
-        arrays: of N images is_pie, and labels; of each side (the dense one's names begin with `dense_`)
-        modal_labels, tied and votes for the modal label (N,), q_score, z_score and l1_norm (N,) averaged over
-        the networks, ids, evaluations and accuracy (K,), recall (K, classes); confidence of the disagreement
-        (N,); pies_per_class (classes,); gallery, the images of the most confident PIEs; what `MEASURES` of
-        common/store/table.py names; where records have it movement (K, L) of the movement_layers (L,).
+        arrays: labels and is_pie (N,); for each side (dense names begin with `dense_`) modal_labels, tied and
+        votes for the modal label (N,), q_score, z_score and l1_norm (N,) averaged over the networks, ids,
+        evaluations and accuracy (K,), recall (K, classes); confidence of the disagreement (N,);
+        pies_per_class (classes,); gallery, indices of the most confident PIEs; the `MEASURES` of
+        common/store/table.py; if recorded, movement (K, L) of the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
     voters = voting_predictions(dense, pruned)
-    sure = metrics.disagreement(*voters, classes)
-    for prefix, side, votes in (("", pruned, voters[1]), ("dense_", dense, voters[0])):
-        modal_labels, tied = metrics.modal_labels(votes, classes)
-        facts = {
+    disagreement = metrics.disagreement(*voters, classes)
+    for prefix, side, predictions in (("", pruned, voters[1]), ("dense_", dense, voters[0])):
+        modal_labels, tied = metrics.modal_labels(predictions, classes)
+        side_arrays = {
             "modal_labels": modal_labels,
             "tied": tied,
-            "votes": sure[f"{prefix or 'pruned_'}agreeing"],
+            "votes": disagreement[f"{prefix or 'pruned_'}agreeing"],
             **{part: metrics.mean_over_defined(side.outputs[part]) for part in PARTS},
             "ids": side.ids,
             "evaluations": [member.paths[0].stem for member in side.population.members],
             "recall": metrics.class_recalls(side.predictions, labels, classes),
             "accuracy": (side.predictions == labels).mean(1),
         }
-        arrays |= {f"{prefix}{name}": value for name, value in facts.items()}
+        arrays |= {f"{prefix}{name}": value for name, value in side_arrays.items()}
     is_pie = metrics.find_pies(*voters, classes)
-    confidence, images = sure["confidence"], np.flatnonzero(is_pie)
+    confidence, images = disagreement["confidence"], np.flatnonzero(is_pie)
     measures = lost_and_kept(dense, pruned, labels, is_pie)
     changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
     counts = {f"{name}_pies": int(chosen.sum()) for name, chosen in changes.items()}
@@ -350,8 +348,12 @@ def measure(
 def lost_and_kept(
     dense: PopulationOutputs, pruned: PopulationOutputs, labels: np.ndarray, is_pie: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What pruning loses and keeps: the (K,) arrays of `MEASURES`, those over the networks of one seed or of
-    one and the next seed (K',), `pie_auroc_q_score` () and the images' `probability_change` (N,)."""
+    """Measures what pruning loses and keeps.
+
+    Returns:
+        the arrays of `MEASURES` (K,); `agreement` and `cka` over pairs of a pruned and a dense network with
+        the same seed, `_others` with the next seed (K',); `pie_auroc_q_score` (); `probability_change` (N,).
+    """
     predictions, wrong = pruned.predictions, pruned.predictions != labels
     measures = {
         "accuracy_pies": metrics.accuracy_on(is_pie, predictions, labels),
@@ -365,18 +367,21 @@ def lost_and_kept(
         ],
     }
     shared = sorted({*dense.ids} & {*pruned.ids})
-    own, same = ([side.ids.index(model_id) for model_id in shared] for side in (pruned, dense))
-    for suffix, other in (("", same), ("_others", same[1:] + same[:1] if len(same) > 1 else [])):
-        for name, alike, output in (
+    pruned_rows, dense_rows = ([side.ids.index(model_id) for model_id in shared] for side in (pruned, dense))
+    for suffix, partners in (
+        ("", dense_rows),
+        ("_others", dense_rows[1:] + dense_rows[:1] if len(dense_rows) > 1 else []),
+    ):
+        for name, similarity, output in (
             ("agreement", metrics.agreement, "predictions"),
             ("cka", metrics.linear_cka, "latent_sample"),
         ):
-            pairs = zip(pruned.outputs[output][own], dense.outputs[output][other])
-            measures[f"{name}{suffix}"] = [alike(*pair) for pair in pairs]
+            pairs = zip(pruned.outputs[output][pruned_rows], dense.outputs[output][partners])
+            measures[f"{name}{suffix}"] = [similarity(*pair) for pair in pairs]
     log_probabilities = (
-        side.outputs["log_probabilities"][rows] for side, rows in ((dense, same), (pruned, own))
+        side.outputs["log_probabilities"][rows] for side, rows in ((dense, dense_rows), (pruned, pruned_rows))
     )
-    probabilities = (np.exp(each.astype(np.float32)) for each in log_probabilities)
+    probabilities = (np.exp(values.astype(np.float32)) for values in log_probabilities)
     measures["probability_change"] = metrics.probability_changes(*probabilities)
     return {name: np.array(values) for name, values in measures.items()}
 
@@ -384,13 +389,13 @@ def lost_and_kept(
 def measure_depths(
     dense: list[dict], pruned: list[dict], labels: np.ndarray, is_pie: np.ndarray
 ) -> PopulationMetrics:
-    """Prediction depth by both definitions, PIEs apart.
+    """Measures prediction depth by both definitions, separately for PIEs.
 
     Args:
-        dense, pruned: what `probe` gives of M networks of each; labels: (N,) true classes; is_pie: (N,).
+        dense, pruned: results of `probe` for M networks each; labels: (N,) true classes; is_pie: (N,).
     Returns:
-        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, how many probe layers; of the
-        pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
+        arrays: {dense,pruned}_depth_{prediction,label} (M, N); is_pie; places, the number of probe layers;
+        for the pruned networks knn_accuracy and auroc_depth (M,), and pie_auroc_depth ().
     """
     layers = len(pruned[0]["knn"])
     arrays = {"is_pie": is_pie, "places": layers}
@@ -415,7 +420,7 @@ def measure_depths(
 
 
 def _means(measures: dict[str, np.ndarray]) -> dict[str, float | None]:
-    """The mean of each array's defined values."""
+    """Returns the mean of each array, ignoring NaN; None if all values are NaN."""
     defined = {name: values[~np.isnan(values)] for name, values in measures.items()}
     return {name: float(values.mean()) if len(values) else None for name, values in defined.items()}
 
@@ -423,8 +428,8 @@ def _means(measures: dict[str, np.ndarray]) -> dict[str, float | None]:
 def mean_over_pies_and_rest(
     column: str, pruned: np.ndarray, dense: np.ndarray, is_pie: np.ndarray
 ) -> dict[str, float | None]:
-    """Means and standard deviations (n in the denominator) of (N,) values over PIEs, over the rest, and over
-    all images, of those that are defined."""
+    """Returns means and standard deviations (n in the denominator) of (N,) values over PIEs, over the rest,
+    and over all images, ignoring NaN."""
     columns = {}
     for prefix, values in (("", pruned), ("dense_", dense)):
         for group, chosen in (("pies", is_pie), ("rest", ~is_pie), ("all", is_pie | True)):
@@ -435,7 +440,7 @@ def mean_over_pies_and_rest(
 
 
 def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
-    """What lists call the chosen (N,) test images: their files, below the data folder, or else indices."""
+    """Returns a name for each chosen (N,) test image: its file below the data folder, or else its index."""
     indices = np.flatnonzero(chosen)
     return np.array([data.test_files[index] if data.test_files else index for index in indices], str)
 
@@ -446,27 +451,23 @@ def store(
     measured: list[PopulationMetrics],
     probed: list[list[int]] | None = None,
 ) -> list[dict]:
-    """Stores what was measured of populations, the dense one first, and makes the table anew; returns their
+    """Stores the measurements of populations, the dense one first, and rebuilds the table; returns their
     rows.
 
     Args:
-        probed: of prediction depths the ids of the networks.
+        probed: for prediction depths, the network ids of each population.
     Raises:
-        UserError: another process has stored results of other networks meanwhile.
+        UserError: another process has meanwhile stored results of different networks.
     """
     dense, folder = populations[0], study.method_folder / "populations"
     refuse_other_results(study, populations, probed)
     suffix, rows = "" if probed is None else "_depth", []
     for population, outcome in zip(populations, measured):
         row = {**population_row(study, population, dense), **outcome.columns}
-        if population is dense:  # compared with no other
-            compared = [
-                name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")
-            ]
-            row = {
-                name: value for name, value in row.items() if name not in (*compared, *PRUNED_ONLY_COLUMNS)
-            }
-        facts = {
+        if population is dense:  # it has nothing to be compared with
+            omitted = [name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")]
+            row = {name: value for name, value in row.items() if name not in (*omitted, *PRUNED_ONLY_COLUMNS)}
+        description = {
             "title": title(study, population, dense),
             "architecture": str(study.architecture),
             "settings": json.dumps(population.settings),
@@ -478,23 +479,24 @@ def store(
             **{name: row[name] for name in (*KEY_COLUMNS, "population")},
         }
         if "gallery" in outcome.arrays:
-            facts["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
+            description["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
         path = folder / f"{kind_of(population)}{suffix}.npz"
-        depth_models = {name: row[name] for name in ("depth_models",) if name in row}
-        made = {**made_from(study, population, dense), **depth_models}
-        write_arrays(path, {**facts, **outcome.arrays}, made)
+        inputs = made_from(study, population, dense)
+        if "depth_models" in row:
+            inputs["depth_models"] = row["depth_models"]
+        write_arrays(path, {**description, **outcome.arrays}, inputs)
         rows.append(row)
     table = {row_key(row): row for row in make_table(study.results_folder)}
     return [table.get(row_key(row), row) for row in rows]
 
 
 def kind_of(population: Population) -> str:
-    """The pruning method and sparsity, in file names."""
+    """Returns the pruning method and sparsity, as in file names."""
     return f"{population.pruning_method}_{population.sparsity}"
 
 
 def made_from(study: Study, population: Population, dense: Population) -> dict:
-    """What results of a pruned population against a dense one depend on."""
+    """Returns the inputs of a comparison; stored results are valid only for the same ones."""
     return {
         "checkpoints": population.checksums,
         "dense_checkpoints": dense.checksums,
@@ -503,7 +505,7 @@ def made_from(study: Study, population: Population, dense: Population) -> dict:
 
 
 def population_row(study: Study, population: Population, dense: Population) -> dict:
-    """The columns that say which networks a row is about and which dense ones they are compared with."""
+    """Returns the columns that identify a row's networks and the dense ones they are compared with."""
 
     def identity(*populations: Population) -> str:
         parts = [FORMAT, study.data.evaluated, *(population.checksums for population in populations)]
@@ -528,25 +530,23 @@ def population_row(study: Study, population: Population, dense: Population) -> d
 
 
 def runs(population: Population) -> dict:
-    """How the networks of a population came to be: commands, devices, versions, days, seeds.
+    """Returns the provenance of a population's networks: commands, devices, versions, days, seeds.
 
-    seconds: of their training together; that of the dense networks that they come from is not in it.
+    seconds: their total training time, without that of the dense networks they were pruned from.
     """
     records = [
         record for member in population.members for record in member.records if (record or {}).get("run")
     ]
-    each = [record["run"] for record in records]
-    if parse_method(
-        population.pruning_method
-    ).finetuned:  # encoder and head at once: both say the seconds of both
+    all_runs = [record["run"] for record in records]
+    timed = all_runs
+    # Encoder and head are finetuned together, and both records hold the same seconds: count them once.
+    if parse_method(population.pruning_method).finetuned:
         timed = [member.record["run"] for member in population.members if member.record in records]
-    else:
-        timed = each
     texts = {
-        "commands": [run.get("command") for run in each],
-        "devices": [f"{run.get('device')}, {run.get('threads')} threads" for run in each],
-        "versions": [", ".join(map(" ".join, run.get("versions", {}).items())) for run in each],
-        "days": sorted(str(run.get("written"))[:10] for run in each),
+        "commands": [run.get("command") for run in all_runs],
+        "devices": [f"{run.get('device')}, {run.get('threads')} threads" for run in all_runs],
+        "versions": [", ".join(map(" ".join, run.get("versions", {}).items())) for run in all_runs],
+        "days": sorted(str(run.get("written"))[:10] for run in all_runs),
     }
     return {
         **{name: list(dict.fromkeys(values)) for name, values in texts.items()},
@@ -559,42 +559,42 @@ def runs(population: Population) -> dict:
 
 
 def draw_pies(study: Study, dense: Population, population: Population, arrays: dict) -> None:
-    """PIEs per class, and as flags ask Q-Scores and the UMAP; of the dense population alone its UMAP."""
+    """Draws PIEs per class and, if requested, Q-Scores and the UMAP; for the dense population its UMAP."""
     flags = study.flags
-    made, name = made_from(study, population, dense), figure_name(study, population)
-    shared = {"title": title(study, population, dense), "class_names": study.data.class_names}
+    inputs, name = made_from(study, population, dense), figure_name(study, population)
+    common_arrays = {"title": title(study, population, dense), "class_names": study.data.class_names}
     if population is not dense:
-        shared["is_pie"] = arrays["is_pie"]
-        counts = {name: arrays[name] for name in ("pies_per_class", "images")}
-        draw_figure(study, f"pies_distribution/{name}", {**shared, **counts}, made)
+        common_arrays["is_pie"] = arrays["is_pie"]
+        class_counts = {name: arrays[name] for name in ("pies_per_class", "images")}
+        draw_figure(study, f"pies_distribution/{name}", {**common_arrays, **class_counts}, inputs)
     if population is not dense and flags.plot_q_score:
         sides = {"dense": "dense_", "pruned": ""}
         quality = {
             f"{side}_{part}": arrays[f"{prefix}{part}"] for side, prefix in sides.items() for part in PARTS
         }
         quality |= axis_names(population)
-        draw_figure(study, f"q_score/{name}", {**shared, **quality}, made)
+        draw_figure(study, f"q_score/{name}", {**common_arrays, **quality}, inputs)
     if flags.plot_umap:
         ids = umap_ids(study, population)
         path = f"umap/{name}_{len(ids)}latents"
-        made |= {"umap_models": ids, "umap_seed": UMAP_SEED, "code": evaluation.code()}
-        stored = read_arrays(study.method_folder / f"{path}.npz", made)  # coordinates take long
-        if stored is None:
+        inputs |= {"umap_models": ids, "umap_seed": UMAP_SEED, "code": evaluation.code()}
+        umap_arrays = read_arrays(study.method_folder / f"{path}.npz", inputs)  # UMAP is slow
+        if umap_arrays is None:
             networks = [job.work() for job in evaluations(study, population)[: len(ids)]]
-            stored = {
+            umap_arrays = {
                 "coordinates": umap_coordinates(np.mean([network["latent"] for network in networks], 0))
             }
-        whose = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} networks"
-        shared["title"] += f"\nUMAP of {whose}"
-        shared |= {"coordinates": stored["coordinates"], "modal_labels": arrays["modal_labels"]}
-        draw_figure(study, path, shared, made)
+        source = f"latents of id {ids[0]}" if len(ids) == 1 else f"latents averaged over {len(ids)} networks"
+        common_arrays["title"] += f"\nUMAP of {source}"
+        common_arrays |= {"coordinates": umap_arrays["coordinates"], "modal_labels": arrays["modal_labels"]}
+        draw_figure(study, path, common_arrays, inputs)
 
 
 def check_umap_images(images: int) -> None:
-    """Refuses too few test images for UMAP.
+    """Refuses --plot_umap with too few test images.
 
     Raises:
-        UserError: so many are too few.
+        UserError: UMAP needs more.
     """
     if images < UMAP_IMAGES:
         raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {images}; leave it out")
@@ -604,7 +604,7 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
 
     Raises:
-        UserError: too few images, latents between which distances are not finite, or an error of UMAP.
+        UserError: too few images, distances between latents that are not finite, or an error in UMAP.
     """
     check_umap_images(len(latent))
     if not np.square(latent, dtype=np.float64).sum(1).max() < np.finfo(np.float32).max / 4:
@@ -616,7 +616,7 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
 
             model = umap.UMAP(n_neighbors=min(15, len(latent) - 1), random_state=UMAP_SEED, n_jobs=1)
             return model.fit_transform(latent).astype(np.float32)
-    except Exception as error:  # numba, scikit-learn and pynndescent raise many kinds
+    except Exception as error:  # numba, scikit-learn and pynndescent raise many types
         if "cannot cache" in str(error) and process.cache_compiled_code():
             return umap_coordinates(latent)
         reason = f"{type(error).__name__}: {one_line(error)}"
@@ -624,11 +624,11 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
 
 
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:
-    """Dense against pruned depth by the definition of --depth_target, averaged over the networks."""
+    """Draws dense against pruned depth, by the definition of --depth_target, averaged over the networks."""
     target = study.flags.depth_target
     depths = {side: arrays[f"{side}_depth_{target}"] for side in ("dense", "pruned")}
     models = len(depths["dense"])
-    facts = {
+    figure_arrays = {
         "title": f"{title(study, population, dense)}\n"
         f"layer from which the k-NN agrees with the {DEFINITIONS[target]}; {models} networks",
         "places": arrays["places"],
@@ -636,8 +636,8 @@ def draw_depths(study: Study, dense: Population, population: Population, arrays:
         **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
         **axis_names(population),
     }
-    made = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
-    draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", facts, made)
+    inputs = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
+    draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", figure_arrays, inputs)
 
 
 def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
@@ -645,6 +645,7 @@ def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
 
     Args:
         name: KIND/..., where KIND is the kind of figure.
+        made: the inputs that the figure depends on.
     """
     from common import plots
 
@@ -660,50 +661,50 @@ def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
 
 
 def figure_name(study: Study, population: Population) -> str:
-    """The stem of the files of figures about a population."""
+    """Returns the stem of file names of a population's figures."""
     return f"{study.architecture_name}_{kind_of(population)}sparsity_{len(population.members)}models"
 
 
 def title(study: Study, population: Population, dense: Population) -> str:
-    """Data set, learning method, pruning and sparsity; below them the number of networks and those settings
-    that are most often changed, where they are not the published ones."""
+    """Returns the title of a figure: data set, learning method, pruning and sparsity; below them the number
+    of networks and the `TITLE_SETTINGS` that differ from the published ones."""
     external = ", dense external" if dense.external else ""
     if population.external:
         external = ", external"
-    head = study.architecture.projection_head
-    network = f"{study.architecture}" + (f", {head} head" if head != "mlp" else "")
+    projection_head = study.architecture.projection_head
+    network = f"{study.architecture}" + (f", {projection_head} head" if projection_head != "mlp" else "")
     lines = [
         f"{study.data.title} · {study.learning_method} · "
         f"{with_sparsity(population.pruning_method, population.sparsity)}",
         f"{len(population.members)} networks ({network}{external})",
     ]
-    own, of_dense = (
-        {key: value for key, value in each.non_default_settings.items() if key in TITLE_SETTINGS}
-        for each in (population, dense)
+    shown, dense_shown = (
+        {key: value for key, value in side.non_default_settings.items() if key in TITLE_SETTINGS}
+        for side in (population, dense)
     )
-    if parse_method(population.pruning_method).finetuned and of_dense:
-        settings = [f"dense: {in_words(of_dense)}", own and f"{state_of(population)}: {in_words(own)}"]
-        lines.append("; ".join(filter(None, settings)))
-    elif own:
-        lines.append(in_words(own))
+    if parse_method(population.pruning_method).finetuned and dense_shown:
+        parts = [f"dense: {in_words(dense_shown)}", shown and f"{state_of(population)}: {in_words(shown)}"]
+        lines.append("; ".join(filter(None, parts)))
+    elif shown:
+        lines.append(in_words(shown))
     return "\n".join(lines)
 
 
 def state_of(population: Population) -> str:
-    """What titles and axes call the networks that are compared with the dense ones."""
+    """Returns the word for these networks in titles and on axes, where they are compared with dense ones."""
     return FINETUNED if population.pruning_method == FINETUNED else "pruned"
 
 
 def axis_names(population: Population) -> dict[str, str]:
-    """What a figure stores of `state_of`: nothing of pruned networks, which its axes mean without it."""
+    """Returns what a figure stores of `state_of`: nothing for pruned networks, the default on its axes."""
     return {"networks": FINETUNED} if state_of(population) == FINETUNED else {}
 
 
 def in_words(settings: dict) -> str:
-    """`epochs 5, batch_size 256`"""
+    """Formats settings as `epochs 5, batch_size 256`."""
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def show_table(study: Study, rows: list[dict]) -> None:
-    """Shows rows of the table."""
+    """Logs rows of the table."""
     logger.info("%s\nall columns: %s", format_table(rows), table_path(study.results_folder))

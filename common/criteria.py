@@ -1,8 +1,8 @@
-"""Criteria: what is unimportant in a network. To add one, write a function of any of (weight, gradient,
-initial_weight, accumulated, hessian_gradient, path_gradient) to a score of the weight's shape, the lowest
-pruned first, and an entry in `CRITERIA`.
+"""Pruning criteria, which score how important weights are; the lowest scores are pruned first.
 
-torch waits until a score is computed, because `--help` reads names and meanings from here.
+To add one, write a function that takes any of (weight, gradient, initial_weight, accumulated,
+hessian_gradient, path_gradient) and returns a score of the weight's shape, and add an entry to `CRITERIA`.
+torch is imported only to compute scores, because `--help` reads names and meanings from here.
 """
 
 from dataclasses import dataclass
@@ -11,41 +11,42 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-POWERS = (0.5, 2, 3)  # of sums of |gradient|: of the variants 0.5 to 3 of Lévai & Zombori
+POWERS = (0.5, 2, 3)  # powers of sums of |gradient|, among the variants 0.5 to 3 of Lévai & Zombori
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What criteria know of a weight's gradients g_b over batches b, each of the weight's shape."""
+    """Sums over batches b of the gradients g_b of a weight, in the shape of the weight."""
 
     total: "Tensor"  # sum of g_b
     absolute: "Tensor"  # sum of |g_b|
 
 
 def magnitude(weight: "Tensor") -> "Tensor":
-    """|w|."""
+    """Returns |w|."""
     return weight.abs()
 
 
 def magnitude_increase(weight: "Tensor", initial_weight: "Tensor") -> "Tensor":
-    """|w| - |initial w|: how much the weight has grown in training (Zhou et al. 2019, "Deconstructing lottery
+    """Returns |w| - |initial w|, the growth in training (Zhou et al. 2019, "Deconstructing lottery
     tickets")."""
     return weight.abs() - initial_weight.abs()
 
 
 def snip(weight: "Tensor", gradient: Gradient) -> "Tensor":
-    """|w x sum_b g_b|: connection sensitivity (Lee et al. 2019), at the present weights, without its constant
-    factor."""
+    """Returns |w x sum_b g_b|, the connection sensitivity (Lee et al. 2019) at the current weights, without
+    its constant factor."""
     return (weight * gradient.total).abs()
 
 
 def snip_batches(weight: "Tensor", gradient: Gradient) -> "Tensor":
-    """sum_b |w g_b|: sensitivities of single batches do not cancel."""
+    """Returns sum_b |w g_b|; sensitivities of different batches cannot cancel."""
     return weight.abs() * gradient.absolute
 
 
 def levai_zombori(weight: "Tensor", accumulated: "Tensor") -> "Tensor":
-    """|w| x sum_t |g_t| over every step t of the training before (Lévai & Zombori 2020, by their code).
+    """Returns |w| x sum_t |g_t| over all earlier training steps t (Lévai & Zombori 2020, following their
+    code).
 
     Args:
         accumulated: sums of |g_t| and of g_t.
@@ -54,7 +55,7 @@ def levai_zombori(weight: "Tensor", accumulated: "Tensor") -> "Tensor":
 
 
 def levai_zombori_signed(weight: "Tensor", accumulated: "Tensor") -> "Tensor":
-    """|w x sum_t g_t|: gradients of opposite steps cancel, as in what Lévai & Zombori logged."""
+    """Returns |w x sum_t g_t|; gradients of opposite sign cancel, as in the logs of Lévai & Zombori."""
     return (weight * accumulated[1]).abs()
 
 
@@ -66,19 +67,19 @@ def _levai_zombori_power(power: float) -> Callable[["Tensor", "Tensor"], "Tensor
 
 
 def synflow(weight: "Tensor", path_gradient: "Tensor") -> "Tensor":
-    """|w dR/d|w||, R the sum over all paths through the network of the product of their |weights| (Tanaka et
-    al. 2020), at the present weights."""
+    """Returns |w dR/d|w|| at the current weights, where R sums the products of |weights| along all paths
+    through the network (Tanaka et al. 2020)."""
     return (weight * path_gradient).abs()
 
 
 def grasp(weight: "Tensor", hessian_gradient: "Tensor") -> "Tensor":
-    """w (H g): Wang et al. 2020 remove the highest of -w (H g), whose removal keeps the norm of the gradient
-    best; H and g are of the summed loss of some batches."""
+    """Returns w (H g), with H and g of the summed loss of a few batches. Wang et al. 2020 prune the highest
+    -w (H g), because removing these weights preserves the gradient norm best."""
     return weight * hessian_gradient
 
 
 def random(weight: "Tensor") -> "Tensor":
-    """Uniform random numbers from torch's global CPU generator: the control."""
+    """Returns uniform random numbers from torch's global CPU generator: the control."""
     import torch
 
     return torch.rand(weight.shape).to(weight.device)
@@ -94,25 +95,25 @@ def _filter_norm(order: float) -> Callable[["Tensor"], "Tensor"]:
 
 
 def filter_random(weight: "Tensor") -> "Tensor":
-    """One random number for every filter: the control of the filter norms."""
+    """Returns one random number per filter: the control for the filter norms."""
     import torch
 
     return _of_filters(torch.rand(len(weight)).to(weight.device), weight)
 
 
 def _of_filters(scores: "Tensor", weight: "Tensor") -> "Tensor":
-    """One score for each filter (F,) -> the same for all its weights, (F, ...)."""
+    """Expands one score per filter (F,) to all its weights (F, ...)."""
     return scores.reshape(-1, *[1] * (weight.ndim - 1)).expand_as(weight)
 
 
 class Criterion(NamedTuple):
-    """The score of a weight, and what it means in a formula."""
+    """A function that scores weights, and its formula."""
 
     score: Callable[..., "Tensor"]
     meaning: str
 
 
-# --criterion -> what it prunes first.
+# --criterion -> its scores; the lowest are pruned first.
 CRITERIA = {
     "magnitude": Criterion(magnitude, "|w|"),
     "magnitude_increase": Criterion(magnitude_increase, "|w| - |initial w|"),

@@ -1,4 +1,5 @@
-"""A data set as tensors: uint8 images, labels, class names, mean and std. Only this module reads images."""
+"""Data sets as tensors: uint8 images, labels, class names, mean and std. Only this module reads image
+files."""
 
 import hashlib
 import http.client
@@ -20,24 +21,24 @@ from torch import Tensor
 
 from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
-from common.store.files import claim, says_all
+from common.store.files import claim, names_cause
 
-TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums count on this order
-SMALLEST_SIDE = 8  # the network halves the image twice
+TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums depend on this order
+SMALLEST_SIDE = 8  # the network halves images twice
 HALVES = ("train", "test")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of others EPS would start a program
-LARGEST_ADVISED = 64  # four times the pixels, and the time, of the published images
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # not EPS, for which Pillow starts a program
+LARGEST_ADVISED = 64  # four times the pixels, and the training time, of the published images
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Training and test images with what the study needs to know about them.
+    """Training and test images with their labels, classes and statistics.
 
-    Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, of pixels scaled to
-    [0, 1]; `normalization` holds both where --normalization gives others than the data set's.
-    `horizontal_flip` and `vertical_flip` say which flips views are given. `checksum` is the SHA-256 of all of
-    it, `train_checksum` of all but the test images. `test_files` are the paths of the test images below the
-    data folder, where it is one.
+    Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, for pixels scaled to
+    [0, 1]; `normalization` holds both if --normalization replaces those of the data set. `horizontal_flip`
+    and `vertical_flip`: whether views are flipped. `checksum` is the SHA-256 of the whole data set,
+    `train_checksum` excludes the test images. `test_files` are paths of test images below the data folder,
+    empty for other data sets.
     """
 
     name: str
@@ -55,15 +56,15 @@ class ImageDataset:
     train_checksum: str = ""
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     test_files: tuple[str, ...] = ()
-    test_checksum: str = ""  # of other test images than the clean ones (common/test_sets.py)
+    test_checksum: str = ""  # set if common/test_sets.py replaced the test images
 
     def to(self, device: torch.device) -> "ImageDataset":
-        """The same data set with its tensors on `device`."""
+        """Returns the data set with its tensors on `device`."""
         return replace(self, **{field: getattr(self, field).to(device) for field in TENSORS})
 
     @property
     def evaluated(self) -> str:
-        """The checksum that what is evaluated depends on, with another normalization where one is given."""
+        """The checksum on which evaluations depend; it includes the test set and --normalization."""
         checksum = self.test_checksum or self.checksum
         if self.normalization:
             checksum = hashlib.sha256(f"{checksum} {self.normalization}".encode()).hexdigest()
@@ -71,29 +72,29 @@ class ImageDataset:
 
     @property
     def flips(self) -> dict[str, bool]:
-        """Which flips the views of a training have."""
+        """Whether training views are flipped horizontally and vertically."""
         return {flip: getattr(self, flip) for flip in FLIPS}
 
     @property
     def pixel_settings(self) -> dict:
-        """What a configuration says of how images become network input."""
+        """The settings of a configuration that turn images into network input."""
         given = {"normalization": [list(values) for values in self.normalization or ()]}
         return {**self.flips, **(given if self.normalization else {})}
 
     @property
     def normalization_text(self) -> str:
-        """`mean 0.4915,0.4823,0.4468 std 0.2047,0.2435,0.2616`"""
+        """Mean and std as text: `mean 0.4915,0.4823,0.4468 std 0.2047,0.2435,0.2616`."""
         texts = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         return "mean {} std {}".format(*texts)
 
     def normalized_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "ImageDataset":
-        """The same images for networks that see (pixel - mean) / std, per channel of pixels in [0, 1]."""
+        """Returns the data set for networks that see (pixel - mean) / std, per channel, pixels in [0, 1]."""
         if (mean, std) == (self.mean, self.std):
             return self
         return replace(self, mean=mean, std=std, normalization=(mean, std))
 
     def facts(self) -> dict:
-        """What a checkpoint records about its data."""
+        """Returns what a checkpoint records about its data."""
         return {
             "name": self.name,
             "checksum": self.checksum,
@@ -108,46 +109,46 @@ class ImageDataset:
         }
 
 
-def same_training_images(facts: dict, others: dict) -> bool:
-    """Whether two `ImageDataset.facts` are of the same training images, on which alone a training depends.
+def same_training_images(first: dict, second: dict) -> bool:
+    """Whether two `ImageDataset.facts` describe the same training images; training depends on nothing else.
 
-    Records from before `train_checksum` have one checksum of training and test images, which then counts.
+    Older records lack `train_checksum`; then the checksum of training and test images decides.
     """
-    key = "train_checksum" if "train_checksum" in facts and "train_checksum" in others else "checksum"
-    return facts[key] == others[key]
+    key = "train_checksum" if "train_checksum" in first and "train_checksum" in second else "checksum"
+    return first[key] == second[key]
 
 
 def dataset_name(dataset: str, data_dir: str) -> str:
-    """The name of the data set in paths and tables: cifar10, digits, ... or the folder's own name.
+    """Returns the name of the data set in paths and tables: cifar10, digits, ... or the name of the folder.
 
     Raises:
-        UserError: a folder that is called like one of the built-in data sets.
+        UserError: the folder has the name of a built-in data set, or one that cannot be printed.
     """
     if dataset != "folder":
         return dataset
     name = Path(data_dir).resolve().name
     if name in (*DOWNLOADS, "digits", "") or re.fullmatch(r"seed_\d+", name):
         raise UserError(
-            f"--data_dir {data_dir}: a folder called {name!r} would write over results of other data or "
-            "seeds; rename it"
+            f"--data_dir {data_dir}: a folder named {name!r} would overwrite results of other data or seeds; "
+            "rename it"
         )
     if not name.isprintable():
         raise UserError(
-            f"--data_dir: a folder called {name!r} would give models and tables a name that "
-            "cannot be shown; rename it"
+            f"--data_dir: {name!r} names models and tables but has characters that cannot be printed; rename "
+            "the folder"
         )
     return name
 
 
 def load_dataset(dataset: str, data_dir: str, follow_links: bool = False) -> ImageDataset:
-    """The data set on the CPU.
+    """Loads a data set on the CPU.
 
     Args:
         dataset: a name in DOWNLOADS, 'digits' or 'folder'.
-        data_dir: where a downloaded data set lies or goes, or the folder with train/ and test/.
-        follow_links: whether that folder may hold links to what lies outside of it.
+        data_dir: the folder for downloads, or the folder with train/ and test/.
+        follow_links: whether links may lead out of that folder.
     Raises:
-        UserError: data that is missing, damaged or unusable.
+        UserError: the data is missing, damaged or unusable.
     """
     name = dataset_name(dataset, data_dir)
     if dataset == "folder":
@@ -163,11 +164,11 @@ def load_dataset(dataset: str, data_dir: str, follow_links: bool = False) -> Ima
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 (N, 3, H, W), scaled to [0, 1].
+    """Returns mean and standard deviation per channel of uint8 (N, 3, H, W), scaled to [0, 1].
 
-    A constant channel has the standard deviation 1.
+    A constant channel gets the standard deviation 1.
     """
-    # From the 256 counts of each channel: exact, and no float copy of the images.
+    # Counting the 256 levels of each channel is exact and needs no float copy of the images.
     levels = torch.arange(256, dtype=torch.float64) / 255
     counts = [torch.bincount(channel.flatten().int(), minlength=256) for channel in images.unbind(1)]
     shares = torch.stack(counts).double() / counts[0].sum()
@@ -182,7 +183,7 @@ def _load_digits() -> ImageDataset:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # scikit-learn's have the levels 0 to 16
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0 to 16
     train, test, *labels = map(
         torch.from_numpy,
         train_test_split(pixels, digits.target, test_size=500, stratify=digits.target, random_state=0),
@@ -206,41 +207,41 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
-    wanted = DOWNLOADS[name]
-    kind = getattr(datasets, wanted.kind)
+    download = DOWNLOADS[name]
+    dataset_class = getattr(datasets, download.kind)
 
     for path in [*root.glob("*.*"), *root.glob("cifar-*/*")]:
         refuse_pipe(path)
 
     def read() -> list:
-        """Training and test set; nothing where a file is missing or damaged: torchvision compares every file
-        with its checksum before it unpickles or parses it."""
+        """Returns training and test set, or nothing if a file is missing or damaged: torchvision checks the
+        checksum of every file before unpickling or parsing it."""
         try:
-            return [kind(str(root), **half) for half in wanted.halves]
+            return [dataset_class(str(root), **half) for half in download.halves]
         except RuntimeError:
             return []
 
     def fetch() -> list:
-        files = wanted.files(kind)
-        found, names = f"no undamaged {wanted.title} in {root}", " and ".join(file[1] for file in files)
-        logger.info(f"{found}: taking {names}, from there or downloaded first ({wanted.megabytes} MB)")
+        files = download.files(dataset_class)
+        problem, names = f"no intact {download.title} in {root}", " and ".join(file[1] for file in files)
+        logger.info(f"{problem}: reading {names}, missing files are downloaded ({download.megabytes} MB)")
         try:
             for url, file, md5 in files:
-                if not os.path.lexists(root / file):  # under a hidden name, until it is there whole
+                if not os.path.lexists(root / file):  # under a hidden name until it is complete
                     download_url(url, str(root), f".{file}", md5)
                     (root / f".{file}").replace(root / file)
                 elif not check_integrity(str(root / file), md5):
                     raise UserError(
-                        f"--dataset {name}: {found}: {root / file} is damaged or incomplete; move it away to "
-                        "have it downloaded, or put another copy in its place"
+                        f"--dataset {name}: {problem}: {root / file} is damaged or incomplete; move it away "
+                        "to download it again, or replace it with an intact copy"
                     )
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            if says_all(error, root) and not isinstance(error, ConnectionError | TimeoutError):
+            if names_cause(error, root) and not isinstance(error, ConnectionError | TimeoutError):
                 raise
             reason = " ".join(str(error).split())
             raise UserError(
-                f"--dataset {name}: {found} and the download failed ({reason}); put {names} from the "
-                f"{wanted.title} home page into {root}, or use --dataset digits, which needs no download"
+                f"--dataset {name}: {problem} and the download failed ({reason}); put {names} from the "
+                f"{download.title} home page into {root}, or use --dataset digits, which needs no download"
             ) from None
         for _, file, _ in files:
             if file.endswith(".gz"):
@@ -258,9 +259,9 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
         if photos:
             raise UserError(
                 f"--dataset {name}: {root} holds folders of images ({', '.join(photos[:4])}), not "
-                f"{wanted.title}; give --dataset folder, or another --data_dir"
+                f"{download.title}; give --dataset folder, or another --data_dir"
             )
-        with claim(root / wanted.title, wait=True):  # of several scripts one fetches, the others wait
+        with claim(root / download.title, wait=True):  # one process downloads, others wait
             halves = read() or fetch()
     tensors = []
     for half in halves:
@@ -269,93 +270,107 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
         labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels).long()
         tensors += [images.contiguous(), labels]
     classes = getattr(halves[0], "classes", range(labels.max() + 1))
-    statistics = wanted.statistics or channel_statistics(tensors[0])
-    facts = tuple(map(str, classes)), *statistics, wanted.flips, wanted.flips
-    return ImageDataset(name, wanted.title, *tensors, *facts)
+    statistics = download.statistics or channel_statistics(tensors[0])
+    names = tuple(map(str, classes))
+    return ImageDataset(name, download.title, *tensors, names, *statistics, download.flips, download.flips)
 
 
 def _load_folder(root: Path, name: str, follow_links: bool) -> ImageDataset:
     class_names, halves = list_folder(root, follow_links)
     paths = [path for files in halves.values() for path in itertools.chain(*files)]
 
-    def read(place: int) -> None:
-        with open_image(paths[place]) as image:
+    def read(index: int) -> None:
+        with open_image(paths[index]) as image:
             if sorted(image.size) == sorted((width, height)):
                 image = upright(image)
-            if image.size != (width, height):  # seen before the pixels are decoded
+            if image.size != (width, height):  # checked before the pixels are decoded
                 side = max(SMALLEST_SIDE, min(width, height, *image.size, LARGEST_ADVISED))
                 target = root.parent / f"{name}_{side}"
                 command = ["python", "benchmarks/prepare_images.py", root, target, "--size", side]
                 raise UserError(
                     f"--data_dir {root}: images of different sizes, {paths[0]} {width}x{height} and "
-                    f"{paths[place]} {image.width}x{image.height}; resize them: "
+                    f"{paths[index]} {image.width}x{image.height}; resize them: "
                     f"{shlex.join(map(str, command))}"
                 )
-            pixels[place] = np.asarray(image).transpose(2, 0, 1)
+            pixels[index] = np.asarray(image).transpose(2, 0, 1)
 
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # of the image library: what cannot be read is said below
-        warnings.filterwarnings("error", "Image size")  # it would take gigabytes
+        warnings.simplefilter("ignore")  # Pillow's; unreadable files raise an error anyway
+        warnings.filterwarnings("error", "Image size")  # decoding would take gigabytes
         with open_image(paths[0]) as image:
             width, height = upright(image).size
         pixels = np.empty((len(paths), 3, height, width), np.uint8)
         list(pool.map(read, range(len(paths))))
     if min(height, width) < SMALLEST_SIDE:
         smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
-        raise UserError(f"--data_dir {root}: images of {width}x{height}; at least {smallest} is needed")
+        raise UserError(f"--data_dir {root}: images of {width}x{height}, at least {smallest} is needed")
     trained = sum(map(len, halves["train"]))
     labels = [label for files in halves.values() for label, images in enumerate(files) for _ in images]
     pixels, labels = torch.from_numpy(pixels), torch.tensor(labels)
     train, test = pixels[:trained], pixels[trained:]
-    tensors = train, labels[:trained], test, labels[trained:]
-    facts = tuple(class_names), *channel_statistics(train), True, True
-    files = tuple(path.relative_to(root).as_posix() for path in paths[trained:])
-    return ImageDataset(name, name, *tensors, *facts, test_files=files)
+    return ImageDataset(
+        name,
+        name,
+        train,
+        labels[:trained],
+        test,
+        labels[trained:],
+        tuple(class_names),
+        *channel_statistics(train),
+        horizontal_flip=True,
+        vertical_flip=True,
+        test_files=tuple(path.relative_to(root).as_posix() for path in paths[trained:]),
+    )
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name, without hidden files and folders.
+    """Returns the files and folders in a folder, sorted by name, without hidden ones.
 
     Raises:
-        OSError: a folder that may not be read, which a glob would take for an empty one.
+        OSError: the folder is not readable; a glob would treat it as empty.
     """
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def refuse_link_out(path: Path, root: Path) -> None:
-    """Refuses what is in the folder `root` by a link alone.
+    """Refuses links that lead out of the folder `root`.
 
     Raises:
-        UserError: a path that leads out of `root`.
+        UserError: the path leads out of `root`.
     """
     if root.resolve() not in Path(os.path.realpath(path)).parents:
-        raise UserError(f"{path} is a link out of {root}; put a copy in its place, or give --follow_links")
+        raise UserError(f"{path} is a link out of {root}; replace it with a copy, or give --follow_links")
 
 
 def list_folder(root: Path, follow_links: bool) -> tuple[list[str], dict[str, list[list[Path]]]]:
-    """Names of the classes, and of `train` and `test` the files of each class.
+    """Returns the class names, and for `train` and `test` the files of each class.
 
-    Classes, their order and that of the images are as torchvision's ImageFolder has them, without hidden
-    ones. What ImageFolder would pass over or descend into is refused: a file that is no image, a folder in a
-    class. So is a link out of `root`, unless `follow_links`.
+    The order of classes and images is that of torchvision's ImageFolder, without hidden files. Files outside
+    class folders, which ImageFolder would ignore, are refused; so are links out of `root`, unless
+    `follow_links`.
+
+    Raises:
+        UserError: the folder does not have the structure of a data set.
     """
     for half in HALVES:
         if not (root / half).is_dir():
             raise UserError(
-                f"--data_dir {root}: no folder {half}/ in it; it must hold train/CLASS/* and test/CLASS/* "
+                f"--data_dir {root} has no folder {half}/; it must hold train/CLASS/* and test/CLASS/* "
                 "(benchmarks/prepare_images.py --test_share splits a folder of classes into both)"
             )
         for path in visible(root / half):
             if not path.is_dir():
                 raise UserError(
-                    f"--data_dir {root}: {half}/{path.name} is in no folder of a class; move it into one "
+                    f"--data_dir {root}: {half}/{path.name} is outside the class folders; move it into one "
                     f"({half}/CLASS/{path.name}), or out of {half}/"
                 )
     class_names, test_classes = ([path.name for path in visible(root / half)] for half in HALVES)
-    if strangers := sorted({*test_classes} - {*class_names}):
-        raise UserError(f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(strangers)}")
-    if odd := [name for name in class_names if not name.isprintable()]:
-        raise UserError(f"--data_dir {root}: the name of the class {odd[0]!r} cannot be shown; rename it")
+    if unknown_classes := sorted({*test_classes} - {*class_names}):
+        raise UserError(
+            f"--data_dir {root}: test/ has classes that train/ lacks: {', '.join(unknown_classes)}"
+        )
+    if unprintable := [name for name in class_names if not name.isprintable()]:
+        raise UserError(f"--data_dir {root}: the class name {unprintable[0]!r} cannot be printed; rename it")
     if len(class_names) < 2:
         raise UserError(
             f"--data_dir {root}: train/ has {len(class_names)} class folders, at least 2 are needed"
@@ -374,26 +389,30 @@ def list_folder(root: Path, follow_links: bool) -> tuple[list[str], dict[str, li
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """An image whose pixels are not decoded yet; what cannot be decoded inside the context is refused."""
+    """Opens an image without decoding its pixels.
+
+    Raises:
+        UserError: the image is unsuitable, or the body of the `with` statement cannot decode it.
+    """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             raise ValueError("not a file")
         with Image.open(path, formats=FORMATS) as image:
-            # 16 or 32 bits, which Pillow cuts off or clips to 255: nearly all white.
+            # Pillow would truncate 16 or 32 bits or clip them to 255.
             if image.mode.startswith(("I", "F")) or re.search(";16[BLN]", str(image.tile)):
-                raise ValueError("more than 8 bits a channel: convert it to 8 bits")
-            # The first of an MPO, a JPEG of many cameras, is the photograph.
+                raise ValueError("more than 8 bits per channel: convert it to 8 bits")
+            # MPO is a JPEG that many cameras write; its first frame is the photograph.
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise ValueError(f"{frames} frames: keep one")
             yield image
-    # Pillow's decoders raise errors of every kind at spoilt bytes, SyntaxError and RuntimeError among them.
+    # For damaged files Pillow raises errors of every type, even SyntaxError and RuntimeError.
     except Exception as error:
-        if says_all(error, path):
+        if names_cause(error, path):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is not a readable image ({reason}); replace it or move it away") from None
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image in RGB, turned as its EXIF says."""
+    """Returns the image in RGB, rotated as its EXIF data requests."""
     return ImageOps.exif_transpose(image).convert("RGB")

@@ -1,5 +1,7 @@
-"""Data sets that torchvision downloads: to add one of colour images, add an entry. Only the standard library
-is imported here, so that `--help` answers at once."""
+"""Data sets that torchvision downloads. To add one of colour images, add an entry.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
 
 from dataclasses import dataclass
 from typing import Callable
@@ -7,10 +9,11 @@ from typing import Callable
 
 @dataclass(frozen=True)
 class Download:
-    """kind: its class in torchvision.datasets; halves: what that takes for training and for test images;
-    files: url, name and MD5 of each file, from the class.
+    """Describes a data set to download.
 
-    flips: both ways or none. statistics: mean and std, None: those of the training images.
+    kind: its class in torchvision.datasets; halves: arguments of the class for training and for test images;
+    files: returns URL, name and MD5 of each file, given the class; flips: whether views are flipped, in both
+    directions; statistics: mean and std (None: computed from the training images).
     """
 
     title: str

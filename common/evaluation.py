@@ -1,4 +1,4 @@
-"""Networks without gradients: what they give for images as they are, and their scores on the test set."""
+"""Inference without gradients: outputs for un-augmented images, and scores on the test set."""
 
 import math
 from typing import Callable, Iterator
@@ -12,30 +12,28 @@ from common.cli import UserError
 from common.data import ImageDataset
 from common.models import Classifier
 
-EVALUATION_BATCH, EVALUATION_PIXELS = (
-    1000,
-    1000 * 32 * 32,
-)  # images in a batch without gradients; fewer where they are large
-CACHED_PIXELS = (
-    64 * 32 * 32
-)  # at once on a CPU, whose cache then holds the activations: twice as fast as 1000 images, the same numbers
+# Limits on the images and on the pixels of a batch.
+EVALUATION_BATCH, EVALUATION_PIXELS = 1000, 1000 * 32 * 32
+# Limit on a CPU, so that activations fit its cache: twice as fast as 1000 images, with the same results.
+CACHED_PIXELS = 64 * 32 * 32
 
 
 class NotFiniteError(UserError):
-    """Outputs of a network that are not finite; nothing may be computed from them."""
+    """The outputs of a network are not finite, so nothing may be computed from them."""
 
 
 def not_finite(tensors: dict[str, Tensor]) -> str:
-    """The name of the first of these tensors that is not finite and the number of others; empty: none is."""
+    """Returns the name of the first tensor with values that are not finite, and how many more there are;
+    empty if all are finite."""
     names = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     return "" if not names else names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def check_finite(outputs: Tensor, what: str) -> Tensor:
-    """The outputs of a network as they are; on a GPU this waits for the device.
+    """Returns the outputs of a network unchanged if they are finite. On a GPU this waits for the device.
 
     Args:
-        what: their name in the message.
+        what: name of the outputs in the error message.
     Raises:
         NotFiniteError: some are not finite.
     """
@@ -45,7 +43,7 @@ def check_finite(outputs: Tensor, what: str) -> Tensor:
 
 
 def evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
-    """How many of these images go through a network at once without gradients; `batch_size` at most."""
+    """Returns the batch size for these images without gradients, at most `batch_size`."""
     pixels = images[0, 0].numel()
     if images.device.type == "cpu":
         return max(1, min(batch_size or EVALUATION_BATCH, CACHED_PIXELS // pixels))
@@ -56,29 +54,31 @@ def evaluation_size(images: Tensor, batch_size: int | None = None) -> int:
 def outputs(
     encode: Callable[[Tensor], Tensor], images: Tensor, data: ImageDataset, batch_size: int | None = None
 ) -> Tensor:
-    """What `encode` of a network in eval mode, or the network, gives for un-augmented uint8 images (N, 3, H,
-    W): latents (N, D), logits.
+    """Returns the latents (N, D) or logits of a network in eval mode for un-augmented uint8 images (N, 3, H,
+    W).
 
+    Args:
+        encode: the network, or the part of it that computes latents.
     Raises:
-        NotFiniteError: they are not finite.
+        NotFiniteError: the outputs are not finite.
     """
     batches = evaluation_batches(images, data, batch_size)
     return check_finite(torch.cat([encode(batch) for batch in batches]), "outputs for un-augmented images")
 
 
 def evaluation_batch(images: Tensor, data: ImageDataset) -> Tensor:
-    """uint8 images -> network input without augmentation."""
+    """Turns uint8 images into network input, without augmentation."""
     return augment.evaluation_images(images, data.mean, data.std)
 
 
 def evaluation_batches(images: Tensor, data: ImageDataset, batch_size: int | None = None) -> Iterator[Tensor]:
-    """The same in batches of `batch_size` images at most."""
+    """Yields network input in batches of at most `batch_size` images, without augmentation."""
     return (evaluation_batch(batch, data) for batch in images.split(evaluation_size(images, batch_size)))
 
 
 @torch.no_grad()
 def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, float]:
-    """test_loss and test_accuracy over the whole test set, in eval mode.
+    """Returns test_loss and test_accuracy over the whole test set, in eval mode.
 
     Raises:
         NotFiniteError: the logits are not finite.
@@ -89,14 +89,14 @@ def evaluate_test_set(network: Classifier, data: ImageDataset) -> dict[str, floa
 
 @torch.no_grad()
 def test_scores(logits: Tensor, data: ImageDataset) -> dict[str, float]:
-    """test_loss and test_accuracy by the logits (N, C) of the test images.
+    """Returns test_loss and test_accuracy, given the logits (N, C) of the test images.
 
     Raises:
-        NotFiniteError: logits, or a loss, that are not finite.
+        NotFiniteError: the logits or the loss are not finite.
     """
     accuracy = (logits.argmax(1) == data.test_labels).float().mean()
     scores = [F.cross_entropy(logits, data.test_labels), accuracy, logits.isfinite().all()]
-    # Read together: every reading waits for the device.
+    # One transfer for all: each would wait for the device.
     loss, accuracy, finite = torch.stack([score.float() for score in scores]).tolist()
     if not (finite and math.isfinite(loss)):
         raise NotFiniteError("logits of the test images are not finite")

@@ -1,7 +1,7 @@
-"""The two ways of learning: which files a network has, how it is built and trained, and what its files hold.
+"""Supervised and contrastive learning: how networks are built, trained and stored.
 
-`SupervisedLearner` and `ContrastiveLearner` differ in loss, head and files; training and pruning see no other
-difference. To add a way of learning, add a class like these here and name it in `learner_of`.
+`SupervisedLearner` and `ContrastiveLearner` have the same interface, so that training and pruning treat them
+alike. To add a learning method, add a class with this interface and return it from `learner_of`.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,14 @@ from common.store import records
 from common.study import Study
 from common.training import prepare, seed_weights
 
-DEBUG_HEAD_EPOCHS = 2  # of the throw-away head, the first ones of the schedule of --head_epochs
+DEBUG_HEAD_EPOCHS = 2  # of a throw-away head, with the learning rates of the first --head_epochs
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """Where a training begins: with new weights, or with those that an earlier training kept after `epoch`
-    epochs.
+    """Initial weights of a training: new ones, or those in the file `weights`, saved after `epoch` epochs.
 
-    key, head_key: what new weights, and those of a classifier head, depend on.
+    key, head_key: new weights, and those of a classifier head, depend on these.
     """
 
     key: tuple
@@ -43,7 +42,7 @@ class SupervisedLearner:
 
     @staticmethod
     def settings(part: int) -> type:
-        """The class of the hyperparameters of a part's training."""
+        """Returns the class with the hyperparameters of a part's training."""
         return settings.SupervisedTraining
 
     def __init__(self, study: Study, seed: int, start: Initialization | None = None):
@@ -57,43 +56,43 @@ class SupervisedLearner:
         self.network = self.kept = prepare(network, study.device)
 
     def key(self, part: int) -> tuple:
-        """What the training of a part depends on beside its configuration."""
+        """Returns the key on which orders, views and dropout in a part's training depend."""
         return self.seed, "supervised"
 
     def training(self, part: int, settings: dict) -> training.Training:
-        """The training of a part, which is made by it."""
+        """Returns the training of a part, which trains the learner's network in place."""
         return training.CrossEntropy(self.network, self.study.data, settings)
 
     def part_masks(self, part: int, masks: Masks) -> Masks:
-        """Those of a classifier's masks that are of a part, by their names in it."""
+        """Returns the masks of a part, out of those of the whole classifier, under the part's names."""
         return masks
 
     def payload(self, part: int) -> dict:
-        """What the file of a trained part holds."""
+        """Returns the content of a trained part's file."""
         return records.cpu_state(self.network)
 
     def counted(self, part: int) -> nn.Module:
-        """The network whose sparsity the record of a part tells."""
+        """Returns the network whose sparsity a part's record contains."""
         return self.network
 
     def load(self, part: int, path: Path) -> None:
-        """Needed by parts that are trained on other parts: there are none."""
+        """Loads a finished part, on which the next one is trained. Supervised networks have only one part."""
 
     def at_epoch(self, done: int) -> None:
-        """Called with the number of epochs done."""
+        """Called at the start and after every epoch with the number of epochs done."""
 
     def classifier(self) -> Classifier:
         return self.network
 
     @staticmethod
     def payloads(classifier: Classifier) -> tuple[dict, ...]:
-        """What the files of a finetuned network hold."""
+        """Returns the contents of a finetuned network's files."""
         return (records.cpu_state(classifier),)
 
 
 class ContrastiveLearner:
-    """An encoder with its projection head, trained with a contrastive loss, in one file; in another the
-    linear classifier that is trained on the frozen encoder."""
+    """An encoder with its projection head, trained with a contrastive loss, in one file, and a linear
+    classifier trained on the frozen encoder in another."""
 
     parts = ("encoder", "head")
 
@@ -113,7 +112,7 @@ class ContrastiveLearner:
         self.head = self.new_head(*self.start.head_key)
 
     def new_head(self, *key) -> models.ClassificationHead:
-        """A linear classifier before its training; its weights depend on `key`."""
+        """Returns an untrained linear classifier; its weights depend on `key`."""
         seed_weights(*key, "weights")
         head = models.ClassificationHead(self.model.encoder.latent_size, len(self.study.data.class_names))
         return prepare(head, self.study.device)
@@ -141,7 +140,7 @@ class ContrastiveLearner:
         records.load_state(self.model.encoder, records.encoder_state(records.read_payload(path)), path)
 
     def at_epoch(self, done: int) -> None:
-        """With --debug_classification_head, trains a throw-away head now and then, and logs its accuracy."""
+        """With --debug_classification_head, regularly trains a throw-away head and logs its accuracy."""
         flags = self.study.flags
         if not (flags.debug_classification_head and done) or done % flags.debug_classification_head_epochs:
             return
@@ -164,7 +163,7 @@ class ContrastiveLearner:
 
     @staticmethod
     def payloads(classifier: Classifier) -> tuple[dict, ...]:
-        """The bare encoder without projection head, as published, and the classifier head."""
+        """Returns the encoder without projection head, as published, and the classifier head."""
         states = (
             records.cpu_state(classifier.encoder),
             records.cpu_state(classifier.classification_head),
@@ -176,7 +175,7 @@ Learner = SupervisedLearner | ContrastiveLearner
 
 
 def learner_of(study: Study) -> Callable[..., Learner]:
-    """The class of the study's networks."""
+    """Returns the learner class of the study's learning method."""
     return {"supervised": SupervisedLearner, **dict.fromkeys(LOSSES, ContrastiveLearner)}[
         study.learning_method
     ]

@@ -1,7 +1,7 @@
-"""Contrastive losses, in float32 whatever the precision of the features.
+"""Contrastive losses, computed in float32 for features of any precision.
 
-To add one, add an entry to `LOSSES`: its name is a choice of --method and part of the file names. torch waits
-until a loss is computed, because `--help` reads the names from here.
+To add one, add an entry to `LOSSES`. Its name becomes a choice of --method and part of file names. torch is
+imported only to compute a loss, because `--help` reads the names from here.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-NORM_TOLERANCE = 0.02  # bfloat16 features keep 3 significant digits
+NORM_TOLERANCE = 0.02  # bfloat16 features have fewer than 3 significant digits
 
 
 def contrastive_loss(
@@ -20,22 +20,22 @@ def contrastive_loss(
     base_temperature: float = 0.07,
     check_norm: bool = True,
 ) -> "Tensor":
-    """SupCon (Khosla et al. 2020, eq. 2, L_out), or SimCLR's NT-Xent where `labels` is None.
+    """Computes SupCon (Khosla et al. 2020, eq. 2, L_out), or SimCLR's NT-Xent if `labels` is None.
 
-    Every view is an anchor i. With positives P(i), the other views of the same class (SimCLR: of the same
-    image), and A(i), all views but i:
+    Every view is an anchor i. P(i) are its positives, the other views of the same class (SimCLR: of the same
+    image); A(i) are all views but i:
         loss = mean_i  (T / T_base) (-1 / |P(i)|) sum_{p in P(i)} log(e(i, p) / sum_{a in A(i)} e(i, a)),
         e(i, j) = exp(z_i z_j / T)
-    An anchor without positives (one view of a class seen once) has an empty sum and contributes 0.
+    An anchor without positives (a single view of its class) contributes 0.
 
     Args:
         features: (N, V, D), each of unit L2 norm; N images, V views.
         labels: (N,) classes, or None for SimCLR.
-        check_norm: refuse features that are not of unit norm (on a GPU this waits for the device).
+        check_norm: refuse features without unit norm (on a GPU this waits for the device).
     Returns:
         A float32 scalar.
     Raises:
-        ValueError: wrong shapes, or features that are not normalised.
+        ValueError: shapes are wrong, or features are not normalised.
     """
     import torch
 
@@ -64,24 +64,25 @@ def contrastive_loss(
 
 
 def chance_contrastive_loss(views: int, temperature: float, base_temperature: float = 0.07) -> float:
-    """The loss of features that are all alike: every one of the other `views` - 1 views of the batch is as
-    likely."""
+    """Returns the loss of identical features: all other `views` - 1 views of the batch are equally likely."""
     return temperature / base_temperature * math.log(views - 1)
 
 
 def supcon(features: "Tensor", labels: "Tensor", temperature: float, base_temperature: float) -> "Tensor":
-    """SupCon of normalised features (N, V, D) with labels (N,)."""
+    """Computes SupCon of normalised features (N, V, D) with labels (N,)."""
     return contrastive_loss(features, labels, temperature, base_temperature, check_norm=False)
 
 
 def simclr(features: "Tensor", labels: "Tensor", temperature: float, base_temperature: float) -> "Tensor":
-    """NT-Xent of normalised features (N, V, D), which does not look at the labels."""
+    """Computes NT-Xent of normalised features (N, V, D), ignoring the labels."""
     return contrastive_loss(features, None, temperature, base_temperature, check_norm=False)
 
 
 class Loss(NamedTuple):
-    """A contrastive loss of normalised features (N, V, D) with labels (N,), temperature and base temperature;
-    and its value for so many views that are all alike, at these temperatures.
+    """A contrastive loss.
+
+    function: takes normalised features (N, V, D), labels (N,), temperature and base temperature; chance:
+    returns its value for a number of identical views at these temperatures.
     """
 
     function: Callable[["Tensor", "Tensor", float, float], "Tensor"]

@@ -1,16 +1,15 @@
-"""What a pruning method is called: one word for file names, flags, tables and figures, made of schedule,
-scope and criterion.
+"""Names of pruning methods in file names, flags, tables and figures, made of schedule, scope and criterion.
 
-Only the standard library is imported here, so that `--help` answers at once.
+Does not import torch, so that `--help` answers at once.
 
     dense                        not pruned
-    finetuned                    dense ones, finetuned as one-shot networks are, nothing pruned: their control
-    small_dense                  not pruned, narrower: as many weights as are left at a sparsity
+    finetuned                    control: not pruned, finetuned like one-shot networks
+    small_dense                  not pruned, but narrower: as many weights as remain at a sparsity
     global, layer                one-shot, by magnitude, over the whole network or in each tensor
-    global_snip                  one-shot, by another criterion
+    global_snip                  one-shot, by a different criterion
     GMP, later_GMP               gradual, early or late, by magnitude in each tensor
-    GMP_global_snip              gradual, of another scope and criterion
-    global_iterative0.2_rewind0  iterative: 20 % of what remains each time, then back to epoch 0
+    GMP_global_snip              gradual, with a different scope and criterion
+    global_iterative0.2_rewind0  iterative: 20 % of the remaining weights each time, then back to epoch 0
 """
 
 import re
@@ -20,22 +19,22 @@ from common.criteria import CRITERIA
 
 SCOPES = ("global", "layer", "erk")
 AFTER = ("rewind", "reinit", "lr_rewind", "finetune")
-REWOUND = ("rewind", "lr_rewind")  # to an epoch
+REWOUND = ("rewind", "lr_rewind")  # values of --after with a --rewind_epoch
 GRADUAL = {"early": "GMP", "late": "later_GMP"}
-# --schedule: (first step, last step, steps between) of pruning while training, and the steps of the whole
-# published training. Published are the late contrastive, the early supervised and the head's steps; early
-# contrastive and late supervised are ours.
+# --schedule -> (first step, last step, steps between) of gradual pruning. The steps of the late contrastive,
+# the early supervised and the head's schedules are published; the other two are ours.
 SCHEDULE_STEPS = {
     "contrastive": {"early": (62, 2382, 62), "late": (2440, 4760, 62)},
     "supervised": {"early": (1000, 20000, 500), "late": (20000, 39000, 500)},
     "head": {"early": (500, 10000, 250), "late": (500, 10000, 250)},
 }
+# Steps of the published trainings.
 PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
-INTERVALS = 38  # between the first and the last pruning, in all published schedules
+INTERVALS = 38  # number of intervals between prunings in all published schedules
 SMALL = "small_dense"
 FINETUNED = "finetuned"
-NOT_PRUNED = ("dense", FINETUNED, SMALL)  # schedules without criterion and scope, whose names they are
-# Trained as the dense network was; `finetune` and one-shot networks have a short training of their own.
+NOT_PRUNED = ("dense", FINETUNED, SMALL)  # methods without criterion and scope, named like their schedules
+# Values of --after that repeat the dense training; `finetune` trains with the flags of the script.
 RETRAINED = ("rewind", "reinit", "lr_rewind")
 
 
@@ -45,15 +44,18 @@ def is_filter_criterion(criterion: str) -> bool:
 
 
 def default_scope(schedule: str, criterion: str) -> str:
-    """As published: one-shot pruning is global, gradual pruning per layer. Filters are ranked within their
-    layer."""
+    """Returns the published scope: global for one-shot pruning, layer for gradual pruning. Filters are always
+    ranked within their layer."""
     return "layer" if schedule in GRADUAL or is_filter_criterion(criterion) else "global"
 
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """schedule: dense, finetuned, small_dense, one-shot, early, late or iterative. rate (the share of what
-    remains, pruned in every iteration), after and rewind_epoch belong to iterative pruning."""
+    """How networks are pruned.
+
+    schedule: dense, finetuned, small_dense, one-shot, early, late or iterative. Only iterative pruning has
+    rate (the share of the remaining weights that each iteration prunes), after and rewind_epoch.
+    """
 
     schedule: str
     criterion: str = "magnitude"
@@ -68,13 +70,13 @@ class PruningMethod:
 
     @property
     def trained_alone(self) -> bool:
-        """Whether its networks come from no dense ones."""
+        """Whether its networks are trained from scratch instead of from dense networks."""
         return self.gradual or self.schedule == SMALL
 
     @property
     def finetuned(self) -> bool:
-        """Whether the whole classifier was trained last, with one number of epochs for the encoder and its
-        head."""
+        """Whether the whole classifier is finetuned at the end. Encoder and head then have the same number of
+        epochs."""
         return self.schedule in (FINETUNED, "one-shot", "iterative") and self.after not in RETRAINED
 
     def __str__(self) -> str:
@@ -86,10 +88,8 @@ class PruningMethod:
         if self.criterion != "magnitude":
             words.append(self.criterion)
         if self.schedule == "iterative":
-            words += [
-                f"iterative{self.rate}",
-                f"{self.after}{self.rewind_epoch}" if self.after in REWOUND else self.after,
-            ]
+            epoch = self.rewind_epoch if self.after in REWOUND else ""
+            words += [f"iterative{self.rate}", f"{self.after}{epoch}"]
         return "_".join(words)
 
 
@@ -102,7 +102,7 @@ _NAME = re.compile(
 
 
 def parse_method(name: str) -> PruningMethod | None:
-    """The pruning method of that name, or None where it is not the name of one."""
+    """Parses the name of a pruning method; returns None if it is not one."""
     if name in NOT_PRUNED:
         return PruningMethod(name)
     match = _NAME.fullmatch(name)
@@ -127,14 +127,14 @@ def parse_method(name: str) -> PruningMethod | None:
 
 
 def describe(name: str) -> str:
-    """A method in the words of titles and messages."""
-    method = parse_method(name)
-    if method.schedule == "dense":
-        return "dense"
-    if method.schedule == FINETUNED:
+    """Describes a method in words, for the report."""
+    if name == "dense":
+        return name
+    if name == FINETUNED:
         return "finetuned, not pruned"
-    if method.schedule == SMALL:
-        return "narrower dense networks of as many weights"
+    if name == SMALL:
+        return "narrower dense networks with as many weights"
+    method = parse_method(name)
     scope = {"global": "global", "layer": "layer-wise", "erk": "Erdős-Rényi"}[method.scope]
     criterion = "" if method.criterion == "magnitude" else f" by {method.criterion}"
     if method.gradual:
@@ -151,7 +151,8 @@ def describe(name: str) -> str:
 
 
 def with_sparsity(method: str, sparsity: float) -> str:
-    """A method with its sparsity, in titles and labels: narrower networks have none, but as many weights."""
+    """Adds the sparsity to a method's name, for titles and labels. Narrower networks are not pruned, but have
+    as many weights as pruned ones."""
     if method.endswith(FINETUNED):
         return f"{method}, not pruned"
     as_many = "as many weights as at " if method.endswith(SMALL) else ""
@@ -159,13 +160,13 @@ def with_sparsity(method: str, sparsity: float) -> str:
 
 
 def iteration_sparsity(rate: float, iteration: int) -> float:
-    """The sparsity after so many iterations, each of which prunes the share `rate` of what remains; four
-    digits, as in file names."""
+    """Returns the sparsity after `iteration` prunings of the share `rate` of the remaining weights, rounded
+    to four digits, as in file names."""
     return round(1 - (1 - rate) ** iteration, 4)
 
 
 def order(name: str) -> tuple:
-    """The order of methods in tables and figures: dense, finetuned, one-shot, early, late, iterative,
-    small_dense; within these by name."""
+    """Returns a key that sorts methods in tables and figures: dense, finetuned, one-shot, early, late,
+    iterative, small_dense, then by name."""
     schedules = ("dense", FINETUNED, "one-shot", "early", "late", "iterative", SMALL)
     return schedules.index(parse_method(name).schedule), len(name), name

@@ -1,16 +1,18 @@
-"""PIEs, Q-Score, prediction depth, and what pruning loses and keeps: pure functions of arrays, without torch.
-K models, N images, C classes, P probe layers, D dimensions."""
+"""PIEs, Q-Score, prediction depth, and effects of pruning: pure functions of arrays, without torch.
+
+K models, N images, C classes, P probe layers, D dimensions.
+"""
 
 import numpy as np
 
 from common.voting import checked_classes, modal_labels, vote_counts, winners
 
-BINS = 15  # of the calibration error
+BINS = 15  # for the calibration error
 
 
 def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned models
-    differs from that over the dense ones. Ties as common/voting.py breaks them.
+    """Finds pruning identified exemplars (Hooker et al. 2019): images whose modal label over the pruned
+    models differs from that over the dense ones. common/voting.py breaks ties.
 
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
@@ -23,41 +25,43 @@ def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num
 def disagreement(
     dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int
 ) -> dict[str, np.ndarray]:
-    """How sure two populations are of their modal labels, image by image.
+    """Measures how strongly two populations support their modal labels for each image.
 
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
     Returns:
-        dense_agreeing, pruned_agreeing (N,): how many models predict their population's modal label;
-        confidence (N,), of an image with modal labels d and p: the mean over both populations of the share of
-        models that predict the own modal label minus the share that predict the other's: 1 where all dense
-        models say d and all pruned ones p, 0 where d = p.
+        dense_agreeing, pruned_agreeing (N,): number of models that predict the modal label of their
+        population; confidence (N,): the share of models that predict the modal label of their population
+        minus the share that predict that of the other population, averaged over both populations. It is 1
+        if all dense models predict d and all pruned models p, and 0 if d = p.
     """
-    votes = [vote_counts(predictions, num_classes) for predictions in (dense_predictions, pruned_predictions)]
+    populations = dense_predictions, pruned_predictions
+    votes = [vote_counts(predictions, num_classes) for predictions in populations]
     labels = [winners(count) for count in votes]
     images = np.arange(len(labels[0]))
-    own = [count[images, label] for count, label in zip(votes, labels)]
-    other = [count[images, label] for count, label in zip(votes, labels[::-1])]
-    shares = [
-        (a - b) / len(predictions)
-        for a, b, predictions in zip(own, other, (dense_predictions, pruned_predictions))
-    ]
-    return {"dense_agreeing": own[0], "pruned_agreeing": own[1], "confidence": (shares[0] + shares[1]) / 2}
+    agreeing = [count[images, label] for count, label in zip(votes, labels)]
+    crossing = [count[images, label] for count, label in zip(votes, labels[::-1])]
+    margins = [(a - b) / len(predictions) for a, b, predictions in zip(agreeing, crossing, populations)]
+    return {
+        "dense_agreeing": agreeing[0],
+        "pruned_agreeing": agreeing[1],
+        "confidence": (margins[0] + margins[1]) / 2,
+    }
 
 
 def probability_changes(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
-    """How far pruning moves the mean probabilities of an image: PIEs without a vote or a tie.
+    """Measures how far pruning moves the mean probabilities of an image: PIEs without a vote or a tie.
 
-    The squared Euclidean distance of the two populations' mean probabilities, less what K networks add to it
-    by chance: |mean d|^2 - sum |d_k - mean d|^2 / (K (K - 1)), where d_k is how network k changes. Its mean
-    over draws of the K seeds is the squared distance of the expected probabilities, whatever K is: 0 where
-    pruning changes nothing. The networks of one seed are not independent, so the variance of their
-    differences is taken off, not that of each side.
+    The squared Euclidean distance between the mean probabilities of the two populations, minus its bias for K
+    networks: |mean d|^2 - sum |d_k - mean d|^2 / (K (K - 1)), where d_k is the change of network k. This is
+    an unbiased estimate of the squared distance between the expected probabilities for every K >= 2; that
+    distance is 0 if pruning changes nothing. Networks of one seed are not independent, so the variance of
+    their differences is subtracted, not that of each population.
 
     Args:
         dense, pruned: (K, N, C) probabilities; row k of both has one seed.
     Returns:
-        (N,) float64, negative where chance is larger than the change; NaN for K < 2.
+        (N,) float64, negative where the estimated bias exceeds the distance; NaN for K < 2.
     """
     networks, images, classes = dense.shape
     total, squares = np.zeros((images, classes)), np.zeros(images)
@@ -69,7 +73,7 @@ def probability_changes(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
 
 
 def q_scores(latent: np.ndarray) -> dict[str, np.ndarray]:
-    """Q-Score (Kalibhat et al. 2022) and its parts, of each latent h scaled to unit L2 norm.
+    """Computes the Q-Score (Kalibhat et al. 2022) and its parts for each latent h, scaled to unit L2 norm.
 
     z_score = (max h - mean h) / std h with n in the denominator of std; l1_norm = ||h||_1; q_score = z_score
     / l1_norm.
@@ -77,41 +81,41 @@ def q_scores(latent: np.ndarray) -> dict[str, np.ndarray]:
     Args:
         latent: (N, D) before scaling.
     Returns:
-        q_score, z_score, l1_norm, each (N,) float64; NaN where they are not defined: a latent of zeros, and,
-        for the first two, one whose dimensions are all equal.
+        q_score, z_score, l1_norm, each (N,) float64. All are NaN for a latent of zeros; q_score and z_score
+        also for a latent whose dimensions are all equal.
     """
     latent = latent.astype(np.float64)
     norm = np.linalg.norm(latent, axis=1, keepdims=True)
     unit = latent / np.where(norm > 0, norm, np.nan)
     std = unit.std(1)
-    # Equal dimensions leave a spread of rounding errors only.
+    # If all dimensions are equal, std holds only rounding errors.
     z_score = (unit.max(1) - unit.mean(1)) / np.where(std > 1e-12, std, np.nan)
     l1_norm = np.abs(unit).sum(1)
     return {"q_score": z_score / l1_norm, "z_score": z_score, "l1_norm": l1_norm}
 
 
 def mean_over_defined(values: np.ndarray) -> np.ndarray:
-    """(K, N) -> (N,): the mean over the models for which the value is defined, NaN where there is none."""
+    """(K, N) -> (N,): the mean over models, ignoring NaN; NaN where all values are NaN."""
     defined = ~np.isnan(values)
     count = defined.sum(0)
     return np.where(defined, values, 0).sum(0) / np.where(count > 0, count, np.nan)
 
 
 def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Prediction depth (Baldock et al. 2021): the number of layers before the first one from which on every
-    k-NN agrees with the network's own final prediction.
+    """Computes the prediction depth (Baldock et al. 2021): the index (from 0) of the first layer from which
+    on all k-NN agree with the network's final prediction.
 
     Args:
-        knn: (P, N) label of the k-NN at each layer; predictions: (N,) the network's own.
+        knn: (P, N) label of the k-NN at each layer; predictions: (N,) predictions of the network.
     Returns:
-        (N,) int64 from 0 (all agree) to P (the last layer disagrees).
+        (N,) int64 from 0 (all layers agree) to P (the last layer disagrees).
     """
     return _last_disagreement(knn, predictions)
 
 
 def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The published variant: 1 + the index (from 0) of the last layer whose k-NN misses the true label, 1
-    where none does.
+    """Computes the published variant: 1 + the index (from 0) of the last layer whose k-NN misses the true
+    label, or 1 if no layer misses it.
 
     Args:
         knn: (P, N) label of the k-NN at each layer; labels: (N,) the true classes.
@@ -122,19 +126,19 @@ def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1 + the index of the last layer that differs from `labels`, 0 where none does."""
+    """Returns 1 + the index of the last layer that differs from `labels`, or 0 if none differs."""
     differs = knn != labels
     return np.where(differs.any(0), len(knn) - differs[::-1].argmax(0), 0)
 
 
 def pies_per_class(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """(N,) bool and (N,) true classes -> (num_classes,) number of PIEs of each class."""
+    """(N,) bool and (N,) true classes -> (num_classes,) number of PIEs in each class."""
     return np.bincount(checked_classes(labels, num_classes)[is_pie], minlength=num_classes)
 
 
 def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, N) predictions and (N,) true classes -> (K, num_classes) recall of each class by each model, NaN
-    for a class without images."""
+    """(K, N) predictions and (N,) true classes -> (K, num_classes) recall per model and class, NaN for a
+    class without images."""
     correct, labels = predictions == labels, checked_classes(labels, num_classes)
     count = np.bincount(labels, minlength=num_classes)
     right = np.stack([np.bincount(labels[model], minlength=num_classes) for model in correct])
@@ -142,19 +146,19 @@ def class_recalls(predictions: np.ndarray, labels: np.ndarray, num_classes: int)
 
 
 def accuracy_on(images: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,) bool, (K, N) predictions and (N,) true classes -> (K,): the accuracy of each model on the chosen
-    images, NaN where there are none."""
+    """(N,) bool, (K, N) predictions and (N,) true classes -> (K,): accuracy of each model on the selected
+    images, NaN if no image is selected."""
     return ((predictions == labels) & images).sum(1) / (images.sum() or np.nan)
 
 
 def lost_and_gained(dense: np.ndarray, pruned: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """PIEs by what pruning did to them.
+    """Splits PIEs by the effect of pruning.
 
     Args:
         dense, pruned: (N,) modal labels; labels: (N,) true classes.
     Returns:
-        lost: the dense modal label is right; gained: the pruned one is; wrong: neither is. (N,) bool each,
-        together the PIEs.
+        lost: only the dense modal label is right; gained: only the pruned one; wrong: neither. Each is (N,)
+        bool; their union is the set of PIEs.
     """
     was_right, is_right = dense == labels, pruned == labels
     return {
@@ -165,13 +169,13 @@ def lost_and_gained(dense: np.ndarray, pruned: np.ndarray, labels: np.ndarray) -
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The area under the ROC curve: how often a positive image has a higher score than another, ties counted
-    half.
+    """Computes the area under the ROC curve: the probability that a positive image has a higher score than a
+    negative one, with ties counted half.
 
     Args:
-        scores: (N,), NaN where not defined: left out; positive: (N,) bool.
+        scores: (N,), NaN values are ignored; positive: (N,) bool.
     Returns:
-        0.5 by chance; NaN where all images are positive or none is.
+        0.5 by chance; NaN if all images are positive or none is.
     """
     from scipy.stats import rankdata
 
@@ -183,41 +187,41 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017, eq. 3): images are put into bins of equal width by
-    confidence, the largest of their softmax; |accuracy - mean confidence| of a bin is averaged over images.
+    """Computes the expected calibration error (Guo et al. 2017, eq. 3): bins of equal width hold images by
+    confidence (the largest softmax value); |accuracy - mean confidence| is averaged over images.
 
     Args:
-        logits: (N, C), -inf for a class that is ruled out; labels: (N,) true classes.
+        logits: (N, C), -inf for an impossible class; labels: (N,) true classes.
     Raises:
-        ValueError: logits without a softmax.
+        ValueError: the softmax of the logits is undefined.
     """
     logits = logits.astype(np.float64)
-    if not np.isfinite(logits.max(1)).all():  # NaN as an index would lie outside of every array
+    if not np.isfinite(logits.max(1)).all():  # NaN would become an invalid bin index
         raise ValueError("logits are not finite: their softmax is not defined")
     shares = np.exp(logits - logits.max(1, keepdims=True))
     confidence = 1 / shares.sum(1)
     right = logits.argmax(1) == labels
-    bin_of = np.ceil(confidence * bins).astype(int) - 1  # a bin holds its upper end, not its lower one
+    bin_of = np.ceil(confidence * bins).astype(int) - 1  # bins include their upper end, not their lower one
     return float(np.abs(np.bincount(bin_of, right - confidence)).sum() / len(labels))
 
 
-def agreement(predictions: np.ndarray, others: np.ndarray) -> float:
-    """The share of images on which two models predict the same class, right or wrong; 1 - agreement is known
-    as churn. (N,) and (N,)."""
-    return float((predictions == others).mean())
+def agreement(predictions: np.ndarray, other: np.ndarray) -> float:
+    """(N,) and (N,) predictions of two models -> the share of images with the same prediction, right or
+    wrong. 1 - agreement is known as churn."""
+    return float((predictions == other).mean())
 
 
 def linear_cka(latent: np.ndarray, other: np.ndarray) -> float:
-    """How alike two latents of the same images are: linear centred kernel alignment (Kornblith et al. 2019,
-    eq. 5 with a linear kernel), ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, columns centred.
+    """Computes the similarity of two latents of the same images by linear centred kernel alignment (Kornblith
+    et al. 2019, eq. 5): ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, centred columns.
 
     Args:
         latent, other: (N, D) and (N, D').
     Returns:
-        1 where they are alike up to rotation and scale; NaN where one is the same for all images.
+        1 if they are equal up to rotation and scale; NaN if one of them is the same for all images.
     """
     if any((values == values[0]).all() for values in (latent, other)):
-        return float("nan")  # centred, only rounding errors would be left
+        return float("nan")  # centring would leave only rounding errors
     x, y = (values.astype(np.float64) - values.mean(0, dtype=np.float64) for values in (latent, other))
     norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / (norms or np.nan))

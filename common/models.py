@@ -1,12 +1,11 @@
-"""WideResNets (Zagoruyko & Komodakis 2016), pre-activation, with the parameter names of the published
-checkpoints, and ResNet-18 (He et al. 2016) with those of torchvision.
+"""Pre-activation WideResNets (Zagoruyko & Komodakis 2016) with the parameter names of the published
+checkpoints, and ResNet-18 (He et al. 2016) with the names of torchvision.
 
 To add a backbone, add a class with `latent_size`, `fc` and `probe_layers`, an entry in `BACKBONES` and its
 name in `settings.Architecture`.
 
-Both methods end in a network with `latent` (images -> (B, D)), `classify` (latent -> logits) and
-`representations` (images -> the layers that probes look at), so that later stages need not know which method
-made it.
+Supervised and contrastive classifiers share an interface, so later stages treat them alike: `latent` (images
+-> (B, D)), `classify` (latent -> logits) and `representations` (images -> the layers that probes read).
 """
 
 import functools
@@ -22,8 +21,8 @@ PROJECTION_SIZE = 128
 
 
 class BasicBlock(nn.Module):
-    """BN, ReLU, 3x3 convolution, BN, ReLU, dropout, 3x3 convolution, plus the shortcut (1x1 where the width
-    changes)."""
+    """BN, ReLU, 3x3 convolution, BN, ReLU, dropout, 3x3 convolution, plus the shortcut (a 1x1 convolution if
+    the width changes)."""
 
     def __init__(self, in_width: int, out_width: int, stride: int, dropout: float):
         super().__init__()
@@ -61,10 +60,10 @@ class BlockGroup(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Images (B, 3, H, W), H and W of 8 or more -> latent (B, 64 * widen_factor), or narrower with
-    `match_sparsity`: see `channels`.
+    """Images (B, 3, H, W), H and W at least 8 -> latent (B, 64 * widen_factor); narrower with
+    `match_sparsity`, see `channels`.
 
-    With `num_classes` it holds the linear classifier `fc` too, which `forward` does not use.
+    With `num_classes` it also holds the linear classifier `fc`, which `forward` does not use.
     """
 
     def __init__(
@@ -100,8 +99,8 @@ class WideResNet(nn.Module):
 
 
 def convolution_weights(depth: int, widths: tuple[int, ...]) -> int:
-    """The number of weights of all convolutions, 3x3 and the shortcuts' 1x1, of a WideResNet whose first
-    convolution and three groups have these channels."""
+    """Returns the number of weights of all convolutions (3x3, and 1x1 in shortcuts) of a WideResNet with
+    these `channels`."""
     blocks = (depth - 4) // 6
     return 27 * widths[0] + sum(
         9 * (a * b + (2 * blocks - 1) * b * b) + (a != b) * a * b for a, b in zip(widths, widths[1:])
@@ -110,10 +109,11 @@ def convolution_weights(depth: int, widths: tuple[int, ...]) -> int:
 
 @functools.cache
 def channels(depth: int, widen_factor: int, match_sparsity: float = 0.0) -> tuple[int, ...]:
-    """Channels of the first convolution and of the three groups: 16, and 16, 32, 64 times the width.
+    """Returns the channels of the first convolution and of the three groups: 16, and 16, 32, 64 times
+    `widen_factor`.
 
-    With `match_sparsity` s they shrink by one factor, in thousandths, that brings the weights of the
-    convolutions closest to the share 1 - s.
+    With `match_sparsity` s all of them shrink by one factor, a multiple of 1/1000, which brings the number of
+    convolution weights closest to the share 1 - s.
     """
     widths = (STEM_WIDTH, *(STEM_WIDTH * widen_factor * 2**group for group in range(3)))
     if not match_sparsity:
@@ -124,11 +124,11 @@ def channels(depth: int, widen_factor: int, match_sparsity: float = 0.0) -> tupl
 
 
 def probe_layers(depth: int, widths: tuple[int, ...]) -> list[str]:
-    """Names of the layers that probes look at, in the order of the forward pass, of a network of these
+    """Returns the names of the layers that probes read, in forward order, for a network with these
     `channels`.
 
-    After the first convolution; in every block after the second batch norm and ReLU, and after the second
-    convolution; and in blocks of equal input and output width after the residual sum.
+    These are the output of the first convolution and, in every block, the outputs of the second ReLU and of
+    the second convolution; in blocks of equal input and output width also the residual sum.
     """
     layers, in_width = ["conv1"], widths[0]
     for group, out_width in enumerate(widths[1:], 1):
@@ -142,8 +142,8 @@ def probe_layers(depth: int, widths: tuple[int, ...]) -> list[str]:
 
 
 class PostActivationBlock(nn.Module):
-    """3x3 convolution, BN, ReLU, 3x3 convolution, BN, plus the shortcut (1x1, BN where the width changes),
-    ReLU."""
+    """3x3 convolution, BN, ReLU, 3x3 convolution, BN, plus the shortcut (1x1 convolution and BN if the width
+    changes), ReLU."""
 
     def __init__(self, in_width: int, out_width: int, stride: int):
         super().__init__()
@@ -165,10 +165,9 @@ class PostActivationBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with a 3x3 stem and without max pooling, as for CIFAR: images (B, 3, H, W) -> latent (B,
-    512).
+    """ResNet-18 for CIFAR, with a 3x3 stem and without max pooling: images (B, 3, H, W) -> latent (B, 512).
 
-    Probes look after the stem, and in every block after its first ReLU and at its output.
+    Probes read the output of the stem and, in every block, the outputs of the first ReLU and of the block.
     """
 
     latent_size = 512
@@ -198,8 +197,8 @@ class ResNet18(nn.Module):
 
 
 def initialise(backbone: nn.Module, num_classes: int | None) -> None:
-    """Adds the linear classifier `fc` of so many classes, None: none, and draws the weights of all
-    convolutions; batch norm starts at weight 1 and bias 0."""
+    """Adds the linear classifier `fc` (None: no classifier) and draws the weights of all convolutions; batch
+    norm starts with weight 1 and bias 0."""
     if num_classes is not None:
         backbone.fc = nn.Linear(backbone.latent_size, num_classes)
         nn.init.zeros_(backbone.fc.bias)
@@ -209,15 +208,15 @@ def initialise(backbone: nn.Module, num_classes: int | None) -> None:
 
 
 def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Name -> the representation of the images at each of a backbone's `probe_layers`, averaged over space,
-    (B, width)."""
+    """Returns the representations (B, width) of images at each of the `probe_layers` by name, averaged over
+    space."""
     probed: list[Tensor] = []
     backbone(images, probed)
     return {name: layer.mean((2, 3)) for name, layer in zip(backbone.probe_layers, probed, strict=True)}
 
 
-# --architecture -> what makes the backbone of an architecture, with a linear classifier `fc` of so many
-# classes or without one.
+# --architecture -> function that makes the backbone, given the architecture, the number of classes (None: no
+# classifier) and the sparsity to match.
 BACKBONES: dict[str, Callable[[Architecture, int | None, float], nn.Module]] = {
     "WideResNet": lambda architecture, num_classes, match_sparsity: WideResNet(
         architecture.model_depth, architecture.widen_factor, architecture.dropout, num_classes, match_sparsity
@@ -229,12 +228,12 @@ BACKBONES: dict[str, Callable[[Architecture, int | None, float], nn.Module]] = {
 def make_backbone(
     architecture: Architecture, num_classes: int | None = None, match_sparsity: float = 0.0
 ) -> nn.Module:
-    """The backbone of an architecture: images -> latent (B, latent_size)."""
+    """Makes the backbone of an architecture: images -> latent (B, latent_size)."""
     return BACKBONES[architecture.architecture](architecture, num_classes, match_sparsity)
 
 
 class SupervisedNetwork(nn.Module):
-    """A backbone with its linear classifier; images -> logits."""
+    """A backbone with its linear classifier: images -> logits."""
 
     def __init__(self, architecture: Architecture, num_classes: int, match_sparsity: float = 0.0):
         super().__init__()
@@ -254,8 +253,8 @@ class SupervisedNetwork(nn.Module):
 
 
 class ContrastiveEncoder(nn.Module):
-    """A backbone with its projection head; images -> projections (B, 128) of unit L2 norm, for the loss
-    only."""
+    """A backbone with its projection head: images -> projections (B, 128) of unit L2 norm, used only by the
+    loss."""
 
     def __init__(self, architecture: Architecture, match_sparsity: float = 0.0):
         super().__init__()
@@ -282,7 +281,7 @@ class ClassificationHead(nn.Module):
 
 
 class ContrastiveClassifier(nn.Module):
-    """A contrastive encoder without its projection head, and the linear classifier; images -> logits."""
+    """A contrastive encoder without its projection head, with a linear classifier: images -> logits."""
 
     def __init__(self, encoder: nn.Module, classification_head: ClassificationHead):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Figures of the scripts: pure functions from stored arrays, or the histories of trainings, to a matplotlib
-figure. N images, C classes.
+"""Figures of the scripts: pure functions from stored arrays or training histories to matplotlib figures. N
+images, C classes.
 
-Every .npz of a figure holds `figure` (its kind), `title` and what the kind needs; `draw` turns it into the
-picture again. figures/report/plots.py draws the report's own kinds. Importing this costs a second.
+The .npz of a figure holds `figure` (its kind), `title` and the arrays of that kind; `draw` redraws the figure
+from it. figures/report/plots.py draws the additional kinds of the report. Importing this takes a second.
 """
 
 import re
@@ -23,19 +23,19 @@ from common.store.files import write_atomically
 
 rcParams.update({"figure.titlesize": 10, "axes.titlesize": 9, "legend.fontsize": 8})
 rcParams.update({"legend.title_fontsize": 8, "legend.frameon": False})
-rcParams.update({"pdf.fonttype": 42, "ps.fonttype": 42})  # letters that editors of journals can change
+rcParams.update({"pdf.fonttype": 42, "ps.fonttype": 42})  # embeds text as editable TrueType
 
-# Paul Tol's muted scheme and black, which colour-blind readers tell apart; markers tell classes apart again.
+# Paul Tol's colour-blind-safe muted scheme, and black. Markers distinguish classes as well.
 CLASS_COLOURS = "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499 #000000".split()
 CLASS_MARKERS = "os^vDPX<>*"
 REST_COLOUR, PIE_COLOUR, LINE_COLOUR, GREY = "#4878A8", "#D55E00", "#333333", "#CCCCCC"
-BESIDE = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))  # a legend at the right of its panel
+BESIDE = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))  # places a legend to the right of its panel
 DPI = 130
-PAPER, PAPER_WIDTH = {"font.size": 8, "axes.titlesize": 8}, 3.25  # inches: one column
+PAPER, PAPER_WIDTH = {"font.size": 8, "axes.titlesize": 8}, 3.25  # width of one column in inches
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", (REST_COLOUR, "#DDDDDD", PIE_COLOUR))
 LATENTS_LEGEND = "modal label; grey: no PIE"
-FEW = 10  # images in a cell that is drawn faint
-SHOWN = {  # what a script's figure shows, by its kind
+FEW = 10  # cells with fewer images are drawn faint
+SHOWN = {  # kind of a script's figure -> how its title begins
     "curves": "Training curves",
     "umap": "UMAP of the latents",
     "q_score": "Q-Score, dense against pruned networks",
@@ -45,28 +45,30 @@ SHOWN = {  # what a script's figure shows, by its kind
 
 
 def lay_out(figure: Figure) -> Figure:
-    """The same figure, laid out once for all: savefig would draw all of it for that."""
+    """Lays out a figure and removes its layout engine, with which savefig would draw everything twice;
+    returns the figure."""
     if engine := figure.get_layout_engine():
         figure.set_dpi(DPI)
-        for _ in range(2):  # legends outside of panels of fixed shape take two
+        for _ in range(2):  # a legend outside panels of fixed aspect needs two passes
             engine.execute(figure)
         figure.set_layout_engine(None)
     return figure
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Writes a picture in the format of its ending, atomically."""
+    """Writes a figure atomically, in the format of the file's suffix."""
     lay_out(figure)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=DPI))
 
 
 def is_paper(arrays: dict) -> bool:
-    """Whether the figure is for a column of a paper: `style` () says so."""
+    """Whether the figure has the style of a paper's column, by `style` ()."""
     return arrays.get("style") == "paper"
 
 
 def title_lines(arrays: dict) -> list[str]:
-    """What is shown, of what, then the settings, of which earlier versions wrote in other words."""
+    """Returns the lines of the title: what the figure shows and for which networks, then the settings. Titles
+    that earlier versions stored get today's wording."""
     title = re.sub(r"sparsity ([\d.]+) %", r"\1 % pruned", str(arrays["title"]))
     lines = title.replace("the own final", "the network's final").split("\n")
     shown = SHOWN.get(str(arrays["figure"]))
@@ -76,9 +78,14 @@ def title_lines(arrays: dict) -> list[str]:
 def titled_figure(
     arrays: dict, width: float, height: float, rows: int = 1, columns: int = 1, **grid
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of so many inches and its empty panels (rows * columns,); above them, beside the height, what
-    is shown, of what, and in small letters the settings. On paper it is as wide as a column and both stand in
-    the caption. `grid`: as for Figure.subplots."""
+    """Makes a figure with empty panels (rows * columns,). The title above them adds to `height`; settings are
+    in small letters.
+
+    In the style of a paper the figure is one column wide and has no title, which goes into the caption.
+
+    Args:
+        width, height: in inches; grid: further arguments of Figure.subplots.
+    """
     title, settings = [], []
     if is_paper(arrays):
         width, height = PAPER_WIDTH, min(height, rows * (PAPER_WIDTH / columns + 0.3))
@@ -88,7 +95,7 @@ def titled_figure(
         settings = textwrap.wrap(" · ".join(lines), int(15 * width))
     figure = Figure(figsize=(width, height + 0.16 * len(title + settings)), layout="constrained")
     if title:
-        # Empty lines of the title hold the place of the settings.
+        # Empty lines of the title reserve space for the settings.
         figure.suptitle("\n".join(title + [" "] * len(settings)))
         figure.add_artist(
             Annotation(
@@ -110,7 +117,7 @@ def titled_figure(
 
 
 def add_legend(figure: Figure, handles: list, **look) -> None:
-    """A legend of the whole figure below its panels, for which the figure grows."""
+    """Adds a legend below all panels; the figure grows to hold it."""
     letters = max(len(handle.get_label()) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.065 * letters + 0.5)))
     figure.set_figheight(figure.get_figheight() + 0.17 * (2 + (len(handles) - 1) // columns))
@@ -118,24 +125,24 @@ def add_legend(figure: Figure, handles: list, **look) -> None:
 
 
 def plain(text) -> str:
-    """Text that matplotlib shows as it is: no mathematics between dollars, no hidden label."""
+    """Escapes text that matplotlib would read as mathematics ($...$) or hide (a label with a leading _)."""
     text = str(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def names_in(arrays: dict, key: str = "class_names") -> list[str]:
-    """Stored names, as matplotlib is to show them."""
+    """Returns stored names, escaped for matplotlib."""
     return list(map(plain, arrays[key]))
 
 
 def label_axes(panel: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Names both axes and the panel, and leaves out the lines at the top and right."""
+    """Labels both axes, gives the panel a title and removes its top and right spines."""
     panel.set(xlabel=xlabel, ylabel=ylabel, title=title)
     panel.spines[["top", "right"]].set_visible(False)
 
 
 def label_classes(panel: Axes, names: list[str], title: str) -> None:
-    """Axes of numbers of PIEs in each class."""
+    """Labels the axes of a panel of PIEs per class."""
     turned = dict(rotation=45, ha="right") if max(map(len, names)) > 6 else {}
     panel.set_xticks(range(len(names)), names, **turned)
     panel.yaxis.get_major_locator().set_params(integer=True)
@@ -143,12 +150,12 @@ def label_classes(panel: Axes, names: list[str], title: str) -> None:
 
 
 def class_style(label: int) -> dict:
-    """Colour and marker of a class."""
+    """Returns colour and marker of a class."""
     return dict(color=CLASS_COLOURS[label % 10], marker=CLASS_MARKERS[(label + label // 10) % 10])
 
 
 def class_handles(names: list[str]) -> list[Line2D]:
-    """Entries of a legend of the classes."""
+    """Returns the legend entries of the classes."""
     look = dict(linestyle="", markersize=5)
     return [Line2D([], [], label=name, **look, **class_style(label)) for label, name in enumerate(names)]
 
@@ -156,8 +163,8 @@ def class_handles(names: list[str]) -> list[Line2D]:
 def draw_latents(
     panel: Axes, coordinates: np.ndarray, labels: np.ndarray, is_pie: np.ndarray | None = None
 ) -> None:
-    """Points (N, 2) in the colours and markers of their classes (N,), on a square panel without ticks in
-    which distances are the same in all directions; with `is_pie` (N,) the PIEs alone, the others grey."""
+    """Draws points (N, 2) in the colours and markers of their classes (N,), on a square panel without ticks
+    and with equal units on both axes. With `is_pie` (N,) all images but PIEs are grey."""
     panel.set(xticks=[], yticks=[], box_aspect=1)
     panel.set_aspect("equal", adjustable="datalim")
     look = dict(linewidths=0, rasterized=True)
@@ -170,24 +177,26 @@ def draw_latents(
 
 
 def draw_curves(title: str, histories: dict[str, list[dict]]) -> Figure:
-    """Training curves of the history of each stage: loss, chance_loss, and where they exist test_loss,
-    train_accuracy, test_accuracy, and the sparsity, drawn grey behind the loss."""
+    """Draws the training curves of every stage: loss, chance_loss and, if recorded, test_loss,
+    train_accuracy, test_accuracy, and the sparsity in grey behind the loss."""
     quantities = (("loss", "loss", 1, "loss"), ("train_accuracy", "accuracy", 100, "accuracy (%)"))
     curves = [(stage, *quantity) for stage in histories for quantity in quantities]
     curves = [curve for curve in curves if curve[1] in histories[curve[0]][0]]
     figure, panels = titled_figure(
         {"figure": "curves", "title": title}, 4.2 * len(curves), 3.4, 1, len(curves)
     )
-    for panel, (stage, train, quantity, scale, ylabel) in zip(panels, curves):
+    for panel, (stage, train_key, name, scale, ylabel) in zip(panels, curves):
         history = histories[stage]
-        keys = dict.fromkeys(key for entry in history for key in entry)  # sparsity: from the first pruning on
+        keys = dict.fromkeys(
+            key for entry in history for key in entry
+        )  # sparsity is recorded from the first pruning on
         values = {key: np.array([entry.get(key, 0.0) for entry in history]) for key in keys}
-        epoch, test = values["epoch"] + 1, f"test_{quantity}"
-        look = dict(marker="." * (len(epoch) < 3))  # a line needs more to be seen
-        panel.plot(epoch, scale * values[train], color=CLASS_COLOURS[0], label="training views", **look)
+        epoch, test = values["epoch"] + 1, f"test_{name}"
+        look = dict(marker="." * (len(epoch) < 3))  # too short to see as a line
+        panel.plot(epoch, scale * values[train_key], color=CLASS_COLOURS[0], label="training views", **look)
         if test in values:
             panel.plot(epoch, scale * values[test], "--", color=PIE_COLOUR, label="test images", **look)
-        if quantity == "loss":
+        if name == "loss":
             if "sparsity" in values:
                 _draw_sparsity(panel, epoch, values["sparsity"])
             chance = history[0]["chance_loss"]
@@ -198,18 +207,18 @@ def draw_curves(title: str, histories: dict[str, list[dict]]) -> Figure:
 
 
 def _draw_sparsity(panel: Axes, epoch: np.ndarray, sparsity: np.ndarray) -> None:
-    """The sparsity at the end of each epoch, grey, on a second axis."""
+    """Draws the sparsity at the end of each epoch in grey, on a second axis."""
     second = panel.twinx()
     second.fill_between(epoch, 100 * sparsity, step="post", color="#DDDDDD", linewidth=0)
     second.set(ylabel="sparsity (%), grey", ylim=(0, 100))
     second.spines[["top"]].set_visible(False)
-    panel.set_zorder(second.get_zorder() + 1)  # curves before the grey
+    panel.set_zorder(second.get_zorder() + 1)  # curves in front of the grey
     panel.patch.set_visible(False)
 
 
 def draw_umap(arrays: dict) -> Figure:
-    """UMAP of latents: `coordinates` (N, 2), `modal_labels` (N,), `class_names` (C,), and for pruned networks
-    `is_pie` (N,), which adds a second picture with the PIEs alone in the colours of their classes."""
+    """Draws the UMAP of latents: `coordinates` (N, 2), `modal_labels` (N,), `class_names` (C,). For pruned
+    networks `is_pie` (N,) adds a second panel, in which only PIEs have the colours of their classes."""
     shown = {"all images": None}
     if "is_pie" in arrays:
         shown[f"PIEs ({arrays['is_pie'].sum()})"] = arrays["is_pie"]
@@ -222,8 +231,8 @@ def draw_umap(arrays: dict) -> Figure:
 
 
 def draw_q_score(arrays: dict) -> Figure:
-    """Dense against pruned: `dense_q_score`, `pruned_q_score` (N,), as for z_score, l1_norm; `is_pie` (N,);
-    `networks` () names what is not pruned."""
+    """Draws dense against pruned values: `dense_q_score`, `pruned_q_score` (N,), likewise for z_score and
+    l1_norm; `is_pie` (N,); `networks` (): the word for networks that are not pruned but finetuned."""
     shape = (3, 1) if is_paper(arrays) else (1, 3)
     figure, panels = titled_figure(arrays, 11.5, 3.5 * shape[0], *shape)
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
@@ -236,65 +245,65 @@ def draw_q_score(arrays: dict) -> Figure:
 
 
 def draw_prediction_depth(arrays: dict) -> Figure:
-    """Prediction depth, dense against pruned: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` () the
-    number of layers, `networks` as in `draw_q_score`."""
+    """Draws dense against pruned prediction depth: `dense_depth`, `pruned_depth`, `is_pie` (N,), `places` ()
+    the number of layers, `networks` as in `draw_q_score`."""
     figure, (panel,) = titled_figure(arrays, 7.2, 6.2)
-    # Depths are multiples of 1 / models: cells and bars hold a whole number of them, against stripes.
+    # Depths are multiples of 1 / models. Cells and bars span a whole number of multiples to avoid stripes.
     steps = np.diff(np.unique([arrays["dense_depth"], arrays["pruned_depth"]]))
     step, layers = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
     width = step * np.ceil((layers / step + 1) / 40)
     edges = width * np.arange(np.ceil(round((layers + step) / width, 6)) + 1) - step / 2
     _draw_joint(panel, arrays, "depth", edges)
     label_axes(panel, *(f"depth (layers), {kind} networks" for kind in sides_of(arrays)))
-    apart = -(-layers // 5)
-    ticks = [*range(0, layers - apart // 2, apart), layers]
+    spacing = -(-layers // 5)
+    ticks = [*range(0, layers - spacing // 2, spacing), layers]
     panel.set(xticks=ticks, yticks=ticks)
     _explain_joint(figure, arrays)
     return figure
 
 
 def sides_of(arrays: dict) -> tuple[str, str]:
-    """What the networks on both axes are."""
+    """Returns the words for the networks on both axes."""
     return "dense", str(arrays.get("networks", "pruned"))
 
 
 def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray) -> None:
-    """Dense against pruned: what share (%) of the images in each cell between `edges` are PIEs, faint where
-    there are few images; at the sides what share of PIEs and of the others has such values. Images without a
-    value are left out, and counted in the title."""
+    """Draws dense against pruned values: the share (%) of PIEs among the images in each cell between `edges`,
+    faint for few images. Histograms at the sides compare PIEs with the rest. Images without a value are left
+    out; the title gives their number."""
     dense, pruned, is_pie = arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"], arrays["is_pie"]
     defined = np.isfinite(dense) & np.isfinite(pruned)
-    others, pies = defined & ~is_pie, defined & is_pie
+    rest, pies = defined & ~is_pie, defined & is_pie
     images, pie_images = (
         np.histogram2d(pruned[chosen], dense[chosen], (edges, edges))[0] for chosen in (defined, pies)
     )
     shares = 100 * np.ma.masked_invalid(pie_images / np.where(images > 0, images, np.nan))
-    # Grey is the share of all images; colours say where PIEs are more or fewer than that.
+    # Grey is the share of PIEs among all images; colours show where PIEs are more or less frequent.
     norm = TwoSlopeNorm(np.clip(100 * is_pie.mean(), 1, 99), 0, 100)
     faint = np.clip(images / FEW, 0.2, 1)
     panel.pcolormesh(edges, edges, shares, cmap=SHARE_COLOURS, norm=norm, alpha=faint, rasterized=True)
     limits = edges[[0, -1]]
     panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label=" = ".join(sides_of(arrays)))
-    panel.set(xlim=limits, ylim=limits, box_aspect=1)  # with equal limits: equal units
-    panel.locator_params(nbins=6, steps=[1, 2, 5, 10])  # equal limits: the same ticks
+    panel.set(xlim=limits, ylim=limits, box_aspect=1)  # equal limits, hence equal units
+    panel.locator_params(nbins=6, steps=[1, 2, 5, 10])  # equal limits, hence equal ticks
     top = panel.inset_axes([0, 1.03, 1, 0.2], sharex=panel)
     right = panel.inset_axes([1.03, 0, 0.2, 1], sharey=panel)
     if not defined.all():
         top.set_title(f"({(~defined).sum()} images without a value)")
     sides = ((top, dense, "vertical", top.yaxis), (right, pruned, "horizontal", right.xaxis))
     for side, values, direction, axis in sides:
-        for chosen, colour, width in ((others, REST_COLOUR, 0), (pies, PIE_COLOUR, 1.3)):
+        for chosen, colour, width in ((rest, REST_COLOUR, 0), (pies, PIE_COLOUR, 1.3)):
             if chosen.any():
                 shares = 100 * np.histogram(values[chosen], edges)[0] / chosen.sum()
                 side.stairs(shares, edges, orientation=direction, color=colour, fill=not width, lw=width)
         side.tick_params(labelsize=8, labelbottom=side is right, labelleft=side is top)
-        axis.set_major_locator(MaxNLocator(2, prune="lower"))  # 0 would lie on a tick of the panel
+        axis.set_major_locator(MaxNLocator(2, prune="lower"))  # 0 would overlap a tick of the panel
         axis.set_label_text("%", fontsize=8)
         side.spines[["top", "right"]].set_visible(False)
 
 
 def _explain_joint(figure: Figure, arrays: dict) -> None:
-    """The scale of colours of all panels, and what the lines at their sides are."""
+    """Adds the colour bar of all panels, and the legend."""
     panels, is_pie = figure.axes, arrays["is_pie"]
     cells = panels[0].collections[0]
     figure.colorbar(
@@ -317,7 +326,7 @@ def _explain_joint(figure: Figure, arrays: dict) -> None:
 
 
 def draw_pies_distribution(arrays: dict) -> Figure:
-    """PIEs per true class: `pies_per_class` (C,), `class_names` (C,), `images` () in all."""
+    """Draws PIEs per true class: `pies_per_class` (C,), `class_names` (C,), `images` (), all images."""
     names, counts = names_in(arrays), arrays["pies_per_class"]
     figure, (panel,) = titled_figure(arrays, max(6.5, 0.5 * len(names)), 3.2)
     bars = panel.bar(range(len(names)), counts, color=REST_COLOUR)
@@ -336,10 +345,12 @@ KINDS = {
 
 
 def draw(arrays: dict, kinds: dict = KINDS) -> Figure:
-    """The figure that stored arrays describe, of one of these kinds.
+    """Draws the figure that stored arrays describe.
 
+    Args:
+        kinds: kind of figure -> function that draws it.
     Raises:
-        ValueError: arrays that are not those of a figure.
+        ValueError: the arrays describe no figure of these kinds.
     """
     kind = str(arrays.get("figure"))
     if kind not in kinds:

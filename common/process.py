@@ -1,5 +1,5 @@
-"""What a call does to its process: the device, determinism, memory, the log in logs/. torch waits until it
-is needed."""
+"""Sets up the process of a script: device, determinism, memory, the log in logs/. torch is imported only when
+needed."""
 
 import ctypes
 import logging
@@ -26,10 +26,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 
 
 def select_device(cuda_device: int) -> "torch.device":
-    """The CUDA device of that id, or the CPU where there is no CUDA.
+    """Returns the CUDA device with this id, or the CPU if CUDA is unavailable.
 
     Raises:
-        UserError: CUDA is there but not a device of this id.
+        UserError: CUDA is available but has no device with this id.
     """
     import torch
 
@@ -44,34 +44,34 @@ def select_device(cuda_device: int) -> "torch.device":
 
 
 def environment_number(name: str) -> int | None:
-    """A whole number that a launcher (torchrun, Slurm) puts into the environment; None where there is none.
+    """Returns a whole number that a launcher (torchrun, Slurm) sets in the environment, None if it is unset.
 
     Raises:
-        UserError: something else is there.
+        UserError: the value is not a whole number.
     """
     text = os.environ.get(name, "")
     if text and not re.fullmatch("[0-9]{1,9}", text):
-        raise UserError(f"the environment has {name}={text!r}, which is no whole number; unset {name}")
+        raise UserError(f"environment variable {name}={text!r} is not a whole number; unset {name}")
     return int(text) if text else None
 
 
 def set_determinism(deterministic: bool) -> None:
-    """`--cuda_deterministic`: deterministic algorithms alone, an error where an operation has none, cuDNN
-    without autotuning and cuBLAS with a fixed workspace. No effect on the CPU."""
+    """Sets or unsets deterministic algorithms (--cuda_deterministic): an operation without one is an error,
+    cuDNN does not autotune, cuBLAS has a fixed workspace. No effect on the CPU."""
     import torch
 
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    # As use_deterministic_algorithms, which would import the compiler, for seconds.
+    # Equivalent to use_deterministic_algorithms, which would spend seconds on importing the compiler.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which is for finding bugs
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
+    torch.utils.deterministic.fill_uninitialized_memory = False  # only useful for debugging
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in full float32
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
 
 
 def _end_run(handler: logging.Handler, record: logging.LogRecord) -> None:
-    """What a log cannot write ends the run, as a model that cannot be written does."""
+    """Raises errors of writing the log, which would otherwise be ignored."""
     error = sys.exc_info()[1]
     if isinstance(error, OSError):
         error.filename = getattr(handler, "baseFilename", None)
@@ -79,7 +79,7 @@ def _end_run(handler: logging.Handler, record: logging.LogRecord) -> None:
 
 
 class _Console(logging.StreamHandler):
-    """Progress bars are taken off the terminal while a line is written."""
+    """Hides progress bars while it writes a line to the terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode():
@@ -87,8 +87,8 @@ class _Console(logging.StreamHandler):
 
 
 def start_logging(script: str, folder: Path, debug: bool) -> None:
-    """Messages go to stdout and, with their time, to FOLDER/SCRIPT.log; `debug` shows every step on stdout
-    too."""
+    """Sends messages to stdout and, with their time, to FOLDER/SCRIPT.log. `debug` shows debug messages on
+    stdout too."""
     folder.mkdir(parents=True, exist_ok=True)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -99,29 +99,28 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     refuse_pipe(path)
     console, log_file = _Console(sys.stdout), logging.FileHandler(path)
     console.setLevel(logging.DEBUG if debug else logging.INFO)
-    for handler, form in ((console, "%(message)s"), (log_file, "%(asctime)s %(message)s")):
-        handler.setFormatter(logging.Formatter(form))
+    for handler, line_format in ((console, "%(message)s"), (log_file, "%(asctime)s %(message)s")):
+        handler.setFormatter(logging.Formatter(line_format))
         handler.handleError = partial(_end_run, handler)
         logger.addHandler(handler)
 
 
 def keep_freed_memory() -> bool:
-    """Has the C library keep the memory of large freed tensors for the next ones; whether it can.
+    """Makes the C library reuse the memory of large freed tensors; returns whether it supports this.
 
-    Left alone it hands every tensor of more than 32 MB back to the system, whose next pages are cleared one
-    by one: a third of a contrastive training step on a CPU. The process keeps what it needed at most. No
-    number depends on it.
+    By default it returns tensors of more than 32 MB to the system. Clearing new pages then takes a third of a
+    contrastive training step on a CPU. The process keeps its peak memory. Results do not change.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
-        return False  # another C library
+        return False  # not glibc
     return bool(mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def cache_compiled_code() -> bool:
-    """Has numba, where it can write neither into its packages nor into the home, keep what it compiles in a
-    folder that goes with this process; whether it did not before."""
+    """Makes numba cache compiled code in a temporary folder, for when it can write neither to its package nor
+    to the home directory; returns False if it already does."""
     if not CACHES:
         CACHES.append(tempfile.TemporaryDirectory())
         os.environ["NUMBA_CACHE_DIR"] = CACHES[0].name
@@ -132,7 +131,7 @@ def cache_compiled_code() -> bool:
 
 
 def environment(device: "torch.device", started: float) -> dict:
-    """What a record says of the run: versions, device, threads, seconds."""
+    """Returns the run's entry in a record: command, device, threads, seconds, versions."""
     import numpy as np
     import torch
 
@@ -149,12 +148,12 @@ def environment(device: "torch.device", started: float) -> dict:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
+    """Returns the command that started this process, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def processor() -> str:
-    """The processor's name and its number of cores."""
+    """Returns the processor's name and number of cores."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,7 +1,7 @@
-"""Scopes (where criteria are compared), schedules (when), and masks that keep pruned weights at zero.
+"""Scopes (which scores are compared), schedules (when to prune), and masks that keep pruned weights at zero.
 
-Counted and pruned are the weights of convolutions and linear layers and the biases of linear layers (n in the
-reference); batch norm is left alone.
+Sparsity counts the weights of convolutions and linear layers and the biases of linear layers, which can be
+pruned; batch norm is never pruned.
 """
 
 import inspect
@@ -21,8 +21,8 @@ SYNFLOW_ROUNDS = 100  # as published
 
 
 class GradientSums(dict[str, Tensor]):
-    """Name of a module's prunable parameter -> sums of |g_t| and of g_t over the steps t of its training, (2,
-    *the weight's shape); state_dict and load_state_dict are for the state of an unfinished training."""
+    """Maps names of a module's prunable parameters to sums of |g_t| and of g_t over training steps t, (2,
+    *shape of the weight). state_dict and load_state_dict save and restore an unfinished training."""
 
     def __init__(self, module: nn.Module):
         self.parameters = prunable_parameters(module)
@@ -33,7 +33,7 @@ class GradientSums(dict[str, Tensor]):
 
     @torch.no_grad()
     def add(self) -> None:
-        """One step more: to be called after the backward pass."""
+        """Adds the gradients of one step; called after the backward pass."""
         gradients = [weight.grad for weight in self.parameters.values()]
         for kind, terms in enumerate((torch._foreach_abs(gradients), gradients)):
             torch._foreach_add_([sums[kind] for sums in self.values()], terms)
@@ -47,7 +47,7 @@ class GradientSums(dict[str, Tensor]):
 
 
 def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Convolution weights, linear weights and linear biases by name, in the order of the model."""
+    """Returns convolution weights, linear weights and linear biases by name, in the order of the model."""
     return {
         f"{prefix}.{name}" if prefix else name: parameter
         for prefix, module in model.named_modules()
@@ -57,24 +57,23 @@ def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Name -> prunable weights as they are now."""
+    """Returns copies of the current prunable weights by name."""
     return {name: weight.detach().clone() for name, weight in prunable_parameters(module).items()}
 
 
 def layer_name(parameter: str) -> str:
-    """The name of a prunable parameter that supervised and contrastive networks share:
+    """Returns the part of a parameter's name that supervised and contrastive networks share:
     `block1.layer.0.conv1.weight`, `fc.bias`."""
     return re.sub(r"^(base|encoder|classification_head)\.", "", parameter)
 
 
 def uses(criterion: str, quantity: str) -> bool:
-    """Whether a criterion looks at the 'gradient', the 'initial_weight' or another quantity."""
+    """Whether a criterion uses a quantity, such as 'gradient' or 'initial_weight'."""
     return quantity in inspect.signature(CRITERIA[criterion].score).parameters
 
 
 def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor]) -> dict[str, Gradient]:
-    """The gradients of each batch's loss, summed over the batches. `.grad` of the parameters is left
-    alone."""
+    """Sums the gradients of the losses of all batches, without changing `.grad` of the parameters."""
     sums = {
         name: Gradient(torch.zeros_like(parameter), torch.zeros_like(parameter))
         for name, parameter in parameters.items()
@@ -89,8 +88,8 @@ def sum_gradients(parameters: dict[str, nn.Parameter], losses: Iterable[Tensor])
 def hessian_gradients(
     parameters: dict[str, nn.Parameter], losses: Callable[[], Iterable[Tensor]], masks: Masks
 ) -> dict[str, Tensor]:
-    """Name -> H g of the loss summed over the batches: the gradient of (g as a constant) . g, where g is 0
-    for what `masks` has pruned: these weights are no part of the network."""
+    """Returns H g by name, for the loss summed over the batches: the gradient of (constant g) . g. The
+    constant g is 0 for weights that `masks` has pruned, which are no longer part of the network."""
     weights, sums = list(parameters.values()), sum_gradients(parameters, losses())
     known = {name: each.total * masks[name] if name in masks else each.total for name, each in sums.items()}
     products = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
@@ -103,11 +102,11 @@ def hessian_gradients(
 
 
 def path_gradients(module: nn.Module, losses: Callable[[], Iterable[Tensor]]) -> dict[str, Tensor]:
-    """Name -> dR/d|w|, R the sum of the outputs for an input of ones when all weights are |weights|, in
-    float64. Batch norm shifts nothing and scales by |its weight| / sqrt(running variance).
+    """Returns dR/d|w| by name, in float64, where R is the sum of the outputs for an input of ones if |w|
+    replaces every w. Batch norm does not shift and scales by |its weight| / sqrt(running variance).
 
     Args:
-        losses: runs the module, which shows the shape of its input; the images do not matter.
+        losses: runs the module once, which reveals the shape of its input; the images do not matter.
     """
     inputs = []
     hook = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0][:1]))
@@ -126,7 +125,6 @@ def path_gradients(module: nn.Module, losses: Callable[[], Iterable[Tensor]]) ->
     return dict(zip(names, torch.autograd.grad(flow, weights)))
 
 
-# Each criterion looks at one or two of these.
 def score_weights(
     module: nn.Module,
     criterion: str,
@@ -136,15 +134,15 @@ def score_weights(
     accumulated: dict[str, Tensor] | None = None,
     masks: Masks | None = None,
 ) -> dict[str, Tensor]:
-    """The score of every prunable weight by a criterion; the lowest are pruned.
+    """Returns the score of every prunable weight by a criterion; the lowest scores are pruned.
 
     Args:
-        losses: gives the loss of some batches, one after the other, the same ones at every call; called where
-            the criterion looks at gradients.
-        initial: name -> initial weights, where the criterion looks at them; accumulated: name ->
-            sums of |g_t| and of g_t.
-        key: what random criteria depend on.
-        masks: of what is pruned already, None: of nothing.
+        losses: yields the losses of a few batches, the same ones at every call, for criteria that use
+            gradients.
+        initial: name -> initial weights; accumulated: name -> sums of |g_t| and of g_t; both are needed only
+            for criteria that use them.
+        key: the seed of random criteria.
+        masks: masks of earlier pruning (None: nothing is pruned yet).
     """
     parameters = prunable_parameters(module)
     quantities = {
@@ -171,35 +169,36 @@ def score_weights(
 
 
 def global_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks that prune the round(sparsity * n) smallest of all scores together.
+    """Returns masks that prune the round(sparsity * n) smallest scores over all tensors.
 
     Args:
-        scores: name -> score of every weight, any shapes; n is their total number.
+        scores: name -> score of every weight, in any shape; n is their total number.
     Returns:
-        name -> float mask of the score's shape, 1 kept and 0 pruned. Exactly the asked number is 0: among
-        equal scores the earlier (by the order of the tensors, then by position) is pruned first.
+        name -> float mask of the score's shape, 1 kept and 0 pruned. Exactly this number of entries is 0:
+        among equal scores the earlier one (by order of the tensors, then by position) is pruned first.
     """
     flat = torch.cat([score.flatten() for score in scores.values()])
     kept = torch.ones(flat.shape, device=flat.device)
-    # Not by `kept[...] = 0`, which copies the number to the device.
+    # `kept[...] = 0` would copy the 0 to the device.
     kept.index_fill_(0, flat.sort(stable=True).indices[: round(sparsity * flat.numel())], 0)
     parts = kept.split([score.numel() for score in scores.values()])
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}
 
 
 def layer_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in
+    """Returns masks that prune the round(sparsity * size) smallest scores of each tensor; ties as in
     `global_masks`."""
     return {name: global_masks({name: score}, sparsity)[name] for name, score in scores.items()}
 
 
 def erk_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks of exactly that sparsity in all; the layers' densities are those of Erdős-Rényi-kernel (Evci et
-    al. 2020), min(1, e sum(shape) / size) with one e for all, the lowest scores of each tensor pruned.
+    """Returns masks of exactly this total sparsity, with layer densities of Erdős-Rényi-kernel (Evci et al.
+    2020): min(1, e sum(shape) / size) with one e for all tensors. Within a tensor the lowest scores are
+    pruned.
 
-    The r-th highest score of a tensor gets sum(shape) / (r - 1/2), and the lowest of these are pruned from
-    the whole network: so about sum(shape) / threshold are kept of each, and none comes back at a higher
-    sparsity.
+    The r-th highest score of a tensor is replaced by sum(shape) / (r - 1/2), and the lowest of these values
+    are pruned over the whole network. So each tensor keeps about sum(shape) / threshold weights, and no
+    weight returns at a higher sparsity.
     """
     seats = {}
     for name, score in scores.items():
@@ -212,11 +211,11 @@ def erk_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
 
 
 def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
-    """Masks that prune the round(sparsity * filters) lowest filters of each convolution whole; linear layers
-    are kept whole.
+    """Returns masks that prune the round(sparsity * filters) lowest whole filters of each convolution; linear
+    layers are not pruned.
 
     Args:
-        scores: name -> score of every weight; that of a filter (the first dimension) is its weights' highest.
+        scores: name -> score of every weight; the score of a filter (first dimension) is its highest one.
     """
     masks = {name: torch.ones(score.shape, device=score.device) for name, score in scores.items()}
     for name, score in scores.items():
@@ -227,7 +226,8 @@ def filter_masks(scores: dict[str, Tensor], sparsity: float) -> Masks:
 
 
 def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion: str, masks: Masks) -> Masks:
-    """Masks of that sparsity by scope; what `masks` has pruned already stays pruned, whatever its score."""
+    """Returns masks of this sparsity by scope; weights that `masks` has pruned stay pruned, whatever their
+    scores."""
     scores = {
         name: score.masked_fill(masks[name] == 0, -torch.inf) if name in masks else score
         for name, score in scores.items()
@@ -244,13 +244,13 @@ def next_masks(scores: dict[str, Tensor], sparsity: float, scope: str, criterion
 def find_masks(
     module: nn.Module, criterion: str, scope: str, sparsity: float, masks: Masks, score: Callable[[], dict]
 ) -> Masks:
-    """The masks of that sparsity by criterion and scope; what `masks` has pruned already stays pruned.
+    """Returns the masks of this sparsity by criterion and scope; weights that `masks` has pruned stay pruned.
 
-    As published, `synflow` prunes in SYNFLOW_ROUNDS rounds, the density falling by the same factor in each,
-    and scores what the round before has left: these weights of the module are set to zero on the way.
+    As published, `synflow` prunes in SYNFLOW_ROUNDS rounds. Each round lowers the density by the same factor
+    and scores the weights that remain, so pruned weights of the module are set to zero along the way.
 
     Args:
-        score: gives the scores of the module's weights as they are.
+        score: returns scores of the module's current weights.
     """
     rounds = SYNFLOW_ROUNDS if criterion == "synflow" else 1
     if rounds > 1:  # .item() waits for the device
@@ -268,7 +268,7 @@ def find_masks(
 
 @dataclass(frozen=True)
 class GradualPruning:
-    """When and by what a network is pruned while it trains. Steps count from 1."""
+    """Schedule, criterion and scope of pruning during training. Steps count from 1."""
 
     sparsity: float
     begin_step: int
@@ -278,8 +278,8 @@ class GradualPruning:
     scope: str = "layer"
 
     def sparsities(self) -> dict[int, float]:
-        """step -> sparsity from that step on: at begin, begin + frequency, ... up to end, and at end where
-        that is off the grid.
+        """Returns the sparsity from each pruning step on. These steps are begin, begin + frequency, ... up to
+        end, and end itself.
 
         Zhu & Gupta 2017, eq. 1, from initial sparsity 0: s_t = s_f (1 - (1 - (t - begin) / (end - begin))^3).
         """
@@ -302,15 +302,14 @@ def gradual_pruner(
     key: tuple,
     accumulated: dict[str, Tensor] | None = None,
 ) -> Callable[[int], None]:
-    """A function to be called before the forward pass of every step, which prunes where the schedule fires,
-    `masks` in place.
+    """Returns a function to call before the forward pass of every step. At the steps of the schedule it
+    prunes the module and updates `masks` in place.
 
     Args:
-        module: whose prunable parameters are pruned; their initial weights are those at this call.
-        losses: step -> losses of some batches, for criteria that look at gradients.
-        key: what random criteria depend on.
-        accumulated: name -> sums of |g_t| and g_t, for criteria that look at them; 0 again after every
-            pruning.
+        module: its current weights count as the initial ones.
+        losses: step -> losses of a few batches, for criteria that use gradients.
+        key: the seed of random criteria.
+        accumulated: name -> sums of |g_t| and g_t, for criteria that use them; reset to 0 by every pruning.
     """
     if pruning is None:
         return lambda step: None
@@ -337,7 +336,7 @@ def gradual_pruner(
 
 @torch.no_grad()
 def apply_masks(module: nn.Module, masks: Masks) -> None:
-    """Sets pruned weights to zero, in place. To be called after every optimizer step."""
+    """Sets pruned weights to zero in place; called after every optimizer step."""
     if masks:
         parameters = dict(module.named_parameters())
         torch._foreach_mul_([parameters[name] for name in masks], list(masks.values()))
@@ -345,26 +344,25 @@ def apply_masks(module: nn.Module, masks: Masks) -> None:
 
 @torch.no_grad()
 def mask_gradients(module: nn.Module, masks: Masks) -> None:
-    """Sets the gradients of pruned weights to zero, for optimizers that look at more than one weight at a
-    time (LARS)."""
+    """Sets the gradients of pruned weights to zero, for optimizers that use norms of whole tensors (LARS)."""
     if masks:
         parameters = dict(module.named_parameters())
         torch._foreach_mul_([parameters[name].grad for name in masks], list(masks.values()))
 
 
 def masks_of(module: nn.Module) -> Masks:
-    """The masks of a pruned network: its prunable weights that are not zero are kept."""
+    """Returns the masks of a pruned network: 1 for prunable weights that are not zero."""
     return {name: (weight.detach() != 0).float() for name, weight in prunable_parameters(module).items()}
 
 
 def weight_movement(before: dict[str, Tensor], after: dict[str, Tensor], masks: Masks) -> dict[str, float]:
-    """How far the kept weights of each tensor moved: root mean square of their change over that of their
-    values before.
+    """Measures how far the kept weights of each tensor moved: the root mean square of their change over that
+    of their earlier values.
 
     Args:
-        before, after: name -> weights; masks: what is kept after.
+        before, after: name -> weights; masks: masks of the later weights.
     Returns:
-        name -> ratio; tensors of which nothing is kept, or that were all zero, are left out.
+        name -> ratio; tensors without kept weights, or whose earlier values are all zero, are left out.
     """
     kept = {name: mask.bool() for name, mask in masks.items()}
     norms = {
@@ -375,11 +373,11 @@ def weight_movement(before: dict[str, Tensor], after: dict[str, Tensor], masks: 
 
 
 def measure_sparsity(model: nn.Module) -> dict:
-    """The share of zeros among the prunable parameters, recounted.
+    """Counts the share of zeros among the prunable parameters.
 
     Returns:
-        total: zeros / n over weights and linear biases; weights_only: the same without the biases (what the
-        published scripts print); zeros and counted: the two numbers behind `total`; per_tensor: name ->
+        total: zeros / n over weights and linear biases; weights_only: the same without biases (printed by the
+        published scripts); zeros and counted: numerator and denominator of `total`; per_tensor: name ->
         share.
     """
     tensors = prunable_parameters(model)

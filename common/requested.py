@@ -1,4 +1,4 @@
-"""What flags ask for: ids, sparsities, pruning methods and schedules; what does not fit is refused."""
+"""Derives ids, sparsities, pruning methods and schedules from flags, and rejects flags that do not fit."""
 
 import argparse
 import math
@@ -10,18 +10,18 @@ from common.pruning import GradualPruning, uses
 
 
 def model_ids(flags: argparse.Namespace) -> range:
-    """Ids from --index_start to --index_end, both inclusive.
+    """Returns the ids from --index_start to --index_end, both inclusive.
 
     Raises:
-        UserError: the last comes before the first; epochs that the training does not reach.
+        UserError: the last id comes before the first; epochs that the training does not reach.
     """
     first, last, epochs = flags.index_start, flags.index_end, flags.epochs
     if last < first:
-        raise UserError(f"--index_end {last} lies before --index_start {first} (both inclusive)")
+        raise UserError(f"--index_end {last} comes before --index_start {first}; give a larger --index_end")
     if flags.save_epochs and max(flags.save_epochs) >= epochs:
         raise UserError(
-            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}, whose weights "
-            "are the model itself"
+            f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}; the model itself "
+            f"has the weights after {epochs}"
         )
     if getattr(flags, "warmup_epochs", 0) >= epochs:
         raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
@@ -29,7 +29,7 @@ def model_ids(flags: argparse.Namespace) -> range:
 
 
 def method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMethod:
-    """The pruning method that --criterion and --scope ask for under a schedule.
+    """Returns the pruning method with this schedule and the requested criterion and scope.
 
     Raises:
         UserError: a combination that does not exist.
@@ -46,44 +46,44 @@ def method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMeth
 def sparsities_to_train(
     flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]
 ) -> list[float]:
-    """The sparsities to train to; with --match_sparsity 0 alone. Flags of gradual pruning have no effect
-    where all networks are dense: those that the published commands give are noted, the others refused.
+    """Returns the sparsities to train to; only 0 with --match_sparsity.
+
+    If all networks are dense, flags of gradual pruning have no effect. Those that the published commands
+    contain are logged, the others are rejected.
 
     Raises:
-        UserError: one that is refused.
+        UserError: a rejected flag.
     """
     if flags.accumulate_gradients and (all(sparsities) or flags.match_sparsity):
-        raise UserError("--accumulate_gradients belongs to dense networks of the whole width; leave it out")
+        raise UserError("--accumulate_gradients is only for dense networks of full width; leave it out")
     if flags.match_sparsity:
         if sparsity_flag[2:] in flags.given and any(sparsities):
-            raise UserError(f"--match_sparsity: narrower networks are not pruned; leave {sparsity_flag} out")
+            raise UserError(f"--match_sparsity: narrow networks are not pruned; leave {sparsity_flag} out")
         sparsities = [0.0]
     if any(sparsities):
         return sparsities
-    refused, noted = (
-        ("criterion", "scope", "begin_epoch", "end_epoch"),
-        ("schedule", "begin_step", "end_step", "frequency"),
-    )
-    if given := sorted(name for name in flags.given if name.startswith(refused)):
-        raise UserError(
-            f"--{given[0]}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
-        )
-    for name in sorted(name for name in flags.given if name.startswith(noted)):
-        logger.info(f"--{name} has no effect: nothing is pruned")
+    for name in sorted(flags.given):
+        if name.startswith(("criterion", "scope", "begin_epoch", "end_epoch")):
+            raise UserError(
+                f"--{name}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
+            )
+    for name in sorted(flags.given):
+        if name.startswith(("schedule", "begin_step", "end_step", "frequency")):
+            logger.info(f"--{name} has no effect: nothing is pruned")
     return sparsities
 
 
 def gradual_pruning(
     flags: argparse.Namespace, sparsity: float, kind: str, images: int
 ) -> GradualPruning | None:
-    """The schedule that --schedule, --begin_step, --begin_epoch and their like ask for, refused where it does
-    not fit the training; None for a classifier head where whole filters are pruned, of which it has none.
+    """Returns the schedule that --schedule, --begin_step, --begin_epoch and similar flags describe; None for
+    a classifier head if whole filters are pruned, because it has none.
 
     Args:
-        kind: 'contrastive', 'supervised' or 'head', whose flags end in _head.
+        kind: 'contrastive', 'supervised' or 'head'; the head's flags end in _head.
     Raises:
-        UserError: a schedule that ends after the training or never fires, with numbers that would fit; a step
-            and an epoch for one thing; a flag of the head's schedule where whole filters are pruned.
+        UserError: a schedule that does not fit the training (the message has one that does); a step and an
+            epoch for the same end; a flag of the head's schedule if whole filters are pruned.
     """
     epochs, batch_size, suffix = flags.epochs, flags.batch_size, ""
     if kind == "head":
@@ -102,8 +102,8 @@ def gradual_pruning(
     for end, default in zip(("begin", "end"), defaults):
         step, epoch = (getattr(flags, f"{end}_{unit}{suffix}") for unit in ("step", "epoch"))
         if step is not None and epoch is not None:
-            raise UserError(f"--{end}_step{suffix} and --{end}_epoch{suffix} say the same: give one of them")
-        if epoch is not None:  # the step before which so many epochs are done
+            raise UserError(f"--{end}_step{suffix} and --{end}_epoch{suffix} exclude each other; give one")
+        if epoch is not None:  # the first step after this many epochs
             step = round(min(epoch, 2**31) * steps_an_epoch) + 1
         steps.append(default if step is None else step)
     begin, end = steps
@@ -111,32 +111,32 @@ def gradual_pruning(
         frequency = max(1, math.ceil((end - begin) / methods.INTERVALS))
     frequency = getattr(flags, f"frequency{suffix}") or frequency
     last_step = epochs * steps_an_epoch
-    # The published places in the training; the last step of all is the latest that fits.
-    published = [step / methods.PUBLISHED_STEPS[kind] * epochs for step in defaults]
-    fitting = [min(epoch, epochs - 1 / steps_an_epoch) for epoch in published]
-    numbers = [f"{float(f'{epoch:.2g}'):g}" for epoch in fitting]
-    what = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
-    remedy = f"give --begin_epoch{suffix} {numbers[0]} --end_epoch{suffix} {numbers[1]}, say"
+    # The published steps as a share of the training; the last step is the latest that fits.
+    scaled = [step / methods.PUBLISHED_STEPS[kind] * epochs for step in defaults]
+    fitting = [min(epoch, epochs - 1 / steps_an_epoch) for epoch in scaled]
+    first_epoch, last_epoch = (f"{float(f'{epoch:.2g}'):g}" for epoch in fitting)
+    network = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
+    remedy = f"give, for example, --begin_epoch{suffix} {first_epoch} --end_epoch{suffix} {last_epoch}"
     if begin > end or end < 1 or end > last_step:
         raise UserError(
-            f"pruning of the {what} from step {begin} to step {end} does not fit its training "
+            f"pruning of the {network} from step {begin} to step {end} does not fit its training "
             f"of {last_step} steps ({epochs} epochs of {steps_an_epoch}); {remedy}"
         )
     scope = method(flags, flags.schedule).scope
     pruning = GradualPruning(sparsity, begin, end, frequency, flags.criterion, scope)
     if uses(flags.criterion, "accumulated") and pruning.sparsities().get(1):
         raise UserError(
-            f"--criterion {flags.criterion}: pruning of the {what} at step 1 has no training before it; "
+            f"--criterion {flags.criterion}: there is no training before pruning of the {network} at step 1; "
             f"{remedy}"
         )
     return pruning
 
 
 def pruning_method(flags: argparse.Namespace) -> PruningMethod:
-    """The pruning method that the flags ask for.
+    """Returns the pruning method of a finetuning script.
 
     Raises:
-        UserError: a flag that has no effect with the others, or iterations that file names cannot tell apart.
+        UserError: a flag that has no effect with the others; iterations that file names cannot distinguish.
     """
 
     def refuse(names: tuple[str, ...], reason: str) -> None:
@@ -149,13 +149,13 @@ def pruning_method(flags: argparse.Namespace) -> PruningMethod:
         return method(flags, "one-shot")
     refuse(
         ("pruning_percentages",),
-        "belongs to one-shot pruning: the sparsities of --pruning_schedule iterative follow from --rate "
-        "and --iterations",
+        "belongs to one-shot pruning; with --pruning_schedule iterative, --rate and --iterations determine "
+        "the sparsities",
     )
     if flags.after in RETRAINED:
         reason = (
-            f"belongs to --after finetune: with --after {flags.after} the networks are trained as the dense "
-            "ones were"
+            f"belongs to --after finetune; with --after {flags.after} the networks are trained with the "
+            "settings of the dense ones"
         )
         refuse(("epochs", "batch_size", "learning_rate", "precision", "compile", *FLIPS), reason)
     if flags.after not in REWOUND:
@@ -163,15 +163,15 @@ def pruning_method(flags: argparse.Namespace) -> PruningMethod:
     sparsities = [sparsity for _, sparsity in sparsities_to_prune(flags)]
     if len({0.0, 1.0, *sparsities}) < len(sparsities) + 2:
         raise UserError(
-            f"--iterations {flags.iterations} at --rate {flags.rate}: the last iterations prune less than "
-            "the four digits of file names tell apart; give fewer"
+            f"--iterations {flags.iterations} at --rate {flags.rate}: the sparsities of the last iterations "
+            "do not differ in four digits, as file names need; give fewer"
         )
     epoch = flags.rewind_epoch if flags.after in REWOUND else 0
     return method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=epoch)
 
 
 def sparsities_to_prune(flags: argparse.Namespace) -> list[tuple[int, float]]:
-    """(iteration, sparsity) of all that is asked for; iteration 0 is one-shot pruning."""
+    """Returns all requested (iteration, sparsity) pairs; iteration 0 is one-shot pruning."""
     if flags.pruning_schedule == "one-shot":
         return [(0, sparsity) for sparsity in flags.pruning_percentages]
     iterations = range(1, flags.iterations + 1)

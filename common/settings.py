@@ -1,8 +1,8 @@
-"""Hyperparameters. A field of these classes is a flag, its help, its published default and an entry of the
-record; a record that lacks an entry means the default.
+"""Hyperparameters. Each field of these classes defines a flag with its help and published default, and an
+entry of the record. A record without the entry means the default.
 
-To add a hyperparameter, add a field: the scripts read it from the flags, record it and
-compare it with the default. Only the standard library is imported here, so that `--help` answers at once.
+To add a hyperparameter, add a field: the scripts read its flag, record it and compare it with the default.
+Does not import torch, so that `--help` answers at once.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from common import values
 
 
 def setting(default: Any, kind: Any, help: str) -> Any:
-    """A field with a flag; `kind` is a function that reads a text, a tuple of choices, or bool."""
+    """Returns a field with a flag; `kind` is a function that parses a text, a tuple of choices, or bool."""
     metadata = {"kind": kind, "help": help}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -34,14 +34,14 @@ def _compile() -> Any:
     return setting(
         False,
         bool,
-        "compile the training step; needs a C++ compiler, changes the last digits, was slower on a CPU",
+        "compile the training step; needs a C++ compiler, changes the last digits, is slower on a CPU",
     )
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is, as far as its shapes need it. Supervised networks have no projection head, and
-    depth and width belong to WideResNets."""
+    """The settings that determine a network's shapes. Supervised networks have no projection head; only
+    WideResNets have depth and width."""
 
     model_depth: int = setting(16, values.model_depth, "depth of the WideResNet, 6 n + 4")
     widen_factor: int = setting(2, values.widen_factor, "width of the WideResNet")
@@ -57,20 +57,20 @@ class Architecture:
         return f"WideResNet-{self.model_depth}-{self.widen_factor}"
 
     def configuration(self, supervised: bool) -> dict:
-        """What a record says of it; the published backbone is not named."""
-        without = {"projection_head"} if supervised else set()
-        without |= {"architecture"} if self.architecture == "WideResNet" else {"model_depth", "widen_factor"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in without}
+        """Returns the entries of a record; the published backbone is left out."""
+        omitted = {"projection_head"} if supervised else set()
+        omitted |= {"architecture"} if self.architecture == "WideResNet" else {"model_depth", "widen_factor"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in omitted}
 
     @classmethod
     def of_configuration(cls, configuration: dict) -> "Architecture":
-        """The architecture that a record says."""
+        """Returns the architecture in a record's configuration."""
         return cls(**{key: configuration[key] for key in defaults(cls) if key in configuration})
 
 
 @dataclass(frozen=True)
 class SupervisedTraining:
-    """Cross-entropy of a whole network."""
+    """Training of a whole network with cross-entropy."""
 
     epochs: int = setting(205, values.positive_integer, "training epochs")
     batch_size: int = setting(128, values.positive_integer, "batch size")
@@ -78,7 +78,7 @@ class SupervisedTraining:
     lr_milestones: list[int] = setting(
         [5, 30, 50, 80],
         values.epoch_list,
-        "epochs, from 0, at which the learning rate is multiplied by --lr_gamma",
+        "epochs, counted from 0, at which the learning rate is multiplied by --lr_gamma",
     )
     lr_gamma: float = setting(0.1, values.milestone_factor, "factor of the learning rate at each milestone")
     cosine_annealing: bool = setting(
@@ -93,7 +93,7 @@ class SupervisedTraining:
 
 @dataclass(frozen=True)
 class ContrastiveTraining:
-    """A contrastive loss of an encoder with its projection head."""
+    """Training of an encoder and its projection head with a contrastive loss."""
 
     epochs: int = setting(500, values.positive_integer, "training epochs")
     batch_size: int = setting(1024, values.positive_integer, "batch size; each image has two views")
@@ -115,7 +115,7 @@ class ContrastiveTraining:
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """Cross-entropy of a linear classifier on a frozen encoder."""
+    """Training of a linear classifier on a frozen encoder with cross-entropy."""
 
     head_epochs: int = setting(100, values.positive_integer, "epochs of the linear classifier")
     batch_size_head: int = setting(256, values.positive_integer, "batch size of the linear classifier")
@@ -124,7 +124,8 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """Cross-entropy of a whole pruned network, at a constant rate; without a flag: as published."""
+    """Training of a whole pruned network with cross-entropy, at a constant learning rate. Fields without a
+    flag have the published values."""
 
     epochs: int = setting(30, values.positive_integer, "finetuning epochs")
     batch_size: int = setting(128, values.positive_integer, "finetuning batch size")
@@ -138,25 +139,24 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class Retraining:
-    """Training of a pruned network as the dense one was trained, whose settings it shares."""
+    """Training of a pruned network with the settings of the dense one."""
 
     precision: str = _precision()
     compile: bool = _compile()
 
 
 def defaults(*kinds: type) -> dict:
-    """Name -> published default of the fields of these classes."""
+    """Returns name -> published default for the fields of these classes."""
     return {name: value for kind in kinds for name, value in dataclasses.asdict(kind()).items()}
 
 
 def from_flags(kind: type, flags: Namespace) -> dict:
-    """Name -> value of the fields of a class, as the record has them; fields without a flag have their
-    default."""
+    """Returns name -> value for the fields of a class, as in the record; without a flag, the default."""
     return {name: getattr(flags, name, default) for name, default in defaults(kind).items()}
 
 
 def flag_rows(kind: type, *names: str, without: Iterable[str] = ()) -> list[tuple]:
-    """(flag, kind, default, help) of the fields of a class, those named or all that have a flag."""
+    """Returns (flag, kind, default, help) for the named fields of a class, or for all that have a flag."""
     return [
         (f"--{field.name}", field.metadata["kind"], default, field.metadata["help"])
         for field, default in zip(dataclasses.fields(kind), defaults(kind).values())

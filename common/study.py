@@ -1,4 +1,4 @@
-"""What the flags of one script call mean: data, device, architecture, seeds and folders."""
+"""Turns the flags of a script call into data, device, architecture, seeds and folders."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ MOST_WEIGHTS = 1e9
 
 @dataclass(frozen=True)
 class Study:
-    """One script call under one total seed. `flags` holds the parsed flags."""
+    """One script call under one total seed."""
 
     script: str
     flags: argparse.Namespace
     learning_method: str
     architecture: Architecture
-    encoder_name: str  # full, with what differs from 16, 2, mlp; wideResNet for supervised networks
+    encoder_name: str  # see `full_encoder_name`; wideResNet for supervised networks
     data: ImageDataset
     device: torch.device
     total_seed: int
@@ -52,41 +52,43 @@ class Study:
 
     @property
     def match_sparsity(self) -> float:
-        """The sparsity whose number of weights the trained networks are to have, 0: of the whole width."""
+        """Trained networks have as many weights as remain at this sparsity; 0 for the full width."""
         return getattr(self.flags, "match_sparsity", 0.0)
 
     @property
     def folder_flag(self) -> str:
-        """The flag that names `folder`, for messages."""
+        """The flag for `folder`, for messages."""
         return "--save_path" if self.supervised else "--encoder_save_path"
 
     @property
     def architecture_name(self) -> str:
-        """The network in tables, titles and names of figures."""
+        """The network's name in tables, titles and file names of figures."""
         dropout = self.architecture.dropout
         supervised_name = f"{self.architecture}-dropout{dropout}" if dropout else str(self.architecture)
         return supervised_name if self.supervised else self.encoder_name
 
     def model_seed(self, model_id: int) -> int:
-        """The seed of a model: its id, and under total seed s > 0 another one for every (s, id)."""
+        """Returns a model's seed: its id, or under total seed s > 0 a different seed for every (s, id)."""
         return model_id + 1_000_000 * self.total_seed
 
     def name(
         self, part: str, pruning_method: str, sparsity: float, epochs: int, batch_size: int, model_id: int
     ) -> CheckpointName:
-        """The name of a checkpoint of this study; with `*` for epochs, batch size or id the glob of some."""
+        """Returns the name of a checkpoint; `*` for epochs, batch size or id makes it a glob."""
         shape = self.architecture
-        own = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
+        fields = {"widen_factor": shape.widen_factor, "depth": shape.model_depth, "dropout": shape.dropout}
         if shape.architecture != "WideResNet":
-            own["architecture"] = shape.architecture
-            own["depth"] = int("".join(filter(str.isdigit, shape.architecture)) or 0)  # of resnet18: 18
+            fields["architecture"] = shape.architecture
+            fields["depth"] = int("".join(filter(str.isdigit, shape.architecture)) or 0)  # resnet18: 18
         if not self.supervised:
-            own = {"encoder_name": self.encoder_name, "batch_size": batch_size}
-            own["temperature"] = self.flags.temperature
-        return CheckpointName(part, self.learning_method, pruning_method, sparsity, epochs, model_id, **own)
+            fields = {"encoder_name": self.encoder_name, "batch_size": batch_size}
+            fields["temperature"] = self.flags.temperature
+        return CheckpointName(
+            part, self.learning_method, pruning_method, sparsity, epochs, model_id, **fields
+        )
 
     def configuration(self) -> dict:
-        """What every configuration says of the network and of its input."""
+        """Returns the settings of the network and its input, which every configuration contains."""
         network = {
             "learning_method": self.learning_method,
             **self.architecture.configuration(self.supervised),
@@ -95,14 +97,14 @@ class Study:
 
 
 def requested_architecture(flags: argparse.Namespace) -> Architecture:
-    """The architecture that flags ask for.
+    """Returns the requested architecture.
 
     Raises:
-        UserError: one of too many weights; flags of WideResNets with another backbone.
+        UserError: too many weights; flags of WideResNets with another backbone.
     """
     architecture = Architecture(**from_flags(Architecture, flags))
     if flags.learning_method == "supervised":
-        architecture = replace(architecture, projection_head="mlp")  # a flag without effect
+        architecture = replace(architecture, projection_head="mlp")  # --projection_head has no effect
     if architecture.architecture != "WideResNet":
         for name in ("model_depth", "widen_factor", "dropout", "match_sparsity"):
             if name in flags.given:
@@ -113,19 +115,19 @@ def requested_architecture(flags: argparse.Namespace) -> Architecture:
     weights = convolution_weights(flags.model_depth, channels(flags.model_depth, flags.widen_factor))
     if weights > MOST_WEIGHTS:
         raise UserError(
-            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: some {weights:.1e} "
+            f"--model_depth {flags.model_depth} --widen_factor {flags.widen_factor}: about {weights:.1e} "
             "weights; give a smaller network"
         )
     return architecture
 
 
 def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
-    """The study of each test set and total seed, 0 to --total_seed - 1, with logging started and the data on
-    the device.
+    """Yields a study for each test set and total seed, 0 to --total_seed - 1. Starts logging and moves the
+    data to the device.
 
     Raises:
         UserError: flags that do not fit the data.
-        OSError: `writes_models`, and a folder of the models cannot be written.
+        OSError: with `writes_models`, a folder of the models cannot be written.
     """
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
@@ -139,42 +141,44 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     if flags.threads:
         torch.set_num_threads(flags.threads)
     cuda_device, rank = flags.cuda_device, process.environment_number("LOCAL_RANK")
-    # Under torchrun each process has a device of its own, or sees no other.
+    # Under torchrun each process takes a different device, or sees only one.
     if rank is not None and "cuda_device" not in flags.given:
         cuda_device = rank % max(1, torch.cuda.device_count())
     device = process.select_device(cuda_device)
-    if flags.workers and not flags.debug:  # this process looks on, and takes no memory of the device
+    if flags.workers and not flags.debug:  # this process only waits and must not take device memory
         device = torch.device("cpu")
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir, flags.follow_links)
     changed = {flip: getattr(flags, flip, None) for flip in FLIPS}
-    run = getattr(flags, "run", None)
-    if run:
+    if run := getattr(flags, "run", None):
         changed["title"] = f"{data.title}, run {run}"
     data = replace(data, **{field: value for field, value in changed.items() if value is not None})
     if flags.normalization:
         data = data.normalized_by(*(tuple(map(float, text.split(","))) for text in flags.normalization))
         logger.info(f"pixels normalised by {data.normalization_text}")
     classes = len(data.class_names)
-    # 10, the published default, leaves it to the data.
+    # With 10, the published default, the data decides.
     if getattr(flags, "num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
     architecture = requested_architecture(flags)
     if flags.learning_method == "supervised":
-        encoder_name, own, own_head = "wideResNet", flags.save_path, None
+        encoder_name, save_path, head_save_path = "wideResNet", flags.save_path, None
     else:
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
-        own, own_head = flags.encoder_save_path, flags.head_save_path
+        save_path, head_save_path = flags.encoder_save_path, flags.head_save_path
     test_sets = other_test_sets(
         data, getattr(flags, "test_set", None), getattr(flags, "severity", None), flags.follow_links
     )
     for test_set, data in test_sets:
         for total_seed in range(flags.total_seed):
-            below = f"seed_{total_seed}" if total_seed else ""
-            default_folder = study_folder("models", name) / below
-            folder = Path(own) / below if own else default_folder
-            head_folder = Path(own_head) / below if own_head else folder
+            seed_folder = f"seed_{total_seed}" if total_seed else ""
+            default_folder = study_folder("models", name) / seed_folder
+            folder = Path(save_path) / seed_folder if save_path else default_folder
+            head_folder = Path(head_save_path) / seed_folder if head_save_path else folder
+            results_folder = Path("pies") / name / (f"runs/{run}" if run else "") / seed_folder
+            if test_set:
+                results_folder /= f"test_sets/{test_set}"
             if writes_models and not flags.debug:
                 check_writable(folder)
                 check_writable(head_folder)
@@ -190,10 +194,6 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
                 folder,
                 head_folder,
                 default_folder,
-                study_folder("logs", name) / below,
-                Path("pies")
-                / name
-                / (f"runs/{run}" if run else "")
-                / below
-                / (f"test_sets/{test_set}" if test_set else ""),
+                study_folder("logs", name) / seed_folder,
+                results_folder,
             )

@@ -1,4 +1,4 @@
-"""Other test images: a folder, CIFAR-10.1, CIFAR-10.2 and CIFAR-10-C, corruptions of the clean ones."""
+"""Alternative test sets: a folder, CIFAR-10.1, CIFAR-10.2, CIFAR-10-C, corruptions of the clean images."""
 
 import hashlib
 import io
@@ -15,24 +15,25 @@ from common.augment import stream
 from common.cli import UserError, refuse_pipe
 from common.corruptions import CORRUPTIONS
 from common.data import ImageDataset, open_image, refuse_link_out, upright, visible
-from common.store.files import check_size, says_all
+from common.store.files import check_size, names_cause
 from common.values import SEVERITIES, run_name
 
 
 def other_test_sets(
     data: ImageDataset, test_set: str | None, severity: int | None = None, follow_links: bool = False
 ) -> Iterator[tuple[str, ImageDataset]]:
-    """Name of the test set and the data with its images in place of the clean ones; ("", data) for None.
+    """Yields the name of each test set, and the data with its images in place of the clean ones; ("", data)
+    for None.
 
-    `checksum` stays that of the clean data, `evaluated` becomes that of the test set. Data on the CPU.
+    `checksum` stays that of the clean data; `evaluated` becomes that of the test set. Data is on the CPU.
 
     Raises:
-        UserError: a test set that is missing, damaged or of other classes or sizes; `severity` without a file
-            that has severities.
+        UserError: the test set is missing or damaged, or has different classes or image sizes; `severity` is
+            given without a file of severities.
     """
     if severity and not (test_set or "").endswith(".npy"):
         raise UserError(
-            "--severity belongs to a file of CIFAR-10-C: give --test_set fog.npy, say, or leave it out"
+            "--severity needs a file of CIFAR-10-C: give --test_set fog.npy, say, or leave it out"
         )
     if test_set is None:
         yield "", data
@@ -69,7 +70,8 @@ def other_test_sets(
 
 
 def corrupt(images: Tensor, name: str) -> Tensor:
-    """The uint8 images (N, 3, H, W) under a corruption of `CORRUPTIONS`: the same in every process."""
+    """Applies a corruption of `CORRUPTIONS` to uint8 images (N, 3, H, W); every process gets the same
+    result."""
     from torchvision.transforms.v2 import functional
 
     kind, strength = CORRUPTIONS[name]
@@ -80,21 +82,21 @@ def corrupt(images: Tensor, name: str) -> Tensor:
     if kind == "jpeg":
         return torch.stack([_jpeg(image, strength) for image in images])
     noisy = torch.empty_like(images)
-    for place, image in enumerate(images):
-        noise = torch.randn(image.shape, generator=stream("test set", name, place))
-        noisy[place] = (image + 255 * strength * noise).round().clamp(0, 255)
+    for index, image in enumerate(images):
+        noise = torch.randn(image.shape, generator=stream("test set", name, index))
+        noisy[index] = (image + 255 * strength * noise).round().clamp(0, 255)
     return noisy
 
 
 def _jpeg(image: Tensor, quality: int) -> Tensor:
-    """A uint8 image (3, H, W), compressed and read again."""
+    """Compresses a uint8 image (3, H, W) and decodes it again."""
     compressed = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(compressed, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(compressed))).permute(2, 0, 1)
 
 
 def _name_of(path: Path) -> str:
-    """The name of a test set's folder of results."""
+    """Returns the name of the result folder of a test set."""
     name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "").removesuffix("_data")
     try:
         if name in CORRUPTIONS:
@@ -102,19 +104,19 @@ def _name_of(path: Path) -> str:
         return run_name(name)
     except Exception:
         raise UserError(
-            f"--test_set {path}: {name!r} cannot name a folder of results; rename it: letters, digits, '_', "
-            "'.', '=', '-', and no name of a corruption"
+            f"--test_set {path}: {name!r} cannot name a result folder; rename it: only letters, digits, '_', "
+            "'.', '=' and '-', and not the name of a corruption"
         ) from None
 
 
 def _read_folder(
     root: Path, data: ImageDataset, follow_links: bool
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Images, labels and file names of CLASS/IMAGE below `root`."""
-    found = [path.name for path in visible(root) if path.is_dir()]
-    if found != sorted(data.class_names):
-        strange = ", ".join(sorted({*found} ^ {*data.class_names}))
-        raise UserError(f"--test_set {root}: its folders are not the classes of {data.name}: {strange}")
+    """Returns images, labels and file names of CLASS/IMAGE below `root`."""
+    folders = [path.name for path in visible(root) if path.is_dir()]
+    if folders != sorted(data.class_names):
+        unmatched = ", ".join(sorted({*folders} ^ {*data.class_names}))
+        raise UserError(f"--test_set {root}: its folders are not the classes of {data.name}: {unmatched}")
     height, width = data.test_images.shape[-2:]
     pixels, labels, files = [], [], []
     for label, name in enumerate(data.class_names):
@@ -126,7 +128,7 @@ def _read_folder(
                     image = upright(image)
                 if image.size != (width, height):
                     raise UserError(
-                        f"--test_set: {path} is not of {width}x{height} pixels as {data.name}; resize it"
+                        f"--test_set: {path} must be {width}x{height} pixels like {data.name}; resize it"
                     )
                 pixels.append(np.asarray(image).transpose(2, 0, 1))
             labels.append(label)
@@ -137,8 +139,8 @@ def _read_folder(
 
 
 def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Tensor, Tensor]:
-    """Images and labels of CIFAR-10.1 (..._data.npy, ..._labels.npy beside it), CIFAR-10.2 (.npz) or
-    CIFAR-10-C: of `severity` one of five blocks, labels.npy beside it."""
+    """Returns images and labels of CIFAR-10.1 (..._data.npy with ..._labels.npy beside it), CIFAR-10.2 (.npz)
+    or CIFAR-10-C (one of five blocks, chosen by `severity`, with labels.npy beside it)."""
     try:
         if path.suffix == ".npz":
             check_size(path)
@@ -147,28 +149,30 @@ def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Te
         else:
             if not severity and not path.stem.endswith("_data"):
                 raise UserError(
-                    f"--test_set {path}: its name does not end with _data.npy; of CIFAR-10-C give --severity"
+                    f"--test_set {path}: its name does not end in _data.npy; for CIFAR-10-C give --severity"
                 )
-            beside = path.with_name("labels.npy" if severity else path.name.replace("_data.", "_labels."))
-            for file in (path, beside):
+            labels_path = path.with_name(
+                "labels.npy" if severity else path.name.replace("_data.", "_labels.")
+            )
+            for file in (path, labels_path):
                 refuse_pipe(file)
-            images, labels = (np.load(file, allow_pickle=False) for file in (path, beside))
+            images, labels = (np.load(file, allow_pickle=False) for file in (path, labels_path))
         if severity:
             images, labels = (np.split(array, SEVERITIES)[severity - 1] for array in (images, labels))
         images, labels = map(np.asarray, (images, labels))  # a .npy may be an archive
-    # A damaged archive raises errors of several kinds.
+    # Damaged archives raise errors of several types.
     except Exception as error:
-        if says_all(error, path) and not isinstance(error, FileNotFoundError):
+        if names_cause(error, path) and not isinstance(error, FileNotFoundError):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--test_set {path}: cannot be read ({reason}); fetch it anew") from None
+        raise UserError(f"--test_set {path}: cannot be read ({reason}); download it again") from None
     shape, classes = (*data.test_images.shape[-2:], 3), len(data.class_names)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         raise UserError(
             f"--test_set {path}: images are {images.dtype} {images.shape}, "
             f"not uint8 (N, {shape[0]}, {shape[1]}, 3)"
         )
-    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not whole or not 0 <= labels.min() <= labels.max() < classes:
-        raise UserError(f"--test_set {path}: labels are not a number from 0 to {classes - 1} for each image")
+    one_each = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not one_each or not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(f"--test_set {path}: each image needs a label between 0 and {classes - 1}")
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels.astype(np.int64))

@@ -1,8 +1,7 @@
-"""Trains networks: one loop, `fit`, and what differs between trainings: `CrossEntropy`, `Contrastive` and
-`Head`.
+"""Trains networks: one loop, `fit`, for three kinds of training, `CrossEntropy`, `Contrastive` and `Head`.
 
-To change an optimizer, a learning rate or the loss of a batch, edit the training's class here. Losses and
-counts add up on the device and are read once an epoch.
+To change an optimizer, a learning rate or the loss of a batch, edit the class of the training. Losses and
+counts are summed on the device and read once per epoch.
 """
 
 import functools
@@ -47,10 +46,10 @@ HEAD_MILESTONES = (60, 75, 90)  # learning rate x 0.2, chained with a cosine to 
 HEAD_OPTIMIZER, HEAD_LOWEST_RATE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}, 1e-4
 WARMUP_FROM, WARMUP_ABOVE_BATCH = 0.01, 256
 LARS_TRUST, LARS_EPSILON = 0.02, 1e-8
-EPOCH_SHOWN_SECONDS = 60  # without a terminal an epoch is shown so often, else there is a bar
-GRADIENT_BATCHES = 10  # training batches whose gradients a pruning criterion sees
-# Warned about after so many epochs: a contrastive loss so near to its chance value (as a share of it), or an
-# accuracy within so many standard deviations of guessing.
+EPOCH_SHOWN_SECONDS = 60  # interval of log lines without a terminal; with one, a progress bar is shown
+GRADIENT_BATCHES = 10  # training batches from which pruning criteria get gradients
+# A warning follows EPOCHS_AT_CHANCE epochs in which a contrastive loss is within this share of its chance
+# value, or an accuracy within this many standard deviations of guessing.
 EPOCHS_AT_CHANCE, LOSS_AT_CHANCE, DEVIATIONS_AT_CHANCE = 5, 0.005, 3
 
 
@@ -58,15 +57,15 @@ EPOCHS_AT_CHANCE, LOSS_AT_CHANCE, DEVIATIONS_AT_CHANCE = 5, 0.005, 3
 
 
 def annealed_learning_rate(initial: float, epoch: int, epochs: int) -> float:
-    """Per epoch, counted from 0, along a cosine from `initial` to `initial` / 1000."""
+    """Returns the rate of an epoch, counted from 0: a cosine from `initial` to `initial` / 1000."""
     lowest = initial / 1000
     return lowest + (initial - lowest) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def supervised_learning_rate(settings: dict, epoch: int) -> float:
-    """The rate of an epoch: times lr_gamma at each of the lr_milestones (published: 0.1 at 5, 30, 50, 80),
-    with cosine_annealing that of `annealed_learning_rate`; constant where the settings name neither, as in
-    finetuning."""
+    """Returns the rate of an epoch. It is multiplied by lr_gamma at each of the lr_milestones (published: 0.1
+    at 5, 30, 50, 80), or follows `annealed_learning_rate` with cosine_annealing. Without either setting, as
+    in finetuning, it is constant."""
     if settings.get("cosine_annealing"):
         return annealed_learning_rate(settings["learning_rate"], epoch, settings["epochs"])
     passed = sum(epoch >= milestone for milestone in settings.get("lr_milestones", ()))
@@ -74,9 +73,9 @@ def supervised_learning_rate(settings: dict, epoch: int) -> float:
 
 
 def contrastive_learning_rates(settings: dict, epoch: int, steps: int) -> list[float]:
-    """The rate of every step of an epoch: constant or, with cosine_annealing, annealed by epochs. In the
-    warm-up epochs, with a batch above 256, it rises linearly per step from 0.01 to the rate of the first
-    epoch after them."""
+    """Returns the rate of every step of an epoch: constant or, with cosine_annealing, annealed per epoch. For
+    batches above 256 it rises linearly with every step of the warm-up epochs, from 0.01 to the rate of the
+    first epoch after them."""
 
     def rate_of(epoch: int) -> float:
         initial = settings["learning_rate"]
@@ -96,8 +95,8 @@ def contrastive_learning_rates(settings: dict, epoch: int, steps: int) -> list[f
 
 
 def head_learning_rates(epochs: int) -> list[float]:
-    """The rate of every epoch of the classifier head: two of torch's schedulers, stepped one after the other,
-    as published."""
+    """Returns the rate of every epoch of the classifier head. Two torch schedulers are stepped in turn, as
+    published."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], HEAD_OPTIMIZER["learning_rate"])
     schedulers = [
         torch.optim.lr_scheduler.MultiStepLR(optimizer, list(HEAD_MILESTONES), gamma=0.2),
@@ -113,11 +112,12 @@ def head_learning_rates(epochs: int) -> list[float]:
 
 
 def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
-    """Scales gradients in place as LARS does (You et al. 2017), clipped at the learning rate, weight decay
-    inside.
+    """Scales gradients in place by LARS (You et al. 2017), clipped at the learning rate and including weight
+    decay.
 
-    To be followed by an SGD step without weight decay. For each tensor w with gradient g: local = 0.02 |w| /
-        (|g| + weight_decay |w| + 1e-8);  g <- (g + weight_decay w) * min(local / learning_rate, 1)
+    An SGD step without weight decay must follow. For each tensor w with gradient g:
+        local = 0.02 |w| / (|g| + weight_decay |w| + 1e-8)
+        g <- (g + weight_decay w) * min(local / learning_rate, 1)
     Tensors whose weight or gradient is all zero keep their gradient.
     """
     for parameter in parameters:
@@ -129,7 +129,7 @@ def lars_(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: dict) -> torch.optim.Optimizer:
-    """SGD with momentum; with LARS the weight decay is in `lars_`."""
+    """Makes SGD with momentum. With LARS, `lars_` applies the weight decay."""
     return torch.optim.SGD(
         parameters,
         settings["learning_rate"],
@@ -139,7 +139,7 @@ def sgd(parameters: Iterable[nn.Parameter], settings: dict) -> torch.optim.Optim
     )
 
 
-# Setting `optimizer` -> what makes it of parameters and settings.
+# Setting `optimizer` -> function that makes it from parameters and settings.
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], dict], torch.optim.Optimizer]] = {"sgd": sgd}
 
 
@@ -147,11 +147,11 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], dict], torch.optim.Optim
 
 
 class Training:
-    """What `fit` asks of a training; those below say what differs.
+    """The interface between `fit` and the kinds of training below.
 
-    network: what is trained, in place; pruned: the module in it that masks are of. settings: learning_rate,
-    momentum, weight_decay, and where there are others than the defaults nesterov, lars, precision, compile.
-    accumulated: of `pruned`, where a criterion will look at it.
+    network: trained in place; pruned: its module to which masks apply. settings: learning_rate, momentum,
+    weight_decay, and optionally nesterov, lars, precision, compile. accumulated: gradient sums of `pruned`,
+    if a criterion needs them.
     """
 
     shuffle = True
@@ -167,44 +167,43 @@ class Training:
         return OPTIMIZERS[self.settings.get("optimizer", "sgd")](self.network.parameters(), self.settings)
 
     def learning_rates(self, epoch: int, steps: int) -> list[float]:
-        """The rate of every step of an epoch, counted from 0."""
+        """Returns the rate of every step of an epoch, counted from 0."""
 
     def draw(self, batches: list[Tensor], generator: torch.Generator) -> None:
-        """Draws the views of an epoch. Image i of the training set has row i of what is drawn."""
+        """Draws the views of an epoch. Row i of the drawn parameters belongs to training image i."""
         self.drawn = draw_supervised(self.data, generator)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean loss of a batch (B,) of training images, and how many are classified correctly (None: no
-        classifier)."""
+        """Returns the mean loss of a batch (B,) of training images, and the number of correct predictions
+        (None without a classifier)."""
 
     def forward(self, batch: Tensor) -> Tensor:
-        """What the network gives in a training step, with --precision inside and in float32 outside. Pruning
-        criteria and evaluation ask the network itself, in float32."""
+        """Returns the outputs of the network in a training step, in float32, computed with --precision.
+        Pruning criteria and evaluation call the network itself, in float32."""
         bfloat16 = self.settings.get("precision") == "bfloat16"
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=bfloat16):
             return self.network(batch).float()
 
     def before_step(self, masks: Masks, rate: float) -> None:
-        """Called between the backward pass and the optimizer's step."""
+        """Called between the backward pass and the optimizer step."""
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
-        """The losses of some batches, for pruning criteria that look at gradients."""
+        """Yields the losses of a few batches, for pruning criteria that use gradients."""
 
     def test_scores(self) -> dict[str, float]:
-        """test_loss and test_accuracy, of a classifier."""
+        """Returns test_loss and test_accuracy, for classifiers only."""
         return {}
 
     def check_outputs(self) -> None:
-        """Refuses a trained network whose outputs are not finite; a classifier's are seen by
-        `test_scores`."""
+        """Refuses a trained network whose outputs are not finite. For classifiers `test_scores` does this."""
 
 
 class CrossEntropy(Training):
-    """Cross-entropy of a classifier on supervised views: supervised training, and finetuning of whole pruned
+    """Cross-entropy of a classifier on supervised views, for supervised training and for finetuning of pruned
     networks.
 
-    Settings beside those of `Training`: batch_size, shuffle (True), and what `supervised_learning_rate`
-    knows.
+    Settings in addition to those of `Training`: batch_size, shuffle (True), and those of
+    `supervised_learning_rate`.
     """
 
     def __init__(self, network: Classifier, data: ImageDataset, settings: dict):
@@ -227,14 +226,14 @@ class CrossEntropy(Training):
 
 
 class Contrastive(Training):
-    """A contrastive loss of an encoder with its projection head on two views of every image; the encoder
-    alone is pruned.
+    """A contrastive loss of an encoder with its projection head on two views of every image; only the encoder
+    is pruned.
 
-    Settings beside those of `Training`: learning_method (a name in `losses.LOSSES`), epochs (of the whole
-    training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
+    Settings in addition to those of `Training`: learning_method (a name in `losses.LOSSES`), epochs (of the
+    whole training), batch_size, temperature, base_temperature, cosine_annealing, warmup_epochs.
 
     Raises:
-        UserError: batches of one image, which have nothing to tell it from.
+        UserError: batches hold one image, with nothing to contrast it with.
     """
 
     def __init__(self, model: ContrastiveEncoder, data: ImageDataset, settings: dict):
@@ -248,7 +247,7 @@ class Contrastive(Training):
             )
         images = len(data.train_images)
         sizes = [min(self.batch_size, images - start) for start in range(0, images, self.batch_size)]
-        # The last, smaller batch counts by its images.
+        # Batches are weighted by size, since the last one may be smaller.
         losses = [size * chance(2 * size, *self.temperatures) for size in sizes]
         self.chance_loss = sum(losses) / images
 
@@ -267,7 +266,7 @@ class Contrastive(Training):
         return {name: values.to(device) for name, values in drawn.items()}
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        # Image i has the parameters of rows i and i + N.
+        # The views of image i have their parameters in rows i and i + N.
         rows = torch.cat([batch, batch + len(self.data.train_images)])
         drawn = {name: values[rows] for name, values in self.drawn.items()}
         return self._loss(self.forward, batch, drawn), None
@@ -285,7 +284,7 @@ class Contrastive(Training):
             lars_(list(self.network.parameters()), rate, self.settings["weight_decay"])
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
-        """Of new views, in eval mode."""
+        """Yields losses of newly drawn views, in eval mode."""
         generator = augment.stream(*key, "criterion")
         batches = epoch_order(self.data, self.batch_size, generator)[:GRADIENT_BATCHES]
         with in_eval_mode(self.network):
@@ -294,11 +293,11 @@ class Contrastive(Training):
 
 
 class Head(Training):
-    """Cross-entropy of a linear classifier on a frozen encoder's latent (encoder in eval mode), on supervised
+    """Cross-entropy of a linear classifier on the latents of a frozen encoder in eval mode, on supervised
     views.
 
-    The encoder does not change, so the latents of an epoch's views are computed first, in large batches, and
-    in float32, as those of the test images are. Settings: head_epochs, batch_size_head, precision.
+    The encoder does not change, so the latents of all views of an epoch are computed first, in large batches
+    and in float32, like those of the test images. Settings: head_epochs, batch_size_head, precision.
     """
 
     def __init__(self, encoder: WideResNet, head: ClassificationHead, data: ImageDataset, settings: dict):
@@ -324,7 +323,7 @@ class Head(Training):
         return cross_entropy(self.forward(self.latents[batch]), self.data.train_labels[batch])
 
     def criterion_losses(self, key: tuple) -> Iterator[Tensor]:
-        """Of the epoch's first batches."""
+        """Yields losses of the first batches of the epoch."""
         labels = self.data.train_labels
         for batch in self.batches[:GRADIENT_BATCHES]:
             yield F.cross_entropy(self.network(self.latents[batch]), labels[batch])
@@ -335,11 +334,11 @@ class Head(Training):
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Which training this is.
+    """Identifies a training run.
 
-    key: (seed, stage), on which orders, views, dropout and random criteria depend, with the epoch or step,
-    and on nothing else. epochs_left: gives those of the epochs that are still to be trained, as
-    `TrainingState.epochs_left` does, which keeps the state of the training; None: all.
+    key: (seed, stage); orders, views, dropout and random criteria depend only on it and on the epoch or step.
+    epochs_left: yields the epochs still to be trained; `TrainingState.epochs_left`, for example, also saves
+    the state of the training (None: all epochs).
     """
 
     key: tuple
@@ -355,15 +354,15 @@ def fit(
     pruning: GradualPruning | None = None,
     at_epoch: Callable[[int], None] | None = None,
 ) -> list[dict]:
-    """Trains in place and returns the history, an entry for each epoch.
+    """Trains in place and returns the history, with one entry per epoch.
 
     Args:
-        epochs: those to train, from the first, at which the network already is.
-        masks: fixed; pruning: a schedule by which the network is pruned while it trains. Pruned weights are
+        epochs: the epochs to train; the network must be in its state before the first one.
+        masks: fixed masks; pruning: a schedule that prunes the network while it trains. Pruned weights are
             zero after every step.
-        at_epoch: called with the number of epochs done, at the start and after every epoch.
+        at_epoch: called with the number of finished epochs, at the start and after every epoch.
     Raises:
-        UserError: a loss, weights, buffers, sums of gradients or outputs that are not finite.
+        UserError: a loss, weights, buffers, gradient sums or outputs are not finite.
     """
     network, pruned, data = training.network, training.pruned, training.data
     images, device = len(data.train_images), data.train_images.device
@@ -414,7 +413,7 @@ def fit(
             f"gradient sums of {name}": total for name, total in (sums or {}).items()
         }
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
-        # Read together: every reading waits for the device.
+        # One transfer for all: each would wait for the device.
         loss_sum, correct_sum, finite = torch.cat([totals, finite.float()[None]]).tolist()
         mean_loss = loss_sum / images
         entry = {"epoch": epoch, "learning_rate": rates[-1], "loss": mean_loss}
@@ -443,23 +442,22 @@ def fit(
     return history
 
 
-# What they share
+# Shared by all trainings
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on `device`, its convolutions in channels-last order: the same numbers, a fifth faster on a
-    CPU."""
+    """Moves a network to `device`, in channels-last order: the same results, a fifth faster on a CPU."""
     return network.to(device, memory_format=torch.channels_last)
 
 
 def seed_weights(*key) -> None:
-    """Seeds torch's global generators, before the first weight of a network (or the first dropout of an
-    epoch)."""
+    """Seeds torch's global generators; called before weights are drawn, and before the dropout of an
+    epoch."""
     torch.manual_seed(augment.stream_seed(*key))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all parameter groups."""
+    """Sets the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -467,16 +465,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def epoch_order(
     data: ImageDataset, batch_size: int, generator: torch.Generator, shuffle: bool = True
 ) -> list[Tensor]:
-    """Indices of the training images in an epoch's batches; the last is smaller where `batch_size` does not
-    divide their number."""
+    """Returns the indices of training images in every batch of an epoch. The last batch is smaller if
+    `batch_size` does not divide their number."""
     count = len(data.train_images)
     order = torch.randperm(count, generator=generator) if shuffle else torch.arange(count)
     return list(order.to(data.train_images.device).split(batch_size))
 
 
 def chance_of_classes(data: ImageDataset) -> tuple[float, float]:
-    """What guessing by the frequencies of the classes among the training images gives: cross-entropy, and the
-    accuracy of the largest class. On a GPU this waits for the device."""
+    """Returns the cross-entropy of guessing by the class frequencies of the training images, and the accuracy
+    of always predicting the largest class. On a GPU this waits for the device."""
     counts = data.train_labels.bincount().tolist()
     images = sum(counts)
     loss = math.fsum(count * math.log(images / count) for count in counts if count) / images
@@ -484,7 +482,7 @@ def chance_of_classes(data: ImageDataset) -> tuple[float, float]:
 
 
 def draw_supervised(data: ImageDataset, generator: torch.Generator) -> dict[str, Tensor]:
-    """Parameters of one supervised view of every training image, on the device."""
+    """Draws the parameters of one supervised view per training image and moves them to the device."""
     images = data.train_images
     (height, width), flips = images.shape[-2:], (data.horizontal_flip, data.vertical_flip)
     drawn = augment.draw_supervised(len(images), height, width, *flips, generator)
@@ -492,21 +490,21 @@ def draw_supervised(data: ImageDataset, generator: torch.Generator) -> dict[str,
 
 
 def supervised_batch(data: ImageDataset, drawn: dict[str, Tensor], batch: Tensor) -> Tensor:
-    """The views of these training images, (B, 3, H, W)."""
+    """Returns the views (B, 3, H, W) of a batch of training images."""
     images = data.train_images.index_select(0, batch)
     drawn = {name: values[batch] for name, values in drawn.items()}
     return augment.supervised_views(images, drawn, data.mean, data.std)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch, and how many of its images are classified correctly."""
+    """Returns the mean loss of a batch, and the number of correct predictions."""
     return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).sum()
 
 
 @contextmanager
 def tf32_of(settings: dict) -> Iterator[None]:
-    """A context in which CUDA may round to TF32 what convolutions multiply, where that is the precision asked
-    for. Other products, those of views and losses among them, are in float32."""
+    """A context in which CUDA convolutions may use TF32, if --precision says so. All other products, such as
+    those in views and losses, are in float32."""
     before = torch.backends.cudnn.allow_tf32
     try:
         torch.backends.cudnn.allow_tf32 = settings.get("precision") == "tf32"
@@ -516,8 +514,8 @@ def tf32_of(settings: dict) -> Iterator[None]:
 
 
 def loss_function(training: Training) -> Callable:
-    """`training.loss`, compiled where --compile asks for it: views, network and loss are one graph, their
-    backward pass another. A graph is made for every size of a batch, and serves the networks of all seeds."""
+    """Returns `training.loss`, compiled with --compile: views, network and loss form one graph, the backward
+    pass another. Each batch size has a separate graph, which the networks of all seeds share."""
     if not training.settings.get("compile"):
         return training.loss
     return functools.partial(compiled_loss(type(training)), training)
@@ -525,26 +523,27 @@ def loss_function(training: Training) -> Callable:
 
 @functools.cache
 def compiled_loss(kind: type[Training]) -> Callable:
-    """`loss` of a kind of training, compiled; dropout draws what it draws uncompiled."""
+    """Returns the compiled `loss` of a kind of training; dropout draws the same numbers as without
+    compilation."""
     return torch.compile(kind.loss, fullgraph=True, dynamic=False, options={"fallback_random": True})
 
 
 @contextmanager
 def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """A context in which a module is in eval mode; afterwards it is as before."""
+    """A context in which a module is in eval mode; its former mode is restored afterwards."""
     was_training = module.training
     module.eval()
     try:
         yield
-    finally:  # whoever takes one of the losses and drops the others ends the context too
+    finally:  # also runs if a generator of losses is dropped early
         module.train(was_training)
 
 
 def classification_losses(
     network: Classifier, data: ImageDataset, batch_size: int, key: tuple
 ) -> Iterator[Tensor]:
-    """The cross-entropy of some batches of un-augmented training images, in eval mode, for criteria that look
-    at gradients."""
+    """Yields the cross-entropy of a few batches of un-augmented training images, in eval mode, for criteria
+    that use gradients."""
     batches = epoch_order(data, batch_size, augment.stream(*key, "criterion"))[:GRADIENT_BATCHES]
     with in_eval_mode(network):
         for batch in batches:
@@ -553,8 +552,8 @@ def classification_losses(
 
 
 def advance(bar: tqdm, loss: Tensor) -> None:
-    """One step on; the loss is shown once a second, because reading it waits for the device, and never
-    without a terminal."""
+    """Advances the progress bar by one step. It shows the loss at most once per second, because reading it
+    waits for the device, and never without a terminal."""
     if not bar.disable and time.monotonic() - getattr(bar, "loss_shown_at", 0) > 1:
         bar.loss_shown_at = time.monotonic()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -563,7 +562,8 @@ def advance(bar: tqdm, loss: Tensor) -> None:
 
 @contextmanager
 def refusing_divergence(done: int, description: str) -> Iterator[None]:
-    """A context in which values that are not finite, after `done` epochs, end the training."""
+    """A context that ends the training with a UserError if it meets values that are not finite, after `done`
+    epochs."""
     try:
         yield
     except NotFiniteError as error:
@@ -574,22 +574,22 @@ def refusing_divergence(done: int, description: str) -> Iterator[None]:
 
 
 def check_outputs(network: nn.Module, data: ImageDataset) -> None:
-    """Looks at what a network in training gives for the test images.
+    """Checks the outputs of a network for the test images during training.
 
     Raises:
-        NotFiniteError: outputs that are not finite.
+        NotFiniteError: they are not finite.
     """
     with in_eval_mode(network):
         outputs(network, data.test_images, data)
 
 
 def warn_at_chance(history: list[dict], description: str, data: ImageDataset) -> None:
-    """Says once when a network has learned nothing for some epochs: its loss is not below chance, and its
-    accuracy on the training views is that of guessing the largest class; or its contrastive loss is that of
-    features which are all alike."""
+    """Warns once if a network has learned nothing for several epochs: its loss is not below chance, and its
+    accuracy on training views is that of guessing the largest class; or its contrastive loss is that of
+    identical features."""
     chance, guessing = chance_of_classes(data)
     highest = guessing + DEVIATIONS_AT_CHANCE * math.sqrt(guessing * (1 - guessing) / len(data.train_labels))
-    # Where nearly all images are of one class, even the best contrastive loss is near to chance.
+    # If nearly all images belong to one class, even the best contrastive loss is close to chance.
     tolerance = LOSS_AT_CHANCE * min(1, chance)
 
     def is_at_chance(entry: dict) -> bool:
@@ -598,7 +598,7 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
         return abs(entry["loss"] - entry["chance_loss"]) < tolerance * entry["chance_loss"]
 
     at_chance = [*map(is_at_chance, history[-EPOCHS_AT_CHANCE - 1 :])]
-    # Said when the last so many epochs are at chance and the one before them was not, or there was none.
+    # Warn only in the epoch in which the run of epochs at chance reaches this length.
     if at_chance in ([True] * EPOCHS_AT_CHANCE, [False] + [True] * EPOCHS_AT_CHANCE):
         logger.info(
             "warning: %s has been at chance for %d epochs (%s): it learns nothing; look at --learning_rate",
@@ -609,7 +609,7 @@ def warn_at_chance(history: list[dict], description: str, data: ImageDataset) ->
 
 
 def log_epoch(description: str, epochs: int, entry: dict, level: int) -> None:
-    """One line of the log."""
+    """Logs one line about an epoch."""
     rate, facts = entry["learning_rate"], describe_epoch(entry)
     logger.log(
         level, "%s epoch %d/%d, %s, learning rate %.3g", description, entry["epoch"] + 1, epochs, facts, rate
@@ -617,8 +617,8 @@ def log_epoch(description: str, epochs: int, entry: dict, level: int) -> None:
 
 
 def describe_epoch(entry: dict) -> str:
-    """An entry of a history in the log: the loss with its chance value, accuracies of the epoch's views and
-    of the test images, sparsity."""
+    """Formats an entry of a history for the log: loss with its chance value, accuracies on training views and
+    test images, sparsity."""
     facts = [f"loss {entry['loss']:.4f} (chance {entry['chance_loss']:.4f})"]
     shares = ("train_accuracy", "test_accuracy", "sparsity")
     facts += [f"{name.replace('_', ' ')} {entry[name]:.2%}" for name in shares if name in entry]

@@ -1,6 +1,6 @@
-"""What the values of flags may be: functions that read a text or raise argparse.ArgumentTypeError.
+"""Parsers for the values of flags: functions that take a text and raise argparse.ArgumentTypeError.
 
-Only the standard library is imported here, so that `--help` answers at once.
+Does not import torch, so that `--help` answers at once.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from typing import Callable
 from common import methods
 
 
-def _number(kind: type, words: str, fits: Callable[[float], bool]) -> Callable:
+def _number(kind: type, description: str, is_valid: Callable[[float], bool]) -> Callable:
     def parse(text: str):
-        # Python reads more: 1_000, blanks around, digits of other scripts.
+        # Python also accepts 1_000, spaces around a number and digits of other scripts.
         value = kind(text) if re.fullmatch(NUMBERS[kind], text) else None
-        if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
-        return value + 0  # -0.0 is 0.0
+        if value is None or not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+        return value + 0  # turns -0.0 into 0.0
 
     return parse
 
@@ -30,12 +30,12 @@ def _whole_number(low: int, high: int) -> Callable:
 
 NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
 SEVERITIES = 5  # of each corruption in CIFAR-10-C
-infinity, largest = float("inf"), 2**31 - 1
-SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # which float32 holds too
-positive_integer = _whole_number(1, largest)
-natural_number = _whole_number(0, largest)
-# Ids stay below the distance of the seeds of two total seeds; iterations where the smallest --rate leaves
-# nothing to prune.
+INFINITY, LARGEST_INTEGER = float("inf"), 2**31 - 1
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # within the range of float32
+positive_integer = _whole_number(1, LARGEST_INTEGER)
+natural_number = _whole_number(0, LARGEST_INTEGER)
+# Ids are below the difference of a million between total seeds. After 1000 iterations at the smallest --rate
+# nothing is left to prune.
 model_id = _whole_number(0, 999_999)
 model_count = _whole_number(1, 1_000_000)
 iteration_count = _whole_number(1, 1000)
@@ -51,29 +51,29 @@ fraction = _number(float, "a number from 0 up to, not including, 1", lambda valu
 pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
 
 
-def _each_once(values: list, text: str) -> list:
+def _without_duplicates(values: list, text: str) -> list:
     if len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text!r} names one twice")
+        raise argparse.ArgumentTypeError(f"{text!r} contains a value twice")
     return values
 
 
 def sparsity_list(text: str) -> list[float]:
-    """`0.3,0.5` -> [0.3, 0.5]; each from 0 up to, not including, 1, and each once."""
-    return _each_once([fraction(part) for part in text.split(",")], text)
+    """Parses distinct sparsities, at least 0 and below 1: `0.3,0.5` -> [0.3, 0.5]."""
+    return _without_duplicates([fraction(part) for part in text.split(",")], text)
 
 
 def pruned_sparsity_list(text: str) -> list[float]:
-    """A sparsity list without 0: the dense networks are always there and need not be named."""
+    """Parses sparsities above 0; dense networks are always compared and need not be given."""
     sparsities = sparsity_list(text)
     if 0.0 in sparsities:
         raise argparse.ArgumentTypeError(
-            "0 is the dense network, or --pruning_methods finetuned: name sparsities above 0"
+            "0 is the dense network, or --pruning_methods finetuned: give sparsities above 0"
         )
     return sparsities
 
 
 def model_depth(text: str) -> int:
-    """The depth of a WideResNet: 6 n + 4 layers, from 10."""
+    """Parses the depth of a WideResNet: 6 n + 4 layers, from 10 to 1000."""
     depth = positive_integer(text)
     if not 10 <= depth <= 1000 or depth % 6 != 4:
         raise argparse.ArgumentTypeError(
@@ -83,33 +83,33 @@ def model_depth(text: str) -> int:
 
 
 def pruning_method_list(text: str) -> list[str]:
-    """`GMP,global,later GMP` -> ['GMP', 'global', 'later_GMP'], which is also what `GMP_later` means."""
+    """Parses `GMP,global,later GMP` into ['GMP', 'global', 'later_GMP']; `GMP_later` also means later_GMP."""
     names = [part.strip().replace(" ", "_").replace("GMP_later", "later_GMP") for part in text.split(",")]
     for name in names:
         if name == "dense" or methods.parse_method(name) is None:
             raise argparse.ArgumentTypeError(
                 f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
-                "global_iterative0.2_rewind0, ... as in the names of the models"
+                "global_iterative0.2_rewind0, ... as in the file names of the models"
             )
-    return _each_once(names, text)
+    return _without_duplicates(names, text)
 
 
 def epoch_list(text: str) -> list[int]:
-    """`0,2` -> [0, 2]: numbers of epochs done, or epochs counted from 0."""
+    """Parses `0,2` into [0, 2]: numbers of epochs done, or epochs counted from 0."""
     return sorted({natural_number(part) for part in text.split(",")})
 
 
 def channel_values(text: str) -> str:
-    """`0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel, checked and kept as text."""
+    """Checks a text like `0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel."""
     parts = text.split(",")
     if len(parts) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between them")
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers separated by commas")
     return ",".join(str(natural_float(part)) for part in parts)
 
 
 def encoder_name(text: str) -> str:
-    """The first part of an encoder's file names; depth, width and projection head are added to it where they
-    are not 16, 2, mlp."""
+    """Checks the first part of an encoder's file names; the scripts append depth, width and projection head
+    unless they are 16, 2 and mlp."""
     if not re.fullmatch(r"(?!.*(-\d+-\d+|-linear)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
@@ -119,7 +119,7 @@ def encoder_name(text: str) -> str:
 
 
 def run_name(text: str) -> str:
-    """The name of a comparison, which is a folder's."""
+    """Checks the name of a run, which is also a folder's name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,63}", text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a plain name: up to 64 letters, digits, '_', '.', '=', '-'"
@@ -128,24 +128,26 @@ def run_name(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """A path, in which `~` is the home."""
+    """Checks a path and replaces `~` by the home directory."""
     expanded = os.path.expanduser(text)
     if not expanded or expanded.startswith("~"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no path: give its name (./~... for one with a ~)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a path: give its name (./~... if it starts with ~)"
+        )
     return expanded
 
 
 def file_path(text: str) -> Path:
-    """A path as such an object, of a file or folder."""
+    """Like `path`, but returns a `Path`."""
     return Path(path(text))
 
 
 def model_folder(text: str) -> str:
-    """A folder; the published scripts took path templates here."""
+    """Checks a folder of models; the published scripts took path templates here."""
     text = path(text)
     if "{" in text or "}" in text:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is a template: give a folder, file names are made by the script"
+            f"{text!r} is a template: give a folder, the script chooses the file names"
         )
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
@@ -154,14 +156,14 @@ def model_folder(text: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """So many epochs, or so many seconds."""
+    """A number of epochs or of seconds; the other one is infinite."""
 
-    epochs: float = infinity
-    seconds: float = infinity
+    epochs: float = INFINITY
+    seconds: float = INFINITY
 
 
 def interval(text: str) -> Interval:
-    """`10`: epochs; `5min`: minutes."""
+    """Parses `10`, a number of epochs, or `5min`, minutes."""
     if text.endswith("min"):
         return Interval(seconds=60 * positive_float(text.removesuffix("min")))
     return Interval(epochs=positive_integer(text))

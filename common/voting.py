@@ -1,19 +1,22 @@
-"""Majority votes of networks, and the one rule for ties. Without torch: the report votes too. K networks, N
-images, S sets of networks."""
+"""Majority votes of networks and their tie rule, without torch, because the report votes too.
+
+K networks, N images, S sets of networks.
+"""
 
 import numpy as np
 
-CHUNK = 2**18  # votes held at once, in a cache
+CHUNK = 2**18  # votes in memory at once; they should fit a CPU cache
 
 
 def tie_ranks(num_classes: int) -> np.ndarray:
-    """The tie rule, of PIEs, intervals and k-NN alike: of classes with equally many votes that of the largest
-    rank wins, here the smallest class id. A permutation of 0 to num_classes - 1."""
+    """Returns the rank of each class in ties, a permutation of 0 to num_classes - 1. Among classes with
+    equally many votes the largest rank wins, which is the smallest class id. PIEs, intervals and k-NN use
+    this rule."""
     return np.arange(num_classes)[::-1]
 
 
 def checked_classes(values: np.ndarray, num_classes: int, what: str = "labels") -> np.ndarray:
-    """The values as they are; for every array that is counted or indexed by them.
+    """Returns the values unchanged if they are valid class ids.
 
     Raises:
         ValueError: they are not whole numbers from 0 to num_classes - 1.
@@ -27,7 +30,7 @@ def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """(K, N) predicted classes -> (N, num_classes) number of networks that predict each class.
 
     Raises:
-        ValueError: predictions outside the classes.
+        ValueError: predictions are not class ids.
     """
     networks, images = predictions.shape
     flat = np.arange(images) * num_classes + checked_classes(predictions, num_classes, "predictions")
@@ -35,26 +38,26 @@ def vote_counts(predictions: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def winners(counts: np.ndarray) -> np.ndarray:
-    """(N, C) votes -> (N,) the class of most votes, by the tie rule."""
+    """(N, C) votes -> (N,) class with most votes, by the tie rule."""
     classes = counts.shape[1]
     return (counts * classes + tie_ranks(classes)).argmax(1)
 
 
 def vote_lead(counts: np.ndarray) -> np.ndarray:
-    """(N, C) votes -> (N,) by how many the first class is ahead of the second: 0 of a tie."""
+    """(N, C) votes -> (N,) lead of the first class over the second; 0 in a tie."""
     first, second = np.sort(np.pad(counts, ((0, 0), (1, 0))), 1)[:, :-3:-1].T
     return first - second
 
 
 def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class that most of K networks predict for each image.
+    """Returns the class that most of K networks predict for each image.
 
     Args:
         predictions: (K, N) whole numbers from 0 to num_classes - 1.
     Returns:
         labels (N,) int64, and tied (N,) bool: whether another class has as many votes.
     Raises:
-        ValueError: predictions of the wrong shape, or outside the classes.
+        ValueError: predictions have a wrong shape or are not class ids.
     """
     if predictions.ndim != 2 or len(predictions) == 0:
         raise ValueError(f"predictions must have the shape (models, images), not {predictions.shape}")
@@ -63,36 +66,36 @@ def modal_labels(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray,
 
 
 def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray, num_classes: int) -> np.ndarray:
-    """The modal labels of many sets of networks at once; ties as in `modal_labels`.
+    """Returns the modal labels of many sets of networks at once; ties as in `modal_labels`.
 
     Args:
         predictions: (K, N); sets: (S, K) bool, the networks that vote.
     Returns:
-        (S, N), of the type of the predictions.
+        (S, N), in the type of the predictions.
     """
     ranks, counts = tie_ranks(num_classes), vote_counts(predictions, num_classes)
     labels = np.empty((len(sets), len(counts)), predictions.dtype)
     labels[:] = winners(counts)
-    # Where fewer than half of a set can vote against the class that leads, it leads in every set.
+    # If fewer than half of any set can vote against the overall winner, it wins in every set.
     opposed = len(predictions) - counts.max(1)
     disputed = np.flatnonzero(2 * opposed >= sets.sum(1).min(initial=len(predictions)))
     ranked = np.sort(predictions[:, disputed], 0)
-    new = np.concatenate([np.ones_like(ranked[:1], bool), ranked[1:] != ranked[:-1]])
-    candidates = new.sum(0)  # classes that an image has votes for
-    images = max(1, CHUNK // len(sets))
-    # One number that is larger for more votes and, with as many, for the larger rank: whole numbers, exact up
-    # to 2^24. The last "network" adds the rank.
+    is_first = np.concatenate([np.ones_like(ranked[:1], bool), ranked[1:] != ranked[:-1]])
+    candidates = is_first.sum(0)  # number of classes with votes, per image
+    size = max(1, CHUNK // len(sets))
+    # The score of a class is votes * num_classes + rank: a whole number, exact in float32 up to 2^24. The
+    # last column of `voters` adds the rank.
     voters = np.column_stack([num_classes * sets, np.ones(len(sets))]).astype(np.float32)
-    of_number = np.tile(np.argsort(ranks), len(predictions) + 1).astype(predictions.dtype)
+    label_of_score = np.tile(np.argsort(ranks), len(predictions) + 1).astype(predictions.dtype)
     by_candidates = np.argsort(-candidates, kind="stable")
-    for order in np.split(by_candidates, range(images, len(disputed), images)):
-        classes = np.zeros((candidates[order].max(initial=0), len(order)), predictions.dtype)
-        image, place = np.nonzero(new[:, order].T)
-        classes[np.arange(len(image)) - np.searchsorted(image, image), image] = ranked[:, order][place, image]
-        best, own = np.zeros((len(sets), len(order)), np.float32), predictions[:, disputed[order]]
+    for chunk in np.split(by_candidates, range(size, len(disputed), size)):
+        classes = np.zeros((candidates[chunk].max(initial=0), len(chunk)), predictions.dtype)
+        image, row = np.nonzero(is_first[:, chunk].T)
+        classes[np.arange(len(image)) - np.searchsorted(image, image), image] = ranked[:, chunk][row, image]
+        best, votes = np.zeros((len(sets), len(chunk)), np.float32), predictions[:, disputed[chunk]]
         for index, label in enumerate(classes):
-            some = (candidates[order] > index).sum()  # the first ones
-            chosen = np.vstack([own[:, :some] == label[:some], ranks[label[:some]]]).astype(np.float32)
-            np.maximum(best[:, :some], voters @ chosen, out=best[:, :some])
-        labels[:, disputed[order]] = of_number[best.astype(np.int32)]
+            count = (candidates[chunk] > index).sum()  # images with this many come first
+            terms = np.vstack([votes[:, :count] == label[:count], ranks[label[:count]]]).astype(np.float32)
+            np.maximum(best[:, :count], voters @ terms, out=best[:, :count])
+        labels[:, disputed[chunk]] = label_of_score[best.astype(np.int32)]
     return labels

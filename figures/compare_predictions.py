@@ -1,10 +1,10 @@
-"""PIEs of any networks from their predictions alone: of any model and data set, without torch.
+"""Finds the PIEs of any networks, given only their predictions, for any model and data set, without torch.
 
     python figures/compare_predictions.py --dense dense.npy --pruned pruned.npy --labels labels.npy
 
-Each file of predictions holds class ids, whole numbers of K networks x N images, or probabilities, K x N x C;
-row k of all files has the same seed. Writes report.html and, beside it, comparisons.csv (PIEs, noise floor,
-excess, accuracy), pies_NAME.csv (every PIE) and classes.csv (PIEs of every class), each with a LaTeX table.
+A file of predictions holds class ids (whole numbers, K networks x N images) or probabilities (K x N x C). Row
+k of every file belongs to the same seed. Writes report.html and, beside it, comparisons.csv (PIEs, noise
+floor, excess, accuracy), pies_NAME.csv (every PIE) and classes.csv (PIEs per class), each with a LaTeX table.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from common import cli, values  # noqa: E402
 
 
 def named_file(text: str) -> tuple[str, Path]:
-    """`NAME=FILE`, or a file, whose name without the ending is the name."""
+    """Parses `NAME=FILE`, or a file, which is then named by its stem."""
     name, equals, file = text.partition("=")
     if not equals:
         return values.file_path(text).stem, values.file_path(text)
@@ -28,19 +28,19 @@ def named_file(text: str) -> tuple[str, Path]:
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    needed = parser.add_argument_group("arrays (.npy)")
-    needed.add_argument(
+    arrays = parser.add_argument_group("arrays (.npy)")
+    arrays.add_argument(
         "--dense", type=values.file_path, required=True, help="predictions of the dense networks"
     )
-    needed.add_argument(
+    arrays.add_argument(
         "--pruned",
         type=named_file,
         required=True,
         action="append",
-        help="predictions of pruned networks, FILE or NAME=FILE; several are given one by one",
+        help="predictions of pruned networks, FILE or NAME=FILE; repeat the flag for several",
     )
-    needed.add_argument(
-        "--labels", type=values.file_path, required=True, help="true class ids of the N images, from 0 on"
+    arrays.add_argument(
+        "--labels", type=values.file_path, required=True, help="true class ids of the N images, from 0"
     )
     cli.add_flags(
         parser,
@@ -61,7 +61,7 @@ def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
     files = dict(flags.pruned)
     if len(files) < len(flags.pruned):
-        raise cli.UserError("two files of --pruned have one name; name them (--pruned NAME=FILE)")
+        raise cli.UserError("two files of --pruned have the same name; name them (--pruned NAME=FILE)")
     from figures.report import outputs, predictions
 
     labels = predictions.read_labels(flags.labels)
@@ -71,7 +71,7 @@ def main(argv=None) -> None:
     }
     names = predictions.read_class_names(flags.names, labels, [dense, *pruned.values()])
     images = predictions.image_files(flags.images, len(labels)) if flags.images else []
-    compared = [predictions.compare(name, dense, each, labels, names) for name, each in pruned.items()]
+    compared = [predictions.compare(name, dense, array, labels, names) for name, array in pruned.items()]
     with outputs.staged_folders({"predictions": flags.output_dir}, flags.output_dir) as staged:
         lines = predictions.write_report(staged["predictions"], compared, images)
     print(*lines, f"report: {flags.output_dir / 'report.html'}", sep="\n")

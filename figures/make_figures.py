@@ -1,20 +1,20 @@
-"""The report of a data set: whether the paper's claims hold, with intervals, figures, table and provenance.
+"""Writes the report of a data set: whether the paper's claims hold, with intervals, figures and provenance.
 
     python figures/make_figures.py --results pies/digits
     python figures/make_figures.py --results pies/digits --output_dir drawn --format pdf --style paper
     python figures/make_figures.py --results pies/digits --against pies/digits/runs/colder
 
-Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/ and the arrays of the scripts'
-figures, RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/*.npz; of other test images what
-RESULTS/test_sets/TESTSET/ holds. Writes
+Needs no models and no torch. Reads RESULTS/METHOD/{populations,evaluations}/, the arrays of the scripts'
+figures in RESULTS/METHOD/{umap,q_score,prediction_depth,pies_distribution}/, and the same for alternative
+test sets in RESULTS/test_sets/TESTSET/. Writes
 
 - RESULTS/report.html, one file that opens in any browser;
 - RESULTS/report/: its figures with their arrays, the evidence, a list of the PIEs of every population;
-- RESULTS/similarity/: how similar masks and PIEs of the populations are.
+- RESULTS/similarity/: the similarity of masks and PIEs of the populations.
 
-Tables are CSV; beside most is a LaTeX tabular (package booktabs) of their main columns. --output_dir also
-draws every figure into that folder. --release also copies what this script reads into a folder small enough
-to publish, from which it makes the same report.
+Tables are CSV; beside most of them is a LaTeX tabular (package booktabs) of the main columns. --output_dir
+also draws every figure into that folder. --release also copies the files that this script reads into a folder
+small enough to publish, from which it can make the same report.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def build_parser() -> cli.Parser:
             "--release",
             values.file_path,
             None,
-            "copy what this script reads into a folder small enough to publish (default: no)",
+            "copy the files that this script reads into a folder small enough to publish (default: no)",
         ),
     )
     return parser
@@ -79,7 +79,7 @@ def main(argv=None) -> None:
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     if not folder.is_dir():
-        raise cli.UserError(f"--results {folder}: no populations are stored there; there is no such folder")
+        raise cli.UserError(f"--results {folder}: no populations are stored there; the folder does not exist")
     report = against_folder(folder, flags.against) if flags.against else folder
     targets = {"release": flags.release, "drawn": flags.output_dir, "report": report}
     targets = {kind: path for kind, path in targets.items() if path}
@@ -92,8 +92,8 @@ def main(argv=None) -> None:
 
 
 def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespace) -> list[str]:
-    """The report of stored populations, figures drawn anew and a release, each into its staged folder;
-    returns the lines to print."""
+    """Writes the report, redrawn figures and a release, each into its staged folder; returns the lines to
+    print."""
     from common.store import table
     from figures.report import across, contents, outputs, page, plots, read, release
 
@@ -108,28 +108,30 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     for comparison in comparisons.values():
         for name, arrays in comparison.figures.items():
             pngs[name] = plots.store(staged["report"] / "similarity" / f"{name}.npz", arrays)
-    own = staged["report"] / "report"
+    report_folder = staged["report"] / "report"
     for picture in (*report.pictures, *report.test_set_pictures):
         if "path" in picture.arrays:  # the arrays of a script's figure are stored already
             pngs[picture.name], _ = plots.draw_again(picture.arrays["path"])
         elif picture.name not in pngs:
-            pngs[picture.name] = plots.store(own / f"{picture.name}.npz", picture.arrays)
+            pngs[picture.name] = plots.store(report_folder / f"{picture.name}.npz", picture.arrays)
     for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
-        plots.store(own / f"{picture.name}.npz", picture.arrays)
+        plots.store(report_folder / f"{picture.name}.npz", picture.arrays)
     rows["report/evidence"] = report.evidence
     rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
     if report.test_sets:
         rows["report/test_sets"] = contents.table_rows(report.test_sets)
-    not_dense = (*pruned, *report.controls, *report.compared)
-    populations = {each.label: each for each in not_dense}.values()
-    lists = {f"report/pies_{contents.file_name(each)}": contents.pie_list(each) for each in populations}
-    outputs.write_tables(staged["report"], rows | lists)
+    # Lists of compared populations come last and replace others, because these have outputs of networks.
+    pie_lists = {
+        f"report/pies_{contents.file_name(population)}": contents.pie_list(population)
+        for population in (*pruned, *report.controls, *report.compared)
+    }
+    outputs.write_tables(staged["report"], rows | pie_lists)
     all_rows = [population.row for population in stored]
-    table.write_tex(own / "results.tex", table.paper_table(all_rows))
+    table.write_tex(report_folder / "results.tex", table.paper_table(all_rows))
     outputs.write_page(staged["report"], page.write(report, pngs, folder))
     models = sorted({len(population.arrays["ids"]) for population in pruned})
     lines = [
-        draw_anew(folder, staged, models, flags),
+        redraw(folder, staged, models, flags),
         *(f"table: {folder / name}.csv" for name in rows),
         f"PIEs, image by image: {folder}/report/pies_*.csv\ntable: {folder}/report/results.tex",
         table.format_table(all_rows),
@@ -142,10 +144,10 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
 
 
 def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
-    """Two runs side by side, from their stored arrays; returns the lines to print."""
+    """Writes a report on two runs side by side; returns the lines to print."""
     from figures.report import contents, outputs, page, read
 
-    runs = [read.read_populations(each) for each in (folder, other)]
+    runs = [*map(read.read_populations, (folder, other))]
     names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
     if len(set(names)) == 1:
         names = str(folder), str(other)
@@ -157,14 +159,14 @@ def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
 
 
 def against_folder(folder: Path, other: Path) -> Path:
-    """Where the comparison with the results in `other` goes: a folder for each."""
+    """Returns the folder for the comparison with the results in `other`, a separate one for each."""
     path = other.resolve()
     return folder / "against" / f"{path.name}_{zlib.crc32(os.fsencode(path)):08x}"
 
 
-def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: argparse.Namespace) -> str:
-    """Draws every figure into the staged folder of --output_dir, if there is one; returns the line that says
-    where how many figures are."""
+def redraw(folder: Path, staged: dict[str, Path], models: list[int], flags: argparse.Namespace) -> str:
+    """Draws every figure into the staged folder of --output_dir if requested; returns a line on the number of
+    figures in each folder."""
     from common.store import files
     from figures.report import contents, plots
 
@@ -187,21 +189,22 @@ def draw_anew(folder: Path, staged: dict[str, Path], models: list[int], flags: a
 
 
 def stored_figures(folder: Path, staged: Path, ending: str) -> dict[Path, Path]:
-    """Where figures will lie -> where they lie: those of the scripts, then those that are made here."""
+    """Maps the final paths of figures to their current ones: figures of the scripts, then staged ones."""
     patterns = [f"*/{kind}/*.{ending}" for kind in KINDS]
     stored = {path: path for pattern in patterns for path in sorted(folder.glob(pattern))}
-    made_here = sorted(staged.glob(f"*/*.{ending}"))
-    return stored | {folder / path.relative_to(staged): path for path in made_here}
+    new = sorted(staged.glob(f"*/*.{ending}"))
+    return stored | {folder / path.relative_to(staged): path for path in new}
 
 
 def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
-    """Data set, learning method or folder, kind, sparsity and number of models, in a name without blanks."""
+    """Returns a file name without blanks from data set, learning method or folder, kind, sparsity and number
+    of models."""
     folders = re.split("/(?:runs|test_sets)/", results_folder.as_posix())
     data = [Path(folder).name for folder in folders]
-    facts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
-    if path.parent.name in OUTPUT_FOLDERS:  # the names of the scripts' figures say it themselves
-        facts.append(f"{'-'.join(map(str, models))}models")
-    return re.sub(r"[^\w.-]+_?", "_", "_".join(facts))
+    parts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
+    if path.parent.name in OUTPUT_FOLDERS:  # names of the scripts' figures already have it
+        parts.append(f"{'-'.join(map(str, models))}models")
+    return re.sub(r"[^\w.-]+_?", "_", "_".join(parts))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def main() -> int:
             wanted = -(-(flags.kills - kills) // (len(STAGES) - index))
             done, said = disturbed(alone, words, wanted, longest, chance)
             kills += done
-            taken_up, seconds = said.count("goes on after"), time.monotonic() - started
+            taken_up, seconds = said.count("resuming after"), time.monotonic() - started
             resumed += taken_up
             print(f"{words[0]}: {done} kills, {taken_up} states taken up, {seconds:.0f} s", flush=True)
         problems += compare(alone, undisturbed)

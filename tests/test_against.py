@@ -147,7 +147,7 @@ def test_runs_without_anything_in_common_are_refused(tmp_path, capsys):
     make_results(tmp_path / "b", methods=("GMP",), sparsities=(0.5,), umap=False)
     command = ["--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")]
     assert make_figures.main(command) == 2
-    assert "have no learning method, pruning method and sparsity in common" in capsys.readouterr().err
+    assert "share no learning method, pruning method and sparsity" in capsys.readouterr().err
     assert make_figures.main([*command, "--format", "pdf"]) == 2
     assert "--format has no effect with --against" in capsys.readouterr().err
 

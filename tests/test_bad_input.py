@@ -410,31 +410,31 @@ def without(*keys):
 
 OF_OTHER_CODE, OTHER_CODE = (
     setting("code", "augment", to="0" * 12),
-    "by other code of augment; give --other_code",
+    "by a different version of augment; give --other_code",
 )
-ELSEWHERE = "... give these a place of their own (--run NAME)"
-MADE_AGAIN = "delete it to have it made again by the command that its JSON names"
+ELSEWHERE = "... write these to a separate folder (--run NAME)"
+MADE_AGAIN = "delete it to have it made again by the command in its JSON"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"
-DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the flags ask for"
+DAMAGED, NO_FIT = "is damaged; move it and", "does not fit the network that the flags describe"
 UNREADABLE = f"not a readable checkpoint ... {CANNOT_BE_MADE}"
 UNREADABLE_STATE = ".state is not a readable checkpoint ... delete it"
 UNREADABLE_IMAGE = "is not a readable image ... replace it or move it away"
 DENSE_FILE = "models/few digits/wideResNet-1_0.0pruning_2epochs_10depth_0.0dropout_id0.pt"
 A_PIPE = "is a pipe, a socket or a device, not a file; move it away"
 IN_THE_WAY = "is in the way: move it away, or give another name"
-NOT_ALONE = "not tensors alone ... save the state_dict alone"
+NOT_ALONE = "not only tensors ... save only the state_dict"
 # Wrong flags: script, flags => what the line tells.
 WRONG_FLAGS = """
 sup_training --epochs many => --epochs ... 'many' ... a whole number from 1
 clr_training --batch_size 1 => --batch_size 1: a contrastive loss ... give 2 or more
 sup_training --match_sparsity 0.9999 => --match_sparsity 0.9999 leaves groups of (1, 1, 1) ... give less
 sup_training --match_sparsity 1 => --match_sparsity ... not including, 1
-sup_pie_kmodels_detection --severity 3 => --severity belongs to a file of CIFAR-10-C
-sup_prediction_depth --severity 3 --test_set noise_1 => --severity belongs to a file of CIFAR-10-C
-clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity belongs to a file of CIFAR-10-C
+sup_pie_kmodels_detection --severity 3 => --severity needs a file of CIFAR-10-C
+sup_prediction_depth --severity 3 --test_set noise_1 => --severity needs a file of CIFAR-10-C
+clr_pie_kmodels_detection --severity 3 --test_set t.npz => --severity needs a file of CIFAR-10-C
 clr_prediction_depth --severity 6 --test_set fog.npy => --severity ... a whole number from 1 to 5
-sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... of CIFAR-10-C give --severity
+sup_pie_kmodels_detection --test_set fog.npy => --test_set fog.npy ... for CIFAR-10-C give --severity
 clr_training --batch_size 1.5 => --batch_size ... a whole number from 1
 sup_pruning_finetune --pruning_percentages '0.5;0.9' => --pruning_percentages ... a number from 0 up to
 sup_pie_kmodels_detection --pruning_percentages 0.9, => --pruning_percentages ... '' ... a number from 0 up to
@@ -452,7 +452,7 @@ sup_training --learning_rate nan => --learning_rate ... a number above 0
 clr_prediction_depth --temperature -0.5 => --temperature ... a number above 0
 sup_prediction_depth --dropout 1.0 => --dropout ... not including, 1
 clr_prediction_depth --pruning_percentages 90 => --pruning_percentages ... not including, 1
-clr_pie_kmodels_detection --pruning_percentages 0.0,0.9 => --pruning_percentages ... name sparsities above 0
+clr_pie_kmodels_detection --pruning_percentages 0.0,0.9 => --pruning_percentages ... give sparsities above 0
 clr_pruning_finetune --rate 1 => --rate ... a number from 0.01 to 0.99
 sup_training --model_depth 12 => --model_depth ... 6 n + 4
 sup_training --save_every 0min => --save_every ... a number above 0
@@ -471,19 +471,19 @@ clr_training --temperature 1e-320 => --temperature ... from 1e-30
 clr_training --temperature inf => --temperature ... to 1e30
 sup_training --weight_decay 1e308 => --weight_decay ... to 1e30
 sup_training --lr_gamma 1e308 => --lr_gamma ... to 10
-sup_pruning_finetune --pruning_percentages 0.9,0.90 => --pruning_percentages ... names one twice
-sup_prediction_depth --pruning_percentages -0.0 => --pruning_percentages ... name sparsities above 0
+sup_pruning_finetune --pruning_percentages 0.9,0.90 => --pruning_percentages ... contains a value twice
+sup_prediction_depth --pruning_percentages -0.0 => --pruning_percentages ... give sparsities above 0
 sup_pie_kmodels_detection --dataset mnist => --dataset ... choose from
 clr_training --method supcon => --method ... SimCLR
 sup_pruning_finetune --criterion size => --criterion ... magnitude
 sup_prediction_depth --pruning_methods globally => --pruning_methods ... 'globally' ... later_GMP
 clr_prediction_depth --depth_target class => --depth_target ... choose from
-sup_training --index_start 3 => --index_end 1 lies before --index_start 3
+sup_training --index_start 3 => --index_end 1 comes before --index_start 3
 clr_training --warmup_epochs 4 => --warmup_epochs 4 ... fewer than --epochs 1
 sup_training --save_epochs 1,2 => --save_epochs 2 ... below --epochs 2
 sup_training --criterion snip => --criterion ... give a sparsity above 0 (--pruning)
-sup_training --pruning 0.5 => does not fit its training ... give --begin_epoch
-sup_training --pruning 0.5 --begin_step 3 --end_step 2 => does not fit its training ... give --begin_epoch
+sup_training --pruning 0.5 => does not fit its training ... give, for example, --begin_epoch
+sup_training --pruning 0.5 --begin_step 3 --end_step 2 => does not fit its training ... --begin_epoch
 sup_pruning_finetune --criterion filter_l1 --scope global => --scope global ... leave it out
 clr_pruning_finetune --iterations 3 => --iterations belongs to --pruning_schedule iterative
 sup_pruning_finetune --pruning_schedule iterative => --pruning_percentages belongs to one-shot
@@ -502,8 +502,8 @@ sup_training --save_path '' => --save_path ... give its name
 clr_training --head_save_path '' => --head_save_path ... give its name
 clr_pie_kmodels_detection --encoder_save_path 'models/{}.pt' => --encoder_save_path ... give a folder
 clr_pruning_finetune --model_depth 16 => no SupCon models dense ... WideResNet-10-1_encoder
-clr_pruning_finetune --dense_epochs 9 => --dense_epochs 9 ... there are: SupCon dense 0.0 (epochs 1
-clr_pie_kmodels_detection --temperature 0.1 => there are: WideResNet-10-1_encoder_SupCon ... 0.5temperature
+clr_pruning_finetune --dense_epochs 9 => --dense_epochs 9 ... found: SupCon dense 0.0 (epochs 1
+clr_pie_kmodels_detection --temperature 0.1 => found: WideResNet-10-1_encoder_SupCon ... 0.5temperature
 sup_training --data_dir nowhere => --data_dir nowhere ... train/CLASS/*
 clr_training --data_dir 'few digits/train/digit 1/03.png' => --data_dir ... 03.png ... train/CLASS/*
 sup_training --save_path 'few digits/train/digit 1/03.png' => --save_path ... is a file: give a folder
@@ -521,14 +521,14 @@ sup_training --scope everywhere => --scope ... choose from
 sup_training --pruning 1 => --pruning ... not including, 1
 sup_training --precision float16 => --precision ... choose from
 sup_training --save_epochs 0,-1 => --save_epochs ... '-1' ... a whole number from 0
-sup_training --pruning 0.5 --end_step 2 --accumulate_gradients => --accumulate_gradients belongs to dense
+sup_training --pruning 0.5 --end_step 2 --accumulate_gradients => --accumulate_gradients is only for dense
 sup_training --total_seed 0 => --total_seed ... a whole number from 1
 sup_training --cuda_device -1 => --cuda_device ... a whole number from 0
 sup_training --threads 0 => --threads ... a whole number from 1 to 1024
 sup_training --workers -1 => --workers ... a whole number from 0
 sup_training --widen_factor 0 => --widen_factor ... a whole number from 1 to 64
-sup_training --data_dir '' => --data_dir ... '' is no path: give its name
-clr_training --encoder_save_path ~no-user/x => --encoder_save_path ... '~no-user/x' is no path
+sup_training --data_dir '' => --data_dir ... '' is not a path: give its name
+clr_training --encoder_save_path ~no-user/x => --encoder_save_path ... '~no-user/x' is not a path
 clr_training --base_temperature 0 => --base_temperature ... a number above 0
 clr_training --batch_size_head 0 => --batch_size_head ... a whole number from 1
 clr_training --head_epochs 0 => --head_epochs ... a whole number from 1
@@ -544,20 +544,20 @@ sup_pruning_finetune --rewind_epoch -1 => --rewind_epoch ... a whole number from
 sup_pruning_finetune --rewind_epoch 1 => --rewind_epoch belongs to --pruning_schedule iterative
 sup_pruning_finetune --pruning_schedule sometimes => --pruning_schedule ... choose from
 sup_pruning_finetune --dense_batch_size 0 => --dense_batch_size ... a whole number from 1
-clr_pruning_finetune --dense_head_epochs 9 => --dense_head_epochs 9 ... there are
-sup_pruning_finetune --criterion magnitude_increase => was not kept; keep them ... --save_epochs 0
-sup_pruning_finetune --criterion levai_zombori => gradient_sums.pt was not kept ... --accumulate_gradients
+clr_pruning_finetune --dense_head_epochs 9 => --dense_head_epochs 9 ... found
+sup_pruning_finetune --criterion magnitude_increase => was not saved; to save it, run ... --save_epochs 0
+sup_pruning_finetune --criterion levai_zombori => gradient_sums.pt was not saved ... --accumulate_gradients
 sup_pruning_finetune --models_number 0 => --models_number ... a whole number from 1
-sup_pie_kmodels_detection --finetune_epochs 9 => --finetune_epochs 9 ... there are
+sup_pie_kmodels_detection --finetune_epochs 9 => --finetune_epochs 9 ... found
 sup_pie_kmodels_detection --umap_models 0 => --umap_models ... a whole number from 1
-sup_pie_kmodels_detection --pruning_methods global,global => --pruning_methods ... names one twice
+sup_pie_kmodels_detection --pruning_methods global,global => --pruning_methods ... contains a value twice
 sup_pie_kmodels_detection --pruning_methods dense => --pruning_methods ... 'dense' is no pruning method
 sup_pie_kmodels_detection --pruning_methods GMP => no pruned networks ... its defaults are the published ones
 sup_pie_kmodels_detection --run a/b => --run ... 'a/b' is not a plain name
 sup_pie_kmodels_detection --run .. => --run ... '..' is not a plain name
 sup_prediction_depth --run '' => --run ... '' is not a plain name
 sup_pie_kmodels_detection --test_set nothing => --test_set 'nothing' ... neither a folder
-sup_pie_kmodels_detection --test_set '' => --test_set ... '' is no path: give its name
+sup_pie_kmodels_detection --test_set '' => --test_set ... '' is not a path: give its name
 sup_prediction_depth --test_set noise_4 => --test_set 'noise_4' ... noise_3
 clr_pie_kmodels_detection --test_set 'few digits' => its folders are not the classes ... train
 sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... cannot be read
@@ -579,7 +579,7 @@ ROWS = [
         None,
         CLR,
         "--pruning_percentages 0.5 --begin_step 1 --begin_epoch 0",
-        "--begin_step and --begin_epoch say the same",
+        "--begin_step and --begin_epoch exclude each other",
     ),
     (
         "contradiction, filters of the head",
@@ -616,14 +616,14 @@ ROWS = [
         no_class_folders,
         SUP,
         "",
-        "--data_dir few digits: train/digit 0 00.png is in no folder of a class; move it into one",
+        "--data_dir few digits: train/digit 0 00.png is outside the class folders; move it into one",
     ),
     (
         "data, an image beside the classes",
         rename(DIGIT, "few digits/test/03.png"),
         CLR,
         "",
-        "test/03.png is in no folder of a class",
+        "test/03.png is outside the class folders",
     ),
     (
         "data, the kind forgotten",
@@ -657,7 +657,7 @@ ROWS = [
         ],
         SUP,
         "",
-        "the name of the class ... cannot be shown; rename it",
+        "the class name ... cannot be printed; rename it",
     ),
     (
         "record, brackets",
@@ -704,14 +704,14 @@ ROWS = [
         picture(DIGIT, (8, 8)),
         SUP,
         "",
-        "other settings (other training images ... --save_path",
+        "different settings (different training images ... --save_path",
     ),
     (
         "data, changed since the pruning",
         picture(DIGIT, (8, 8)),
         CLR_PIES,
         "",
-        "other training images ... train all of them again",
+        "different training images ... retrain all of them",
     ),
     (
         "model, truncated",
@@ -725,7 +725,7 @@ ROWS = [
         replace(SUP_DENSE, lambda content: content[:5000]),
         SUP_PRUNE,
         "",
-        "describes another file ... move both away",
+        "describes a different file ... move both away",
     ),
     (
         "model, empty",
@@ -753,7 +753,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: [1, 2]),
         SUP_PRUNE,
         "--pruning_percentages 0.5",
-        "id0.pt holds a list, no state_dict ... save the state_dict alone",
+        "id0.pt holds a list, no state_dict ... save only the state_dict",
     ),
     (
         "model, numbers",
@@ -796,7 +796,7 @@ ROWS = [
         copy_over((SUP_DENSE, 0), (SUP_DENSE, 1)),
         SUP_PRUNE,
         "",
-        "id1.json describes another file",
+        "id1.json describes a different file",
     ),
     (
         "model, same as another with its JSON",
@@ -967,7 +967,7 @@ ROWS = [
         both(remove(HEAD), remove(HEAD, 1)),
         CLR_PIES,
         "",
-        "without classifier heads ... --head_save_path ... clr_training.py",
+        "has no classifier head ... --head_save_path ... clr_training.py",
     ),
     (
         "model, one head missing",
@@ -988,7 +988,7 @@ ROWS = [
         edit(SUP_DENSE, lambda content: other_network()),
         SUP_PIES,
         "",
-        "made from another dense model ... delete it",
+        "made from a different dense model ... delete it",
     ),
     ("JSON, torn", lambda: cut(model(SUP_DENSE).with_suffix(".json"), 300)(), SUP_PRUNE, "", DAMAGED),
     (
@@ -1005,7 +1005,7 @@ ROWS = [
         lambda: shutil.copy(model(SUP_DENSE, 1).with_suffix(".json"), model(SUP_DENSE).with_suffix(".json")),
         SUP_PIES,
         "",
-        "id0.json describes another file ... move both away",
+        "id0.json describes a different file ... move both away",
     ),
     ("JSON, no checksum", edit_record(ENCODER, without("checkpoint_sha256")), CLR_DEPTH, "", DAMAGED),
     (
@@ -1049,7 +1049,7 @@ ROWS = [
         edit_record(ENCODER, setting("data", "train_checksum", to="0" * 64)),
         CLR,
         "",
-        "other settings (other training images ... --encoder_save_path",
+        "different settings (different training images ... --encoder_save_path",
     ),
     ("code, dense pruned", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PRUNE, "", OTHER_CODE),
     ("code, dense compared", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PIES, "", OTHER_CODE),
@@ -1062,28 +1062,28 @@ ROWS = [
         None,
         SUP_PIES,
         "--models_number 1",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, fewer probed",
         None,
         SUP_DEPTH,
         "--models_number 1",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, fewer though missing are allowed",
         both(remove(SUP_DENSE, 1), remove(SUP_PRUNED, 1)),
         SUP_PIES,
         "--allow_missing",
-        f"(2 networks, now 1; other ids, images or trainings) {ELSEWHERE}",
+        f"(2 networks, now 1; ids, images or trainings differ) {ELSEWHERE}",
     ),
     (
         "results, pruned again",
         edit(SUP_PRUNED, lambda content: {name: content[name] for name in reversed(content)}),
         SUP_PIES,
         "",
-        f"other global_0.9 networks (2 networks, now 2; other ids, images or trainings) {ELSEWHERE}",
+        f"other global_0.9 networks (2 networks, now 2; ids, images or trainings differ) {ELSEWHERE}",
     ),
     *(
         (
@@ -1091,7 +1091,7 @@ ROWS = [
             write(f"theirs/{name}", b"a network"),
             script,
             [flag, "theirs"],
-            f"{flag} theirs: no dense checkpoint of a known name ... {name} ... {expected}",
+            f"{flag} theirs holds no dense checkpoint with a known name ... {name} ... {expected}",
         )
         for script, flag, name, expected in (
             (
@@ -1110,14 +1110,14 @@ ROWS = [
         write("theirs/wideResNet-1_0.0pruning_2epochs_16depth_0.0dropout_id0.pt", b"a network"),
         SUP_PRUNE,
         "--save_path theirs",
-        "in theirs; there are: wideResNet-1_0.0pruning_2epochs_16depth",
+        "in theirs; found: wideResNet-1_0.0pruning_2epochs_16depth",
     ),
     (
         "JSON, other encoder",
         edit_record(HEAD, setting("encoder_sha256", to="0" * 64)),
         CLR,
         "",
-        "made from another ... delete it",
+        "made from a different ... delete it",
     ),
     ("state, text", state(ENCODER, b"epoch 3"), CLR, "", UNREADABLE_STATE),
     ("state, of a pruned network", state(SUP_PRUNED, b"PK\x03\x04 torn"), SUP_PRUNE, "", UNREADABLE_STATE),
@@ -1234,7 +1234,13 @@ ROWS = [
         "--test_set few",
         f"few/digit 1/loop.png {UNREADABLE_IMAGE}",
     ),
-    ("data, a link to itself", link_to_itself("loop"), SUP, "--data_dir loop", "loop ... a link"),
+    (
+        "data, a link to itself",
+        link_to_itself("loop"),
+        SUP,
+        "--data_dir loop",
+        "loop ... the link leads to itself",
+    ),
     (
         "data, an image that is a link to itself",
         link_to_itself("few digits/train/digit 1/loop.png"),
@@ -1266,20 +1272,20 @@ ROWS = [
 ]
 # Wrong flags of the report: flags => what the line tells.
 WRONG_FLAGS_OF_FIGURES = """
---results nowhere => --results nowhere ... there is no such folder
+--results nowhere => --results nowhere ... the folder does not exist
 --results 'few digits' => no populations are stored there
---results 'few digits/train/digit 1/03.png' => there is no such folder
+--results 'few digits/train/digit 1/03.png' => the folder does not exist
 --format gif => --format ... choose from
 --run a/b => --run ... is not a plain name
---run hotter => runs/hotter ... there is no such folder
+--run hotter => runs/hotter ... the folder does not exist
 --output_dir 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'few digits/train/digit 1/03.png' => Not a directory ... digit 1/03.png is in the way
 --release 'pies/few digits' => --release names the folder of --results
 --against 'pies/few digits/../few digits' => --against names the folder of --results
---release '' => --release ... '' is no path: give its name
---output_dir '' => --output_dir ... '' is no path: give its name
---against '' => --against ... '' is no path: give its name
---results '' => --results ... '' is no path: give its name
+--release '' => --release ... '' is not a path: give its name
+--output_dir '' => --output_dir ... '' is not a path: give its name
+--against '' => --against ... '' is not a path: give its name
+--results '' => --results ... '' is not a path: give its name
 --against nowhere => --results nowhere: no populations are stored there
 --against x --release y => --release has no effect with --against
 --against x --output_dir y => --output_dir has no effect with --against
@@ -1322,7 +1328,7 @@ def test_an_odd_environment_is_one_line(work, monkeypatch, capsys, variable, val
     monkeypatch.setenv(variable, value)
     before = files(work)
     assert status_of(SUP, *with_defaults(SUP, [])) == 2
-    check_the_line(capsys.readouterr().err, f"{variable}={value!r} ... no whole number; unset {variable}")
+    check_the_line(capsys.readouterr().err, f"{variable}={value!r} ... not a whole number; unset {variable}")
     check_nothing_is_lost_or_half_written(work, before)
 
 
@@ -1718,7 +1724,7 @@ def test_a_bomb_for_weights_is_no_checkpoint(work, capsys, small_memory):
 def test_a_bomb_for_test_images_is_refused(work, capsys, small_memory):
     inflate(Path("bomb.npz"), "images.npy", 8)
     assert status_of(SUP_PIES, *with_defaults(SUP_PIES, ["--test_set", "bomb.npz"])) == 2
-    check_the_line(capsys.readouterr().err, "--test_set bomb.npz ... it would take 8 MB")
+    check_the_line(capsys.readouterr().err, "--test_set bomb.npz ... it would unpack to 8 MB")
 
 
 def test_cells_that_a_spreadsheet_would_compute_are_text(tmp_path):
@@ -1737,7 +1743,7 @@ def test_a_memory_too_small_for_torch_is_one_line(capsys):
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
 
     assert cli.command(begin)([]) == 2
-    check_the_line(capsys.readouterr().err, "the memory is full")
+    check_the_line(capsys.readouterr().err, "out of memory")
 
 
 @contextlib.contextmanager
@@ -1794,7 +1800,7 @@ def test_the_pickle_with_code_would_do_harm(tmp_path, monkeypatch):
             SUP,
             ["--save_path", "x", "--workers", 2],
             LIMIT,
-            "a worker of 2 ended",
+            "a worker of 2 stopped",
             id="workers",
         ),
         pytest.param(CLR_PIES, [], 5_000, ".npz", id="arrays"),
@@ -1831,7 +1837,7 @@ def test_damaged_evaluations_are_computed_again(work, capsys, damage):
         damage(path)
     assert len(paths) == 4 and main(SUP_PIES, *with_defaults(SUP_PIES, [])) == 0
     said = capsys.readouterr()
-    assert said.err == "" and said.out.count("computed again") >= 4
+    assert said.err == "" and said.out.count("recomputing it") >= 4
     for path in paths:
         stored = dict(np.load(path))
         assert stored.keys() == before[path].keys() and all(
@@ -1904,7 +1910,9 @@ def test_results_that_are_not_there_yet(work, capsys):
     for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
         Path("pies/cifar10/supervised", kind).mkdir(parents=True)
     assert make_figures.main(["--results", "pies/cifar10"]) == 2
-    check_the_line(capsys.readouterr().err, "no results yet; run the pie_kmodels_detection scripts")
+    check_the_line(
+        capsys.readouterr().err, "no populations are stored there; run the pie_kmodels_detection scripts"
+    )
 
 
 @pytest.mark.parametrize("name", ["[a]", "*a", " [a]"])

@@ -156,10 +156,10 @@ def test_finished_means_the_same_settings_and_data(tmp_path):
     assert is_finished(path, asked) and not is_finished(tmp_path / "other.pt", {})
     with pytest.raises(UserError, match=r"learning_rate 0.1, not 0.2.*--save_path another folder"):
         is_finished(path, {**asked, "learning_rate": 0.2})
-    with pytest.raises(UserError, match="other training images"):
+    with pytest.raises(UserError, match="different training images"):
         is_finished(path, asked, dataclasses.replace(DIGITS, train_checksum="0" * 64))
     assert is_finished(path, asked, dataclasses.replace(DIGITS, checksum="0" * 64)), "other test images"
-    with pytest.raises(UserError, match="another dense model"):
+    with pytest.raises(UserError, match="a different dense model"):
         is_finished(path, asked, dense_sha256=["x"])
     path.with_suffix(".json").unlink()
     assert is_finished(path, {"epochs": 99}), "a published checkpoint is kept"
@@ -180,13 +180,13 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
     path, _, _ = small_checkpoint(tmp_path)
     code = records.science_code()
     edit_record(path, code={**code, "augment": "0" * 12, "models": "0" * 12})
-    with pytest.raises(UserError, match="made by other code of augment, models; give --other_code to go on"):
+    with pytest.raises(UserError, match="made by a different version of augment, models; give --other_code"):
         is_finished(path, {"epochs": 3})
     assert is_finished(path, {"epochs": 3}, other_code=True)
-    with pytest.raises(UserError, match="made with other settings"):
+    with pytest.raises(UserError, match="made with different settings"):
         is_finished(path, {"epochs": 4}, other_code=True)
     edit_record(path, code={name: digest for name, digest in code.items() if name != "learners"})
-    with pytest.raises(UserError, match="other code of learners"):
+    with pytest.raises(UserError, match="different version of learners"):
         is_finished(path, {"epochs": 3})
 
 

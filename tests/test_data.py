@@ -237,7 +237,7 @@ def test_what_cannot_be_prepared_is_refused_in_one_line_and_leaves_nothing(tmp_p
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
     with pytest.raises(SystemExit):
         prepare(root, "", "--size", 8)
-    assert "'' is no path" in capsys.readouterr().err
+    assert "'' is not a path" in capsys.readouterr().err
 
 
 def write_photos(root):
@@ -462,7 +462,7 @@ def test_without_network_one_line_says_which_files_go_where(server, tmp_path, na
     message = str(error.value)
     told = ["is damaged or incomplete; move it away"] if damaged else [*files, "--dataset digits"]
     assert "\n" not in message and all(word in message for word in (*told, str(root)))
-    assert f"no undamaged {DOWNLOADS[name].title}" in message
+    assert f"no intact {DOWNLOADS[name].title}" in message
     assert listed(root) == (files if damaged else [])
     assert not damaged or all((root / file).read_bytes() == b"half of it" for file in files)
 

@@ -9,7 +9,7 @@ from conftest import GOLDEN_HERE, write_few_digits
 from test_scripts import main, run_here
 
 from common import losses
-from common.cli import say_once
+from common.cli import log_once
 from common.store import records
 from common.store.names import Architecture, CheckpointName
 
@@ -61,13 +61,13 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
         in capsys.readouterr().err
     )
     assert main("sup_pruning_finetune", *DATA, *PRUNING, *theirs) == 2
-    assert "other settings (normalization" in capsys.readouterr().err
+    assert "different settings (normalization" in capsys.readouterr().err
 
 
 def test_without_a_record_or_the_flag_the_normalization_in_use_is_told(work, capsys):
-    say_once.cache_clear()
+    log_once.cache_clear()
     assert main("sup_pruning_finetune", *DATA, *PRUNING, "--save_path", "theirs") == 0
-    assert "external networks see pixels normalised by mean" in capsys.readouterr().out
+    assert "pixels for external networks are normalised by mean" in capsys.readouterr().out
 
 
 def test_trained_here_the_normalization_is_in_the_record(work, capsys):
@@ -97,13 +97,13 @@ def test_one_test_image_more_leaves_trained_networks_valid(work, capsys):
     assert "finished before: 2 of 2" in capsys.readouterr().out
     assert main("sup_pruning_finetune", *DATA, *PRUNING) == 0
     assert main("sup_pie_kmodels_detection", *DATA, *PIES) == 0
-    assert "trained when the test images were others" in capsys.readouterr().out
+    assert "the test images have changed since the training" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in work.glob("models/**/*.pt")}
     shutil.copy(next(folder.iterdir()), work / "few/train/digit 0/one_more.png")
     assert main("sup_training", *training) == 2
-    assert "other training images" in capsys.readouterr().err
+    assert "different training images" in capsys.readouterr().err
     assert main("sup_pie_kmodels_detection", *DATA, *PIES) == 2
-    assert "other training images" in capsys.readouterr().err
+    assert "different training images" in capsys.readouterr().err
 
 
 def dense_states():

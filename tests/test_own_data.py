@@ -83,7 +83,7 @@ def test_a_folder_of_photos_becomes_a_report(work):
     page = (work / "pies/photos_16/report.html").read_text(encoding="utf-8")
     missing = page.partition('<h2 id="missing">')[2].partition("<h2")[0]
     assert re.findall("<li>(.*?)</li>", missing, re.DOTALL) == [
-        "Intervals, noise floor and verdicts of populations of 2 models: they need 6."
+        "Intervals, noise floor and verdicts for populations of 2 models: they need 6."
     ]
     assert "temperature" not in rows["SupCon", "dense", "0.0"]["unpublished"]
 
@@ -109,7 +109,7 @@ def test_the_second_temperature_without_a_run_is_refused(work, monkeypatch, caps
     words = fewer(command[2 : command.index("--run")])
     assert importlib.import_module("clr_pie_kmodels_detection").main(words) == 2
     assert (
-        "(temperature 0.5, not 0.1); give these a place of their own (--run NAME)" in capsys.readouterr().err
+        "(temperature 0.5, not 0.1); write these to a separate folder (--run NAME)" in capsys.readouterr().err
     )
 
 

@@ -115,9 +115,9 @@ def refusal(view, *kind):
 @pytest.mark.parametrize(
     "setting, values, remedy",
     [
-        ("epochs", (3, 5), "choose with --dense_epochs"),
-        ("batch_size", (32, 64), "choose with --dense_batch_size"),  # which no name shows
-        ("learning_rate", (0.1, 0.2), "differ in learning_rate: move one into a folder of its own"),
+        ("epochs", (3, 5), "select one with --dense_epochs"),
+        ("batch_size", (32, 64), "select one with --dense_batch_size"),  # which no name shows
+        ("learning_rate", (0.1, 0.2), "differ in learning_rate: move one into a separate folder"),
     ],
 )
 def test_populations_of_other_settings_are_listed_and_chosen_by_flag(work, setting, values, remedy):
@@ -129,7 +129,7 @@ def test_populations_of_other_settings_are_listed_and_chosen_by_flag(work, setti
         chosen = pies(remedy.split()[-1], str(values[1]), "--allow_missing")
         assert [member.id for member in dense_population(chosen).members] == [1]
         told = refusal(pies(remedy.split()[-1], "7"))
-        assert f"{remedy.split()[-1]} 7" in told and "there are: supervised dense 0.0 (epochs 3" in told
+        assert f"{remedy.split()[-1]} 7" in told and "found: supervised dense 0.0 (epochs 3" in told
 
 
 def test_missing_ids_are_an_error_unless_allowed(work):
@@ -150,7 +150,7 @@ def test_a_deleted_json_is_named_where_the_others_have_one(work, method):
     sorted(view.folder.glob("*_id1.json"))[-1].unlink()
     told = refusal(view)
     assert "several populations fit: " in told and "external), ids 1;" in told
-    assert told.endswith("have no JSON: put it back where it is lost, or move them away")
+    assert told.endswith("have no JSON: restore it if it was lost, or move them away")
 
 
 def test_missing_networks_are_trained_by_the_command_that_trained_the_others_each_flag_once(
@@ -186,11 +186,11 @@ def test_pruned_models_follow_their_dense_population(work):
     assert populations.find_population(view, "global", 0.5, dense) is None
     supervised(view, range(2), "global", 0.5, epochs=2, dense=five)
     assert populations.find_population(view, "global", 0.9, dense) is None
-    assert "pruned from other dense networks" in refusal(view, "global", 0.5, dense)
+    assert "were not pruned from the selected dense networks" in refusal(view, "global", 0.5, dense)
     supervised(view, range(2), "global", 0.5, epochs=4, dense=three)
     assert populations.find_population(view, "global", 0.5, dense).facts()["epochs"] == 4
     supervised(view, range(2), "global", 0.5, epochs=6, dense=three)
-    assert "choose with --finetune_epochs" in refusal(view, "global", 0.5, dense)
+    assert "select one with --finetune_epochs" in refusal(view, "global", 0.5, dense)
     chosen = pies("--dense_epochs", "3", "--finetune_epochs", "6")
     assert populations.find_population(chosen, "global", 0.5, dense).facts()["epochs"] == 6
 
@@ -207,7 +207,7 @@ UNLIKE = "makes one with the settings of the one-shot networks"
         ({"epochs": 4, "elsewhere": True}, "", None, UNLIKE),
         ({}, "*finetuned*id1.*", None, "ids 1 are missing; train them with sup_pruning_finetune.py"),
         ({}, "*finetuned*", None, "--pruning_percentages 0.0 makes one"),
-        ({}, "", "of another network", "made from another dense model"),
+        ({}, "", "of another network", "made from a different dense model"),
     ],
 )
 def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_the_same_settings(
@@ -247,7 +247,7 @@ def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_t
 def test_networks_of_another_name_are_not_taken_but_named(work, method, flags):
     name = {"sup": "wideResNet-1_0.0pruning_3epochs", "clr": "WideResNet-10-1_encoder_SupCon_0.0pruning_64b"}
     (supervised if method == "sup" else contrastive)(pies(method=method), range(2))
-    assert f"there are: {name[method]}" in refusal(pies(*flags.split(), method=method))
+    assert f"found: {name[method]}" in refusal(pies(*flags.split(), method=method))
 
 
 def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their_own(work):
@@ -265,7 +265,7 @@ def test_a_forgotten_head_folder_is_said_and_no_other_dense_networks_are_taken(w
     contrastive(elsewhere, range(2), encoder_epochs=7)
     assert dense_population(elsewhere).facts()["epochs"] == 7
     told = refusal(pies("--encoder_save_path", "own", method="clr"))
-    assert "is without classifier heads in own (--head_save_path)" in told
+    assert "has no classifier head in own (--head_save_path)" in told
 
 
 def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_show_it(work):
@@ -327,7 +327,7 @@ def test_encoders_and_heads_pair_by_id_batch_and_origin(work):
     assert found.facts() == {"epochs": 3, "batch_size": 64, "head_epochs": 2}
     assert all(member.names[0].id == member.names[1].id for member in found.members)
     contrastive(view, range(2), head_epochs=4)
-    assert "choose with --dense_head_epochs" in refusal(view)
+    assert "select one with --dense_head_epochs" in refusal(view)
 
 
 def test_a_head_is_not_paired_with_an_encoder_that_it_was_not_trained_on(work):
@@ -376,11 +376,15 @@ def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatc
     "entry, value, told",
     [
         ("seed", 0, "id1.pt has the same seed as .*id0.pt"),
-        ("data", {"train_checksum": "0" * 64}, "id1.pt was made with other settings .other training images"),
+        (
+            "data",
+            {"train_checksum": "0" * 64},
+            "id1.pt was made with different settings .different training images",
+        ),
         (
             "code",
             {"training": "of another day"},
-            "id1.pt was made by other code of training; give --other_co",
+            "id1.pt was made by a different version of training; give --other_co",
         ),
     ],
 )
@@ -399,4 +403,4 @@ def test_networks_of_different_code_are_a_population_where_that_is_asked_for(wor
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "code": {**record["code"], "training": "of another day"}}))
     assert len(dense_population(pies("--other_code")).members) == 2
-    assert "made by other code of training" in capsys.readouterr().out
+    assert "made by a different version of training" in capsys.readouterr().out

@@ -198,7 +198,7 @@ def refused(work, capsys, *command):
 
 def kept_remedy(message):
     """The command by which an error says that weights are kept."""
-    script, *words = shlex.split(message.split("keep them: python ")[1])
+    script, *words = shlex.split(message.split("to save it, run: python ")[1])
     return script.removesuffix(".py"), words
 
 
@@ -466,7 +466,7 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_one
     assert bytes_of(place, "*.pt") == networks
     changed = {**record_of(middle[-1]), "previous_sha256": ["of another network"]}
     middle[-1].with_suffix(".json").write_text(json.dumps(changed))
-    assert "made from another dense model, encoder or iteration" in refused(place, capsys, *command)
+    assert "made from a different dense model, encoder or iteration" in refused(place, capsys, *command)
 
 
 @pytest.mark.parametrize(
@@ -628,7 +628,7 @@ def not_finite(kind):
 
 
 ITERATED, ONCE = ["sup_pruning_finetune", *ITERATIVE], ["sup_pruning_finetune", *FINETUNED, "--criterion"]
-AGAIN = "move it away and give: "
+AGAIN = "move it away and run: "
 NOT_FINITE = "holds values that are not finite, in "
 
 
@@ -643,7 +643,7 @@ NOT_FINITE = "holds values that are not finite, in "
             "to step 13 does not fit its training of 8 steps",
         ),
         (without_records, ITERATED, "cannot be trained again; give --after finetune"),
-        (without_records, [*ONCE, "levai_zombori"], "external: its training is not known; choose another"),
+        (without_records, [*ONCE, "levai_zombori"], "external: its training is unknown; choose another"),
         (without_records, dense_training("sup", "--save_epochs", 1), "is external"),
         (weights_of_another_seed, ITERATED, AGAIN),
         (weights_of_other_settings, [*ONCE, "magnitude_increase"], f"learning_rate 0.01, not 0.05); {AGAIN}"),
@@ -682,7 +682,7 @@ def test_what_is_made_from_networks_of_other_code_is_refused_or_says_so(work, ca
     for kind in ("*_epoch1.json", "*_gradient_sums.json", "*_id[0-9].json"):
         changed = change_code(work, kind)
         message = refused(work, capsys, *command)
-        assert "by other code of augment; give --other_code" in message
+        assert "by a different version of augment; give --other_code" in message
         assert any(name in message for name in changed)
         for name, content in before.items():
             (work / name).write_bytes(content)
@@ -718,7 +718,7 @@ def test_networks_pruned_while_training_are_chosen_by_the_settings_of_the_dense_
 def test_narrower_networks_stand_beside_the_pruned_ones_of_as_many_weights(work, capsys, method):
     assert main(*small_training(method, 0.5)) == 0
     widths = models.channels(10, 1, 0.5)
-    said = f"small_dense 0.5: {', '.join(map(str, widths))} channels of 16, 16, 32, 64, "
+    said = f"small_dense 0.5: {', '.join(map(str, widths))} channels instead of 16, 16, 32, 64, "
     assert said in capsys.readouterr().out and widths == (11, 11, 23, 45)
     paths = files_of(work, method, "small_dense", 0.5)
     count = sum(tensor.numel() for tensor in weights(*paths).values() if tensor.ndim == 4)

@@ -311,7 +311,7 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
         "prediction depth of SupCon global 0.9",
         "UMAP of SupCon dense: run its PIE script with --plot_umap",
         "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
-        "Intervals, noise floor and verdicts of populations of 3 models: they need 6",
+        "Intervals, noise floor and verdicts for populations of 3 models: they need 6",
         "masks of supervised GMP 0.9",
     ):
         assert words in read.text, words

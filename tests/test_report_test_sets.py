@@ -197,9 +197,8 @@ def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path,
     wanted -= {("noise_1", "SupCon", "0.5")}
     assert found == wanted | {("lost", "supervised", "0.0"), ("lost", "supervised", "0.5")}
     text = page_of(folder).text
-    assert (
-        "test set noise_1, of other networks than the clean results: SupCon global 0.5; run the PIE" in text
-    )
+    line = "test set noise_1: the clean results come from different networks: SupCon global 0.5; run the PIE"
+    assert line in text
     for name in ("halted", "torn"):
         assert f"test set {name}: " in text
     assert "test set lost, everything but its figures of supervised global 0.9: the predictions" in text

@@ -562,11 +562,17 @@ def test_results_of_more_methods_and_of_depths_come_beside_those_that_are_there(
 @pytest.mark.parametrize(
     "call, told",
     [
-        ({"dense": "a", "kinds": {ONE: "a"}}, r"other dense_0.0 networks \(.*other ids.*--run NAME"),
-        ({"dense": "ab", "kinds": {ONE: "a"}}, r"other global_0.5 networks \(.*other ids"),
-        ({"dense": "ab", "kinds": {ONE: "ac"}}, r"other global_0.5 networks \(.*other ids"),
-        ({"dense": "ab", "kinds": {ONE: "ab"}, "probed": [0]}, r"dense_0.0 networks \(.*other ids"),
-        ({"dense": "a", "kinds": {ONE: "a"}, "allow_missing": True}, r"\(.*other ids"),
+        (
+            {"dense": "a", "kinds": {ONE: "a"}},
+            r"other dense_0.0 networks \(.*ids, images or trainings.*--run NAME",
+        ),
+        ({"dense": "ab", "kinds": {ONE: "a"}}, r"other global_0.5 networks \(.*ids, images or trainings"),
+        ({"dense": "ab", "kinds": {ONE: "ac"}}, r"other global_0.5 networks \(.*ids, images or trainings"),
+        (
+            {"dense": "ab", "kinds": {ONE: "ab"}, "probed": [0]},
+            r"dense_0.0 networks \(.*ids, images or trainings",
+        ),
+        ({"dense": "a", "kinds": {ONE: "a"}, "allow_missing": True}, r"\(.*ids, images or trainings"),
         (
             {"dense": "cd", "kinds": {ONE: "ab"}, "settings": ("epochs", 5)},
             r"dense_0.0 networks \(epochs 3, not 5\)",

@@ -174,7 +174,7 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, m
             status = give(command)
         assert status in (0, 128 + signal.SIGTERM)
         stops += status != 0
-    assert stops > 0 and "goes on after" in capsys.readouterr().out
+    assert stops > 0 and "resuming after" in capsys.readouterr().out
     assert not list(stopped.rglob("*.state"))
     left, expected = (
         {name: content for name, content in contents(folder).items() if not name.startswith("logs")}
@@ -187,13 +187,17 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, m
     "error, status, told",
     [
         *(
-            (number, 128 + number, "interrupted: finished models are kept, the same command goes on; {}")
+            (
+                number,
+                128 + number,
+                "interrupted: finished models are kept; repeat the same command to continue; {}",
+            )
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         ),
         (cli.UserError("a flag is wrong"), 2, "error: a flag is wrong; {}"),
         (OSError(28, "No space left", "/some/file"), 2, "error: /some/file: No space left; free space "),
-        (MemoryError(), 2, "error: the memory is full; give fewer --workers, a smaller --batch_size"),
-        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: the memory is full; give fewer"),
+        (MemoryError(), 2, "error: out of memory; give fewer --workers, a smaller --batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: out of memory; give fewer"),
     ],
 )
 def test_whatever_stops_a_training_its_state_is_kept_and_named(
@@ -264,7 +268,7 @@ def test_a_memory_that_is_full_while_the_state_is_kept_is_told_in_one_line(
     fails_from(monkeypatch, place, name, epochs + 1, error)
     assert give(FOUR, "--save_every", 1) == 2
     line, states = line_of(capsys), list(work.rglob("*.state"))
-    assert "the memory is full" in line and not list(work.rglob("*.pt"))
+    assert "out of memory" in line and not list(work.rglob("*.pt"))
     assert (f"holds the state after {epochs} epochs" in line) == bool(epochs)
     assert [load(state)["epoch"] for state in states] == [epochs] * bool(epochs)
 
@@ -310,7 +314,7 @@ def test_debug_keeps_and_takes_no_state(work, begun):
 def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, begun, capsys):
     for _ in range(2):
         assert give(FOUR, "--save_epochs", "1,3") == 0
-    assert "give the same command again for " in capsys.readouterr().out
+    assert "repeat the same command for " in capsys.readouterr().out
     model = model_of(work)
     kept = {names.epoch_path(model, epoch) for epoch in (1, 3)}
     assert set(model.parent.glob("*.pt")) == {model, *kept}
@@ -323,7 +327,7 @@ def test_a_state_without_the_sums_of_gradients_that_are_asked_for_is_refused(wor
     before = begun.read_bytes()
     capsys.readouterr()
     assert give(FOUR, "--accumulate_gradients") == 2
-    assert "delete it to begin anew" in line_of(capsys) and begun.read_bytes() == before
+    assert "delete it to start that training over" in line_of(capsys) and begun.read_bytes() == before
     begun.unlink()
     assert give(FOUR, "--accumulate_gradients") == 0
 
@@ -341,7 +345,7 @@ def test_a_state_of_other_images_is_refused(work, begun, capsys):
     next((work / "few digits/train").rglob("*.png")).unlink()
     capsys.readouterr()
     assert give(FOUR) == 2
-    assert "other training images" in line_of(capsys)
+    assert "different training images" in line_of(capsys)
 
 
 def not_finite(state):
@@ -385,10 +389,10 @@ def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, b
     before = begun.read_bytes()
     capsys.readouterr()
     assert give(FOUR) == 2
-    assert f"{begun.name} was made by other code of training; give --other_code to go on" in line_of(capsys)
+    assert f"{begun.name} was made by a different version of training; give --other_code" in line_of(capsys)
     assert begun.read_bytes() == before and not model_of(work).exists()
     assert give(FOUR, "--other_code") == 0
-    assert "goes on after 2 of 4 epochs" in capsys.readouterr().out
+    assert "resuming after 2 of 4 epochs" in capsys.readouterr().out
     assert record_of(model_of(work))["other_code"] is True and not begun.exists()
 
 
@@ -396,7 +400,7 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     state = load(begun)
     del state["code"]
     torch.save(state, begun)
-    records.say_once.cache_clear()
+    records.log_once.cache_clear()
     capsys.readouterr()
     assert give(FOUR) == 0
     record = record_of(model_of(work))
@@ -405,8 +409,8 @@ def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, 
     files.write_json(names.record_path(model_of(work)), record)
     assert give(FOUR) == 0
     said = capsys.readouterr().out
-    assert said.count("from before the code was recorded") == 1
-    assert "goes on after 2" in said and "finished before" in said
+    assert said.count("do not record their code") == 1
+    assert "resuming after 2" in said and "finished before" in said
 
 
 # Signals and kills, in processes of their own

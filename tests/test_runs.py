@@ -122,12 +122,12 @@ def test_the_last_step_of_the_training_is_the_last_that_can_prune(last, too_late
         (
             *("supervised", 12, 64),
             "pruning of the network from step 1000 to step 20000 does not fit its training of 276 steps "
-            "(12 epochs of 23); give --begin_epoch 0.15 --end_epoch 3, say",
+            "(12 epochs of 23); give, for example, --begin_epoch 0.15 --end_epoch 3",
         ),
         (
             *("head", 10, 256),
             "pruning of the classifier head from step 500 to step 10000 does not fit its training of 60 "
-            "steps (10 epochs of 6); give --begin_epoch_head 0.26 --end_epoch_head 5.1, say",
+            "steps (10 epochs of 6); give, for example, --begin_epoch_head 0.26 --end_epoch_head 5.1",
         ),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fi
 
 
 NO_FIT = "from step {} to step {} does not fit its training"
-TWICE = "--{0}_step{1} and --{0}_epoch{1} say the same: give one of them"
+TWICE = "--{0}_step{1} and --{0}_epoch{1} exclude each other; give one"
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_epochs_that_a_refusal_suggests_are_accepted(kind, schedule):
         # The published steps fit no training of one step.
         for wrong in wrong_words if steps > 1 else ("",):
             message = refusal(kind, f"--schedule {schedule} {wrong}", **size)
-            suggested = re.search(rf"give (--begin_epoch{suffix} \S+ --end_epoch{suffix} \S+), say", message)[
-                1
-            ]
+            suggested = re.search(
+                rf"for example, (--begin_epoch{suffix} \S+ --end_epoch{suffix} \S+)", message
+            )[1]
             pruning = schedule_of(kind, f"--schedule {schedule} {suggested}", **size)
             assert 1 <= pruning.begin_step <= pruning.end_step <= steps
             assert max(pruning.sparsities().values()) == 0.9
@@ -216,7 +216,7 @@ def schedule(words):
         (pruning_method, f"{ITERATIVE} --criterion filter_random --scope erk", "--scope erk"),
         (sparsities, "--end_epoch 1", "--end_epoch: nothing is pruned"),
         (sparsities, "--match_sparsity 0.5 --criterion snip", "--criterion: nothing is pruned"),
-        (sparsities, "--match_sparsity 0.5 --accumulate_gradients", "dense networks of the whole width"),
+        (sparsities, "--match_sparsity 0.5 --accumulate_gradients", "dense networks of full width"),
         (schedule, "--criterion levai_zombori --begin_step 0 --end_step 4 --frequency 1", "at step 1"),
     ],
 )

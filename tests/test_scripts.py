@@ -311,10 +311,10 @@ def test_a_checkpoint_without_a_record_is_taken_and_that_nothing_is_known_of_it_
     monkeypatch.chdir(tmp_path)
     for record in Path("models/few digits").glob(f"{lost}.json"):
         record.unlink()
-    records.say_once.cache_clear()
+    records.log_once.cache_clear()
     assert main(script, *CHAIN[script], "--batch_size", 32, *flags.split()) == 0
     [note] = [line for line in capsys.readouterr().out.splitlines() if "no record, taken as external" in line]
-    assert note.endswith("are not known and cannot be checked")
+    assert note.endswith("are unknown and cannot be checked")
 
 
 def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and_titles(

@@ -126,7 +126,7 @@ def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):
             run_here(script, *FLAGS[script], cwd=work)
             continue
         [said] = finish(Forked(script, *FLAGS[script], "--workers", 4, cwd=work))
-        assert "3 workers of 1 threads" in said, "as many as there are models"
+        assert "3 workers with 1 threads each" in said, "as many as there are models"
         # What comes before and after the shared work is said once.
         for header in (f"{script} on few digits", "no CUDA device", "dense networks: "):
             assert said.count(header) <= 1, header
@@ -239,7 +239,7 @@ def test_who_waits_for_long_says_once_for_what(tmp_path, monkeypatch):
                     time.sleep(0.01)
                 time.sleep(0.3)
             waiting.result(10)
-    assert said == [f"waits for another process, which holds {tmp_path / '.locks/model.pt.lock'}"]
+    assert said == [f"waiting for another process that holds {tmp_path / '.locks/model.pt.lock'}"]
 
 
 def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(work, monkeypatch, capsys):
@@ -250,7 +250,7 @@ def test_a_worker_that_stops_is_said_in_one_line_and_what_is_finished_is_kept(wo
     diverging = "--index_start 1 --index_end 2 --learning_rate 1e30 --workers 2"
     assert main("sup_training", *flags, *diverging.split()) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "a worker of 2 ended (sup_training.py: error: " in said
+    assert said.count("\n") == 1 and "a worker of 2 stopped (sup_training.py: error: " in said
     assert "diverged" in said
     assert len(list(work.rglob("*.pt"))) == 1
 

@@ -99,8 +99,8 @@ GOOD, LABELS = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
 REFUSED = {
     "images are float64": {"images": GOOD.astype(float), "labels": LABELS},
     "images are uint8": {"images": GOOD[:, :7], "labels": LABELS},
-    "labels are not": {"images": GOOD, "labels": LABELS[:2]},
-    "labels are not a number from 0 to 2": {"images": GOOD, "labels": LABELS + 1},
+    "each image needs a label": {"images": GOOD, "labels": LABELS[:2]},
+    "each image needs a label between 0 and 2": {"images": GOOD, "labels": LABELS + 1},
     "allow_pickle=False": {"images": np.array([{}], object), "labels": LABELS},
     "cannot be read": {"images": GOOD},
 }
@@ -121,7 +121,7 @@ def test_what_is_refused_in_one_line(digits_on_disk):
     check("nothing", "neither a folder")
     check("strange", "not the classes")
     Image.new("RGB", (9, 8)).save("few digits/test/digit 1/zz.png")
-    check("few digits/test", "zz.png is not of 8x8 pixels")
+    check("few digits/test", "zz.png must be 8x8 pixels")
 
 
 def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):

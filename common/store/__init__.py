@@ -1,1 +1,1 @@
-"""Keeps the study's networks and numbers: names, records, states, locks, populations, tables."""
+"""Stores networks and results: file names, records, training states, locks, populations, tables."""

@@ -1,5 +1,4 @@
-"""What a network gives for the images: computed once, and kept while checkpoint, data and code are the
-same."""
+"""Evaluates networks on the images. Stored results are used until the checkpoint, data or code changes."""
 
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from common.store.records import files_named, load_classifier
 from common.study import Study
 from common.training import prepare
 
-HIDDEN_BYTES = 2**30  # representations of the training images held at once
-LATENT_IMAGES = 2000
+HIDDEN_BYTES = 2**30  # limit on the representations of the training images in memory
+LATENT_IMAGES = 2000  # largest number of images whose latents are stored
 
 
 def load_member(study: Study, member: Member) -> Classifier:
-    """The network of a population's member on the device, in eval mode."""
+    """Loads the network of a population's member onto the device, in eval mode."""
     network = load_classifier(
         list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names)
     )
@@ -31,18 +30,18 @@ def load_member(study: Study, member: Member) -> Classifier:
 
 
 def evaluation_path(study: Study, member: Member) -> Path:
-    """Where `evaluate` stores what it finds."""
+    """Returns the file in which `evaluate` stores its arrays."""
     return study.method_folder / "evaluations" / f"{member.paths[0].stem}.npz"
 
 
 def probe_path(study: Study, member: Member) -> Path:
-    """Where `probe` stores what it finds."""
+    """Returns the file in which `probe` stores its arrays."""
     return study.method_folder / "prediction_depth" / "votes" / f"{member.paths[0].stem}.npz"
 
 
 def code() -> str:
-    """The digest of the code that what is stored of a network depends on. A new metric of stored arrays
-    leaves it as it is."""
+    """Returns the digest of the code on which stored evaluations depend. A new metric that reads stored
+    arrays does not change it."""
     augment, evaluation, models = (COMMON / f"{name}.py" for name in ("augment", "evaluation", "models"))
     functions = metrics.q_scores, neighbours.knn_labels, neighbours.nearest, voting.tie_ranks
     return code_digest(augment, evaluation, *functions, models)
@@ -53,22 +52,23 @@ def _made_from(study: Study, member: Member) -> dict:
 
 
 def sampled(images: int) -> np.ndarray:
-    """The places of the images whose latents are kept: evenly spaced, as a folder's are sorted by class."""
+    """Returns the indices of the images whose latents are stored: evenly spaced, because the images of a
+    folder are sorted by class."""
     count = min(images, LATENT_IMAGES)
     return np.arange(count) * images // count
 
 
 @torch.no_grad()
 def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[str, np.ndarray]:
-    """Predictions and Q-Scores of a network on the test images.
+    """Computes predictions, Q-Scores and the mask of a network on the test images.
 
     Returns:
-        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (); log_probabilities (N, C) float16,
-        the logits after log-softmax, which keeps them small; latent_sample (S, D) float16: the latents of at
-        most 2,000 test images, evenly spaced, divided by their largest magnitude; with `with_latent` also
-        latent (N, D); and the network's mask: layers (L,) names, the same in supervised and contrastive
-        networks, `block1.layer.0.conv1.weight`; layer_shapes (L, 4) padded with ones; mask_bits, the packed
-        bits of all layers one after the other, 1 kept.
+        predictions (N,); q_score, z_score, l1_norm (N,); zero_latents (), their number; log_probabilities
+        (N, C) float16, the logits after log-softmax, which keeps them small; latent_sample (S, D) float16:
+        the latents of at most 2,000 evenly spaced test images, divided by their largest magnitude; with
+        `with_latent` also latent (N, D). For the mask: layers (L,), names that supervised and contrastive
+        networks share, such as `block1.layer.0.conv1.weight`; layer_shapes (L, 4), padded with ones;
+        mask_bits, the packed and concatenated bits of all layers, 1 for a kept weight.
     Raises:
         UserError: outputs that are not finite.
     """
@@ -100,12 +100,12 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
 
 @torch.no_grad()
 def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
-    """The k-NN label of every test image at every probe layer, and the network's own prediction.
+    """Computes the k-NN label of every test image at every probe layer, and the network's prediction.
 
-    The k-NN is fitted on the un-augmented training images, with the network in eval mode.
+    The k-NN uses the training images without augmentation; the network is in eval mode.
 
     Returns:
-        knn (P, N), predictions (N,), places (P,) their names.
+        knn (P, N), predictions (N,), places (P,), the names of the probe layers.
     Raises:
         ValueError: fewer training images than neighbours.
         UserError: representations or outputs that are not finite.
@@ -130,10 +130,10 @@ def probe(study: Study, member: Member) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def knn_at_layers(network: Classifier, data: ImageDataset, batch_size: int) -> dict[str, Tensor]:
-    """Layer -> the k-NN label of every test image (N,) there; the network is in eval mode, `batch_size` as in
-    `evaluation_batches`."""
-    first = network.representations(evaluation_batch(data.test_images[:1], data))
-    widths = {layer: hidden.shape[1] for layer, hidden in first.items()}
+    """Returns layer -> the k-NN labels of all test images (N,). The network is in eval mode; see
+    `evaluation_batches` for `batch_size`."""
+    one_image = network.representations(evaluation_batch(data.test_images[:1], data))
+    widths = {layer: hidden.shape[1] for layer, hidden in one_image.items()}
     labels = {}
     for layers in _layer_groups(widths, len(data.train_images)):
         train, test = (
@@ -148,15 +148,15 @@ def knn_at_layers(network: Classifier, data: ImageDataset, batch_size: int) -> d
 
 
 def _layer_groups(widths: dict[str, int], images: int) -> list[list[str]]:
-    """Consecutive layers whose representations fit into memory together; one layer at least."""
-    groups, room = [], 0
+    """Groups consecutive layers whose representations fit into memory together; a group has at least one."""
+    groups, free_bytes = [], 0
     for layer, width in widths.items():
         size = 4 * width * images
-        if size > room:
+        if size > free_bytes:
             groups.append([])
-            room = HIDDEN_BYTES
+            free_bytes = HIDDEN_BYTES
         groups[-1].append(layer)
-        room -= size
+        free_bytes -= size
     return groups
 
 
@@ -167,7 +167,7 @@ def _representations(
     for batch in evaluation_batches(images, data, batch_size):
         hidden = network.representations(batch)
         for layer in layers:
-            # In place: batches that are put together at the end would be there twice.
+            # Preallocated: concatenating the batches at the end would need twice the memory.
             if layer not in stored:
                 stored[layer] = hidden[layer].new_empty(len(images), hidden[layer].shape[1])
             stored[layer][done : done + len(batch)] = hidden[layer]

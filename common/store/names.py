@@ -1,4 +1,4 @@
-"""Every file name of models/ and logs/; no other module builds a path there. No torch here."""
+"""Builds and parses all file names in models/ and logs/. Does not import torch."""
 
 import re
 import tempfile
@@ -8,11 +8,10 @@ from pathlib import Path
 from common.methods import FINETUNED
 from common.settings import Architecture
 
-PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # any other method's tag is its own name
+PUBLISHED_TAGS = {"dense": "", "GMP": "", "later_GMP": "_later"}  # the tag of other methods is their name
 
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")  # as frameworks write them
-# Of all checkpoints and of what their trainings kept beside them, supervised and contrastive.
-KNOWN_NAMES = (
+KNOWN_NAMES = (  # of supervised and contrastive checkpoints and the files beside them
     "*_*pruning_*epochs_*depth_*dropout_id*.pt",
     "*_*_*_*pruning*_*batch_*temperature_*epochs_id*.pt",
 )
@@ -20,12 +19,11 @@ KNOWN_NAMES = (
 
 @dataclass(frozen=True)
 class CheckpointName:
-    """What a file name of models/ says.
+    """The fields of a checkpoint's file name. With `*` for unknown fields the name is a glob.
 
     part: 'encoder', 'head' or 'supervised'; learning_method: SupCon, SimCLR or supervised; epochs: of
-    training, of the head, or of finetuning. encoder_name, batch_size and temperature belong to contrastive
-    parts; widen_factor, depth and dropout to supervised ones (a contrastive encoder's name holds its depth
-    and width). With `*` for what is not known it is a glob.
+    training, of the head, or of finetuning. Contrastive parts have encoder_name, which includes depth and
+    width, batch_size and temperature; supervised networks have widen_factor, depth and dropout.
     """
 
     part: str
@@ -43,11 +41,11 @@ class CheckpointName:
     architecture: str = "WideResNet"
 
     def facts(self) -> dict:
-        """What a record says of the name; the published backbone is not named."""
-        facts = asdict(self)
+        """Returns the entries of a record; the published backbone is left out."""
+        entries = asdict(self)
         if self.architecture == "WideResNet":
-            del facts["architecture"]
-        return facts
+            del entries["architecture"]
+        return entries
 
     def __str__(self) -> str:
         tag = PUBLISHED_TAGS.get(self.pruning_method, f"_{self.pruning_method}")
@@ -65,53 +63,54 @@ class CheckpointName:
 
 
 def name_of(path: Path, pattern: CheckpointName) -> CheckpointName | None:
-    """The name of a file that fits one with `*` for id, epochs or batch size; None where it does not."""
+    """Parses a file name by a pattern with `*` for id, epochs or batch size; None if it does not match."""
     unknown = [key for key in ("batch_size", "epochs", "id") if getattr(pattern, key) == "*"]
-    found = re.fullmatch(re.escape(str(pattern)).replace(r"\*", "([0-9]+)"), path.name)
-    name = found and replace(pattern, **dict(zip(unknown, map(int, found.groups()))))
+    match = re.fullmatch(re.escape(str(pattern)).replace(r"\*", "([0-9]+)"), path.name)
+    name = match and replace(pattern, **dict(zip(unknown, map(int, match.groups()))))
     return name if name and str(name) == path.name else None
 
 
 def full_encoder_name(encoder_name: str, architecture: Architecture) -> str:
-    """The encoder's name with what differs from the published 16, 2, mlp: `WideResNet-10-4-linear`; with
-    another backbone its name is in place of the published one."""
+    """Returns the encoder's name with depth, width and projection head unless they are 16, 2 and mlp, such as
+    `WideResNet-10-4-linear`; the name of another backbone replaces WideResNet."""
     shape = architecture.model_depth, architecture.widen_factor
     suffix = "" if shape == (16, 2) else f"-{shape[0]}-{shape[1]}"
     if architecture.architecture != "WideResNet":
-        plain = "" if encoder_name == "WideResNet" else f"{encoder_name}-"
-        encoder_name, suffix = plain + architecture.architecture, ""
+        prefix = "" if encoder_name == "WideResNet" else f"{encoder_name}-"
+        encoder_name, suffix = prefix + architecture.architecture, ""
     head = "" if architecture.projection_head == "mlp" else f"-{architecture.projection_head}"
     return encoder_name + suffix + head
 
 
 def study_folder(root: str, dataset_name: str) -> Path:
-    """`models/` or `logs/` of a data set: cifar10's as published, any other's in a folder of its name."""
+    """Returns `models/` or `logs/` for cifar10, as published, and a folder of the data set's name in it for
+    other data sets."""
     return Path(root) if dataset_name == "cifar10" else Path(root) / dataset_name
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder and writes a file into it: better now than after the training.
+    """Creates the folder and writes a file into it, so that a failure shows before the training.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: the folder cannot be created or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
 
 
 def record_path(checkpoint: Path) -> Path:
-    """The JSON beside a checkpoint."""
+    """Returns the path of the JSON beside a checkpoint."""
     return checkpoint.with_suffix(".json")
 
 
 def unknown_checkpoints(folder: Path) -> list[Path]:
-    """Files that look like checkpoints, under names that none has here."""
+    """Returns the files that look like checkpoints but have no known name."""
     files = [path for path in sorted(folder.glob("[!.]*")) if path.suffix in CHECKPOINT_ENDINGS]
     return [path for path in files if not any(map(path.match, KNOWN_NAMES))]
 
 
 def dense_checkpoints(folder: Path, learning_method: str) -> list[Path]:
-    """The dense networks of a learning method in a folder, of any architecture."""
+    """Returns the dense networks of a learning method in a folder, of any architecture."""
     pattern = f"*_encoder_{learning_method}_0.0pruning_*_id*.pt"
     if learning_method == "supervised":
         pattern = "*_0.0pruning_*dropout_id*.pt"
@@ -119,21 +118,22 @@ def dense_checkpoints(folder: Path, learning_method: str) -> list[Path]:
 
 
 def kinds_in(folder: Path) -> str:
-    """The kinds of checkpoints in a folder: their names, of any id."""
+    """Lists the file names of the checkpoints in a folder, each once, with `*` for the id."""
     names = [re.sub(r"_id[0-9]+\.pt$", "_id*.pt", path.name) for path in sorted(folder.glob("*_id*.pt"))]
     return ", ".join(dict.fromkeys(name for name in names if name.endswith("_id*.pt"))) or "none"
 
 
 def epoch_path(checkpoint: Path, epoch: int) -> Path:
-    """The weights of a checkpoint's network after so many epochs, 0 its initialisation: a file beside it."""
+    """Returns the file beside a checkpoint with its network's weights after `epoch` epochs; 0 is the
+    initialisation."""
     return checkpoint.with_name(f"{checkpoint.stem}_epoch{epoch}.pt")
 
 
 def gradients_path(checkpoint: Path) -> Path:
-    """The sums of |gradient| and gradient over the training of a checkpoint's network: a file beside it."""
+    """Returns the file beside a checkpoint with the sums of |gradient| and gradient over its training."""
     return checkpoint.with_name(f"{checkpoint.stem}_gradient_sums.pt")
 
 
 def state_path(checkpoint: Path) -> Path:
-    """The state of the unfinished training of a checkpoint: a hidden file beside it."""
+    """Returns the hidden file beside a checkpoint with the state of its unfinished training."""
     return checkpoint.with_name(f".{checkpoint.name}.state")

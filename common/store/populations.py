@@ -1,7 +1,7 @@
-"""Finding earlier networks by what they are: data set, learning method, pruning, sparsity, architecture.
+"""Finds trained networks by data set, learning method, pruning method, sparsity and architecture.
 
-A population is networks of one folder whose names differ in the id alone, and that agree in their settings.
-Populations are never mixed; pruned ones come from the dense ones that they are compared with.
+The networks of a population lie in one folder, and their names differ only in the id. They have equal
+settings. Populations are never mixed; pruned networks are compared with the dense networks they come from.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterable
 
 from common import settings
-from common.cli import UserError, logger, say_once
+from common.cli import UserError, log_once, logger
 from common.methods import FINETUNED, SCHEDULE_STEPS, parse_method
 from common.store.files import differences
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
@@ -19,15 +19,15 @@ from common.store.records import (
     check_record,
     file_sha256,
     find_duplicate_weights,
+    log_external,
     origin_of,
     read_record,
     remedy_for,
-    say_external,
 )
 from common.study import Study
 
-OF_PRUNING = ("pruning_method", "criterion", "scope", "sparsity")  # keys of a one-shot configuration
-FACTS = ("epochs", "batch_size", "head_epochs")  # that flags choose a population by
+PRUNING_KEYS = {"pruning_method", "criterion", "scope", "sparsity"}  # of a one-shot configuration
+SELECTION_KEYS = ("epochs", "batch_size", "head_epochs")  # flags select a population by these
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Member:
         return None in self.records
 
     @property
-    def kind(self) -> str:
-        """What the networks of its population share: names but for the id, and settings."""
+    def population_key(self) -> str:
+        """Names without the id and settings, which all networks of a population share."""
         names = [str(replace(name, id=0)) for name in self.names]
         return json.dumps([names, None if self.external else self.record["configuration"]], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Population:
-    """Networks that differ in their seed alone."""
+    """Networks that differ only in their seed."""
 
     learning_method: str
     pruning_method: str
@@ -69,7 +69,7 @@ class Population:
 
     @property
     def configuration(self) -> dict | None:
-        """What all of them share, None for external networks."""
+        """The settings that all of them share, None for external networks."""
         return None if self.external else self.members[0].record["configuration"]
 
     @property
@@ -78,7 +78,7 @@ class Population:
 
     @property
     def folder(self) -> Path:
-        """Where its networks lie; the heads of contrastive ones may lie elsewhere."""
+        """The folder of its networks; the heads of contrastive networks may be in a different one."""
         return self.members[0].paths[0].parent
 
     @property
@@ -87,8 +87,8 @@ class Population:
 
     @property
     def settings(self) -> dict:
-        """What tells these networks from others of the same method and sparsity: their configuration, of
-        external ones the names of their files."""
+        """The configuration, or for external networks their file names; populations of the same method and
+        sparsity differ in it."""
         names = [str(replace(name, id=0)) for name in self.members[0].names]
         return self.configuration or {"external": names}
 
@@ -98,7 +98,7 @@ class Population:
 
     @property
     def non_default_settings(self) -> dict:
-        """The settings in which they differ from the published ones, as flags name them."""
+        """The settings that differ from the published ones, under the names of their flags."""
         if self.external:
             return {}
         method = parse_method(self.pruning_method)
@@ -116,29 +116,29 @@ class Population:
                 keys = (f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency"))
                 published = published | dict(zip(keys, steps))
         changed = differences(self.configuration, published)
-        return {key: own for key, (own, default) in changed.items() if default is not None is not own}
+        return {key: value for key, (value, default) in changed.items() if default is not None is not value}
 
     def facts(self) -> dict:
-        """What a table says of where its numbers come from."""
-        first, *head = self.members[0].names
-        facts = {"epochs": first.epochs}
-        batch = first.batch_size or (self.members[0].record or {}).get("configuration", {}).get("batch_size")
-        if batch:
-            facts["batch_size"] = batch
-        if head and not parse_method(self.pruning_method).finetuned:
-            facts["head_epochs"] = head[0].epochs
-        return facts
+        """Returns epochs and batch size, as tables show them and flags select by them."""
+        first, *heads = self.members[0].names
+        columns = {"epochs": first.epochs}
+        record = self.members[0].record
+        if batch_size := first.batch_size or record and record["configuration"].get("batch_size"):
+            columns["batch_size"] = batch_size
+        if heads and not parse_method(self.pruning_method).finetuned:
+            columns["head_epochs"] = heads[0].epochs
+        return columns
 
     def __str__(self) -> str:
-        facts = ", ".join(f"{key} {value}" for key, value in self.facts().items())
+        columns = ", ".join(f"{key} {value}" for key, value in self.facts().items())
         origin = origin_of(self.records)
         origin = "" if origin == "trained here" else f", {origin}"
         ids = show_ids([member.id for member in self.members])
-        return f"{self.learning_method} {self.pruning_method} {self.sparsity} ({facts}{origin}), ids {ids}"
+        return f"{self.learning_method} {self.pruning_method} {self.sparsity} ({columns}{origin}), ids {ids}"
 
 
 def show_ids(ids: Iterable[int]) -> str:
-    """[0, 1, 2, 5] -> '0-2, 5'."""
+    """Formats ids as ranges: [0, 1, 2, 5] -> '0-2, 5'."""
     groups = groupby(enumerate(sorted(ids)), lambda pair: pair[1] - pair[0])
     runs = [[model_id for _, model_id in group] for _, group in groups]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
@@ -147,17 +147,17 @@ def show_ids(ids: Iterable[int]) -> str:
 def find_population(
     study: Study, pruning_method: str, sparsity: float, dense: Population | None = None
 ) -> Population | None:
-    """The one population of this kind, ids 0 to --models_number - 1.
+    """Finds the population of this method and sparsity, ids 0 to --models_number - 1.
 
-    Dense networks are looked for in the default folder too where the folder that flags name holds none of any
-    architecture, so that pruned networks can have a folder of their own.
+    If the folder that the flags name has no dense networks of any architecture, the default folder is
+    searched. Pruned networks can thus have a separate folder.
 
     Args:
-        dense: for pruned networks, the dense population whose descendants are wanted.
+        dense: for pruned networks, the dense population that they must come from.
     Returns:
-        None where no pruned network of this kind exists at all.
+        None if no pruned network of this kind exists.
     Raises:
-        UserError: several populations fit; ids are missing; networks of other data, code or dense networks.
+        UserError: several populations fit; ids are missing; data, code or dense networks differ.
     """
     kind, folder = Population(study.learning_method, pruning_method, sparsity, ()), study.folder
     populations = populations_in(study, kind, (folder, study.head_folder))
@@ -167,73 +167,77 @@ def find_population(
         refuse_unknown_names(study)
         folder = study.default_folder
         populations = populations_in(study, kind, (folder, folder))
-    stage, wanted = choice(study, pruning_method)
-    fitting = [population for population in populations if wanted.items() <= population.facts().items()]
+    stage, selected = selection(study, pruning_method)
+    fitting = [population for population in populations if selected.items() <= population.facts().items()]
     if not fitting:
-        flags = "".join(f" --{stage}_{fact} {value}" for fact, value in wanted.items())
-        there = "; ".join(map(str, populations)) or kinds_in(folder)
+        flags = "".join(f" --{stage}_{key} {value}" for key, value in selected.items())
+        existing = "; ".join(map(str, populations)) or kinds_in(folder)
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
-            f"{study.architecture_name} in {study.folder}; there are: {there}; {with_script(kind)}"
+            f"{study.architecture_name} in {study.folder}; found: {existing}; {script_remedy(kind)}"
         )
     population = only_population(stage, fitting if dense is None else from_dense(study, fitting, dense))
-    return checked(study, population, dense)
+    return check_and_log(study, population, dense)
 
 
 def find_control(study: Study, dense: Population, one_shot: list[Population]) -> Population | None:
-    """The finetuned control of these one-shot networks: the same dense networks, finetuned with the same
-    settings, nothing pruned. None where there is none that can be compared, which is logged."""
+    """Finds the control of these one-shot networks: the same dense networks, finetuned with the same settings
+    without pruning. Logs the reason and returns None if there is none."""
     kind = Population(study.learning_method, FINETUNED, 0.0, ())
     try:
         populations = populations_in(study, kind, (study.folder, study.head_folder))
-        alike = [each for each in populations if all(finetuned_alike(each, other) for other in one_shot)]
+        controls = [
+            control for control in populations if all(same_finetuning(control, pruned) for pruned in one_shot)
+        ]
         reason = "--pruning_percentages 0.0 makes one with the settings of the one-shot networks"
-        if alike:
-            alike = from_dense(study, alike, dense)
-            return checked(study, only_population("finetune", alike), dense)
+        if controls:
+            controls = from_dense(study, controls, dense)
+            return check_and_log(study, only_population("finetune", controls), dense)
     except UserError as error:
         reason = str(error)
     logger.info(f"no finetuned control: {reason}")
     return None
 
 
-def finetuned_alike(population: Population, other: Population) -> bool:
-    """Whether both were finetuned with the same settings; of external networks only the names tell."""
-    if population.external or other.external:
-        facts, others = population.facts(), other.facts()
-        return all(facts[fact] == others[fact] for fact in facts.keys() & others)
-    return differences(population.configuration, other.configuration).keys() <= {*OF_PRUNING}
+def same_finetuning(control: Population, pruned: Population) -> bool:
+    """Whether both were finetuned with the same settings. External networks are compared by their names."""
+    if control.external or pruned.external:
+        first, second = control.facts(), pruned.facts()
+        return all(first[key] == second[key] for key in first.keys() & second)
+    return differences(control.configuration, pruned.configuration).keys() <= PRUNING_KEYS
 
 
 def populations_in(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Population]:
-    """All networks of this kind with a wanted id, those together that differ in their seed alone."""
-    members = sorted(find_members(study, kind, folders), key=lambda member: (member.kind, member.id))
-    groups = groupby(members, lambda member: member.kind)
+    """Returns the populations of this kind, with the requested ids."""
+    members = sorted(
+        find_members(study, kind, folders), key=lambda member: (member.population_key, member.id)
+    )
+    groups = groupby(members, lambda member: member.population_key)
     return [replace(kind, members=tuple(group)) for _, group in groups]
 
 
-def checked(study: Study, population: Population, dense: Population | None) -> Population:
-    """The population, once nothing is wrong with it; it is logged."""
+def check_and_log(study: Study, population: Population, dense: Population | None) -> Population:
+    """Checks and logs a population, and returns it."""
     check_population(study, population, dense)
     pruning_method = population.pruning_method
-    what = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
-    logger.info(f"{what} networks: {population} in {population.folder}")
+    role = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
+    logger.info(f"{role} networks: {population} in {population.folder}")
     paths = [path for member in population.members for path in member.paths]
     external = [path for path, record in zip(paths, population.records) if record is None]
-    say_external(external)
+    log_external(external)
     if external and not study.data.normalization:
-        say_once(
-            f"note: external networks see pixels normalised by {study.data.normalization_text}; if they were "
-            "trained with others, give --normalization MEAN STD"
+        log_once(
+            f"note: pixels for external networks are normalised by {study.data.normalization_text}; if they "
+            "were trained with different values, give --normalization MEAN STD"
         )
     return population
 
 
 def refuse_unknown_names(study: Study) -> None:
-    """Refuses to look elsewhere than in the folders that flags name where these hold files that may be the
-    dense networks, under names that are not theirs."""
-    places = {study.head_folder: "--head_save_path", study.folder: study.folder_flag}
-    files = [path for folder in places for path in unknown_checkpoints(folder)]
+    """Refuses to search the default folder if the folders that the flags name hold checkpoints with unknown
+    names, which may be the dense networks."""
+    folder_flags = {study.head_folder: "--head_save_path", study.folder: study.folder_flag}
+    files = [path for folder in folder_flags for path in unknown_checkpoints(folder)]
     if not files or study.folder == study.default_folder:
         return
     training = [settings.SupervisedTraining] if study.supervised else [settings.ContrastiveTraining]
@@ -244,14 +248,14 @@ def refuse_unknown_names(study: Study) -> None:
         for part, epochs in parts.items()
     ]
     raise UserError(
-        f"{places[files[0].parent]} {files[0].parent}: no dense checkpoint of a known name there, but "
+        f"{folder_flags[files[0].parent]} {files[0].parent} holds no dense checkpoint with a known name, but "
         f"{files[0].name}; the name expected for id 0 after {published['epochs']} epochs: "
         f"{' and '.join(names)}; rename it, or move it away"
     )
 
 
 def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Member]:
-    """The networks of this kind with a wanted id; an encoder with every head that was trained on it.
+    """Finds the networks of this kind with a requested id. An encoder forms a network with each of its heads.
 
     Raises:
         UserError: encoders without any head.
@@ -261,133 +265,148 @@ def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> 
     def files(folder: Path, part: str, tag: str) -> list[tuple[Path, CheckpointName]]:
         pattern = study.name(part, tag, kind.sparsity, "*", "*", "*")
         named = [(path, name_of(path, pattern)) for path in sorted(folder.glob(str(pattern)))]
-        wanted = [(path, name) for path, name in named if name and name.id < study.flags.models_number]
-        return [(path, replace(name, pruning_method=method)) for path, name in wanted]
+        return [
+            (path, replace(name, pruning_method=method))
+            for path, name in named
+            if name and name.id < study.flags.models_number
+        ]
 
-    def network(file: tuple[Path, CheckpointName]) -> tuple:
-        """What the names of an encoder and its head agree in."""
-        return file[1].id, file[1].batch_size, finetuned and file[1].epochs
+    def shared_fields(name: CheckpointName) -> tuple:
+        """The fields in which the names of an encoder and its head agree."""
+        return name.id, name.batch_size, finetuned and name.epochs
 
     members: dict[tuple[CheckpointName, ...], Member] = {}
-    # Published dense networks may have the tag `_later`: plain names come first.
+    # The names of published dense networks may have the tag `_later`; names without it take precedence.
     for tag in (method, "later_GMP") if method == "dense" else (method,):
         if study.supervised:
-            pairs = [(file,) for file in files(folders[0], "supervised", tag)]
+            networks = [(file,) for file in files(folders[0], "supervised", tag)]
         else:
             encoders, heads = files(folders[0], "encoder", tag), files(folders[1], "head", tag)
-            pairs = [(each, head) for each in encoders for head in heads if network(each) == network(head)]
-            if encoders and not pairs:
+            networks = [
+                (encoder, head)
+                for encoder in encoders
+                for head in heads
+                if shared_fields(encoder[1]) == shared_fields(head[1])
+            ]
+            if encoders and not networks:
                 raise UserError(
-                    f"{encoders[0][0]} is without classifier heads in {folders[1]} (--head_save_path); name "
-                    "their folder, or train them with clr_training.py"
+                    f"{encoders[0][0]} has no classifier head in {folders[1]} (--head_save_path); give the "
+                    "folder of the heads, or train them with clr_training.py"
                 )
-        for member in map(read_member, pairs):
+        for member in map(read_member, networks):
             if fits(study, member):
                 members.setdefault(member.names, member)
     return list(members.values())
 
 
 def read_member(files: Iterable[tuple[Path, CheckpointName]]) -> Member:
-    """A network, of its files and their names."""
+    """Reads the records and checksums of a network's files."""
     paths, names = zip(*files)
     return Member(paths, names, tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
 
 
 def fits(study: Study, member: Member) -> bool:
-    """Whether the record's architecture (contrastive names lack the dropout) and a head's encoder are
-    these."""
+    """Whether the record has the study's architecture (contrastive names lack the dropout), and the head was
+    trained on this encoder."""
     if member.record is None:
         return True
     shape = study.architecture.configuration(study.supervised)
-    # Two encoders of other epochs may share the name of their heads: the head's record says whose it is.
+    # Heads of encoders with different epochs may share a name; the record says which encoder a head is for.
     encoder = member.record.get("encoder_sha256", member.checksums[0])
-    is_head_of_it = study.supervised or encoder == member.checksums[0]
-    return is_head_of_it and {**shape, **member.record["configuration"]}.items() >= shape.items()
+    is_its_head = study.supervised or encoder == member.checksums[0]
+    return is_its_head and {**shape, **member.record["configuration"]}.items() >= shape.items()
 
 
-def choice(study: Study, pruning_method: str) -> tuple[str, dict[str, int]]:
-    """How the flags begin that choose a population of this method, and the facts that they choose it by; none
-    choose one that was trained as the dense one was."""
+def selection(study: Study, pruning_method: str) -> tuple[str, dict[str, int]]:
+    """Returns the prefix of the flags that select a population of this method ('' if there are none), and the
+    values that they select."""
     method = parse_method(pruning_method)
     stage = "dense" if method.schedule == "dense" else "finetune" if method.finetuned else ""
-    values = {fact: getattr(study.flags, f"{stage}_{fact}", None) for fact in FACTS}
-    return stage, {fact: value for fact, value in values.items() if value}
+    values = {key: getattr(study.flags, f"{stage}_{key}", None) for key in SELECTION_KEYS}
+    return stage, {key: value for key, value in values.items() if value}
 
 
-def from_dense(study: Study, fitting: list[Population], dense: Population) -> list[Population]:
-    """Those that were pruned from these dense networks; trained alone: trained with their settings, else all.
+def from_dense(study: Study, candidates: list[Population], dense: Population) -> list[Population]:
+    """Returns the populations that were pruned from these dense networks.
 
-    Of external networks nothing is known that could speak against it.
+    Networks that were trained from scratch must have the settings of the dense ones; if none have, all are
+    returned. External networks are accepted, because their training is unknown.
     """
-    alone = parse_method(fitting[0].pruning_method).trained_alone
+    trained_alone = parse_method(candidates[0].pruning_method).trained_alone
 
-    def origin(population: Population) -> dict | None:
-        """The dense configuration that a population comes from, or was trained with."""
-        if not alone:
+    def dense_settings(population: Population) -> dict | None:
+        """The configuration of the dense networks, or the same settings of a training from scratch."""
+        if not trained_alone:
             return population.configuration.get("dense")
         return {key: population.configuration.get(key) for key in dense.configuration}
 
-    unknown = alone and dense.external
-    related = [each for each in fitting if unknown or each.external or origin(each) == dense.configuration]
+    if trained_alone and dense.external:
+        return candidates
+    related = [
+        population
+        for population in candidates
+        if population.external or dense_settings(population) == dense.configuration
+    ]
     if related:
         return related
-    if not alone:
-        flags = " or ".join(f"--dense_{fact}" for fact in dense.facts())
+    first = candidates[0]
+    if not trained_alone:
+        flags = " or ".join(f"--dense_{key}" for key in dense.facts())
         raise UserError(
-            f"{fitting[0]}: pruned from other dense networks than the chosen ones ({dense}); choose with "
-            f"{flags}, or finetune into a folder of its own ({study.folder_flag})"
+            f"{first} were not pruned from the selected dense networks ({dense}); select others with "
+            f"{flags}, or finetune into a separate folder ({study.folder_flag})"
         )
-    # Trained on their own: they may be compared with others, but not chosen among by chance.
-    changed = differences(origin(fitting[0]), dense.configuration).items()
+    # They can be compared anyway; `only_population` still rejects several candidates.
+    changed = differences(dense_settings(first), dense.configuration).items()
     words = ", ".join(f"{key} {old}, not {new}" for key, (old, new) in changed)
-    logger.info(f"note: {fitting[0]} were trained with other settings than the dense networks: {words}")
-    return fitting
+    logger.info(f"note: {first} were trained with different settings than the dense networks: {words}")
+    return candidates
 
 
-def only_population(stage: str, fitting: list[Population]) -> Population:
-    """The population that fits; several are refused with what tells them apart."""
-    if len(fitting) == 1:
-        return fitting[0]
-    first, second, *_ = fitting
-    keys, facts = differences(first.settings, second.settings), differences(first.facts(), second.facts())
-    flags = [f"--{stage}_{fact}" for fact in facts if stage]
-    remedy = f"choose with {' or '.join(flags)}" if flags else "move one into a folder of its own and name it"
-    words = f"they differ in {', '.join(keys)}: {remedy}"
-    if len({population.external for population in fitting}) > 1:
-        words = "those that are external have no JSON: put it back where it is lost, or move them away"
-    raise UserError(f"several populations fit: {'; '.join(map(str, fitting))}; {words}")
+def only_population(stage: str, candidates: list[Population]) -> Population:
+    """Returns the only candidate; the message about several says how they differ."""
+    if len(candidates) == 1:
+        return candidates[0]
+    first, second, *_ = candidates
+    settings_keys = ", ".join(differences(first.settings, second.settings))
+    flags = [f"--{stage}_{key}" for key in differences(first.facts(), second.facts()) if stage]
+    remedy = f"select one with {' or '.join(flags)}" if flags else "move one into a separate folder"
+    words = f"they differ in {settings_keys}: {remedy}"
+    if len({population.external for population in candidates}) > 1:
+        words = "the external ones have no JSON: restore it if it was lost, or move them away"
+    raise UserError(f"several populations fit: {'; '.join(map(str, candidates))}; {words}")
 
 
 def script_of(population: Population) -> str:
-    """The script that makes such networks."""
+    """Returns the script that trains such networks."""
     method = parse_method(population.pruning_method)
     finetunes = method.schedule == "iterative" or method.finetuned
-    side = "sup" if population.learning_method == "supervised" else "clr"
-    return f"{side}_{'pruning_finetune' if finetunes else 'training'}.py"
+    prefix = "sup" if population.learning_method == "supervised" else "clr"
+    return f"{prefix}_{'pruning_finetune' if finetunes else 'training'}.py"
 
 
 def how_to_train(population: Population, ids: Iterable[int]) -> str:
-    """How these ids of a population are trained: by the command that made one of its networks, or where no
-    record says it, by which script. Finished networks in between are skipped."""
+    """Returns the command that trains these ids of a population, or the script if no record has a command.
+    The command skips finished networks."""
     script, first, last = script_of(population), min(ids), max(ids)
     flags = {"index_start": str(first), "index_end": str(last)}
     if script.endswith("finetune.py"):
         flags = {"models_number": str(last + 1)}
     command = recorded_command(next(filter(None, population.records), None), flags)
-    return f"train them: {command}" if script in command else with_script(population)
+    return f"train them: {command}" if script in command else script_remedy(population)
 
 
-def with_script(population: Population) -> str:
-    """Which script trains them; nothing is known of the flags."""
+def script_remedy(population: Population) -> str:
+    """Names the script that trains such networks, for messages when the flags are unknown."""
     return f"train them with {script_of(population)} (its defaults are the published ones, for CIFAR-10)"
 
 
 def recorded_command(record: dict | None, flags: dict[str, str]) -> str:
-    """The command that made a checkpoint, with other values of these flags and each flag once; '' where it is
-    not known. The number of threads is named, because bytes depend on it."""
+    """Returns the command that made a checkpoint, with these flags set and each flag once; '' if unknown. It
+    includes the number of threads, on which the bytes depend."""
     run = (record or {}).get("run", {})
-    script, *given = run.get("command", "").split(" --")
-    values = {words.replace("=", " ").split(" ")[0]: words for words in given}
+    script, *flag_texts = run.get("command", "").split(" --")
+    values = {text.replace("=", " ").split(" ")[0]: text for text in flag_texts}
     if "threads" in run:
         values.setdefault("threads", f"threads {run['threads']}")
     values |= {flag: f"{flag} {value}".rstrip() for flag, value in flags.items()}
@@ -395,8 +414,8 @@ def recorded_command(record: dict | None, flags: dict[str, str]) -> str:
 
 
 def check_population(study: Study, population: Population, dense: Population | None) -> None:
-    """Refuses a population in which a wanted id is missing, unless that is allowed; networks of other data,
-    code or normalisation, pruned ones whose dense network has changed since, and one network twice."""
+    """Rejects a population if ids are missing (unless --allow_missing), two networks are the same, data, code
+    or normalisation differ, or a dense network has changed since it was pruned."""
     flags, members = study.flags, population.members
     missing = sorted(set(range(flags.models_number)) - {member.id for member in members})
     if missing and not getattr(flags, "allow_missing", False):
@@ -405,31 +424,34 @@ def check_population(study: Study, population: Population, dense: Population | N
             f"{population} in {population.folder}: ids {show_ids(missing)} are missing; "
             f"{how_to_train(population, missing)}, or give a smaller --models_number{allow}"
         )
-    twice, what, seeds = find_duplicate_weights(member.paths[0] for member in members), "weights", {}
+    duplicates, shared = find_duplicate_weights(member.paths[0] for member in members), "weights"
+    path_of_seed: dict[str, Path] = {}
     for member in members:
-        seed, path = (member.record or {}).get("seed"), member.paths[-1]
-        other = path if seed is None else seeds.setdefault(str(seed), path)
-        if other is not path and not twice:
-            twice, what = (path, other), "seed"
-    if twice:
-        path, other = twice
-        raise UserError(f"{path} has the same {what} as {other}: they are one network; {remedy_for([path])}")
+        path, seed = member.paths[-1], (member.record or {}).get("seed")
+        other = path if seed is None else path_of_seed.setdefault(str(seed), path)
+        if other is not path and not duplicates:
+            duplicates, shared = (path, other), "seed"
+    if duplicates:
+        path, other = duplicates
+        raise UserError(
+            f"{path} has the same {shared} as {other}: they are one network; {remedy_for([path])}"
+        )
     parents = {member.id: list(member.checksums) for member in (dense.members if dense else ())}
-    remedy = "give the flags that they were trained with, or train all of them again into a folder of its own"
+    remedy = "give the flags that they were trained with, or retrain all of them into a separate folder"
     modules = set()
     for member in members:
         for path, record in zip(member.paths, member.records):
             if record is None:
                 continue
             normalization = {"normalization": study.data.pixel_settings.get("normalization")}
-            wanted = {"data": study.data.facts(), "configuration": record["configuration"] | normalization}
+            expected = {"data": study.data.facts(), "configuration": record["configuration"] | normalization}
             if "dense_sha256" in record and member.id in parents:
-                wanted["dense_sha256"] = parents[member.id]
-            modules |= {*check_record(path, record, wanted, remedy, flags.other_code)}
+                expected["dense_sha256"] = parents[member.id]
+            modules |= {*check_record(path, record, expected, remedy, flags.other_code)}
     if modules:
-        logger.info(f"note: {population}: made by other code of {', '.join(sorted(modules))}")
+        logger.info(f"note: {population}: made by a different version of {', '.join(sorted(modules))}")
     if any(record and record["data"]["checksum"] != study.data.checksum for record in population.records):
         logger.info(
-            f"note: {population}: trained when the test images were others; test accuracies in their logs "
-            "and records are of those"
+            f"note: {population}: the test images have changed since the training; test accuracies in logs "
+            "and records are those of the earlier images"
         )

@@ -1,5 +1,5 @@
-"""Pruning of trained networks: once, with finetuning, or again and again, with rewinding, reinitialisation or
-finetuning in between. Every step reads the network that it prunes from its files."""
+"""Prunes trained networks once, followed by finetuning, or iteratively, with rewinding, reinitialisation or
+finetuning after each pruning. Every step reads the network that it prunes from files."""
 
 import functools
 import time
@@ -28,8 +28,8 @@ from common.training import CrossEntropy, Training, TrainingContext, classificat
 class PruningStep:
     """One pruning of one network: one-shot at a sparsity (iteration 0), or an iteration, counted from 1.
 
-    member: the dense network; files: what is made; previous: the files of the iteration before, none where
-    the dense network is pruned.
+    member: the dense network; files: the checkpoints that the step saves; previous: the checkpoints of the
+    previous iteration, none if the step prunes the dense network.
     """
 
     member: Member
@@ -48,33 +48,32 @@ class PruningStep:
         return f"iteration {self.iteration}" if self.iteration else "finetuning"
 
     def network_to_prune(self) -> Member:
-        """The dense network, or that of the iteration before, as it is now."""
+        """Reads the network of the previous iteration, or returns the dense one in the first."""
         if not self.previous:
             return self.member
         return read_member([(file.path, file.name) for file in self.previous])
 
 
 def prune_population(study: Study) -> None:
-    """Prunes every dense network of the population, trains it on with fixed masks and saves it under its own
-    id.
+    """Prunes every dense network, continues its training with fixed masks and saves it under the same id.
 
-    Finished ones are skipped one by one.
+    Finished networks are skipped.
     """
     flags, method = study.flags, requested.pruning_method(study.flags)
     dense = find_population(study, "dense", 0.0)
-    if method.after in RETRAINED and dense.external:
-        raise UserError(
-            f"{dense}: how they were trained is not known, so they cannot be trained again; give --after "
-            "finetune"
-        )
-    if method.after in RETRAINED:  # trained as the dense ones were
+    if method.after in RETRAINED:
+        if dense.external:
+            raise UserError(
+                f"{dense}: their training settings are unknown, so they cannot be trained again; give "
+                "--after finetune"
+            )
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     all_steps = [pruning_steps(study, method, dense, member) for member in dense.members]
     for steps in all_steps:
-        for step in steps:  # refuses what is in the way, before the first training
+        for step in steps:  # rejects conflicting files before the first training
             is_finished(study, step)
-    runs.say_finished(study, [step.files for steps in all_steps for step in steps])
+    runs.log_finished(study, [step.files for steps in all_steps for step in steps])
     jobs = [
         runs.Job(steps[-1].files[-1].path, functools.partial(prune_network, study, steps))
         for steps in all_steps
@@ -86,17 +85,17 @@ def prune_population(study: Study) -> None:
         logger.info(f"compare them with --pruning_methods {','.join(names)}{at_sparsities}")
 
 
-# What is requested, and what of it is there
+# Requested and finished steps
 
 
 def pruning_steps(
     study: Study, method: PruningMethod, dense: Population, member: Member
 ) -> list[PruningStep]:
-    """All prunings of a dense network that the flags ask for; at sparsity 0, where nothing is pruned, by the
-    method `finetuned`.
+    """Returns the requested prunings of a dense network. At sparsity 0, which prunes nothing, the method is
+    `finetuned`.
 
     Raises:
-        UserError: what they need of the dense training was not kept.
+        UserError: the dense training did not save weights or sums of gradients that they need.
     """
     steps: list[PruningStep] = []
     for iteration, sparsity in requested.sparsities_to_prune(study.flags):
@@ -104,17 +103,17 @@ def pruning_steps(
         files = pruned_files(study, step_method, dense, member, iteration, sparsity)
         previous = steps[-1].files if iteration > 1 else ()
         steps.append(PruningStep(member, step_method, iteration, sparsity, files, previous))
-    for each in {step.method for step in steps}:
-        kept_weights(study, member, each)
-        gradient_sums(study, each, member)
+    for step_method in {step.method for step in steps}:
+        saved_weights(study, member, step_method)
+        gradient_sums(study, step_method, member)
     return steps
 
 
-def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[int, Path]:
-    """epoch -> file of the weights that the dense training kept, as far as the method needs them.
+def saved_weights(study: Study, member: Member, method: PruningMethod) -> dict[int, Path]:
+    """Returns epoch -> file with weights of the dense training, for the epochs that the method needs.
 
     Raises:
-        UserError: they were not kept; the message has the command that keeps them.
+        UserError: they were not saved; the message has the command that saves them.
     """
     epochs = {method.rewind_epoch} if method.after == "rewind" else set()
     if pruning.uses(method.criterion, "initial_weight"):
@@ -126,65 +125,63 @@ def kept_weights(study: Study, member: Member, method: PruningMethod) -> dict[in
             "fewer"
         )
     flag = {"save_epochs": ",".join(map(str, sorted(epochs)))}
-    return {epoch: kept_file(study, path, epoch_path(path, epoch), flag) for epoch in sorted(epochs)}
+    return {epoch: saved_file(study, path, epoch_path(path, epoch), flag) for epoch in sorted(epochs)}
 
 
 def gradient_sums(study: Study, method: PruningMethod, member: Member) -> dict[str, Tensor]:
-    """Layer name -> the sums of |g_t| and g_t over the training of a network, where the criterion looks at
-    them.
+    """Returns layer name -> the sums of |g_t| and g_t over the training of a network; empty if the criterion
+    does not use them.
 
     Raises:
-        UserError: they were not kept; the message has the command that keeps them.
+        UserError: they were not saved; the message has the command that saves them.
     """
     sums = {}
-    for path in gradient_files(method, member):
-        kept = kept_file(study, path, gradients_path(path), {"accumulate_gradients": ""})
-        payload = records.read_payload(kept)
-        records.refuse_not_finite(payload, kept)
+    for checkpoint in gradient_files(method, member):
+        path = saved_file(study, checkpoint, gradients_path(checkpoint), {"accumulate_gradients": ""})
+        payload = records.read_payload(path)
+        records.refuse_not_finite(payload, path)
         sums |= payload
     return {name: total.to(study.device) for name, total in sums.items()}
 
 
 def gradient_files(method: PruningMethod, member: Member) -> list[Path]:
-    """The checkpoints of a network beside which lie the sums that the method looks at: both parts of a dense
-    network; of a pruned one the last, which has those of both."""
+    """Returns the checkpoints beside which the sums of gradients that the method uses are stored: all parts
+    of a dense network; only the last part of a pruned one, whose file has the sums of all parts."""
     if not pruning.uses(method.criterion, "accumulated"):
         return []
     return list(member.paths if member.names[-1].pruning_method == "dense" else member.paths[-1:])
 
 
-def kept_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str]) -> Path:
-    """A file that the training of a checkpoint kept beside it.
+def saved_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str]) -> Path:
+    """Returns `path`, a file that the training of a checkpoint saved beside it, after checking its record.
 
     Args:
-        flag: of the training script, with its value, by which it is kept.
+        flag: the flag of the training script that saves it, with its value.
     Raises:
-        UserError: it is not there, or belongs to another training.
+        UserError: it does not exist, or belongs to a different training.
     """
     record = records.read_record(checkpoint)
     if record is None:
         raise UserError(
-            f"{checkpoint} is external: its training is not known; choose another --criterion or --after, or "
+            f"{checkpoint} is external: its training is unknown; choose another --criterion or --after, or "
             "train networks here"
         )
     command = recorded_command(record, flag) or f"the training script with --{', '.join(flag)}"
     if not path.exists():
-        raise UserError(f"{path} was not kept; keep them: {command}")
-    remedy = f"move it away and give: {command}"
-    kept = records.read_record(path)
-    if kept is None:
+        raise UserError(f"{path} was not saved; to save it, run: {command}")
+    remedy = f"move it away and run: {command}"
+    file_record = records.read_record(path)
+    if file_record is None:
         raise UserError(f"{path} has no record; {remedy}")
-    wanted = {key: record[key] for key in ("configuration", "data", "seed")}
-    records.check_record(path, kept, wanted, remedy, study.flags.other_code)
+    expected = {key: record[key] for key in ("configuration", "data", "seed")}
+    records.check_record(path, file_record, expected, remedy, study.flags.other_code)
     return path
 
 
-# One step is a place in the study, method and population: each says something else.
 def pruned_files(
     study: Study, method: PruningMethod, dense: Population, member: Member, iteration: int, sparsity: float
 ) -> tuple[CheckpointSpec, ...]:
-    """What is to be made of a dense network at this iteration and sparsity."""
-    flags = study.flags
+    """Returns the checkpoints of a dense network that is pruned at this iteration and sparsity."""
     configuration = {**study.configuration(), "pruning_method": str(method)}
     if method.schedule != FINETUNED:
         configuration |= {"criterion": method.criterion, "scope": method.scope}
@@ -193,13 +190,13 @@ def pruned_files(
         configuration["iteration"] = iteration
         configuration |= {key: getattr(method, key) for key in ("rate", "after", "rewind_epoch")}
     if method.finetuned:
-        training = settings.from_flags(settings.Finetuning, flags)
+        training = settings.from_flags(settings.Finetuning, study.flags)
         configuration |= training
-    else:  # trained as the dense network was
+    else:  # the settings of the dense training
         training = member.record["configuration"]
         configuration |= {key: training[key] for key in ("epochs", "batch_size", "precision", "compile")}
     if not study.supervised:
-        configuration["temperature"] = flags.temperature
+        configuration["temperature"] = study.flags.temperature
     configuration["dense"] = dense.configuration
     files = []
     for part, folder in zip(learner_of(study).parts, (study.folder, study.head_folder)):
@@ -212,10 +209,10 @@ def pruned_files(
 
 
 def is_finished(study: Study, step: PruningStep) -> bool:
-    """Whether all files of a step are there, made with these settings from the networks that are there.
+    """Whether all files of a step exist, made with these settings from the current parent networks.
 
     Raises:
-        UserError: something else is in the way.
+        UserError: files with the same names are in the way.
     """
     parents = {"dense_sha256": list(step.member.checksums)}
     if step.previous and all(file.path.exists() for file in step.previous):
@@ -230,25 +227,25 @@ def is_finished(study: Study, step: PruningStep) -> bool:
 
 
 def prune_network(study: Study, steps: list[PruningStep]) -> None:
-    """Does the steps of one dense network that are not finished; with --debug, which saves nothing, those
-    that prune the dense network itself."""
+    """Runs the unfinished steps of one dense network. --debug saves nothing, so that later iterations have no
+    network to prune and are left out."""
     for step in steps:
         if is_finished(study, step):
             for file in step.files:
                 state_path(file.path).unlink(missing_ok=True)
         elif not (study.flags.debug and step.previous):
-            do_step(study, step)
+            run_step(study, step)
 
 
-def do_step(study: Study, step: PruningStep) -> None:
-    """Prunes a network, trains it on and saves it."""
+def run_step(study: Study, step: PruningStep) -> None:
+    """Prunes a network, continues its training and saves it."""
     method, member, started, seed = step.method, step.member, time.time(), study.model_seed(step.member.id)
-    source, kept, sums = step.network_to_prune(), kept_weights(study, member, method), {}
+    source, weights, sums = step.network_to_prune(), saved_weights(study, member, method), {}
     network = evaluation.load_member(study, source)
     with records.files_named(source.paths):
         masks, before = step_masks(study, step, source, network), pruning.copy_weights(network)
         pruning.apply_masks(network, masks)
-        as_pruned = evaluate_test_set(network, study.data)["test_accuracy"]
+        pruned_accuracy = evaluate_test_set(network, study.data)["test_accuracy"]
     made_from = [*member.paths, *(file.path for file in step.previous)]
     with ExitStack() as states:
 
@@ -269,16 +266,13 @@ def do_step(study: Study, step: PruningStep) -> None:
             payloads = learner_of(study).payloads(network)
         else:
             dense_settings = member.record["configuration"]
-            start = initialization_of(step, seed, step.iteration, kept, method.rewind_epoch)
+            start = initialization_of(step, seed, step.iteration, weights, method.rewind_epoch)
             model, histories = learner_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
                 records.load_state(model.kept, records.read_payload(source.paths[0]), source.paths[0])
             for part in range(len(step.files)):
-                epochs = (
-                    range(dense_settings["head_epochs"])
-                    if part
-                    else range(start.epoch, dense_settings["epochs"])
-                )
+                first, key = (0, "head_epochs") if part else (start.epoch, "epochs")
+                epochs = range(first, dense_settings[key])
                 training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
                 histories.append(train(part, training, model.key(part), epochs, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
@@ -286,56 +280,61 @@ def do_step(study: Study, step: PruningStep) -> None:
         logger.info(
             f"{study.learning_method} {method} {step.sparsity} id {member.id}: sparsity "
             f"{achieved['total']:.6f} ({achieved['weights_only']:.6f} without biases), test accuracy "
-            f"{100 * as_pruned:.2f} % before training, {100 * accuracy:.2f} % after"
+            f"{100 * pruned_accuracy:.2f} % before training, {100 * accuracy:.2f} % after"
         )
         if study.flags.debug:
             return
-        facts = {
+        entries = {
             "dense_sha256": list(member.checksums),
-            "accuracy_as_pruned": as_pruned,
+            "accuracy_as_pruned": pruned_accuracy,
             "movement": pruning.weight_movement(before, prunable_parameters(network), masks),
             "run": process.environment(study.device, started),
         }
         if step.previous:
-            facts["previous_sha256"] = list(source.checksums)
+            entries["previous_sha256"] = list(source.checksums)
         if sums:
             runs.save_gradients(study, step.files[-1], network, sums)
-        made_from += [*kept.values(), *map(gradients_path, gradient_files(method, source))]
+        made_from += [*weights.values(), *map(gradients_path, gradient_files(method, source))]
         for file, payload, history in zip(step.files, payloads, histories):
-            runs.save(study, file, payload, network, made_from, history=history, **facts)
-            facts["encoder_sha256"] = records.file_sha256(file.path)
+            runs.save(study, file, payload, network, made_from, history=history, **entries)
+            entries["encoder_sha256"] = records.file_sha256(file.path)
 
 
 def initialization_of(
-    step: PruningStep, seed: int, iteration: int, kept: dict[int, Path], epoch: int
+    step: PruningStep, seed: int, iteration: int, weights: dict[int, Path], epoch: int
 ) -> Initialization:
-    """Where a network begins that has been pruned so often: with the dense one's weights after `epoch`
-    epochs, or, once reinitialised, with new ones; where only the learning rate is rewound, the caller sets
-    them."""
-    renewed = (seed, "reinit", iteration)
+    """Returns the initial weights of a network after `iteration` prunings: those of the dense network after
+    `epoch` epochs, or new ones for `reinit`. For `lr_rewind` the caller replaces them.
+
+    Args:
+        weights: epoch -> file with the dense network's weights.
+    """
+    new_key = (seed, "reinit", iteration)
     if iteration and step.method.after == "reinit":
-        return Initialization(renewed, (*renewed, "head"))
-    return Initialization(renewed, (seed, "head"), kept.get(epoch), epoch)
+        return Initialization(new_key, (*new_key, "head"))
+    return Initialization(new_key, (seed, "head"), weights.get(epoch), epoch)
 
 
 def step_masks(study: Study, step: PruningStep, source: Member, network: Classifier) -> Masks:
-    """The step's masks: of what the network, read from `source`, still has, the lowest by the criterion are
-    pruned."""
-    method, seed, initial = step.method, study.model_seed(step.member.id), None
-    if pruning.uses(method.criterion, "initial_weight"):
-        kept = kept_weights(study, step.member, method)
-        start = initialization_of(step, seed, max(0, step.iteration - 1), kept, 0)
-        initial = pruning.copy_weights(learner_of(study)(study, seed, start).classifier())
-    key, size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
-    summed = gradient_sums(study, method, source)
-    sums = {name: summed.get(layer_name(name)) for name in prunable_parameters(network)}
+    """Returns the masks that prune the remaining weights with the lowest scores.
 
+    Args:
+        source: the files of `network`.
+    """
+    method, seed, initial_weights = step.method, study.model_seed(step.member.id), None
+    if pruning.uses(method.criterion, "initial_weight"):
+        weights = saved_weights(study, step.member, method)
+        start = initialization_of(step, seed, max(0, step.iteration - 1), weights, 0)
+        initial_weights = pruning.copy_weights(learner_of(study)(study, seed, start).classifier())
+    key, batch_size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
+    sums_of_layer = gradient_sums(study, method, source)
+    sums = {name: sums_of_layer.get(layer_name(name)) for name in prunable_parameters(network)}
     masks = pruning.masks_of(network) if step.iteration > 1 else {}
 
     def score() -> dict[str, Tensor]:
-        losses = functools.partial(classification_losses, network, study.data, size, key)
-        scores = pruning.score_weights(network, method.criterion, losses, initial, key, sums, masks)
-        if not all(each.isfinite().all() for each in scores.values()):
+        losses = functools.partial(classification_losses, network, study.data, batch_size, key)
+        scores = pruning.score_weights(network, method.criterion, losses, initial_weights, key, sums, masks)
+        if not all(values.isfinite().all() for values in scores.values()):
             raise NotFiniteError(f"the scores of its weights by {method.criterion} are not finite")
         return scores
 

@@ -1,8 +1,8 @@
-"""Checkpoints, their records and the states of unfinished trainings: saved, checked and loaded.
+"""Saves, checks and loads checkpoints, their records and the states of unfinished trainings.
 
-A checkpoint is written under its published name and format, and beside it a JSON (its record) that says how
-it was made. The checkpoint's own rename comes last, so that a checkpoint is there only when it and its record
-are whole. An unfinished training keeps its state in a hidden file beside the checkpoint that it becomes.
+A checkpoint has its published name and format. The JSON beside it, its record, says how it was made. The
+checkpoint is renamed into place last, so that it never exists without a complete record. An unfinished
+training keeps its state in a hidden file beside the future checkpoint.
 """
 
 import functools
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from common import models, settings
-from common.cli import FLIPS, UserError, logger, refuse_pipe, say_once
+from common.cli import FLIPS, UserError, log_once, logger, refuse_pipe
 from common.data import same_training_images
 from common.evaluation import NotFiniteError, not_finite
 from common.methods import SMALL
@@ -33,28 +33,31 @@ from common.store.files import (
     differences,
     file_sha256,
     module_digest,
-    says_all,
+    names_cause,
     write_atomically,
     write_json,
 )
 from common.store.names import Architecture, CheckpointName, record_path
 from common.values import Interval
 
-PUBLISHED_SPARSITY_TOLERANCE = 0.005  # the published gradual schedules end a little off the asked sparsity
+PUBLISHED_SPARSITY_TOLERANCE = 0.005  # published gradual schedules end slightly off the requested sparsity
 STATE_FORMAT = 2
 SCIENCE = ("augment", "criteria", "losses", "models", "pruning", "training", "learners")  # modules of common/
 
 
 def torch_bytes(content: dict) -> bytes:
-    """What torch.save writes. Given a path, it would write the file's name into the file: equal weights,
-    other bytes; and into a full disk it raises what says nothing of the disk."""
+    """Returns the bytes that torch.save writes.
+
+    Given a path, torch.save would store the file's name, so that equal weights give different bytes. On a
+    full disk it would raise an error that does not mention the disk.
+    """
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()
 
 
 def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
-    """Writes a checkpoint and its record, which gets the checkpoint's SHA-256."""
+    """Writes a checkpoint and its record, to which it adds the checkpoint's SHA-256."""
     content = torch_bytes(payload)
 
     def write(temporary: Path) -> None:
@@ -66,107 +69,110 @@ def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
 
 
 def cpu_state(module: nn.Module) -> dict:
-    """The state_dict on the CPU in the plain memory order, as published."""
+    """Returns the state_dict on the CPU in contiguous memory order, as published."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
 @functools.cache
 def science_code() -> dict[str, str]:
-    """Digests of the modules that a trained network depends on beside its configuration. Comments do not
-    count."""
+    """Returns digests of the modules on which a trained network depends besides its configuration. Comments
+    do not count."""
     return {name: module_digest(COMMON / f"{name}.py") for name in SCIENCE}
 
 
 def differing_code(recorded: dict[str, str] | None) -> list[str]:
-    """The science modules whose code has changed since; none where it was not recorded, which is said
-    once."""
+    """Returns the science modules whose code has changed since. If the code was not recorded, logs this once
+    and returns none."""
     if recorded is None:
-        say_once("note: networks or states from before the code was recorded are taken as they are")
+        log_once("note: some networks or states do not record their code; it is not checked")
         return []
     return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
 
 
-def check_record(path: Path, record: dict, wanted: dict, remedy: str, other_code: bool) -> list[str]:
-    """Refuses a checkpoint, or the state of an unfinished training, that is not the wanted one; returns the
-    science modules whose code has changed since.
+def check_record(path: Path, record: dict, expected: dict, remedy: str, other_code: bool) -> list[str]:
+    """Rejects a checkpoint or training state whose record has unexpected entries; returns the science modules
+    whose code has changed since.
 
     Args:
-        record: of the checkpoint, or what the state holds.
-        wanted: the entries that it must have: data, and where they are known configuration, seed, stage,
-            SHA-256 of the networks that it was made from. remedy: how to go on; other_code: take what other
-            code made.
+        record: of the checkpoint, or the content of the state.
+        expected: the entries that it must have: data and, if known, configuration, seed, stage and SHA-256 of
+            the networks that it was made from.
+        remedy: ends the message; other_code: accept changed code.
     Raises:
-        UserError: it has others; the message says which.
+        UserError: the entries differ; the message says which.
     """
     configuration = record["configuration"]
-    changed = differences(configuration, wanted.get("configuration", configuration))
+    changed = differences(configuration, expected.get("configuration", configuration))
     words = [f"{key} {old}, not {new}" for key, (old, new) in changed.items()]
-    if not same_training_images(record["data"], wanted["data"]):
-        words.append("other training images")
+    if not same_training_images(record["data"], expected["data"]):
+        words.append("different training images")
     if words:
-        raise UserError(f"{path} was made with other settings ({', '.join(words)}); {remedy}")
+        raise UserError(f"{path} was made with different settings ({', '.join(words)}); {remedy}")
     modules = differing_code(record.get("code"))
     if modules and not other_code:
         raise UserError(
-            f"{path} was made by other code of {', '.join(modules)}; give --other_code to go on with it, or "
-            f"{remedy}"
+            f"{path} was made by a different version of {', '.join(modules)}; give --other_code to accept "
+            f"it, or {remedy}"
         )
-    if any(record.get(key) != wanted[key] for key in wanted.keys() - {"configuration", "data"}):
+    if any(record.get(key) != expected[key] for key in expected.keys() - {"configuration", "data"}):
         raise UserError(
-            f"{path} was made from another dense model, encoder or iteration than the one that is there now; "
+            f"{path} was made from a different dense model, encoder or iteration than the current one; "
             f"delete it to have it made again, or {remedy}"
         )
     return modules
 
 
 def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
-    """Name -> differing modules of those of these files, and of what they were made from, that other code
-    made."""
-    found = {}
+    """Returns file name -> changed modules for those of these files and their parents that a different
+    version of the code made."""
+    changed_modules = {}
     for path in paths:
         record = read_record(path) or {"code": science_code()}
-        found |= record.get("made_from_other_code", {})
+        changed_modules |= record.get("made_from_other_code", {})
         modules = differing_code(record.get("code"))
         if modules or record.get("other_code"):
-            found[path.name] = modules
-    return found
+            changed_modules[path.name] = modules
+    return changed_modules
 
 
 def origin_of(records: Iterable[dict | None]) -> str:
-    """Whose networks have these records, None for one without: `trained here`, `external`, or `pruned here,
-    dense external`; where other code than today's took part, that too."""
+    """Returns the origin of networks with these records, None for a network without one.
+
+    It is `trained here`, `external` or `pruned here, dense external`, followed by `, other code` if a
+    different version of the code took part.
+    """
     records = list(records)
-    known = [record for record in records if record]
     origin = "trained here"
-    if len(known) < len(records):
+    if None in records:
         origin = "external"
-    elif any(record["configuration"].get("dense", {}) is None for record in known):
+    elif any(record["configuration"].get("dense", {}) is None for record in records):
         origin = "pruned here, dense external"
-    signs = ("other_code", "made_from_other_code")
-    if any(differing_code(record.get("code")) or any(map(record.get, signs)) for record in known):
-        origin += ", other code"
+    keys = ("other_code", "made_from_other_code")
+    for record in filter(None, records):
+        if differing_code(record.get("code")) or any(map(record.get, keys)):
+            return f"{origin}, other code"
     return origin
 
 
-def say_external(paths: list[Path]) -> None:
-    """Notes that nothing is known of checkpoints without a record."""
+def log_external(paths: list[Path]) -> None:
+    """Logs once that checkpoints without a record cannot be checked."""
     if paths:
         others = " and others" * (len(paths) > 1)
-        say_once(
-            f"note: {paths[0]}{others}: no record, taken as external; settings, data and code of the "
-            "training are not known and cannot be checked"
+        log_once(
+            f"note: {paths[0]}{others}: no record, taken as external; the training's settings, data and code "
+            "are unknown and cannot be checked"
         )
 
 
 def make_record(
     name: CheckpointName, configuration: dict, network: nn.Module, history: list[dict], **facts
 ) -> dict:
-    """How a checkpoint was made.
+    """Returns the record of a checkpoint.
 
     Args:
-        configuration: what all models of a population share; two checkpoints of one name must agree in it.
-        network: whose sparsity is counted.
-        facts: entries of this checkpoint alone: seed, data, run, the dense network that it comes from.
+        configuration: shared by all models of a population; checkpoints of the same name must agree in it.
+        network: its sparsity is measured.
+        facts: further entries: seed, data, run, the dense network that it comes from.
     """
     return {
         "format": 1,
@@ -180,10 +186,10 @@ def make_record(
 
 
 def read_record(checkpoint: Path) -> dict | None:
-    """The record of a checkpoint, or None where it has none and so is external.
+    """Reads the record of a checkpoint; returns None if it has none, which makes it external.
 
     Raises:
-        UserError: a record that cannot be read, or that belongs to another file.
+        UserError: a record that cannot be read or belongs to a different file.
     """
     path = record_path(checkpoint)
     refuse_pipe(checkpoint)
@@ -199,18 +205,18 @@ def read_record(checkpoint: Path) -> dict | None:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
             f"{path} is damaged; move it and {checkpoint.name} away to have them made again, or only the "
-            "JSON if the checkpoint comes from elsewhere"
+            "JSON if the checkpoint was trained elsewhere"
         ) from None
     if sha256 != file_sha256(checkpoint):
         raise UserError(
-            f"{path} describes another file than the {checkpoint.name} beside it; move both away to have "
-            "them made again, or only the JSON if the checkpoint comes from elsewhere"
+            f"{path} describes a different file than the {checkpoint.name} beside it; move both away to have "
+            "them made again, or only the JSON if the checkpoint was trained elsewhere"
         )
     return record
 
 
 def with_defaults(configuration: dict, flips: dict) -> dict:
-    """A configuration, and the dense one in it, with defaults in place of settings that a record lacks."""
+    """Fills in the defaults of settings that a recorded configuration, or the dense one in it, lacks."""
     training = settings.Retraining
     if "shuffle" in configuration:
         training = settings.SupervisedTraining
@@ -227,53 +233,52 @@ def with_defaults(configuration: dict, flips: dict) -> dict:
 def load_classifier(
     paths: list[Path], record: dict | None, name: CheckpointName, architecture: Architecture, num_classes: int
 ) -> models.Classifier:
-    """The classifier in a supervised checkpoint, or in an encoder's and its head's, on the CPU in eval mode.
+    """Loads the classifier from a supervised checkpoint, or from an encoder's and its head's, onto the CPU in
+    eval mode.
 
     Args:
         paths: [supervised] or [encoder, head].
-        record: of the last path; None for an external one, which must then fit by names, shapes and
-            sparsity.
+        record: of the last path; None for an external checkpoint, whose names, shapes and sparsity must fit.
     Raises:
-        UserError: a file that cannot be read, does not fit the architecture, or has another sparsity than it
-            should.
+        UserError: a file that cannot be read, does not fit the architecture, or has the wrong sparsity.
     """
-    matched = name.sparsity if name.pruning_method == SMALL else 0.0  # of which no weight is at zero
+    match_sparsity = name.sparsity if name.pruning_method == SMALL else 0.0  # small networks have no zeros
     if len(paths) == 1:
-        network = models.SupervisedNetwork(architecture, num_classes, matched)
+        network = models.SupervisedNetwork(architecture, num_classes, match_sparsity)
         load_state(network, read_payload(paths[0]), paths[0])
     else:
-        encoder = models.make_backbone(architecture, match_sparsity=matched)
+        encoder = models.make_backbone(architecture, match_sparsity=match_sparsity)
         head = models.ClassificationHead(encoder.latent_size, num_classes)
         load_state(encoder, encoder_state(read_payload(paths[0])), paths[0])
         load_state(head, read_payload(paths[1]), paths[1])
         network = models.ContrastiveClassifier(encoder, head)
-    _check_sparsity(network, paths[-1], record, name.sparsity - matched)
+    _check_sparsity(network, paths[-1], record, name.sparsity - match_sparsity)
     return network.eval()
 
 
 def refuse_not_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Refuses tensors of a file that are not finite: weights, buffers or sums of gradients.
+    """Rejects a file whose weights, buffers or sums of gradients are not finite.
 
     Raises:
-        UserError: names some of them, the file and, where there is one, the remedy.
+        UserError: names some of the tensors, the file and the remedy.
     """
     if names := not_finite(tensors):
         raise UserError(f"{path} holds values that are not finite, in {names}; {remedy_for([path])}")
 
 
 def remedy_for(paths: Sequence[Path]) -> str:
-    """What helps where these files cannot be used."""
+    """Returns the remedy for unusable checkpoints."""
     if not all(record_path(path).exists() for path in paths):
         return "it was not trained here, so it cannot be made again here: get another copy or leave it out"
-    return "delete it to have it made again by the command that its JSON names"
+    return "delete it to have it made again by the command in its JSON"
 
 
 @contextmanager
 def files_named(paths: Sequence[Path]) -> Iterator[None]:
-    """A context in which outputs that are not finite are refused with the files of their network.
+    """A context in which an error about outputs that are not finite names the files of the network.
 
     Raises:
-        UserError: names the files and, where there is one, the remedy.
+        UserError: names the files and the remedy.
     """
     try:
         yield
@@ -281,87 +286,86 @@ def files_named(paths: Sequence[Path]) -> Iterator[None]:
         raise UserError(f"{' and '.join(map(str, paths))}: {error}; {remedy_for(paths)}") from None
 
 
-def _check_sparsity(network: nn.Module, path: Path, record: dict | None, asked: float) -> None:
-    found = measure_sparsity(network)
+def _check_sparsity(network: nn.Module, path: Path, record: dict | None, expected: float) -> None:
+    measured = measure_sparsity(network)
     if record is None:
-        if abs(found["total"] - asked) > PUBLISHED_SPARSITY_TOLERANCE:
+        if abs(measured["total"] - expected) > PUBLISHED_SPARSITY_TOLERANCE:
             raise UserError(
-                f"{path} has {found['total']:.4f} of its weights at zero, but its name says {asked}"
+                f"{path} has {measured['total']:.4f} of its weights at zero, but its name says {expected}"
             )
-    elif found["zeros"] != record["sparsity"]["zeros"]:
+    elif measured["zeros"] != record["sparsity"]["zeros"]:
         raise UserError(
-            f"{path} has {found['zeros']} weights at zero, but its JSON says {record['sparsity']['zeros']}"
+            f"{path} has {measured['zeros']} weights at zero, but its JSON says {record['sparsity']['zeros']}"
         )
 
 
 def load_network(*paths: Path) -> models.Classifier:
-    """The classifier in a checkpoint that was made here, or in an encoder's and its head's, on the CPU in
-    eval mode: as `load_classifier`, with what the record says.
+    """Like `load_classifier`, with name, architecture and number of classes from the record.
 
+    Args:
+        paths: supervised, or encoder and head.
     Raises:
         UserError: a file without a record, or one that does not fit it.
     """
     record = read_record(paths[-1])
     if record is None:
         raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
-    name, architecture = (
-        CheckpointName(**record["name"]),
-        Architecture.of_configuration(record["configuration"]),
-    )
+    name = CheckpointName(**record["name"])
+    architecture = Architecture.of_configuration(record["configuration"])
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
 
 
 def read_payload(path: Path, remedy: str = "") -> dict:
-    """What torch.save wrote, without running any code in it.
+    """Reads a file that torch.save wrote, without running code in it.
 
     Args:
-        remedy: where it cannot be read, '': as `remedy_for` says.
+        remedy: for a file that cannot be read; '' for that of `remedy_for`.
     Raises:
         UserError: it is no dictionary of tensors.
     """
     refuse_pipe(path)
-    alone = "have the code that wrote it save the state_dict alone: torch.save(network.state_dict(), path)"
+    hint = "have the code that wrote it save only the state_dict: torch.save(network.state_dict(), path)"
     try:
-        if zipfile.is_zipfile(path):  # not of the oldest versions of torch
+        if zipfile.is_zipfile(path):  # files of the oldest versions of torch are not
             check_size(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles: the one line below says enough
+            warnings.simplefilter("ignore")  # on foreign pickles: the error message below is enough
             payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a torn or foreign file
-        if says_all(error, path):
+    except Exception as error:  # torch raises many kinds of errors for a damaged or foreign file
+        if names_cause(error, path):
             raise
-        if refused := re.search(r"GLOBAL (\S+)|TorchScript", str(error)):
-            raise UserError(f"{path} holds {refused[1] or refused[0]}, not tensors alone; {alone}") from None
+        if match := re.search(r"GLOBAL (\S+)|TorchScript", str(error)):
+            raise UserError(f"{path} holds {match[1] or match[0]}, not only tensors; {hint}") from None
         raise UserError(
             f"{path} is not a readable checkpoint ({type(error).__name__}); {remedy or remedy_for([path])}"
         ) from None
     if not isinstance(payload, dict):
-        raise UserError(f"{path} holds a {type(payload).__name__}, no state_dict; {alone}")
+        raise UserError(f"{path} holds a {type(payload).__name__}, no state_dict; {hint}")
     return payload
 
 
 def find_duplicate_weights(paths: Iterable[Path]) -> tuple[Path, Path] | None:
-    """Two files with equal weights of a supervised network or encoder, however they were written, the later
-    one first."""
-    alike: dict[tuple, list[Path]] = {}
+    """Returns two files that hold the same supervised network or encoder, in any format, the later one first;
+    None if there are none."""
+    by_largest_entry: dict[tuple, list[Path]] = {}
     for path in paths:
-        suspects = alike.setdefault(_largest_entry(path), [])
-        for other in suspects:
-            weights, others = map(_weights, (path, other))
-            if weights.keys() == others.keys() and all(map(torch.equal, weights.values(), others.values())):
-                return path, other
+        suspects = by_largest_entry.setdefault(_largest_entry(path), [])
+        for suspect in suspects:
+            first, second = _weights(path), _weights(suspect)
+            if first.keys() == second.keys() and all(map(torch.equal, first.values(), second.values())):
+                return path, suspect
         suspects.append(path)
     return None
 
 
 def _largest_entry(path: Path) -> tuple:
-    """Size and CRC of the largest tensor, from the zip file's directory: no tensor is read."""
+    """Returns size and CRC of the largest tensor from the zip file's directory, without reading tensors."""
     try:
         with zipfile.ZipFile(path) as file:
             return max(
                 (entry.file_size, entry.CRC) for entry in file.infolist() if "/data/" in entry.filename
             )
-    except Exception:  # torn, foreign, or written by the oldest versions of torch
+    except Exception:  # damaged, foreign, or written by one of the oldest versions of torch
         return (file_sha256(path),)
 
 
@@ -374,27 +378,27 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def encoder_state(payload: dict) -> dict:
-    """The state_dict of the bare encoder, of a checkpoint that may hold a projection head too."""
+    """Returns the state_dict of the encoder in a checkpoint, without a projection head."""
     state = plain_state(payload)
     encoder = {name: value for name, value in state.items() if name.startswith(("encoder.", "backbone."))}
     return plain_state(encoder) or state
 
 
-# What training frameworks wrap a state_dict in, and put before all names in it.
+# Entries in which training frameworks wrap a state_dict, and prefixes that they add to all names.
 STATE_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "head", "classifier")
 NAME_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "base.")
 
 
 def plain_state(payload: dict) -> dict:
-    """The state_dict in a checkpoint: known entries opened, prefixes of all names taken off, as often as they
-    occur."""
+    """Returns the state_dict in a checkpoint: unwraps known entries and removes prefixes that all names
+    share, repeatedly."""
     state = payload
     while entry := next((key for key in STATE_ENTRIES if isinstance(state.get(key), dict)), None):
         state = state[entry]
     state = {str(name): value for name, value in state.items()}
 
     def shared_prefix() -> str | None:
-        return next((each for each in NAME_PREFIXES if all(name.startswith(each) for name in state)), None)
+        return next((known for known in NAME_PREFIXES if all(name.startswith(known) for name in state)), None)
 
     while state and (prefix := shared_prefix()):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -402,45 +406,45 @@ def plain_state(payload: dict) -> dict:
 
 
 def load_state(module: nn.Module, state: dict, path: Path) -> None:
-    """Loads what a file holds into a network.
+    """Loads the content of a file into a network.
 
     Raises:
-        UserError: it does not fit.
+        UserError: the names or shapes do not fit, or values are not finite.
     """
     state, names = plain_state(state), module.state_dict().keys()
-    for prefix in ("base.", "fc."):  # which only the names of the module have
+    for prefix in ("base.", "fc."):  # names of bare backbones and heads lack these
         if {prefix + name for name in state} <= names:
             state = {prefix + name: value for name, value in state.items()}
     # Older files lack num_batches_tracked.
     missing = [name for name in names if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in names]
-    fits = f"{path} does not fit the network that the flags ask for"
+    problem = f"{path} does not fit the network that the flags describe"
     if missing or unknown:
-        first, others = (", ".join(some[:4]) or "none" for some in (missing, unknown))
+        some_missing, some_unknown = (", ".join(group[:4]) or "none" for group in (missing, unknown))
         raise UserError(
-            f"{fits}: {len(missing)} names are missing: {first}; {len(unknown)} are unknown: {others}; "
-            "docs/own_data.md shows how to rename them"
+            f"{problem}: {len(missing)} names are missing: {some_missing}; {len(unknown)} are unknown: "
+            f"{some_unknown}; docs/own_data.md shows how to rename them"
         )
     try:
         module.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError) as error:
-        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{fits}: {first[:200]}") from None
+        detail = str(error).split("\n")[:2][-1]  # the first of two lines only names the module
+        raise UserError(f"{problem}: {detail.strip()[:200]}") from None
     refuse_not_finite(module.state_dict(), path)
 
 
 @dataclass
 class TrainingState:
-    """The state of one unfinished training, in a file, and what it must belong to.
+    """Keeps the state of one unfinished training in a file.
 
-    A context: left by an error or a signal it writes the state after the last whole epoch and says so in a
-    note of the error; left in peace, when the checkpoint is saved, it deletes the file. Orders, views,
-    dropout and random criteria depend on (seed, stage, epoch or step) alone, so that a state needs no random
-    generators: a training that was stopped and goes on ends bit for bit as one that was not, on a CPU at the
-    same number of threads.
+    It is a context manager. On an error or signal it writes the state after the last complete epoch and adds
+    a note to the error. Without an error, once the checkpoint is saved, it deletes the file. A state needs no
+    random generators, because orders, views, dropout and random criteria depend only on (seed, stage, epoch
+    or step). A resumed training ends bit for bit like an undisturbed one, on a CPU with the same number of
+    threads.
 
-    facts: configuration, data, seed, stage and origin of the training, which a state must have too. every:
-    between states that are written. remedy, other_code: as in `check_record`.
+    facts: configuration, data, seed, stage and origin of the training; a state with different ones is
+    rejected. every: interval between saved states. remedy, other_code: see `check_record`.
     """
 
     path: Path
@@ -448,7 +452,7 @@ class TrainingState:
     every: Interval
     remedy: str
     other_code: bool
-    unsaved: tuple[int, bytes] | None = None  # epochs done, and what the file is to hold
+    unsaved: tuple[int, bytes] | None = None  # number of epochs done, content of the file
     saved_epoch: int = 0
 
     def __enter__(self) -> "TrainingState":
@@ -461,35 +465,39 @@ class TrainingState:
         try:
             self._save()
         except (UserError, OSError, MemoryError):
-            pass  # the disk is full, say: the state before it is still there
+            pass  # a full disk, for example; the previous state still exists
         if self.saved_epoch:
             error.add_note(f"{self.path} holds the state after {self.saved_epoch} epochs")
 
     def epochs_left(
         self, epochs: range, trained: dict[str, Any], masks: Masks, history: list[dict]
     ) -> Iterator[int]:
-        """The epochs that are still to be trained, from the first, or after those of a state that was kept.
+        """Yields the epochs that remain to be trained: all, or those after a saved state.
 
         Args:
-            trained: network and optimizer, anything with state_dict and load_state_dict. With `masks` and
-                `history` they are set, in place, to the state that was kept.
+            trained: network and optimizer, or anything with state_dict and load_state_dict. They, `masks` and
+                `history` are set to the saved state in place.
         Raises:
-            UserError: a state of other settings or code, or one that does not fit.
+            UserError: a state with different settings or code, or one that does not fit.
         """
         first = epochs.start
         if self.path.exists():
-            first = self.saved_epoch = self._take_up(trained, masks, history)
-            logger.info("goes on after %d of %d epochs: %s", first, epochs.stop, self.path)
+            first = self.saved_epoch = self._resume(trained, masks, history)
+            logger.info("resuming after %d of %d epochs: %s", first, epochs.stop, self.path)
         written, written_at = first, time.monotonic()
         for done in range(first + 1, epochs.stop + 1):
             yield done - 1
             state = {
-                **{"format": STATE_FORMAT, **self.facts, "code": science_code(), "epoch": done},
-                **{"threads": torch.get_num_threads(), "masks": masks, "history": history},
+                "format": STATE_FORMAT,
+                **self.facts,
+                "code": science_code(),
+                "epoch": done,
+                "threads": torch.get_num_threads(),
+                "masks": masks,
+                "history": history,
                 "parts": {name: part.state_dict() for name, part in trained.items()},
             }
-            # A copy, in the main memory: a signal, or an error of the device, may come in the middle of the
-            # next epoch.
+            # A copy in main memory, because a signal or a device error may interrupt the next epoch.
             self.unsaved = done, torch_bytes(state)
             due = done - written >= self.every.epochs or time.monotonic() - written_at >= self.every.seconds
             if due and done < epochs.stop:
@@ -502,22 +510,21 @@ class TrainingState:
         epoch, content = self.unsaved
         write_atomically(self.path, lambda temporary: temporary.write_bytes(content))
         self.unsaved, self.saved_epoch = None, epoch
-        logger.debug("kept: %s after %d epochs", self.path, epoch)
+        logger.debug("saved: %s after %d epochs", self.path, epoch)
 
-    def _take_up(self, trained: dict[str, Any], masks: Masks, history: list[dict]) -> int:
-        """Sets what is trained to the state in the file; how many epochs it has done."""
-        state = read_payload(self.path, "delete it to begin that training anew")
+    def _resume(self, trained: dict[str, Any], masks: Masks, history: list[dict]) -> int:
+        """Loads the state in the file; returns the number of epochs done."""
+        remedy = "delete it to start that training over"
+        state = read_payload(self.path, remedy)
         if state.get("format") != STATE_FORMAT:
-            raise UserError(
-                f"{self.path} is not a state of this version; delete it to begin that training anew"
-            )
-        remedy = f"delete it to begin anew, or {self.remedy}"
+            raise UserError(f"{self.path} is not a state of this version; {remedy}")
+        remedy = f"{remedy}, or {self.remedy}"
         try:
             check_record(self.path, state, self.facts, remedy, self.other_code)
             if state["threads"] != (threads := torch.get_num_threads()):
                 logger.info(
-                    f"note: {self.path} was kept by a run of {state['threads']} threads, this one has "
-                    f"{threads}: the result differs by rounding"
+                    f"note: {self.path} was saved by a run with {state['threads']} threads, this one has "
+                    f"{threads}: the result will differ by rounding"
                 )
             if names := not_finite(state["parts"]["network"]):
                 raise UserError(f"{self.path} holds values that are not finite, in {names}; {remedy}")

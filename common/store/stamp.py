@@ -1,4 +1,4 @@
-"""Stamps the arrays of results from before stamps, once; their arrays keep their bytes.
+"""Adds stamps to results of early versions, which had none; the arrays keep their bytes.
 
 python -m common.store.stamp pies/digits
 """
@@ -14,7 +14,9 @@ from common import cli, values
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("folder", type=values.path, metavar="RESULTS_FOLDER", help="with all folders in it")
+    parser.add_argument(
+        "folder", type=values.path, metavar="RESULTS_FOLDER", help="searched with its subfolders"
+    )
     return parser
 
 
@@ -23,15 +25,15 @@ def main(argv=None) -> None:
     folder = Path(build_parser().parse_args(argv).folder)
     paths = sorted(folder.rglob("[!.]*.npz"))
     if not paths:
-        raise cli.UserError(f"{folder} holds no .npz; name a folder of results (pies/...)")
+        raise cli.UserError(f"{folder} holds no .npz; give a folder of results (pies/...)")
     print(f"stamped: {sum(map(stamp, paths))} of {len(paths)} .npz in {folder}")
 
 
 def stamp(path: Path) -> bool:
-    """Stamps an .npz of ours, which has an entry `made`, if it has no stamp; whether that was done.
+    """Stamps an .npz of this code (it has an entry `made`) if it has no stamp; returns whether it did.
 
     Raises:
-        UserError: a damaged one.
+        UserError: a damaged .npz.
     """
     from common.store.files import directory_digest, write_atomically
 
@@ -48,11 +50,11 @@ def stamp(path: Path) -> bool:
             if archive.testzip():
                 raise zipfile.BadZipFile
     except (zipfile.BadZipFile, zlib.error, EOFError):
-        raise cli.UserError(f"{path} is damaged; move it away and give the command again") from None
+        raise cli.UserError(f"{path} is damaged; move it away and repeat the command") from None
     write_atomically(path, write)
     return True
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "common.store.stamp"  # not stamp.py, in messages
+    sys.argv[0] = "common.store.stamp"  # for messages, instead of stamp.py
     sys.exit(main())

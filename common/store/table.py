@@ -1,5 +1,5 @@
-"""results.csv, the table of a data set: made anew from the rows that are stored with populations. No torch
-here."""
+"""Builds results.csv, the table of a data set, from the rows stored with populations. Does not import
+torch."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from common import methods
 from common.store.files import claim, read_arrays, write_atomically
 
 KEY_COLUMNS = ("learning_method", "pruning_method", "sparsity")
-SHORT_TABLE = (  # column, its title in the terminal, how a value is shown
+SHORT_TABLE = (  # column, its title in the terminal, format of its values
     ("learning_method", "method", "{}"),
     ("pruning_method", "pruning", "{}"),
     ("sparsity", "sparsity", "{}"),
@@ -28,21 +28,21 @@ SHORT_TABLE = (  # column, its title in the terminal, how a value is shown
     ("depth_rest", "rest", "{:.2f}"),
     ("origin", "origin", "{}"),
 )
-TEX_WIDTH = 8  # columns that a page has room for
+TEX_WIDTH = 8  # number of columns that fit on a page
 TEX = str.maketrans(
     {
         **{letter: rf"\{letter}" for letter in "&%$#_{}"},
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
-        "[": "{}[",  # the end of the row before takes [a length] and a star
+        "[": "{}[",  # the \\ of the previous row would take [a length] or a star as its argument
         "*": "{}*",
     }
 )
 
 
 class Measure(NamedTuple):
-    """How the report shows a column: times `scale`, with so many decimals."""
+    """How the report shows a column: its values times `scale`, with `decimals` decimals."""
 
     title: str
     meaning: str
@@ -50,20 +50,20 @@ class Measure(NamedTuple):
     decimals: int = 0
 
 
-# Columns of what pruning loses and keeps. An array of the same name is stored with the population: one
-# number, or one value of each network, whose mean the column is.
+# Columns on what pruning changes. An array of the same name is stored with the population: one number, or one
+# value per network, whose mean is the column's value.
 MEASURES = {
     "lost_pies": Measure("PIEs lost", "the dense modal label is right, the pruned one wrong"),
     "gained_pies": Measure("PIEs gained", "the pruned modal label is right, the dense one wrong"),
     "wrong_pies": Measure("PIEs wrong twice", "neither modal label is right"),
-    "accuracy_pies": Measure("accuracy on PIEs (%)", "of the networks of this population", 100, 2),
+    "accuracy_pies": Measure("accuracy on PIEs (%)", "of this population's networks", 100, 2),
     "accuracy_rest": Measure("accuracy off PIEs (%)", "on all other images", 100, 2),
     "auroc_q_score": Measure(
-        "AUROC of Q-Score", "how often a misclassified image has a lower Q-Score than a right one", 1, 3
+        "AUROC of Q-Score", "how often a misclassified image has a lower Q-Score than a correct one", 1, 3
     ),
     "auroc_depth": Measure(
         "AUROC of depth",
-        "how often a misclassified image has a higher prediction depth than a right one",
+        "how often a misclassified image has a higher prediction depth than a correct one",
         1,
         3,
     ),
@@ -76,7 +76,7 @@ MEASURES = {
         1,
         3,
     ),
-    "knn_accuracy": Measure("k-NN accuracy (%)", "of the k-NN at the last place", 100, 2),
+    "knn_accuracy": Measure("k-NN accuracy (%)", "of the k-NN at the last probe layer", 100, 2),
     "calibration_error": Measure(
         "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
     ),
@@ -93,24 +93,23 @@ MEASURES = {
         2,
     ),
     "cka": Measure(
-        "CKA with dense", "likeness of the latents of the dense and the pruned network of one seed", 1, 3
+        "CKA with dense", "similarity of the latents of the dense and the pruned network of one seed", 1, 3
     ),
     "cka_others": Measure(
-        "CKA across seeds", "likeness of the latents of a network and the dense one of the next seed", 1, 3
+        "CKA across seeds", "similarity of the latents of a network and the dense one of the next seed", 1, 3
     ),
 }
 
 
 def table_path(results_folder: Path) -> Path:
-    """The one table of a data set."""
+    """Returns the path of a data set's table."""
     return results_folder / "results.csv"
 
 
 def make_table(results_folder: Path) -> list[dict]:
-    """Writes the table anew from populations/ of all learning methods; returns its rows.
+    """Rewrites the table from populations/ of all learning methods and returns its rows.
 
-    A population's row is that of its PIEs and, where it is of the same networks, that of its prediction
-    depth.
+    A row of prediction depths is merged into the PIE row of its population if both are of the same networks.
     """
     with claim(table_path(results_folder), wait=True):  # scripts of both learning methods may run at once
         stored = []
@@ -119,9 +118,9 @@ def make_table(results_folder: Path) -> list[dict]:
                 stored.append((path.stem.endswith("_depth"), json.loads(str(arrays["row"]))))
         rows, columns = {}, {}
         for _, row in sorted(stored, key=lambda pair: (pair[0], _order(pair[1]))):
-            first = rows.setdefault(row_key(row), row)
-            if first["population"] == row["population"]:
-                rows[row_key(row)] = row | first  # depths add columns, they replace none
+            pie_row = rows.setdefault(row_key(row), row)
+            if pie_row["population"] == row["population"]:
+                rows[row_key(row)] = row | pie_row  # a depth row adds columns and replaces none
                 columns |= dict.fromkeys(row)
         table = [{name: row.get(name) for name in columns} for row in sorted(rows.values(), key=_order)]
         write_rows(table_path(results_folder), table)
@@ -129,7 +128,7 @@ def make_table(results_folder: Path) -> list[dict]:
 
 
 def row_key(row: dict) -> tuple:
-    """Which population a row is about."""
+    """Returns the values that identify the population of a row."""
     return tuple(row[column] for column in KEY_COLUMNS)
 
 
@@ -138,14 +137,17 @@ def _order(row: dict) -> tuple:
 
 
 def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
-    """Writes a CSV, atomically: the key columns that there are (all for a table without rows), then every
-    other in the order of its first appearance. Returns its lines of cells."""
+    """Writes a CSV atomically and returns its lines of cells.
+
+    The key columns that the rows have come first (all of them if there are no rows), then the other columns
+    in the order in which they first appear.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     columns = dict.fromkeys([*(name for name in KEY_COLUMNS if name in names or not rows), *names])
     lines = [[*columns], *([_show(row.get(name)) for name in columns] for row in rows)]
 
     def write(temporary: Path) -> None:
-        # Names of files may be bytes that are no text.
+        # File names may contain bytes that are not text.
         with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file, lineterminator="\n").writerows([map(_harmless, line) for line in lines])
 
@@ -154,49 +156,52 @@ def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
 
 
 def with_intervals(lines: list[list[str]]) -> list[list[str]]:
-    """Lines of a CSV in which a number and its interval, in columns NAME (or `value`), NAME_low and NAME_high
-    (or `low` and `high`), are one cell: `12 [8, 16]`."""
-    titles, merged = lines[0], {}
+    """Merges each number of a CSV with its interval into one cell, `12 [8, 16]`. They are in the columns NAME
+    (or `value`), NAME_low and NAME_high (or `low` and `high`)."""
+    titles, intervals = lines[0], {}
     for name in titles:
-        start = "" if name == "value" else f"{name}_"
-        if f"{start}low" in titles:
-            merged[name] = [f"{start}{end}" for end in ("low", "high")]
-    gone = {*sum(merged.values(), []), *(f"{name}_models" for name in merged)}
+        prefix = "" if name == "value" else f"{name}_"
+        if f"{prefix}low" in titles:
+            intervals[name] = [f"{prefix}{end}" for end in ("low", "high")]
+    removed = {*sum(intervals.values(), []), *(f"{name}_models" for name in intervals)}
 
     def cells(row: dict[str, str]) -> list[str]:
-        for name, ends in merged.items():
+        for name, ends in intervals.items():
             if all(row[end] for end in ends):
                 low, high = (float(row[end]) for end in ends)
                 decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 4
                 texts = [
-                    f"{round(each, decimals) + 0.0:.{decimals}f}" for each in (float(row[name]), low, high)
+                    f"{round(number, decimals) + 0.0:.{decimals}f}"
+                    for number in (float(row[name]), low, high)
                 ]
                 row = row | {name: "{} [{}, {}]".format(*texts)}
-        return [text for name, text in row.items() if name not in gone]
+        return [text for name, text in row.items() if name not in removed]
 
     return [
-        [name for name in titles if name not in gone],
-        *(cells(dict(zip(titles, row))) for row in lines[1:]),
+        [name for name in titles if name not in removed],
+        *(cells(dict(zip(titles, line))) for line in lines[1:]),
     ]
 
 
 def write_tex(path: Path, lines: list[list[str]]) -> None:
-    """Writes lines of cells, the first their titles, as a LaTeX tabular of the package booktabs; of lines
-    that begin with the same name the first alone shows it."""
-    numbers = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
-    form = "".join("lr"[is_number] for is_number in numbers) or "l" * len(lines[0])
-    names = [None, *(line[0] for line in lines)]
+    """Writes lines of cells, with titles in the first line, as a LaTeX tabular for the package booktabs. A
+    name that repeats the first cell of the line above is left out."""
+    numeric = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
+    alignment = "".join("lr"[is_numeric] for is_numeric in numeric) or "l" * len(lines[0])
+    previous_names = [None, *(line[0] for line in lines)]
     rows = [
         " & ".join(text.translate(TEX) for text in ("" if line[0] == name else line[0], *line[1:])) + r" \\"
-        for name, line in zip(names, lines)
+        for name, line in zip(previous_names, lines)
     ]
-    content = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
-    text = "\n".join([*content, r"\end{tabular}", ""])
+    begin = rf"\begin{{tabular}}{{{alignment}}}"
+    text = "\n".join(
+        [begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
+    )
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))
 
 
 def _harmless(cell: str) -> str:
-    """A cell that a spreadsheet takes as text or number, never as a formula: an apostrophe stands before."""
+    """Returns the cell, with an apostrophe before it if a spreadsheet would take it for a formula."""
     if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return cell
     try:
@@ -210,16 +215,15 @@ def _show(value) -> str:
     if value is None or isinstance(value, float) and math.isnan(value):
         return ""
     if isinstance(value, (float, np.floating)):
-        small = abs(value) < 1e-3 and value != 0  # a p-value may be
-        return f"{value:.4g}" if small else repr(round(float(value), 6))
+        is_small = abs(value) < 1e-3 and value != 0  # such as a p-value
+        return f"{value:.4g}" if is_small else repr(round(float(value), 6))
     return str(value)
 
 
 def short_table(rows: list[dict]) -> list[list[str]]:
-    """Lines of cells, the first their titles: of the table's columns those that answer first, '-' without a
-    value.
+    """Returns lines of cells with the table's main columns, titles in the first line, '-' for no value.
 
-    Q-Score and depth are those of the pruned networks; for the dense ones 'rest' is over all images.
+    Q-Score and depth are those of the pruned networks; for dense networks 'rest' means all images.
     """
 
     def cell(row: dict, column: str, form: str) -> str:
@@ -231,7 +235,7 @@ def short_table(rows: list[dict]) -> list[list[str]]:
 
 
 def paper_table(rows: list[dict]) -> list[list[str]]:
-    """The short table with a column for a pair of numbers: accuracy and deviation, PIEs and the rest."""
+    """Returns the short table with pairs of numbers in one column: accuracy and deviation, PIEs and rest."""
     return [
         [*line[:4], f"{line[4]} ({line[5]})", line[6], f"{line[8]} / {line[9]}", f"{line[10]} / {line[11]}"]
         for line in short_table(rows)
@@ -239,7 +243,7 @@ def paper_table(rows: list[dict]) -> list[list[str]]:
 
 
 def format_table(rows: list[dict]) -> str:
-    """The short table for the terminal."""
+    """Formats the short table for the terminal."""
     lines = short_table(rows)
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(

@@ -1,1 +1,1 @@
-"""The report of a data set, from its stored arrays alone: no torch, no training."""
+"""Writes the report of a data set from stored arrays only, without torch or training."""

@@ -1,5 +1,5 @@
-"""Comparisons across learning methods, pruning methods and sparsities: from stored arrays to rows of tables
-and the arrays of figures (kinds of figures/report/plots.py). G populations."""
+"""Compares learning methods, pruning methods and sparsities: turns stored arrays into rows of tables and
+arrays of figures (kinds of figures/report/plots.py). G populations."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,23 +15,23 @@ from figures.report.claims import either
 from figures.report.read import Masks, StoredPopulation, grouped, read_masks
 
 SIGNIFICANT = 0.05
-TOTAL = "total"  # in place of a layer: all together
+TOTAL = "total"  # in place of a layer: all layers together
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: of a table; figures: name -> arrays."""
+    """The rows of a table, and the figures: name -> arrays."""
 
     rows: list[dict]
     figures: dict[str, dict]
 
 
 class Measured(NamedTuple):
-    """A table and what is drawn of it.
+    """A table and its heat maps.
 
-    keys: what R rows are about; names: C classes or layers, each of which has a row of its own; columns: name
-    -> (R, C), or (R, 1) where all names share the value; panels: title -> (G, C') of a heat map, with names
-    of its columns, None where they are the populations; is_marked: (G, C') cells with a star.
+    keys: the R populations or pairs that rows are about; names: the C classes or layers, each with a separate
+    row; columns: name -> (R, C), or (R, 1) if all names share the value; panels: title -> (G, C') values of a
+    heat map; panel_names: the C' columns (None: the populations); is_marked: (G, C') cells with a star.
     """
 
     keys: list[dict]
@@ -43,8 +43,11 @@ class Measured(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A comparison: its measure, what its names are, what its heat map shows, times `scale`, and the quantity
-    of the colours."""
+    """A kind of comparison.
+
+    measure: computes it; axis: what its names are (class, layer); shown: the title of its heat map, whose
+    values are multiplied by `scale`; quantity: the label of its colours.
+    """
 
     measure: Callable[[list], Measured]
     axis: str
@@ -56,64 +59,72 @@ class Kind(NamedTuple):
 
 
 def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict[str, Comparison]:
-    """name -> comparison, for all that the stored arrays of pruned populations allow."""
-    # Masks of other architectures than the first are not compared.
-    masks = [each for each in masks if np.array_equal(each.shapes, masks[0].shapes)]
-    moved = [each for each in populations if {"movement", "movement_layers"} <= each.arrays.keys()]
-    sources = {"pie_overlap": populations, "class_recall": populations, "weight_movement": moved}
-    sources |= {"mask_similarity": masks, "mask_structure": masks}
+    """Returns every comparison by name for which pruned populations have the stored arrays."""
+    # Only masks of the same architecture as the first are compared.
+    masks = [item for item in masks if np.array_equal(item.shapes, masks[0].shapes)]
+    moved = [item for item in populations if {"movement", "movement_layers"} <= item.arrays.keys()]
+    sources = {
+        "pie_overlap": populations,
+        "class_recall": populations,
+        "weight_movement": moved,
+        "mask_similarity": masks,
+        "mask_structure": masks,
+    }
     comparisons = {}
     for name, kind in KINDS.items():
         if sources[name]:
-            compared = [each.population if isinstance(each, Masks) else each for each in sources[name]]
+            compared = [item.population if isinstance(item, Masks) else item for item in sources[name]]
             measured = kind.measure(sources[name])
             arrays = heat_maps(compared, kind, measured)
             values = arrays["panels"][np.isfinite(arrays["panels"])]
-            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(values)  # not mostly zeros
+            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(
+                values
+            )  # skip figures with mostly zeros
             comparisons[name] = Comparison(rows(measured, kind.axis), {name: arrays} if is_shown else {})
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:
-            figures = comparisons["pie_overlap"].figures
-            figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
+            name = f"pies_per_class_{sparsity}sparsity"
+            comparisons["pie_overlap"].figures[name] = pies_per_class(chosen)
     return comparisons
 
 
 def rows(measured: Measured, axis: str) -> list[dict]:
-    """The rows of a table, those alone that have a value."""
+    """Returns the rows of a table that have at least one value."""
     shape = len(measured.keys), len(measured.names)
     columns = {name: np.broadcast_to(column, shape) for name, column in measured.columns.items()}
-    return [
-        {**key, **({axis: name} if axis else {}), **{column: each[r, c] for column, each in columns.items()}}
-        for r, key in enumerate(measured.keys)
-        for c, name in enumerate(measured.names)
-        if not all(np.isnan(each[r, c]) for each in columns.values())
-    ]
+    table = []
+    for r, key in enumerate(measured.keys):
+        for c, name in enumerate(measured.names):
+            cells = {column: values[r, c] for column, values in columns.items()}
+            if not np.isnan([*cells.values()]).all():
+                table.append(key | ({axis: name} if axis else {}) | cells)
+    return table
 
 
 def read_all_masks(populations: list[StoredPopulation]) -> tuple[list[Masks], list[str]]:
-    """The stored masks, and in words those that are missing."""
-    stored = {each.label: read_masks(each) for each in populations if each.pruning_method != SMALL}
+    """Reads the stored masks; also returns messages on missing ones."""
+    stored = {item.label: read_masks(item) for item in populations if item.pruning_method != SMALL}
     missing = [f"masks of {label}: run its PIE script again" for label, masks in stored.items() if not masks]
     return [masks for masks in stored.values() if masks], missing
 
 
 def title(populations: list[StoredPopulation], shown: str, numbers: Sequence[int] = ()) -> str:
-    """What is shown, of which data set and learning methods; below it of how many networks: all, or these
-    numbers."""
+    """Returns a title: what the figure shows, data set and learning methods; below them the numbers of
+    networks (default: those of all populations)."""
     number = either(numbers or (len(population.arrays["ids"]) for population in populations))
     methods = ", ".join(dict.fromkeys(population.learning_method for population in populations))
-    networks = ", ".join(dict.fromkeys(each.network for each in populations))
-    of_what = f"{populations[0].arrays['data_title']} · {methods}"
-    return f"{shown} · {of_what}\n{number} networks of each combination ({networks})"
+    networks = ", ".join(dict.fromkeys(population.network for population in populations))
+    source = f"{populations[0].arrays['data_title']} · {methods}"
+    return f"{shown} · {source}\n{number} networks of each combination ({networks})"
 
 
 def pair_key(population: StoredPopulation, other: StoredPopulation) -> dict:
-    """The columns that say which two populations a row is about."""
+    """Returns the columns that identify the two populations of a row."""
     return population.key | {f"other_{column}": value for column, value in other.key.items()}
 
 
 def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
-    """Jaccard similarity of the PIE sets of all pairs of populations, and that of random sets."""
+    """Measures the Jaccard similarity of PIE sets for all pairs of populations, and that of random sets."""
     is_pie = np.stack([population.is_pie for population in populations]).astype(float)
     common, size = is_pie @ is_pie.T, is_pie.sum(1).astype(int)
     jaccard = similarity.jaccard(common, size[:, None], size[None])
@@ -132,14 +143,13 @@ def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
 
 
 def over_chance(measured: np.ndarray, chance: np.ndarray, diagonal: int) -> np.ndarray:
-    """(G, G) how many times as large as by chance, one triangle up to this diagonal; NaN where chance gives
-    nothing."""
+    """Divides similarities (G, G) by those of chance; NaN above this diagonal and where chance gives 0."""
     return measured / np.where(np.tri(len(chance), k=diagonal) * chance > 0, chance, np.nan)
 
 
 def pies_per_class(populations: list[StoredPopulation]) -> dict:
-    """The arrays of the figure of PIEs per class, of populations of one sparsity."""
-    names, is_pie = populations[0].class_names, np.stack([each.is_pie for each in populations])
+    """Returns the arrays of the figure of PIEs per class, for populations of one sparsity."""
+    names, is_pie = populations[0].class_names, np.stack([item.is_pie for item in populations])
     return {
         "figure": "pies_per_class",
         "class_names": names,
@@ -150,9 +160,9 @@ def pies_per_class(populations: list[StoredPopulation]) -> dict:
 
 
 def recall_changes(populations: list[StoredPopulation]) -> Measured:
-    """Recall of each class relative to the mean accuracy, pruned against dense (Hooker et al. 2019): Welch's
-    test takes the networks as unrelated, as Hooker et al. do; the paired test compares those of one seed,
-    relative to the mean accuracy of these, and is corrected for the number of classes."""
+    """Compares the recall of each class relative to the mean accuracy, pruned against dense (Hooker et al.
+    2019). Like Hooker et al., Welch's test treats networks as independent. The paired test compares networks
+    of one seed, relative to their mean accuracy, and is corrected for the number of classes."""
     columns: dict[str, list] = {}
     for population in populations:
         arrays = population.arrays
@@ -161,10 +171,12 @@ def recall_changes(populations: list[StoredPopulation]) -> Measured:
         ]
         (recall, accuracy, ids), (dense_recall, dense_accuracy, dense_ids) = sides
         pruned, dense = recall - accuracy.mean(), dense_recall - dense_accuracy.mean()
-        shared, *places = np.intersect1d(ids, dense_ids, return_indices=True)
-        paired = [side[0][own] - side[1][own].sum() / max(1, len(own)) for side, own in zip(sides, places)]
+        shared, *rows = np.intersect1d(ids, dense_ids, return_indices=True)
+        paired = [
+            side[0][index] - side[1][index].sum() / max(1, len(index)) for side, index in zip(sides, rows)
+        ]
         paired_p = similarity.t_test(*paired, paired=True)
-        found = {
+        values = {
             "models": [len(ids)],
             "dense_models": [len(dense_ids)],
             "recall": recall.mean(0),
@@ -175,38 +187,40 @@ def recall_changes(populations: list[StoredPopulation]) -> Measured:
             "paired_p_holm": similarity.holm(paired_p),
             "paired_models": [len(shared)],
         }
-        for name, values in found.items():
-            columns.setdefault(name, []).append(values)
-    arrays = {name: np.array(values) for name, values in columns.items()}
+        for name, column in values.items():
+            columns.setdefault(name, []).append(column)
+    arrays = {name: np.array(column) for name, column in columns.items()}
     panels = {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": arrays["difference"]}
     names, keys = populations[0].class_names, [population.key for population in populations]
     return Measured(keys, names, arrays, panels, names, arrays["paired_p_holm"] < SIGNIFICANT)
 
 
 def mask_overlaps(masks: list[Masks]) -> Measured:
-    """Jaccard similarity of kept weights of all pairs of populations, of the same seed and of different
-    seeds, per layer and in total."""
-    populations = [each.population for each in masks]
-    alike = similarity.mask_similarity(
-        np.concatenate([each.kept for each in masks]),
+    """Measures the Jaccard similarity of kept weights for all pairs of populations, between networks of the
+    same seed and of different seeds, per layer and in total."""
+    populations = [item.population for item in masks]
+    overlaps = similarity.mask_similarity(
+        np.concatenate([item.kept for item in masks]),
         [int(size) for size in masks[0].shapes.prod(1)],
-        np.repeat(range(len(masks)), [len(each.kept) for each in masks]),
+        np.repeat(range(len(masks)), [len(item.kept) for item in masks]),
         np.concatenate([population.arrays["ids"] for population in populations]),
     )
     keys, cells, layers = [], [], len(masks[0].layers) + 1
     for i, j in combinations_with_replacement(range(len(populations)), 2):
         for seeds in ("same", "different"):
-            pairs = int(getattr(alike, f"{seeds}_pairs")[i, j] / (2 if i == j else 1))
+            pairs = int(getattr(overlaps, f"{seeds}_pairs")[i, j] / (2 if i == j else 1))
             if pairs:
                 keys.append(pair_key(populations[i], populations[j]) | {"seeds": seeds, "pairs": pairs})
-                cells.append((getattr(alike, seeds)[i, j], alike.chance[i, j], alike.chance_by_layer[i, j]))
-    # Nothing where there is one network alone.
+                cells.append(
+                    (getattr(overlaps, seeds)[i, j], overlaps.chance[i, j], overlaps.chance_by_layer[i, j])
+                )
+    # `cells` is empty for a single network.
     jaccard, chance = (np.array([cell[c] for cell in cells]).reshape(len(cells), layers) for c in (0, 1))
     total = np.full(jaccard.shape, np.nan)
     total[:, -1] = [by_layer for *_, by_layer in cells]
     panels = {
-        "networks of the same seed": over_chance(alike.same[..., -1], alike.chance_by_layer, -1),
-        "networks of different seeds": over_chance(alike.different[..., -1], alike.chance_by_layer, 0),
+        "networks of the same seed": over_chance(overlaps.same[..., -1], overlaps.chance_by_layer, -1),
+        "networks of different seeds": over_chance(overlaps.different[..., -1], overlaps.chance_by_layer, 0),
     }
     columns = {"jaccard": jaccard, "chance": chance, "chance_by_layer": total}
     return Measured(keys, [*masks[0].layers, TOTAL], columns, panels)
@@ -216,8 +230,8 @@ ZEROS = ("filters_zero", "filters_zero_by_chance", "input_channels_zero", "input
 
 
 def zero_structure(masks: list[Masks]) -> Measured:
-    """Filters and input channels of convolutions that are wholly zero, beside random masks of the same
-    density in each layer; means over the networks."""
+    """Measures the shares of filters and input channels of convolutions without any weight, and those in
+    random masks of the same density in each layer; means over the networks."""
     layers, shapes = masks[0].layers, masks[0].shapes
     convolutions = [index for index, layer in enumerate(layers) if not layer.startswith("fc.")]
 
@@ -228,27 +242,27 @@ def zero_structure(masks: list[Masks]) -> Measured:
         return [filters, chance[0], channels, chance[1]]
 
     values = np.zeros((len(ZEROS), len(masks), len(convolutions)))
-    for g, each in enumerate(masks):
-        by_layer = np.split(each.kept, np.cumsum(shapes.prod(1)), 1)
-        for place, index in enumerate(convolutions):
-            of_networks = by_layer[index].reshape(-1, *shapes[index])
-            values[:, g, place] = np.mean(list(map(shares, of_networks)), 0)
-    keys, names = [each.population.key for each in masks], [layers[index] for index in convolutions]
+    for g, item in enumerate(masks):
+        by_layer = np.split(item.kept, np.cumsum(shapes.prod(1)), 1)
+        for position, index in enumerate(convolutions):
+            layer_masks = by_layer[index].reshape(-1, *shapes[index])
+            values[:, g, position] = np.mean(list(map(shares, layer_masks)), 0)
+    keys, names = [item.population.key for item in masks], [layers[index] for index in convolutions]
     panels = {"filters": values[0] - values[1], "input channels": values[2] - values[3]}
     return Measured(keys, names, dict(zip(ZEROS, values)), panels, [*map(short_layer, names)])
 
 
 def movements(populations: list[StoredPopulation]) -> Measured:
-    """How far kept weights moved in the training after each pruning, relative to their size before it; means
-    over the networks, NaN where a layer's is not recorded."""
+    """Measures how far kept weights moved in the training after pruning, relative to their size before it;
+    means over the networks, NaN for layers without a record."""
     means = [
-        dict(zip(map(str, each.arrays["movement_layers"]), each.arrays["movement"].mean(0)))
-        for each in populations
+        dict(zip(map(str, population.arrays["movement_layers"]), population.arrays["movement"].mean(0)))
+        for population in populations
     ]
-    layers = list(dict.fromkeys(layer for each in means for layer in each))
-    values = np.array([[each.get(layer, math.nan) for layer in layers] for each in means])
-    keys, weights = [each.key for each in populations], [not each.endswith("bias") for each in layers]
-    # Biases move by many times as much: their colours would hide all others.
+    layers = list(dict.fromkeys(layer for mean in means for layer in mean))
+    values = np.array([[mean.get(layer, math.nan) for layer in layers] for mean in means])
+    keys, weights = [item.key for item in populations], [not layer.endswith("bias") for layer in layers]
+    # Biases move many times as far; they would dominate the colours.
     shown = [short_layer(layer) for layer, is_weight in zip(layers, weights) if is_weight]
     return Measured(keys, layers, {"movement": values}, {"": values[:, weights]}, shown)
 
@@ -299,8 +313,8 @@ def short_layer(layer: str) -> str:
 
 
 def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measured) -> dict:
-    """The arrays of a figure of heat maps with their values in the cells, one row for each population;
-    nothing where there is no value."""
+    """Returns the arrays of a figure of heat maps, one row per population, with values in the cells (empty
+    for NaN)."""
     panels = kind.scale * np.stack(list(measured.panels.values())).astype(float)
     starred = np.zeros(panels.shape[1:], bool) if measured.is_marked is None else measured.is_marked
 
@@ -308,10 +322,10 @@ def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measure
         text = f"{round(value, kind.decimals) + 0.0:{'+' * kind.diverging}.{kind.decimals}f}"
         return "" if math.isnan(value) else text + "*" * bool(star)
 
-    labels = [with_sparsity(each.method, each.sparsity) for each in populations]
+    labels = [with_sparsity(item.method, item.sparsity) for item in populations]
     columns, xlabel = measured.panel_names, kind.axis
     if columns is None:
-        columns, xlabel = [str(number) for number in range(1, 1 + len(labels))], "number of the row"
+        columns, xlabel = [*map(str, range(1, 1 + len(labels)))], "number of the row"
         labels = [f"{label} · {number}" for number, label in zip(columns, labels)]
     return {
         "figure": "heat_maps",

@@ -1,4 +1,4 @@
-"""The paper's claims, their measures, and the rules of their verdicts, as docs/protocol.md fixes them."""
+"""The paper's claims, their measures, and the rules for verdicts, as fixed in docs/protocol.md."""
 
 import math
 from collections.abc import Iterable
@@ -15,12 +15,11 @@ SEEN_BEFORE = (
     "the released study of WideResNet-10-1 on 16x16 images, the digits demo, and the test accuracy of two "
     "pilots of the new networks"
 )
-HIGH_SPARSITY = 0.9  # from here on the claims are about
-# Smallest differences that matter: at least so much, or such shares of the reference method's value or
-# floor.
+HIGH_SPARSITY = 0.9  # the claims are about this sparsity or more
+# Smallest differences that matter: absolute, or a share of the reference method's value or noise floor.
 SMALLEST_LOSS, SHARE, FLOOR_SHARE = 0.005, 0.25, 0.1
 SMALLEST_UNIQUENESS, SMALLEST_IN_DEVIATIONS = 0.2, 0.1
-CONFOUNDING_GAP = 0.15  # of accuracies, beyond which U says little
+CONFOUNDING_GAP = 0.15  # difference in accuracy beyond which U is not informative
 
 FOR, AGAINST, OPEN = "for", "against", "open"
 NOTHING, FEW, MIXED = "nothing to compare", "too few networks", "mixed"
@@ -30,8 +29,11 @@ NOT_UNIQUE, UNDECIDED = "not unique", "undecided"
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of a claim, turned so that the claim says 'above 0': what is subtracted from what; shown
-    times `scale` with so many decimals. One that does not decide is shown beside those that do."""
+    """A measure of a claim, with the sign that makes the claim say 'above 0'.
+
+    difference: its two terms; unit, scale, decimals: how it is shown; decides: whether it counts for the
+    verdict or is only shown.
+    """
 
     name: str
     difference: str
@@ -43,9 +45,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper; what holds where it is supported, where it is contradicted, and where there is no
-    difference; its measures, what to run where there is nothing to compare, and what else could make the
-    differences."""
+    """A claim of the paper.
+
+    outcomes: the finding if it is supported, contradicted, or if there is no difference; run: what to run if
+    there is nothing to compare; confounds: other possible causes of a difference.
+    """
 
     number: int
     statement: str
@@ -155,7 +159,7 @@ CLAIMS = (
 )
 MEASURES = {(claim.number, measure.name): measure for claim in CLAIMS for measure in claim.measures}
 
-FINDINGS = {  # verdict -> the sentence that says it, of a claim's outcomes
+FINDINGS = {  # verdict -> its sentence, filled with a claim's outcomes
     NOTHING: "It is not tested whether {}: the comparisons that it needs are missing.",
     FEW: "There are too few networks to say whether {}.",
     MIXED: "Some comparisons show that {}, others show the opposite.",
@@ -165,7 +169,7 @@ FINDINGS = {  # verdict -> the sentence that says it, of a claim's outcomes
     NOT_UNIQUE: "Here, {2}.",
     UNDECIDED: "The differences are too small or too uncertain to say whether {}.",
 }
-RULES = (  # the first that holds
+RULES = (  # the first rule that holds decides
     (NOTHING, "a measure that decides has no row, or one that is not defined"),
     (FEW, f"a row has fewer than {FEWEST_SEEDS} networks"),
     (
@@ -184,33 +188,34 @@ RULES = (  # the first that holds
 
 
 def mark_rows(rows: list[dict]) -> list[str]:
-    """FOR where a row's value is beyond its smallest difference on the claimed side, AGAINST beyond it on the
-    other, else OPEN; by Holm's method at 5 % over these rows, two-sided."""
-    value, error, degrees, smallest = (
+    """Marks rows FOR if their value exceeds the smallest difference that matters on the claimed side, AGAINST
+    on the opposite side, else OPEN. The tests are two-sided, with Holm's method at 5 % over these rows."""
+    value, error, degrees, threshold = (
         np.array([row[name] for row in rows], float) for name in ("value", "error", "degrees", "smallest")
     )
-    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing varies
-        beyond = (np.abs(value) - smallest) / error
+    with np.errstate(divide="ignore", invalid="ignore"):  # if nothing varies
+        beyond = (np.abs(value) - threshold) / error
     p = holm(np.minimum(1, 2 * stats.t.sf(beyond, degrees)))
     marks = np.where(p < 1 - CONFIDENCE, np.where(value > 0, FOR, AGAINST), OPEN)
     return marks.tolist()
 
 
 def judge(evidence: list[dict], number: int) -> str:
-    """The verdict on a claim.
+    """Returns the verdict on a claim.
 
     Args:
-        evidence: of all claims, rows of claim, measure, decides, is_mean (of the measure's other rows),
-            value, low, high, error, degrees, models, smallest and mark.
+        evidence: rows of all claims, with claim, measure, decides, is_mean (the row is the mean over those of
+            the measure), value, low, high, error, degrees, models, smallest and mark.
     """
     deciding = [row for row in evidence if row["claim"] == number and row["decides"]]
     rows = [row for row in deciding if not row["is_mean"]]
     means = [row for row in deciding if row["is_mean"]]
-    needed = {measure.name for (claim, _), measure in MEASURES.items() if claim == number and measure.decides}
+    required = {
+        measure.name for (claim, _), measure in MEASURES.items() if claim == number and measure.decides
+    }
     few = [row for row in rows if 0 < row["models"] < FEWEST_SEEDS]
-    if needed - {row["measure"] for row in rows} or any(
-        math.isnan(row["low"]) for row in rows if row not in few
-    ):
+    undefined = [row for row in rows if math.isnan(row["low"]) and row not in few]
+    if undefined or required - {row["measure"] for row in rows}:
         return NOTHING
     if few:
         return FEW
@@ -222,34 +227,34 @@ def judge(evidence: list[dict], number: int) -> str:
     if above or below:
         return SUPPORTED if above else CONTRADICTED
     inside = all(-row["smallest"] <= row["low"] and row["high"] <= row["smallest"] for row in means)
-    small = all(abs(row["value"]) <= row["smallest"] for row in rows)
-    if inside and small and marks == {OPEN}:
+    all_small = all(abs(row["value"]) <= row["smallest"] for row in rows)
+    if inside and all_small and marks == {OPEN}:
         return NOT_UNIQUE if number == 2 else NO_DIFFERENCE
     return UNDECIDED
 
 
 def count_marks(rows: list[dict]) -> str:
-    """`2 for, 0 against, 1 open`, of rows that decide."""
+    """Counts the marks of deciding rows: `2 for, 0 against, 1 open`."""
     marks = [row["mark"] for row in rows if row["decides"] and not row["is_mean"]]
     return ", ".join(f"{marks.count(mark)} {mark}" for mark in (FOR, AGAINST, OPEN))
 
 
 def missing(evidence: list[dict], claim: Claim) -> list[str]:
-    """What a verdict lacks, in words."""
-    words = []
+    """Returns messages on what a verdict lacks."""
+    messages = []
     for measure in (measure for measure in claim.measures if measure.decides):
-        rows = [row for row in evidence if (row["claim"], row["measure"]) == (claim.number, measure.name)]
-        rows = [row for row in rows if row["decides"]]
-        few = [row["models"] for row in rows if 0 < row["models"] < FEWEST_SEEDS]
+        rows = [row for row in evidence if row["decides"] and row["claim"] == claim.number]
+        rows = [row for row in rows if row["measure"] == measure.name]
+        counts = [row["models"] for row in rows if 0 < row["models"] < FEWEST_SEEDS]
         if not rows:
-            words.append(f"{measure.name}: nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}")
-        elif few:
-            words.append(f"{measure.name}: {either(few)} networks, and intervals need {FEWEST_SEEDS}")
+            messages.append(f"{measure.name}: nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}")
+        elif counts:
+            messages.append(f"{measure.name}: {either(counts)} networks, and intervals need {FEWEST_SEEDS}")
         elif any(math.isnan(row["low"]) for row in rows):
-            words.append(f"{measure.name}: no interval, because networks do not differ or none is a PIE")
-    return words
+            messages.append(f"{measure.name}: no interval, because networks do not differ or none is a PIE")
+    return messages
 
 
 def either(numbers: Iterable[int]) -> str:
-    """3, 5, 3 as `3 or 5`."""
+    """Formats 3, 5, 3 as `3 or 5`."""
     return " or ".join(map(str, sorted(set(numbers))))

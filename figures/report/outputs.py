@@ -1,5 +1,4 @@
-"""Where the report goes: staged folders, which replace what an earlier call wrote there and nothing else;
-tables and page."""
+"""Output folders of the report, which replace only files of earlier calls; writers of tables and page."""
 
 import json
 import os
@@ -14,25 +13,25 @@ from common.store import table
 from common.store.files import claim, file_sha256, write_atomically, write_json
 from figures.report import release
 
-WRITTEN = ".written.json"  # in each folder: what the scripts wrote there
+WRITTEN = ".written.json"  # lists the files that the scripts wrote to a folder
 
 
 @contextmanager
 def staged_folders(targets: dict[str, Path], results: Path) -> Iterator[dict[str, Path]]:
-    """Hidden folders inside the targets (kind -> folder). What is written there comes into the targets when
-    the context is left in peace, else nothing of it does.
+    """Yields hidden folders inside the targets (kind -> folder). Their files move into the targets if the
+    context ends without an error; otherwise nothing changes.
 
     Args:
-        results: what the outputs are made of.
+        results: the folder from which the outputs are made.
     Raises:
-        UserError: something else is in the way.
+        UserError: a file of a different origin is in the way.
     """
     with ExitStack() as stack:
-        # Of two calls at once one waits for the other; in order, so that not both wait.
+        # Concurrent calls wait for each other; a fixed order of locks avoids deadlocks.
         for _, path in sorted({path.resolve(): path for path in (results, *targets.values())}.items()):
             stack.enter_context(claim(path / "report.html", wait=True))
-            for left in path.glob(".anew_*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            for leftover in path.glob(".anew_*"):  # of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
         staged = {
             kind: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".anew_", dir=path)))
             for kind, path in targets.items()
@@ -43,12 +42,12 @@ def staged_folders(targets: dict[str, Path], results: Path) -> Iterator[dict[str
 
 
 def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Callable[[], None]:
-    """A function that moves what is staged into a folder, report.html last, and deletes what else earlier
-    calls wrote there of this kind from these results, by the list in WRITTEN; pictures of --output_dir all
-    stay.
+    """Returns a function that moves staged files into a folder, report.html last. It deletes other files that
+    earlier calls of this kind made there from these results, by the list in WRITTEN, but no pictures of
+    --output_dir.
 
     Raises:
-        UserError: something else is in the way or, in a release, beside it.
+        UserError: a file of a different origin is in the way or, for a release, beside the new ones.
     """
     source = f"{kind} of {os.path.relpath(results.resolve(), folder.resolve())}"
     paths = [path for path in staged.rglob("*") if path.is_file() and path.parent.name != ".locks"]
@@ -59,26 +58,26 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         return json.loads(written.read_text()) if written.exists() else {}
 
     old = lists().get(source, {})
-    # All versions of each file: after a kill an earlier one may be there.
-    known = {name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in old | new}
+    # All versions of each file, because a killed call may have left an earlier one.
+    digests_by_name = {name: sorted({*old.get(name, ()), *new.get(name, ())}) for name in old | new}
 
     def is_ours(path: Path) -> bool:
-        digests = known.get(path.relative_to(folder).as_posix(), ())
+        digests = digests_by_name.get(path.relative_to(folder).as_posix(), ())
         return path.is_file() and file_sha256(path) in digests
 
     paths = [folder / name for name in new] + release.stored_files(folder) * (kind == "release")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     if foreign := [path for path in paths if os.path.lexists(path) and not is_ours(path)]:
-        others = f" (nor are {len(foreign) - 1} other files)" if foreign[1:] else ""
+        others = f" ({len(foreign) - 1} more files differ)" if foreign[1:] else ""
         raise UserError(
-            f"{foreign[0]} is not as this script wrote it there from {results}{others}; move what lies there "
-            "away, or name another folder"
+            f"{foreign[0]} is not as this script wrote it from {results}{others}; move it away, or name "
+            "another folder"
         )
 
     def replace() -> None:
-        write_json(folder / WRITTEN, lists() | {source: known})
-        for name in known.keys() - new.keys() if kind != "drawn" else ():
+        write_json(folder / WRITTEN, lists() | {source: digests_by_name})
+        for name in digests_by_name.keys() - new.keys() if kind != "drawn" else ():
             if is_ours(folder / name):
                 (folder / name).unlink()
         for name in sorted(new, key=lambda name: name == "report.html"):
@@ -87,7 +86,7 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
     return replace
 
 
-TEX_COLUMNS = {  # of tables too wide for a page
+TEX_COLUMNS = {  # columns to keep of tables that are too wide for a page
     "report/evidence": "claim comparison sparsity measure value models mark",
     "report/populations": "learning_method pruning_method sparsity networks accuracy pies noise_floor excess",
     "report/test_sets": "learning_method pruning_method sparsity test_set accuracy difference pies pie_share",
@@ -99,15 +98,15 @@ TEX_COLUMNS = {  # of tables too wide for a page
 
 
 def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
-    """Each as a CSV; beside it as a LaTeX tabular its main columns, where they are few enough."""
+    """Writes tables as CSV, and beside each its main columns as a LaTeX tabular if they are few enough."""
     for name, rows in tables.items():
         lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", rows))
         columns = TEX_COLUMNS.get(name, " ".join(lines[0])).split()
-        places = [lines[0].index(column) for column in columns if column in lines[0]]
-        if places and len(columns) <= table.TEX_WIDTH:
-            table.write_tex(folder / f"{name}.tex", [[line[place] for place in places] for line in lines])
+        indices = [lines[0].index(column) for column in columns if column in lines[0]]
+        if indices and len(columns) <= table.TEX_WIDTH:
+            table.write_tex(folder / f"{name}.tex", [[line[index] for index in indices] for line in lines])
 
 
 def write_page(folder: Path, html: str) -> None:
-    """report.html in a folder."""
+    """Writes report.html into a folder."""
     write_atomically(folder / "report.html", lambda path: path.write_text(html, "utf-8", "xmlcharrefreplace"))

@@ -1,5 +1,5 @@
-"""The report as one HTML file that needs nothing else: fills templates/, by pure functions from numbers and
-pictures to sentences and cells of tables."""
+"""Writes the report as one self-contained HTML file. Pure functions turn numbers and pictures into sentences
+and table cells, which fill templates/."""
 
 import base64
 import io
@@ -28,11 +28,11 @@ from figures.report.contents import (
 )
 from figures.report.read import StoredPopulation
 
-FLAG = r"--\w+(?![^<>]*>)"  # in text, not in a tag
+FLAG = r"--\w+(?![^<>]*>)"  # a flag in text, not in a tag
 
 
 def mark_flags(html: Markup) -> Markup:
-    """No line ends within a flag that is marked so."""
+    """Marks flags, within which lines must not break."""
     return Markup(re.sub(FLAG, r"<span class='flag'>\g<0></span>", str(html)))
 
 
@@ -47,8 +47,8 @@ TEMPLATES.filters["mark_flags"] = mark_flags
 
 
 class Column(NamedTuple):
-    """A column of a table: which entry of its rows it shows, times `scale`, with so many decimals, None: as
-    many as it has. Numbers stand at the right."""
+    """A column of a table: the entry `name` of each row, times `scale`, with `decimals` (None: as many as it
+    has). Numbers are aligned right."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Columns, and the cells of its rows."""
+    """Columns, and the cells of every row."""
 
     columns: tuple[Column, ...]
     rows: list[list[str]]
@@ -102,10 +102,10 @@ MADE = (
     text_column("versions", "versions"),
     text_column("days", "days"),
 )
-WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of dense networks; distance from chance
+WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of weak dense networks; distance from chance accuracy
 WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react differently to pruning from good ones"
 LOST = "Pruned networks near chance have lost most of what they had learned"
-TOPICS = {  # heading -> how the names of its figures begin
+TOPICS = {  # heading -> prefixes of the names of its figures
     "PIEs and accuracy against sparsity": ("pies_against", "accuracy_against"),
     "Excess PIEs and further measures against sparsity": ("excess", "calibration", "cka"),
     "Q-Score and prediction depth": ("q_score", "prediction_depth"),
@@ -126,8 +126,8 @@ EVIDENCE = (
 
 
 def tabulate(columns: tuple[Column, ...], rows: list[dict]) -> Table:
-    """Texts and lists of them as they are, numbers and estimates as `show` writes them, nothing where a row
-    has no entry."""
+    """Formats rows: texts and lists of texts as they are, numbers and estimates by `show`, missing entries as
+    empty cells."""
 
     def cell(row: dict, column: Column) -> str:
         value = row.get(column.name, "")
@@ -139,7 +139,7 @@ def tabulate(columns: tuple[Column, ...], rows: list[dict]) -> Table:
 
 
 def show(value: dict | float, scale: float = 1, decimals: int | None = 0, signed: bool = False) -> str:
-    """`12 [8, 16]`, `12` of a number without an interval, a dash where it is not defined."""
+    """Formats an estimate as `12 [8, 16]`, without an interval as `12`, an undefined one as a dash."""
 
     def number(value: float) -> str:
         if decimals is None:
@@ -155,32 +155,34 @@ def show(value: dict | float, scale: float = 1, decimals: int | None = 0, signed
 
 
 def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
-    """The HTML, of one run or of two side by side. Same arrays, same bytes.
+    """Returns the HTML for one run or for two runs side by side. The same arrays give the same bytes.
 
     Args:
-        pngs: name of a picture -> what is drawn of it.
+        pngs: name of a picture -> its PNG.
     """
     values = {"missing": report.missing, "fewest_seeds": uncertainty.FEWEST_SEEDS}
     if report.names:
         return TEMPLATES.get_template("two_runs.html").render(values | of_two_runs(report))
     values |= of_one_run(report, results_folder)
-    values["test_set_pictures"] = [shown_picture(each, pngs) for each in report.test_set_pictures]
+    values["test_set_pictures"] = [shown_picture(picture, pngs) for picture in report.test_set_pictures]
     if report.compared:
-        values |= of_populations(report, [shown_picture(each, pngs) for each in report.pictures])
+        values |= of_populations(report, [shown_picture(picture, pngs) for picture in report.pictures])
     return TEMPLATES.get_template("one_run.html").render(values)
 
 
 def of_one_run(report: Report, results_folder: Path) -> dict:
-    """What one_run.html shows."""
+    """Returns the values for one_run.html that need no compared populations."""
     rows, commands = provenance(report.stored)
     commands += dict.fromkeys(row["command"] for row in report.test_sets)
-    strengths = (f"{kind}_: {', '.join(map(str, by))}, {what}" for kind, (what, by) in STRENGTHS.items())
+    strengths = (
+        f"{kind}_: {', '.join(map(str, values))}, {meaning}" for kind, (meaning, values) in STRENGTHS.items()
+    )
     commands.append(f"figures/make_figures.py --results {shlex.quote(str(results_folder))}")
     return {
         "title": f"Report: {results_folder.name}",
         "name": results_folder.name,
         "is_compared": bool(report.compared),
-        "commands": "\n".join(f"python {each}" for each in commands),
+        "commands": "\n".join(f"python {command}" for command in commands),
         "made": tabulate(MADE, rows),
         "training": show(sum(row["seconds"] for row in rows), 1 / 3600, 2),
         "test_sets": tabulate(TEST_SETS, report.test_sets),
@@ -190,18 +192,17 @@ def of_one_run(report: Report, results_folder: Path) -> dict:
 
 
 def of_populations(report: Report, pictures: list[dict]) -> dict:
-    """What one_run.html shows of populations of which everything is stored."""
+    """Returns the values for one_run.html about compared populations."""
     compared = report.compared
-    populations = [*report.dense, *report.populations]
-    methods = dict.fromkeys(each.pruning_method for each in (*report.controls, *compared))
+    methods = dict.fromkeys(item.pruning_method for item in (*report.controls, *compared))
     dense = (f"{row['learning_method']} {percent(row)}" for row in report.dense)
     return {
         "name": compared[0].arrays["data_title"],
         "images": len(compared[0].labels),
         "dense": ", ".join(dense),
-        "networks": ", ".join(dict.fromkeys(each.network for each in compared)),
+        "networks": ", ".join(dict.fromkeys(population.network for population in compared)),
         "pruning": ", ".join(f"{method}: {describe(method)}" for method in methods),
-        "models": claims.either(len(each.pruned.ids) for each in compared),
+        "models": claims.either(len(population.pruned.ids) for population in compared),
         "warnings": warnings(report),
         "claims": [shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS],
         "rules": [f"{name}: {rule}." for name, rule in claims.RULES],
@@ -213,29 +214,29 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
             heading: [picture for picture in pictures if picture["name"].startswith(names)]
             for heading, names in TOPICS.items()
         },
-        "populations": tabulate(POPULATIONS, populations),
+        "populations": tabulate(POPULATIONS, [*report.dense, *report.populations]),
     }
 
 
 def warnings(report: Report) -> list[str]:
-    """Which networks are so bad that they say little about others."""
+    """Returns warnings about networks that are too weak to say much about good ones."""
     highest_chance = 1 / len(report.compared[0].class_names) + NEAR_CHANCE
     kinds = (WEAK_DENSE, WEAK, report.dense), (LOST, highest_chance, report.populations)
-    words = []
-    for reason, least, rows in kinds:
-        bad = [row for row in rows if row["accuracy"]["value"] < least]
-        named = [f"{row['learning_method']} {row['pruning_method']} {percent(row)}" for row in bad]
-        words += [f"{reason}: {', '.join(named)}."] if bad else []
-    return words
+    messages = []
+    for reason, threshold, rows in kinds:
+        weak_rows = [row for row in rows if row["accuracy"]["value"] < threshold]
+        names = [f"{row['learning_method']} {row['pruning_method']} {percent(row)}" for row in weak_rows]
+        messages += [f"{reason}: {', '.join(names)}."] if weak_rows else []
+    return messages
 
 
 def percent(row: dict) -> str:
-    """The accuracy of a population, without its interval."""
+    """Formats the accuracy of a population, without its interval."""
     return f"{show(row['accuracy']['value'], 100, 2)} %"
 
 
 def of_two_runs(report: Report) -> dict:
-    """What two_runs.html shows."""
+    """Returns the values for two_runs.html."""
     first, second = report.names
     changed = (
         *METHOD,
@@ -258,9 +259,9 @@ def of_two_runs(report: Report) -> dict:
     for row in report.differences:
         title, _, *form = SIDE_BY_SIDE[row["measure"]]
         numbers = {name: show(row[name], *form) for name in ("first", "second", "chance") if name in row}
-        whole = show(row, *form, signed="first" in row)
+        text = show(row, *form, signed="first" in row)
         seeds = "the same" if row["paired"] else "different"
-        differences.append(row | numbers | {"number": title, "whole": whole, "seeds": seeds})
+        differences.append(row | numbers | {"number": title, "whole": text, "seeds": seeds})
     return {
         "title": " against ".join(report.names),
         "names": report.names,
@@ -273,18 +274,18 @@ def of_two_runs(report: Report) -> dict:
 
 
 def protocol(stored: list[StoredPopulation]) -> str:
-    """When measures and rules were fixed, and which results had been seen or could have been by then."""
-    earlier = [each.label for each in stored if max(each.runs["days"], default="") <= claims.PROTOCOL_DATE]
-    which = ", ".join(earlier) or "none"
+    """States when measures and rules were fixed, and which results had been seen by then or could have
+    been."""
+    earlier = [item.label for item in stored if max(item.runs["days"], default="") <= claims.PROTOCOL_DATE]
+    labels = ", ".join(earlier) or "none"
     return (
         f"Measures and rules are those of docs/protocol.md of {claims.PROTOCOL_DATE}. Seen by then: "
-        f"{claims.SEEN_BEFORE}. Populations here that were trained by then, or at an unknown time: {which}."
+        f"{claims.SEEN_BEFORE}. Populations here that were trained by then, or at an unknown time: {labels}."
     )
 
 
 def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict]) -> dict:
-    """A claim with what was found, its verdict, figure and measures, and what else could make the
-    differences."""
+    """Returns a claim with its finding, verdict, figure and measures for the page."""
     rows = [row for row in evidence if row["claim"] == claim.number]
     measures = []
     for measure in claim.measures:
@@ -295,7 +296,7 @@ def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict])
     return vars(claim) | {
         "finding": claims.FINDINGS[verdict].format(*claim.outcomes),
         "verdict": verdict,
-        "picture": next((each for each in pictures if each["name"] == f"claim_{claim.number}"), None),
+        "picture": next((item for item in pictures if item["name"] == f"claim_{claim.number}"), None),
         "marks": claims.count_marks(rows),
         "missing": claims.missing(evidence, claim),
         "measures": measures,
@@ -303,33 +304,37 @@ def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict])
 
 
 def shown_difference(row: dict, measure: claims.Measure) -> dict:
-    """A row of evidence in the unit of its measure."""
-    form = measure.scale, measure.decimals
-    words = {"size": show(row, *form, signed=True), "needed": show(row["smallest"], *form), "with_images": ""}
+    """Formats a row of evidence in the unit of its measure."""
+    precision = measure.scale, measure.decimals
+    cells = {
+        "size": show(row, *precision, signed=True),
+        "needed": show(row["smallest"], *precision),
+        "with_images": "",
+    }
     if "image_low" in row:
-        both = {"value": row["value"], "low": row["image_low"], "high": row["image_high"]}
-        words["with_images"] = show(both, *form, signed=True)
-    return row | words | {"mark": row["mark"] or ("" if row["is_mean"] else "does not decide")}
+        over_images = {"value": row["value"], "low": row["image_low"], "high": row["image_high"]}
+        cells["with_images"] = show(over_images, *precision, signed=True)
+    return row | cells | {"mark": row["mark"] or ("" if row["is_mean"] else "does not decide")}
 
 
 # Figures and PIEs
 
 
 def shown_picture(picture: Picture, pngs: dict[str, bytes]) -> dict:
-    """A figure with what to look for; smallest: the width at which its smallest letters, of size 8, can still
-    be read."""
+    """Returns a figure with its caption for the page; smallest: the width at which its smallest letters, of
+    size 8, remain readable."""
     png = pngs[picture.name]
-    width = int.from_bytes(png[16:20], "big")  # in the header of every PNG
+    width = int.from_bytes(png[16:20], "big")  # from the PNG header
     return vars(picture) | {"width": width, "smallest": round(0.75 * width), "source": png_uri(png)}
 
 
 def png_uri(png: bytes) -> str:
-    """A picture inside the page."""
+    """Returns a data URI, which embeds a picture in the page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def shown_gallery(population: StoredPopulation) -> dict:
-    """The PIEs of one population."""
+    """Returns the gallery of one population's PIEs for the page."""
     entries, total = gallery(population), int(population.is_pie.sum())
     number = f"{len(entries)} of " * (len(entries) < total) + (f"{total} PIEs" if total else "no PIEs")
     return {
@@ -340,7 +345,7 @@ def shown_gallery(population: StoredPopulation) -> dict:
 
 
 def png_of(image: np.ndarray) -> bytes:
-    """(3, H, W) uint8 as it is, pixel by pixel."""
+    """Encodes an image (3, H, W) uint8 as PNG, one pixel per pixel."""
     from matplotlib.image import imsave
 
     png = io.BytesIO()

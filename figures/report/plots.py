@@ -1,4 +1,4 @@
-"""Figures of the report, from arrays as common/plots.py describes them; `draw` serves both."""
+"""Figures of the report, drawn from stored arrays like those of common/plots.py; `draw` draws both."""
 
 import io
 import textwrap
@@ -35,12 +35,13 @@ LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def draw(arrays: dict) -> Figure:
-    """The figure that stored arrays describe, of the report or of a script; errors as in common/plots.py."""
+    """Draws the figure that stored arrays describe, of the report or of a script; errors as in
+    common/plots.py."""
     return plots.draw(arrays, KINDS)
 
 
 def picture(arrays: dict, form: str = "png") -> bytes:
-    """The picture of stored arrays: png, pdf or svg."""
+    """Renders the figure of stored arrays as png, pdf or svg."""
     file = io.BytesIO()
     with rc_context(plots.PAPER if is_paper(arrays) else {}):
         plots.lay_out(draw(arrays)).savefig(file, format=form, dpi=plots.DPI)
@@ -48,7 +49,7 @@ def picture(arrays: dict, form: str = "png") -> bytes:
 
 
 def store(path: Path, arrays: dict) -> bytes:
-    """Writes a figure's arrays and, beside them, its picture, which is returned."""
+    """Stores the arrays of a figure and, beside them, its PNG; returns the PNG."""
     write_arrays(path, arrays, {})
     png = picture(read_arrays(path))
     write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
@@ -56,10 +57,10 @@ def store(path: Path, arrays: dict) -> bytes:
 
 
 def draw_again(path: Path, form: str = "png", style: str = "screen") -> tuple[bytes, str]:
-    """The picture of a figure whose arrays are stored, and its title, settings and names of numbered rows.
+    """Redraws a stored figure; returns the picture, and its title, settings and names of numbered rows.
 
     Raises:
-        UserError: they are not those of a figure.
+        UserError: the arrays are not those of a figure.
     """
     try:
         arrays = (read_arrays(path) or {}) | {"style": style}
@@ -70,32 +71,32 @@ def draw_again(path: Path, form: str = "png", style: str = "screen") -> tuple[by
 
 
 def draw_heat_maps(arrays: dict) -> Figure:
-    """Heat maps: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and `columns` (C,),
-    `texts` (P, R, C) written into the cells; `diverging` () colours around 0; what the colours and the
-    columns are, `quantity` and `xlabel` (). On paper the rows are numbered."""
+    """Draws heat maps: `panels` (P, R, C) with `panel_titles` (P,), names of `rows` (R,) and `columns` (C,),
+    `texts` (P, R, C) in the cells; `diverging` (): colours around 0; `quantity` and `xlabel` (): labels of
+    colours and columns. On paper the rows are numbered."""
     panels, titles = arrays["panels"].astype(float), names_in(arrays, "panel_titles")
     rows, columns, paper = names_in(arrays, "rows"), names_in(arrays, "columns"), is_paper(arrays)
     if paper:
         rows = [str(number) for number in range(1, 1 + len(rows))]
     cell = 0.14 + 0.07 * max(map(len, arrays["texts"].ravel()))  # inches
-    beside, below = (0.08 * max(map(len, names)) for names in (rows, columns))
-    height = len(titles) * (0.27 * len(rows) + 0.3 + below) + 0.9
-    figure, grid = titled_figure(arrays, max(6.5, cell * len(columns) + 1.3 + beside), height, len(titles))
-    # The largest values, which are written, do not hide how the others differ.
+    left, bottom = (0.08 * max(map(len, names)) for names in (rows, columns))
+    height = len(titles) * (0.27 * len(rows) + 0.3 + bottom) + 0.9
+    figure, grid = titled_figure(arrays, max(6.5, cell * len(columns) + 1.3 + left), height, len(titles))
+    # Clip colours at a percentile, so that a few large values do not hide other differences.
     highest, diverging = np.nanpercentile(np.abs(panels), 98) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
     for panel, title, values, texts in zip(grid, titles, panels, arrays["texts"]):
         image = panel.imshow(values, aspect="auto", **colours)
         panel.set_yticks(range(len(rows)), rows, fontsize=8)
-        panel.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90 * (below > 0.2))
+        panel.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90 * (bottom > 0.2))
         panel.spines[:].set_visible(False)
-        panel.set_title(title, x=0, ha="left")  # seen before a wide map is scrolled
+        panel.set_title(title, x=0, ha="left")  # visible before a wide map is scrolled
         if paper and cell * len(columns) > 3:
-            continue  # no room for the texts
+            continue  # too narrow for texts
         for (row, column), text in np.ndenumerate(texts):
-            is_extreme = abs(values[row, column]) > 0.5 * highest  # dark in one map, bright in the other
+            is_extreme = abs(values[row, column]) > 0.5 * highest  # dark if diverging, else bright
             colour = "black" if is_extreme != diverging else "white"
-            # Inside the panel: nothing to be measured for the layout, which would take most of the time.
+            # Measuring texts for the layout would take most of the time, and they are inside the panel.
             look = dict(ha="center", va="center", fontsize=8, color=colour, in_layout=False)
             panel.text(column, row, text, **look)
     figure.colorbar(
@@ -112,8 +113,8 @@ def draw_heat_maps(arrays: dict) -> Figure:
 
 
 def draw_pies_per_class(arrays: dict) -> Figure:
-    """PIEs of several sets per true class, stacked: `counts` (G + 1, C), unique to each of `sets` (G,), then
-    in two sets or more; `class_names` (C,)."""
+    """Draws PIEs of several sets per true class, stacked: `counts` (G + 1, C), first those unique to each of
+    `sets` (G,), then those in two sets or more; `class_names` (C,)."""
     names, counts = names_in(arrays), arrays["counts"]
     sets = [*(f"only {name}" for name in arrays["sets"]), "in two sets or more"]
     figure, (panel,) = titled_figure(arrays, max(7.0, 0.6 * len(names)), 3.2)
@@ -134,8 +135,8 @@ def draw_pies_per_class(arrays: dict) -> Figure:
 
 
 def scale_y(panels: list[Axes], counts: bool) -> None:
-    """The same ticks for all panels, the last above the highest point; `counts` are on a square-root scale,
-    where few are told apart beside many and the errors of all are about as long."""
+    """Gives all panels the same ticks, the last one above the highest point. `counts` are on a square-root
+    scale, which separates small numbers and makes error bars about equally long."""
     ends = np.array([panel.dataLim.intervaly for panel in panels])
     ends = ends[np.isfinite(ends).all(1)]
     if not ends.size:
@@ -149,40 +150,46 @@ def scale_y(panels: list[Axes], counts: bool) -> None:
 
 
 def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]) -> None:
-    """The series at these places among those of `draw_against_sparsity`, in looks of label, style and
-    colour."""
+    """Draws series of `draw_against_sparsity`; `looks` maps their indices to label, style and colour."""
     sparsities = np.unique(np.concatenate([arrays[key] for key in arrays if key.startswith("sparsity_")]))
-    for order, (index, (label, style, colour)) in enumerate(looks.items()):
+    for rank, (index, (label, style, colour)) in enumerate(looks.items()):
         columns = [arrays[f"{key}_{index}"] for key in ("sparsity", "value", "low", "high")]
         sparsity, value, low, high = np.array(columns)[:, np.argsort(columns[0])]
-        # A little beside one another, so that no interval hides another.
-        place = np.searchsorted(sparsities, sparsity) + 0.16 * ((order + 0.5) / len(looks) - 0.5)
-        known = np.isfinite(low + high)
-        panel.vlines(place[known], low[known], high[known], color=colour, linewidth=1.1, alpha=0.7)
+        # Shift series slightly, so that intervals do not overlap.
+        position = np.searchsorted(sparsities, sparsity) + 0.16 * ((rank + 0.5) / len(looks) - 0.5)
+        has_interval = np.isfinite(low + high)
+        panel.vlines(
+            position[has_interval],
+            low[has_interval],
+            high[has_interval],
+            color=colour,
+            linewidth=1.1,
+            alpha=0.7,
+        )
         edge = dict(markersize=5, markeredgecolor="white", markeredgewidth=0.4)
-        panel.plot(place, value, style, color=colour, linewidth=1, label=label, clip_on=False, **edge)
+        panel.plot(position, value, style, color=colour, linewidth=1, label=label, clip_on=False, **edge)
     panel.set_xticks(range(len(sparsities)), [f"{sparsity:g}" for sparsity in sparsities])
     panel.set_xlim(-0.4, len(sparsities) - 0.6)
 
 
 def method_colour(method: str) -> str:
-    """The colour of a learning method."""
+    """Returns the colour of a learning method."""
     return METHOD_COLOURS.get(method, LINE_COLOUR)
 
 
 def line_style(kind: int) -> str:
-    """Marker and line of the series of a kind."""
+    """Returns marker and line style of a kind of series."""
     return f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
 
 
 def draw_against_sparsity(arrays: dict) -> Figure:
-    """A number against sparsity: `ylabel`, `series`, `learning_methods` and numbers of `networks` (S,), and
-    for each series s `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN where there is no interval.
-    `counts` () where the number is one of images; `floors` (F, 2), the noise floor of `floor_methods` (F,)
-    from low to high, between halves of `floor_networks` ()."""
+    """Draws a number against sparsity: `ylabel`, `series`, `learning_methods` and numbers of `networks` (S,),
+    and for each series s `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN without an interval. `counts`
+    (): the number counts images; `floors` (F, 2): low and high of the noise floor of `floor_methods` (F,),
+    between halves of `floor_networks` ()."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
-    # The same marker for all learning methods, and whether or not dense networks have the number.
+    # All learning methods share markers; dense is last, so that its absence does not change them.
     kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
     figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
@@ -205,19 +212,19 @@ def draw_against_sparsity(arrays: dict) -> Figure:
 
 
 def draw_test_sets(arrays: dict) -> Figure:
-    """What `draw_against_sparsity` takes, of series named METHOD · TEST_SET: a row of panels for each kind
-    of test set, beside the clean images, a column for each method."""
+    """Draws arrays of `draw_against_sparsity` for series named METHOD · TEST_SET: a row of panels per kind
+    of test set, which also shows the clean images, and a column per method."""
     series = [name.split(" · ") for name in names_in(arrays, "series")]
     kinds: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for _, name in series if name != CLEAN):
         kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
     methods = list(dict.fromkeys(method for method, _ in series))
-    shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
-    shape = (len(kinds) * len(methods), 1) if is_paper(arrays) else shape
-    size = 3.1 * shape[1] + 2, 2.1 * shape[0] + 0.5
-    figure, panels = titled_figure(arrays, *size, *shape, sharex=True, sharey=True)
+    grid_shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
+    grid_shape = (len(kinds) * len(methods), 1) if is_paper(arrays) else grid_shape
+    size = 3.1 * grid_shape[1] + 2, 2.1 * grid_shape[0] + 0.5
+    figure, panels = titled_figure(arrays, *size, *grid_shape, sharex=True, sharey=True)
     for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
-        styles = {name: (line_style(place), colours[place % 12]) for place, name in enumerate(names)}
+        styles = {name: (line_style(rank), colours[rank % 12]) for rank, name in enumerate(names)}
         looks = {
             index: ("", *styles[name])
             for index, (pruning, name) in enumerate(series)
@@ -225,13 +232,12 @@ def draw_test_sets(arrays: dict) -> Figure:
         }
         draw_lines(panel, arrays, looks)
         label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}", method)
-        if (
-            is_paper(arrays) or method == methods[-1]
-        ):  # all test sets of the row, also those that this method lacks
+        if is_paper(arrays) or method == methods[-1]:
+            # The legend names all test sets of the row, even if this method lacks some.
             for name, (style, colour) in styles.items():
                 panel.plot([], [], style, color=colour, linewidth=1, markersize=5, label=name)
             panel.legend(**BESIDE, handlelength=3)
-    for panel in panels[-shape[1] :]:
+    for panel in panels[-grid_shape[1] :]:
         panel.set_xlabel("sparsity (not to scale)")
         panel.tick_params(axis="x", rotation=90)
     scale_y(list(panels), "counts" in arrays)
@@ -239,12 +245,12 @@ def draw_test_sets(arrays: dict) -> Figure:
 
 
 def draw_umap_grid(arrays: dict) -> Figure:
-    """UMAPs beside one another: `class_names` (C,), `populations` (P,) names, and for each population p
+    """Draws UMAPs side by side: `class_names` (C,), names of `populations` (P,), and for each population p
     `coordinates_p` (N, 2), `modal_labels_p` (N,), and for pruned ones `is_pie_p` (N,)."""
     populations = names_in(arrays, "populations")
-    across = min(len(populations), 2 if is_paper(arrays) else 4)
-    deep = -(-len(populations) // across)
-    figure, panels = titled_figure(arrays, max(5.5, 2.8 * across), 3.3 * deep, deep, across)
+    columns = min(len(populations), 2 if is_paper(arrays) else 4)
+    rows = -(-len(populations) // columns)
+    figure, panels = titled_figure(arrays, max(5.5, 2.8 * columns), 3.3 * rows, rows, columns)
     for panel in panels[len(populations) :]:
         panel.set_visible(False)
     for index, (panel, population) in enumerate(zip(panels, populations)):
@@ -260,17 +266,18 @@ def draw_umap_grid(arrays: dict) -> Figure:
 
 
 def draw_gallery(arrays: dict) -> Figure:
-    """Images with captions, six in a row: `images` (G, 3, H, W) of bytes, `captions` (G,) of short lines."""
+    """Draws images with captions, six per row: `images` (G, 3, H, W) uint8, `captions` (G,) of short
+    lines."""
     captions = [
         "\n".join(textwrap.fill(line, 26) for line in caption.split("\n"))
         for caption in names_in(arrays, "captions")
     ]
     captions = captions[:8] if is_paper(arrays) else captions
-    across = min(2 if is_paper(arrays) else 6, len(captions))
-    deep = -(-len(captions) // across)
+    columns = min(2 if is_paper(arrays) else 6, len(captions))
+    rows = -(-len(captions) // columns)
     height = 1.95 + 0.14 * max(caption.count("\n") for caption in captions)
-    figure, panels = titled_figure(arrays, max(6.0, 1.8 * across), height * deep + 0.4, deep, across)
-    figure.set_layout_engine("compressed")  # square images leave no gaps
+    figure, panels = titled_figure(arrays, max(6.0, 1.8 * columns), height * rows + 0.4, rows, columns)
+    figure.set_layout_engine("compressed")  # without gaps between square images
     for panel in panels:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
@@ -281,22 +288,22 @@ def draw_gallery(arrays: dict) -> Figure:
 
 
 def draw_forest(arrays: dict) -> Figure:
-    """Differences with 95 % intervals, a panel for each measure: `measures`, `rows` and `marks` (for or
-    against a claim or open) (D,) of each, and `numbers` (4, D): value, low, high and the smallest difference
-    that matters, NaN where there is no interval. Rows of means are named mean."""
+    """Draws differences with 95 % intervals, a panel per measure: `measures`, `rows` and `marks` (D,) (for,
+    against or open), and `numbers` (4, D): value, low, high and the smallest difference that matters, NaN
+    without an interval. Rows of means are named mean."""
     rows, measures = names_in(arrays, "rows"), np.array(names_in(arrays, "measures"))
     lines = list(dict.fromkeys(sorted(rows, key="mean".__eq__)))
-    place, names = np.array([lines.index(row) for row in rows]), list(dict.fromkeys(measures))
+    positions, names = np.array([lines.index(row) for row in rows]), list(dict.fromkeys(measures))
     shape = (len(names), 1) if is_paper(arrays) else (1, len(names))
     height = (0.32 * len(lines) + 0.6) * shape[0]
     figure, panels = titled_figure(arrays, 8.4, height, *shape, sharey=True)
     for panel, name in zip(panels, names):
         for mark, colour in MARK_COLOURS.items():
-            chosen = (measures == name) & (arrays["marks"] == mark)
-            value, low, high, smallest = arrays["numbers"][:, chosen]
-            panel.barh(place[chosen], 2 * smallest, left=-smallest, height=1, color="#E8E8E8")
-            panel.hlines(place[chosen], low, high, color=colour)
-            panel.plot(value, place[chosen], "D", color=colour, markersize=5, label=mark)
+            selected = (measures == name) & (arrays["marks"] == mark)
+            value, low, high, smallest = arrays["numbers"][:, selected]
+            panel.barh(positions[selected], 2 * smallest, left=-smallest, height=1, color="#E8E8E8")
+            panel.hlines(positions[selected], low, high, color=colour)
+            panel.plot(value, positions[selected], "D", color=colour, markersize=5, label=mark)
         panel.axvline(0, color=LINE_COLOUR, linewidth=0.8)
         panel.set_yticks(range(len(lines)), lines)
         panel.tick_params(labelsize=8)

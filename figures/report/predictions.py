@@ -1,5 +1,7 @@
-"""PIEs from predictions alone: what figures/compare_predictions.py reads, computes and writes. K networks, N
-images, C classes."""
+"""Reads, computes and writes for figures/compare_predictions.py, which finds PIEs in predictions.
+
+K networks, N images, C classes.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +15,8 @@ from figures.report.page import PIE_COUNTS, Column, text_column
 from figures.report.read import Networks, StoredPopulation
 
 BLOCK = 2**24  # probabilities in memory at once
-SUM_ERROR = 0.02  # of the probabilities of an image, which may be stored as float16
-SHOWN_CLASSES, SHOWN_PIES, THUMBNAIL = 20, 48, 96  # on the page; pixels
+SUM_ERROR = 0.02  # tolerance for sums of probabilities, which may be stored as float16
+SHOWN_CLASSES, SHOWN_PIES, THUMBNAIL = 20, 48, 96  # numbers on the page; size in pixels
 COMPARISONS = (
     text_column("name", "pruned networks"),
     Column("dense_accuracy", "dense accuracy (%)", 100, 2),
@@ -45,15 +47,15 @@ PIES = (
 
 
 class Predictions(NamedTuple):
-    """Classes (K, N), and the probabilities (K, N, C) that they are the likeliest of, left on the disk."""
+    """Predicted classes (K, N), and the probabilities (K, N, C) if given, as a memory map."""
 
     classes: np.ndarray
     probabilities: np.ndarray | None = None
 
 
 class Comparison(NamedTuple):
-    """Pruned networks beside dense ones; modal labels (N,) of both; change: (N,) of the mean probabilities,
-    NaN where these are not given."""
+    """Pruned and dense networks with the modal labels (N,) of both; change: (N,) of the mean probabilities,
+    NaN without probabilities."""
 
     population: StoredPopulation
     dense: np.ndarray
@@ -66,44 +68,44 @@ class Comparison(NamedTuple):
 
     @property
     def kinds(self) -> dict[str, np.ndarray]:
-        """PIEs that are lost, gained, and wrong twice: (N,) bool."""
+        """Which images are lost, gained, or wrong in both: (N,) bool each."""
         return metrics.lost_and_gained(self.dense, self.pruned, self.population.labels)
 
 
-# What is given
+# Inputs
 
 
 def read_array(flag: str, file: Path) -> np.ndarray:
-    """The array of a .npy file, left on the disk.
+    """Opens the array of a .npy file as a memory map.
 
     Raises:
-        UserError: it is no such file.
+        UserError: it is not such a file.
     """
     if file.exists() and not file.is_file():
-        raise UserError(f"{flag} {file} is no file; give a .npy file")
+        raise UserError(f"{flag} {file} is not a file; give a .npy file")
     try:
         return np.lib.format.open_memmap(file, mode="r")
     except (ValueError, EOFError) as error:
-        raise UserError(f"{flag} {file} is no .npy file of numbers ({error})") from None
+        raise UserError(f"{flag} {file} is not a .npy file of numbers ({error})") from None
 
 
 def read_labels(file: Path) -> np.ndarray:
-    """(N,) true class ids.
+    """Reads true class ids (N,).
 
     Raises:
-        UserError: something else.
+        UserError: the file holds something else.
     """
     labels = read_array("--labels", file)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
-        raise UserError(f"--labels {file}: shape {labels.shape}, {labels.dtype}; give N class ids, from 0 on")
+        raise UserError(f"--labels {file}: shape {labels.shape}, {labels.dtype}; give N class ids, from 0")
     return labels.astype(int)
 
 
 def read_predictions(flag: str, file: Path, images: int) -> Predictions:
-    """Class ids as they are, or the likeliest classes, of equally likely ones the first.
+    """Reads class ids, or probabilities, from which it takes the likeliest class (the first in a tie).
 
     Raises:
-        UserError: another shape, number of images or kind of number.
+        UserError: the shape, the number of images or the type is wrong.
     """
     array = read_array(flag, file)
     is_ids = array.ndim == 2 and array.dtype.kind in "iu"
@@ -117,58 +119,60 @@ def read_predictions(flag: str, file: Path, images: int) -> Predictions:
             f"networks x {images} images, or probabilities, K x {images} x C"
         )
     if is_ids and array.min() < 0:
-        raise UserError(f"{flag} {file}: class ids begin at 0, not at {array.min()}")
+        raise UserError(f"{flag} {file}: class ids start at 0, not at {array.min()}")
     return Predictions(array) if is_ids else Predictions(likeliest(f"{flag} {file}", array), array)
 
 
 def blocks(probabilities: np.ndarray) -> list[slice]:
-    """Slices of the images of which all networks' probabilities fit into memory."""
+    """Returns slices of the images for which the probabilities of all networks fit into memory."""
     networks, images, classes = probabilities.shape
     step = max(1, BLOCK // (networks * classes))
     return [slice(start, start + step) for start in range(0, images, step)]
 
 
 def likeliest(what: str, probabilities: np.ndarray) -> np.ndarray:
-    """(K, N, C) -> (K, N) classes.
+    """(K, N, C) probabilities -> (K, N) likeliest classes.
 
+    Args:
+        what: the name of the array in the error message.
     Raises:
-        UserError: they are no probabilities.
+        UserError: they are not probabilities.
     """
     classes = np.empty(probabilities.shape[:2], np.int32)
     for block in blocks(probabilities):
         values = probabilities[:, block].astype(np.float32)
-        if not ((values >= 0).all() and (abs(values.sum(2) - 1) < SUM_ERROR).all()):  # nor is NaN
+        if not ((values >= 0).all() and (abs(values.sum(2) - 1) < SUM_ERROR).all()):  # catches NaN
             raise UserError(
-                f"{what}: probabilities are 0 or more and add up to 1; give the softmax, or class ids"
+                f"{what}: probabilities must be at least 0 and sum to 1; give the softmax, or class ids"
             )
         classes[:, block] = values.argmax(2)
     return classes
 
 
 def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Predictions]) -> list[str]:
-    """The names of the classes, without a file their ids.
+    """Returns the names of the classes; without a file, their ids.
 
     Raises:
-        UserError: arrays, or arrays and names, of different numbers of classes.
+        UserError: arrays and names differ in the number of classes.
     """
-    largest = max(int(each.max()) for each in (labels, *(each.classes for each in predictions)))
-    counts = {each.probabilities.shape[2] for each in predictions if each.probabilities is not None}
+    largest = max(int(ids.max()) for ids in (labels, *(item.classes for item in predictions)))
+    counts = {item.probabilities.shape[2] for item in predictions if item.probabilities is not None}
     names = [line.strip() for line in file.read_text("utf-8", "replace").splitlines()] if file else []
     counts |= {len(names)} if file else set()
     count = min(counts, default=largest + 1)
     if len(counts) > 1 or largest >= count:
-        numbers = ", ".join(map(str, sorted(counts)))
+        text = ", ".join(map(str, sorted(counts)))
         raise UserError(
-            f"the arrays have class id {largest}, probabilities and --names {numbers} classes; ids begin at 0"
+            f"the arrays have class id {largest}, probabilities and --names {text} classes; ids start at 0"
         )
     return names or [str(index) for index in range(count)]
 
 
 def image_files(folder: Path, images: int) -> list[Path]:
-    """The images of a folder in the order of their paths.
+    """Returns the image files of a folder, sorted by path.
 
     Raises:
-        UserError: another number of them.
+        UserError: their number differs from `images`.
     """
     from PIL import Image
 
@@ -176,22 +180,24 @@ def image_files(folder: Path, images: int) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
     if len(files) != images:
         raise UserError(
-            f"--images {folder}: {len(files)} images, the arrays have {images}; give all, in their order"
+            f"--images {folder}: {len(files)} images, the arrays have {images}; give all, in the same order"
         )
     return files
 
 
-# What is computed
+# Computations
 
 
 def compare(
     name: str, dense: Predictions, pruned: Predictions, labels: np.ndarray, class_names: list[str]
 ) -> Comparison:
-    """Equally many dense and pruned networks, the first of each."""
+    """Compares equally many dense and pruned networks, the first ones of each."""
     count, classes = min(len(dense.classes), len(pruned.classes)), len(class_names)
-    none, kind = np.zeros((0, len(labels))), np.int16 if classes < 2**15 else np.int32
+    empty, class_type = np.zeros((0, len(labels))), np.int16 if classes < 2**15 else np.int32
     networks = [
-        Networks(np.arange(count), side.classes[:count].astype(kind), none, np.arange(0), none, classes)
+        Networks(
+            np.arange(count), side.classes[:count].astype(class_type), empty, np.arange(0), empty, classes
+        )
         for side in (dense, pruned)
     ]
     change = np.full(len(labels), np.nan)
@@ -201,12 +207,12 @@ def compare(
             change[block] = metrics.probability_changes(*sides)
     arrays = {"labels": labels, "class_names": np.array(class_names)}
     population = StoredPopulation("", name, 0.0, Path(), arrays, {}, {}, None, *networks)
-    modal = (voting.modal_labels(each.predictions, classes)[0] for each in networks)
-    return Comparison(population, *modal, change)
+    modal_labels = (voting.modal_labels(side.predictions, classes)[0] for side in networks)
+    return Comparison(population, *modal_labels, change)
 
 
 def measures(compared: Comparison) -> dict:
-    """A row of numbers, with 95 % intervals over draws of the seeds."""
+    """Returns a row of numbers with 95 % intervals over draws of the seeds."""
     population = compared.population
     dense = (population.reference.predictions == population.labels).mean(1)
     row = {
@@ -219,25 +225,25 @@ def measures(compared: Comparison) -> dict:
         },
         "noise_floor": evidence.noise_floor(population, population.seeds) if len(dense) > 1 else np.nan,
     }
-    kinds = {kind: int(chosen.sum()) for kind, chosen in compared.kinds.items()}
-    return row | kinds | {"probability_change": float(compared.change.mean())}
+    counts = {kind: int(chosen.sum()) for kind, chosen in compared.kinds.items()}
+    return row | counts | {"probability_change": float(compared.change.mean())}
 
 
 def pie_rows(compared: Comparison, images: list[Path]) -> list[dict]:
-    """A row for every PIE, the most confident disagreement first."""
+    """Returns a row per PIE, the most confident disagreement first."""
     population, names = compared.population, compared.population.class_names
     sides = population.reference.predictions, population.pruned.predictions
-    sure = metrics.disagreement(*sides, population.pruned.classes)
+    disagreement = metrics.disagreement(*sides, population.pruned.classes)
     rows = [
         {
             "image": str(images[image] if images else image),
             "label": names[population.labels[image]],
             "dense": names[compared.dense[image]],
-            "dense_agreeing": int(sure["dense_agreeing"][image]),
+            "dense_agreeing": int(disagreement["dense_agreeing"][image]),
             "pruned": names[compared.pruned[image]],
-            "pruned_agreeing": int(sure["pruned_agreeing"][image]),
+            "pruned_agreeing": int(disagreement["pruned_agreeing"][image]),
             "kind": kind,
-            "confidence": float(sure["confidence"][image]),
+            "confidence": float(disagreement["confidence"][image]),
             "probability_change": float(compared.change[image]),
         }
         for kind, chosen in compared.kinds.items()
@@ -247,13 +253,13 @@ def pie_rows(compared: Comparison, images: list[Path]) -> list[dict]:
 
 
 def class_rows(compared: Comparison) -> list[dict]:
-    """A row for every class with images, the largest share of PIEs first."""
+    """Returns a row per class that has images, the largest share of PIEs first."""
     population, classes = compared.population, compared.population.pruned.classes
     images = np.bincount(population.labels, minlength=classes)
     pies = metrics.pies_per_class(compared.dense != compared.pruned, population.labels, classes)
     dense, pruned = (
-        metrics.class_recalls(each.predictions, population.labels, classes).mean(0)
-        for each in (population.reference, population.pruned)
+        metrics.class_recalls(networks.predictions, population.labels, classes).mean(0)
+        for networks in (population.reference, population.pruned)
     )
     rows = [
         {
@@ -270,20 +276,20 @@ def class_rows(compared: Comparison) -> list[dict]:
     return sorted(rows, key=lambda row: -row["share"])
 
 
-# What is written
+# Outputs
 
 
 def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -> list[str]:
-    """Tables and page; returns the lines to print."""
-    rows = [measures(each) for each in compared]
+    """Writes tables and page; returns the lines to print."""
+    rows = [*map(measures, compared)]
     tables, details = {"comparisons": contents.table_rows(rows), "classes": []}, []
-    for each in compared:
-        pies, classes = pie_rows(each, images), class_rows(each)
-        tables[f"pies_{each.name}"] = pies
+    for comparison in compared:
+        pies, classes = pie_rows(comparison, images), class_rows(comparison)
+        tables[f"pies_{comparison.name}"] = pies
         tables["classes"] += classes
         details.append(
             {
-                "name": each.name,
+                "name": comparison.name,
                 "number": len(pies),
                 "classes": page.tabulate(CLASSES, classes[:SHOWN_CLASSES]),
                 "pies": page.tabulate(PIES, pies[:SHOWN_PIES]),
@@ -308,10 +314,10 @@ def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -
 
 
 def thumbnail(file: str) -> str:
-    """A small picture inside the page.
+    """Returns a small picture as a data URI.
 
     Raises:
-        UserError: the file is no image.
+        UserError: the file is not an image.
     """
     from PIL import Image
 

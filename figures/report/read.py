@@ -1,5 +1,5 @@
-"""What the report reads: everything that is stored of a data set below pies/NAME/. K networks, M of them
-probed, N images."""
+"""Reads all stored results of a data set below pies/NAME/ for the report. K networks, M of them probed, N
+images."""
 
 import functools
 import json
@@ -14,9 +14,9 @@ from common.methods import FINETUNED, PruningMethod, order, parse_method
 from common.store.files import FORMAT, read_arrays
 from common.store.table import KEY_COLUMNS
 
-# What results of the same networks agree in.
+# Results with the same values of these keys come from the same networks, data and format.
 IDENTITY_KEYS = ("checkpoints", "dense_checkpoints", "data", "format")
-# Arrays that must be there: in files of populations, of their depths, and of the scripts' figures.
+# Required arrays in files of populations, of their depths, and of the scripts' figures.
 NAMES = """
 dense title data_title architecture class_names labels ids evaluations accuracy recall runs made
 
@@ -40,8 +40,8 @@ NEEDED = {kind: {*names} for kind, *names in map(str.split, NAMES.split("\n\n"))
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """Outputs of a population: of ids (K,) the predictions (K, N) and q_score (K, N), NaN where a latent has
-    none; of depth_ids (M,) the depth (M, N), pruned networks only."""
+    """Outputs of a population's networks: predictions and q_score (K, N) of the networks `ids` (K,), NaN for
+    undefined Q-Scores; depth (M, N) of the networks `depth_ids` (M,), only if pruned."""
 
     ids: np.ndarray
     predictions: np.ndarray
@@ -51,11 +51,11 @@ class Networks:
     classes: int
 
     def predictions_of(self, ids: tuple[int, ...]) -> np.ndarray:
-        """(len(ids), N)"""
-        return self.predictions[[self.ids.tolist().index(each) for each in ids]]
+        """Returns the predictions (len(ids), N) of these networks."""
+        return self.predictions[[self.ids.tolist().index(model_id) for model_id in ids]]
 
     def ids_of(self, measure: str) -> np.ndarray:
-        """The ids of the rows of q_score or depth."""
+        """Returns the ids for the rows of q_score or depth."""
         return self.depth_ids if measure == "depth" else self.ids
 
 
@@ -63,10 +63,10 @@ class Networks:
 class StoredPopulation:
     """A population of one learning method, pruning method and sparsity, as its PIE script stored it.
 
-    arrays: of METHOD/populations/; row: its columns of results.csv; made: checksums of networks and data;
-    depths: the arrays of its prediction depths, None where those of these networks are not stored; reference,
-    pruned: the outputs of its networks and of those that they are compared with, of reference_method, None
-    until `load_outputs`.
+    arrays: from METHOD/populations/; row: its columns of results.csv; made: checksums of networks and data;
+    depths: arrays of prediction depths (None: not stored for these networks); pruned, reference: outputs of
+    its networks and of those that they are compared with (None before `load_outputs`); reference_method: the
+    pruning method of the latter.
     """
 
     learning_method: str
@@ -83,7 +83,7 @@ class StoredPopulation:
 
     @property
     def method(self) -> str:
-        """Learning and pruning method."""
+        """Learning and pruning method, for titles."""
         return f"{self.learning_method} {self.pruning_method}"
 
     @property
@@ -92,7 +92,7 @@ class StoredPopulation:
 
     @property
     def network(self) -> str:
-        """The architecture, with a word where others trained these networks or the dense ones."""
+        """The architecture, marked as external if these networks or the dense ones are."""
         external = str(self.row.get("origin")).startswith(("external", "made elsewhere"))
         return "external " * external + str(self.arrays["architecture"])
 
@@ -103,7 +103,7 @@ class StoredPopulation:
 
     @property
     def key(self) -> dict:
-        """The columns that say in a table which population a row is about."""
+        """The columns that identify the population in a table."""
         return {column: getattr(self, column) for column in KEY_COLUMNS}
 
     @property
@@ -124,23 +124,24 @@ class StoredPopulation:
 
     @property
     def runs(self) -> dict:
-        """How it was made: commands, seeds, machines, versions, days."""
+        """The provenance of its networks: commands, seeds, machines, versions, days."""
         return json.loads(str(self.arrays["runs"]))
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The ids that both populations have: reference and pruned of one seed leave together."""
+        """The ids that reference and pruned networks share; only these are used."""
         return tuple(sorted(set(self.reference.ids.tolist()) & set(self.pruned.ids.tolist())))
 
     @property
     def voters(self) -> tuple[int, int]:
-        """How many dense and pruned networks made the stored PIEs; earlier versions let all vote."""
-        everyone = len(self.arrays["dense_ids"]), len(self.arrays["ids"])
-        return (self.row["voters"],) * 2 if "voters" in self.row else everyone
+        """The numbers of dense and pruned networks that voted on the stored PIEs. In results of earlier
+        versions all networks voted."""
+        all_networks = len(self.arrays["dense_ids"]), len(self.arrays["ids"])
+        return (self.row["voters"],) * 2 if "voters" in self.row else all_networks
 
 
 def grouped(populations: list, *attributes: str) -> dict:
-    """Value of the attribute, or tuple of values of several -> the populations that have it, in order."""
+    """Groups populations by an attribute, or by the tuple of several, keeping their order."""
     groups = {}
     for population in populations:
         groups.setdefault(attrgetter(*attributes)(population), []).append(population)
@@ -148,26 +149,26 @@ def grouped(populations: list, *attributes: str) -> dict:
 
 
 def sort_key(population: StoredPopulation) -> tuple:
-    """The order of tables and figures."""
+    """Returns the key that sorts populations in tables and figures."""
     return population.learning_method, order(population.pruning_method), population.sparsity
 
 
 def read_populations(results_folder: Path) -> list[StoredPopulation]:
-    """The populations that are stored, the dense ones too, in the order of the table.
+    """Reads the stored populations, including dense ones, in the order of the table.
 
     Raises:
-        UserError: there is none, one of an older version, or of another version of the data.
+        UserError: there are none, or they come from an older version or from different versions of the data.
     """
-    for old in sorted(results_folder.glob("*/pies_distribution/[!.]*")):
-        if not (old.parents[1] / "populations").is_dir():
-            raise _older(old.parents[1])
+    for path in sorted(results_folder.glob("*/pies_distribution/[!.]*")):
+        if not (path.parents[1] / "populations").is_dir():
+            raise _older(path.parents[1])
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
     populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
-            f"--results {results_folder}: no populations are stored there, no results yet; run the "
-            "pie_kmodels_detection scripts first"
+            f"--results {results_folder}: no populations are stored there; run the pie_kmodels_detection "
+            "scripts first"
         )
     if len({population.made["data"] for population in populations}) > 1:
         raise UserError(
@@ -180,13 +181,13 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
 def _older(folder: Path) -> UserError:
     side = "sup" if folder.name == "supervised" else "clr"
     return UserError(
-        f"{folder} is of an older version; run {side}_pie_kmodels_detection.py and "
-        f"{side}_prediction_depth.py again, which keep the evaluations of networks"
+        f"{folder} was written by an older version; run {side}_pie_kmodels_detection.py and "
+        f"{side}_prediction_depth.py again; they reuse the evaluations of networks"
     )
 
 
 def damaged(path: Path) -> UserError:
-    """The error of stored arrays that are not what a script wrote."""
+    """Returns the error for stored arrays that no script wrote in this form."""
     return UserError(f"{path} is damaged; move it away and run the script that writes it again")
 
 
@@ -205,7 +206,7 @@ def _read_population(path: Path) -> StoredPopulation | None:
         raise damaged(depth_path)
     if depths and _same(json.loads(str(depths.get("made", "{}"))), made):
         _check(depth_path, depths, "depths")
-        row = json.loads(str(depths["row"])) | row  # as in the table: depths add columns
+        row = json.loads(str(depths["row"])) | row  # like the table: depths add columns
     else:
         depths = None
     key = (row[name] for name in KEY_COLUMNS)
@@ -213,7 +214,7 @@ def _read_population(path: Path) -> StoredPopulation | None:
 
 
 def _check(path: Path, arrays: dict, kind: str) -> None:
-    """Refuses a file in which an array is missing."""
+    """Refuses a file without a required array."""
     if not NEEDED[kind] <= arrays.keys():
         raise damaged(path)
 
@@ -225,8 +226,8 @@ def _same(made: dict, other: dict) -> bool:
 def read_evaluations(
     population: StoredPopulation, names: tuple[str, ...], prefix: str = ""
 ) -> list[dict] | None:
-    """The arrays of these names of each of a population's networks, or with "dense_" of those that it was
-    compared with; None where not all are there as they were then."""
+    """Reads arrays from the evaluation of every network of a population, or with the prefix "dense_" of those
+    it was compared with; None unless all are stored for the same checkpoints."""
     evaluations = []
     stems, checksums = population.arrays[f"{prefix}evaluations"], population.made[f"{prefix}checkpoints"]
     for stem, checksum in zip(stems, checksums):
@@ -235,26 +236,26 @@ def read_evaluations(
         if not {"made", *names} <= set(arrays):
             return None
         checkpoints = json.loads(str(arrays["made"])).get("checkpoints", ())
-        if "+".join(checkpoints) != checksum:  # of another folder, say
+        if "+".join(checkpoints) != checksum:  # from another model folder, for example
             return None
         evaluations.append(arrays)
     return evaluations
 
 
 def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopulation], list[str]]:
-    """The pruned populations with the outputs of their networks, and in words what is missing."""
+    """Returns the populations with the outputs of their networks, and messages on missing ones."""
     loaded, missing = [], []
-    of_folder = {each.folder: each for each in populations}
-    # One object for the dense networks that several populations were compared with: they vote once.
-    read_dense = functools.cache(lambda folder: _read_networks(of_folder[folder], "dense_"))
+    by_folder = {population.folder: population for population in populations}
+    # Populations share one object for their dense networks, so that votes are counted once.
+    read_dense = functools.cache(lambda folder: _read_networks(by_folder[folder], "dense_"))
     for population in populations:
         networks = read_dense(population.folder), _read_networks(population)
         if None in networks:
             reason = "the predictions of its networks are not stored; run its PIE script again"
-        elif not (filled := replace(population, reference=networks[0], pruned=networks[1])).seeds:
+        elif not (with_outputs := replace(population, reference=networks[0], pruned=networks[1])).seeds:
             reason = "no network has the seed of a dense one"
         else:
-            loaded.append(filled)
+            loaded.append(with_outputs)
             if population.depths is None:
                 missing.append(f"prediction depth of {population.label}: run its prediction_depth script")
             continue
@@ -263,8 +264,8 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
 
 
 def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks | None:
-    """The networks of a population, or with "dense_" those that it was compared with; None where not all are
-    stored."""
+    """Reads the networks of a population, or with the prefix "dense_" those it was compared with; None unless
+    all are stored."""
     names = ("predictions", "q_score")
     evaluations = read_evaluations(population, names, prefix)
     if evaluations is None:
@@ -274,14 +275,14 @@ def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks |
     if population.depths and not prefix:
         depth_ids, depth = (population.depths[name] for name in ("ids", "pruned_depth_prediction"))
     classes = len(population.class_names)
-    predictions = predictions.astype(np.min_scalar_type(classes))  # counted often
+    predictions = predictions.astype(np.min_scalar_type(classes))  # small, because votes are counted often
     return Networks(population.arrays[f"{prefix}ids"], predictions, q_score, depth_ids, depth, classes)
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of a population's networks: kept (K, n) bool, the layers one after the other, of `layers`
-    (L,) with `shapes` (L, 4), padded with ones."""
+    """The masks of a population's networks: kept (K, n) bool, concatenated over `layers` (L,) with `shapes`
+    (L, 4), which are padded with ones."""
 
     population: StoredPopulation
     kept: np.ndarray
@@ -290,21 +291,23 @@ class Masks:
 
 
 def read_masks(population: StoredPopulation) -> Masks | None:
-    """None where those of its checkpoints are not stored."""
-    stored = read_evaluations(population, ("mask_bits", "layers", "layer_shapes"))
-    if stored is None:
+    """Reads the masks of a population; None unless they are stored for its checkpoints."""
+    evaluations = read_evaluations(population, ("mask_bits", "layers", "layer_shapes"))
+    if evaluations is None:
         return None
-    shapes = stored[0]["layer_shapes"]
-    kept = [np.unpackbits(arrays["mask_bits"], count=shapes.prod(1).sum()).astype(bool) for arrays in stored]
-    return Masks(population, np.stack(kept), [str(layer) for layer in stored[0]["layers"]], shapes)
+    shapes = evaluations[0]["layer_shapes"]
+    kept = [
+        np.unpackbits(arrays["mask_bits"], count=shapes.prod(1).sum()).astype(bool) for arrays in evaluations
+    ]
+    return Masks(population, np.stack(kept), [str(layer) for layer in evaluations[0]["layers"]], shapes)
 
 
 def read_figure(population: StoredPopulation, kind: str, dense: bool = False) -> dict | None:
-    """The arrays of a figure of that kind about a population, or about the dense one that it was compared
-    with, made from the same networks; None where there is none."""
+    """Reads the arrays of a figure about a population, or about the dense one it was compared with, if it was
+    drawn from the same networks; otherwise None."""
     made = population.made | ({"checkpoints": population.made["dense_checkpoints"]} if dense else {})
     name = "dense_0.0" if dense else f"{population.pruning_method}_{population.sparsity}"
-    # Backwards: depths by prediction before by label.
+    # In reverse order, depths by prediction come before those by label.
     for path in sorted((population.folder / kind).glob(f"*_{name}sparsity_*.npz"), reverse=True):
         arrays = read_arrays(path) or {}
         _check(path, arrays, kind)

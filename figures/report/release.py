@@ -1,4 +1,4 @@
-"""A copy of a data set's stored results that is small enough to publish: what the report reads, no more."""
+"""Copies the stored results that the report reads into a folder small enough to publish."""
 
 import json
 from pathlib import Path
@@ -11,34 +11,34 @@ from common.store.table import table_path
 from figures.report.read import StoredPopulation, damaged
 
 FOLDERS = ("populations", "evaluations", "umap", "q_score", "prediction_depth", "pies_distribution")
-# Of each network: what evidence and masks are read from. Latents, probabilities and votes stay behind.
+# Arrays of networks that evidence and masks need; latents and probabilities are not copied.
 OF_NETWORKS = ("made", "predictions", "q_score", "mask_bits", "layers", "layer_shapes")
 # Arrays of populations that the report does not read.
 UNREAD = ("dense_q_score", "z_score", "dense_z_score", "l1_norm", "dense_l1_norm", "pruned_depth_label")
 UNREAD += ("dense_depth_prediction", "dense_depth_label")
-MANY = 1000  # so many values may be rounded to float16: their means, and what a figure shows, stay the same
+MANY = 1000  # arrays of this size may be rounded to float16 without visible effects on means and figures
 
 
 def release(results: Path, target: Path, shown: list[StoredPopulation]) -> int:
-    """Copies populations/, evaluations/ and the figures' arrays of all learning methods, and the table; of
-    other test sets what networks predict, and the populations.
+    """Copies populations/, evaluations/ and the arrays of figures of all learning methods, and the table; for
+    alternative test sets only predictions and populations.
 
     Args:
-        shown: the populations of which the report shows Q-Score and depth figures.
+        shown: the populations whose Q-Score and depth figures the report shows.
     Returns:
         the size of the copy in bytes.
     """
     for path in stored_files(results):
-        kind, of_test_set = path.parent.name, path.relative_to(results).parts[0] == "test_sets"
+        kind, is_test_set = path.parent.name, path.relative_to(results).parts[0] == "test_sets"
         names = [
-            f"_{each.pruning_method}_{each.sparsity}sparsity_"
-            for each in shown
-            if each.folder in path.parents
+            f"_{population.pruning_method}_{population.sparsity}sparsity_"
+            for population in shown
+            if population.folder in path.parents
         ]
         if kind in ("q_score", "prediction_depth") and not any(name in path.name for name in names):
             continue  # a figure that the report does not show
-        of_networks = OF_NETWORKS[: 3 if of_test_set else None]
-        arrays = read_arrays(path, only=of_networks if kind == "evaluations" else None)
+        evaluation_names = OF_NETWORKS[: 3 if is_test_set else None]
+        arrays = read_arrays(path, only=evaluation_names if kind == "evaluations" else None)
         if arrays is None or "made" not in arrays:
             raise damaged(path)
         unread = UNREAD if kind == "populations" else ()
@@ -51,13 +51,13 @@ def release(results: Path, target: Path, shown: list[StoredPopulation]) -> int:
 
 
 def stored_files(results: Path) -> list[Path]:
-    """The .npz that the report reads from a folder of results."""
+    """Returns the .npz files that the report reads from a folder of results."""
     paths = [path for name in FOLDERS for path in results.glob(f"*/{name}/[!.]*.npz")]
     paths += [path for name in FOLDERS[:2] for path in results.glob(f"test_sets/*/*/{name}/[!.]*.npz")]
     return sorted(paths)
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """Many floats as float16, where it holds them; `read_arrays` gives float32 again."""
-    many = values.dtype.kind == "f" and values.size >= MANY
-    return values.astype(np.float16) if many and np.nanmax(np.abs(values)) < 6e4 else values
+    """Rounds large float arrays to float16 if it can hold them; `read_arrays` returns float32 again."""
+    is_large = values.dtype.kind == "f" and values.size >= MANY
+    return values.astype(np.float16) if is_large and np.nanmax(np.abs(values)) < 6e4 else values

@@ -1,6 +1,8 @@
-"""How alike results are: masks and PIE sets; tests of means. Pure functions of arrays. M networks, G groups
-of them (combinations of learning method, pruning method and sparsity), L layers, N images, C classes, K
-models of a group."""
+"""Similarity of masks and of PIE sets, and tests of means: pure functions of arrays.
+
+M networks in G groups (combinations of learning method, pruning method and sparsity), L layers, N images, C
+classes, K models of a group.
+"""
 
 import functools
 import warnings
@@ -11,40 +13,40 @@ from scipy import special, stats
 
 from common.voting import checked_classes
 
-SPREAD = 1e-12  # what is smaller is an error of rounding
+SPREAD = 1e-12  # smaller standard deviations are rounding errors
 
 # Masks
 
 
 def mask_intersections(masks: np.ndarray, layer_sizes: list[int]) -> np.ndarray:
-    """How many weights two masks both keep, per layer.
+    """Counts the weights that both of two masks keep, per layer.
 
     Args:
-        masks: (M, n) bool, True kept, the layers one after the other.
+        masks: (M, n) bool, True kept, concatenated over layers.
     Returns:
-        (M, M, L) float64; [m, m] is the number that mask m keeps.
+        (M, M, L) float64; [m, m] is the number of weights that mask m keeps.
     """
-    layers = np.split(masks, np.cumsum(layer_sizes)[:-1], 1)
-    # Sums of ones are exact up to 2^24.
-    counts = [layer @ layer.T for layer in (each.astype(np.float32) for each in layers)]
-    return np.stack(counts, -1).astype(np.float64)
+    # In float32 sums of ones are exact up to 2^24. Only one layer is converted at a time.
+    layers = (layer.astype(np.float32) for layer in np.split(masks, np.cumsum(layer_sizes)[:-1], 1))
+    return np.stack([layer @ layer.T for layer in layers], -1).astype(np.float64)
 
 
 def jaccard(common: np.ndarray, size: np.ndarray, other_size: np.ndarray) -> np.ndarray:
-    """|A and B| / |A or B| from the sizes of the intersection and of both sets; NaN where both are empty."""
+    """Returns |A and B| / |A or B|, given the sizes of the intersection and of both sets; NaN if both are
+    empty."""
     union = size + other_size - common
     return common / np.where(union > 0, union, np.nan)
 
 
 @dataclass(frozen=True)
 class MaskSimilarity:
-    """Mean Jaccard similarities of kept weights over pairs of networks of two groups, (G, G, L + 1), the last
-    for all layers together.
+    """Mean Jaccard similarities of kept weights over pairs of networks of two groups, (G, G, L + 1); the last
+    entry is for all layers together.
 
-    same, different: over pairs of the same and of different seeds (NaN where there is none; a network is no
-    pair with itself). chance: of random masks of the groups' densities; chance_by_layer (G, G): of all layers
-    together, where random masks have the groups' densities in every layer. same_pairs, different_pairs (G,
-    G): how many pairs.
+    same, different: over pairs of networks with the same and with different seeds (NaN without pairs; a
+    network is not paired with itself). chance: of random masks with the densities of the groups.
+    chance_by_layer (G, G): of all layers together, for random masks with the groups' densities in every
+    layer. same_pairs, different_pairs (G, G): numbers of pairs.
     """
 
     same: np.ndarray
@@ -58,7 +60,7 @@ class MaskSimilarity:
 def mask_similarity(
     masks: np.ndarray, layer_sizes: list[int], groups: np.ndarray, seeds: np.ndarray
 ) -> MaskSimilarity:
-    """Compares all masks of all groups (Paganini & Forde 2020 compare masks by Jaccard similarity).
+    """Compares the masks of all groups by Jaccard similarity (like Paganini & Forde 2020).
 
     Args:
         masks: (M, n) bool, True kept; groups: (M,) 0 to G - 1; seeds: (M,).
@@ -67,22 +69,22 @@ def mask_similarity(
     counts = np.concatenate([counts, counts.sum(-1, keepdims=True)], -1)
     kept = np.einsum("mml->ml", counts)
     similarity = jaccard(counts, kept[:, None], kept[None])
-    member = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)  # (M, G)
-    alike = seeds[:, None] == seeds[None]
+    membership = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)  # (M, G)
+    same_seed = seeds[:, None] == seeds[None]
 
     def mean(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Pairs that both keep nothing of a layer say nothing of it.
+        # Pairs of which neither keeps a weight of a layer do not count there.
         defined = pairs[..., None] & ~np.isnan(similarity)
         count, total = (
-            np.einsum("mg,mnl,nh->ghl", member, values, member, optimize=True)
+            np.einsum("mg,mnl,nh->ghl", membership, values, membership, optimize=True)
             for values in (defined, np.where(defined, similarity, 0))
         )
-        return total / np.where(count > 0, count, np.nan), member.T @ pairs @ member
+        return total / np.where(count > 0, count, np.nan), membership.T @ pairs @ membership
 
-    same, same_pairs = mean(alike & ~np.eye(len(masks), dtype=bool))
-    different, different_pairs = mean(~alike)
+    same, same_pairs = mean(same_seed & ~np.eye(len(masks), dtype=bool))
+    different, different_pairs = mean(~same_seed)
     sizes = np.array([*layer_sizes, sum(layer_sizes)])
-    density = member.T @ kept / member.sum(0)[:, None] / sizes  # (G, L + 1)
+    density = membership.T @ kept / membership.sum(0)[:, None] / sizes  # (G, L + 1)
     kept = sizes[:-1] * density[:, :-1]
     by_layer = jaccard(kept @ density[:, :-1].T, kept.sum(-1)[:, None], kept.sum(-1)[None])
     chance = jaccard(density[:, None] * density[None], density[:, None], density[None])
@@ -90,13 +92,14 @@ def mask_similarity(
 
 
 def zero_shares(mask: np.ndarray) -> tuple[float, float]:
-    """The share of filters, and of input channels, of a convolution (F, C, h, w) of which nothing is kept."""
+    """Returns the shares of filters and of input channels of a convolution (F, C, h, w) without any kept
+    weight."""
     return float((~mask.any((1, 2, 3))).mean()), float((~mask.any((0, 2, 3))).mean())
 
 
 def chance_zero_share(size: int, zeros: int, part: int) -> float:
-    """The share of parts of `part` weights that are wholly zero where `zeros` of `size` weights are, at
-    random."""
+    """Returns the expected share of parts of `part` weights that are all zero, if `zeros` of `size` weights
+    are zero at random."""
     return float(stats.hypergeom.pmf(part, size, zeros, part))
 
 
@@ -105,8 +108,8 @@ def chance_zero_share(size: int, zeros: int, part: int) -> float:
 
 @functools.cache
 def expected_jaccard(size: int, other_size: int, total: int) -> float:
-    """The mean Jaccard similarity of two random sets of these sizes out of `total`: over the hypergeometric
-    distribution of their intersection; NaN where both are empty."""
+    """Returns the mean Jaccard similarity of two random sets of these sizes out of `total` elements, over the
+    hypergeometric distribution of their intersection; NaN if both are empty."""
     if size > other_size:
         return expected_jaccard(other_size, size, total)
     common = np.arange(max(0, size + other_size - total), size + 1)
@@ -117,18 +120,18 @@ def expected_jaccard(size: int, other_size: int, total: int) -> float:
 
 
 def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """PIEs per true class, split into those that only one set has and those that several have.
+    """Counts PIEs per true class, split into those in only one set and those in several.
 
     Args:
         is_pie: (G, N) bool; labels: (N,).
     Returns:
-        (G + 1, C) numbers of images: row g unique to set g, the last row in two sets or more.
+        (G + 1, C) numbers of images: row g counts PIEs only in set g, the last row those in two sets or more.
     Raises:
-        ValueError: labels outside the classes.
+        ValueError: labels are not class ids.
     """
     labels = checked_classes(labels, num_classes)
-    times = is_pie.sum(0)
-    groups = [*(is_pie & (times == 1)), times > 1]
+    counts = is_pie.sum(0)
+    groups = [*(is_pie & (counts == 1)), counts > 1]
     return np.stack([np.bincount(labels[chosen], minlength=num_classes) for chosen in groups])
 
 
@@ -136,19 +139,19 @@ def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: 
 
 
 def t_test(values: np.ndarray, others: np.ndarray, paired: bool) -> np.ndarray:
-    """Two-sided p-values of equal means, column by column, (K, C) and (K', C) -> (C,): Welch's test, or of
-    paired rows Student's. NaN with fewer than two rows, or without any spread."""
+    """Tests column by column whether means are equal, (K, C) and (K', C) -> (C,) two-sided p-values: Welch's
+    test, or Student's for paired rows. NaN with fewer than two rows or without spread."""
     if min(len(values), len(others)) < 2:
         return np.full(values.shape[1], np.nan)
     spread = np.std(values - others, 0) if paired else np.hypot(values.std(0), others.std(0))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of columns without spread
+        warnings.simplefilter("ignore")  # about columns without spread
         test = stats.ttest_rel(values, others) if paired else stats.ttest_ind(values, others, equal_var=False)
     return np.where(spread > SPREAD, test.pvalue, np.nan)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values corrected for their number by Holm's step-down method; NaN stay and do not count."""
+    """Corrects p-values for their number by Holm's step-down method; NaN stay NaN and do not count."""
     order, tests, corrected = np.argsort(p), np.sum(~np.isnan(p)), np.empty(len(p))  # NaN are last
     larger = np.minimum(1, (tests - np.arange(len(p))) * p[order])
     corrected[order] = np.maximum.accumulate(larger)

@@ -1,4 +1,4 @@
-"""Results on other test images beside those of the same networks on the clean ones."""
+"""Compares results on alternative test sets with those of the same networks on the clean images."""
 
 from dataclasses import replace
 
@@ -12,41 +12,41 @@ from figures.report.read import IDENTITY_KEYS, StoredPopulation, load_outputs, r
 
 
 def beside_clean(clean: list[StoredPopulation]) -> tuple[list[dict], list[dict], list[str]]:
-    """A row for each test set that is stored below the clean results and each population of both, the dense
-    ones too; rows of these populations on the clean images; in words what is left out."""
-    known = {each.label: each for each in evidence.with_dense(clean)}
+    """Returns a row for each test set stored below the clean results and each population of both, including
+    the dense ones; rows of these populations on the clean images; and messages on what is left out."""
+    clean_populations = {population.label: population for population in evidence.with_dense(clean)}
     rows, clean_rows, missing = [], {}, []
     for folder in sorted(clean[0].folder.parent.glob("test_sets/[!.]*/")):
-        about, others = f"test set {folder.name}", []
+        prefix, mismatches = f"test set {folder.name}", []
         try:
             stored = read_populations(folder)
         except UserError as error:
-            missing.append(f"{about}: {error}")
+            missing.append(f"{prefix}: {error}")
             continue
-        # Of depths nothing is said here, nor that they are missing.
-        pruned = [replace(each, depths={}) for each in stored if each.pruning_method != "dense"]
+        # Test sets need no depths; {} avoids messages about missing ones.
+        pruned = [replace(item, depths={}) for item in stored if item.pruning_method != "dense"]
         compared, not_stored = load_outputs(pruned)
-        missing += [f"{about}, {text}" for text in not_stored]
+        missing += [f"{prefix}, {text}" for text in not_stored]
         for population in sorted(evidence.with_dense(compared), key=sort_key):
             label = population.label
-            beside = known.get(label)
-            if beside and any(population.made[fact] != beside.made[fact] for fact in IDENTITY_KEYS[:2]):
-                others.append(label)
-            elif beside:
+            match = clean_populations.get(label)
+            if match and any(population.made[fact] != match.made[fact] for fact in IDENTITY_KEYS[:2]):
+                mismatches.append(label)
+            elif match:
                 if label not in clean_rows:
-                    clean_rows[label] = row(CLEAN, beside)
-                pair = Pair(population, beside, paired=True)
+                    clean_rows[label] = row(CLEAN, match)
+                pair = Pair(population, match, paired=True)
                 rows.append(compare(row(folder.name, population), clean_rows[label], pair))
-        if others:
+        if mismatches:
             missing.append(
-                f"{about}, of other networks than the clean results: {', '.join(others)}; run the PIE "
-                "scripts again, with --test_set and without"
+                f"{prefix}: the clean results come from different networks: {', '.join(mismatches)}; run the "
+                "PIE scripts again, with --test_set and without"
             )
     return rows, [*clean_rows.values()], missing
 
 
 def row(name: str, population: StoredPopulation) -> dict:
-    """Accuracy and PIEs on a test set, with intervals."""
+    """Returns accuracy and PIEs on a test set, with intervals."""
     images = len(population.labels)
     numbers = {
         **population.key,
@@ -64,12 +64,12 @@ def row(name: str, population: StoredPopulation) -> dict:
 
 
 def compare(row: dict, clean_row: dict, pair: Pair) -> dict:
-    """A row with what the clean one says; accuracy minus the clean one, of the same networks; of a
-    corruption, whose images are the clean ones, how alike both PIE sets are."""
-    beside = {f"clean_{name}": clean_row[name] for name in ("accuracy", "pies") if name in clean_row}
-    beside["difference"] = evidence.compare("accuracy", pair).difference
+    """Extends a row by the clean accuracy and PIEs, the difference in accuracy of the same networks and, for
+    a corruption of the clean images, the similarity of both PIE sets."""
+    columns = {f"clean_{name}": clean_row[name] for name in ("accuracy", "pies") if name in clean_row}
+    columns["difference"] = evidence.compare("accuracy", pair).difference
     same_images = row["test_set"] in CORRUPTIONS and np.array_equal(pair.first.labels, pair.second.labels)
     if same_images and "pies" in row:
-        beside["jaccard"] = evidence.overlap(pair)
-        beside["jaccard_chance"] = beside["jaccard"]["chance"]
-    return row | beside
+        columns["jaccard"] = evidence.overlap(pair)
+        columns["jaccard_chance"] = columns["jaccard"]["chance"]
+    return row | columns

@@ -1,10 +1,10 @@
-"""How sure results are: intervals over seeds. Pure functions of arrays. K seeds, N images, S sets of seeds.
+"""Confidence intervals over seeds: pure functions of arrays. K seeds, N images, S sets of seeds.
 
-A number of PIEs is that of a majority vote, and what is estimated is its mean over draws of K seeds, at this
-K and for these images. Half-sampling gives its variance: that over random halves of the seeds, without a
-factor. Leaving out K - m seeds moves the share of votes of an image by sigma^2 (1 / m - 1 / K), which is what
-a fresh draw of K seeds does, sigma^2 / K, only at m = K / 2. For a mean it is s^2 / K exactly. Smooth numbers
-that are averaged over splits of the seeds have the delete-2 jackknife (Shao & Wu 1989).
+The estimand is the mean number of PIEs of a majority vote over draws of K seeds, at this K and for these
+images. Half-sampling estimates its variance as that over random halves of the seeds, without a factor.
+Leaving out K - m seeds changes the vote share of an image with variance sigma^2 (1 / m - 1 / K), which equals
+sigma^2 / K, the variance over fresh draws of K seeds, only for m = K / 2. For a mean it is exactly s^2 / K.
+Smooth numbers, averaged over splits of the seeds, use the delete-2 jackknife (Shao & Wu 1989).
 """
 
 import functools
@@ -17,27 +17,27 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-FEWEST_SEEDS = 6  # with fewer there is no interval
+FEWEST_SEEDS = 6  # intervals need at least this many
 CONFIDENCE = 0.95
 MOST_HALVES = 300
-SPLITS = 24  # of the seeds into two halves
-JACKKNIFE_SETS = 30  # of seeds without two of them, whose splits are averaged
+SPLITS = 24  # splits of the seeds into two halves
+JACKKNIFE_SETS = 30  # sets that leave out two seeds
 NESTED_HALVES, NESTED_SPLITS = 100, 8  # halves of the seeds, and splits of each
-FEWEST_NESTED = 8  # seeds; halves of fewer are too small to be split
+FEWEST_NESTED = 8  # with fewer seeds, halves are too small to be split
 IMAGE_GROUPS = 10
-SPREAD = 1e-12  # what is smaller is an error of rounding
+SPREAD = 1e-12  # smaller errors are rounding errors
 
 
 # Sets of seeds
 
 
 def half_samples(seeds: int) -> np.ndarray:
-    """Halves of the seeds, K // 2 of them, then in the same order what each leaves out: (S, K) bool. All
-    halves if there are at most 300, else 150 random ones, the same every time."""
+    """Returns halves of K // 2 seeds, then their complements in the same order: (S, K) bool. These are all
+    halves if there are at most 300, else 150 random ones, the same in every call."""
     if math.comb(seeds, seeds // 2) <= MOST_HALVES:
-        # Of an even number the other halves are the complements.
-        of_all = itertools.combinations(range(seeds), seeds // 2)
-        chosen = np.array([half for half in of_all if seeds % 2 or 0 in half])
+        # For even K the remaining halves are the complements.
+        all_halves = itertools.combinations(range(seeds), seeds // 2)
+        chosen = np.array([half for half in all_halves if seeds % 2 or 0 in half])
         first = (chosen[..., None] == np.arange(seeds)).any(1)
     else:
         first = random_halves(seeds, MOST_HALVES // 2)[0]
@@ -45,8 +45,8 @@ def half_samples(seeds: int) -> np.ndarray:
 
 
 def reordered(half_samples: int, stream: int) -> np.ndarray:
-    """Another order of so many half-samples, larger and smaller halves of odd numbers kept apart: for
-    networks whose seeds have nothing to do with those of others; (S,) places. Stream 0 changes nothing."""
+    """Returns a permutation (S,) of half-samples, for networks with unrelated seeds. For odd K it does not
+    mix larger and smaller halves. Stream 0 keeps the order."""
     first = np.arange(half_samples // 2)
     if stream:
         first = np.random.default_rng(stream).permutation(first)
@@ -54,7 +54,7 @@ def reordered(half_samples: int, stream: int) -> np.ndarray:
 
 
 def leave_two_out(seeds: int) -> np.ndarray:
-    """All sets of seeds without two of them: (K (K - 1) / 2, K) bool, True kept."""
+    """Returns all sets that leave out two seeds: (K (K - 1) / 2, K) bool, True kept."""
     first, second = np.triu_indices(seeds, 1)
     kept = np.ones((len(first), seeds), bool)
     kept[np.arange(len(first)), first] = kept[np.arange(len(first)), second] = False
@@ -62,16 +62,16 @@ def leave_two_out(seeds: int) -> np.ndarray:
 
 
 def random_halves(seeds: int, splits: int = SPLITS) -> np.ndarray:
-    """Random splits of the seeds into two halves of K // 2: (2, splits, K) bool; of an odd number one seed is
-    in neither."""
+    """Returns random splits of the seeds into two halves of K // 2: (2, splits, K) bool. For odd K one seed
+    is in neither half."""
     ranks = np.random.default_rng(0).random((splits, seeds)).argsort(1).argsort(1)
     return np.stack([ranks < seeds // 2, (ranks >= seeds // 2) & (ranks < 2 * (seeds // 2))])
 
 
 @functools.cache
 def splits_of_sets(seeds: int) -> np.ndarray:
-    """Splits of all seeds into halves, then, if there are 6, of random sets without two of them: (2, 1 + S,
-    splits, K) bool."""
+    """Returns splits of all seeds into halves and, for 6 or more seeds, of random sets that leave out two:
+    (2, 1 + S, splits, K) bool."""
     kept = np.zeros((0, seeds), bool)
     if seeds >= FEWEST_SEEDS:
         kept = np.random.default_rng(0).permutation(leave_two_out(seeds))[:JACKKNIFE_SETS]
@@ -80,21 +80,21 @@ def splits_of_sets(seeds: int) -> np.ndarray:
 
 @functools.cache
 def splits_of_halves(seeds: int) -> np.ndarray:
-    """Splits of random halves of the seeds and of what these leave out: (2, S, splits, K) bool."""
+    """Returns splits of random halves of the seeds and of their complements: (2, S, splits, K) bool."""
     halves = half_samples(seeds).reshape(2, -1, seeds)
     return _split(halves[:, : NESTED_HALVES // 2].reshape(-1, seeds), NESTED_SPLITS)
 
 
 def _split(sets: Iterable[np.ndarray], number: int) -> np.ndarray:
-    """`random_halves` of each set (K,) of seeds, as many for each: (2, S, number, K)."""
+    """Returns `number` splits by `random_halves` for each set (K,) of seeds: (2, S, number, K)."""
     splits = np.zeros((2, len(sets), number, len(sets[0])), bool)
-    for index, row in enumerate(sets):
-        splits[:, index][..., row] = random_halves(int(row.sum()), number)
+    for index, members in enumerate(sets):
+        splits[:, index][..., members] = random_halves(int(members.sum()), number)
     return splits
 
 
 def image_groups(images: int) -> np.ndarray:
-    """Random groups of images, each left out once: (G, N) bool, True kept."""
+    """Returns sets of images that each leave out one random group: (G, N) bool, True kept."""
     groups = np.random.default_rng(0).permutation(images) % IMAGE_GROUPS
     return groups != np.arange(IMAGE_GROUPS)[:, None]
 
@@ -103,36 +103,36 @@ def image_groups(images: int) -> np.ndarray:
 
 
 def estimate(value: float, variance: float, degrees: float, models: int) -> dict:
-    """A number with its interval value +- t sqrt(variance); NaN with fewer than 6 seeds, and where nothing
-    varies or the number is not defined."""
+    """Returns a number with its interval value +- t sqrt(variance). The interval is NaN with fewer than 6
+    seeds, if nothing varies, or if the number is undefined."""
     value, error = float(value), math.sqrt(variance) if models >= FEWEST_SEEDS else math.nan
-    half = student_t_quantile(degrees) * error if error > SPREAD and not math.isnan(value) else math.nan
-    interval = dict(low=value - half, high=value + half)
+    half_width = student_t_quantile(degrees) * error if error > SPREAD and not math.isnan(value) else math.nan
+    interval = dict(low=value - half_width, high=value + half_width)
     return dict(value=value, **interval, error=error, degrees=degrees, models=models)
 
 
 def undefined() -> dict:
-    """The estimate of what no network says."""
+    """Returns the estimate of a number that no network has."""
     return estimate(math.nan, math.nan, -1, 0)
 
 
 def within(estimate: dict, lowest: float, highest: float) -> dict:
-    """The estimate with its interval clipped to what is possible."""
+    """Clips the interval of an estimate to possible values."""
     return estimate | {end: float(np.clip(estimate[end], lowest, highest)) for end in ("low", "high")}
 
 
 def student_t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
-    """t with P(|T| < t) = confidence for Student's t."""
+    """Returns t with P(|T| < t) = confidence for Student's t."""
     return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 
 def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
-    """The variance of a number (S,) over `half_samples`: within each size for odd K."""
+    """Returns the variance of a number (S,) over `half_samples`, for odd K within each size."""
     sizes = replicates.reshape(1 + seeds % 2, -1)
     return float(((sizes - sizes.mean(1, keepdims=True)) ** 2).mean()) if sizes.size else math.nan
 
 
-VARIANCES = {  # how replicates (S,) vary with K seeds
+VARIANCES = {  # variance over draws of K seeds from replicates (S,)
     "networks": lambda replicates, seeds: replicates.var(ddof=1) / seeds if seeds > 1 else math.nan,
     "halves": variance_of_halves,
     "jackknife": lambda replicates, seeds: (
@@ -145,12 +145,11 @@ NO_IMAGES = np.zeros(0)
 
 
 class Sample(NamedTuple):
-    """A number of some networks, and what says how sure it is.
+    """A number of some networks, with replicates for its variance.
 
-    ids: of the seeds; kind: of `VARIANCES`; value: (J,), the number is its mean; replicates: (S, J'), of
-    single networks or sets of them, the last axis over splits of one set; without_images: (G,) the number
-    without each of the groups of images, empty where that is not known; measured: how many networks have it,
-    None: all.
+    ids: the seeds; kind: a key of `VARIANCES`; value: (J,), whose mean is the number; replicates: (S, J') for
+    single networks or sets of networks, the last axis over splits of a set; without_images: (G,) the number
+    without each group of images (empty: unknown); measured: how many networks have the number (None: all).
     """
 
     ids: tuple[int, ...]
@@ -162,12 +161,12 @@ class Sample(NamedTuple):
 
 
 def of_networks(values: np.ndarray, ids: tuple[int, ...], without_images: np.ndarray = NO_IMAGES) -> Sample:
-    """The mean of values (K,) of single networks."""
+    """Makes the sample of the mean of values (K,) of single networks."""
     return Sample(ids, "networks", values.mean(keepdims=True), values[:, None], without_images)
 
 
 def weigh(samples: list[tuple[float, Sample]]) -> Sample:
-    """The sum of weight times number of the same seeds, sets and splits."""
+    """Sums weight times number over samples with the same seeds, sets and splits."""
     first = samples[0][1]
     parts = [[weight * getattr(sample, name) for weight, sample in samples] for name in WEIGHED]
     return first._replace(**{name: sum(part) for name, part in zip(WEIGHED, parts)})
@@ -177,8 +176,8 @@ WEIGHED = ("value", "replicates", "without_images")
 
 
 def variance(sample: Sample) -> float:
-    """The variance over draws of seeds. The noise of the random splits that replicates average, which a
-    jackknife multiplies, is taken off there, down to a tenth of the variance with it."""
+    """Estimates the variance over draws of seeds. A jackknife multiplies the noise of the random splits over
+    which replicates are averaged; it is subtracted, down to a tenth of the total variance."""
     seeds, splits = len(sample.ids), sample.replicates.shape[1]
     total = VARIANCES[sample.kind](sample.replicates.mean(1), seeds)
     if sample.kind != "jackknife" or splits == 1 or not sample.replicates.size:
@@ -188,43 +187,46 @@ def variance(sample: Sample) -> float:
 
 
 def combine(terms: list[tuple[float, str, Sample]]) -> dict:
-    """The estimate of a sum of weight times number. Terms are (weight, stream, sample): seeds of different
-    streams are unrelated, so that their variances add up, with Satterthwaite's degrees of freedom; samples of
-    one stream and the same seeds vary together; those of other seeds vary together at worst, so that their
-    errors add up. image_low, image_high: the interval over seeds and images together."""
-    aligned: dict[str, dict] = defaultdict(lambda: defaultdict(list))
+    """Estimates a sum of weight times number over terms (weight, stream, sample).
+
+    Seeds of different streams are independent: variances add, with Satterthwaite's degrees of freedom.
+    Samples of one stream with the same seeds are combined before taking the variance; with different seeds of
+    one stream, standard errors add, which is the worst case. image_low, image_high: the interval over both
+    seeds and images.
+    """
+    by_stream: dict[str, dict] = defaultdict(lambda: defaultdict(list))
     for weight, stream, sample in terms:
-        aligned[stream][sample.ids, sample.kind].append((weight, sample))
-    value, variances, degrees, models, images = 0.0, [], [], [], []
-    for groups in aligned.values():
+        by_stream[stream][sample.ids, sample.kind].append((weight, sample))
+    value, variances, degrees, models, without_images = 0.0, [], [], [], []
+    for groups in by_stream.values():
         samples = [weigh(group) for group in groups.values()]
-        measured = [len(each.ids) if each.measured is None else each.measured for each in samples]
-        value += sum(each.value.mean() for each in samples)
-        variances.append(sum(math.sqrt(variance(each)) for each in samples) ** 2)
+        measured = [len(item.ids) if item.measured is None else item.measured for item in samples]
+        value += sum(sample.value.mean() for sample in samples)
+        variances.append(sum(math.sqrt(variance(sample)) for sample in samples) ** 2)
         degrees.append(min(measured) - 1)
         models += measured
-        images += [each.without_images for each in samples]
+        without_images += [sample.without_images for sample in samples]
     result = estimate(value, sum(variances), satterthwaite(variances, degrees), min(models))
-    if not all(len(each) for each in images):
+    if not all(map(len, without_images)):
         return result
-    # A jackknife over groups of images; both kinds of chance add up.
-    over_images = (IMAGE_GROUPS - 1) * sum(images).var()
-    both = [*variances, over_images], [*degrees, IMAGE_GROUPS - 1]
-    wide = estimate(value, sum(both[0]), satterthwaite(*both), min(models))
-    return result | {"image_low": wide["low"], "image_high": wide["high"]}
+    # A jackknife over groups of images; its variance adds to those over seeds.
+    over_images = (IMAGE_GROUPS - 1) * sum(without_images).var()
+    all_sources = [*variances, over_images], [*degrees, IMAGE_GROUPS - 1]
+    with_images = estimate(value, sum(all_sources[0]), satterthwaite(*all_sources), min(models))
+    return result | {"image_low": with_images["low"], "image_high": with_images["high"]}
 
 
 def satterthwaite(variances: list[float], degrees: list[int]) -> float:
-    """Degrees of freedom of a sum of independent variances."""
-    spread = sum(each**2 / max(1, freedom) for each, freedom in zip(variances, degrees))
+    """Returns the degrees of freedom of a sum of independent variances."""
+    spread = sum(term**2 / max(1, freedom) for term, freedom in zip(variances, degrees))
     return sum(variances) ** 2 / spread if spread else math.nan
 
 
 def half_sampled_ratio(part: np.ndarray, whole: np.ndarray, seeds: int) -> dict:
-    """A share or Jaccard similarity a / u, (1 + S,) each: the variance is that of e = a - (sum a / sum u) u,
-    over u of all seeds times the mean u of half-samples."""
+    """Estimates a share or Jaccard similarity a / u from (1 + S,) values each. Its variance is that of e = a
+    - (sum a / sum u) u, divided by u of all seeds times the mean u of half-samples."""
     value = part[0] / whole[0] if whole[0] else math.nan
-    parts, wholes = (each[1:].astype(float) for each in (part, whole))
+    parts, wholes = part[1:].astype(float), whole[1:].astype(float)
     if not whole[0] or seeds < FEWEST_SEEDS or not wholes.any():
         return estimate(value, math.nan, seeds - 1, seeds)
     residuals = parts - parts.sum() / wholes.sum() * wholes
@@ -233,5 +235,5 @@ def half_sampled_ratio(part: np.ndarray, whole: np.ndarray, seeds: int) -> dict:
 
 
 def mean_estimate(values: np.ndarray) -> dict:
-    """A mean over networks (K,)."""
+    """Estimates a mean over networks (K,)."""
     return combine([(1, "", of_networks(values, tuple(range(len(values)))))]) if len(values) else undefined()
