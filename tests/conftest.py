@@ -4,9 +4,11 @@ Golden values are numbers that the published scripts' functions gave. GOLDEN_DIR
 checks those of another folder, laid out like tests/golden; networks may lie in a folder small/ in it too.
 """
 
+import contextlib
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 # Two processes test at once, on two cores: more threads would only wait for one another. Numba's number of
 # threads, once UMAP has run, is torch's too.
@@ -76,12 +78,19 @@ def unsaved_figures():
         yield
 
 
-@pytest.fixture
-def empty_figures(monkeypatch):
+@contextlib.contextmanager
+def without_figures():
     """Nothing is drawn on the report's figures, which takes longest of all that make_figures does."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
+    with mock.patch("figures.report.plots.draw", lambda arrays: Figure((1, 1))):
+        yield
+
+
+@pytest.fixture
+def empty_figures():
+    with without_figures():
+        yield
 
 
 def write_few_digits(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common import metrics
-from common.store.files import write_arrays
+from common.store.files import read_arrays, write_arrays
 from common.store.table import table_path, write_rows
 from figures.report.read import StoredPopulation, read_populations
 
@@ -18,6 +18,7 @@ PLACES = 5
 LAYERS = {
     "conv1.weight": (4, 3, 3, 3),
     "block1.layer.0.conv1.weight": (5, 4, 3, 3),
+    "block1.layer.0.convShortcut.weight": (5, 4, 1, 1),
     "fc.weight": (4, 5),
     "fc.bias": (4,),
 }
@@ -86,8 +87,7 @@ def make_results(
         depths, umap, q_score: whether those figures were asked for; Q-Scores are in evaluations/ anyway.
         ids: those of populations that have others than 0 to models - 1; dense ones are of "dense", 0.0.
         damage: learning method, pruning method, sparsity -> how far pruning moves predictions; with 0
-        networks predict
-            as the dense one of their id does. Else the sparsity.
+            networks predict as the dense one of their id does. Else the sparsity.
         shift: how far other test images move the predictions of all networks, dense ones too.
     """
     data, rows = make_data(folder.name, images, classes), []
@@ -279,7 +279,7 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
     measures = make_measures(pruned, MEASURED)
     row = row_of(pruned, pies=int(is_pie.sum()), ties_pruned=int(tied.sum()), **columns_of(measures))
     quality = np.random.default_rng([*seeds_of(pruned.key), 3]).random(len(data.labels))
-    movement = 0.1 * (1 + np.tile(np.arange(len(LAYERS)), (len(pruned.ids), 1)))
+    movement = np.random.default_rng(seeds_of(pruned.key)).random((len(pruned.ids), len(LAYERS)))
     arrays = {
         "figure": "pies_distribution",
         "title": "{} {} {}".format(*pruned.key),
@@ -346,6 +346,13 @@ def write_depths(folder: Path, dense: Networks, pruned: Networks, data: Data, mo
     figure = {"is_pie": is_pie, "places": PLACES, **means}
     write_figure(folder, "prediction_depth", dense, pruned, data, figure)
     return columns
+
+
+def rewrite(path: Path, made: dict | None = None, **arrays) -> None:
+    """Writes stored arrays again, some of them, or what they are said to be made from, changed."""
+    stored = read_arrays(path)
+    before = json.loads(str(stored.pop("made")))
+    write_arrays(path, stored | arrays, before | (made or {}))
 
 
 def write_figure(

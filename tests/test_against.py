@@ -6,10 +6,10 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from stored_results import make_results, pruned_populations
+from stored_results import make_results, population_path, pruned_populations, rewrite
 from test_evidence import Stored, estimate, half_samples, variance
 
-from common.store.files import read_arrays, write_arrays
+from common.store.files import read_arrays
 from figures import make_figures
 from figures.report import contents
 from figures.report.evidence import Pair
@@ -21,12 +21,10 @@ KEY = ("SupCon", "global", 0.9)
 
 def settings_of(folder, key, settings, seeds=None):
     """Writes a population's settings, and its seeds, into its file."""
-    path = folder / key[0] / "populations" / f"{key[1]}_{key[2]}.npz"
-    arrays = read_arrays(path)
-    made, runs = (json.loads(str(arrays[name])) for name in ("made", "runs"))
-    made.pop("format")
-    changed = {"settings": json.dumps(settings), "runs": json.dumps(runs | {"seeds": seeds or runs["seeds"]})}
-    write_arrays(path, arrays | changed, made)
+    path = population_path(folder, key)
+    runs = json.loads(str(read_arrays(path)["runs"]))
+    runs["seeds"] = seeds or runs["seeds"]
+    rewrite(path, settings=json.dumps(settings), runs=json.dumps(runs))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 that are written out."""
 
 import functools
-import json
 import math
 import statistics
 from collections import Counter
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_results import key_of, make_results, pruned_populations
+from stored_results import key_of, make_results, pruned_populations, rewrite
 
-from common.store.files import read_arrays, write_arrays
 from figures.report import claims, evidence, uncertainty
 from figures.report.read import StoredPopulation, load_outputs
 
@@ -71,19 +69,17 @@ class Stored:
         return votes_differ(self.dense, ids, self.dense, others)
 
 
-def votes_differ(one, ids, other, other_ids):
-    def modal(networks, chosen):
-        found = []
-        for votes in zip(*(networks[each]["predictions"].tolist() for each in chosen)):
-            counts = Counter(votes)
-            found.append(min(label for label in counts if counts[label] == max(counts.values())))
-        return found
+def modal_labels(networks, ids):
+    found = []
+    for votes in zip(*(networks[each]["predictions"].tolist() for each in ids)):
+        counts = Counter(votes)
+        found.append(min(label for label in counts if counts[label] == max(counts.values())))
+    return found
 
-    return {
-        image
-        for image, pair in enumerate(zip(modal(one, ids), modal(other, other_ids)))
-        if pair[0] != pair[1]
-    }
+
+def votes_differ(one, ids, other, other_ids):
+    labels = zip(modal_labels(one, ids), modal_labels(other, other_ids))
+    return {image for image, (label, other_label) in enumerate(labels) if label != other_label}
 
 
 def estimate(value, variance, degrees, models, bounds=(-math.inf, math.inf)):
@@ -400,7 +396,7 @@ def test_u_equals_slow_correlations_of_moved_votes(case):
         assert [row["value"], row["error"]] == pytest.approx(
             [expected["value"], spread_of(expected)], rel=2e-3, nan_ok=True
         )
-        assert row["smallest"] == 0.2 and f"{first[0]} " in row["comparison"]
+        assert row["smallest"] == claims.SMALLEST_UNIQUENESS and f"{first[0]} " in row["comparison"]
 
 
 def spread_of(expected):
@@ -420,19 +416,11 @@ def test_early_minus_late_pruning_is_paired_by_seed(case):
         same(found[3, "accuracy lost", words], paired(numbers, ids))
         row = found[3, "excess PIEs", words]
         assert row["value"] == pytest.approx(excess(early, ids)["value"] - excess(late, ids)["value"])
-        right = [
-            image
-            for image in early.images
-            if all(
-                Counter(int(one.pruned[each]["predictions"][image]) for each in one.ids).most_common(1)[0][0]
-                == early.truth[image]
-                for one in (early, late)
-            )
-        ]
-        assert right
+        labels = [modal_labels(one.pruned, one.ids) for one in (early, late)]
+        right = [i for i in early.images if labels[0][i] == labels[1][i] == early.truth[i]]
         numbers = [lambda each, one=one: mean(one.depth[each][i] for i in right) for one in (early, late)]
-        both = sorted(early.depth.keys() & late.depth.keys())
-        assert found[3, "prediction depth", words]["models"] == len(both)
+        probed = sorted(early.depth.keys() & late.depth.keys())
+        same(found[3, "prediction depth", words], paired(numbers, probed))
     decisive = [row for row in means if (row["claim"], row["measure"]) == (3, "accuracy lost")]
     values = [row["value"] for key, row in found.items() if key[:2] == (3, "accuracy lost")]
     assert [row["value"] for row in decisive] == pytest.approx([statistics.fmean(values)])
@@ -520,12 +508,6 @@ def small(tmp_path):
     return folder
 
 
-def without_made(path, **made):
-    """Writes arrays again, said to be made from something else."""
-    arrays = read_arrays(path)
-    write_arrays(path, arrays, json.loads(str(arrays.pop("made"))) | made)
-
-
 OTHERS = {  # file, what happens to it -> whether everything is missing, or depths alone
     "no predictions": ("evaluations/*global_0.9_id2.npz", Path.unlink, True),
     "torn dense predictions": (
@@ -535,14 +517,14 @@ OTHERS = {  # file, what happens to it -> whether everything is missing, or dept
     ),
     "other networks": (
         "evaluations/*global_0.9_id2.npz",
-        lambda path: without_made(path, checkpoints=["other"]),
+        lambda path: rewrite(path, {"checkpoints": ["other"]}),
         True,
     ),
     "no depths": ("populations/global_*_depth.npz", Path.unlink, False),
     **{
         f"depths of other {name}": (
             "populations/global_*_depth.npz",
-            lambda path, name=name: without_made(path, **{name: ["other"]}),
+            lambda path, name=name: rewrite(path, {name: ["other"]}),
             False,
         )
         for name in ("checkpoints", "dense_checkpoints", "data")

@@ -322,17 +322,3 @@ def test_changes_of_probabilities_are_products_over_pairs_of_seeds_and_need_two(
     pairs = [change[k] * change[m] for k in range(4) for m in range(4) if k != m]
     assert metrics.probability_changes(dense, pruned) == pytest.approx(np.mean(pairs, 0).sum(1))
     assert np.isnan(metrics.probability_changes(dense[:1], pruned[:1])).all()
-
-
-@pytest.mark.parametrize("networks", [2, 6])
-def test_changes_of_probabilities_are_unbiased_however_many_networks_and_however_alike_those_of_a_seed(
-    networks,
-):
-    rng, moved = np.random.default_rng(1), np.array([0.1, -0.1])
-    seeds = rng.normal(0, 0.04, (networks, 20_000, 1)) * np.array(
-        [1, -1]
-    )  # what both networks of a seed share
-    dense = 0.4 + seeds + rng.normal(0, 0.02, seeds.shape)
-    pruned = 0.4 + seeds + rng.normal(0, 0.02, seeds.shape) + moved
-    found = metrics.probability_changes(dense, pruned)
-    assert found.mean() == pytest.approx(0.02, abs=4 * found.std() / 20_000**0.5)

@@ -195,25 +195,6 @@ def test_pruned_models_follow_their_dense_population(work):
     assert populations.find_population(chosen, "global", 0.5, dense).facts()["epochs"] == 6
 
 
-def test_a_dense_model_trained_again_is_noticed(work):
-    view = pies()
-    configuration = supervised(view, range(2))
-    dense = dense_population(view)
-    checksums = {member.id: member.checksums[0] for member in dense.members}
-    supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, dense_sha256=checksums)
-    populations.find_population(view, "global", 0.5, dense)
-    supervised(
-        view,
-        range(2),
-        "global",
-        0.5,
-        epochs=2,
-        dense=configuration,
-        dense_sha256={0: checksums[1], 1: checksums[0]},
-    )
-    assert "made from a different dense model" in refusal(view, "global", 0.5, dense)
-
-
 UNLIKE = "makes one with the settings of the one-shot networks"
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN_HERE
-from matplotlib.figure import Figure
+from conftest import GOLDEN_HERE, without_figures
 from stored_results import make_results
 from test_report import Page
 
@@ -33,8 +32,7 @@ def released(tmp_path_factory):
     results = tmp_path_factory.mktemp("pies") / "few digits"
     make_results(results, methods=("global",), sparsities=(0.9,), images=1200)
     copy = results.parent / "copy" / "few digits"
-    with pytest.MonkeyPatch.context() as patch:  # figures are for the study's own test below
-        patch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
+    with without_figures():
         assert make(results, "--release", copy) == 0 and make(copy) == 0
     return results, copy
 
@@ -87,8 +85,7 @@ def study(tmp_path_factory):
     """The page that is made from the arrays in figures/results."""
     folder = tmp_path_factory.mktemp("released") / STUDY
     shutil.copytree(Path(__file__).parent.parent / "figures/results" / STUDY, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("figures.report.plots.draw", lambda arrays: Figure((1, 1)))
+    with without_figures():
         assert make(folder) == 0
     return (folder / "report.html").read_text(encoding="utf-8")
 

@@ -4,7 +4,6 @@ but itself."""
 import base64
 import csv
 import html
-import importlib
 import io
 import json
 import math
@@ -22,12 +21,11 @@ import pytest
 import stored_results
 from PIL import Image
 
-from common.store.files import read_arrays, write_arrays
+from common.store.files import read_arrays
+from figures import make_figures
 from figures.report import contents, evidence, page, uncertainty
-from figures.report import plots as report_plots
 from figures.report.read import load_outputs, read_populations
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "figures"))
 BROWSER = next(
     filter(
         None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
@@ -40,8 +38,8 @@ SMALL = dict(
 )
 
 
-def make(folder):
-    return importlib.import_module("make_figures").main(["--results", str(folder)])
+def make(folder, *flags):
+    return make_figures.main(["--results", str(folder), *map(str, flags)])
 
 
 class Page(HTMLParser):
@@ -147,13 +145,11 @@ def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(
         expected = sorted(expected)
         columns = ("label", "dense", "pruned", "dense_agreeing", "pruned_agreeing")
         shown = contents.gallery(one)
-        assert [tuple(entry[name] for name in columns) for entry in shown] == [
-            row[2:] for row in expected[:48]
-        ]
-        for entry, row in zip(shown, expected):
-            assert np.array_equal(entry["image"], pixels[row[1]]) and entry["confidence"] == pytest.approx(
-                -row[0]
-            )
+        facts = [tuple(entry[name] for name in columns) for entry in shown]
+        assert facts == [row[2:] for row in expected[:48]]
+        for entry, (confidence, image, *_) in zip(shown, expected):
+            assert np.array_equal(entry["image"], pixels[image])
+            assert entry["confidence"] == pytest.approx(-confidence)
         with (folder / "report" / "pies_{}_{}_{}sparsity.csv".format(*key)).open(newline="") as file:
             listed = list(csv.DictReader(file))
         assert [row["image"] for row in listed] == [f"test/a/{row[1]}.png" for row in expected]
@@ -270,14 +266,13 @@ def test_how_it_was_made_names_commands_seeds_hours_and_machine(folder, read):
 # The page
 
 
-def test_the_page_needs_nothing_but_itself_and_is_the_same_when_made_again(folder, read):
+def test_the_page_needs_nothing_but_itself(folder, read):
     source = (folder / "report.html").read_text(encoding="utf-8")
     for tag, attributes in read.tags:
         assert tag not in ("script", "link", "iframe", "object") or attributes.get("href") == "data:,"
         for name in ("src", "href", "srcset", "action", "data"):
             assert attributes.get(name, "data:").startswith(("data:", "#"))
     assert not re.search(r"https?:|@import|url\(", source)
-    assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
     drawn = [image for image in read.images if "style" in image]
     assert len(drawn) == 3 + 4 + len(contents.CURVES) + 1 + 2 * 6 + 4 + len(contents.SHIFTS) and all(
         image["alt"] for image in read.images
@@ -295,7 +290,7 @@ def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
     )
 
 
-def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures):
+def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_again(tmp_path, empty_figures):
     folder = tmp_path / "pies" / "few"
     stored_results.make_results(
         folder,
@@ -308,7 +303,9 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures)
     )
     (folder / "supervised" / "evaluations" / "supervised_GMP_0.9_id1.npz").unlink()
     assert make(folder) == 0
-    read = Page((folder / "report.html").read_text(encoding="utf-8"))
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
+    read = Page(source)
     for words in (
         "everything but its figures of supervised GMP 0.9",
         "prediction depth of SupCon global 0.9",
@@ -328,41 +325,29 @@ def test_what_is_missing_is_named_and_the_rest_is_there(tmp_path, empty_figures)
     )
 
 
-def test_a_folder_of_an_older_version_or_without_results_is_refused_in_one_line(tmp_path, capsys):
+def test_a_folder_of_an_older_version_is_refused_in_one_line(tmp_path, capsys):
     """An older version had the arrays of populations in pies_distribution/."""
-    folder = tmp_path / "old"
-    stored_results.make_results(folder, **SMALL)
-    shutil.rmtree(folder / "supervised" / "populations")
-    for place, said in (
-        (folder, "sup_pie_kmodels_detection.py and sup_prediction_depth.py again"),
-        (tmp_path / "none", "--results"),
-    ):
-        assert make(place) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert said in line and str(place) in line
+    stored_results.make_results(tmp_path, **SMALL)
+    shutil.rmtree(tmp_path / "supervised" / "populations")
+    assert make(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sup_pie_kmodels_detection.py and sup_prediction_depth.py again" in line and str(tmp_path) in line
 
 
-def test_depths_of_other_networks_are_in_neither_table_nor_report(tmp_path, empty_figures):
-    folder = tmp_path / "digits"
-    stored_results.make_results(folder, **SMALL)
-    path = stored_results.population_path(folder, ("supervised", "GMP", 0.9), depth=True)
-    assert "depth_models" in read_populations(folder)[1].row
-    arrays = read_arrays(path)
-    made = json.loads(str(arrays.pop("made"))) | {"checkpoints": ["of other networks"]}
-    write_arrays(path, arrays, made)
-    assert "depth_models" not in read_populations(folder)[1].row
-    assert make(folder) == 0
-    assert "prediction depth of supervised GMP 0.9: run its" in (folder / "report.html").read_text(
-        encoding="utf-8"
-    )
+def test_depths_of_other_networks_are_not_in_the_table(tmp_path):
+    stored_results.make_results(tmp_path, **SMALL)
+    path = stored_results.population_path(tmp_path, ("supervised", "GMP", 0.9), depth=True)
+    assert "depth_models" in read_populations(tmp_path)[1].row
+    stored_results.rewrite(path, {"checkpoints": ["of other networks"]})
+    assert "depth_models" not in read_populations(tmp_path)[1].row
 
 
 def test_finetuned_controls_are_in_the_tables_and_count_as_pruned_nowhere(
     tmp_path, monkeypatch, empty_figures
 ):
     """The same results with controls and without: tables of populations and of test sets have more lines,
-    there are lists of their PIEs, and one-shot networks are evidence; everything else is the same, byte by
-    byte."""
+    there are lists of their PIEs, and one-shot networks are evidence; all other tables and curves are the
+    same, byte by byte."""
     folder, files, pages = Path("digits"), [], []
     shared = dict(models=6, sparsities=(0.9,), damage=lambda learning, method, sparsity: 0.4 + sparsity)
     for name, methods in (("with", ("finetuned", "global", "GMP")), ("without", ("global", "GMP"))):
@@ -372,34 +357,24 @@ def test_finetuned_controls_are_in_the_tables_and_count_as_pruned_nowhere(
         for place in ("test_sets/noise_1", "runs/other"):
             moved = dict(methods=methods, shift=0.3, umap=False, q_score=False)
             stored_results.make_results(folder / place, **shared, **moved)
-        make_figures = importlib.import_module("make_figures").main
-        assert make(folder) == 0
-        assert make_figures(["--results", str(folder), "--against", str(folder / "runs/other")]) == 0
-        made = [path for kind in ("report", "similarity", "against") for path in (folder / kind).rglob("*.*")]
+        assert make(folder) == make(folder, "--against", folder / "runs/other") == 0
+        made = [
+            path for kind in ("report", "similarity", "against") for path in folder.glob(f"{kind}/**/*.*")
+        ]
         made = [path for path in made if path.is_file() and not path.name.startswith("claim_")]
         names = [re.sub(r"other_\w+", "other", path.relative_to(folder).as_posix()) for path in made]
         files.append(dict(zip(names, (path.read_bytes() for path in made))))
-        pages.append((folder / "report.html").read_text(encoding="utf-8"))
+        pages.append(Page((folder / "report.html").read_text(encoding="utf-8")))
     lists = {f"report/pies_{learning}_finetuned_0.0sparsity.csv" for learning in ("SupCon", "supervised")}
     assert files[0].keys() == files[1].keys() | lists
     tables = {f"report/{name}.{ending}" for name in ("populations", "test_sets") for ending in ("csv", "tex")}
     changed = {name for name, content in files[1].items() if files[0][name] != content}
     evidence = {f"report/evidence.{ending}" for ending in ("csv", "tex")}  # of which they are the reference
     assert changed == tables | {"report/results.tex"} | evidence
-    shown = [source[source.index('id="gallery"') : source.index('id="table"')] for source in pages]
-    assert shown[0] == shown[1]
-    pages = [Page(source) for source in pages]
-    above = [each.text.partition("What was found")[0] for each in pages]
-    assert above[0] == above[1]
     for heading in ("All populations", "PIEs among other test images"):
         rows, others = (each.table(heading) for each in pages)
         controls = [row for row in rows if "finetuned" in row]
         assert [row for row in rows if row not in controls] == others and len(controls) == 2
-    [supervised] = [
-        row for row in pages[0].table("All populations") if row[:2] == ["supervised", "finetuned"]
-    ]
-    pies = stored_results.population_path(tmp_path / "with/digits", ("supervised", "finetuned", 0.0))
-    assert int(supervised[5].split()[0]) == np.load(pies)["is_pie"].sum() > 0
 
 
 def test_neither_torch_nor_training_is_imported(tmp_path):
@@ -414,16 +389,6 @@ def test_neither_torch_nor_training_is_imported(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert (folder / "report.html").exists() and (folder / "similarity" / "class_recall.csv").exists()
-
-
-def test_figures_are_always_drawn_anew(tmp_path, monkeypatch):
-    folder = tmp_path / "digits"
-    stored_results.make_results(folder, **SMALL)
-    assert make(folder) == 0
-    before = (folder / "report" / "pies_against_sparsity.png").read_bytes()
-    monkeypatch.setitem(report_plots.METHOD_COLOURS, "supervised", "#00FF00")
-    assert make(folder) == 0
-    assert (folder / "report" / "pies_against_sparsity.png").read_bytes() != before
 
 
 def test_every_figure_has_a_caption_and_methods_the_names_of_flags(folder, read):
@@ -441,23 +406,6 @@ def test_numbers_are_shown_with_their_sign_their_interval_or_a_dash():
     assert page.show({"value": 0.5, "low": 0.25, "high": 0.75}, 100, 1) == "50.0 [25.0, 75.0]"
 
 
-def test_figures_can_be_drawn_again_under_names_without_blanks(tmp_path, empty_figures):
-    folder = tmp_path / "A & <b>"
-    stored_results.make_results(folder, **{**SMALL, "models": 6, "umap": True})
-    assert (
-        importlib.import_module("make_figures").main(
-            ["--results", str(folder), "--output_dir", str(tmp_path / "out")]
-        )
-        == 0
-    )
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {
-        "A_b_report_pies_against_sparsity_6models.png",
-        "A_b_report_umap_grid_6models.png",
-    } <= names
-    assert not any(re.search(r"[ &<>]", name) for name in names)
-
-
 def test_curves_of_pies_are_of_equally_many_networks_beside_the_noise_floor(tmp_path):
     keys = [("supervised", "global", 0.9), ("supervised", "GMP", 0.9)]
     ids = dict(zip(keys, ([0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 1])), dense=list(range(8)))
@@ -468,35 +416,33 @@ def test_curves_of_pies_are_of_equally_many_networks_beside_the_noise_floor(tmp_
     rows, floors = contents.of_equal_number(compared)
     for row, population in zip(rows, compared, strict=True):
         assert row["pies"] == evidence.estimate("pies", population, population.seeds[:6])
-        assert row["pies"]["models"] == row["excess"]["models"] == 6
     splits = evidence.between_halves(compared[0], compared[0].seeds[:6], uncertainty.splits_of_sets).floor[0]
     assert floors["floor_methods"] == ["supervised"] and floors["floor_networks"] == 3
     assert floors["floors"][0].tolist() == np.percentile(splits, [2.5, 97.5]).tolist()
-    pictures = {
-        each.name: each.arrays
-        for each in contents.collect(read_populations(tmp_path / "few"), {}, []).pictures
-    }
-    assert pictures["pies_against_sparsity"]["networks"] == ["6", "6"]
-    assert pictures["accuracy_against_sparsity"]["networks"] == ["8", "6", "8"]
-    assert pictures["excess_against_sparsity"]["floors"] == [[0, 0]]
+    pictures = contents.collect(read_populations(tmp_path / "few"), {}, []).pictures
+    networks = {each.name: each.arrays.get("networks") for each in pictures}
+    assert networks["pies_against_sparsity"] == ["6", "6"]
+    assert networks["accuracy_against_sparsity"] == ["8", "6", "8"]
 
 
-def test_on_paper_title_settings_and_caption_stand_in_a_file_beside_each_figure(tmp_path, empty_figures):
-    folder, out = tmp_path / "few", tmp_path / "out"
+def test_figures_can_be_drawn_again_for_papers_with_title_settings_and_caption_beside_each(
+    tmp_path, empty_figures
+):
+    folder, out = tmp_path / "A & <b>", tmp_path / "out"
     stored_results.make_results(folder, **{**SMALL, "models": 6, "umap": True})
-    flags = ["--results", str(folder), "--output_dir", str(out), "--style", "paper", "--format", "pdf"]
-    assert importlib.import_module("make_figures").main(flags) == 0
+    assert make(folder, "--output_dir", out, "--style", "paper", "--format", "pdf") == 0
     texts = {path.stem: path.read_text() for path in out.glob("*.txt")}
     assert texts.keys() == {path.stem for path in out.glob("*.pdf")}
+    assert not any(re.search(r"[ &<>]", name) for name in texts)
     for name, first, caption in (
-        ("few_report_pies_against_sparsity_6models", "PIEs against sparsity · few · ", "Images whose"),
-        ("few_similarity_class_recall_6models", "Recall of each class relative to ", "Change of the"),
-        ("few_report_umap_grid_6models", "UMAP of the latents · few · ", "One UMAP for each"),
+        ("pies_against_sparsity", "PIEs against sparsity · A & <b> · ", "Images whose"),
+        ("umap_grid", "UMAP of the latents · A & <b> · ", "One UMAP for each"),
     ):
-        lines = texts[name].splitlines()
+        lines = texts[f"A_b_report_{name}_6models"].splitlines()
         assert lines[0].startswith(first) and lines[-1].startswith(caption)
         assert lines[1] == "6 networks of each combination (WideResNet-10-1)"
-    assert "\nsupervised GMP, 90 % pruned\n" in texts["few_similarity_class_recall_6models"]  # the first row
+    # The names of the rows of a heat map, which are numbered on paper.
+    assert "\nsupervised GMP, 90 % pruned\n" in texts["A_b_similarity_class_recall_6models"]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from test_plots import depths
 
 from common import comparison, metrics, models, plots, process, study
 from common.cli import UserError
@@ -147,12 +147,6 @@ def test_tables_made_at_the_same_time_by_several_processes_have_all_rows(tmp_pat
     writers = [subprocess.Popen([sys.executable, "-c", start, str(tmp_path), method]) for method in methods]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert len(read_table(tmp_path)) == 60
-
-
-def test_files_names_and_the_table_need_no_torch():
-    code = "import sys; from common.store import files, names, table; "
-    code += "assert not {'torch', 'matplotlib'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def module_of(path, text):
@@ -373,85 +367,18 @@ def test_places_are_grouped_by_memory(monkeypatch):
     assert evaluation._layer_groups(widths, 100) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
 
 
-def figure_arrays(kind):
-    generator = np.random.default_rng(0)
-    shared = {
-        "figure": kind,
-        "title": "digits · SupCon · one-shot global pruning, sparsity 90 % · 3 models",
-        "is_pie": np.arange(60) % 7 == 0,
-        "class_names": np.array(["airplane", "automobile", "ship"]),
-    }
-    values = {
-        f"{side}_{part}": 0.36 + 0.28 * generator.random(60)
-        for side in ("dense", "pruned")
-        for part in ("q_score", "z_score", "l1_norm", "depth")
-    }
-    return {
-        **shared,
-        **values,
-        "coordinates": generator.random((60, 2)),
-        "modal_labels": np.arange(60) % 3,
-        "places": 16,
-        "pies_per_class": np.array([4, 0, 5]),
-        "images": 60,
-    }
-
-
-def figure_of(kind):
-    arrays = figure_arrays(kind)
-    if kind != "curves":
-        return plots.draw(arrays)
-    accuracies = {"train_accuracy": 0.4, "test_accuracy": 0.3}
-    history = [
-        {"epoch": epoch, "loss": 2 / (epoch + 1), "test_loss": 2.1, "chance_loss": 2.3, **accuracies}
-        for epoch in range(4)
-    ]
-    return plots.draw_curves(arrays["title"], {"head": history})
-
-
-@pytest.mark.parametrize(
-    "kind, panels",
-    [("curves", 2), ("umap", 2), ("q_score", 3), ("prediction_depth", 1), ("pies_distribution", 1)],
-)
-def test_a_figure_has_a_title_and_labelled_axes_and_no_text_on_another(kind, panels):
-    figure = plots.lay_out(figure_of(kind))
-    of_panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    assert len(of_panels) == panels and " · digits · SupCon" in figure._suptitle.get_text()
-    assert all(axes.get_xlabel() for axes in of_panels) and all(axes.get_ylabel() for axes in figure.axes)
-    FigureCanvasAgg(figure).draw()
-    texts = [part for axes in figure.axes for part in (axes.title, axes.xaxis.label, axes.yaxis.label)]
-    texts = [text for text in (figure._suptitle, *texts) if text.get_text()]
-    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
-    boxes = [text.get_window_extent() for text in (*texts, *legends)]
-    for index, box in enumerate(boxes):
-        assert figure.bbox.padded(1).count_contains([box.min, box.max]) == 2
-        assert not box.count_overlaps(boxes[index + 1 :]), box
-
-
-def test_figures_without_pies_or_without_the_rest_can_be_drawn():
-    for kind in ("umap", "q_score", "prediction_depth"):
-        for share in (False, True):
-            FigureCanvasAgg(plots.draw({**figure_arrays(kind), "is_pie": np.full(60, share)})).draw()
-    dense = figure_arrays("umap")
-    del dense["is_pie"]
-    assert len(plots.draw(dense).axes) == 1
-    with pytest.raises(ValueError):
-        plots.draw({"x": np.arange(3)})
-
-
 def test_a_figure_is_drawn_anew_from_the_same_arrays_which_are_stored_unless_that_is_not_wanted(
     view, monkeypatch
 ):
     folder, pictures = view.method_folder / "prediction_depth", []
+    arrays = {"figure": "prediction_depth", "title": "a title", **depths(60, 9)}
     for colour in ("#D55E00", "#D55E00", "#000000"):
         monkeypatch.setattr(plots, "PIE_COLOUR", colour)
-        comparison.draw_figure(
-            view, "prediction_depth/one", figure_arrays("prediction_depth"), {"made": "from the same"}
-        )
+        comparison.draw_figure(view, "prediction_depth/one", arrays, {"made": "from the same"})
         pictures.append((folder / "one.png").read_bytes())
     assert pictures[0] == pictures[1] != pictures[2] and (folder / "one.npz").exists()
     view.flags.not_serialize_plots = True
-    comparison.draw_figure(view, "prediction_depth/one", figure_arrays("prediction_depth"), {})
+    comparison.draw_figure(view, "prediction_depth/one", arrays, {})
     assert [path.name for path in folder.glob("one*")] == ["one.png"]
 
 
@@ -676,14 +603,6 @@ def test_the_same_networks_on_other_test_images_are_measured_anew_and_otherwise_
     else:
         with pytest.raises(UserError, match="normalization mean .*, not mean 0.5,0.5,0.5"):
             store("ab", {ONE: "ab"})
-
-
-def test_a_run_has_a_folder_and_a_title_of_its_own(view):
-    words = ["--dataset", "digits", "--run", "colder"]
-    flags = importlib.import_module("clr_prediction_depth").build_parser().parse_args(words)
-    opened = next(study.open_studies("clr_prediction_depth", flags))
-    assert opened.method_folder == Path("pies/digits/runs/colder/SupCon")
-    assert opened.data.title == "digits 8x8, run colder"
 
 
 def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(view):

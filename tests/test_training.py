@@ -277,6 +277,24 @@ def test_finetuning_keeps_exactly_the_pruned_weights_at_zero():
     assert all(torch.equal(masks[name], mask) for name, mask in before.items()), "those given stay"
 
 
+@pytest.mark.parametrize("kind", ["supervised", "contrastive"])
+def test_sums_of_gradients_are_those_of_every_step_and_change_nothing_else(kind):
+    new, training_of = {"supervised": (network, classifying), "contrastive": (encoder, contrasting)}[kind]
+    plain, summed = (training_of(new(), few()) for _ in range(2))
+    one_epoch(plain, kind)
+    summed.accumulated = GradientSums(summed.pruned)
+    seen = {name: [] for name in summed.accumulated}
+    for name, weight in prunable_parameters(summed.pruned).items():
+        weight.register_hook(lambda gradient, name=name: seen[name].append(gradient.clone()))
+    one_epoch(summed, kind)
+    for name, total in summed.accumulated.items():
+        gradients = torch.stack(seen[name])
+        assert len(gradients) == 3
+        torch.testing.assert_close(total, torch.stack([gradients.abs().sum(0), gradients.sum(0)]))
+    for one, other in zip(plain.network.state_dict().values(), summed.network.state_dict().values()):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_module_is_in_eval_mode_for_a_while_and_then_as_before(mode):
     net = network().train(mode)

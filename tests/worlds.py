@@ -1,6 +1,5 @@
-"""Made-up worlds whose truth is known: how often the report's intervals contain it, and how often the
-rules of
-its verdicts are wrong.
+"""Simulated worlds whose truth is known: how often the report's intervals contain it, and how often the rules
+of its verdicts are wrong.
 
     python tests/worlds.py coverage 100
     python tests/worlds.py claims 50
