@@ -88,7 +88,7 @@ def differing_code(record: dict) -> list[str]:
         log_once("note: some networks or states do not record their code; it is not checked")
         return []
     configuration, unused = record["configuration"], set()
-    if configuration["learning_method"] == "supervised":
+    if configuration.get("learning_method") == "supervised":
         unused.add("losses")
     if "pruning_method" not in configuration:
         unused.add("criteria")

@@ -72,6 +72,13 @@ def collect(
     missing = [f"{text}." for text in (*missing, *not_stored, *unused_sets)]
     if not compared:
         return Report(stored, missing=missing)
+    controlled = {item.learning_method for item in controls}
+    one_shot = {item.learning_method for item in compared if item.parsed.schedule == "one-shot"}
+    missing += [
+        f"the finetuned control of {method}: run its pruning_finetune script with --pruning_percentages 0.0, "
+        "then its PIE and depth scripts again."
+        for method in sorted(one_shot - controlled)
+    ]
     dense = [item for item in evidence.with_dense(compared) if item.pruning_method == "dense"]
     populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
     grid, not_stored = umap_grid(compared)
@@ -342,9 +349,9 @@ def against_sparsity(
 
 
 FOREST = (
-    "Differences right of 0 have the claimed sign; the last line is the mean. Grey bands: less than d, the "
-    "smallest difference that matters. Green: for the claim, orange: against it, both beyond d by Holm's "
-    "method at 5 %.",
+    "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
+    "matters, which grows with the damage to the reference method. Green: for the claim, orange: against it, "
+    "both beyond d by Holm's method at 5 %. The last line is the mean, in the colour of the verdict.",
 )
 
 
