@@ -111,13 +111,3 @@ def test_the_second_temperature_without_a_run_is_refused(work, monkeypatch, caps
     assert (
         "(temperature 0.5, not 0.1); write these to a separate folder (--run NAME)" in capsys.readouterr().err
     )
-
-
-def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
-    monkeypatch.chdir(work)
-    trained = {path: path.stat().st_mtime_ns for path in (work / "models/photos_16").glob("wideResNet*.pt")}
-    walk(blocks()[2])
-    assert trained == {path: path.stat().st_mtime_ns for path in trained}
-    assert len(table(work / "pies/photos_16")) == 6
-    rows = table(work / "pies/photos_16/runs/eight")
-    assert [rows["supervised", "global", each]["models"] for each in ("0.9", "0.95")] == ["3", "3"]
