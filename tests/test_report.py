@@ -286,7 +286,7 @@ def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
     assert (
         "<b>" not in (folder / "report.html").read_text(encoding="utf-8")
         and "on A & <b>" in read.text
-        and "Nothing, beside what the claims above list" in read.text
+        and "the finetuned control of SupCon: run its pruning_finetune script" in read.text
     )
 
 
@@ -316,7 +316,7 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
     ):
         assert words in read.text, words
     # no control, late pruning or depths
-    assert read.text.count("? nothing to compare It is not tested whether") == 4
+    assert read.text.count("? nothing to compare It cannot be judged whether") == 4
     assert "[" not in "".join(cell for row in read.table("All populations") for cell in row)
     (folder / "supervised" / "evaluations").rename(tmp_path / "away")
     (folder / "SupCon" / "evaluations").rename(tmp_path / "away too")
