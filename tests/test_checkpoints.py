@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN_NETWORKS
 
 from common import models, process
 from common.cli import UserError
@@ -71,25 +69,6 @@ def test_folders_are_those_of_the_data_set():
 
 
 # Saved and loaded
-
-
-@pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
-@pytest.mark.parametrize(
-    "patterns, forward",
-    [
-        (["wideResNet_*.pt"], "sup_forward.npz"),
-        (["WideResNet*_encoder_*.pt", "WideResNet*_head_*.pt"], "clr_forward.npz"),
-    ],
-    ids=["supervised", "contrastive"],
-)
-def test_published_checkpoints_load_through_our_loader(folder, depth, patterns, forward):
-    paths = [next(folder.glob(pattern)) for pattern in patterns]
-    name = CheckpointName("", "", "dense", 0.0, 1, 0)
-    network = records.load_classifier(paths, None, name, Architecture(depth, 2), 10)
-    golden = np.load(folder / forward)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(golden["input"])).numpy()
-    assert abs(logits - golden["logits"]).max() < 1e-5
 
 
 def small_checkpoint(folder, **configuration):

@@ -77,15 +77,6 @@ def test_trained_here_the_normalization_is_in_the_record(work, capsys):
     assert "normalization [[0.4914, 0.4822, 0.4465]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "values", (["0.5,0.5", "1,1,1"], ["0.5,0.5,0.5", "1,0,1"], ["0.5,0.5,x", "1,1,1"], ["nan,0,0", "1,1,1"])
-)
-def test_a_normalization_that_is_none_is_refused(values, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main("sup_training", "--normalization", *values)
-    assert "--normalization" in capsys.readouterr().err
-
-
 def test_one_test_image_more_leaves_trained_networks_valid(work, capsys):
     training = [*DATA, *TRAINING]
     assert main("sup_training", *training) == 0

@@ -372,31 +372,6 @@ def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatc
     assert len(dense_population(view).members) == 6
 
 
-@pytest.mark.parametrize(
-    "entry, value, told",
-    [
-        ("seed", 0, "id1.pt has the same seed as .*id0.pt"),
-        (
-            "data",
-            {"train_checksum": "0" * 64},
-            "id1.pt was made with different settings .different training images",
-        ),
-        (
-            "code",
-            {"training": "of another day"},
-            "id1.pt was made by a different version of training; give --other_co",
-        ),
-    ],
-)
-def test_networks_that_do_not_belong_together_are_no_population(work, entry, value, told):
-    supervised(pies(), range(2))
-    path = pies().folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
-    record = json.loads(path.read_text())
-    record[entry] = {**record[entry], **value} if isinstance(value, dict) else value
-    path.write_text(json.dumps(record))
-    assert re.search(told, refusal(pies()))
-
-
 def test_networks_of_different_code_are_a_population_where_that_is_asked_for(work, capsys):
     supervised(pies(), range(2))
     path = pies().folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"

@@ -46,16 +46,6 @@ def test_a_copy_gives_the_same_evidence_to_the_digits_that_are_shown(released):
             assert (value == again == "") or float(again) == pytest.approx(float(value), abs=2e-4)
 
 
-def test_a_copy_gives_the_same_claims_and_populations(released):
-    def sections(folder):
-        page = (folder / "report.html").read_text()
-        tables = re.findall(r"<table.*?</table>", page, re.S)
-        return len(tables), tables[0]
-
-    assert sections(released[0]) == sections(released[1])
-    assert (released[0] / "results.csv").read_bytes() == (released[1] / "results.csv").read_bytes()
-
-
 def test_a_copy_holds_many_values_in_two_bytes_and_the_rest_as_it_was(released):
     results, copy = released
     sizes = [sum(path.stat().st_size for path in each.rglob("*/evaluations/*.npz")) for each in released]

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import stored_results
 from PIL import Image
+from test_evidence import Stored
 
 from common.store.files import read_arrays
 from figures import make_figures
@@ -109,14 +110,6 @@ def read(folder):
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def networks(folder, learning, pruning, sparsity):
-    """Stored evaluations of a population, by their files' names, in the order of ids."""
-    key = ("global", 0.7) if pruning == "dense" else (pruning, sparsity)
-    arrays = dict(np.load(stored_results.population_path(folder, (learning, *key))))
-    stems = arrays["dense_evaluations" if pruning == "dense" else "evaluations"]
-    return arrays, [dict(np.load(folder / learning / "evaluations" / f"{stem}.npz")) for stem in stems]
-
-
 def compared_in(folder):
     return load_outputs(stored_results.pruned_populations(folder))[0]
 
@@ -134,9 +127,11 @@ def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(
     pixels = stored_results.make_data(folder.name).images
     for one in compared_in(folder):
         key = stored_results.key_of(one)
-        (arrays, members), (_, dense) = networks(folder, *key), networks(folder, key[0], "dense", 0)
+        stored = Stored(folder, key)
+        dense, members = stored.dense.values(), stored.pruned.values()
+        q_score = np.load(stored_results.population_path(folder, key))["q_score"]
         expected = []
-        for i, label in enumerate(arrays["labels"]):
+        for i, label in enumerate(stored.truth):
             (d, from_dense), (p, from_pruned) = votes(dense, i), votes(members, i)
             if d != p:
                 ahead = (from_dense[d] - from_dense[p]) / 6 + (from_pruned[p] - from_pruned[d]) / 6
@@ -156,7 +151,7 @@ def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(
         for row, (_, image, *facts) in zip(listed, expected):
             assert [row[name] for name in columns] == list(map(str, facts))
             depths = one.depths["pruned_depth_prediction"][:, image]
-            numbers = [arrays["q_score"][image], sum(depths) / len(depths)]
+            numbers = [q_score[image], sum(depths) / len(depths)]
             shown = [float(row["image_q_score"]), float(row["image_depth"])]
             assert shown == pytest.approx(numbers, abs=1e-6)
             leads = [
