@@ -548,7 +548,6 @@ clr_pie_kmodels_detection --test_set 'few digits' => its folders are not the cla
 sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... cannot be read
 sup_prediction_depth --prediction_depth_models 0 => --prediction_depth_models ... a whole number from 1
 sup_prediction_depth --figures_number few => --figures_number ... a whole number from 0
-clr_training --pruning_percentages 0.5 --begin_step 1 --begin_epoch 0 => --begin_epoch exclude each other
 sup_pie_kmodels_detection --models_number 3 => ids 2 are missing ... sup_training.py ... --allow_missing
 sup_training --dataset cifar10 => few digits holds folders of images (test, train), not CIFAR-10; give --data
 sup_pie_kmodels_detection --dataset svhn --data_dir 'few digits/train' => train holds folders of images (digit
@@ -558,6 +557,11 @@ sup_training --normalization 0.5,0.5 1,1,1 => --normalization
 clr_training --normalization 0.5,0.5,0.5 1,0,1 => --normalization
 sup_pruning_finetune --normalization 0.5,0.5,x 1,1,1 => --normalization
 clr_prediction_depth --normalization nan,0,0 1,1,1 => --normalization
+sup_training --architecture resnet18 => --model_depth ... belongs to WideResNets
+clr_pruning_finetune --debug maybe => --debug ... neither True nor False
+sup_training --pruning 0.5 --match_sparsity 0.5 => leave --pruning out
+sup_training --begin_step 5 --begin_epoch 5 --pruning 0.5 => --begin_epoch exclude each other
+clr_training --pruning_percentages 0.5 --end_step_head 5 --end_epoch_head 5 => --end_epoch_head exclude each
 sup_prediction_depth --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME)
 """
 # What is spoilt: id, how, script, flags, what the line tells.
@@ -1107,6 +1111,7 @@ WRONG_FLAGS_OF_FIGURES = """
 --against '' => --against ... '' is not a path: give its name
 --results '' => --results ... '' is not a path: give its name
 --against nowhere => --results nowhere: no populations are stored there
+--against x --format pdf => --format has no effect with --against
 --against x --release y => --release has no effect with --against
 --against x --output_dir y => --output_dir has no effect with --against
 --name x => --name ... --help

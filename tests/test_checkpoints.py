@@ -129,14 +129,10 @@ def is_finished(path, configuration, data=DIGITS, other_code=False, **parents):
     return runs.is_finished(study, runs.CheckpointSpec(name, path, settings), **parents)
 
 
-def test_finished_means_the_same_settings_and_data(tmp_path):
-    path, _, _ = small_checkpoint(tmp_path, learning_rate=0.1)
-    asked = {"epochs": 3, "learning_rate": 0.1}
+def test_finished_are_networks_of_other_test_images_and_published_ones_but_not_of_other_dense_ones(tmp_path):
+    path, _, _ = small_checkpoint(tmp_path)
+    asked = {"epochs": 3}
     assert is_finished(path, asked) and not is_finished(tmp_path / "other.pt", {})
-    with pytest.raises(UserError, match=r"learning_rate 0.1, not 0.2.*--save_path another folder"):
-        is_finished(path, {**asked, "learning_rate": 0.2})
-    with pytest.raises(UserError, match="different training images"):
-        is_finished(path, asked, dataclasses.replace(DIGITS, train_checksum="0" * 64))
     assert is_finished(path, asked, dataclasses.replace(DIGITS, checksum="0" * 64)), "other test images"
     with pytest.raises(UserError, match="a different dense model"):
         is_finished(path, asked, dense_sha256=["x"])

@@ -62,11 +62,6 @@ def test_what_two_bytes_do_not_hold_stays(values):
     assert release.rounded(values).dtype == values.dtype
 
 
-def test_a_copy_onto_itself_is_refused(released, capsys):
-    assert make(released[0], "--release", released[0]) == 2
-    assert "--release names the folder of --results" in capsys.readouterr().err
-
-
 STUDY = "CIFAR-10, JPEG, 16x16"
 
 

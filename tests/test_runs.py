@@ -138,7 +138,6 @@ def test_a_schedule_that_ends_after_the_training_is_refused_with_numbers_that_fi
 
 
 NO_FIT = "from step {} to step {} does not fit its training"
-TWICE = "--{0}_step{1} and --{0}_epoch{1} exclude each other; give one"
 
 
 @pytest.mark.parametrize(
@@ -153,11 +152,9 @@ TWICE = "--{0}_step{1} and --{0}_epoch{1} exclude each other; give one"
             *("head", "--begin_step_head 30 --end_step_head 20"),
             f"classifier head {NO_FIT.format(30, 20)}",
         ),
-        ("contrastive", "--begin_step 5 --begin_epoch 5", TWICE.format("begin", "")),
-        ("head", "--end_step_head 5 --end_epoch_head 5", TWICE.format("end", "_head")),
     ],
 )
-def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, told):
+def test_a_schedule_that_never_fires_is_refused(kind, words, told):
     assert told in refusal(kind, words)
 
 
@@ -229,13 +226,6 @@ def test_flags_of_the_heads_schedule_are_refused_where_whole_filters_are_pruned(
     assert schedule_of("head", "--criterion filter_l1 --begin_epoch 0") is None
     message = refusal("head", "--criterion filter_l1 --begin_epoch_head 0")
     assert "--begin_epoch_head: the classifier head has no filters" in message
-
-
-def test_dense_networks_alone_keep_sums_of_gradients_and_narrower_ones_are_not_pruned():
-    for words, told in (("--accumulate_gradients", "dense"), ("--match_sparsity 0.5", "leave --pruning out")):
-        flags = SUP.parse_args(["--pruning", "0.5", *words.split()])
-        with pytest.raises(UserError, match=told):
-            requested.sparsities_to_train(flags, "--pruning", [0.5])
 
 
 # Trainings
