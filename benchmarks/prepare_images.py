@@ -34,6 +34,8 @@ from common.data import HALVES, SMALLEST_SIDE, list_folder, open_image, upright,
 from common.store.files import claim  # noqa: E402
 from common.values import fraction, natural_number, path, positive_integer  # noqa: E402
 
+LISTED = 10  # unusable files that an error names
+
 
 def block_means(pixels: np.ndarray, factor: int) -> np.ndarray:
     """(H, W, 3) uint8 -> (H / factor, W / factor, 3) uint8: rounded means of blocks of factor x factor
@@ -75,7 +77,7 @@ def list_classes(source: Path) -> tuple[list[list[Path]], list[str]]:
     if [] in classes:
         raise UserError(f"no images in {folders[classes.index([])]}; add images, or move the folder away")
     stray = [file for file in visible(source) if file not in folders]
-    return classes, [f"{file} is outside the class folders; move it into one, or away" for file in stray]
+    return classes, [f"{file} is outside the class folders" for file in stray]
 
 
 def split_classes(classes: list[list[Path]], test_share: float, seed: int) -> dict[str, list[list[Path]]]:
@@ -182,8 +184,8 @@ def prepare(flags: argparse.Namespace) -> tuple[int, list[str]]:
         converted, unreadable = convert(files, staging / "converted", change)
         left_out = stray + unreadable
         if left_out and not flags.skip:
-            more = f"; and {len(left_out) - 1} other such files" if len(left_out) > 1 else ""
-            raise UserError(f"{left_out[0]}{more}; --skip leaves them out")
+            more = f"; and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
+            raise UserError(f"{'; '.join(left_out[:LISTED])}{more}; give --skip to leave them out")
         halves = {
             half: [[file for file in files if file in converted] for files in classes]
             for half, classes in listing.items()

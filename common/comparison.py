@@ -150,7 +150,7 @@ def find_populations(study: Study) -> list[Population]:
             f"{kinds_in(study.folder)}; {how_to_train(first, range(study.flags.models_number))}"
         )
     if missing:
-        logger.info(f"absent: {missing}")
+        logger.info(f"not found, left out: {missing}")
     populations = [dense, *filter(None, matches)]
     one_shot = [item for item in populations if parse_method(item.pruning_method).schedule == "one-shot"]
     if one_shot and CONTROL not in requested and (control := find_control(study, dense, one_shot)):

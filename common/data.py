@@ -134,8 +134,8 @@ def dataset_name(dataset: str, data_dir: str) -> str:
         )
     if not name.isprintable():
         raise UserError(
-            f"--data_dir: {name!r} names models and tables but has characters that cannot be printed; rename "
-            "the folder"
+            f"--data_dir: models and tables are named after the folder, but {name!r} has characters that "
+            "cannot be printed; rename it"
         )
     return name
 

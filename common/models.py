@@ -1,8 +1,7 @@
 """Pre-activation WideResNets (Zagoruyko & Komodakis 2016) with the parameter names of the published
 checkpoints, and ResNet-18 (He et al. 2016) with the names of torchvision.
 
-To add a backbone, add a class with `latent_size`, `fc` and `probe_layers`, an entry in `BACKBONES` and its
-name in `settings.Architecture`.
+To add a backbone, add a class, an entry in `BACKBONES` and its name in `settings.Architecture`.
 
 Supervised and contrastive classifiers share an interface, so later stages treat them alike: `latent` (images
 -> (B, D)), `classify` (latent -> logits) and `representations` (images -> the layers that probes read).
@@ -216,7 +215,10 @@ def spatial_means(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 # --architecture -> function that makes the backbone, given the architecture, the number of classes (None: no
-# classifier) and the sparsity to match.
+# classifier) and the sparsity to match. A backbone has `latent_size` and `probe_layers` and calls
+# `initialise` last, which adds `fc`. Its forward(images, probed=None) returns the latent (B, latent_size) and
+# appends the output (B, C, H, W) of each probe layer, in order, to `probed`. Digits in its name are the depth
+# in file names.
 BACKBONES: dict[str, Callable[[Architecture, int | None, float], nn.Module]] = {
     "WideResNet": lambda architecture, num_classes, match_sparsity: WideResNet(
         architecture.model_depth, architecture.widen_factor, architecture.dropout, num_classes, match_sparsity
@@ -253,8 +255,7 @@ class SupervisedNetwork(nn.Module):
 
 
 class ContrastiveEncoder(nn.Module):
-    """A backbone with its projection head: images -> projections (B, 128) of unit L2 norm, used only by the
-    loss."""
+    """A backbone with its projection head: images -> projections (B, 128), used only by the loss."""
 
     def __init__(self, architecture: Architecture, match_sparsity: float = 0.0):
         super().__init__()
@@ -266,7 +267,7 @@ class ContrastiveEncoder(nn.Module):
             self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION_SIZE))
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.head(self.encoder(images)), dim=1)
+        return self.head(self.encoder(images))
 
 
 class ClassificationHead(nn.Module):

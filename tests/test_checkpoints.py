@@ -163,6 +163,11 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
     edit_record(path, code={name: digest for name, digest in code.items() if name != "learners"})
     with pytest.raises(UserError, match="different version of learners"):
         is_finished(path, {"epochs": 3})
+    for name, configuration in (("criteria", {}), ("losses", {"learning_method": "supervised"})):
+        record = {"configuration": configuration, "code": {**code, name: "0" * 12}}
+        assert records.differing_code(record) == []
+        used = {"configuration": {"learning_method": "SupCon", "pruning_method": "global"}}
+        assert records.differing_code(record | used) == [name]
 
 
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name(tmp_path):

@@ -277,7 +277,7 @@ def test_a_folder_of_classes_is_split_by_seed_class_and_name_alone(tmp_path, cap
 
 
 REFUSED_PHOTOS = {
-    "unreadable": (lambda photos: None, ["--test_share", 0.3], "labels.csv is .*and 2 other such .*--skip"),
+    "unreadable": (lambda photos: None, ["--test_share", 0.3], "labels.csv is .*; .*notes.txt .*--skip"),
     "not split": (lambda photos: None, [], "neither train/ nor test/; --test_share 0.2 splits"),
     "split": (
         lambda photos: photos.joinpath("test").mkdir(),

@@ -283,7 +283,16 @@ def same(found, expected):
 @pytest.fixture(scope="module", params=list(CASES))
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "few digits"
-    make_results(folder, sparsities=(0.9,), images=40, umap=False, q_score=False, **CASES[request.param])
+    control_differs = lambda learning, method, sparsity: sparsity or 0.4
+    make_results(
+        folder,
+        sparsities=(0.9,),
+        images=40,
+        umap=False,
+        q_score=False,
+        damage=control_differs,
+        **CASES[request.param],
+    )
     compared, missing = read_compared(folder)
     stored = {key_of(population): Stored(folder, key_of(population)) for population in compared}
     return request.param, compared, missing, stored

@@ -805,6 +805,8 @@ def test_published_commands_compare_what_there_is_and_name_the_rest_in_one_line(
     capsys.readouterr()
     missing = {"global": (0.3, 0.7, 0.95, 0.99), "GMP": (0.3, 0.5, 0.7, 0.9, 0.95, 0.99)}
     kinds = [f"{method} {sparsity}" for method, sparsities in missing.items() for sparsity in sparsities]
-    line = f"absent: {', '.join(kinds)}"
+    line = f"not found, left out: {', '.join(kinds)}"
     assert said_by() == [line]
-    assert said_by("--pruning_percentages", "0.5,0.7") == ["absent: global 0.7, GMP 0.5, GMP 0.7"]
+    assert said_by("--pruning_percentages", "0.5,0.7") == [
+        "not found, left out: global 0.7, GMP 0.5, GMP 0.7"
+    ]

@@ -151,8 +151,8 @@ def test_the_table_has_a_row_for_every_population_and_agrees_with_the_arrays(cha
         for learning in ("SupCon", "supervised")
         for pruning, sparsity in (("dense", 0.0), ("global", 0.9))
     }
-    assert said["sup_pie_kmodels_detection"][0].count("absent: global 0.7") == 1
-    assert said["clr_prediction_depth"][0].count("absent: ") == 1  # GMP and later GMP
+    assert said["sup_pie_kmodels_detection"][0].count("not found, left out: global 0.7") == 1
+    assert said["clr_prediction_depth"][0].count("not found, left out: ") == 1  # GMP and later GMP
     for (learning, pruning, sparsity), row in rows.items():
         folder, kind = work / "pies/few digits" / learning, f"{pruning}_{sparsity}"
         stored, depth = (np.load(folder / f"populations/{kind}{end}.npz") for end in ("", "_depth"))

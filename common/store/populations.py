@@ -437,7 +437,7 @@ def check_population(study: Study, population: Population, dense: Population | N
             f"{path} has the same {shared} as {other}: they are one network; {remedy_for([path])}"
         )
     parents = {member.id: list(member.checksums) for member in (dense.members if dense else ())}
-    remedy = "give the flags that they were trained with, or retrain all of them into a separate folder"
+    remedy = "retrain all of them into a separate folder"
     modules = set()
     for member in members:
         for path, record in zip(member.paths, member.records):

@@ -80,13 +80,20 @@ def science_code() -> dict[str, str]:
     return {name: module_digest(COMMON / f"{name}.py") for name in SCIENCE}
 
 
-def differing_code(recorded: dict[str, str] | None) -> list[str]:
-    """Returns the science modules whose code has changed since. If the code was not recorded, logs this once
-    and returns none."""
-    if recorded is None:
+def differing_code(record: dict) -> list[str]:
+    """Returns the science modules that the training of a record used and whose code has changed since:
+    supervised trainings use no contrastive loss, dense ones no pruning criterion. If the code was not
+    recorded, logs this once and returns none."""
+    if "code" not in record:
         log_once("note: some networks or states do not record their code; it is not checked")
         return []
-    return sorted(name for name, digest in science_code().items() if recorded.get(name) != digest)
+    configuration, unused = record["configuration"], set()
+    if configuration.get("learning_method") == "supervised":
+        unused.add("losses")
+    if "pruning_method" not in configuration:
+        unused.add("criteria")
+    digests = {name: digest for name, digest in science_code().items() if name not in unused}
+    return sorted(name for name, digest in digests.items() if record["code"].get(name) != digest)
 
 
 def check_record(path: Path, record: dict, expected: dict, remedy: str, other_code: bool) -> list[str]:
@@ -107,12 +114,14 @@ def check_record(path: Path, record: dict, expected: dict, remedy: str, other_co
     if not same_training_images(record["data"], expected["data"]):
         words.append("different training images")
     if words:
-        raise UserError(f"{path} was made with different settings ({', '.join(words)}); {remedy}")
-    modules = differing_code(record.get("code"))
+        raise UserError(
+            f"{path} was made with different settings ({', '.join(words)}); give the same ones, or {remedy}"
+        )
+    modules = differing_code(record)
     if modules and not other_code:
         raise UserError(
-            f"{path} was made by a different version of {', '.join(modules)}; give --other_code to accept "
-            f"it, or {remedy}"
+            f"{path} was made by a different version of {', '.join(modules)}; give --other_code to use it "
+            f"as it is, or {remedy}"
         )
     if any(record.get(key) != expected[key] for key in expected.keys() - {"configuration", "data"}):
         raise UserError(
@@ -127,11 +136,11 @@ def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
     version of the code made."""
     changed_modules = {}
     for path in paths:
-        record = read_record(path) or {"code": science_code()}
-        changed_modules |= record.get("made_from_other_code", {})
-        modules = differing_code(record.get("code"))
-        if modules or record.get("other_code"):
-            changed_modules[path.name] = modules
+        if record := read_record(path):
+            changed_modules |= record.get("made_from_other_code", {})
+            modules = differing_code(record)
+            if modules or record.get("other_code"):
+                changed_modules[path.name] = modules
     return changed_modules
 
 
@@ -149,7 +158,7 @@ def origin_of(records: Iterable[dict | None]) -> str:
         origin = "pruned here, dense external"
     keys = ("other_code", "made_from_other_code")
     for record in filter(None, records):
-        if differing_code(record.get("code")) or any(map(record.get, keys)):
+        if differing_code(record) or any(map(record.get, keys)):
             return f"{origin}, other code"
     return origin
 

@@ -77,9 +77,9 @@ def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict
             measured = kind.measure(sources[name])
             arrays = heat_maps(compared, kind, measured)
             values = arrays["panels"][np.isfinite(arrays["panels"])]
-            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(
-                values
-            )  # skip figures with mostly zeros
+            # Figures of mostly zeros and of one population beside itself are not shown.
+            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(values)
+            is_shown &= measured.panel_names is not None or len(compared) > 1
             comparisons[name] = Comparison(rows(measured, kind.axis), {name: arrays} if is_shown else {})
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:

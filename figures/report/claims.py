@@ -160,7 +160,7 @@ CLAIMS = (
 MEASURES = {(claim.number, measure.name): measure for claim in CLAIMS for measure in claim.measures}
 
 FINDINGS = {  # verdict -> its sentence, filled with a claim's outcomes
-    NOTHING: "It is not tested whether {}: the comparisons that it needs are missing.",
+    NOTHING: "It cannot be judged whether {}: the comparisons that it needs are missing or confounded.",
     FEW: "There are too few networks to say whether {}.",
     MIXED: "Some comparisons show that {}, others show the opposite.",
     SUPPORTED: "Here, {}.",
@@ -243,13 +243,22 @@ def missing(evidence: list[dict], claim: Claim) -> list[str]:
     """Returns messages on what a verdict lacks."""
     messages = []
     for measure in (measure for measure in claim.measures if measure.decides):
-        rows = [row for row in evidence if row["decides"] and row["claim"] == claim.number]
-        rows = [row for row in rows if row["measure"] == measure.name]
+        compared = [
+            row for row in evidence if row["claim"] == claim.number and row["measure"] == measure.name
+        ]
+        rows = [row for row in compared if row["decides"]]
         counts = [row["models"] for row in rows if 0 < row["models"] < FEWEST_SEEDS]
-        if not rows:
+        if not compared:
             messages.append(f"{measure.name}: nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}")
+        elif not rows:
+            messages.append(
+                f"{measure.name}: no comparison decides, because the finetuned control is missing or "
+                f"accuracies are more than {100 * CONFOUNDING_GAP:g} points apart"
+            )
         elif counts:
-            messages.append(f"{measure.name}: {either(counts)} networks, and intervals need {FEWEST_SEEDS}")
+            messages.append(
+                f"{measure.name}: comparisons of {either(counts)} networks; a verdict needs {FEWEST_SEEDS}"
+            )
         elif any(math.isnan(row["low"]) for row in rows):
             messages.append(f"{measure.name}: no interval, because networks do not differ or none is a PIE")
     return messages

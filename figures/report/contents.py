@@ -72,6 +72,13 @@ def collect(
     missing = [f"{text}." for text in (*missing, *not_stored, *unused_sets)]
     if not compared:
         return Report(stored, missing=missing)
+    controlled = {item.learning_method for item in controls}
+    one_shot = {item.learning_method for item in compared if item.parsed.schedule == "one-shot"}
+    missing += [
+        f"the finetuned control of {method}: run its pruning_finetune script with --pruning_percentages 0.0, "
+        "then its PIE and depth scripts again."
+        for method in sorted(one_shot - controlled)
+    ]
     dense = [item for item in evidence.with_dense(compared) if item.pruning_method == "dense"]
     populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
     grid, not_stored = umap_grid(compared)
@@ -94,7 +101,7 @@ def collect(
     small_sizes = {len(item.seeds) for item in compared} & set(range(uncertainty.FEWEST_SEEDS))
     if small_sizes:
         missing.append(
-            f"Intervals, noise floor and verdicts for populations of {either(small_sizes)} models: "
+            f"Intervals and verdicts for populations of {either(small_sizes)} models: "
             f"they need {uncertainty.FEWEST_SEEDS}."
         )
     rows = evidence.all_evidence(compared, controls)
@@ -342,9 +349,9 @@ def against_sparsity(
 
 
 FOREST = (
-    "Differences right of 0 are for the claim, left of 0 against it; the last line is the mean. Grey bands: "
-    "less than d, the smallest difference that matters. Green and orange: for and against, beyond d by "
-    "Holm's method at 5 %.",
+    "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
+    "matters, which grows with the damage to the reference method. Green: for the claim, orange: against it, "
+    "both beyond d by Holm's method at 5 %. The last line is the mean, in the colour of the verdict.",
 )
 
 
@@ -359,7 +366,7 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
     numbers = [[row[name] for row in deciding] for name in ("value", "low", "high", "smallest")]
     arrays = {
         "figure": "forest",
-        "title": across.title(compared, f"Claim {claim.number}"),
+        "title": across.title(compared, f"Claim {claim.number}", [row["models"] for row in deciding]),
         "measures": [f"{measure.name} ({measure.unit or 'no unit'})" for measure in measures],
         "rows": ["mean" if row["is_mean"] else pair_label(row) for row in deciding],
         "marks": [mean_mark if row["is_mean"] else row["mark"] for row in deciding],

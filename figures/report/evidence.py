@@ -649,7 +649,7 @@ def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Ro
         yield Row(f"U {across}", populations, uniqueness(pair), smallest, decides, note)
         jaccard = overlap(pair)
         sizes = " and ".join(str(int(pies(item, item.seeds)[0].sum())) for item in populations)
-        note = f"{jaccard['value']:.2f}, by chance {jaccard['chance']:.2f}; {sizes} PIEs"
+        note = f"{jaccard['value']:.2f}, by chance {jaccard['chance']:.2f}; {sizes} images"
         beyond = {end: jaccard[end] - jaccard["chance"] for end in ("value", "low", "high")}
         yield Row(f"Jaccard {across}", populations, jaccard | beyond, note=note)
 
@@ -677,7 +677,7 @@ def early_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]
                 yield Row(measure, pair[:2], [(sign * weight, *rest) for weight, *rest in terms])
 
 
-def pies_against_others(claimed: list[StoredPopulation]) -> Iterator[Row]:
+def pies_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
     """Claim 4: Q-Score and depth of PIEs minus those of other images, in pruned networks."""
     for population in claimed:
         note = "" if has_control(population) else "reference: dense, no finetune-only control"
@@ -707,7 +707,7 @@ def all_evidence(populations: list[StoredPopulation], controls: list[StoredPopul
         1: contrastive_against_supervised(beside_control, populations),
         2: unique_to_combinations(beside_control.values()),
         3: early_against_others(beside_control.values()),
-        4: pies_against_others(beside_control),
+        4: pies_against_others(beside_control.values()),
     }
     for number, candidates in rows_of_claim.items():
         by_measure: dict[tuple, list[Row]] = {}

@@ -121,7 +121,7 @@ EVIDENCE = (
     Column("with_images", "over seeds and images"),
     Column("needed", "d"),
     text_column("mark", "mark"),
-    text_column("note", ""),
+    text_column("note", "note"),
 )
 
 
@@ -201,7 +201,7 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
         "images": len(compared[0].labels),
         "dense": ", ".join(dense),
         "networks": ", ".join(dict.fromkeys(population.network for population in compared)),
-        "pruning": ", ".join(f"{method}: {describe(method)}" for method in methods),
+        "pruning": "; ".join(f"{method} ({describe(method)})" for method in methods),
         "models": claims.either(len(population.pruned.ids) for population in compared),
         "warnings": warnings(report),
         "claims": [shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS],
@@ -325,7 +325,7 @@ def shown_picture(picture: Picture, pngs: dict[str, bytes]) -> dict:
     size 8, remain readable."""
     png = pngs[picture.name]
     width = int.from_bytes(png[16:20], "big")  # from the PNG header
-    return vars(picture) | {"width": width, "smallest": round(0.75 * width), "source": png_uri(png)}
+    return vars(picture) | {"width": width, "smallest": round(0.6 * width), "source": png_uri(png)}
 
 
 def png_uri(png: bytes) -> str:

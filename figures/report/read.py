@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import voting
 from common.cli import UserError
 from common.methods import FINETUNED, PruningMethod, order, parse_method
 from common.store.files import FORMAT, read_arrays
@@ -254,6 +255,8 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
             reason = "the predictions of its networks are not stored; run its PIE script again"
         elif not (with_outputs := replace(population, reference=networks[0], pruned=networks[1])).seeds:
             reason = "no network has the seed of a dense one"
+        elif not has_current_labels(with_outputs):
+            reason = "its PIEs follow a different vote rule; run its PIE script again"
         else:
             loaded.append(with_outputs)
             if population.depths is None:
@@ -261,6 +264,14 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
             continue
         missing.append(f"everything but its figures of {population.label}: {reason}")
     return loaded, missing
+
+
+def has_current_labels(population: StoredPopulation) -> bool:
+    """Whether the stored modal labels are those of today's vote rule."""
+    networks = population.pruned
+    voters = population.seeds if "voters" in population.row else tuple(networks.ids.tolist())
+    labels, _ = voting.modal_labels(networks.predictions_of(voters), networks.classes)
+    return np.array_equal(labels, population.arrays["modal_labels"])
 
 
 def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks | None:
