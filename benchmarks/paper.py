@@ -19,6 +19,7 @@ from pathlib import Path
 from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch, random_data, timed
 
 from common import cli, process, values
+from common.losses import LOSSES
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # the latter make one contrastive batch
 GRADUAL, ONE_SHOT = [0.3, 0.5, 0.7, 0.9], [0.3, 0.5, 0.7, 0.9, 0.95]  # sparsities
@@ -40,8 +41,9 @@ def seed_range(text: str) -> range:
 def learning_methods(text: str) -> list[str]:
     """Parses `SupCon,supervised`."""
     names = text.split(",")
-    if not {*names} <= {"SupCon", "SimCLR", "supervised"} or len({*names}) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: any of SupCon, SimCLR, supervised, each once")
+    known = [*LOSSES, "supervised"]
+    if not {*names} <= {*known} or len({*names}) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: any of {', '.join(known)}, each once")
     return names
 
 
@@ -59,7 +61,7 @@ def build_parser() -> cli.Parser:
         parser,
         ("--cuda_device", values.natural_number, 0, "CUDA device id; without CUDA the CPU is measured"),
         ("--seeds", seed_range, "0-29", "model ids to train; later stages need all from 0 to the last"),
-        ("--methods", learning_methods, "SupCon,supervised", "any of SupCon, SimCLR, supervised"),
+        ("--methods", learning_methods, "SupCon,supervised", ", ".join([*LOSSES, "supervised"])),
         ("--pruning_methods", pruning_methods, "global,GMP,later_GMP", "any of these"),
         (
             "--sparsities",

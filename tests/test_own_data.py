@@ -101,13 +101,3 @@ def test_a_second_temperature_stands_beside_the_first(work, monkeypatch):
     [changed] = (work / "pies/photos_16/against").glob("*/changed.csv")
     assert "SupCon,dense,temperature,0.5,0.1" in changed.read_text()
     assert (changed.parent / "report.html").exists()
-
-
-def test_more_seeds_and_another_sparsity_are_added_later(work, monkeypatch):
-    monkeypatch.chdir(work)
-    trained = {path: path.stat().st_mtime_ns for path in (work / "models/photos_16").glob("wideResNet*.pt")}
-    walk(blocks()[2])
-    assert trained == {path: path.stat().st_mtime_ns for path in trained}
-    assert len(table(work / "pies/photos_16")) == 6
-    rows = table(work / "pies/photos_16/runs/eight")
-    assert [rows["supervised", "global", each]["models"] for each in ("0.9", "0.95")] == ["3", "3"]
