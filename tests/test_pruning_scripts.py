@@ -642,7 +642,11 @@ NOT_FINITE = "holds values that are not finite, in "
         (without_records, [*ONCE, "levai_zombori"], "external: its training is unknown; choose another"),
         (without_records, dense_training("sup", "--save_epochs", 1), "is external"),
         (weights_of_another_seed, ITERATED, AGAIN),
-        (weights_of_other_settings, [*ONCE, "magnitude_increase"], f"learning_rate 0.01, not 0.05); {AGAIN}"),
+        (
+            weights_of_other_settings,
+            [*ONCE, "magnitude_increase"],
+            f"0.01, not 0.05); give the same ones, or {AGAIN}",
+        ),
         (weights_without_a_record, ITERATED, f"has no record; {AGAIN}"),
         (not_finite("epoch0"), ITERATED, f"_epoch0.pt {NOT_FINITE}"),
         (not_finite("gradient_sums"), [*ONCE, "levai_zombori"], f"_gradient_sums.pt {NOT_FINITE}"),
@@ -795,7 +799,7 @@ def test_published_commands_compare_what_there_is_and_name_the_rest_in_one_line(
     def said_by(*flags):
         assert main("sup_pie_kmodels_detection", *ONE, *flags) == 0
         lines = capsys.readouterr().out.splitlines()
-        return [line for line in lines if "absent" in line]
+        return [line for line in lines if "not found, left out" in line]
 
     assert main("sup_training", *SMALL, "--index_end", 0, "--epochs", 1) == 0
     message = refused(digits_on_disk, capsys, "sup_prediction_depth", *ONE)
