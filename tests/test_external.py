@@ -53,7 +53,6 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
     trained = sum(float(part.split("%")[0]) for part in log) / len(log) / 100
     assert float(dense["accuracy_mean"]) == pytest.approx(trained, abs=1e-4)
     assert all(row["normalization"].startswith("mean 0.4914,") for row in table(work))
-    # What was pruned under it is refused with another, or with none.
     another = ["--normalization", "0.5,0.5,0.5", "0.5,0.5,0.5"]
     assert main("sup_prediction_depth", *DATA, *PIES, *another, *theirs) == 2
     assert (

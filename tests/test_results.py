@@ -274,12 +274,11 @@ def view(tmp_path, monkeypatch):
 
 def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, monkeypatch):
     member = populations.find_population(view, "dense", 0.0).members[0]
-    first = evaluation.evaluate(view, member)
+    evaluation.evaluate(view, member)
     loads = []
     monkeypatch.setattr(evaluation, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
-    again = evaluation.evaluate(view, member)
-    assert not loads and (first["predictions"] == again["predictions"]).all()
-    assert evaluation.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
+    evaluation.evaluate(view, member)
+    assert not loads and evaluation.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
     assert len(loads) == 1
     evaluation.evaluate(view, member, with_latent=True)
     assert len(loads) == 1

@@ -231,15 +231,15 @@ def test_flags_of_the_heads_schedule_are_refused_where_whole_filters_are_pruned(
 # Trainings
 
 
-def train_supervised(pruning, dropout=0.0, **more):
+def train_supervised(pruning, dropout=0.0):
     net = network(dropout=dropout)
-    return net, fit(classifying(net), TrainingContext((0, "supervised")), range(3), pruning=pruning, **more)
+    return net, fit(classifying(net), TrainingContext((0, "supervised")), range(3), pruning=pruning)
 
 
-def train_contrastive(pruning, dropout=0.0, lars=False, **more):
+def train_contrastive(pruning, dropout=0.0, lars=False):
     model = encoder(dropout)
     of = contrasting(model, few(), lars=lars)
-    return model, fit(of, TrainingContext((0, "contrastive")), range(3), pruning=pruning, **more)
+    return model, fit(of, TrainingContext((0, "contrastive")), range(3), pruning=pruning)
 
 
 def train_a_head(pruning):
@@ -276,7 +276,8 @@ def test_steps_are_counted_over_all_epochs_and_sparsity_is_told_from_the_first_f
 
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", "filter_random"])
 @pytest.mark.parametrize("kind", TRAININGS)
-def test_measuring_without_pruning_leaves_the_training_bit_for_bit_as_it_was(kind, criterion):
+def test_measuring_without_pruning_leaves_the_training_bit_for_bit_as_it_was(monkeypatch, kind, criterion):
+    monkeypatch.setattr("common.pruning.SYNFLOW_ROUNDS", 2)
     # Views, dropout and batch norm would show it if a criterion drew from their streams or ran in train mode.
     more = {} if kind == "head" else {"dropout": 0.3}
     dense, measured = (

@@ -280,7 +280,6 @@ ONE_STEP = ["--epochs", 1, "--batch_size", 500, "--learning_rate", 1e30]
         ("sup_training", ["--learning_rate", 1e30]),
         ("clr_training", [*DENSE, "--learning_rate", 1e30, "--head_epochs", 1]),
         # One step: the loss is that of the network before it.
-        ("sup_training", [*ONE_STEP, "--accumulate_gradients"]),
         ("sup_training", [*ONE_STEP, *"--pruning 0.5 --begin_step 1 --end_step 1 --frequency 1".split()]),
         ("clr_training", [*ONE_STEP, *DENSE, "--head_epochs", 1, "--epochs", 2, "--save_epochs", 1]),
     ],
