@@ -561,11 +561,10 @@ sup_training --architecture resnet18 => --model_depth ... belongs to WideResNets
 clr_pruning_finetune --debug maybe => --debug ... neither True nor False
 sup_training --pruning 0.5 --match_sparsity 0.5 => leave --pruning out
 sup_training --begin_step 5 --begin_epoch 5 --pruning 0.5 => --begin_epoch exclude each other
-clr_training --pruning_percentages 0.5 --end_step_head 5 --end_epoch_head 5 => --end_epoch_head exclude each
-sup_pruning_finetune --dropout 0.1 => there are: wideResNet-1_0.0pruning_2epochs
-sup_prediction_depth --widen_factor 2 => there are: wideResNet-1_0.0pruning_2epochs
-clr_pie_kmodels_detection --projection_head linear => there are: WideResNet-10-1_encoder_SupCon
-clr_prediction_depth --encoder_name Net => there are: WideResNet-10-1_encoder_SupCon
+sup_pruning_finetune --dropout 0.1 => found: wideResNet-1_
+sup_prediction_depth --widen_factor 2 => found: wideResNet-1_
+clr_pie_kmodels_detection --projection_head linear => found: WideResNet-10-1_encoder_SupCon
+clr_prediction_depth --encoder_name Net => found: WideResNet-10-1_encoder_SupCon
 sup_prediction_depth --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME)
 """
 # What is spoilt: id, how, script, flags, what the line tells.
@@ -583,7 +582,7 @@ ROWS = [
         None,
         SUP,
         ["--data_dir", "no\nwhere"],
-        "--data_dir ... rename the folder",
+        "--data_dir ... rename it",
     ),
     (
         "data, name of a built-in set",

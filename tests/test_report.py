@@ -304,7 +304,7 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
     ):
         assert words in read.text, words
     # no control, late pruning or depths
-    assert read.text.count("? nothing to compare It is not tested whether") == 4
+    assert read.text.count("? nothing to compare It cannot be judged whether") == 4
     assert "[" not in "".join(cell for row in read.table("All populations") for cell in row)
     (folder / "supervised" / "evaluations").rename(tmp_path / "away")
     (folder / "SupCon" / "evaluations").rename(tmp_path / "away too")

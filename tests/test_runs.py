@@ -152,9 +152,10 @@ NO_FIT = "from step {} to step {} does not fit its training"
             *("head", "--begin_step_head 30 --end_step_head 20"),
             f"classifier head {NO_FIT.format(30, 20)}",
         ),
+        ("head", "--end_step_head 5 --end_epoch_head 5", "--end_epoch_head exclude each other"),
     ],
 )
-def test_a_schedule_that_never_fires_is_refused(kind, words, told):
+def test_a_schedule_that_never_fires_or_is_given_twice_is_refused(kind, words, told):
     assert told in refusal(kind, words)
 
 
