@@ -148,13 +148,8 @@ def test_runs_without_anything_in_common_are_refused(tmp_path, capsys):
     command = ["--results", str(tmp_path / "a"), "--against", str(tmp_path / "b")]
     assert make_figures.main(command) == 2
     assert "share no learning method, pruning method and sparsity" in capsys.readouterr().err
-    assert make_figures.main([*command, "--format", "pdf"]) == 2
-    assert "--format has no effect with --against" in capsys.readouterr().err
 
 
-def test_the_report_of_a_run_lies_in_its_folder_and_its_figures_name_it(runs, capsys):
-    results, run = runs
-    assert make_figures.main(["--results", str(results), "--run", "hotter"]) == 2
-    assert f"{results / 'runs' / 'hotter'}: no populations are stored there" in capsys.readouterr().err
-    name = make_figures.figure_name(run / "report" / "pies_against_sparsity.npz", run, [7])
+def test_figures_of_a_run_name_it(runs):
+    name = make_figures.figure_name(runs[1] / "report/pies_against_sparsity.npz", runs[1], [7])
     assert name == "few_digits_colder_report_pies_against_sparsity_7models"

@@ -112,17 +112,6 @@ def test_supervised_views_of_every_offset_and_flip_equal_padding_and_slicing(hei
     check_views(augment.supervised_views, one_supervised_view, images, parameters, 1e-5)
 
 
-@pytest.mark.parametrize("height, width, flip", [(32, 32, False), (24, 40, True)])
-def test_a_resized_crop_of_any_box_equals_torchvisions(height, width, flip):
-    lengths = [(top, size) for size in (1, 2, height - 1, height) for top in {0, height - size}]
-    widths = [(left, size) for size in (1, 2, width - 1, width) for left in {0, width - size}]
-    boxes = torch.tensor([(y, x, h, w) for (y, h), (x, w) in itertools.product(lengths, widths)])
-    images = random_bytes(len(boxes), height, width).float() / 255
-    views = augment.resized_crop(images, boxes, torch.full((len(boxes),), flip))
-    for image, box, view in zip(images, boxes, views):
-        assert_near(view, one_image_crop(image, box, flip))
-
-
 @pytest.mark.parametrize("turn", [-1 / 3, -0.02, 0.0, 0.1])
 def test_a_hue_shift_of_greys_pure_colours_and_ties_equals_torchvisions(turn):
     # All 64 colours with channels from 4 levels: two equal channels on top or below, black and white.

@@ -548,12 +548,23 @@ clr_pie_kmodels_detection --test_set 'few digits' => its folders are not the cla
 sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... cannot be read
 sup_prediction_depth --prediction_depth_models 0 => --prediction_depth_models ... a whole number from 1
 sup_prediction_depth --figures_number few => --figures_number ... a whole number from 0
-clr_training --pruning_percentages 0.5 --begin_step 1 --begin_epoch 0 => --begin_epoch exclude each other
 sup_pie_kmodels_detection --models_number 3 => ids 2 are missing ... sup_training.py ... --allow_missing
 sup_training --dataset cifar10 => few digits holds folders of images (test, train), not CIFAR-10; give --data
 sup_pie_kmodels_detection --dataset svhn --data_dir 'few digits/train' => train holds folders of images (digit
 sup_training --dataset cifar10 --data_dir 'few digits/train/digit 1/03.png' => Not a directory ... in the way
 sup_pie_kmodels_detection --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME)
+sup_training --normalization 0.5,0.5 1,1,1 => --normalization
+clr_training --normalization 0.5,0.5,0.5 1,0,1 => --normalization
+sup_pruning_finetune --normalization 0.5,0.5,x 1,1,1 => --normalization
+clr_prediction_depth --normalization nan,0,0 1,1,1 => --normalization
+sup_training --architecture resnet18 => --model_depth ... belongs to WideResNets
+clr_pruning_finetune --debug maybe => --debug ... neither True nor False
+sup_training --pruning 0.5 --match_sparsity 0.5 => leave --pruning out
+sup_training --begin_step 5 --begin_epoch 5 --pruning 0.5 => --begin_epoch exclude each other
+sup_pruning_finetune --dropout 0.1 => of WideResNet-10-1-dropout0.1 ... wideResNet-1_0.0pruning
+sup_prediction_depth --widen_factor 2 => of WideResNet-10-2 ... wideResNet-1_0.0pruning
+clr_pie_kmodels_detection --projection_head linear => found: WideResNet-10-1_encoder_SupCon
+clr_prediction_depth --encoder_name Net => found: WideResNet-10-1_encoder_SupCon
 sup_prediction_depth --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME)
 """
 # What is spoilt: id, how, script, flags, what the line tells.
@@ -571,7 +582,7 @@ ROWS = [
         None,
         SUP,
         ["--data_dir", "no\nwhere"],
-        "--data_dir ... rename the folder",
+        "--data_dir ... rename it",
     ),
     (
         "data, name of a built-in set",
@@ -918,6 +929,13 @@ ROWS = [
         "",
         "different settings (different training images ... --encoder_save_path",
     ),
+    (
+        "JSON, other data than the others",
+        edit_record(SUP_DENSE, setting("data", "train_checksum", to="0" * 64), 1),
+        SUP_PIES,
+        "",
+        "id1.pt was made with different settings (different training images",
+    ),
     ("code, dense pruned", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PRUNE, "", OTHER_CODE),
     ("code, head compared", edit_record(HEAD, OF_OTHER_CODE), CLR_PIES, "", OTHER_CODE),
     ("code, pruned encoder probed", edit_record(PRUNED_ENCODER, OF_OTHER_CODE), CLR_DEPTH, "", OTHER_CODE),
@@ -1096,6 +1114,7 @@ WRONG_FLAGS_OF_FIGURES = """
 --against '' => --against ... '' is not a path: give its name
 --results '' => --results ... '' is not a path: give its name
 --against nowhere => --against nowhere: the folder does not exist
+--against x --format pdf => --format has no effect with --against
 --against x --release y => --release has no effect with --against
 --against x --output_dir y => --output_dir has no effect with --against
 --name x => --name ... --help
@@ -1217,22 +1236,6 @@ def test_of_two_reports_at_once_one_waits(work, monkeypatch, flags):
     assert make_figures.main(["--results", str(folder), *flags]) == 0 and held == [True]
 
 
-@pytest.mark.usefixtures("empty_figures")
-def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(work, monkeypatch, capsys):
-    from figures import make_figures
-    from figures.report import page
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device", "report.html")
-
-    arguments = ["--results", str(work / "pies/few digits")]
-    assert make_figures.main(arguments) == 0
-    before = files(work)
-    monkeypatch.setattr(page, "write", full)
-    assert make_figures.main(arguments) == 2
-    assert "No space left" in capsys.readouterr().err and files(work) == before
-
-
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
     """Results with all of the scripts' figures, of networks that never were."""
@@ -1301,6 +1304,21 @@ def test_what_a_killed_report_left_goes(report, flag):
     write(folder / ".anew_of_earlier/report.html")()
     assert report(flag, folder) == 0
     assert len(files(folder)) > 3 and not list(folder.glob(".anew_*"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--against", "other"]], ids=["report", "against"])
+def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(report, monkeypatch, capsys, flags):
+    from figures.report import page
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "report.html")
+
+    shutil.copytree("digits", "other")
+    assert report(*flags) == 0
+    before = files(Path.cwd())
+    monkeypatch.setattr(page, "write", full)
+    assert report(*flags) == 2
+    assert "No space left" in capsys.readouterr().err and files(Path.cwd()) == before
 
 
 def test_other_files_stay(report):
@@ -1459,37 +1477,12 @@ def test_a_flag_without_effect_is_said(work, capsys):
     assert "no effect" not in capsys.readouterr().out
 
 
-def test_a_comparison_that_ends_on_its_way_leaves_the_earlier_one_whole(
-    made_up, tmp_path, monkeypatch, capsys, empty_figures
-):
-    from figures import make_figures
-    from figures.report import page
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device", "report.html")
-
-    first, second = (shutil.copytree(made_up, tmp_path / name) for name in ("one", "two"))
-    arguments = ["--results", str(first), "--against", str(second)]
-    assert make_figures.main(arguments) == 0
-    [report] = (first / "against").glob("*/report.html")
-    write(report.with_name("of_earlier.csv"))()
-    before = files(tmp_path)
-    monkeypatch.setattr(page, "write", full)
-    assert make_figures.main(arguments) == 2
-    assert "No space left" in capsys.readouterr().err and files(tmp_path) == before
-
-
-def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(
-    made_up, tmp_path, capsys, empty_figures
-):
-    from figures import make_figures
-
-    folder = shutil.copytree(made_up, tmp_path / "digits")
-    write(folder / "supervised/umap/of_before.npz")()
-    before = files(tmp_path)
-    assert make_figures.main(["--results", str(folder), "--release", str(tmp_path / "copy")]) == 2
+def test_a_damaged_evaluation_of_which_nothing_is_shown_is_not_released(report, capsys):
+    write("digits/supervised/umap/of_before.npz")()
+    before = files(Path.cwd())
+    assert report("--release", "copy") == 2
     check_the_line(capsys.readouterr().err, "of_before.npz is damaged; move it away")
-    assert files(tmp_path) == before
+    assert files(Path.cwd()) == before
 
 
 def inflate(path, name, megabytes):
@@ -1538,16 +1531,6 @@ def test_cells_that_a_spreadsheet_would_compute_are_text(tmp_path):
     table.write_rows(tmp_path / "a.csv", [{"a": cell} for cell in cells])
     lines = [line for [line] in csv.reader((tmp_path / "a.csv").open())]
     assert lines == ["a", *(f"'{cell}" for cell in cells[:4]), *cells[4:]]
-
-
-def test_a_memory_too_small_for_torch_is_one_line(capsys):
-    from common import cli
-
-    def begin(argv):
-        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
-
-    assert cli.command(begin)([]) == 2
-    check_the_line(capsys.readouterr().err, "out of memory")
 
 
 @contextlib.contextmanager
@@ -1699,23 +1682,3 @@ def test_a_script_whose_output_nobody_reads_ends_quietly(work, script, flags):
     done = subprocess.run(command, stdout=other_end, **options)
     os.close(other_end)
     assert (done.returncode, done.stderr) == (141, "")
-
-
-def test_results_that_are_not_there_yet(work, capsys):
-    from figures import make_figures
-
-    for kind in ("umap", "q_score", "prediction_depth", "pies_distribution"):
-        Path("pies/cifar10/supervised", kind).mkdir(parents=True)
-    assert make_figures.main(["--results", "pies/cifar10"]) == 2
-    check_the_line(
-        capsys.readouterr().err, "no populations are stored there; run the pie_kmodels_detection scripts"
-    )
-
-
-@pytest.mark.parametrize("name", ["[a]", "*a", " [a]"])
-def test_a_row_of_latex_does_not_begin_as_an_option_of_the_row_before(tmp_path, name):
-    from common.store import table
-
-    table.write_tex(tmp_path / "t.tex", [["class", "PIEs"], [name, "1"]])
-    protected = name.replace("[", "{}[").replace("*", "{}*")
-    assert f"\n{protected} & 1" in (tmp_path / "t.tex").read_text()

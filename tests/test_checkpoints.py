@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN_NETWORKS
 
 from common import models, process
 from common.cli import UserError
@@ -73,25 +71,6 @@ def test_folders_are_those_of_the_data_set():
 # Saved and loaded
 
 
-@pytest.mark.parametrize("folder, depth", GOLDEN_NETWORKS)
-@pytest.mark.parametrize(
-    "patterns, forward",
-    [
-        (["wideResNet_*.pt"], "sup_forward.npz"),
-        (["WideResNet*_encoder_*.pt", "WideResNet*_head_*.pt"], "clr_forward.npz"),
-    ],
-    ids=["supervised", "contrastive"],
-)
-def test_published_checkpoints_load_through_our_loader(folder, depth, patterns, forward):
-    paths = [next(folder.glob(pattern)) for pattern in patterns]
-    name = CheckpointName("", "", "dense", 0.0, 1, 0)
-    network = records.load_classifier(paths, None, name, Architecture(depth, 2), 10)
-    golden = np.load(folder / forward)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(golden["input"])).numpy()
-    assert abs(logits - golden["logits"]).max() < 1e-5
-
-
 def small_checkpoint(folder, **configuration):
     torch.manual_seed(0)
     network = models.SupervisedNetwork(Architecture(10, 1), 10)
@@ -150,14 +129,10 @@ def is_finished(path, configuration, data=DIGITS, other_code=False, **parents):
     return runs.is_finished(study, runs.CheckpointSpec(name, path, settings), **parents)
 
 
-def test_finished_means_the_same_settings_and_data(tmp_path):
-    path, _, _ = small_checkpoint(tmp_path, learning_rate=0.1)
-    asked = {"epochs": 3, "learning_rate": 0.1}
+def test_finished_are_networks_of_other_test_images_and_published_ones_but_not_of_other_dense_ones(tmp_path):
+    path, _, _ = small_checkpoint(tmp_path)
+    asked = {"epochs": 3}
     assert is_finished(path, asked) and not is_finished(tmp_path / "other.pt", {})
-    with pytest.raises(UserError, match=r"learning_rate 0.1, not 0.2.*--save_path another folder"):
-        is_finished(path, {**asked, "learning_rate": 0.2})
-    with pytest.raises(UserError, match="different training images"):
-        is_finished(path, asked, dataclasses.replace(DIGITS, train_checksum="0" * 64))
     assert is_finished(path, asked, dataclasses.replace(DIGITS, checksum="0" * 64)), "other test images"
     with pytest.raises(UserError, match="a different dense model"):
         is_finished(path, asked, dense_sha256=["x"])

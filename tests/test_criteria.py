@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
-from test_pruning import random_network, torch_masks
+from test_pruning import prunable_modules, random_network, torch_masks
 from torch import nn
 from torch.nn.utils import prune
 
@@ -353,30 +353,21 @@ def test_the_increase_is_measured_from_the_weights_at_the_start():
 
 def prune_with_hooks(network, sparsity, scope):
     """One more round of torch's pruning up to a sparsity, by counts."""
-    triples = prunable_modules_of_hooked(network)
+    triples = prunable_modules(network)
     for _, module, name in triples:
         if hasattr(module, f"{name}_orig"):
             # torch compares the values of the last forward pass, which are a step old.
             setattr(module, name, getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask"))
     already = {key: int((mask == 0).sum()) for key, mask in torch_masks(network).items()}
-    sizes = {key: getattr(module, name).numel() for key, module, name in triples}
+    sizes = {f"{prefix}.{name}": getattr(module, name).numel() for prefix, module, name in triples}
     if scope == "global":
         amount = round(sparsity * sum(sizes.values())) - sum(already.values())
         pairs = [(module, name) for _, module, name in triples]
         prune.global_unstructured(pairs, prune.L1Unstructured, amount=amount)
     else:
-        for key, module, name in triples:
+        for prefix, module, name in triples:
+            key = f"{prefix}.{name}"
             prune.l1_unstructured(module, name, amount=round(sparsity * sizes[key]) - already.get(key, 0))
-
-
-def prunable_modules_of_hooked(network):
-    return [
-        (f"{prefix}.{name}", module, name)
-        for prefix, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-        for name in ("weight", "bias")
-        if getattr(module, name, None) is not None
-    ]
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -398,8 +389,8 @@ def test_pruning_while_training_equals_torchs_hooks_applied_again_and_again(opti
                 loss.backward()
                 its_optimizer.step()
         apply_masks(network, masks)
-        for key, module, name in prunable_modules_of_hooked(theirs):
-            expected = getattr(module, name)
+        for prefix, module, name in prunable_modules(theirs):
+            key, expected = f"{prefix}.{name}", getattr(module, name)
             if masks:
                 expected = getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask")
             torch.testing.assert_close(prunable_parameters(network)[key], expected, rtol=1e-5, atol=1e-6)

@@ -510,17 +510,11 @@ def small(tmp_path):
 
 OTHERS = {  # file, what happens to it -> whether everything is missing, or depths alone
     "no predictions": ("evaluations/*global_0.9_id2.npz", Path.unlink, True),
-    "torn dense predictions": (
-        "evaluations/*dense_0.0_id5.npz",
-        lambda path: path.write_bytes(b"torn"),
-        True,
-    ),
     "other networks": (
-        "evaluations/*global_0.9_id2.npz",
+        "evaluations/*dense_0.0_id5.npz",
         lambda path: rewrite(path, {"checkpoints": ["other"]}),
         True,
     ),
-    "no depths": ("populations/global_*_depth.npz", Path.unlink, False),
     **{
         f"depths of other {name}": (
             "populations/global_*_depth.npz",

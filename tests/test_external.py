@@ -53,7 +53,6 @@ def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, ca
     trained = sum(float(part.split("%")[0]) for part in log) / len(log) / 100
     assert float(dense["accuracy_mean"]) == pytest.approx(trained, abs=1e-4)
     assert all(row["normalization"].startswith("mean 0.4914,") for row in table(work))
-    # What was pruned under it is refused with another, or with none.
     another = ["--normalization", "0.5,0.5,0.5", "0.5,0.5,0.5"]
     assert main("sup_prediction_depth", *DATA, *PIES, *another, *theirs) == 2
     assert (
@@ -75,15 +74,6 @@ def test_trained_here_the_normalization_is_in_the_record(work, capsys):
         record.rename(record.with_suffix(".json"))
     assert main("sup_pruning_finetune", *DATA, *PRUNING, "--save_path", "theirs") == 2
     assert "normalization [[0.4914, 0.4822, 0.4465]" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "values", (["0.5,0.5", "1,1,1"], ["0.5,0.5,0.5", "1,0,1"], ["0.5,0.5,x", "1,1,1"], ["nan,0,0", "1,1,1"])
-)
-def test_a_normalization_that_is_none_is_refused(values, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main("sup_training", "--normalization", *values)
-    assert "--normalization" in capsys.readouterr().err
 
 
 def test_one_test_image_more_leaves_trained_networks_valid(work, capsys):

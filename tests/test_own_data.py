@@ -101,13 +101,3 @@ def test_a_second_temperature_stands_beside_the_first(work, monkeypatch):
     [changed] = (work / "pies/photos_16/against").glob("*/changed.csv")
     assert "SupCon,dense,temperature,0.5,0.1" in changed.read_text()
     assert (changed.parent / "report.html").exists()
-
-
-def test_the_second_temperature_without_a_run_is_refused(work, monkeypatch, capsys):
-    monkeypatch.chdir(work)
-    [command] = [words for words in blocks()[1] if "--run" in words and "clr_pie" in words[1]]
-    words = fewer(command[2 : command.index("--run")])
-    assert importlib.import_module("clr_pie_kmodels_detection").main(words) == 2
-    assert (
-        "(temperature 0.5, not 0.1); write these to a separate folder (--run NAME)" in capsys.readouterr().err
-    )

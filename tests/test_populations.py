@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -239,17 +238,6 @@ def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_t
         assert control is None and line.startswith("no finetuned control: ") and expected in line
 
 
-@pytest.mark.parametrize(
-    "method, flags",
-    [("sup", "--widen_factor 2"), ("sup", "--dropout 0.1"), ("clr", "--model_depth 16")]
-    + [("clr", "--projection_head linear"), ("clr", "--temperature 0.1"), ("clr", "--encoder_name Net")],
-)
-def test_networks_of_another_name_are_not_taken_but_named(work, method, flags):
-    name = {"sup": "wideResNet-1_0.0pruning_3epochs", "clr": "WideResNet-10-1_encoder_SupCon_0.0pruning_64b"}
-    (supervised if method == "sup" else contrastive)(pies(method=method), range(2))
-    assert f"found: {name[method]}" in refusal(pies(*flags.split(), method=method))
-
-
 def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their_own(work):
     configuration = supervised(pies(), range(2))
     view = pies("--save_path", "own")
@@ -354,47 +342,11 @@ def test_ids_are_shown_as_runs():
     assert populations.show_ids([]) == ""
 
 
-@pytest.mark.parametrize("method", ["sup", "clr"])
-def test_one_network_that_was_written_again_under_another_id_is_no_population(work, method):
-    view = pies(models_number=3, method=method)
-    (supervised if method == "sup" else contrastive)(view, range(3), elsewhere=True)
-    for first in sorted(view.folder.glob("*_id0.pt")):
-        last = first.with_name(first.name.replace("_id0", "_id2"))
-        torch.save(torch.load(first, weights_only=True), last)
-        assert last.read_bytes() != first.read_bytes()
-    assert re.search("id2.pt has the same weights as .*id0.pt", refusal(view))
-
-
 def test_of_many_networks_none_is_read_whole_to_tell_them_apart(work, monkeypatch):
     view = pies(models_number=6)
     supervised(view, range(6))
     monkeypatch.setattr(records, "read_payload", lambda path: pytest.fail("read whole"))
     assert len(dense_population(view).members) == 6
-
-
-@pytest.mark.parametrize(
-    "entry, value, told",
-    [
-        ("seed", 0, "id1.pt has the same seed as .*id0.pt"),
-        (
-            "data",
-            {"train_checksum": "0" * 64},
-            "id1.pt was made with different settings .different training images",
-        ),
-        (
-            "code",
-            {"training": "of another day"},
-            "id1.pt was made by a different version of training; give --other_co",
-        ),
-    ],
-)
-def test_networks_that_do_not_belong_together_are_no_population(work, entry, value, told):
-    supervised(pies(), range(2))
-    path = pies().folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
-    record = json.loads(path.read_text())
-    record[entry] = {**record[entry], **value} if isinstance(value, dict) else value
-    path.write_text(json.dumps(record))
-    assert re.search(told, refusal(pies()))
 
 
 def test_networks_of_different_code_are_a_population_where_that_is_asked_for(work, capsys):

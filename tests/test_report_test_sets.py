@@ -23,7 +23,7 @@ from test_evidence import (
 )
 from test_report import Page
 
-from common.corruptions import CLEAN, CORRUPTIONS, STRENGTHS
+from common.corruptions import CLEAN
 from common.store.files import read_arrays
 from common.values import run_name
 from figures import make_figures
@@ -96,8 +96,6 @@ def test_every_population_of_both_has_a_row(results):
     assert found == [(*each, sparsity) for each in every for sparsity in (0.0, *SPARSITIES)]
     images = {row["test_set"]: row["images"] for row in rows}
     assert images == {"blur_2": "50", "noise_1": "60", "noise_3": "60", "v6": "40"}
-    assert {row["networks"] for row in rows} == {"6"}
-    assert (results / "report/test_sets.tex").read_text().count(r"\\") == len(rows) + 1
 
 
 def test_pies_and_their_likeness_by_slow_votes(results):
@@ -154,24 +152,6 @@ def test_accuracies_and_their_difference_are_those_of_the_same_networks(results)
         for name, values in zip(("accuracy", "clean_accuracy"), means):
             same(row, name, bounded(student(values), 0, 1))
         same(row, "difference", student([first - second for first, second in zip(*means)]))
-
-
-def test_the_page_says_what_the_strengths_are(results):
-    text = page_of(results).text
-    assert "this project's and not those of CIFAR-10-C" in text
-    for kind, (what, strengths) in STRENGTHS.items():
-        assert f"{kind}_: {', '.join(map(str, strengths))}, {what}" in text
-        assert [CORRUPTIONS[f"{kind}_{1 + i}"] for i in range(3)] == [(kind, by) for by in strengths]
-    assert len(CORRUPTIONS) == 12
-
-
-def test_without_test_sets_there_is_no_section(tmp_path, empty_figures):
-    folder = tmp_path / "few digits"
-    make_results(folder, **SMALL)
-    assert make(folder) == 0
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    assert "Other test images" not in text and "test set</th>" not in text and "CIFAR-10-C" not in text
-    assert not [path for path in (folder / "report").iterdir() if path.name.startswith("test_sets")]
 
 
 def test_what_is_of_other_networks_or_not_stored_is_named_and_left_out(tmp_path, empty_figures, capsys):

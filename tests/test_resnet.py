@@ -56,15 +56,7 @@ def test_the_projection_head_is_512_512_128():
     assert [tuple(layer.weight.shape) for layer in (head[0], head[2])] == [(512, 512), (128, 512)]
 
 
-@pytest.mark.parametrize("flag", ("--model_depth 10", "--widen_factor 2", "--dropout 0.1"))
-def test_flags_of_wideresnets_are_refused(tmp_path, monkeypatch, capsys, flag):
-    monkeypatch.chdir(tmp_path)
-    write_few_digits(tmp_path / "few")
-    assert main("sup_training", *DATA, *flag.split()) == 2
-    assert "belongs to WideResNets" in capsys.readouterr().err
-
-
-def test_all_eight_scripts_take_it(tmp_path, monkeypatch):
+def test_all_eight_scripts_take_it(tmp_path, monkeypatch, unsaved_figures):
     monkeypatch.chdir(tmp_path)
     write_few_digits(tmp_path / "few")
     training = "--epochs 1 --batch_size 32 --index_end 0".split()

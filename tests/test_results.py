@@ -14,7 +14,8 @@ import pytest
 import torch
 from test_plots import depths
 
-from common import comparison, metrics, models, plots, process, study
+from common import comparison, metrics, models, neighbours, plots, process, study
+from common import evaluation as common_evaluation
 from common.cli import UserError
 from common.settings import Architecture
 from common.store import evaluation, files, populations, records, stamp, table
@@ -193,6 +194,7 @@ def test_the_short_table_shows_where_models_come_from():
 def test_a_table_in_latex_is_ruled_by_booktabs_says_names_once_and_escapes_what_latex_takes(tmp_path):
     row = {"method": "later_GMP", "share of A & B": "50 %", "PIEs": 3, "file": r"a\b^c~{#$}"}
     rows = [row, {"method": "later_GMP", "PIEs": 4}, {"method": "global", "PIEs": 12}]
+    rows += [{"method": "[a]"}, {"method": "*a"}]  # as an option of the row before
     cells = table.write_rows(tmp_path / "table.csv", rows)
     table.write_tex(tmp_path / "table.tex", cells)
     assert (tmp_path / "table.tex").read_text().splitlines() == [
@@ -203,6 +205,8 @@ def test_a_table_in_latex_is_ruled_by_booktabs_says_names_once_and_escapes_what_
         r"later\_GMP & 50 \% & 3 & a\textbackslash{}b\textasciicircum{}c\textasciitilde{}\{\#\$\} \\",
         r" &  & 4 &  \\",
         r"global &  & 12 &  \\",
+        r"{}[a] &  &  &  \\",
+        r"{}*a &  &  &  \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -270,12 +274,11 @@ def view(tmp_path, monkeypatch):
 
 def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, monkeypatch):
     member = populations.find_population(view, "dense", 0.0).members[0]
-    first = evaluation.evaluate(view, member)
+    evaluation.evaluate(view, member)
     loads = []
     monkeypatch.setattr(evaluation, "load_member", lambda *arguments: loads.append(1) or original(*arguments))
-    again = evaluation.evaluate(view, member)
-    assert not loads and (first["predictions"] == again["predictions"]).all()
-    assert evaluation.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
+    evaluation.evaluate(view, member)
+    assert not loads and evaluation.evaluate(view, member, with_latent=True)["latent"].shape == (500, 64)
     assert len(loads) == 1
     evaluation.evaluate(view, member, with_latent=True)
     assert len(loads) == 1
@@ -359,6 +362,26 @@ def test_probes_look_at_every_place(view):
         10, models.channels(10, 1)
     )
     assert (first["predictions"] == evaluation.evaluate(view, population.members[0])["predictions"]).all()
+
+
+def test_pieces_that_fit_into_memory_give_the_same_outputs(view, monkeypatch):
+    member = populations.find_population(view, "dense", 0.0).members[0]
+    whole = evaluation.evaluate(view, member) | evaluation.probe(view, member)
+    for module, name, value in (
+        (common_evaluation, "CACHED_PIXELS", 70 * 64),
+        (neighbours, "CHUNK_BYTES", 70 * 4 * 1297),
+        (evaluation, "HIDDEN_BYTES", 1),
+    ):
+        assert getattr(module, name) > value
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(evaluation, "read_arrays", lambda *arguments: None)
+    in_pieces = evaluation.evaluate(view, member) | evaluation.probe(view, member)
+    for name in whole.keys() - {"made"}:
+        found, expected = np.asarray(in_pieces[name]), np.asarray(whole[name])
+        if expected.dtype.kind == "f":
+            np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3, err_msg=name)
+        else:
+            assert np.array_equal(found, expected), name
 
 
 def test_places_are_grouped_by_memory(monkeypatch):

@@ -323,29 +323,22 @@ def test_weights_of_epochs_before_the_state_are_made_by_the_same_command(work, b
 # States that are refused
 
 
-def test_a_state_without_the_sums_of_gradients_that_are_asked_for_is_refused(work, begun, capsys):
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ("--accumulate_gradients", "delete it to start that training over"),
+        ("--learning_rate 0.2", "learning_rate 1.0, not 0.2"),
+        ("--data_dir fewer/few", "different training images"),
+    ],
+)
+def test_a_state_of_other_settings_or_images_is_refused(work, begun, capsys, flags, told):
+    shutil.copytree("few digits", "fewer/few")
+    next(Path("fewer/few/train").rglob("*.png")).unlink()
     before = begun.read_bytes()
     capsys.readouterr()
-    assert give(FOUR, "--accumulate_gradients") == 2
-    assert "delete it to start that training over" in line_of(capsys) and begun.read_bytes() == before
-    begun.unlink()
-    assert give(FOUR, "--accumulate_gradients") == 0
-
-
-def test_a_state_of_other_settings_is_refused(work, begun, capsys):
-    before = begun.read_bytes()
-    capsys.readouterr()
-    assert give(FOUR, "--learning_rate", 0.2) == 2
-    line = line_of(capsys)
-    assert "learning_rate 1.0, not 0.2" in line and "--save_path" in line
+    assert give(FOUR, *flags.split(), "--save_path", begun.parent) == 2
+    assert told in line_of(capsys)
     assert begun.read_bytes() == before and not list(work.rglob("*.pt"))
-
-
-def test_a_state_of_other_images_is_refused(work, begun, capsys):
-    next((work / "few digits/train").rglob("*.png")).unlink()
-    capsys.readouterr()
-    assert give(FOUR) == 2
-    assert "different training images" in line_of(capsys)
 
 
 def not_finite(state):

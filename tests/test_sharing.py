@@ -20,8 +20,7 @@ from forked import Forked
 from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
-from common import augment, evaluation, neighbours, plots, process
-from common.store import evaluation as stored
+from common import plots, process
 from common.store import files, names, runs, table
 
 MODELS = "--models_number 3 --pruning_percentages"
@@ -84,39 +83,6 @@ def alone(tmp_path_factory):
 def work(tmp_path):
     write_few_digits(tmp_path / "few digits")
     return tmp_path
-
-
-def test_chunk_sizes_do_not_change_the_results(alone, work, monkeypatch):
-    """Views, evaluation batches, distances and representations in small pieces: equal models and labels; all
-    numbers but for rounding."""
-    monkeypatch.chdir(work)
-    for room, name, value in (
-        (augment, "CHUNK_PIXELS", 7 * 64),
-        (evaluation, "CACHED_PIXELS", 5 * 64),
-        (neighbours, "CHUNK_BYTES", 3 * 4 * 60),
-        (stored, "HIDDEN_BYTES", 1),
-    ):
-        assert getattr(room, name) > value
-        monkeypatch.setattr(room, name, value)
-    for script in STAGES:
-        assert main(script, *FLAGS[script]) == 0
-    in_pieces = contents(work)
-    assert in_pieces.keys() == alone.keys()
-    for name, expected in alone.items():
-        if name.endswith(".pt"):
-            assert in_pieces[name] == expected, name
-        elif name.endswith(".npz"):
-            for key in expected.keys() - {"row"}:
-                values, found = array(*expected[key]), array(*in_pieces[name][key])
-                if values.dtype.kind == "f":
-                    same = np.allclose(found, values, rtol=1e-4, atol=1e-6, equal_nan=True)
-                else:
-                    same = np.array_equal(found, values)
-                assert same, (name, key)
-
-
-def array(content, kind, shape):
-    return np.frombuffer(content, kind).reshape(shape)
 
 
 def test_workers_give_the_results_of_one_process_bit_for_bit(alone, work):

@@ -86,9 +86,6 @@ def collect(
     equal, floors = of_equal_number(compared)
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
-    curves[1].arrays.update(
-        {"floor_methods": [""], "floors": [[0, 0]], "floor_networks": floors["floor_networks"]}
-    )
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),

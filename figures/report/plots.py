@@ -201,7 +201,7 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     draw_lines(panel, arrays, looks)
     for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
         look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
-        label = f"noise floor {method} (halves, K = {arrays['floor_networks']})".replace("  ", " ")
+        label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
         panel.axhspan(*ends, label=label, **look)
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
     scale_y([panel], "counts" in arrays)
