@@ -76,12 +76,11 @@ def main(argv=None) -> None:
             raise cli.UserError(f"--{min(refused)} has no effect with --against; leave one of them out")
         if flags.against.resolve() == folder.resolve():
             raise cli.UserError("--against names the folder of --results; name that of another run")
-        if not flags.against.is_dir():
-            raise cli.UserError(f"--against {flags.against}: the folder does not exist")
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
-    if not folder.is_dir():
-        raise cli.UserError(f"--results {folder}: no populations are stored there; the folder does not exist")
+    for flag, path in {"--results": folder, "--against": flags.against}.items():
+        if path and not path.is_dir():
+            raise cli.UserError(f"{flag} {path}: no populations are stored there; the folder does not exist")
     report = against_folder(folder, flags.against) if flags.against else folder
     targets = {"release": flags.release, "drawn": flags.output_dir, "report": report}
     targets = {kind: path for kind, path in targets.items() if path}
