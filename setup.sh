@@ -19,10 +19,10 @@ usage() {
                            pruning compared (minutes on a CPU)
 ./setup.sh test            sets up and runs the tests
 ./setup.sh paper [--cuda_device N] [--seeds 0-9] [--methods ...] [--sparsities ...] [--workers N]
-                 [--dry_run] [--yes]
+                 [--dry_run] [--yes] [--slurm DIR]
                            the published study on CIFAR-10, or a part of it: prints its commands, estimates
-                           the time, runs them; --dry_run stops before running, --yes runs them without CUDA
-                           too, --help says what each flag takes
+                           the time, runs them; --dry_run stops before running, --slurm writes job scripts
+                           instead, --yes runs them without CUDA too, --help says what each flag takes
 LOCKED=1 installs the versions of requirements.lock, LOCKED=0 (default) the newest that requirements.txt
 allows.
 PYTHON=/path/to/python3.12 names another interpreter, VENV=/path/to/environment another environment than the

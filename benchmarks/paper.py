@@ -160,10 +160,10 @@ def commands(flags: argparse.Namespace) -> list[str]:
 
 SUBMIT = """#!/bin/bash
 # Submits the study from a login node with network access: fetches the data, then queues the jobs. Each job
-# waits for the jobs whose networks it needs.
+# waits for the jobs of the stages that it needs.
 set -euo pipefail
 tasks=${{TASKS:-8}}           # number of jobs that share the models of one command
-resources=()                # for every job, before those in job.sh: --partition=gpu, --gres=none, --mem=8G
+resources=()                # override those in job.sh: --partition=gpu, --gres=none, --mem=8G
 data=(--dataset cifar10 --data_dir data)
 results=pies/cifar10
 # Additional flags for training of all networks, for networks pruned while training, and for finetuning:
@@ -214,9 +214,13 @@ def write_jobs(folder: Path, all_commands: list[str]) -> None:
         path = shlex.quote(str(folder / "job.sh"))
         lines.append(f"job_{number}=$(submit {options} {path} {script} {' '.join(words)})")
     lines.append('echo "queued; the last job: $job_' + f'{len(all_commands) - 1}"')
+    scripts = {folder / "job.sh": job_script, folder / "submit.sh": "\n".join(lines) + "\n"}
+    for path, script in scripts.items():
+        if path.exists() and path.read_text() != script:
+            raise cli.UserError(f"{path} exists and differs; move it away, or give --slurm another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "job.sh").write_text(job_script)
-    (folder / "submit.sh").write_text("\n".join(lines) + "\n")
+    for path, script in scripts.items():
+        path.write_text(script)
 
 
 def networks(flags: argparse.Namespace) -> dict[str, int]:

@@ -132,6 +132,7 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
     name = dataset_name(flags.dataset, flags.data_dir)
     process.start_logging(script, study_folder("logs", name), flags.debug)
     logger.info(f"{script} on {name}")
+    logger.debug(f"command: {process.command_line()}")
     if flags.ignored:
         logger.info(
             f"note: {', '.join(flags.ignored)}: no effect, as published; the seed of a model is its id "

@@ -76,6 +76,8 @@ def main(argv=None) -> None:
             raise cli.UserError(f"--{min(refused)} has no effect with --against; leave one of them out")
         if flags.against.resolve() == folder.resolve():
             raise cli.UserError("--against names the folder of --results; name that of another run")
+        if not flags.against.is_dir():
+            raise cli.UserError(f"--against {flags.against}: the folder does not exist")
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     if not folder.is_dir():

@@ -386,7 +386,8 @@ def test_every_stored_array_stands_in_the_table_of_the_page_on_python(chain):
         file = path.parent.name + "_depth" * path.stem.endswith("_depth")
         with np.load(path) as arrays:
             for name in {*arrays.files} - {"made"}:
-                found[file, name.removeprefix("dense_")] = arrays[name].ndim
+                key = (file, name) if (file, name) in listed else (file, name.removeprefix("dense_"))
+                found[key] = arrays[name].ndim
     assert {key: listed.get(key) for key in found} == found
     assert not listed.keys() - found.keys()
 
@@ -408,6 +409,21 @@ def test_a_network_without_a_record_is_not_loaded_by_its_file_alone(chain, tmp_p
     shutil.copy(path, tmp_path / path.name)
     with pytest.raises(UserError, match="no record of this study"):
         records.load_network(tmp_path / path.name)
+
+
+def test_parts_that_do_not_belong_together_are_not_loaded(chain):
+    models = chain[0] / "models/few digits"
+    [encoder] = models.glob("*_encoder_SupCon_0.0pruning_*_id0.pt")
+    [head] = models.glob("*_head_SupCon_0.0pruning_*_id0.pt")
+    [other_head] = models.glob("*_head_SupCon_0.0pruning_*_id1.pt")
+    records.load_network(encoder, head)
+    for paths, words in (
+        ((encoder, other_head), "was not trained on"),
+        ((encoder,), "give its encoder and its head"),
+        ((models / "nothing.pt",), "does not exist"),
+    ):
+        with pytest.raises(UserError, match=words):
+            records.load_network(*paths)
 
 
 def test_the_notebook_runs_from_top_to_bottom(chain, monkeypatch):

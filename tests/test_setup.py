@@ -14,6 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 from common import requested
+from common.cli import UserError
 from common.methods import iteration_sparsity
 from figures.report import uncertainty
 
@@ -317,6 +318,9 @@ def test_slurm_jobs_are_queued_once_the_data_are_there_and_wait_for_the_networks
         "PYTHONPATH": str(ROOT),
         "TASKS": "3",
     }
+    (tmp_path / "jobs/submit.sh").write_text(script)
+    with pytest.raises(UserError, match="submit.sh exists and differs"):
+        paper.write_jobs(tmp_path / "jobs", commands)
     subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert len(calls) == len(commands)

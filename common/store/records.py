@@ -314,11 +314,19 @@ def load_network(*paths: Path) -> models.Classifier:
     Args:
         paths: supervised, or encoder and head.
     Raises:
-        UserError: a file without a record, or one that does not fit it.
+        UserError: a missing file, one without a record or that does not fit it, a head of another encoder.
     """
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
     record = read_record(paths[-1])
     if record is None:
         raise UserError(f"{paths[-1]} has no record of this study beside it; use load_classifier")
+    if record["name"]["part"] != "supervised" and len(paths) < 2:
+        raise UserError(f"{paths[-1]} is one part of a contrastive network; give its encoder and its head")
+    encoder_sha256 = record.get("encoder_sha256")
+    if encoder_sha256 and encoder_sha256 != file_sha256(paths[0]):
+        raise UserError(f"{paths[-1]} was not trained on {paths[0]}; give the head of this encoder")
     name = CheckpointName(**record["name"])
     architecture = Architecture.of_configuration(record["configuration"])
     return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))

@@ -241,7 +241,7 @@ def count_marks(rows: list[dict]) -> str:
 
 def missing(evidence: list[dict], claim: Claim) -> list[str]:
     """Returns messages on what a verdict lacks."""
-    messages = []
+    measures_of: dict[str, list[str]] = {}  # message -> measures
     for measure in (measure for measure in claim.measures if measure.decides):
         compared = [
             row for row in evidence if row["claim"] == claim.number and row["measure"] == measure.name
@@ -249,19 +249,20 @@ def missing(evidence: list[dict], claim: Claim) -> list[str]:
         rows = [row for row in compared if row["decides"]]
         counts = [row["models"] for row in rows if 0 < row["models"] < FEWEST_SEEDS]
         if not compared:
-            messages.append(f"{measure.name}: nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}")
+            message = f"nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}"
         elif not rows:
-            messages.append(
-                f"{measure.name}: no comparison decides, because the finetuned control is missing or "
-                f"accuracies are more than {100 * CONFOUNDING_GAP:g} points apart"
+            message = (
+                "no comparison decides, because the finetuned control is missing or accuracies are more than "
+                f"{100 * CONFOUNDING_GAP:g} points apart"
             )
         elif counts:
-            messages.append(
-                f"{measure.name}: comparisons of {either(counts)} networks; a verdict needs {FEWEST_SEEDS}"
-            )
+            message = f"comparisons of {either(counts)} networks; a verdict needs {FEWEST_SEEDS}"
         elif any(math.isnan(row["low"]) for row in rows):
-            messages.append(f"{measure.name}: no interval, because networks do not differ or none is a PIE")
-    return messages
+            message = "no interval, because networks do not differ or none is a PIE"
+        else:
+            continue
+        measures_of.setdefault(message, []).append(measure.name)
+    return [f"{', '.join(names)}: {message}" for message, names in measures_of.items()]
 
 
 def either(numbers: Iterable[int]) -> str:

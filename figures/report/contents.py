@@ -367,7 +367,7 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
     arrays = {
         "figure": "forest",
         "title": across.title(compared, f"Claim {claim.number}", [row["models"] for row in deciding]),
-        "measures": [f"{measure.name} ({measure.unit or 'no unit'})" for measure in measures],
+        "measures": [f"{measure.name} ({measure.unit})".removesuffix(" ()") for measure in measures],
         "rows": ["mean" if row["is_mean"] else pair_label(row) for row in deciding],
         "marks": [mean_mark if row["is_mean"] else row["mark"] for row in deciding],
         "numbers": np.array(numbers) * [measure.scale for measure in measures],

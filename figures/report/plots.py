@@ -291,23 +291,26 @@ def draw_forest(arrays: dict) -> Figure:
     """Draws differences with 95 % intervals, a panel per measure: `measures`, `rows` and `marks` (D,) (for,
     against or open), and `numbers` (4, D): value, low, high and the smallest difference that matters, NaN
     without an interval. Rows of means are named mean."""
-    rows, measures = names_in(arrays, "rows"), np.array(names_in(arrays, "measures"))
-    lines = list(dict.fromkeys(sorted(rows, key="mean".__eq__)))
-    positions, names = np.array([lines.index(row) for row in rows]), list(dict.fromkeys(measures))
-    shape = (len(names), 1) if is_paper(arrays) else (1, len(names))
-    height = (0.32 * len(lines) + 0.6) * shape[0]
-    figure, panels = titled_figure(arrays, 8.4, height, *shape, sharey=True)
-    for panel, name in zip(panels, names):
+    rows, measures = np.array(names_in(arrays, "rows")), np.array(names_in(arrays, "measures"))
+    lines = {
+        name: list(dict.fromkeys(sorted(rows[measures == name], key="mean".__eq__)))
+        for name in dict.fromkeys(measures.tolist())
+    }
+    sizes = [*map(len, lines.values())]
+    height = 0.32 * sum(sizes) + 0.6 * len(sizes)
+    figure, panels = titled_figure(arrays, 6, height, len(sizes), 1, height_ratios=sizes)  # fits a phone
+    for panel, (name, labels) in zip(panels, lines.items()):
         for mark, colour in MARK_COLOURS.items():
             selected = (measures == name) & (arrays["marks"] == mark)
             value, low, high, smallest = arrays["numbers"][:, selected]
-            panel.barh(positions[selected], 2 * smallest, left=-smallest, height=1, color="#E8E8E8")
-            panel.hlines(positions[selected], low, high, color=colour)
-            panel.plot(value, positions[selected], "D", color=colour, markersize=5, label=mark)
+            positions = [labels.index(row) for row in rows[selected]]
+            panel.barh(positions, 2 * smallest, left=-smallest, height=1, color="#E8E8E8")
+            panel.hlines(positions, low, high, color=colour)
+            panel.plot(value, positions, "D", color=colour, markersize=5, label=mark)
         panel.axvline(0, color=LINE_COLOUR, linewidth=0.8)
-        panel.set_yticks(range(len(lines)), lines)
+        panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(labelsize=8)
-        panel.set_ylim(len(lines) - 0.5, -0.5)
+        panel.set_ylim(len(labels) - 0.5, -0.5)
         label_axes(panel, name, "")
     handles = panels[0].get_legend_handles_labels()[0]
     add_legend(figure, handles, title="lines: 95 % intervals; grey: less than d")

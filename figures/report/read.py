@@ -168,8 +168,7 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
-            f"--results {results_folder}: no populations are stored there; run the pie_kmodels_detection "
-            "scripts first"
+            f"{results_folder}: no populations are stored there; run the pie_kmodels_detection scripts first"
         )
     if len({population.made["data"] for population in populations}) > 1:
         raise UserError(
