@@ -1225,6 +1225,7 @@ def test_of_two_reports_at_once_one_waits(work, monkeypatch, flags):
     from figures import make_figures
 
     folder, held = work / "pies/few digits", []
+    (work / "another").mkdir()
 
     def write(*arguments):
         with files.claim(folder / "report.html", wait=False) as is_free:
