@@ -109,7 +109,7 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
         with zipfile.ZipFile(path) as archive:
             stamp, digest = archive.comment, directory_digest(archive)
         if not stamp:
-            command = shlex.join(["python", "-m", "common.store.stamp", str(path.parents[1])])
+            command = shlex.join(["python", "-m", "common.store.stamp", str(path.parents[2])])
             raise UserError(
                 f"{path} has no stamp: an earlier version of this code or another program wrote it; if the "
                 f"results are yours, stamp all of them once: {command}"
