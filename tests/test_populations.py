@@ -194,7 +194,7 @@ def test_pruned_models_follow_their_dense_population(work):
     assert populations.find_population(chosen, "global", 0.5, dense).facts()["epochs"] == 6
 
 
-UNLIKE = "makes one, given the settings of the one-shot networks"
+UNLIKE = "networks' settings makes one"
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,9 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
         controls = [
             control for control in populations if all(same_finetuning(control, pruned) for pruned in one_shot)
         ]
-        reason = "pruning_finetune --pruning_percentages 0.0 makes one, given the settings of the one-shot networks"
+        reason = (
+            "pruning_finetune with --pruning_percentages 0.0 and the one-shot networks' settings makes one"
+        )
         if controls:
             controls = from_dense(study, controls, dense)
             return check_and_log(study, only_population("finetune", controls), dense)

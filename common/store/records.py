@@ -534,9 +534,7 @@ class TrainingState:
         remedy = "delete it to start that training over"
         state = read_payload(self.path, remedy)
         if state.get("format") != STATE_FORMAT:
-            raise UserError(
-                f"{self.path} is not a state of this version; finish it with the version that wrote it, or {remedy}"
-            )
+            raise UserError(f"{self.path} is of a different version; finish it with that one, or {remedy}")
         remedy = f"{remedy}, or {self.remedy}"
         try:
             check_record(self.path, state, self.facts, remedy, self.other_code)

@@ -70,9 +70,9 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         path.parent.mkdir(parents=True, exist_ok=True)
     if foreign := [path for path in paths if os.path.lexists(path) and not is_ours(path)]:
         others = f" ({len(foreign) - 1} more files differ)" if foreign[1:] else ""
-        folders = "report.html, report/ and similarity/" if kind == "report" else "them"
         raise UserError(
-            f"{foreign[0]} is not as this script wrote it from {results}{others}; move {folders} away"
+            f"{foreign[0]} is not as this script wrote it from {results}{others}; move it away (of a report: "
+            "report.html, report/ and similarity/), or name another folder"
         )
 
     def replace() -> None:
