@@ -349,8 +349,8 @@ def not_finite(state):
 @pytest.mark.parametrize(
     "change, told",
     [
-        (lambda state: {}, "not a state of this version"),
-        (lambda state: {**state, "format": 0}, "not a state of this version"),
+        (lambda state: {}, "is of a different version; finish it with that one"),
+        (lambda state: {**state, "format": 0}, "is of a different version; finish it with that one"),
         (lambda state: {"format": records.STATE_FORMAT}, "does not fit the network"),
         (lambda state: state["parts"]["network"].popitem() and state, "does not fit the network"),
         (not_finite, "not finite, in base.bn1.running_var"),
