@@ -205,7 +205,7 @@ UNLIKE = "networks' settings makes one"
         ({"epochs": 2, "precision": "bfloat16"}, "", None, UNLIKE),
         ({"epochs": 4, "elsewhere": True}, "", None, UNLIKE),
         ({}, "*finetuned*id1.*", None, "ids 1 are missing; train them with sup_pruning_finetune.py"),
-        ({}, "*finetuned*", None, "--pruning_percentages 0.0 makes one"),
+        ({}, "*finetuned*", None, "--pruning_percentages 0.0 and the one-shot"),
         ({}, "", "of another network", "made from a different dense model"),
     ],
 )
