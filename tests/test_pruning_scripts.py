@@ -365,7 +365,7 @@ def test_the_finetuned_control_is_taken_along_with_one_shot_networks_and_called_
     assert main(*finetune, 0.5) == 0
     compared = [*COMPARED, "--models_number", 1]
     assert main("clr_pie_kmodels_detection", *compared, "--plot_q_score") == 0
-    assert "no finetuned control: --pruning_percentages 0.0 makes one" in capsys.readouterr().out
+    assert "no finetuned control: pruning_finetune with --pruning_percentages 0.0" in capsys.readouterr().out
     assert main(*finetune, 0.0) == 0
     for script, flags in (("pie_kmodels_detection", ["--plot_q_score"]), ("prediction_depth", [])):
         capsys.readouterr()
