@@ -62,34 +62,40 @@ def test_what_two_bytes_do_not_hold_stays(values):
     assert release.rounded(values).dtype == values.dtype
 
 
-STUDY = "CIFAR-10, JPEG, 16x16"
+# folder in figures/results -> its section in docs/report.md, pinned tables, claims that it judges
+STUDIES = {
+    "CIFAR-10, JPEG, external": ("## WideResNet-16-2\n", "released_external_tables.txt", ["4"]),
+    "CIFAR-10, JPEG, 16x16": ("## Small networks\n", "released_tables.txt", ["1", "2", "3", "4"]),
+}
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The page that is made from the arrays in figures/results."""
-    folder = tmp_path_factory.mktemp("released") / STUDY
-    shutil.copytree(Path(__file__).parent.parent / "figures/results" / STUDY, folder)
+@pytest.fixture(scope="module", params=list(STUDIES))
+def study(request, tmp_path_factory):
+    """The name of a study and the page that is made from its arrays in figures/results."""
+    folder = tmp_path_factory.mktemp("released") / request.param
+    shutil.copytree(Path(__file__).parent.parent / "figures/results" / request.param, folder)
     with without_figures():
         assert make(folder) == 0
-    return (folder / "report.html").read_text(encoding="utf-8")
+    return request.param, (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_released_study_gives_the_pinned_tables(study):
     """Every cell of every table of the page. To pin them anew: write `lines` into the file."""
-    lines = []
-    for heading, rows in Page(study).tables:
+    (name, page), lines = study, []
+    for heading, rows in Page(page).tables:
         title = heading.split("--")[0]  # of the last table the commands follow, with the folder
         lines += ["\t".join(" ".join(cell.split()) for cell in row) for row in [[f"# {title}"], *rows]]
-    assert lines == (GOLDEN_HERE / "released_tables.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == (GOLDEN_HERE / STUDIES[name][1]).read_text(encoding="utf-8").splitlines()
 
 
 def test_the_released_study_makes_the_claims_of_the_docs(study):
     """Verdicts and sizes of its table stand in the report that is made from the arrays in figures/results."""
-    page = re.sub("<[^>]+>", " ", study)
-    docs = (Path(__file__).parent.parent / "docs/report.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([1-4]) \| ([a-z ]+) \| (.*) \| .*\|$", docs, re.MULTILINE)
-    assert [number for number, *_ in rows] == ["1", "2", "3", "4"]
+    (name, page), docs = study, Path(__file__).parent.parent / "docs/report.md"
+    heading, _, numbers = STUDIES[name]
+    section = docs.read_text(encoding="utf-8").partition(heading)[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([1-4]) \| ([a-z ]+) \| (.*) \| .*\|$", section, re.MULTILINE)
+    assert [number for number, *_ in rows] == numbers
+    page = re.sub("<[^>]+>", " ", page)
     for number, verdict, sizes in rows:
         assert re.search(rf"Claim {number}\..*\n?.*\s{verdict}\s", page)
         for size in re.findall(r"[+−][0-9.]+ \[[^]]+\]", sizes):
