@@ -143,16 +143,6 @@ def changeable(pattern):
 # Words and order
 
 
-def test_methods_are_described_in_words_of_their_own():
-    words = [describe(str(method)) for method in METHODS]
-    assert len(set(words)) == len(words)
-    for method, text in zip(METHODS, words):
-        word = {"early": "gradual", "late": "gradual", "small_dense": "narrower dense"}
-        assert word.get(method.schedule, method.schedule) in text
-        assert "None" not in text and "_rewind" not in text and text == text.strip()
-        assert method.criterion == "magnitude" or method.criterion in text
-
-
 def test_a_description_says_schedule_scope_and_criterion():
     assert describe("GMP_global_snip") == "early gradual global pruning by snip"
     text = "iterative layer-wise pruning, 20 % an iteration, rewound to epoch 2"

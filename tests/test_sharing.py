@@ -266,3 +266,24 @@ def test_a_terminal_sees_how_much_is_done(tmp_path, monkeypatch):
     jobs = [runs.Job(tmp_path / str(number), lambda: time.sleep(0.15)) for number in range(3)]
     assert runs.share(SimpleNamespace(flags=flags, script="sup_prediction_depth"), jobs)
     assert "sup_prediction_depth, finished:  33%" in screen.getvalue()
+
+
+MISSING_A_SIGNAL = """
+import signal, sys, time
+missed = []
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143) if missed else missed.append(1))
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_misses_a_signal_is_stopped_again(monkeypatch):
+    flags = SimpleNamespace(workers=1, threads=1, cuda_device=0, argv=[])
+    worker = subprocess.Popen([sys.executable, "-c", MISSING_A_SIGNAL], stdout=subprocess.PIPE)
+    worker.stdout.readline()
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda *_, **settings: worker)
+    monkeypatch.setattr(runs, "progress", None)  # an error in place of an interruption
+    monkeypatch.setattr(runs, "STOP_SECONDS", 0.2)
+    with pytest.raises(TypeError):
+        runs._run_workers(SimpleNamespace(flags=flags, script="sup_training"), [None])
+    assert worker.returncode == 143

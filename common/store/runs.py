@@ -34,6 +34,7 @@ from common.training import TrainingContext, check_outputs, describe_epoch, fit
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.2
+STOP_SECONDS = 20  # after which a worker is told again to stop
 
 
 # Requested files
@@ -430,7 +431,10 @@ def _run_workers(study: Study, jobs: list[Job]) -> None:
             for worker in workers:
                 worker.terminate()  # after an interruption; workers save their states
             for worker in workers:
-                worker.wait()
+                while worker.poll() is None:  # Python drops a signal that arrives in a destructor
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        worker.wait(STOP_SECONDS)
+                    worker.terminate()
         errors.seek(0)
         lines = [line.strip() for line in errors if line.startswith(study.script)]
     flags.workers = 0  # the workers have done all studies of the command
