@@ -290,6 +290,8 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
         q_score=False,
     )
     (folder / "supervised" / "evaluations" / "supervised_GMP_0.9_id1.npz").unlink()
+    path = folder / "SupCon" / "populations" / "GMP_0.9.npz"
+    stored_results.rewrite(path, dense_modal_labels=1 - read_arrays(path)["dense_modal_labels"])
     assert make(folder) == 0
     source = (folder / "report.html").read_text(encoding="utf-8")
     assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
@@ -299,8 +301,8 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
         "prediction depth of SupCon global 0.9",
         "UMAP of SupCon dense: run its PIE script with --plot_umap",
         "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
-        "Intervals and verdicts for populations of 3 models: they need 6",
         "masks of supervised GMP 0.9",
+        "SupCon GMP 0.9: its PIEs follow a different vote rule",
         "the finetuned control of SupCon: run its pruning_finetune script",
     ):
         assert words in read.text, words

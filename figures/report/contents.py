@@ -95,12 +95,6 @@ def collect(
         *comparison_pictures(comparisons, compared),
     ]
     missing += not_stored + missing_joint
-    small_sizes = {len(item.seeds) for item in compared} & set(range(uncertainty.FEWEST_SEEDS))
-    if small_sizes:
-        missing.append(
-            f"Intervals and verdicts for populations of {either(small_sizes)} models: "
-            f"they need {uncertainty.FEWEST_SEEDS}."
-        )
     rows = evidence.all_evidence(compared, controls)
     populations = [*populations, *evidence.population_rows(controls)]
     pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))

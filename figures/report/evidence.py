@@ -169,8 +169,8 @@ def excess(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
         nested = between_halves(population, seeds, uncertainty.splits_of_halves)
         kind, replicates = "halves", nested.pruned - nested.floor
     images, *labels = disputed_labels(population, seeds, splits_of_sets)
-    _, places = distinct_halves(splits_of_sets, len(seeds))
-    reference, pruned = (side[places[:, 0]] for side in labels)
+    _, positions = distinct_halves(splits_of_sets, len(seeds))
+    reference, pruned = (side[positions[:, 0]] for side in labels)
     image_excess = np.zeros(len(population.labels))
     image_excess[images] = (reference != pruned[::-1]).mean((0, 1)) - (reference[0] != reference[1]).mean(0)
     return Sample(seeds, kind, split_excess[0], replicates, scaled_up(image_excess))
@@ -250,21 +250,23 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
     # Images without a value in some network are ignored; the last column counts the rest.
     values = np.column_stack([np.where(defined[:, None], values, 0), defined])
     seed_index = [seeds.index(model_id) for model_id in networks.ids_of(measure)[probed].tolist()]
-    halves, places = distinct_halves(splits_of_sets, len(seeds))
+    halves, positions = distinct_halves(splits_of_sets, len(seeds))
     images, reference, pruned = disputed_labels(population, seeds, splits_of_sets)
     is_pie = np.ascontiguousarray((reference != pruned).T)
-    strata = difficulty(population, seeds) if controlled else np.zeros((places.shape[1], len(defined)), int)
+    strata = (
+        difficulty(population, seeds) if controlled else np.zeros((positions.shape[1], len(defined)), int)
+    )
 
     def evaluate(index: int, groups: np.ndarray | int = 0) -> np.ndarray:
         """Returns the difference for every split of one set of seeds, (1, J); with groups of images (N,),
         without each group: (G, J)."""
-        chosen, inverse = np.unique(places[:, index], return_inverse=True)
+        chosen, inverse = np.unique(positions[:, index], return_inverse=True)
         pies, totals = sums_of_strata(values, is_pie[:, chosen], images, strata[index], groups)
         if pies.shape[0] > 1:
             pies, totals = pies.sum(0) - pies, totals.sum(0) - totals
         differences = minus_others(pies, totals)[:, inverse.reshape(2, -1)]  # (G, 2, J, M)
         # Values count in networks of the opposite half.
-        measured = halves[places[::-1, index]][..., seed_index] & ~np.isnan(differences)
+        measured = halves[positions[::-1, index]][..., seed_index] & ~np.isnan(differences)
         sums, counts = np.where(measured, differences, 0).sum((1, 3)), measured.sum((1, 3))
         average = sums.sum(1, keepdims=True) / counts.sum(1, keepdims=True)
         # Splits without PIEs get the average of the others.
@@ -469,12 +471,12 @@ def uniqueness(pair: Pair) -> Terms:
     # No votes move on other images.
     images = np.union1d(*map(disputed, pair[:2], ids))
     first, second = (votes.take(images, 1) for votes in map(moved_votes, pair[:2], ids))
-    _, places = distinct_halves(splits_of_sets, len(ids[0]))
+    _, positions = distinct_halves(splits_of_sets, len(ids[0]))
 
     def products(index: int, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Returns sums (J, 5, 5) of products over chosen images; the variables are both halves of the first
         combination, both of the second, and 1."""
-        moved = [votes[:, chosen][places[:, index]] for votes in (first, second)]
+        moved = [votes[:, chosen][positions[:, index]] for votes in (first, second)]
         moved = np.concatenate([*moved, np.ones_like(moved[0][:1])]).swapaxes(0, 1).astype(np.float32)
         return moved @ moved.swapaxes(1, 2)  # exact, because all are whole numbers
 
@@ -492,7 +494,7 @@ def uniqueness(pair: Pair) -> Terms:
     kept_images = uncertainty.image_groups(len(pair.first.labels))
     group_products = np.stack([products(0, ~kept[images]) for kept in kept_images])
     without = u(group_products.sum(0) - group_products, kept_images.sum(1)[:, None, None, None]).mean(1)
-    set_products = np.stack([products(index) for index in range(places.shape[1])])
+    set_products = np.stack([products(index) for index in range(positions.shape[1])])
     value, *replicates = u(set_products, kept_images.shape[1])
     replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
     stream = " and ".join(dict.fromkeys(pair.streams))

@@ -266,11 +266,13 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
 
 
 def has_current_labels(population: StoredPopulation) -> bool:
-    """Whether the stored modal labels are those of today's vote rule."""
-    networks = population.pruned
-    voters = population.seeds if "voters" in population.row else tuple(networks.ids.tolist())
-    labels, _ = voting.modal_labels(networks.predictions_of(voters), networks.classes)
-    return np.array_equal(labels, population.arrays["modal_labels"])
+    """Whether the stored modal labels of dense and pruned networks are those of today's vote rule."""
+    for networks, prefix in ((population.reference, "dense_"), (population.pruned, "")):
+        voters = population.seeds if "voters" in population.row else tuple(networks.ids.tolist())
+        labels, _ = voting.modal_labels(networks.predictions_of(voters), networks.classes)
+        if not np.array_equal(labels, population.arrays[f"{prefix}modal_labels"]):
+            return False
+    return True
 
 
 def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks | None:
