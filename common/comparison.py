@@ -520,7 +520,7 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "status": "present",
         "models": len(population.members),
         "dense_models": len(dense.members),
-        "origin": origin_of([*population.records, *dense.records]),
+        "origin": origin_of(population.records, dense.records),
         "architecture": study.architecture_name,
         **population.facts(),
         "unpublished": "not known" if population.external else in_words(population.non_default_settings),

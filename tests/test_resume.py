@@ -387,6 +387,9 @@ def test_a_state_of_other_code_is_refused_unless_other_code_is_asked_for(work, b
     assert give(FOUR, "--other_code") == 0
     assert "resuming after 2 of 4 epochs" in capsys.readouterr().out
     assert record_of(model_of(work))["other_code"] is True and not begun.exists()
+    model_of(work).unlink()
+    assert give(FOUR, "--other_code") == 0  # trained anew, by this code alone
+    assert "other_code" not in record_of(model_of(work))
 
 
 def test_what_is_from_before_the_code_was_recorded_is_taken_and_told_once(work, begun, capsys):

@@ -144,20 +144,19 @@ def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
     return changed_modules
 
 
-def origin_of(records: Iterable[dict | None]) -> str:
+def origin_of(records: list[dict | None], dense_records: Iterable[dict | None] = ()) -> str:
     """Returns the origin of networks with these records, None for a network without one.
 
     It is `trained here`, `external` or `pruned here, dense external`, followed by `, other code` if a
-    different version of the code took part.
+    different version of the code made them or the dense networks that they are compared with.
     """
-    records = list(records)
     origin = "trained here"
     if None in records:
         origin = "external"
     elif any(record["configuration"].get("dense", {}) is None for record in records):
         origin = "pruned here, dense external"
     keys = ("other_code", "made_from_other_code")
-    for record in filter(None, records):
+    for record in filter(None, [*records, *dense_records]):
         if differing_code(record) or any(map(record.get, keys)):
             return f"{origin}, other code"
     return origin
@@ -462,6 +461,7 @@ class TrainingState:
 
     facts: configuration, data, seed, stage and origin of the training; a state with different ones is
     rejected. every: interval between saved states. remedy, other_code: see `check_record`.
+    is_of_other_code: whether changed code trained some of the epochs.
     """
 
     path: Path
@@ -471,6 +471,12 @@ class TrainingState:
     other_code: bool
     unsaved: tuple[int, bytes] | None = None  # number of epochs done, content of the file
     saved_epoch: int = 0
+    is_of_other_code: bool = False
+
+    @property
+    def origin(self) -> dict:
+        """The entry of records on changed code."""
+        return {"other_code": True} if self.is_of_other_code else {}
 
     def __enter__(self) -> "TrainingState":
         return self
@@ -508,6 +514,7 @@ class TrainingState:
                 "format": STATE_FORMAT,
                 **self.facts,
                 "code": science_code(),
+                "other_code": self.is_of_other_code,
                 "epoch": done,
                 "threads": torch.get_num_threads(),
                 "masks": masks,
@@ -537,7 +544,8 @@ class TrainingState:
             raise UserError(f"{self.path} is of a different version; finish it with that one, or {remedy}")
         remedy = f"{remedy}, or {self.remedy}"
         try:
-            check_record(self.path, state, self.facts, remedy, self.other_code)
+            modules = check_record(self.path, state, self.facts, remedy, self.other_code)
+            self.is_of_other_code = bool(modules or state.get("other_code"))
             if state["threads"] != (threads := torch.get_num_threads()):
                 logger.info(
                     f"note: {self.path} was saved by a run with {state['threads']} threads, this one has "

@@ -253,7 +253,7 @@ def train_file(
             if file.name.part == "encoder":  # the test scores check a classifier's outputs
                 check_outputs(network.counted(0), study.data)
             payload = {"model": records.cpu_state(network.kept)}
-            entries = {"run": process.environment(study.device, time.time()), "epoch": done}
+            entries = {"run": process.environment(study.device, time.time()), "epoch": done, **state.origin}
             save(study, replace(file, path=path), payload, network.counted(0), **entries)
             logger.info(f"saved: {path}")
         if part == 0:
@@ -276,7 +276,7 @@ def train_file(
             save_gradients(study, file, network.counted(part), training.accumulated)
         if file.path in missing:
             entries = {"encoder_sha256": records.file_sha256(made_from[0])} if part else {}
-            entries |= {"history": history, "run": process.environment(study.device, started)}
+            entries |= {"history": history, "run": process.environment(study.device, started), **state.origin}
             save(study, file, network.payload(part), network.counted(part), made_from, **entries)
 
 
@@ -323,8 +323,6 @@ def save(
             entries of the record besides name, configuration, seed, data and sparsity.
     """
     facts = {"history": [], **facts, "seed": study.model_seed(file.name.id), "data": study.data.facts()}
-    if study.flags.other_code:
-        facts["other_code"] = True
     if parents := records.made_from_other_code(made_from):
         facts["made_from_other_code"] = parents
     record = records.make_record(file.name, file.configuration, network, **facts)

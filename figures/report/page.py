@@ -204,7 +204,11 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
         "pruning": "; ".join(f"{method} ({describe(method)})" for method in methods),
         "models": claims.either(len(population.pruned.ids) for population in compared),
         "warnings": warnings(report),
-        "claims": [shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS],
+        # Claims without anything to compare come last.
+        "claims": sorted(
+            (shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS),
+            key=lambda claim: not any(measure["table"].rows for measure in claim["measures"]),
+        ),
         "rules": [f"{name}: {rule}." for name, rule in claims.RULES],
         "forest": " ".join(FOREST),
         "protocol": protocol(report.stored),

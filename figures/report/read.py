@@ -94,7 +94,8 @@ class StoredPopulation:
     @property
     def network(self) -> str:
         """The architecture, marked as external if these networks or the dense ones are."""
-        external = str(self.row.get("origin")).startswith(("external", "made elsewhere"))
+        runs = [json.loads(str(self.arrays.get(name, "{}"))) for name in ("runs", "dense_runs")]
+        external = any(run.get("made_elsewhere") for run in runs)
         return "external " * external + str(self.arrays["architecture"])
 
     @property
