@@ -288,8 +288,8 @@ def measure(
         arrays: labels and is_pie (N,); for each side (dense names begin with `dense_`) modal_labels, tied and
         votes for the modal label (N,), q_score, z_score and l1_norm (N,) averaged over the networks, ids,
         evaluations and accuracy (K,), recall (K, classes); confidence of the disagreement (N,);
-        pies_per_class (classes,); gallery, indices of the most confident PIEs; the `MEASURES` of
-        common/store/table.py; if recorded, movement (K, L) of the movement_layers (L,).
+        pies_per_class (classes,); gallery, indices of the most confident PIEs; the arrays of
+        `lost_and_kept`; if recorded, movement (K, L) of the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
     voters = voting_predictions(dense, pruned)

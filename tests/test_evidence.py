@@ -2,9 +2,11 @@
 that are written out."""
 
 import functools
+import json
 import math
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -461,6 +463,29 @@ def test_without_a_control_one_shot_networks_decide_within_one_population_alone(
 def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, expected):
     population = StoredPopulation("SupCon", method, sparsity, Path("pies"), {}, {}, {}, None)
     assert evidence.is_claimed_about(population) is expected
+
+
+@pytest.mark.parametrize(
+    "settings, epochs, expected",
+    [
+        ({"sparsity": 0.0}, 3, True),
+        ({"epochs": 9}, 3, False),
+        ({"external": ["name"]}, None, True),
+        ({"external": ["name"]}, 9, False),
+    ],
+)
+def test_a_control_is_the_reference_of_networks_that_were_finetuned_alike(case, settings, epochs, expected):
+    pruned = [population for population in case[1] if population.is_pruned]
+    controls = [
+        replace(
+            item, arrays=item.arrays | {"settings": json.dumps(settings)}, row=item.row | {"epochs": epochs}
+        )
+        for item in case[1]
+        if not item.is_pruned
+    ]
+    beside_control = evidence.with_controls(pruned, controls)
+    has_control = {item.pruning_method: evidence.has_control(beside_control[item]) for item in pruned}
+    assert has_control.pop("global") is expected and all(has_control.values())
 
 
 def test_scopes_that_differ_never_meet_and_pairs_of_other_accuracy_do_not_decide(tmp_path):

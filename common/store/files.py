@@ -25,6 +25,7 @@ from common.cli import UserError, log_once, logger, refuse_pipe
 LARGEST_BYTES, LARGEST_RATIO = 2**28, 20  # a zip file that unpacks to more than both allow is rejected
 COMMON = Path(__file__).parent.parent
 FORMAT = 3  # of stored arrays; arrays of another format are recomputed
+PRUNING_KEYS = {"pruning_method", "criterion", "scope", "sparsity"}  # of a one-shot configuration
 NEWS_SECONDS = 3  # a process that waits longer logs it
 
 
@@ -158,6 +159,14 @@ def differences(settings: dict, other_settings: dict) -> dict[str, tuple]:
     first, second = flat(settings), flat(other_settings)
     keys = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
     return {key: (first.get(key), second.get(key)) for key in keys}
+
+
+def same_finetuning(settings: dict, other_settings: dict, facts: dict, other_facts: dict) -> bool:
+    """Whether two populations were finetuned with the same settings; only how they were pruned may differ.
+    External ones, whose settings are unknown, are compared by the facts in their names."""
+    if "external" in {*settings, *other_settings}:
+        return all(facts[key] == other_facts[key] for key in facts.keys() & other_facts)
+    return differences(settings, other_settings).keys() <= PRUNING_KEYS
 
 
 @functools.cache

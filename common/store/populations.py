@@ -13,7 +13,7 @@ from typing import Iterable
 from common import settings
 from common.cli import UserError, log_once, logger
 from common.methods import FINETUNED, SCHEDULE_STEPS, parse_method
-from common.store.files import differences
+from common.store.files import differences, same_finetuning
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
 from common.store.records import (
     check_record,
@@ -26,7 +26,6 @@ from common.store.records import (
 )
 from common.study import Study
 
-PRUNING_KEYS = {"pruning_method", "criterion", "scope", "sparsity"}  # of a one-shot configuration
 SELECTION_KEYS = ("epochs", "batch_size", "head_epochs")  # flags select a population by these
 
 
@@ -187,7 +186,12 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     try:
         populations = populations_in(study, kind, (study.folder, study.head_folder))
         controls = [
-            control for control in populations if all(same_finetuning(control, pruned) for pruned in one_shot)
+            control
+            for control in populations
+            if all(
+                same_finetuning(control.settings, pruned.settings, control.facts(), pruned.facts())
+                for pruned in one_shot
+            )
         ]
         reason = (
             "pruning_finetune with --pruning_percentages 0.0 and the one-shot networks' settings makes one"
@@ -199,14 +203,6 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
         reason = str(error)
     logger.info(f"no finetuned control: {reason}")
     return None
-
-
-def same_finetuning(control: Population, pruned: Population) -> bool:
-    """Whether both were finetuned with the same settings. External networks are compared by their names."""
-    if control.external or pruned.external:
-        first, second = control.facts(), pruned.facts()
-        return all(first[key] == second[key] for key in first.keys() & second)
-    return differences(control.configuration, pruned.configuration).keys() <= PRUNING_KEYS
 
 
 def populations_in(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Population]:

@@ -5,7 +5,6 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,66 +38,6 @@ TEX = str.maketrans(
         "*": "{}*",
     }
 )
-
-
-class Measure(NamedTuple):
-    """How the report shows a column: its values times `scale`, with `decimals` decimals."""
-
-    title: str
-    meaning: str
-    scale: int = 1
-    decimals: int = 0
-
-
-# Columns on what pruning changes. An array of the same name is stored with the population: one number, or one
-# value per network, whose mean is the column's value.
-MEASURES = {
-    "lost_pies": Measure("PIEs lost", "the dense modal label is right, the pruned one wrong"),
-    "gained_pies": Measure("PIEs gained", "the pruned modal label is right, the dense one wrong"),
-    "wrong_pies": Measure("PIEs wrong twice", "neither modal label is right"),
-    "accuracy_pies": Measure("accuracy on PIEs (%)", "of this population's networks", 100, 2),
-    "accuracy_rest": Measure("accuracy off PIEs (%)", "on all other images", 100, 2),
-    "auroc_q_score": Measure(
-        "AUROC of Q-Score", "how often a misclassified image has a lower Q-Score than a correct one", 1, 3
-    ),
-    "auroc_depth": Measure(
-        "AUROC of depth",
-        "how often a misclassified image has a higher prediction depth than a correct one",
-        1,
-        3,
-    ),
-    "pie_auroc_q_score": Measure(
-        "AUROC of Q-Score for PIEs", "how often a PIE has a lower mean Q-Score than another image", 1, 3
-    ),
-    "pie_auroc_depth": Measure(
-        "AUROC of depth for PIEs",
-        "how often a PIE has a higher mean prediction depth than another image",
-        1,
-        3,
-    ),
-    "knn_accuracy": Measure("k-NN accuracy (%)", "of the k-NN at the last probe layer", 100, 2),
-    "calibration_error": Measure(
-        "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
-    ),
-    "agreement": Measure(
-        "agreement with dense (%)",
-        "images on which the dense and the pruned network of one seed agree",
-        100,
-        2,
-    ),
-    "agreement_others": Measure(
-        "agreement across seeds (%)",
-        "images on which a network and the dense one of the next seed agree",
-        100,
-        2,
-    ),
-    "cka": Measure(
-        "CKA with dense", "similarity of the latents of the dense and the pruned network of one seed", 1, 3
-    ),
-    "cka_others": Measure(
-        "CKA across seeds", "similarity of the latents of a network and the dense one of the next seed", 1, 3
-    ),
-}
 
 
 def table_path(results_folder: Path) -> Path:

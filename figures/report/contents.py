@@ -13,10 +13,9 @@ import numpy as np
 from common.cli import UserError
 from common.methods import FINETUNED, with_sparsity
 from common.store.files import differences
-from common.store.table import MEASURES, Measure
 from figures.report import across, claims, evidence, test_sets, uncertainty
 from figures.report.claims import either
-from figures.report.evidence import Pair
+from figures.report.evidence import Pair, has_control
 from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure
 
 SHOWN_SPARSITY = 0.95  # details are shown for one sparsity, the highest up to this one
@@ -72,12 +71,11 @@ def collect(
     missing = [f"{text}." for text in (*missing, *not_stored, *unused_sets)]
     if not compared:
         return Report(stored, missing=missing)
-    controlled = {item.learning_method for item in controls}
-    one_shot = {item.learning_method for item in compared if item.parsed.schedule == "one-shot"}
+    beside_control = evidence.with_controls(compared, controls).values()
     missing += [
-        f"the finetuned control of {method}: run its pruning_finetune script with --pruning_percentages 0.0, "
-        "then its PIE and depth scripts again."
-        for method in sorted(one_shot - controlled)
+        f"the finetuned control of {method}: run its pruning_finetune script with --pruning_percentages 0.0 "
+        "and the settings of its one-shot networks, then its PIE and depth scripts again."
+        for method in sorted({item.learning_method for item in beside_control if not has_control(item)})
     ]
     dense = [item for item in evidence.with_dense(compared) if item.pruning_method == "dense"]
     populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
@@ -282,6 +280,15 @@ def dense_against_pruned(compared: list[StoredPopulation]) -> tuple[list[Picture
     return pictures, missing
 
 
+class Measure(NamedTuple):
+    """How the report shows a number: times `scale`, with `decimals` decimals."""
+
+    title: str
+    meaning: str
+    scale: int = 1
+    decimals: int = 0
+
+
 SIDE_BY_SIDE = {  # measures of two runs
     "accuracy": Measure("test accuracy (%)", "", 100, 2),
     "pies": Measure("PIEs (images)", ""),
@@ -290,23 +297,34 @@ SIDE_BY_SIDE = {  # measures of two runs
     "depth": Measure("mean prediction depth of all test images (layers)", "", 1, 2),
     "overlap": Measure("Jaccard similarity of the PIE sets", "", 1, 3),
 }
-SHOWN = SIDE_BY_SIDE | {
-    "pie_share": Measure("PIEs (% of the images)", "", 100),
-    "excess": Measure("PIEs beyond the noise floor (images)", ""),
+CURVES = {  # columns of results.csv drawn against sparsity; arrays of the same name hold a value per network
+    "calibration_error": Measure(
+        "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
+    ),
+    "cka": Measure(
+        "CKA with dense", "similarity of the latents of the dense and the pruned network of one seed", 1, 3
+    ),
 }
-CURVES = ("calibration_error", "cka")  # measures drawn against sparsity
+SHOWN = (
+    SIDE_BY_SIDE
+    | CURVES
+    | {
+        "pie_share": Measure("PIEs (% of the images)", "", 100),
+        "excess": Measure("PIEs beyond the noise floor (images)", ""),
+    }
+)
 
 
 def measures_against_sparsity(
     stored: list[StoredPopulation], compared: list[StoredPopulation]
 ) -> list[Picture]:
     """Draws the measures of `CURVES` against sparsity."""
-    rows = [item.key | evidence.measures(item) for item in stored if item.pruning_method != FINETUNED]
     pictures = []
-    for name in CURVES:
-        heading, meaning, _, _ = MEASURES[name]
+    for name, (heading, meaning, _, _) in CURVES.items():
         heading = heading[0].upper() + heading[1:]
-        if measured := [row for row in rows if name in row]:
+        means = {item: evidence.stored_mean(item, name) for item in stored}
+        rows = [item.key | {name: mean} for item, mean in means.items() if mean]
+        if measured := [row for row in rows if row["pruning_method"] != FINETUNED]:
             text = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
             pictures.append(against_sparsity(compared, measured, name, heading, text))
     return pictures
@@ -316,7 +334,7 @@ def against_sparsity(
     compared: list[StoredPopulation], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
     """Draws a number against sparsity for all learning and pruning methods, with intervals."""
-    ylabel, _, scale, _ = SHOWN.get(name) or MEASURES[name]
+    ylabel, _, scale, _ = SHOWN[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
         run = f" · {row['run']}" if "run" in row else ""
@@ -597,7 +615,7 @@ def changed_settings(first: list[StoredPopulation], second: list[StoredPopulatio
 def recorded_settings(population: StoredPopulation) -> dict:
     """Returns settings of training, data, number of networks, architecture and days."""
     arrays, days = population.arrays, population.runs["days"]
-    return json.loads(str(arrays.get("settings", "{}"))) | {
+    return population.settings | {
         "data": population.made["data"][:12],
         "networks": len(arrays["ids"]),
         "architecture": population.network,

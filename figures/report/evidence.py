@@ -16,11 +16,12 @@ from scipy import sparse
 
 from common import voting
 from common.methods import FINETUNED
-from common.store import table
+from common.store.files import same_finetuning
 from figures.report import claims, similarity, uncertainty
 from figures.report.read import Networks, StoredPopulation, grouped
 from figures.report.uncertainty import FEWEST_NESTED, Sample, of_networks, splits_of_sets
 
+FACTS = "epochs", "batch_size"  # in the names of external networks
 MATCHED = 0.01  # largest difference between matched accuracies
 IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
 
@@ -53,15 +54,18 @@ def with_controls(
     populations: list[StoredPopulation], controls: list[StoredPopulation]
 ) -> dict[StoredPopulation, StoredPopulation]:
     """Maps each population to itself. One-shot populations get their finetune-only control as the reference,
-    in place of the dense networks, if it exists."""
-    networks = {control.learning_method: control.pruned for control in controls}
+    in place of the dense networks, if one with the same settings exists."""
+    by_method = {control.learning_method: control for control in controls}
     controlled = {}
     for population in populations:
-        control = networks.get(population.learning_method)
+        control = by_method.get(population.learning_method)
         controlled[population] = population
         if control and population.parsed.schedule == "one-shot":
-            candidate = replace(population, reference=control, reference_method=FINETUNED)
-            controlled[population] = candidate if candidate.seeds else population
+            settings = control.settings, population.settings
+            facts = ({key: item.row.get(key) for key in FACTS} for item in (control, population))
+            candidate = replace(population, reference=control.pruned, reference_method=FINETUNED)
+            if candidate.seeds and same_finetuning(*settings, *facts):
+                controlled[population] = candidate
     return controlled
 
 
@@ -524,15 +528,13 @@ def combine(terms: Terms) -> dict:
     return uncertainty.combine(terms) if terms else uncertainty.undefined()
 
 
-def measures(population: StoredPopulation) -> dict[str, dict]:
-    """Estimates every measure in the population's row: a mean over networks with its interval, clipped to [0,
-    1]; single numbers have no interval."""
-    stored = {**(population.depths or {}), **population.arrays}
-    values = {
-        name: np.atleast_1d(stored[name]) for name in table.MEASURES if name in population.row.keys() & stored
-    }
-    estimates = {name: uncertainty.mean_estimate(array[~np.isnan(array)]) for name, array in values.items()}
-    return {name: uncertainty.within(mean, 0, 1) for name, mean in estimates.items()}
+def stored_mean(population: StoredPopulation, name: str) -> dict | None:
+    """Estimates the mean of a stored array (K,) over networks, clipped to [0, 1]; None if the population's
+    row lacks it."""
+    if name not in population.row.keys() & population.arrays.keys():
+        return None
+    values = population.arrays[name]
+    return uncertainty.within(uncertainty.mean_estimate(values[~np.isnan(values)]), 0, 1)
 
 
 def vote_leads(population: StoredPopulation) -> np.ndarray:

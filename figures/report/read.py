@@ -130,6 +130,11 @@ class StoredPopulation:
         return json.loads(str(self.arrays["runs"]))
 
     @property
+    def settings(self) -> dict:
+        """The recorded settings of its networks, those of the dense ones under `dense`."""
+        return json.loads(str(self.arrays.get("settings", "{}")))
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The ids that reference and pruned networks share; only these are used."""
         return tuple(sorted(set(self.reference.ids.tolist()) & set(self.pruned.ids.tolist())))
