@@ -109,13 +109,14 @@ def split_classes(classes: list[list[Path]], test_share: float, seed: int) -> di
 
 def destinations(halves: dict[str, list[list[Path]]], train_per_class: int | None) -> dict[Path, Path]:
     """Returns the path of each copy below the target: `train/cat/a.png`. a.jpg becomes a.png unless the class
-    also has, say, a.bmp. Only the first `train_per_class` training images of each class are used."""
+    also has, say, a.bmp or a file called a. Only the first `train_per_class` training images of each class
+    are used."""
     limits = {"train": train_per_class, "test": None}
     chosen = [(half, file) for half in HALVES for files in halves[half] for file in files[: limits[half]]]
-    stems = Counter(file.with_suffix("") for _, file in chosen)
+    names = Counter(path for _, file in chosen for path in (file, file.with_suffix("")))
     copies = {}
     for half, file in chosen:
-        name = file.stem if stems[file.with_suffix("")] == 1 else file.name
+        name = file.stem if names[file.with_suffix("")] == 1 else file.name
         copies[file] = Path(half, file.parent.name, f"{name}.png")
     return copies
 

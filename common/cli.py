@@ -583,7 +583,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         script = Path(sys.argv[0]).name if argv is None else f"{main.__module__}.py"
-        handlers = _raise_on_signals()
+        handlers = _raise_on_signals(received := [])
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not text
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -595,10 +595,13 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
         except BrokenPipeError:
             sys.stdout = None  # otherwise the interpreter flushes it again at exit
             return 128 + signal.SIGPIPE
-        except (Interrupted, UserError, OSError, RuntimeError, MemoryError, ImportError, ValueError) as error:
+        except (Interrupted, Exception) as error:
             if isinstance(error, OSError) and not error.filename:
                 sys.stdout = None
             message = _message_of(error)
+            if message is None and received:  # an import that a signal interrupts may end in any error
+                error = Interrupted(received[0])
+                message = _message_of(error)
             if message is None:
                 raise
             notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
@@ -637,9 +640,9 @@ def _message_of(error: BaseException) -> str | None:
     return None
 
 
-def _raise_on_signals() -> dict:
-    """Makes SIGNALS raise `Interrupted`, except SIGHUP under nohup, and returns the previous handlers. Does
-    nothing outside the main thread."""
+def _raise_on_signals(received: list[int]) -> dict:
+    """Makes SIGNALS raise `Interrupted` and add their number to `received`, except SIGHUP under nohup, and
+    returns the previous handlers. Does nothing outside the main thread."""
     last_signal = float("-inf")
 
     def stop(number: int, frame) -> None:
@@ -647,6 +650,7 @@ def _raise_on_signals() -> dict:
         # Workers get Ctrl-C and then a signal from their parent, which must not interrupt the saving.
         if time.monotonic() - last_signal > GRACE_SECONDS:
             last_signal = time.monotonic()
+            received.append(number)
             raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():

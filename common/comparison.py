@@ -16,9 +16,10 @@ from common.data import ImageDataset
 from common.methods import FINETUNED, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
+from common.store.evaluation import OUTPUTS, PARTS
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
 from common.store.names import kinds_in
-from common.store.populations import Population, find_control, find_population, how_to_train
+from common.store.populations import Population, find_control, find_population, how_to_train, show_ids
 from common.store.records import origin_of
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
@@ -27,8 +28,6 @@ from common.study import Study
 UMAP_SEED = 0
 UMAP_IMAGES = 10
 CONTROL = (FINETUNED, 0.0)  # pruning method and sparsity
-PARTS = ("q_score", "z_score", "l1_norm")
-OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of every network
 DEPTH_COLUMNS = {"prediction": "depth", "label": "label_depth"}
 # Columns that are meaningless for dense networks.
 PRUNED_ONLY_COLUMNS = ("ties_pruned", "agreement", "cka", "probability_change")
@@ -191,17 +190,22 @@ def refuse_other_results(
         current_inputs = made_from(study, population or dense, dense)
         # A population outside this comparison only has to share the dense networks and the images.
         del current_inputs["data" if population else "checkpoints"]
-        if path.stem != stored_kind and stored_kind in ids:
-            stored_inputs["probed"], current_inputs["probed"] = stored["ids"].tolist(), ids[stored_kind]
         changed = changed_settings(study, population, stored) if population else []
         if current_inputs.items() <= stored_inputs.items() and not changed:
-            continue
+            stored_ids = stored["ids"].tolist()
+            current_ids = ids.get(stored_kind, stored_ids) if path.stem != stored_kind else stored_ids
+            if current_ids == stored_ids:
+                continue
+            changed = [
+                f"depths of ids {show_ids(stored_ids)}, now {show_ids(current_ids)}: give "
+                f"--prediction_depth_models {len(stored_ids)}"
+            ]
         if not changed:
             counts = f"{len(stored_inputs['checkpoints'])} networks"
             changed = [f"{counts}, now {len((population or dense).members)}; ids, images or trainings differ"]
         raise UserError(
             f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to "
-            "a separate folder (--run NAME)"
+            "a separate folder (--run NAME, in the PIE and depth scripts)"
         )
 
 

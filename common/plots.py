@@ -5,7 +5,6 @@ The .npz of a figure holds `figure` (its kind), `title` and the arrays of that k
 from it. figures/report/plots.py draws the additional kinds of the report. Importing this takes a second.
 """
 
-import re
 import textwrap
 from pathlib import Path
 
@@ -67,10 +66,8 @@ def is_paper(arrays: dict) -> bool:
 
 
 def title_lines(arrays: dict) -> list[str]:
-    """Returns the lines of the title: what the figure shows and for which networks, then the settings. Titles
-    that earlier versions stored get today's wording."""
-    title = re.sub(r"sparsity ([\d.]+) %", r"\1 % pruned", str(arrays["title"]))
-    lines = title.replace("the own final", "the network's final").split("\n")
+    """Returns the lines of the title: what the figure shows and for which networks, then the settings."""
+    lines = str(arrays["title"]).split("\n")
     shown = SHOWN.get(str(arrays["figure"]))
     return [f"{shown} · {lines[0]}" if shown else lines[0], *lines[1:]]
 

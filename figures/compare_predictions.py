@@ -22,7 +22,7 @@ def named_file(text: str) -> tuple[str, Path]:
     if not equals:
         return values.file_path(text).stem, values.file_path(text)
     if not name or "/" in name:
-        raise argparse.ArgumentTypeError(f"{text!r}: NAME=FILE needs a name without '/'")
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME=FILE needs a name, without '/'")
     return name, values.file_path(file)
 
 

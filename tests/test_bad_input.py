@@ -397,7 +397,7 @@ OF_OTHER_CODE, OTHER_CODE = (
     setting("code", "augment", to="0" * 12),
     "by a different version of augment; give --other_code",
 )
-ELSEWHERE = "... write these to a separate folder (--run NAME)"
+ELSEWHERE = "... write these to a separate folder (--run NAME, in the PIE and depth scripts)"
 MADE_AGAIN = "delete it to have it made again by the command in its JSON"
 CANNOT_BE_MADE = "it was not trained here, so it cannot be made again here"
 BUFFERS = "holds values that are not finite, in base.block1.layer.0.bn1.running_mean and"

@@ -204,6 +204,7 @@ def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_the
     wide = np.zeros((20, 40, 3), np.uint8)
     wide[:, 10:30] = 255  # its middle, which is kept
     Image.fromarray(wide).save(root / "test/cat/0.bmp")
+    shutil.copy(root / "test/cat/1.png", root / "test/cat/0.png.png")  # its name without ending is a file's
     with pytest.raises(UserError, match="different sizes.* resize them: ") as error:
         load_dataset("folder", str(root))
     python, script, *flags = shlex.split(str(error.value).split("resize them: ")[1])
@@ -211,7 +212,8 @@ def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_the
     assert flags[-2:] == ["--size", "8"] and prepare(*flags) == 0
     data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
     assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
-    assert data.test_files[:2] == ("test/cat/0.bmp.png", "test/cat/0.png.png")
+    expected = ["test/cat/0.bmp.png", "test/cat/0.png.png", "test/cat/0.png.png.png"]
+    assert [*data.test_files[:3]] == expected
     assert (data.test_images[0] > 200).all()
 
 

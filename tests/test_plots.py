@@ -195,14 +195,6 @@ def test_letters_in_a_pdf_are_true_type():
     assert b"/CIDFontType2" in pdf and b"/Type3" not in pdf
 
 
-def test_earlier_titles_are_shown_in_the_words_of_today():
-    arrays = {"figure": "umap_grid", "title": "digits · GMP, sparsity 95 %\nk-NN against the own final one"}
-    assert plots.plots.title_lines(arrays) == [
-        "digits · GMP, 95 % pruned",
-        "k-NN against the network's final one",
-    ]
-
-
 @pytest.mark.parametrize("kind, images, pies", [("q_score", 500, 20), ("prediction_depth", 2000, 300)])
 def test_a_cell_has_the_share_of_pies_and_the_sides_all_images(kind, images, pies):
     """Of images with a value in both kinds of networks; some have none."""

@@ -282,13 +282,16 @@ def test_a_network_is_evaluated_once_while_its_checkpoint_is_unchanged(view, mon
     assert len(loads) == 1
     evaluation.evaluate(view, member, with_latent=True)
     assert len(loads) == 1
+    path, made = evaluation.evaluation_path(view, member), evaluation._made_from(view, member)
+    files.write_arrays(path, {"predictions": files.read_arrays(path)["predictions"]}, made)  # as in a release
+    assert evaluation.evaluate(view, member)["zero_latents"] == 0 and len(loads) == 2
     state = torch.load(member.paths[0], weights_only=True)
     state["base.fc.bias"][0] = 50.0
     torch.save(state, member.paths[0])
     member.paths[0].with_suffix(".json").unlink()
     view.flags.allow_missing, view.flags.models_number = True, 1
     [member] = populations.find_population(view, "dense", 0.0).members
-    assert (evaluation.evaluate(view, member)["predictions"] == 0).all() and len(loads) == 2
+    assert (evaluation.evaluate(view, member)["predictions"] == 0).all() and len(loads) == 3
 
 
 @pytest.mark.parametrize("compute", [evaluation.evaluate, evaluation.probe])
@@ -592,7 +595,7 @@ def test_results_of_more_methods_and_of_depths_come_beside_those_that_are_there(
         ({"dense": "ab", "kinds": {ONE: "ac"}}, r"other global_0.5 networks \(.*ids, images or trainings"),
         (
             {"dense": "ab", "kinds": {ONE: "ab"}, "probed": [0]},
-            r"dense_0.0 networks \(.*ids, images or trainings",
+            r"dense_0.0 networks \(depths of ids 0-1, now 0: give --prediction_depth_models 2",
         ),
         ({"dense": "a", "kinds": {ONE: "a"}, "allow_missing": True}, r"\(.*ids, images or trainings"),
         (

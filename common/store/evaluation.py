@@ -17,7 +17,10 @@ from common.store.records import files_named, load_classifier
 from common.study import Study
 from common.training import prepare
 
+PARTS = ("q_score", "z_score", "l1_norm")
+OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # of every network
 HIDDEN_BYTES = 2**30  # limit on the representations of the training images in memory
+STORED = (*OUTPUTS, "zero_latents", "layers", "layer_shapes", "mask_bits")  # arrays of every evaluation
 LATENT_IMAGES = 2000  # largest number of images whose latents are stored
 
 
@@ -73,8 +76,8 @@ def evaluate(study: Study, member: Member, with_latent: bool = False) -> dict[st
         UserError: outputs that are not finite.
     """
     path, made = evaluation_path(study, member), _made_from(study, member)
-    stored = read_arrays(path, made)
-    if stored is not None and ("latent" in stored or not with_latent):
+    stored = read_arrays(path, made) or {}
+    if {*STORED, *["latent"] * with_latent} <= stored.keys():  # a release has only some
         return stored
     network = load_member(study, member)
     with files_named(member.paths):

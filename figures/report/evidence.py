@@ -157,7 +157,10 @@ def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
 
 
 def scaled_up(values: np.ndarray) -> np.ndarray:
-    """Values of images (N,) -> (G,): estimates of their sum, each without one group of images."""
+    """Values of images (N,) -> (G,): estimates of their sum, each without one group of images; none if there
+    are fewer images than groups."""
+    if len(values) < uncertainty.IMAGE_GROUPS:
+        return uncertainty.NO_IMAGES
     kept = uncertainty.image_groups(len(values))
     return kept @ values * len(values) / kept.sum(1)
 

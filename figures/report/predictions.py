@@ -15,6 +15,7 @@ from figures.report.page import PIE_COUNTS, Column, text_column
 from figures.report.read import Networks, StoredPopulation
 
 BLOCK = 2**24  # probabilities in memory at once
+LARGEST_ID = 10**5  # a larger one without --names marks something else, and votes for it fill memory
 SUM_ERROR = 0.02  # tolerance for sums of probabilities, which may be stored as float16
 SHOWN_CLASSES, SHOWN_PIES, THUMBNAIL = 20, 48, 96  # numbers on the page; size in pixels
 COMPARISONS = (
@@ -160,6 +161,8 @@ def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Pr
     names = [line.strip() for line in file.read_text("utf-8", "replace").splitlines()] if file else []
     counts |= {len(names)} if file else set()
     count = min(counts, default=largest + 1)
+    if not counts and largest > LARGEST_ID:
+        raise UserError(f"the arrays have class id {largest}; give ids from 0 without gaps, or --names")
     if len(counts) > 1 or largest >= count:
         text = ", ".join(map(str, sorted(counts)))
         raise UserError(

@@ -176,7 +176,11 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
         raise UserError(
             f"{results_folder}: no populations are stored there; run the pie_kmodels_detection scripts first"
         )
-    if len({population.made["data"] for population in populations}) > 1:
+    data: dict[str | None, set[str]] = {}  # normalisation -> checksums, which depend on it too
+    for population in populations:
+        data.setdefault(population.row.get("normalization"), set()).add(population.made["data"])
+    labels = {population.labels.tobytes() for population in populations}
+    if len(labels) > 1 or any(len(checksums) > 1 for checksums in data.values()):
         raise UserError(
             f"{results_folder} holds results of different versions of the data; run the PIE scripts of both "
             "learning methods again"
