@@ -552,7 +552,7 @@ sup_pie_kmodels_detection --models_number 3 => ids 2 are missing ... sup_trainin
 sup_training --dataset cifar10 => few digits holds folders of images (test, train), not CIFAR-10; give --data
 sup_pie_kmodels_detection --dataset svhn --data_dir 'few digits/train' => train holds folders of images (digit
 sup_training --dataset cifar10 --data_dir 'few digits/train/digit 1/03.png' => Not a directory ... in the way
-sup_pie_kmodels_detection --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME, ...
+sup_pie_kmodels_detection --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME,
 sup_training --normalization 0.5,0.5 1,1,1 => --normalization
 clr_training --normalization 0.5,0.5,0.5 1,0,1 => --normalization
 sup_pruning_finetune --normalization 0.5,0.5,x 1,1,1 => --normalization
@@ -565,7 +565,7 @@ sup_pruning_finetune --dropout 0.1 => of WideResNet-10-1-dropout0.1 ... wideResN
 sup_prediction_depth --widen_factor 2 => of WideResNet-10-2 ... wideResNet-1_0.0pruning
 clr_pie_kmodels_detection --projection_head linear => found: WideResNet-10-1_encoder_SupCon
 clr_prediction_depth --encoder_name Net => found: WideResNet-10-1_encoder_SupCon
-sup_prediction_depth --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME, ...
+sup_prediction_depth --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME,
 """
 # What is spoilt: id, how, script, flags, what the line tells.
 ROWS = [
