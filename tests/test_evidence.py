@@ -470,7 +470,6 @@ def test_claims_are_about_magnitude_pruning_to_high_sparsity(method, sparsity, e
     [
         ({"sparsity": 0.0}, 3, True),
         ({"epochs": 9}, 3, False),
-        ({"external": ["name"]}, None, True),
         ({"external": ["name"]}, 9, False),
     ],
 )
@@ -486,6 +485,26 @@ def test_a_control_is_the_reference_of_networks_that_were_finetuned_alike(case, 
     beside_control = evidence.with_controls(pruned, controls)
     has_control = {item.pruning_method: evidence.has_control(beside_control[item]) for item in pruned}
     assert has_control.pop("global") is expected and all(has_control.values())
+
+
+@pytest.mark.parametrize(
+    "methods, key, expected",
+    [
+        (("GMP_global", "later_GMP_global"), "epochs", "; settings differ: epochs"),
+        (("GMP", "later_GMP"), "begin_step_head", ""),
+        (("global", "global"), "learning_rate", "; settings differ: learning_rate"),
+        (("global", "GMP"), "epochs", ""),
+    ],
+)
+def test_pairs_whose_settings_differ_do_not_decide(case, methods, key, expected):
+    changed = []
+    for method, value in zip(methods, (1, 2)):
+        like = next(item for item in case[1] if item.is_pruned and item.pruning_method.endswith("global"))
+        arrays = like.arrays | {"settings": json.dumps({key: value})}
+        changed.append(replace(like, pruning_method=method, arrays=arrays))
+    assert evidence.unlike_settings(*changed) == expected
+    rows = [*evidence.rows_of_pair(evidence.PRIMARY, evidence.Pair(*changed, True))]
+    assert all(row.note.endswith("%" + expected) and row.decides is not bool(expected) for row in rows)
 
 
 def test_scopes_that_differ_never_meet_and_pairs_of_other_accuracy_do_not_decide(tmp_path):

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from test_scripts import ROOT, SMALL, main, run_here
 
 from common import plots, process
-from common.store import files, names, runs, table
+from common.store import files, runs, table
 
 MODELS = "--models_number 3 --pruning_percentages"
 FLAGS = {
@@ -167,13 +167,6 @@ def test_what_is_in_the_way_of_a_lock_is_one_line_and_stays(work, monkeypatch, c
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and told in said
     assert thesis.read_text() == "four years" and not list(work.rglob("*.pt"))
-
-
-def test_whether_a_folder_can_be_written_is_tried_with_no_name_that_could_be_a_link(tmp_path):
-    thesis, link = tmp_path / "thesis.txt", tmp_path / f".writable.{os.getpid()}"
-    link.symlink_to(thesis)
-    names.check_writable(tmp_path)
-    assert link.is_symlink() and not thesis.exists()
 
 
 def test_a_file_system_without_locks_is_named_with_what_helps(work, monkeypatch, capsys):

@@ -252,8 +252,8 @@ def missing(evidence: list[dict], claim: Claim) -> list[str]:
             message = f"nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}"
         elif not rows:
             message = (
-                "no comparison decides, because the finetuned control is missing or accuracies are more than "
-                f"{100 * CONFOUNDING_GAP:g} points apart"
+                "no comparison decides, because the finetuned control is missing, settings differ, or "
+                f"accuracies are more than {100 * CONFOUNDING_GAP:g} points apart"
             )
         elif counts:
             message = f"comparisons of {either(counts)} networks; a verdict needs {FEWEST_SEEDS}"

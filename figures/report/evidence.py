@@ -16,12 +16,14 @@ from scipy import sparse
 
 from common import voting
 from common.methods import FINETUNED
-from common.store.files import same_finetuning
+from common.settings import Finetuning, defaults
+from common.store.files import PRUNING_KEYS, differences, same_finetuning
 from figures.report import claims, similarity, uncertainty
 from figures.report.read import Networks, StoredPopulation, grouped
 from figures.report.uncertainty import FEWEST_NESTED, Sample, of_networks, splits_of_sets
 
 FACTS = "epochs", "batch_size"  # in the names of external networks
+SCHEDULE_KEYS = "schedule", "begin_step", "end_step", "frequency"  # beginnings of names of settings
 MATCHED = 0.01  # largest difference between matched accuracies
 IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
 
@@ -592,9 +594,22 @@ def rows_of_pair(measures: dict[str, str], pair: Pair, decides: bool = True, sig
     """Yields a row for each measure, which maps to the name of its statistic."""
     for measure, name in measures.items():
         terms = difference(STATISTICS[name], pair)
-        smallest = smallest_of(name, pair.second, terms)
+        smallest, unlike = smallest_of(name, pair.second, terms), unlike_settings(*pair[:2])
         terms = [(sign * weight, *rest) for weight, *rest in terms]
-        yield Row(measure, pair[:2], terms, smallest, decides, accuracies(*pair[:2]))
+        yield Row(measure, pair[:2], terms, smallest, decides and not unlike, accuracies(*pair[:2]) + unlike)
+
+
+def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
+    """Names the settings in which two populations differ although the comparison assumes them equal: those of
+    finetuning, or of gradual pruning in one learning method all but the schedule; "" without any."""
+    keys = {*differences(first.settings, second.settings)}
+    if not (
+        first.parsed.gradual and second.parsed.gradual and first.learning_method == second.learning_method
+    ):
+        is_one_shot = first.parsed.schedule == second.parsed.schedule == "one-shot"
+        keys &= defaults(Finetuning).keys() if is_one_shot else set()
+    unlike = [key for key in sorted(keys - PRUNING_KEYS) if not key.startswith(SCHEDULE_KEYS)]
+    return f"; settings differ: {', '.join(unlike)}" if unlike else ""
 
 
 def mean_accuracy(population: StoredPopulation) -> float:
@@ -648,8 +663,9 @@ def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Ro
             continue
         across = f"across {'learning' if learning else 'pruning'} methods"
         pair, populations = Pair(first, second, not learning), (first, second)
-        decides = all(map(has_control, populations)) and gap(*populations) <= claims.CONFOUNDING_GAP
-        note = accuracies(*populations)
+        decides, unlike = all(map(has_control, populations)), unlike_settings(first, second)
+        decides = decides and gap(*populations) <= claims.CONFOUNDING_GAP and not unlike
+        note = accuracies(*populations) + unlike
         if gap(*populations) > claims.CONFOUNDING_GAP:
             note += ": confounded"
         smallest = claims.SMALLEST_UNIQUENESS
