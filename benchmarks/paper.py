@@ -94,7 +94,8 @@ def main(argv=None) -> None:
         print(f"  python {command}")
     if flags.slurm:
         write_jobs(flags.slurm, all_commands)
-        print(f"written: {flags.slurm}/submit.sh; check its first lines, then: bash {flags.slurm}/submit.sh")
+        submit = f"{flags.slurm}/submit.sh"
+        print(f"written: {submit}; check its first lines, then: bash {shlex.quote(submit)}")
         return
     import torch
 

@@ -745,6 +745,13 @@ ROWS = [
         f"the same seed as ... they are one network; {MADE_AGAIN}",
     ),
     (
+        "model, renamed with its JSON",
+        edit_record(SUP_DENSE, setting("name", "id", to=7)),
+        SUP_PIES,
+        "",
+        "id0.pt was renamed: its JSON says id 7; give both files their former name",
+    ),
+    (
         "model, sparser than its name",
         alone(SUP_DENSE, edit(SUP_DENSE, zero_all_blocks)),
         SUP_PRUNE,

@@ -71,14 +71,15 @@ def test_folders_are_those_of_the_data_set():
 # Saved and loaded
 
 
+NAME = CheckpointName("supervised", "supervised", "dense", 0.0, 3, 0, widen_factor=1, depth=10)
+
+
 def small_checkpoint(folder, **configuration):
     torch.manual_seed(0)
     network = models.SupervisedNetwork(Architecture(10, 1), 10)
     with torch.no_grad():
         network.base.fc.bias += 1.0
-    facts = {"pruning_method": "dense", "sparsity": 0.0, "epochs": 3, "id": 0}
-    name = CheckpointName("supervised", "supervised", **facts, widen_factor=1, depth=10)
-    path = folder / str(name)
+    name, path = NAME, folder / str(NAME)
     facts = {"seed": 0, "data": DIGITS.facts(), "run": process.environment(torch.device("cpu"), 0.0)}
     record = records.make_record(name, {"epochs": 3, **configuration}, network, [], **facts)
     records.save_checkpoint(path, records.cpu_state(network), record)
@@ -124,9 +125,8 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
 def is_finished(path, configuration, data=DIGITS, other_code=False, **parents):
     flags = SimpleNamespace(other_code=other_code, debug=False)
     study = SimpleNamespace(data=data, flags=flags, folder_flag="--save_path")
-    name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, 0)
     settings = {**data.flips, "precision": "float32", "compile": False, **configuration}
-    return runs.is_finished(study, runs.CheckpointSpec(name, path, settings), **parents)
+    return runs.is_finished(study, runs.CheckpointSpec(NAME, path, settings), **parents)
 
 
 def test_finished_are_networks_of_other_test_images_and_published_ones_but_not_of_other_dense_ones(tmp_path):

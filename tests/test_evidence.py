@@ -492,8 +492,10 @@ def test_a_control_is_the_reference_of_networks_that_were_finetuned_alike(case, 
     [
         (("GMP_global", "later_GMP_global"), "epochs", "; settings differ: epochs"),
         (("GMP", "later_GMP"), "begin_step_head", ""),
+        (("global", "GMP"), "architecture", "; settings differ: architecture"),
+        (("global", "GMP"), "dense epochs", "; settings differ: dense epochs"),
+        (("global", "global"), "external", ""),
         (("global", "global"), "learning_rate", "; settings differ: learning_rate"),
-        (("global", "GMP"), "epochs", ""),
     ],
 )
 def test_pairs_whose_settings_differ_do_not_decide(case, methods, key, expected):
@@ -501,7 +503,9 @@ def test_pairs_whose_settings_differ_do_not_decide(case, methods, key, expected)
     for method, value in zip(methods, (1, 2)):
         like = next(item for item in case[1] if item.is_pruned and item.pruning_method.endswith("global"))
         arrays = like.arrays | {"settings": json.dumps({key: value})}
-        changed.append(replace(like, pruning_method=method, arrays=arrays))
+        arrays["architecture"] = str(key == "architecture" and value)
+        row = {"epochs": 5, "dense_epochs": 6} if key == "dense epochs" else {}
+        changed.append(replace(like, pruning_method=method, arrays=arrays, row=row))
     assert evidence.unlike_settings(*changed) == expected
     rows = [*evidence.rows_of_pair(evidence.PRIMARY, evidence.Pair(*changed, True))]
     assert all(row.note.endswith("%" + expected) and row.decides is not bool(expected) for row in rows)

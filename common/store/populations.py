@@ -16,6 +16,7 @@ from common.methods import FINETUNED, SCHEDULE_STEPS, parse_method
 from common.store.files import differences, same_finetuning
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
 from common.store.records import (
+    check_name,
     check_record,
     file_sha256,
     find_duplicate_weights,
@@ -300,7 +301,10 @@ def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> 
 def read_member(files: Iterable[tuple[Path, CheckpointName]]) -> Member:
     """Reads the records and checksums of a network's files."""
     paths, names = zip(*files)
-    return Member(paths, names, tuple(map(read_record, paths)), tuple(map(file_sha256, paths)))
+    records = tuple(map(read_record, paths))
+    for renamed in zip(paths, records, names):
+        check_name(*renamed)
+    return Member(paths, names, records, tuple(map(file_sha256, paths)))
 
 
 def fits(study: Study, member: Member) -> bool:

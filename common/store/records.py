@@ -223,6 +223,19 @@ def read_record(checkpoint: Path) -> dict | None:
     return record
 
 
+def check_name(path: Path, record: dict | None, name: CheckpointName) -> None:
+    """Rejects a file with a record that was renamed.
+
+    Raises:
+        UserError: its name differs from the recorded one.
+    """
+    recorded = (record or {}).get("name", {})
+    changed = [key for key, value in name.facts().items() if recorded.get(key, value) != value]
+    if changed:
+        words = ", ".join(f"{key} {recorded[key]}" for key in changed)
+        raise UserError(f"{path} was renamed: its JSON says {words}; give both files their former name")
+
+
 def with_defaults(configuration: dict, flips: dict) -> dict:
     """Fills in the defaults of settings that a recorded configuration, or the dense one in it, lacks."""
     training = settings.Retraining
@@ -299,11 +312,13 @@ def _check_sparsity(network: nn.Module, path: Path, record: dict | None, expecte
     if record is None:
         if abs(measured["total"] - expected) > PUBLISHED_SPARSITY_TOLERANCE:
             raise UserError(
-                f"{path} has {measured['total']:.4f} of its weights at zero, but its name says {expected}"
+                f"{path} has {measured['total']:.4f} of its weights at zero, but its name says {expected}; "
+                "rename it"
             )
     elif measured["zeros"] != record["sparsity"]["zeros"]:
         raise UserError(
-            f"{path} has {measured['zeros']} weights at zero, but its JSON says {record['sparsity']['zeros']}"
+            f"{path} has {measured['zeros']} weights at zero, but its JSON says "
+            f"{record['sparsity']['zeros']}; {remedy_for([path])}"
         )
 
 

@@ -601,14 +601,24 @@ def rows_of_pair(measures: dict[str, str], pair: Pair, decides: bool = True, sig
 
 def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
     """Names the settings in which two populations differ although the comparison assumes them equal: those of
-    finetuning, or of gradual pruning in one learning method all but the schedule; "" without any."""
+    finetuning, or of gradual pruning in one learning method all but the schedule; the architecture; those in
+    which gradually pruned networks differ from their dense ones. "" without any."""
     keys = {*differences(first.settings, second.settings)}
+    if "external" in keys:
+        keys = set()  # unknown
     if not (
         first.parsed.gradual and second.parsed.gradual and first.learning_method == second.learning_method
     ):
         is_one_shot = first.parsed.schedule == second.parsed.schedule == "one-shot"
         keys &= defaults(Finetuning).keys() if is_one_shot else set()
     unlike = [key for key in sorted(keys - PRUNING_KEYS) if not key.startswith(SCHEDULE_KEYS)]
+    if first.arrays["architecture"] != second.arrays["architecture"]:
+        unlike.append("architecture")
+    for population in (first, second):
+        row = population.row if population.parsed.trained_alone else {}
+        unlike += [
+            f"dense {fact}" for fact in FACTS if row.get(f"dense_{fact}", row.get(fact)) != row.get(fact)
+        ]
     return f"; settings differ: {', '.join(unlike)}" if unlike else ""
 
 

@@ -176,14 +176,12 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
         raise UserError(
             f"{results_folder}: no populations are stored there; run the pie_kmodels_detection scripts first"
         )
-    data: dict[str | None, set[str]] = {}  # normalisation -> checksums, which depend on it too
-    for population in populations:
-        data.setdefault(population.row.get("normalization"), set()).add(population.made["data"])
-    labels = {population.labels.tobytes() for population in populations}
-    if len(labels) > 1 or any(len(checksums) > 1 for checksums in data.values()):
+    if len({population.made["data"] for population in populations}) > 1:
+        texts = dict.fromkeys(str(population.row.get("normalization")) for population in populations)
         raise UserError(
-            f"{results_folder} holds results of different versions of the data; run the PIE scripts of both "
-            "learning methods again"
+            f"{results_folder} holds results of different versions of the data or normalisations ("
+            f"{'; '.join(texts)}); run the PIE scripts of both learning methods again, with the same "
+            "--normalization, or one of them with --run NAME"
         )
     return populations
 
