@@ -363,10 +363,10 @@ def sized(value, entry=".weight"):
     return change
 
 
-def zero_all_blocks(content):
+def zero_a_filter_of_blocks(content):
     for name, tensor in content.get("model", content).items():
-        if name.endswith("conv2.weight"):
-            tensor.zero_()
+        if name.endswith("conv2.weight"):  # 1.3 % of the weights
+            tensor[0].zero_()
 
 
 def other_network(depth=10, widen_factor=1, classes=3):
@@ -753,14 +753,14 @@ ROWS = [
     ),
     (
         "model, sparser than its name",
-        alone(SUP_DENSE, edit(SUP_DENSE, zero_all_blocks)),
+        alone(SUP_DENSE, edit(SUP_DENSE, zero_a_filter_of_blocks)),
         SUP_PRUNE,
         "--models_number 1 --pruning_percentages 0.5",
         "its name says 0.0",
     ),
     (
         "model, sparser than its JSON",
-        edit(SUP_DENSE, zero_all_blocks),
+        edit(SUP_DENSE, zero_a_filter_of_blocks),
         SUP_PRUNE,
         "--pruning_percentages 0.5",
         "its JSON says 0",

@@ -212,8 +212,8 @@ def test_images_of_different_sizes_are_refused_with_the_command_that_resizes_the
     assert flags[-2:] == ["--size", "8"] and prepare(*flags) == 0
     data = load_dataset("folder", shlex.split(capsys.readouterr().out)[-1])
     assert data.train_images.shape == (6, 3, 8, 8) and data.class_names == ("cat", "dog")
-    expected = ["test/cat/0.bmp.png", "test/cat/0.png.png", "test/cat/0.png.png.png"]
-    assert [*data.test_files[:3]] == expected
+    expected = ("test/cat/0.bmp.png", "test/cat/0.png.png", "test/cat/0.png.png.png")
+    assert data.test_files[:3] == expected
     assert (data.test_images[0] > 200).all()
 
 
