@@ -246,7 +246,7 @@ def run_step(study: Study, step: PruningStep) -> None:
         masks, before = step_masks(study, step, source, network), pruning.copy_weights(network)
         pruning.apply_masks(network, masks)
         pruned_accuracy = evaluate_test_set(network, study.data)["test_accuracy"]
-    made_from, origin = [*member.paths, *(file.path for file in step.previous)], {}
+    made_from, code_entry = [*member.paths, *(file.path for file in step.previous)], {}
     with ExitStack() as states:
 
         def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
@@ -256,7 +256,7 @@ def run_step(study: Study, step: PruningStep) -> None:
                 training.accumulated = GradientSums(training.pruned)
             run = TrainingContext(key, runs.describe_run(file.name), state and state.epochs_left)
             history = fit(training, run, epochs, masks)
-            origin.update(state.origin if state else {})
+            code_entry.update(state.code_entry if state else {})
             sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
             return history
 
@@ -290,7 +290,7 @@ def run_step(study: Study, step: PruningStep) -> None:
             "accuracy_as_pruned": pruned_accuracy,
             "movement": pruning.weight_movement(before, prunable_parameters(network), masks),
             "run": process.environment(study.device, started),
-            **origin,
+            **code_entry,
         }
         if step.previous:
             entries["previous_sha256"] = list(source.checksums)

@@ -489,8 +489,8 @@ class TrainingState:
     is_of_other_code: bool = False
 
     @property
-    def origin(self) -> dict:
-        """The entry of records on changed code."""
+    def code_entry(self) -> dict:
+        """The entry of a record if changed code trained some of the epochs, else none."""
         return {"other_code": True} if self.is_of_other_code else {}
 
     def __enter__(self) -> "TrainingState":

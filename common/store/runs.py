@@ -254,7 +254,11 @@ def train_file(
             if file.name.part == "encoder":  # the test scores check a classifier's outputs
                 check_outputs(network.counted(0), study.data)
             payload = {"model": records.cpu_state(network.kept)}
-            entries = {"run": process.environment(study.device, time.time()), "epoch": done, **state.origin}
+            entries = {
+                "run": process.environment(study.device, time.time()),
+                "epoch": done,
+                **state.code_entry,
+            }
             save(study, replace(file, path=path), payload, network.counted(0), **entries)
             logger.info(f"saved: {path}")
         if part == 0:
@@ -277,7 +281,11 @@ def train_file(
             save_gradients(study, file, network.counted(part), training.accumulated)
         if file.path in missing:
             entries = {"encoder_sha256": records.file_sha256(made_from[0])} if part else {}
-            entries |= {"history": history, "run": process.environment(study.device, started), **state.origin}
+            entries |= {
+                "history": history,
+                "run": process.environment(study.device, started),
+                **state.code_entry,
+            }
             save(study, file, network.payload(part), network.counted(part), made_from, **entries)
 
 
