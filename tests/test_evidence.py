@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from stored_results import key_of, make_results, pruned_populations, rewrite
 
-from figures.report import claims, evidence, uncertainty
+from figures.report import claims, evidence, measures, uncertainty
 from figures.report.read import StoredPopulation, load_outputs
 
 SCHEDULES = ("finetuned", "global", "GMP_global", "later_GMP_global")
@@ -346,7 +346,7 @@ def combined(parts):
 def test_numbers_of_populations_equal_slow_ones(case):
     name, compared, _, stored = case
     compared = compared if name == "seven" else compared[1:3]
-    for population, row in zip(compared, evidence.population_rows(compared)):
+    for population, row in zip(compared, measures.population_rows(compared)):
         one = stored[key_of(population)]
         same(row["accuracy"], student(accuracy(network, one.truth) for network in one.pruned.values()))
         same(row["pies"], half_sampled(lambda ids, one=one: len(one.pies(ids)), one.ids, (0, math.inf)))
@@ -507,7 +507,7 @@ def test_pairs_whose_settings_differ_do_not_decide(case, methods, key, expected)
         row = {"epochs": 5, "dense_epochs": 6} if key == "dense epochs" else {}
         changed.append(replace(like, pruning_method=method, arrays=arrays, row=row))
     assert evidence.unlike_settings(*changed) == expected
-    rows = [*evidence.rows_of_pair(evidence.PRIMARY, evidence.Pair(*changed, True))]
+    rows = [*evidence.rows_of_pair(evidence.PRIMARY, measures.Pair(*changed, True))]
     assert all(row.note.endswith("%" + expected) and row.decides is not bool(expected) for row in rows)
 
 

@@ -24,7 +24,7 @@ from test_evidence import Stored
 
 from common.store.files import read_arrays
 from figures import make_figures
-from figures.report import contents, evidence, page, uncertainty
+from figures.report import contents, measures, page, uncertainty
 from figures.report.read import load_outputs, read_populations
 
 BROWSER = next(
@@ -154,7 +154,7 @@ def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(
 
 
 def test_curves_are_drawn_from_the_numbers_of_the_table(folder):
-    rows = evidence.population_rows(compared_in(folder))
+    rows = measures.population_rows(compared_in(folder))
     for name, scale in (("pies", 1), ("excess", 1), ("accuracy", 100)):
         arrays = read_arrays(folder / "report" / f"{name}_against_sparsity.npz")
         drawn = {
@@ -398,8 +398,9 @@ def test_curves_of_pies_are_of_equally_many_networks_beside_the_noise_floor(tmp_
     compared = compared_in(tmp_path / "few")
     rows, floors = contents.of_equal_number(compared)
     for row, population in zip(rows, compared, strict=True):
-        assert row["pies"] == evidence.estimate("pies", population, population.seeds[:6])
-    splits = evidence.between_halves(compared[0], compared[0].seeds[:6], uncertainty.splits_of_sets).floor[0]
+        assert row["pies"] == measures.estimate("pies", population, population.seeds[:6])
+    seeds = compared[0].seeds[:6]
+    splits = measures.between_halves(compared[0], seeds, uncertainty.splits_of_sets).floor[0]
     assert floors["floor_methods"] == ["supervised"] and floors["floor_networks"] == 3
     assert floors["floors"][0].tolist() == np.percentile(splits, [2.5, 97.5]).tolist()
     pictures = contents.collect(read_populations(tmp_path / "few"), {}, []).pictures

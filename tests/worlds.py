@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from figures.report import claims, evidence, uncertainty
-from figures.report.evidence import STATISTICS, Pair
+from figures.report import claims, evidence, measures, uncertainty
+from figures.report.measures import STATISTICS, Pair
 from figures.report.read import Networks, StoredPopulation
 
 IMAGES = 250
@@ -89,25 +89,25 @@ def estimates(populations: list[StoredPopulation]) -> dict[str, dict]:
     early, late, other, _ = populations
     paired, unrelated = Pair(early, late, True), Pair(early, other, False)
     excess = STATISTICS["excess"]
-    rows = [evidence.difference(excess, Pair(*each, False)) for each in zip(populations[:2], populations[2:])]
+    rows = [measures.difference(excess, Pair(*each, False)) for each in zip(populations[:2], populations[2:])]
     mean = [(weight / 2, *rest) for row in rows for weight, *rest in row]
     return {
-        "PIEs": evidence.estimate("pies", early),
-        "PIEs, paired": evidence.compare("pies", paired).difference,
-        "PIEs, other seeds": evidence.compare("pies", unrelated).difference,
-        "Jaccard": evidence.overlap(paired),
-        "Jaccard, other seeds": evidence.overlap(unrelated),
-        "excess": evidence.estimate("excess", early),
-        "excess, other seeds": evidence.compare("excess", unrelated).difference,
+        "PIEs": measures.estimate("pies", early),
+        "PIEs, paired": measures.compare("pies", paired).difference,
+        "PIEs, other seeds": measures.compare("pies", unrelated).difference,
+        "Jaccard": measures.overlap(paired),
+        "Jaccard, other seeds": measures.overlap(unrelated),
+        "excess": measures.estimate("excess", early),
+        "excess, other seeds": measures.compare("excess", unrelated).difference,
         "excess, mean of rows": uncertainty.combine(mean),
-        "U": evidence.combine(evidence.uniqueness(unrelated)),
-        "Q-Score": evidence.combine(evidence.against_others(early, "q_score", True, 1)),
+        "U": uncertainty.combine(measures.uniqueness(unrelated)),
+        "Q-Score": uncertainty.combine(evidence.against_others(early, "q_score", True, 1)),
     }
 
 
 def forget() -> None:
     """Drops what is remembered of earlier draws."""
-    for function in vars(evidence).values():
+    for function in vars(measures).values():
         if hasattr(function, "cache_clear"):
             function.cache_clear()
 

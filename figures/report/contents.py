@@ -13,10 +13,11 @@ import numpy as np
 from common.cli import UserError
 from common.methods import FINETUNED, with_sparsity
 from common.store.files import differences
-from figures.report import across, claims, evidence, test_sets, uncertainty
+from figures.report import across, claims, evidence, measures, test_sets, uncertainty
 from figures.report.claims import either
-from figures.report.evidence import Pair, has_control
-from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure
+from figures.report.evidence import has_control
+from figures.report.measures import Pair
+from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure, with_dense
 
 SHOWN_SPARSITY = 0.95  # details are shown for one sparsity, the highest up to this one
 
@@ -77,8 +78,8 @@ def collect(
         "and the settings of its one-shot networks, then its PIE and depth scripts again."
         for method in sorted({item.learning_method for item in beside_control if not has_control(item)})
     ]
-    dense = [item for item in evidence.with_dense(compared) if item.pruning_method == "dense"]
-    populations, dense = evidence.population_rows(compared), evidence.population_rows(dense)
+    dense = [item for item in with_dense(compared) if item.pruning_method == "dense"]
+    populations, dense = measures.population_rows(compared), measures.population_rows(dense)
     grid, not_stored = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
     equal, floors = of_equal_number(compared)
@@ -94,7 +95,7 @@ def collect(
     ]
     missing += not_stored + missing_joint
     rows = evidence.all_evidence(compared, controls)
-    populations = [*populations, *evidence.population_rows(controls)]
+    populations = [*populations, *measures.population_rows(controls)]
     pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))
     missing = list(dict.fromkeys(missing))
     test_set_pictures = [
@@ -145,10 +146,10 @@ def of_equal_number(compared: list[StoredPopulation]) -> tuple[list[dict], dict]
     for population in compared:
         seeds = population.seeds[:fewest]
         if len(seeds) == fewest:
-            pies = {name: evidence.estimate(name, population, seeds) for name in ("pies", "excess")}
+            pies = {name: measures.estimate(name, population, seeds) for name in ("pies", "excess")}
             rows.append(population.key | pies)
             if fewest > 1:
-                splits = evidence.between_halves(population, seeds, uncertainty.splits_of_sets).floor[0]
+                splits = measures.between_halves(population, seeds, uncertainty.splits_of_sets).floor[0]
                 floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
     arrays = {"floor_methods": list(floors), "floors": list(floors.values()), "floor_networks": fewest // 2}
     return rows, arrays
@@ -322,7 +323,7 @@ def measures_against_sparsity(
     pictures = []
     for name, (heading, meaning, _, _) in CURVES.items():
         heading = heading[0].upper() + heading[1:]
-        means = {item: evidence.stored_mean(item, name) for item in stored}
+        means = {item: measures.stored_mean(item, name) for item in stored}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
         if measured := [row for row in rows if row["pruning_method"] != FINETUNED]:
             text = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
@@ -434,7 +435,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
         "title": across.title(compared, UMAP[0]),
     }
     names, missing = [], []
-    for population in evidence.with_dense(compared):
+    for population in with_dense(compared):
         is_dense = population.pruning_method == "dense"
         umap = read_figure(population, "umap", dense=is_dense)
         if umap is None:
@@ -482,7 +483,7 @@ def pie_list(population: StoredPopulation) -> list[dict]:
     arrays, depths = population.arrays, population.depths
     margin = np.full(len(population.is_pie), np.nan)
     if population.pruned:
-        margin = evidence.vote_leads(population) / len(population.seeds)
+        margin = measures.vote_leads(population) / len(population.seeds)
     depth = depths["pruned_depth_prediction"].mean(0) if depths else np.full(len(population.is_pie), np.nan)
     rows = [
         {
@@ -543,7 +544,7 @@ def collect_runs(
         UserError: the runs have no population in common.
     """
     runs = [load_outputs([item for item in run if item.is_pruned]) for run in (first, second)]
-    populations, others = (evidence.with_dense(loaded) for loaded, _ in runs)
+    populations, others = (with_dense(loaded) for loaded, _ in runs)
     by_label = {other.label: other for other in others}
     pairs = [run_pair(item, by_label[item.label]) for item in populations if item.label in by_label]
     if all(pair.first.pruning_method == "dense" for pair in pairs):
@@ -582,14 +583,14 @@ def run_differences(pair: Pair) -> list[dict]:
     minus second) with its interval; for `overlap` instead the similarity, and that of random sets."""
     measured, dense = {}, pair.first.pruning_method == "dense"
     for name in (
-        ("accuracy", "q_score") if dense else [key for key in SIDE_BY_SIDE if key in evidence.STATISTICS]
+        ("accuracy", "q_score") if dense else [key for key in SIDE_BY_SIDE if key in measures.STATISTICS]
     ):
-        compared = evidence.compare(name, pair)
+        compared = measures.compare(name, pair)
         if compared.difference["models"]:
             values = {"first": compared.first["value"], "second": compared.second["value"]}
             measured[name] = values | compared.difference
     if not dense and pair.first.made["data"] == pair.second.made["data"]:
-        measured["overlap"] = evidence.overlap(pair)
+        measured["overlap"] = measures.overlap(pair)
     common_columns = {"models": 0, "paired": pair.paired}
     return [pair.first.key | {"measure": name} | common_columns | row for name, row in measured.items()]
 

@@ -1,31 +1,37 @@
-"""Evidence for the claims from the stored arrays of a data set, with intervals.
+"""Evidence for the claims: which populations are compared, in which measures, with intervals."""
 
-K networks, N images, S sets of seeds, J splits of each set into halves.
-"""
-
-import functools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import combinations, product
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
-from common import voting
 from common.methods import FINETUNED
 from common.settings import Finetuning, defaults
 from common.store.files import PRUNING_KEYS, differences, same_finetuning
-from figures.report import claims, similarity, uncertainty
-from figures.report.read import Networks, StoredPopulation, grouped
-from figures.report.uncertainty import FEWEST_NESTED, Sample, of_networks, splits_of_sets
+from figures.report import claims, uncertainty
+from figures.report.measures import (
+    IMAGE_MEASURES,
+    STATISTICS,
+    Pair,
+    Terms,
+    difference,
+    labels_of_sets,
+    mean_of_networks,
+    noise_floor,
+    overlap,
+    pies,
+    pies_minus_others,
+    uniqueness,
+    values_of_networks,
+)
+from figures.report.read import StoredPopulation, grouped
 
 FACTS = "epochs", "batch_size"  # in the names of external networks
 SCHEDULE_KEYS = "schedule", "begin_step", "end_step", "frequency"  # beginnings of names of settings
 MATCHED = 0.01  # largest difference between matched accuracies
-IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
 
 
 def is_claimed_about(population: StoredPopulation) -> bool:
@@ -34,22 +40,6 @@ def is_claimed_about(population: StoredPopulation) -> bool:
     method = population.parsed
     magnitude = method.criterion == "magnitude" and method.schedule in ("one-shot", "early", "late")
     return magnitude and population.sparsity >= claims.HIGH_SPARSITY
-
-
-def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
-    """Returns the dense networks of every learning method as populations, followed by the given ones."""
-    first = {population.learning_method: population for population in reversed(populations)}
-    dense = [
-        replace(
-            population,
-            pruning_method="dense",
-            sparsity=0.0,
-            pruned=population.reference,
-            made=population.made | {"checkpoints": population.made["dense_checkpoints"]},
-        )
-        for population in first.values()
-    ]
-    return [*dense[::-1], *populations]
 
 
 def with_controls(
@@ -76,482 +66,7 @@ def has_control(population: StoredPopulation) -> bool:
     return population.parsed.schedule != "one-shot" or population.reference_method == FINETUNED
 
 
-# Votes of sets of seeds
-
-
-@functools.lru_cache(maxsize=100)  # enough for all populations on a test set and the clean images
-def labels_of_sets(networks: Networks, seeds: tuple[int, ...]) -> np.ndarray:
-    """Returns modal labels (1 + S, N): of all these seeds, then of their half-samples (none with fewer than 6
-    seeds)."""
-    sets = np.ones((1, len(seeds)), bool)
-    if len(seeds) >= uncertainty.FEWEST_SEEDS:
-        sets = np.concatenate([sets, uncertainty.half_samples(len(seeds))])
-    return voting.modal_labels_of_sets(networks.predictions_of(seeds), sets, networks.classes)
-
-
-def pies(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """Returns the PIE sets of all these seeds, then of their half-samples: (1 + S, N) bool."""
-    return labels_of_sets(population.reference, seeds) != labels_of_sets(population.pruned, seeds)
-
-
-@functools.cache
-def distinct_halves(splits: Callable, seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct halves (H, K) bool in `splits` of this many seeds, and indices (2, S, J) into them
-    for both halves of every split. Few seeds have few distinct halves."""
-    sets = splits(seeds)
-    halves, indices = np.unique(sets.reshape(-1, seeds), axis=0, return_inverse=True)
-    return halves, indices.reshape(sets.shape[:3])
-
-
-@functools.lru_cache(maxsize=30)  # several populations share reference networks
-def labels_of_halves(networks: Networks, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
-    """Returns the modal labels (H, N) of `distinct_halves`."""
-    halves, _ = distinct_halves(splits, len(seeds))
-    return voting.modal_labels_of_sets(networks.predictions_of(seeds), halves, networks.classes)
-
-
-def disputed(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """Returns the indices of images on which predictions differ; on all other images votes agree."""
-    sides = population.reference, population.pruned
-    predictions = np.concatenate([networks.predictions_of(seeds) for networks in sides])
-    return np.flatnonzero((predictions != predictions[0]).any(0))
-
-
-@functools.lru_cache(maxsize=2)
-def disputed_labels(
-    population: StoredPopulation, seeds: tuple[int, ...], splits: Callable
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the disputed images (D,), and for them the labels (H, D) of reference and pruned halves."""
-    images = disputed(population, seeds)
-    sides = population.reference, population.pruned
-    return images, *(labels_of_halves(networks, seeds, splits).take(images, 1) for networks in sides)
-
-
-class BetweenHalves(NamedTuple):
-    """Numbers of images (S, J) on which networks of opposite halves of the seeds differ: two halves of the
-    reference (floor); reference and pruned networks, the mean over both assignments (pruned)."""
-
-    floor: np.ndarray
-    pruned: np.ndarray
-
-
-@functools.cache
-def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> BetweenHalves:
-    """Counts differing images for these splits of the seeds. Only opposite halves are compared, because
-    networks of one seed share their training."""
-    _, reference, pruned = disputed_labels(population, seeds, splits)
-    _, (first, second) = distinct_halves(splits, len(seeds))
-
-    def differing(other_labels: np.ndarray, first_index: np.ndarray, second_index: np.ndarray) -> np.ndarray:
-        pairs = zip(first_index.ravel(), second_index.ravel())
-        counts = [np.count_nonzero(reference[one] != other_labels[other]) for one, other in pairs]
-        return np.array(counts).reshape(first_index.shape)
-
-    crossed = differing(pruned, first, second) + differing(pruned, second, first)
-    return BetweenHalves(differing(reference, first, second), crossed / 2)
-
-
-def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
-    return float(between_halves(population, seeds, splits_of_sets).floor[0].mean())
-
-
-# Statistics of one population: samples of its networks with these ids
-
-
-def scaled_up(values: np.ndarray) -> np.ndarray:
-    """Values of images (N,) -> (G,): estimates of their sum, each without one group of images; none if there
-    are fewer images than groups."""
-    if len(values) < uncertainty.IMAGE_GROUPS:
-        return uncertainty.NO_IMAGES
-    kept = uncertainty.image_groups(len(values))
-    return kept @ values * len(values) / kept.sum(1)
-
-
-@functools.cache
-def excess(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
-    """Estimates PIEs beyond the noise floor. Both are counted between halves of the seeds and averaged over
-    splits."""
-    halves = between_halves(population, seeds, splits_of_sets)
-    split_excess = halves.pruned - halves.floor
-    kind, replicates = "jackknife", split_excess[1:]
-    if len(seeds) >= FEWEST_NESTED:
-        nested = between_halves(population, seeds, uncertainty.splits_of_halves)
-        kind, replicates = "halves", nested.pruned - nested.floor
-    images, *labels = disputed_labels(population, seeds, splits_of_sets)
-    _, positions = distinct_halves(splits_of_sets, len(seeds))
-    reference, pruned = (side[positions[:, 0]] for side in labels)
-    image_excess = np.zeros(len(population.labels))
-    image_excess[images] = (reference != pruned[::-1]).mean((0, 1)) - (reference[0] != reference[1]).mean(0)
-    return Sample(seeds, kind, split_excess[0], replicates, scaled_up(image_excess))
-
-
-def half_sampled(numbers: np.ndarray, seeds: tuple[int, ...]) -> Sample:
-    """Makes a sample from counts (1 + S,) for all seeds and for their half-samples."""
-    return Sample(seeds, "halves", numbers[:1].astype(float), numbers[1:, None].astype(float))
-
-
-def number_of_pies(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
-    return half_sampled(pies(population, seeds).sum(1), seeds)
-
-
-def lost_minus_gained(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
-    """Counts images with a right modal label of the reference minus those with a right pruned one."""
-    sides = population.reference, population.pruned
-    right = [(labels_of_sets(networks, seeds) == population.labels).sum(1) for networks in sides]
-    return half_sampled(right[0] - right[1], seeds)
-
-
-def is_right(networks: Networks, labels: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
-    return networks.predictions_of(ids) == labels
-
-
-def accuracy_lost(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
-    """Estimates the accuracy of the reference minus that of the pruned network of the same seed."""
-    sides = population.reference, population.pruned
-    reference, pruned = (is_right(networks, population.labels, ids).astype(float) for networks in sides)
-    lost = reference - pruned
-    return of_networks(lost.mean(1), ids, scaled_up(lost.mean(0) / lost.shape[1]))
-
-
-def values_of_networks(
-    population: StoredPopulation, name: str, images: np.ndarray | slice = slice(None)
-) -> dict[int, float]:
-    """Returns a number per id of pruned networks: accuracy, q_score or depth averaged over images, or another
-    stored number; ids without it are left out."""
-    networks, values, ids = population.pruned, np.zeros(0), ()
-    if name == "accuracy":
-        ids, values = networks.ids, (networks.predictions == population.labels).mean(1)
-    elif name in IMAGE_MEASURES.values():
-        ids, values = networks.ids_of(name), np.nanmean(getattr(networks, name)[:, images], 1)
-    else:
-        for arrays in (population.arrays, population.depths or {}):
-            if name in arrays:
-                ids, values = arrays["ids"], arrays[name]
-    pairs = zip(np.asarray(ids).tolist(), values.tolist())
-    return {model_id: value for model_id, value in pairs if not math.isnan(value)}
-
-
-def mean_of_networks(name: str, images: np.ndarray | slice = slice(None)) -> "Statistic":
-    """Returns the statistic that averages `values_of_networks`."""
-
-    def sample(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
-        values = values_of_networks(population, name, images)
-        return of_networks(np.array([values[model_id] for model_id in ids]), ids)
-
-    return Statistic(lambda population: list(values_of_networks(population, name, images)), sample)
-
-
-@functools.cache
-def pies_minus_others(population: StoredPopulation, measure: str, controlled: bool) -> Sample:
-    """Estimates the mean q_score or depth of PIEs minus that of other images in pruned networks, in standard
-    deviations over images. PIEs come from one half of the seeds, values from networks of the other half.
-
-    Args:
-        controlled: compare PIEs only with images of equal difficulty: the same number of reference networks
-            agree on the modal label, and it is right for both or wrong for both.
-    """
-    seeds, networks = population.seeds, population.pruned
-    probed = [index for index, model_id in enumerate(networks.ids_of(measure).tolist()) if model_id in seeds]
-    values = getattr(networks, measure)[probed].T  # (N, M)
-    defined = ~np.isnan(values).any(1)
-    deviation = values[defined].std(0)
-    values = (values - values[defined].mean(0)) / np.where(deviation > 0, deviation, np.nan)
-    # Images without a value in some network are ignored; the last column counts the rest.
-    values = np.column_stack([np.where(defined[:, None], values, 0), defined])
-    seed_index = [seeds.index(model_id) for model_id in networks.ids_of(measure)[probed].tolist()]
-    halves, positions = distinct_halves(splits_of_sets, len(seeds))
-    images, reference, pruned = disputed_labels(population, seeds, splits_of_sets)
-    is_pie = np.ascontiguousarray((reference != pruned).T)
-    strata = (
-        difficulty(population, seeds) if controlled else np.zeros((positions.shape[1], len(defined)), int)
-    )
-
-    def evaluate(index: int, groups: np.ndarray | int = 0) -> np.ndarray:
-        """Returns the difference for every split of one set of seeds, (1, J); with groups of images (N,),
-        without each group: (G, J)."""
-        chosen, inverse = np.unique(positions[:, index], return_inverse=True)
-        pies, totals = sums_of_strata(values, is_pie[:, chosen], images, strata[index], groups)
-        if pies.shape[0] > 1:
-            pies, totals = pies.sum(0) - pies, totals.sum(0) - totals
-        differences = minus_others(pies, totals)[:, inverse.reshape(2, -1)]  # (G, 2, J, M)
-        # Values count in networks of the opposite half.
-        measured = halves[positions[::-1, index]][..., seed_index] & ~np.isnan(differences)
-        sums, counts = np.where(measured, differences, 0).sum((1, 3)), measured.sum((1, 3))
-        average = sums.sum(1, keepdims=True) / counts.sum(1, keepdims=True)
-        # Splits without PIEs get the average of the others.
-        return np.where(counts > 0, sums / counts, average)
-
-    with np.errstate(invalid="ignore"):  # some splits have no PIEs
-        value, *replicates = (evaluate(index)[0] for index in range(len(strata)))
-        groups = uncertainty.image_groups(len(defined)).argmin(0)
-        without_groups = evaluate(0, groups).mean(1) if controlled else uncertainty.NO_IMAGES
-    replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
-    return Sample(seeds, "jackknife", value, replicates, without_groups, len(probed))
-
-
-@functools.lru_cache(maxsize=1)  # both measures share it
-def difficulty(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """Returns a whole number for each of the sets of `splits_of_sets` and each image, (S, N), which images of
-    equal difficulty share."""
-    votes, voters = population.reference.predictions_of(seeds), splits_of_sets(len(seeds)).any((0, 2))
-    modal = voting.modal_labels_of_sets(votes, voters, population.reference.classes)
-    agreeing = sum(chosen[:, None] & (vote == modal) for chosen, vote in zip(voters.T, votes))
-    return 2 * agreeing + (modal == population.labels)
-
-
-def sums_of_strata(
-    values: np.ndarray, is_pie: np.ndarray, images: np.ndarray, strata: np.ndarray, groups: np.ndarray | int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums values (N, M) over the PIEs of each set, and over all images, by groups and strata (N,).
-
-    Args:
-        is_pie: (D, S), for the images (D,).
-    Returns:
-        (G, S, T, M), (G, 1, T, M)
-    """
-    shape = uncertainty.IMAGE_GROUPS if np.ndim(groups) else 1, is_pie.shape[1], strata.max() + 1
-    bins = np.ravel_multi_index((groups, 0, strata), shape)
-    position, sets = np.nonzero(is_pie)
-
-    def sums(values: np.ndarray, bins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Sums values over bins; value i is in counts[i] of them."""
-        starts = np.concatenate([[0], counts.cumsum()])
-        chosen = sparse.csc_array((np.ones(len(bins)), bins, starts), (math.prod(shape), len(values)))
-        return (chosen @ values).reshape(*shape, -1)
-
-    pies = sums(values[images], bins[images[position]] + sets * shape[2], is_pie.sum(1))
-    return pies, sums(values, bins, np.ones(len(values), int))[:, :1]
-
-
-def minus_others(pies: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Averages, over PIEs, their value minus the mean of other images in the same stratum. PIEs of strata
-    without other images are left out; NaN if none remains.
-
-    Args:
-        pies, totals: sums (..., T, M + 1) over PIEs and over all images of a stratum; the last entry is the
-            number of images.
-    Returns:
-        (..., M)
-    """
-    number, others = pies[..., -1:], totals[..., -1:] - pies[..., -1:]
-    rest = (totals - pies) / np.maximum(1, others)
-    total = np.where(others > 0, pies - number * rest, 0).sum(-2)
-    count = np.where(others > 0, number, 0).sum(-2)
-    return total[..., :-1] / np.where(count > 0, count, np.nan)
-
-
-class Statistic(NamedTuple):
-    """A number of a population: ids returns the networks that have it; sample computes it for some ids."""
-
-    ids: Callable[[StoredPopulation], list[int]]
-    sample: Callable[[StoredPopulation, tuple[int, ...]], Sample]
-    fewest: int = 1  # smallest number of networks for it
-
-
-OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy", "auroc_q_score", "auroc_depth")
-STATISTICS = {
-    "pies": Statistic(attrgetter("seeds"), number_of_pies),
-    "excess": Statistic(attrgetter("seeds"), excess, 2),
-    "accuracy_lost": Statistic(attrgetter("seeds"), accuracy_lost),
-    "lost_minus_gained": Statistic(attrgetter("seeds"), lost_minus_gained),
-} | {name: mean_of_networks(name) for name in OF_NETWORKS}
-BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
-
-
-def estimate(name: str, population: StoredPopulation, ids: tuple[int, ...] = ()) -> dict:
-    """Estimates a statistic with its interval, for networks with these ids (default: all that have it)."""
-    statistic = STATISTICS[name]
-    ids = ids or tuple(sorted(statistic.ids(population)))
-    if len(ids) < statistic.fewest:
-        return uncertainty.undefined()
-    unbounded = uncertainty.combine([(1, "", statistic.sample(population, ids))])
-    return uncertainty.within(unbounded, *BOUNDS.get(name, (-math.inf, math.inf)))
-
-
-# Statistics of two populations
-
-
-class Pair(NamedTuple):
-    """Two populations to compare.
-
-    paired: networks with the same id are compared; otherwise ids are unrelated, and equally many networks of
-    each population are used, the first ones. ids: the ids that may be used (None: all).
-    """
-
-    first: StoredPopulation
-    second: StoredPopulation
-    paired: bool
-    ids: tuple[int, ...] | None = None
-
-    @property
-    def streams(self) -> tuple[str, str]:
-        """Names for the seeds of both sides; related seeds have the same name."""
-        first, second = self.first.learning_method, self.second.learning_method
-        return (first, second) if self.paired or first != second else (first, f"other {second}")
-
-
-Terms = list[tuple[float, str, Sample]]  # arguments of `uncertainty.combine`
-
-
-def compared_ids(statistic: Statistic, pair: Pair) -> list[tuple[int, ...]]:
-    """Returns equally many ids of both populations for comparing a statistic."""
-    ids = [sorted(statistic.ids(population)) for population in pair[:2]]
-    if pair.ids is not None:
-        ids = [[model_id for model_id in side if model_id in pair.ids] for side in ids]
-    if pair.paired:
-        ids = [[model_id for model_id in ids[0] if model_id in ids[1]]] * 2
-    fewest = min(map(len, ids))
-    return [tuple(side[:fewest]) for side in ids]
-
-
-def difference(statistic: Statistic, pair: Pair) -> Terms:
-    """Returns the terms of a statistic of the first population minus that of the second; none with too few
-    networks."""
-    ids = compared_ids(statistic, pair)
-    if len(ids[0]) < statistic.fewest:
-        return []
-    samples = [*map(statistic.sample, pair[:2], ids)]
-    return [*zip((1, -1), pair.streams, samples)]
-
-
-class Difference(NamedTuple):
-    """Estimates of a statistic for both populations of a pair, and of the first minus the second."""
-
-    first: dict
-    second: dict
-    difference: dict
-
-
-def compare(name: str, pair: Pair) -> Difference:
-    """Compares a statistic of two populations; undefined with too few networks."""
-    terms = difference(STATISTICS[name], pair)
-    if not terms:
-        return Difference(*[uncertainty.undefined()] * 3)
-    sides = [uncertainty.combine([(1, stream, sample)]) for _, stream, sample in terms]
-    return Difference(*sides, uncertainty.combine(terms))
-
-
-def overlap(pair: Pair) -> dict:
-    """Estimates the Jaccard similarity of the PIE sets of a pair on the same images, with its interval and
-    with that of random sets of these sizes."""
-    ids = compared_ids(STATISTICS["pies"], pair)
-    first, second = map(pies, pair[:2], ids)  # (1 + S, N)
-    if not pair.paired:  # unrelated seeds
-        second[1:] = second[1 + uncertainty.reordered(len(second) - 1, 1)]
-    intersection, union = (first & second).sum(1), (first | second).sum(1)
-    sizes = int(first[0].sum()), int(second[0].sum())
-    chance = similarity.expected_jaccard(*sizes, first.shape[1])
-    ratio = uncertainty.half_sampled_ratio(intersection, union, len(ids[0]))
-    return uncertainty.within(ratio, 0, 1) | {"chance": chance}
-
-
-@functools.lru_cache(maxsize=30)
-def moved_votes(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """Counts the votes for an image that pruning moves to another class, for each of `distinct_halves`: (H,
-    N) uint8, the total variation distance times the number of voters."""
-    halves, _ = distinct_halves(splits_of_sets, len(seeds))
-    sides = [side.predictions_of(seeds) for side in (population.reference, population.pruned)]
-    moved, images = np.zeros((len(halves), len(population.labels)), np.uint8), disputed(population, seeds)
-    for chunk in np.array_split(images, 1 + len(images) // 500):
-        distance = 0
-        for label in range(population.reference.classes):
-            reference, pruned = ((side[:, chunk] == label).astype(np.float32) for side in sides)
-            distance = distance + np.abs(halves.astype(np.float32) @ (pruned - reference))
-        moved[:, chunk] = distance / 2
-    return moved
-
-
-def correlations(products: np.ndarray, number: int | np.ndarray) -> np.ndarray:
-    """Computes Pearson correlations (..., V, V) from sums of products (..., V + 1, V + 1) over `number`
-    images; the last variable is 1. Constant variables have correlation 0."""
-    means = products[..., :-1, -1:].astype(float) / number
-    covariance = products[..., :-1, :-1] / number - means * means.swapaxes(-1, -2)
-    variance = np.einsum("...vv->...v", covariance)[..., None]
-    size = np.sqrt(variance * variance.swapaxes(-1, -2))
-    return covariance / np.where(size > 0, size, np.inf)
-
-
-def uniqueness(pair: Pair) -> Terms:
-    """Estimates U: how far two combinations differ in the images whose votes pruning moves, beyond the effect
-    of different seeds; NaN if the halves of a combination are not positively correlated."""
-    ids = compared_ids(STATISTICS["pies"], pair)
-    if len(ids[0]) < 2:
-        return []
-    # No votes move on other images.
-    images = np.union1d(*map(disputed, pair[:2], ids))
-    first, second = (votes.take(images, 1) for votes in map(moved_votes, pair[:2], ids))
-    _, positions = distinct_halves(splits_of_sets, len(ids[0]))
-
-    def products(index: int, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Returns sums (J, 5, 5) of products over chosen images; the variables are both halves of the first
-        combination, both of the second, and 1."""
-        moved = [votes[:, chosen][positions[:, index]] for votes in (first, second)]
-        moved = np.concatenate([*moved, np.ones_like(moved[0][:1])]).swapaxes(0, 1).astype(np.float32)
-        return moved @ moved.swapaxes(1, 2)  # exact, because all are whole numbers
-
-    def u(products: np.ndarray, number: int | np.ndarray) -> np.ndarray:
-        """Returns U (..., J), linearised around the means over splits."""
-        r = correlations(products, number)
-        across, within = (r[..., 0, 3] + r[..., 1, 2]) / 2, [r[..., 0, 1], r[..., 2, 3]]
-        means = [values.mean(-1, keepdims=True) for values in (across, *within)]
-        defined = (means[1] > 0) & (means[2] > 0)
-        scale = np.sqrt(np.where(defined, means[1] * means[2], np.nan))
-        deviations = [values - mean for values, mean in zip((across, *within), means)]
-        slopes = [means[0] / 2 / np.where(defined, mean, np.nan) for mean in means[1:]]
-        return 1 - (means[0] + deviations[0] - slopes[0] * deviations[1] - slopes[1] * deviations[2]) / scale
-
-    kept_images = uncertainty.image_groups(len(pair.first.labels))
-    group_products = np.stack([products(0, ~kept[images]) for kept in kept_images])
-    without = u(group_products.sum(0) - group_products, kept_images.sum(1)[:, None, None, None]).mean(1)
-    set_products = np.stack([products(index) for index in range(positions.shape[1])])
-    value, *replicates = u(set_products, kept_images.shape[1])
-    replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
-    stream = " and ".join(dict.fromkeys(pair.streams))
-    return [(1, stream, Sample(ids[0], "jackknife", value, replicates, without))]
-
-
-# Populations
-
-
-def population_rows(populations: list[StoredPopulation]) -> list[dict]:
-    """Returns a row per population: accuracy, and for pruned ones PIEs, noise floor and excess, with
-    intervals."""
-    rows = []
-    for population in populations:
-        row = population.key | {"networks": len(population.pruned.ids)}
-        row["accuracy"] = estimate("accuracy", population)
-        if population.pruning_method != "dense":
-            seeds = population.seeds
-            row["pies"] = estimate("pies", population)
-            row["noise_floor"] = noise_floor(population, seeds) if len(seeds) > 1 else math.nan
-            row["excess"] = estimate("excess", population)
-        rows.append(row)
-    return rows
-
-
-def combine(terms: Terms) -> dict:
-    return uncertainty.combine(terms) if terms else uncertainty.undefined()
-
-
-def stored_mean(population: StoredPopulation, name: str) -> dict | None:
-    """Estimates the mean of a stored array (K,) over networks, clipped to [0, 1]; None if the population's
-    row lacks it."""
-    if name not in population.row.keys() & population.arrays.keys():
-        return None
-    values = population.arrays[name]
-    return uncertainty.within(uncertainty.mean_estimate(values[~np.isnan(values)]), 0, 1)
-
-
-def vote_leads(population: StoredPopulation) -> np.ndarray:
-    """Returns the lead of the modal label over the second class in votes, (N,): the smaller of those in dense
-    and in pruned networks."""
-    sides = population.reference, population.pruned
-    predictions = (networks.predictions_of(population.seeds) for networks in sides)
-    counts = (voting.vote_counts(votes, population.reference.classes) for votes in predictions)
-    return np.minimum(*map(voting.vote_lead, counts))
-
-
-# Evidence for the claims
+# Rows
 
 
 def against_others(population: StoredPopulation, measure: str, controlled: bool, sign: int) -> Terms:
@@ -722,7 +237,7 @@ def pies_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
         for measure, name in {"AUROC of Q-Score": "auroc_q_score", "AUROC of depth": "auroc_depth"}.items():
             values = values_of_networks(population, name)
             if values:
-                beyond_half = of_networks(np.array([*values.values()]) - 0.5, tuple(values))
+                beyond_half = uncertainty.of_networks(np.array([*values.values()]) - 0.5, tuple(values))
                 yield Row(measure, (population,), [(1, population.learning_method, beyond_half)])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from common import metrics, voting
 from common.cli import UserError
-from figures.report import contents, evidence, outputs, page, uncertainty
+from figures.report import contents, measures, outputs, page, uncertainty
 from figures.report.page import PIE_COUNTS, Column, text_column
 from figures.report.read import Networks, StoredPopulation
 
@@ -214,7 +214,7 @@ def compare(
     return Comparison(population, *modal_labels, change)
 
 
-def measures(compared: Comparison) -> dict:
+def comparison_row(compared: Comparison) -> dict:
     """Returns a row of numbers with 95 % intervals over draws of the seeds."""
     population = compared.population
     dense = (population.reference.predictions == population.labels).mean(1)
@@ -223,10 +223,10 @@ def measures(compared: Comparison) -> dict:
         "networks": len(dense),
         "dense_accuracy": uncertainty.mean_estimate(dense),
         **{
-            name: evidence.estimate(name, population)
+            name: measures.estimate(name, population)
             for name in ("accuracy", "accuracy_lost", "pies", "excess")
         },
-        "noise_floor": evidence.noise_floor(population, population.seeds) if len(dense) > 1 else np.nan,
+        "noise_floor": measures.noise_floor(population, population.seeds) if len(dense) > 1 else np.nan,
     }
     counts = {kind: int(chosen.sum()) for kind, chosen in compared.kinds.items()}
     return row | counts | {"probability_change": float(compared.change.mean())}
@@ -284,7 +284,7 @@ def class_rows(compared: Comparison) -> list[dict]:
 
 def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -> list[str]:
     """Writes tables and page; returns the lines to print."""
-    rows = [*map(measures, compared)]
+    rows = [*map(comparison_row, compared)]
     tables, details = {"comparisons": contents.table_rows(rows), "classes": []}, []
     for comparison in compared:
         pies, classes = pie_rows(comparison, images), class_rows(comparison)

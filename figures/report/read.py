@@ -160,6 +160,22 @@ def sort_key(population: StoredPopulation) -> tuple:
     return population.learning_method, order(population.pruning_method), population.sparsity
 
 
+def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
+    """Returns the dense networks of every learning method as populations, followed by the given ones."""
+    first = {population.learning_method: population for population in reversed(populations)}
+    dense = [
+        replace(
+            population,
+            pruning_method="dense",
+            sparsity=0.0,
+            pruned=population.reference,
+            made=population.made | {"checkpoints": population.made["dense_checkpoints"]},
+        )
+        for population in first.values()
+    ]
+    return [*dense[::-1], *populations]
+
+
 def read_populations(results_folder: Path) -> list[StoredPopulation]:
     """Reads the stored populations, including dense ones, in the order of the table.
 

@@ -6,15 +6,22 @@ import numpy as np
 
 from common.cli import UserError
 from common.corruptions import CLEAN, CORRUPTIONS
-from figures.report import evidence
-from figures.report.evidence import Pair
-from figures.report.read import IDENTITY_KEYS, StoredPopulation, load_outputs, read_populations, sort_key
+from figures.report import measures
+from figures.report.measures import Pair
+from figures.report.read import (
+    IDENTITY_KEYS,
+    StoredPopulation,
+    load_outputs,
+    read_populations,
+    sort_key,
+    with_dense,
+)
 
 
 def beside_clean(clean: list[StoredPopulation]) -> tuple[list[dict], list[dict], list[str]]:
     """Returns a row for each test set stored below the clean results and each population of both, including
     the dense ones; rows of these populations on the clean images; and messages on what is left out."""
-    clean_populations = {population.label: population for population in evidence.with_dense(clean)}
+    clean_populations = {population.label: population for population in with_dense(clean)}
     rows, clean_rows, missing = [], {}, []
     for folder in sorted(clean[0].folder.parent.glob("test_sets/[!.]*/")):
         prefix, mismatches = f"test set {folder.name}", []
@@ -27,7 +34,7 @@ def beside_clean(clean: list[StoredPopulation]) -> tuple[list[dict], list[dict],
         pruned = [replace(item, depths={}) for item in stored if item.pruning_method != "dense"]
         compared, not_stored = load_outputs(pruned)
         missing += [f"{prefix}, {text}" for text in not_stored]
-        for population in sorted(evidence.with_dense(compared), key=sort_key):
+        for population in sorted(with_dense(compared), key=sort_key):
             label = population.label
             match = clean_populations.get(label)
             if match and any(population.made[fact] != match.made[fact] for fact in IDENTITY_KEYS[:2]):
@@ -54,11 +61,11 @@ def row(name: str, population: StoredPopulation) -> dict:
         "images": images,
         "networks": len(population.pruned.ids),
         "command": population.runs["analysis"],
-        "accuracy": evidence.estimate("accuracy", population),
+        "accuracy": measures.estimate("accuracy", population),
     }
     if population.pruning_method == "dense":
         return numbers
-    pies = evidence.estimate("pies", population)
+    pies = measures.estimate("pies", population)
     share = {end: pies[end] / images for end in ("value", "low", "high")}
     return numbers | {"pies": pies, "pie_share": share}
 
@@ -67,9 +74,9 @@ def compare(row: dict, clean_row: dict, pair: Pair) -> dict:
     """Extends a row by the clean accuracy and PIEs, the difference in accuracy of the same networks and, for
     a corruption of the clean images, the similarity of both PIE sets."""
     columns = {f"clean_{name}": clean_row[name] for name in ("accuracy", "pies") if name in clean_row}
-    columns["difference"] = evidence.compare("accuracy", pair).difference
+    columns["difference"] = measures.compare("accuracy", pair).difference
     same_images = row["test_set"] in CORRUPTIONS and np.array_equal(pair.first.labels, pair.second.labels)
     if same_images and "pies" in row:
-        columns["jaccard"] = evidence.overlap(pair)
+        columns["jaccard"] = measures.overlap(pair)
         columns["jaccard_chance"] = columns["jaccard"]["chance"]
     return row | columns
