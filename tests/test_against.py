@@ -2,9 +2,9 @@
 
 import csv
 import json
+import statistics
 from dataclasses import replace
 
-import measures
 import pytest
 from stored_results import make_results, population_path, pruned_populations, rewrite
 from test_evidence import Stored, estimate, half_samples, variance
@@ -90,7 +90,7 @@ def test_paired_numbers_equal_slow_differences_seed_by_seed(runs):
         - (colder.pruned[each]["predictions"] == colder.truth).mean()
         for each in ids
     ]
-    expected = estimate(measures.fmean(differences), measures.variance(differences) / 7, 6, 7)
+    expected = estimate(statistics.fmean(differences), statistics.variance(differences) / 7, 6, 7)
     same(row_of(runs[0], KEY, "accuracy"), expected)
 
 
@@ -100,7 +100,7 @@ def test_depths_are_of_the_seeds_that_were_probed_in_both(runs):
     differences = [warm[each].mean() - colder[each].mean() for each in colder]
     row = row_of(runs[0], KEY, "depth")
     assert row["models"] == "5" and row["low"] == ""
-    assert float(row["value"]) == pytest.approx(measures.fmean(differences), abs=1e-5)
+    assert float(row["value"]) == pytest.approx(statistics.fmean(differences), abs=1e-5)
 
 
 def test_the_overlap_of_pies_stands_beside_that_of_random_sets(runs):

@@ -133,16 +133,20 @@ def splits_of(ids, splits):
     return [[(chosen(ids, a), chosen(ids, b)) for a, b in zip(*rows)] for rows in zip(first, second)]
 
 
-def jackknifed(sets, ids, models=None):
-    """sets: of all seeds, then without two of them, the values of splits, which scatter."""
-    value, *replicates = map(statistics.fmean, sets)
+def over_splits(numbers, ids, models=None):
+    """numbers: of the splits of some seeds -> their values, which scatter."""
+    (values,) = map(numbers, splits_of(ids, uncertainty.splits_of_seeds))
     spread = math.nan
-    if replicates:
-        noise = statistics.fmean(statistics.variance(each) / len(each) for each in sets[1:])
-        total = variance(replicates)
-        spread = (len(ids) - 2) / 2 * max(total - noise, total / 10)
+    if len(ids) >= 6:
+        sets = [*map(numbers, splits_of(ids, uncertainty.splits_of_subsets))]
+        means = [*map(statistics.fmean, sets)]
+        places = len(means) // 2
+        spread = (variance(means[:places]) + variance(means[places:])) / 2
+        if len(ids) < 8:
+            noise = statistics.fmean(statistics.variance(each) / len(each) for each in sets)
+            spread = (len(ids) - 2) / 2 * max(variance(means) - noise, variance(means) / 10)
     models = len(ids) if models is None else models
-    return estimate(value, spread, models - 1, models)
+    return estimate(statistics.fmean(values), spread, models - 1, models)
 
 
 def excess(stored, ids):
@@ -152,15 +156,7 @@ def excess(stored, ids):
         crossed = (len(stored.pies(a, b)) + len(stored.pies(b, a))) / 2
         return crossed - len(stored.floor(a, b))
 
-    sets = [[beyond(*pair) for pair in each] for each in splits_of(ids, uncertainty.splits_of_sets)]
-    if len(ids) < 8:
-        return jackknifed(sets, ids)
-    halves = splits_of(ids, uncertainty.splits_of_halves)
-    means = [statistics.fmean(beyond(*pair) for pair in each) for each in halves]
-    places = len(means) // 2
-    parts = [means] if len(ids) % 2 == 0 else [means[:places], means[places:]]
-    spread = sum(map(variance, parts)) / len(parts)
-    return estimate(statistics.fmean(sets[0]), spread, len(ids) - 1, len(ids))
+    return over_splits(lambda pairs: [beyond(*pair) for pair in pairs], ids)
 
 
 def minus_others(stored, values, strata):
@@ -184,16 +180,15 @@ def minus_others(stored, values, strata):
                     differences.append((float(values[each][image]) - rest) / deviation[each])
         return mean(differences)
 
-    sets = []
-    for pairs in splits_of(stored.ids, uncertainty.splits_of_sets):
+    def numbers(pairs):
         voters = tuple(sorted({each for pair in pairs for half in pair for each in half}))
         found = [
             mean(apart(a, m, voters) for a, b in (pair, pair[::-1]) for m in b if m in measured)
             for pair in pairs
         ]
-        defined = mean(found)
-        sets.append([defined if math.isnan(each) else each for each in found])
-    return jackknifed(sets, stored.ids, len(measured))
+        return [mean(found) if math.isnan(each) else each for each in found]
+
+    return over_splits(numbers, stored.ids, len(measured))
 
 
 def difficulty(stored):
@@ -228,31 +223,28 @@ def uniqueness(first, second, ids):
     def u(across, one, other):
         return 1 - across / math.sqrt(one * other)
 
-    sets, correlation = [], statistics.correlation
-    splits = [splits_of(each, uncertainty.splits_of_sets) for each in ids]
-    for own, others in zip(*splits):
-        rows = []
-        for (a1, a2), (b1, b2) in zip(own, others):
-            a, b = [moved(first, half) for half in (a1, a2)], [moved(second, half) for half in (b1, b2)]
+    def numbers(pairs):
+        rows, correlation = [], statistics.correlation
+        for pair in pairs:
+            a = [moved(first, tuple(one for one, _ in half)) for half in pair]
+            b = [moved(second, tuple(other for _, other in half)) for half in pair]
             across = (correlation(a[0], b[1]) + correlation(a[1], b[0])) / 2
             rows.append((across, correlation(*a), correlation(*b)))
         means, step = [statistics.fmean(column) for column in zip(*rows)], 1e-5
         if min(means[1:]) <= 0:  # a combination that does not agree with itself
-            sets.append([math.nan] * len(rows))
-            continue
+            return [math.nan] * len(rows)
         # How a split moves U: by finite differences around the means.
-        sets.append(
-            [
-                u(*means)
-                + (
-                    u(*(m + step * (x - m) for m, x in zip(means, row)))
-                    - u(*(m - step * (x - m) for m, x in zip(means, row)))
-                )
-                / (2 * step)
-                for row in rows
-            ]
-        )
-    return jackknifed(sets, ids[0])
+        return [
+            u(*means)
+            + (
+                u(*(m + step * (x - m) for m, x in zip(means, row)))
+                - u(*(m - step * (x - m) for m, x in zip(means, row)))
+            )
+            / (2 * step)
+            for row in rows
+        ]
+
+    return over_splits(numbers, [*zip(*ids)])
 
 
 def student(values):
@@ -351,7 +343,7 @@ def test_numbers_of_populations_equal_slow_ones(case):
         same(row["accuracy"], student(accuracy(network, one.truth) for network in one.pruned.values()))
         same(row["pies"], half_sampled(lambda ids, one=one: len(one.pies(ids)), one.ids, (0, math.inf)))
         same(row["excess"], excess(one, one.ids))
-        floors = [len(one.floor(*pair)) for pair in splits_of(one.ids, uncertainty.splits_of_sets)[0]]
+        floors = [len(one.floor(*pair)) for pair in splits_of(one.ids, uncertainty.splits_of_seeds)[0]]
         assert row["noise_floor"] == pytest.approx(statistics.fmean(floors))
 
 
@@ -374,7 +366,7 @@ def test_contrastive_minus_supervised_networks_lose_against_their_control_what_s
         beyond = [excess(one, one.ids[:count]) for one in pair]
         row = found[1, "excess PIEs", words]
         same(row, combined(beyond))
-        splits = splits_of(pair[1].ids[:count], uncertainty.splits_of_sets)[0]
+        splits = splits_of(pair[1].ids[:count], uncertainty.splits_of_seeds)[0]
         floor = statistics.fmean(len(pair[1].floor(*each)) for each in splits)
         assert row["smallest"] == pytest.approx(max(floor / 10, beyond[1]["value"] / 4))
         assert row["decides"] and row["models"] == count

@@ -400,7 +400,7 @@ def test_curves_of_pies_are_of_equally_many_networks_beside_the_noise_floor(tmp_
     for row, population in zip(rows, compared, strict=True):
         assert row["pies"] == measures.estimate("pies", population, population.seeds[:6])
     seeds = compared[0].seeds[:6]
-    splits = measures.between_halves(compared[0], seeds, uncertainty.splits_of_sets).floor[0]
+    splits = measures.between_halves(compared[0], seeds, uncertainty.splits_of_seeds).floor[0]
     assert floors["floor_methods"] == ["supervised"] and floors["floor_networks"] == 3
     assert floors["floors"][0].tolist() == np.percentile(splits, [2.5, 97.5]).tolist()
     pictures = contents.collect(read_populations(tmp_path / "few"), {}, []).pictures

@@ -33,24 +33,24 @@ def test_many_seeds_have_300_random_halves_the_same_every_time(seeds):
 @pytest.mark.parametrize("seeds", [6, 7])
 def test_half_samples_of_unrelated_seeds_are_paired_anew_within_their_size(seeds):
     halves = uncertainty.half_samples(seeds)
-    order = uncertainty.reordered(len(halves), 1)
+    order = uncertainty.reordered(len(halves))
     assert sorted(order) == list(range(len(halves))) and order.tolist() != sorted(order)
     assert (halves[order].sum(1) == halves.sum(1)).all()
 
 
-@pytest.mark.parametrize("seeds", [6, 7, 8, 13, 30])
-def test_splits_are_of_disjoint_halves_of_all_seeds_of_sets_without_two_and_of_halves(seeds):
-    left_out = [tuple(np.flatnonzero(~row)) for row in uncertainty.leave_two_out(seeds)]
-    assert left_out == list(itertools.combinations(range(seeds), 2))
-    of_sets, of_halves = uncertainty.splits_of_sets(seeds), uncertainty.splits_of_halves(seeds)
-    for first, second in (of_sets, of_halves):
+@pytest.mark.parametrize("seeds", [6, 7, 8, 10, 13, 30])
+def test_all_seeds_and_sets_of_them_are_split_into_disjoint_halves(seeds):
+    splits = uncertainty.splits_of_seeds(seeds), uncertainty.splits_of_subsets(seeds)
+    for first, second in splits:
         assert not (first & second).any() and (first.sum(-1) == second.sum(-1)).all()
-    voters = of_sets.any((0, 2)).sum(1).tolist()
-    assert voters == [seeds] + [seeds - 2] * min(len(left_out), 30)
-    halves = of_halves.any((0, 2))
-    first, second = np.split(halves, 2)  # an odd number leaves one of them out
-    assert not (first & second).any() and (first.sum(1) <= seeds // 2).all()
-    assert len({*map(bytes, of_sets[0, 0])}) > 9, "splits differ"
+    assert splits[0].any((0, 2)).all() and len({*map(bytes, splits[0][0, 0])}) > 9, "splits differ"
+    subsets = splits[1].any((0, 2))
+    if seeds < 8:
+        assert (subsets.sum(1) == seeds - 2).all() and len({*map(bytes, subsets)}) == min(30, len(subsets))
+        return
+    sizes = 2 * (seeds // 4), seeds - 2 * (seeds // 4)
+    assert subsets.sum(1).tolist() == [sizes[0]] * 50 + [sizes[1]] * 50
+    assert (subsets[:50] == ~subsets[50:]).all() and len({*map(bytes, subsets)}) > 30
 
 
 def interval(estimate):
@@ -62,12 +62,14 @@ def halves_of(values, seeds):
     return Sample(tuple(range(seeds)), "halves", np.array(values[:1]), np.array(values[1:])[:, None])
 
 
-@pytest.mark.parametrize("kind", ["halves", "jackknife"])
+@pytest.mark.parametrize("kind", ["halves", "subsets"])
 @pytest.mark.parametrize("seeds", [6, 8])
 def test_for_a_mean_replicates_give_the_classical_interval(seeds, kind):
     values = np.random.default_rng(seeds).gamma(2, 3, seeds)
-    sets = uncertainty.half_samples(seeds) if kind == "halves" else uncertainty.leave_two_out(seeds)
-    means = np.array([[values[kept].mean()] for kept in sets])
+    sets = uncertainty.half_samples(seeds)
+    if kind == "subsets":
+        sets = np.concatenate([sets, ~sets]) if seeds == 8 else uncertainty.leave_two_out(seeds)
+    means = np.array([[values[kept].mean()] * 2 for kept in sets])
     estimate = combine([(1, "", Sample(tuple(range(seeds)), kind, values, means))])
     half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / math.sqrt(seeds)
     expected = values.mean() - half, values.mean() + half
@@ -80,9 +82,9 @@ def test_the_noise_of_splits_is_taken_off_where_a_jackknife_multiplies_it():
     rng = np.random.default_rng(0)
     number = rng.normal(0, 2, 40_000)
     replicates = number[:, None] + rng.normal(0, 1, (len(number), 4))
-    sample = Sample(tuple(range(8)), "halves", np.zeros(4), replicates)
-    assert uncertainty.variance(sample) == pytest.approx(4.25, rel=0.03)
-    assert uncertainty.variance(sample._replace(kind="jackknife")) == pytest.approx(12, rel=0.03)
+    for seeds, expected in ((8, 4.25), (7, 2.5 * 4)):
+        sample = Sample(tuple(range(seeds)), "subsets", np.zeros(4), replicates)
+        assert uncertainty.variance(sample) == pytest.approx(expected, rel=0.03)
 
 
 def test_the_difference_of_unrelated_means_is_welchs_and_of_one_stream_the_paired_one():

@@ -149,7 +149,7 @@ def of_equal_number(compared: list[StoredPopulation]) -> tuple[list[dict], dict]
             pies = {name: measures.estimate(name, population, seeds) for name in ("pies", "excess")}
             rows.append(population.key | pies)
             if fewest > 1:
-                splits = measures.between_halves(population, seeds, uncertainty.splits_of_sets).floor[0]
+                splits = measures.between_halves(population, seeds, uncertainty.splits_of_seeds).floor[0]
                 floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
     arrays = {"floor_methods": list(floors), "floors": list(floors.values()), "floor_networks": fewest // 2}
     return rows, arrays

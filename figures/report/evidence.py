@@ -184,7 +184,11 @@ def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Ro
     for first, second in combinations(claimed, 2):
         learning = first.learning_method != second.learning_method
         pruning = first.pruning_method != second.pruning_method
-        if learning == pruning or first.sparsity != second.sparsity or not same_scope(first, second):
+        if (
+            learning == pruning
+            or first.sparsity != second.sparsity
+            or first.parsed.scope != second.parsed.scope
+        ):
             continue
         across = f"across {'learning' if learning else 'pruning'} methods"
         pair, populations = Pair(first, second, not learning), (first, second)
@@ -200,10 +204,6 @@ def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Ro
         note = f"{jaccard['value']:.2f}, by chance {jaccard['chance']:.2f}; {sizes} images"
         beyond = {end: jaccard[end] - jaccard["chance"] for end in ("value", "low", "high")}
         yield Row(f"Jaccard {across}", populations, jaccard | beyond, note=note)
-
-
-def same_scope(first: StoredPopulation, second: StoredPopulation) -> bool:
-    return first.parsed.scope == second.parsed.scope
 
 
 def early_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:

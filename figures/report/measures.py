@@ -15,7 +15,7 @@ from scipy import sparse
 from common import voting
 from figures.report import similarity, uncertainty
 from figures.report.read import Networks, StoredPopulation
-from figures.report.uncertainty import FEWEST_NESTED, Sample, of_networks, splits_of_sets
+from figures.report.uncertainty import Sample, of_networks, of_splits, splits_of_seeds
 
 IMAGE_MEASURES = {"Q-Score": "q_score", "prediction depth": "depth"}  # measure of claim 4 -> name in arrays
 
@@ -96,7 +96,7 @@ def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits:
 
 
 def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
-    return float(between_halves(population, seeds, splits_of_sets).floor[0].mean())
+    return float(between_halves(population, seeds, splits_of_seeds).floor[0].mean())
 
 
 # Statistics of one population: samples of its networks with these ids
@@ -115,18 +115,17 @@ def scaled_up(values: np.ndarray) -> np.ndarray:
 def excess(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
     """Estimates PIEs beyond the noise floor. Both are counted between halves of the seeds and averaged over
     splits."""
-    halves = between_halves(population, seeds, splits_of_sets)
-    split_excess = halves.pruned - halves.floor
-    kind, replicates = "jackknife", split_excess[1:]
-    if len(seeds) >= FEWEST_NESTED:
-        nested = between_halves(population, seeds, uncertainty.splits_of_halves)
-        kind, replicates = "halves", nested.pruned - nested.floor
-    images, *labels = disputed_labels(population, seeds, splits_of_sets)
-    _, positions = distinct_halves(splits_of_sets, len(seeds))
+
+    def beyond_floor(splits: Callable) -> np.ndarray:
+        halves = between_halves(population, seeds, splits)
+        return halves.pruned - halves.floor
+
+    images, *labels = disputed_labels(population, seeds, splits_of_seeds)
+    _, positions = distinct_halves(splits_of_seeds, len(seeds))
     reference, pruned = (side[positions[:, 0]] for side in labels)
     image_excess = np.zeros(len(population.labels))
     image_excess[images] = (reference != pruned[::-1]).mean((0, 1)) - (reference[0] != reference[1]).mean(0)
-    return Sample(seeds, kind, split_excess[0], replicates, scaled_up(image_excess))
+    return of_splits(seeds, beyond_floor, scaled_up(image_excess))
 
 
 def half_sampled(numbers: np.ndarray, seeds: tuple[int, ...]) -> Sample:
@@ -145,15 +144,11 @@ def lost_minus_gained(population: StoredPopulation, seeds: tuple[int, ...]) -> S
     return half_sampled(right[0] - right[1], seeds)
 
 
-def is_right(networks: Networks, labels: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
-    return networks.predictions_of(ids) == labels
-
-
 def accuracy_lost(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
     """Estimates the accuracy of the reference minus that of the pruned network of the same seed."""
     sides = population.reference, population.pruned
-    reference, pruned = (is_right(networks, population.labels, ids).astype(float) for networks in sides)
-    lost = reference - pruned
+    right = [(networks.predictions_of(ids) == population.labels).astype(float) for networks in sides]
+    lost = right[0] - right[1]
     return of_networks(lost.mean(1), ids, scaled_up(lost.mean(0) / lost.shape[1]))
 
 
@@ -203,41 +198,43 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
     # Images without a value in some network are ignored; the last column counts the rest.
     values = np.column_stack([np.where(defined[:, None], values, 0), defined])
     seed_index = [seeds.index(model_id) for model_id in networks.ids_of(measure)[probed].tolist()]
-    halves, positions = distinct_halves(splits_of_sets, len(seeds))
-    images, reference, pruned = disputed_labels(population, seeds, splits_of_sets)
-    is_pie = np.ascontiguousarray((reference != pruned).T)
-    strata = (
-        difficulty(population, seeds) if controlled else np.zeros((positions.shape[1], len(defined)), int)
-    )
 
-    def evaluate(index: int, groups: np.ndarray | int = 0) -> np.ndarray:
-        """Returns the difference for every split of one set of seeds, (1, J); with groups of images (N,),
-        without each group: (G, J)."""
-        chosen, inverse = np.unique(positions[:, index], return_inverse=True)
-        pies, totals = sums_of_strata(values, is_pie[:, chosen], images, strata[index], groups)
-        if pies.shape[0] > 1:
-            pies, totals = pies.sum(0) - pies, totals.sum(0) - totals
-        differences = minus_others(pies, totals)[:, inverse.reshape(2, -1)]  # (G, 2, J, M)
-        # Values count in networks of the opposite half.
-        measured = halves[positions[::-1, index]][..., seed_index] & ~np.isnan(differences)
-        sums, counts = np.where(measured, differences, 0).sum((1, 3)), measured.sum((1, 3))
-        average = sums.sum(1, keepdims=True) / counts.sum(1, keepdims=True)
-        # Splits without PIEs get the average of the others.
-        return np.where(counts > 0, sums / counts, average)
+    def differences(splits: Callable, groups: np.ndarray | int = 0) -> np.ndarray:
+        """Returns the difference for every split of every set of seeds, (S, 1, J); with groups of images
+        (N,), without each group: (S, G, J)."""
+        halves, positions = distinct_halves(splits, len(seeds))
+        images, reference, pruned = disputed_labels(population, seeds, splits)
+        is_pie = np.ascontiguousarray((reference != pruned).T)
+        strata = difficulty(population, seeds, splits) * controlled  # else one stratum
 
-    with np.errstate(invalid="ignore"):  # some splits have no PIEs
-        value, *replicates = (evaluate(index)[0] for index in range(len(strata)))
+        def of_set(index: int) -> np.ndarray:
+            chosen, inverse = np.unique(positions[:, index], return_inverse=True)
+            pies, totals = sums_of_strata(values, is_pie[:, chosen], images, strata[index], groups)
+            if pies.shape[0] > 1:
+                pies, totals = pies.sum(0) - pies, totals.sum(0) - totals
+            beyond = minus_others(pies, totals)[:, inverse.reshape(2, -1)]  # (G, 2, J, M)
+            # Values count in networks of the opposite half.
+            measured = halves[positions[::-1, index]][..., seed_index] & ~np.isnan(beyond)
+            sums, counts = np.where(measured, beyond, 0).sum((1, 3)), measured.sum((1, 3))
+            average = sums.sum(1, keepdims=True) / counts.sum(1, keepdims=True)
+            # Splits without PIEs get the average of the others.
+            return np.where(counts > 0, sums / counts, average)
+
+        with np.errstate(invalid="ignore"):  # some splits have no PIEs
+            return np.stack([*map(of_set, range(len(strata)))])
+
+    without_groups = uncertainty.NO_IMAGES
+    if controlled:
         groups = uncertainty.image_groups(len(defined)).argmin(0)
-        without_groups = evaluate(0, groups).mean(1) if controlled else uncertainty.NO_IMAGES
-    replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
-    return Sample(seeds, "jackknife", value, replicates, without_groups, len(probed))
+        without_groups = differences(splits_of_seeds, groups)[0].mean(1)
+    return of_splits(seeds, lambda splits: differences(splits)[:, 0], without_groups, len(probed))
 
 
-@functools.lru_cache(maxsize=1)  # both measures share it
-def difficulty(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
-    """Returns a whole number for each of the sets of `splits_of_sets` and each image, (S, N), which images of
-    equal difficulty share."""
-    votes, voters = population.reference.predictions_of(seeds), splits_of_sets(len(seeds)).any((0, 2))
+@functools.lru_cache(maxsize=2)  # both measures share it
+def difficulty(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
+    """Returns a whole number for each set of seeds in `splits` and each image, (S, N), which images of equal
+    difficulty share."""
+    votes, voters = population.reference.predictions_of(seeds), splits(len(seeds)).any((0, 2))
     modal = voting.modal_labels_of_sets(votes, voters, population.reference.classes)
     agreeing = sum(chosen[:, None] & (vote == modal) for chosen, vote in zip(voters.T, votes))
     return 2 * agreeing + (modal == population.labels)
@@ -381,7 +378,7 @@ def overlap(pair: Pair) -> dict:
     ids = compared_ids(STATISTICS["pies"], pair)
     first, second = map(pies, pair[:2], ids)  # (1 + S, N)
     if not pair.paired:  # unrelated seeds
-        second[1:] = second[1 + uncertainty.reordered(len(second) - 1, 1)]
+        second[1:] = second[1 + uncertainty.reordered(len(second) - 1)]
     intersection, union = (first & second).sum(1), (first | second).sum(1)
     sizes = int(first[0].sum()), int(second[0].sum())
     chance = similarity.expected_jaccard(*sizes, first.shape[1])
@@ -390,10 +387,10 @@ def overlap(pair: Pair) -> dict:
 
 
 @functools.lru_cache(maxsize=30)
-def moved_votes(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
+def moved_votes(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
     """Counts the votes for an image that pruning moves to another class, for each of `distinct_halves`: (H,
     N) uint8, the total variation distance times the number of voters."""
-    halves, _ = distinct_halves(splits_of_sets, len(seeds))
+    halves, _ = distinct_halves(splits, len(seeds))
     sides = [side.predictions_of(seeds) for side in (population.reference, population.pruned)]
     moved, images = np.zeros((len(halves), len(population.labels)), np.uint8), disputed(population, seeds)
     for chunk in np.array_split(images, 1 + len(images) // 500):
@@ -423,15 +420,18 @@ def uniqueness(pair: Pair) -> Terms:
         return []
     # No votes move on other images.
     images = np.union1d(*map(disputed, pair[:2], ids))
-    first, second = (votes.take(images, 1) for votes in map(moved_votes, pair[:2], ids))
-    _, positions = distinct_halves(splits_of_sets, len(ids[0]))
 
-    def products(index: int, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Returns sums (J, 5, 5) of products over chosen images; the variables are both halves of the first
-        combination, both of the second, and 1."""
-        moved = [votes[:, chosen][positions[:, index]] for votes in (first, second)]
-        moved = np.concatenate([*moved, np.ones_like(moved[0][:1])]).swapaxes(0, 1).astype(np.float32)
-        return moved @ moved.swapaxes(1, 2)  # exact, because all are whole numbers
+    def products(splits: Callable, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Returns sums (S, J, 5, 5) of products over chosen images; the variables are both halves of the
+        first combination, both of the second, and 1."""
+        sides = [moved_votes(*side, splits)[:, images[chosen]] for side in zip(pair[:2], ids)]
+        _, positions = distinct_halves(splits, len(ids[0]))
+        sums = np.zeros((*positions.shape[1:], 5, 5), np.float32)
+        for index in range(len(sums)):
+            moved = [side[positions[:, index]] for side in sides]
+            moved = np.concatenate([*moved, np.ones_like(moved[0][:1])]).swapaxes(0, 1).astype(np.float32)
+            sums[index] = moved @ moved.swapaxes(1, 2)  # exact, because all are whole numbers
+        return sums
 
     def u(products: np.ndarray, number: int | np.ndarray) -> np.ndarray:
         """Returns U (..., J), linearised around the means over splits."""
@@ -445,13 +445,11 @@ def uniqueness(pair: Pair) -> Terms:
         return 1 - (means[0] + deviations[0] - slopes[0] * deviations[1] - slopes[1] * deviations[2]) / scale
 
     kept_images = uncertainty.image_groups(len(pair.first.labels))
-    group_products = np.stack([products(0, ~kept[images]) for kept in kept_images])
+    group_products = np.stack([products(splits_of_seeds, ~kept[images])[0] for kept in kept_images])
     without = u(group_products.sum(0) - group_products, kept_images.sum(1)[:, None, None, None]).mean(1)
-    set_products = np.stack([products(index) for index in range(positions.shape[1])])
-    value, *replicates = u(set_products, kept_images.shape[1])
-    replicates = np.array(replicates).reshape(-1, uncertainty.SPLITS)
     stream = " and ".join(dict.fromkeys(pair.streams))
-    return [(1, stream, Sample(ids[0], "jackknife", value, replicates, without))]
+    sample = of_splits(ids[0], lambda splits: u(products(splits), kept_images.shape[1]), without)
+    return [(1, stream, sample)]
 
 
 # Populations

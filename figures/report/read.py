@@ -162,7 +162,6 @@ def sort_key(population: StoredPopulation) -> tuple:
 
 def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
     """Returns the dense networks of every learning method as populations, followed by the given ones."""
-    first = {population.learning_method: population for population in reversed(populations)}
     dense = [
         replace(
             population,
@@ -171,9 +170,9 @@ def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
             pruned=population.reference,
             made=population.made | {"checkpoints": population.made["dense_checkpoints"]},
         )
-        for population in first.values()
+        for population, *_ in grouped(populations, "learning_method").values()
     ]
-    return [*dense[::-1], *populations]
+    return [*dense, *populations]
 
 
 def read_populations(results_folder: Path) -> list[StoredPopulation]:

@@ -4,14 +4,15 @@ The estimand is the mean number of PIEs of a majority vote over draws of K seeds
 images. Half-sampling estimates its variance as that over random halves of the seeds, without a factor.
 Leaving out K - m seeds changes the vote share of an image with variance sigma^2 (1 / m - 1 / K), which equals
 sigma^2 / K, the variance over fresh draws of K seeds, only for m = K / 2. For a mean it is exactly s^2 / K.
-Smooth numbers, averaged over splits of the seeds, use the delete-2 jackknife (Shao & Wu 1989).
+A number that needs two halves of the seeds is averaged over splits, and each half-sample is split again. With
+6 or 7 seeds, quarters would be too small: the delete-2 jackknife replaces half-sampling (Shao & Wu 1989).
 """
 
 import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ CONFIDENCE = 0.95
 MOST_HALVES = 300
 SPLITS = 24  # splits of the seeds into two halves
 JACKKNIFE_SETS = 30  # sets that leave out two seeds
-NESTED_HALVES, NESTED_SPLITS = 100, 8  # halves of the seeds, and splits of each
+NESTED_SETS, NESTED_SPLITS = 100, 8  # half-samples, and splits of each
 FEWEST_NESTED = 8  # with fewer seeds, halves are too small to be split
 IMAGE_GROUPS = 10
 SPREAD = 1e-12  # smaller errors are rounding errors
@@ -44,12 +45,10 @@ def half_samples(seeds: int) -> np.ndarray:
     return np.concatenate([first, ~first])
 
 
-def reordered(half_samples: int, stream: int) -> np.ndarray:
-    """Returns a permutation (S,) of half-samples, for networks with unrelated seeds. For odd K it does not
-    mix larger and smaller halves. Stream 0 keeps the order."""
-    first = np.arange(half_samples // 2)
-    if stream:
-        first = np.random.default_rng(stream).permutation(first)
+def reordered(half_samples: int) -> np.ndarray:
+    """Returns a random permutation (S,) of half-samples, for networks with unrelated seeds. For odd K it does
+    not mix larger and smaller halves."""
+    first = np.random.default_rng(1).permutation(half_samples // 2)
     return np.concatenate([first, first + half_samples // 2])
 
 
@@ -69,25 +68,26 @@ def random_halves(seeds: int, splits: int = SPLITS) -> np.ndarray:
 
 
 @functools.cache
-def splits_of_sets(seeds: int) -> np.ndarray:
-    """Returns splits of all seeds into halves and, for 6 or more seeds, of random sets that leave out two:
-    (2, 1 + S, splits, K) bool."""
-    kept = np.zeros((0, seeds), bool)
-    if seeds >= FEWEST_SEEDS:
-        kept = np.random.default_rng(0).permutation(leave_two_out(seeds))[:JACKKNIFE_SETS]
-    return _split([np.ones(seeds, bool), *kept], SPLITS)
+def splits_of_seeds(seeds: int) -> np.ndarray:
+    """Returns splits of all seeds into halves: (2, 1, splits, K) bool."""
+    return _split(np.ones((1, seeds), bool), SPLITS)
 
 
 @functools.cache
-def splits_of_halves(seeds: int) -> np.ndarray:
-    """Returns splits of random halves of the seeds and of their complements: (2, S, splits, K) bool."""
-    halves = half_samples(seeds).reshape(2, -1, seeds)
-    return _split(halves[:, : NESTED_HALVES // 2].reshape(-1, seeds), NESTED_SPLITS)
+def splits_of_subsets(seeds: int) -> np.ndarray:
+    """Returns splits of sets of seeds into halves: (2, S, splits, K) bool. The sets are random halves of the
+    seeds, then their complements; with 6 or 7 seeds they leave out two seeds."""
+    order = np.random.default_rng(0)
+    if seeds < FEWEST_NESTED:
+        return _split(order.permutation(leave_two_out(seeds))[:JACKKNIFE_SETS], SPLITS)
+    # An even number of seeds, so that all of them vote in one of the quarters.
+    first = order.random((NESTED_SETS // 2, seeds)).argsort(1) < 2 * (seeds // 4)
+    return _split(np.concatenate([first, ~first]), NESTED_SPLITS)
 
 
-def _split(sets: Iterable[np.ndarray], number: int) -> np.ndarray:
-    """Returns `number` splits by `random_halves` for each set (K,) of seeds: (2, S, number, K)."""
-    splits = np.zeros((2, len(sets), number, len(sets[0])), bool)
+def _split(sets: np.ndarray, number: int) -> np.ndarray:
+    """Returns `number` splits by `random_halves` for each set (S, K) of seeds: (2, S, number, K)."""
+    splits = np.zeros((2, len(sets), number, sets.shape[1]), bool)
     for index, members in enumerate(sets):
         splits[:, index][..., members] = random_halves(int(members.sum()), number)
     return splits
@@ -121,23 +121,36 @@ def within(estimate: dict, lowest: float, highest: float) -> dict:
     return estimate | {end: float(np.clip(estimate[end], lowest, highest)) for end in ("low", "high")}
 
 
-def student_t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
-    """Returns t with P(|T| < t) = confidence for Student's t."""
-    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+def student_t_quantile(degrees: float) -> float:
+    """Returns t with P(|T| < t) = 95 % for Student's t."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+
+
+def variance_within(replicates: np.ndarray, sizes: int) -> float:
+    """Returns the variance of a number (S,) over sets of seeds, within each of their sizes."""
+    by_size = replicates.reshape(sizes, -1)
+    return float(((by_size - by_size.mean(1, keepdims=True)) ** 2).mean()) if by_size.size else math.nan
 
 
 def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
-    """Returns the variance of a number (S,) over `half_samples`, for odd K within each size."""
-    sizes = replicates.reshape(1 + seeds % 2, -1)
-    return float(((sizes - sizes.mean(1, keepdims=True)) ** 2).mean()) if sizes.size else math.nan
+    """Returns the variance of a number (S,) over `half_samples`."""
+    return variance_within(replicates, 1 + seeds % 2)
 
 
-VARIANCES = {  # variance over draws of K seeds from replicates (S,)
+def variance_of_subsets(replicates: np.ndarray, seeds: int) -> float:
+    """Returns the variance of a number (S, J) over `splits_of_subsets`. The jackknife multiplies the noise of
+    the random splits over which it is averaged; it is subtracted, down to a tenth of the total variance."""
+    means = replicates.mean(1)
+    if seeds >= FEWEST_NESTED or not means.size:
+        return variance_within(means, 2)
+    noise = replicates.var(1, ddof=1).mean() / replicates.shape[1]
+    return float((seeds - 2) / 2 * np.maximum(means.var() - noise, means.var() / 10))
+
+
+VARIANCES = {  # variance over draws of K seeds from replicates (S, J)
     "networks": lambda replicates, seeds: replicates.var(ddof=1) / seeds if seeds > 1 else math.nan,
     "halves": variance_of_halves,
-    "jackknife": lambda replicates, seeds: (
-        (seeds - 2) / 2 * replicates.var() if replicates.size else math.nan
-    ),
+    "subsets": variance_of_subsets,
 }
 
 
@@ -165,6 +178,24 @@ def of_networks(values: np.ndarray, ids: tuple[int, ...], without_images: np.nda
     return Sample(ids, "networks", values.mean(keepdims=True), values[:, None], without_images)
 
 
+def of_splits(
+    ids: tuple[int, ...],
+    numbers: Callable[[Callable], np.ndarray],
+    without_images: np.ndarray,
+    measured: int | None = None,
+) -> Sample:
+    """Makes the sample of a number that needs two halves of the seeds.
+
+    Args:
+        numbers: given `splits_of_seeds` or `splits_of_subsets`, returns the number for every split of every
+            set, (S, J).
+    """
+    value, replicates = numbers(splits_of_seeds)[0], np.zeros((0, 1))
+    if len(ids) >= FEWEST_SEEDS:
+        replicates = numbers(splits_of_subsets)
+    return Sample(ids, "subsets", value, replicates, without_images, measured)
+
+
 def weigh(samples: list[tuple[float, Sample]]) -> Sample:
     """Sums weight times number over samples with the same seeds, sets and splits."""
     first = samples[0][1]
@@ -176,14 +207,8 @@ WEIGHED = ("value", "replicates", "without_images")
 
 
 def variance(sample: Sample) -> float:
-    """Estimates the variance over draws of seeds. A jackknife multiplies the noise of the random splits over
-    which replicates are averaged; it is subtracted, down to a tenth of the total variance."""
-    seeds, splits = len(sample.ids), sample.replicates.shape[1]
-    total = VARIANCES[sample.kind](sample.replicates.mean(1), seeds)
-    if sample.kind != "jackknife" or splits == 1 or not sample.replicates.size:
-        return total
-    noise = (seeds - 2) / 2 * sample.replicates.var(1, ddof=1).mean() / splits
-    return float(np.maximum(total - noise, total / 10))
+    """Estimates the variance over draws of seeds."""
+    return float(VARIANCES[sample.kind](sample.replicates, len(sample.ids)))
 
 
 def combine(terms: list[tuple[float, str, Sample]]) -> dict:
