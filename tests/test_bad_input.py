@@ -909,8 +909,8 @@ ROWS = [
         "ids 0 are missing ... python sup_pruning_finetune.py",
     ),
     (
-        "JSON, other epochs than the name",
-        edit_record(SUP_DENSE, setting("configuration", "epochs", to=7)),
+        "JSON, other epochs than the name",  # is said before the missing network is trained
+        both(remove(SUP_DENSE), edit_record(SUP_DENSE, setting("configuration", "epochs", to=7), 1)),
         SUP,
         "",
         "epochs 7, not 2 ... --save_path",
@@ -942,6 +942,13 @@ ROWS = [
         SUP_PIES,
         "",
         "id1.pt was made with different settings (different training images",
+    ),
+    (
+        "external, weights kept",
+        alone(SUP_DENSE, list),
+        SUP,
+        "--save_epochs 0",
+        "unknown ... leave the flag out",
     ),
     ("code, dense pruned", edit_record(SUP_DENSE, OF_OTHER_CODE, 1), SUP_PRUNE, "", OTHER_CODE),
     ("code, head compared", edit_record(HEAD, OF_OTHER_CODE), CLR_PIES, "", OTHER_CODE),
