@@ -122,9 +122,9 @@ def test_the_rules_find_what_is_there_and_nothing_else(truth, expected, correlat
     assert found[expected] >= 90 if expected else found["supported"] + found["contradicted"] <= 5
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("draws", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seeds", [6, 10])
 @pytest.mark.parametrize("world", worlds.WORLDS)
-def test_where_no_claim_holds_none_is_supported_or_contradicted(world, seeds):
-    for number, found in worlds.verdicts(world, seeds, 40).items():
-        assert found["supported"] + found["contradicted"] <= 2, number
+def test_where_no_claim_holds_none_is_supported_or_contradicted(world, seeds, draws):
+    found = worlds.verdicts(world, seeds, draws).values()
+    assert sum(each["supported"] + each["contradicted"] for each in found) <= 1 + draws // 20

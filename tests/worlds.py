@@ -76,6 +76,7 @@ def make_world(name: str):
                 labels, ids = np.where(errs, other, 0).astype(np.uint8), np.arange(seeds)
                 networks.append(Networks(ids, labels, -hard, ids, hard, 3))
             arrays = {"labels": np.zeros(IMAGES, int), "class_names": list("abc"), "ids": np.arange(seeds)}
+            arrays["architecture"] = "WideResNet-10-1"
             for method, pruned in zip(METHODS, networks[1:]):
                 about = (learning, method, 0.9, Path(), arrays, {}, {}, None)
                 populations.append(StoredPopulation(*about, reference=networks[0], pruned=pruned))
