@@ -145,7 +145,7 @@ def over_splits(numbers, ids, models=None):
         if len(ids) < 8:
             noise = statistics.fmean(statistics.variance(each) / len(each) for each in sets)
             spread = (len(ids) - 2) / 2 * max(variance(means) - noise, variance(means) / 10)
-    models = len(ids) if models is None else models
+    models = models or len(ids)
     return estimate(statistics.fmean(values), spread, models - 1, models)
 
 
