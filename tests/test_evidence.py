@@ -139,12 +139,13 @@ def over_splits(numbers, ids, models=None):
     spread = math.nan
     if len(ids) >= 6:
         sets = [*map(numbers, splits_of(ids, uncertainty.splits_of_subsets))]
-        means = [*map(statistics.fmean, sets)]
-        places = len(means) // 2
-        spread = (variance(means[:places]) + variance(means[places:])) / 2
-        if len(ids) < 8:
-            noise = statistics.fmean(statistics.variance(each) / len(each) for each in sets)
-            spread = (len(ids) - 2) / 2 * max(variance(means) - noise, variance(means) / 10)
+        means = tuple(map(statistics.fmean, sets))
+        places, few = len(means) // 2, 2 * (len(ids) // 4)
+        factors = {means[:places]: few / (len(ids) - few), means[places:]: (len(ids) - few) / few}
+        factors = factors if len(ids) > 7 else {means: (len(ids) - 2) / 2}
+        known = {part: [each for each in part if not math.isnan(each)] for part in factors}
+        if 2 * sum(map(len, known.values())) > len(means):
+            spread = statistics.fmean(variance(known[part]) * factors[part] for part in factors)
     models = models or len(ids)
     return estimate(statistics.fmean(values), spread, models - 1, models)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -38,19 +39,23 @@ def test_half_samples_of_unrelated_seeds_are_paired_anew_within_their_size(seeds
     assert (halves[order].sum(1) == halves.sum(1)).all()
 
 
-@pytest.mark.parametrize("seeds", [6, 7, 8, 10, 13, 30])
-def test_all_seeds_and_sets_of_them_are_split_into_disjoint_halves(seeds):
-    splits = uncertainty.splits_of_seeds(seeds), uncertainty.splits_of_subsets(seeds)
-    for first, second in splits:
+@pytest.mark.parametrize("seeds, number", [(6, 10), (7, 70), (8, 35), (10, 70), (13, 70), (30, 70)])
+def test_all_seeds_and_sets_of_them_are_split_into_disjoint_halves(seeds, number):
+    all_seeds, subsets = uncertainty.splits_of_seeds(seeds), uncertainty.splits_of_subsets(seeds)
+    for first, second in (all_seeds, subsets):
         assert not (first & second).any() and (first.sum(-1) == second.sum(-1)).all()
-    assert splits[0].any((0, 2)).all() and len({*map(bytes, splits[0][0, 0])}) > 9
-    subsets = splits[1].any((0, 2))
+    assert all_seeds.any((0, 2)).all() and all_seeds.shape[2] == number
+    distinct = {frozenset(map(bytes, pair)) for pair in zip(*all_seeds[:, 0])}
+    assert len(distinct) == number or seeds > 8 and len(distinct) > 45
+    sets = subsets.any((0, 2))
     if seeds < 8:
-        assert (subsets.sum(1) == seeds - 2).all() and len({*map(bytes, subsets)}) == min(30, len(subsets))
+        assert {*map(bytes, sets)} == {*map(bytes, uncertainty.leave_two_out(seeds))}
+        counts = Counter(frozenset(map(bytes, pair)) for pair in zip(*subsets[:, 0]))
+        assert sorted(counts.values()) == ([5] * 3 if seeds == 6 else [1] * 15)
         return
     sizes = 2 * (seeds // 4), seeds - 2 * (seeds // 4)
-    assert subsets.sum(1).tolist() == [sizes[0]] * 50 + [sizes[1]] * 50
-    assert (subsets[:50] == ~subsets[50:]).all() and len({*map(bytes, subsets)}) > 30
+    assert sets.sum(1).tolist() == [sizes[0]] * 50 + [sizes[1]] * 50
+    assert (sets[:50] == ~sets[50:]).all() and len({*map(bytes, sets)}) > 30
 
 
 def interval(estimate):
@@ -69,7 +74,7 @@ def test_for_a_mean_replicates_give_the_classical_interval(seeds, kind):
     sets = uncertainty.half_samples(seeds)
     if kind == "subsets":
         sets = np.concatenate([sets, ~sets]) if seeds == 8 else uncertainty.leave_two_out(seeds)
-    means = np.array([[values[kept].mean()] * 2 for kept in sets])
+    means = np.array([[values[kept].mean()] for kept in sets])
     estimate = combine([(1, "", Sample(tuple(range(seeds)), kind, values, means))])
     half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / math.sqrt(seeds)
     expected = values.mean() - half, values.mean() + half
@@ -77,14 +82,16 @@ def test_for_a_mean_replicates_give_the_classical_interval(seeds, kind):
     assert interval(uncertainty.mean_estimate(values)) == pytest.approx(expected)
 
 
-def test_the_noise_of_splits_is_taken_off_where_a_jackknife_multiplies_it():
-    """Means of 4 splits that scatter by 1 vary by a quarter more than the number itself."""
-    rng = np.random.default_rng(0)
-    number = rng.normal(0, 2, 40_000)
-    replicates = number[:, None] + rng.normal(0, 1, (len(number), 4))
-    for seeds, expected in ((8, 4.25), (7, 2.5 * 4)):
-        sample = Sample(tuple(range(seeds)), "subsets", np.zeros(4), replicates)
-        assert uncertainty.variance(sample) == pytest.approx(expected, rel=0.03)
+@pytest.mark.parametrize("seeds", [8, 10, 11, 30])
+def test_for_a_mean_subsets_give_about_its_variance_though_some_lack_the_number(seeds):
+    ids, values = tuple(range(seeds)), np.random.default_rng(1).normal(size=seeds)
+    votes = uncertainty.splits_of_subsets(seeds).any(0)  # (S, J, K)
+    means = (votes * values).sum(2) / votes.sum(2)
+    means[::5] = np.nan
+    sample = Sample(ids, "subsets", values[:1], means)
+    assert uncertainty.variance(sample) == pytest.approx(values.var(ddof=1) / seeds, rel=0.35)
+    means[: len(means) // 2] = np.nan
+    assert np.isnan(uncertainty.variance(sample))
 
 
 def test_the_difference_of_unrelated_means_is_welchs_and_of_one_stream_the_paired_one():

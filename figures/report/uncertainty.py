@@ -4,8 +4,8 @@ The estimand is the mean number of PIEs of a majority vote over draws of K seeds
 images. Half-sampling estimates its variance as that over random halves of the seeds, without a factor.
 Leaving out K - m seeds changes the vote share of an image with variance sigma^2 (1 / m - 1 / K), which equals
 sigma^2 / K, the variance over fresh draws of K seeds, only for m = K / 2. For a mean it is exactly s^2 / K.
-A number that needs two halves of the seeds is averaged over splits, and each half-sample is split again. With
-6 or 7 seeds, quarters would be too small: the delete-2 jackknife replaces half-sampling (Shao & Wu 1989).
+A number that needs two halves of the seeds is averaged over their splits, and each half-sample is split again.
+With 6 or 7 seeds, quarters would be too small: the delete-2 jackknife replaces half-sampling (Shao & Wu 1989).
 """
 
 import functools
@@ -21,9 +21,9 @@ from scipy import stats
 FEWEST_SEEDS = 6  # intervals need at least this many
 CONFIDENCE = 0.95
 MOST_HALVES = 300
-SPLITS = 24  # splits of the seeds into two halves
-JACKKNIFE_SETS = 30  # sets that leave out two seeds
-NESTED_SETS, NESTED_SPLITS = 100, 8  # half-samples, and splits of each
+MOST_SPLITS = 70  # of the seeds into two halves
+JACKKNIFE_SPLITS = 15  # of each set without two seeds: all, for 6 seeds each five times
+NESTED_SETS, NESTED_SPLITS = 100, 9  # half-samples, and splits of each
 FEWEST_NESTED = 8  # with fewer seeds, halves are too small to be split
 IMAGE_GROUPS = 10
 SPREAD = 1e-12  # smaller errors are rounding errors
@@ -41,7 +41,7 @@ def half_samples(seeds: int) -> np.ndarray:
         chosen = np.array([half for half in all_halves if seeds % 2 or 0 in half])
         first = (chosen[..., None] == np.arange(seeds)).any(1)
     else:
-        first = random_halves(seeds, MOST_HALVES // 2)[0]
+        first = random_halves(seeds, MOST_HALVES // 2, np.random.default_rng(0))[0]
     return np.concatenate([first, ~first])
 
 
@@ -60,37 +60,52 @@ def leave_two_out(seeds: int) -> np.ndarray:
     return kept
 
 
-def random_halves(seeds: int, splits: int = SPLITS) -> np.ndarray:
+def random_halves(seeds: int, splits: int, rng: np.random.Generator) -> np.ndarray:
     """Returns random splits of the seeds into two halves of K // 2: (2, splits, K) bool. For odd K one seed
     is in neither half."""
-    ranks = np.random.default_rng(0).random((splits, seeds)).argsort(1).argsort(1)
+    ranks = rng.random((splits, seeds)).argsort(1).argsort(1)
     return np.stack([ranks < seeds // 2, (ranks >= seeds // 2) & (ranks < 2 * (seeds // 2))])
+
+
+def splits_into_halves(seeds: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns splits like `random_halves`: all in random order if there are at most `MOST_SPLITS`, but never
+    more than `most`."""
+    half = seeds // 2
+    if math.comb(seeds, 2 * half) * math.comb(2 * half - 1, half) > MOST_SPLITS:
+        return random_halves(seeds, most, rng)
+    pairs = itertools.combinations(itertools.combinations(range(seeds), half), 2)
+    chosen = np.array([pair for pair in pairs if not {*pair[0]} & {*pair[1]}])
+    splits = (chosen[..., None] == np.arange(seeds)).any(2)  # (S, 2, K)
+    return rng.permutation(splits)[:most].swapaxes(0, 1)
 
 
 @functools.cache
 def splits_of_seeds(seeds: int) -> np.ndarray:
     """Returns splits of all seeds into halves: (2, 1, splits, K) bool."""
-    return _split(np.ones((1, seeds), bool), SPLITS)
+    return splits_into_halves(seeds, MOST_SPLITS, np.random.default_rng(0))[:, None]
 
 
 @functools.cache
 def splits_of_subsets(seeds: int) -> np.ndarray:
     """Returns splits of sets of seeds into halves: (2, S, splits, K) bool. The sets are random halves of the
     seeds, then their complements; with 6 or 7 seeds they leave out two seeds."""
-    order = np.random.default_rng(0)
-    if seeds < FEWEST_NESTED:
-        return _split(order.permutation(leave_two_out(seeds))[:JACKKNIFE_SETS], SPLITS)
-    # An even number of seeds, so that all of them vote in one of the quarters.
-    first = order.random((NESTED_SETS // 2, seeds)).argsort(1) < 2 * (seeds // 4)
-    return _split(np.concatenate([first, ~first]), NESTED_SPLITS)
-
-
-def _split(sets: np.ndarray, number: int) -> np.ndarray:
-    """Returns `number` splits by `random_halves` for each set (S, K) of seeds: (2, S, number, K)."""
-    splits = np.zeros((2, len(sets), number, sets.shape[1]), bool)
+    rng = np.random.default_rng(0)
+    sets, number = leave_two_out(seeds), JACKKNIFE_SPLITS
+    if seeds >= FEWEST_NESTED:
+        first = rng.random((NESTED_SETS // 2, seeds)).argsort(1) < subset_sizes(seeds)[0]
+        sets, number = np.concatenate([first, ~first]), NESTED_SPLITS
+    splits = np.zeros((2, len(sets), number, seeds), bool)
     for index, members in enumerate(sets):
-        splits[:, index][..., members] = random_halves(int(members.sum()), number)
+        halves = splits_into_halves(int(members.sum()), number, rng)
+        splits[:, index][..., members] = halves[:, np.arange(number) % halves.shape[1]]
     return splits
+
+
+def subset_sizes(seeds: int) -> tuple[int, int]:
+    """Returns the sizes of the first sets in `splits_of_subsets` and of their complements; the first is even,
+    so that all of its seeds are in one of its halves."""
+    size = 2 * (seeds // 4)
+    return size, seeds - size
 
 
 def image_groups(images: int) -> np.ndarray:
@@ -126,25 +141,23 @@ def student_t_quantile(degrees: float) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
 
 
-def variance_within(replicates: np.ndarray, sizes: int) -> float:
-    """Returns the variance of a number (S,) over sets of seeds, within each of their sizes."""
-    by_size = replicates.reshape(sizes, -1)
-    return float(((by_size - by_size.mean(1, keepdims=True)) ** 2).mean()) if by_size.size else math.nan
-
-
 def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
-    """Returns the variance of a number (S,) over `half_samples`."""
-    return variance_within(replicates, 1 + seeds % 2)
+    """Returns the variance of a number (S,) over `half_samples`, for odd K within each size."""
+    sizes = replicates.reshape(1 + seeds % 2, -1)
+    return float(((sizes - sizes.mean(1, keepdims=True)) ** 2).mean()) if sizes.size else math.nan
 
 
 def variance_of_subsets(replicates: np.ndarray, seeds: int) -> float:
-    """Returns the variance of a number (S, J) over `splits_of_subsets`. The jackknife multiplies the noise of
-    the random splits over which it is averaged; it is subtracted, down to a tenth of the total variance."""
+    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN unless more than half of the sets
+    have the number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
     means = replicates.mean(1)
-    if seeds >= FEWEST_NESTED or not means.size:
-        return variance_within(means, 2)
-    noise = replicates.var(1, ddof=1).mean() / replicates.shape[1]
-    return float((seeds - 2) / 2 * np.maximum(means.var() - noise, means.var() / 10))
+    if 2 * np.isfinite(means).sum() <= len(means):
+        return math.nan
+    if seeds < FEWEST_NESTED:
+        return float((seeds - 2) / 2 * np.nanvar(means))
+    variances = [np.nanvar(part) for part in np.split(means, 2)]
+    factors = [size / (seeds - size) for size in subset_sizes(seeds)]
+    return float(np.dot(variances, factors) / 2)
 
 
 VARIANCES = {  # variance over draws of K seeds from replicates (S, J)
@@ -172,6 +185,10 @@ class Sample(NamedTuple):
     without_images: np.ndarray = NO_IMAGES
     measured: int | None = None
 
+    @property
+    def models(self) -> int:
+        return len(self.ids) if self.measured is None else self.measured
+
 
 def of_networks(values: np.ndarray, ids: tuple[int, ...], without_images: np.ndarray = NO_IMAGES) -> Sample:
     """Makes the sample of the mean of values (K,) of single networks."""
@@ -198,9 +215,9 @@ def of_splits(
 
 def weigh(samples: list[tuple[float, Sample]]) -> Sample:
     """Sums weight times number over samples with the same seeds, sets and splits."""
-    first = samples[0][1]
     parts = [[weight * getattr(sample, name) for weight, sample in samples] for name in WEIGHED]
-    return first._replace(**{name: sum(part) for name, part in zip(WEIGHED, parts)})
+    models = min(sample.models for _, sample in samples)
+    return samples[0][1]._replace(measured=models, **{name: sum(part) for name, part in zip(WEIGHED, parts)})
 
 
 WEIGHED = ("value", "replicates", "without_images")
@@ -225,7 +242,7 @@ def combine(terms: list[tuple[float, str, Sample]]) -> dict:
     value, variances, degrees, models, without_images = 0.0, [], [], [], []
     for groups in by_stream.values():
         samples = [weigh(group) for group in groups.values()]
-        measured = [len(item.ids) if item.measured is None else item.measured for item in samples]
+        measured = [sample.models for sample in samples]
         value += sum(sample.value.mean() for sample in samples)
         variances.append(sum(math.sqrt(variance(sample)) for sample in samples) ** 2)
         degrees.append(min(measured) - 1)
