@@ -54,25 +54,6 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray | None = None
 
 
-class Comparison(NamedTuple):
-    """Pruned and dense networks with the modal labels (N,) of both; change: (N,) of the mean probabilities,
-    NaN without probabilities."""
-
-    population: StoredPopulation
-    dense: np.ndarray
-    pruned: np.ndarray
-    change: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return self.population.pruning_method
-
-    @property
-    def kinds(self) -> dict[str, np.ndarray]:
-        """Which images are lost, gained, or wrong in both: (N,) bool each."""
-        return metrics.lost_and_gained(self.dense, self.pruned, self.population.labels)
-
-
 # Inputs
 
 
@@ -193,8 +174,13 @@ def image_files(folder: Path, images: int) -> list[Path]:
 
 def compare(
     name: str, dense: Predictions, pruned: Predictions, labels: np.ndarray, class_names: list[str]
-) -> Comparison:
-    """Compares equally many dense and pruned networks, the first ones of each."""
+) -> StoredPopulation:
+    """Compares equally many dense and pruned networks, the first ones of each.
+
+    Returns:
+        a population of this name with arrays (N,) like those of a PIE script, and probability_change: that of
+        the mean probabilities, NaN without probabilities.
+    """
     count, classes = min(len(dense.classes), len(pruned.classes)), len(class_names)
     empty, class_type = np.zeros((0, len(labels))), np.int16 if classes < 2**15 else np.int32
     networks = [
@@ -208,18 +194,34 @@ def compare(
         for block in blocks(dense.probabilities):
             sides = (side.probabilities[:count, block] for side in (dense, pruned))
             change[block] = metrics.probability_changes(*sides)
-    arrays = {"labels": labels, "class_names": np.array(class_names)}
-    population = StoredPopulation("", name, 0.0, Path(), arrays, {}, {}, None, *networks)
-    modal_labels = (voting.modal_labels(side.predictions, classes)[0] for side in networks)
-    return Comparison(population, *modal_labels, change)
+    predictions = [side.predictions for side in networks]
+    dense_labels, modal_labels = (voting.modal_labels(votes, classes)[0] for votes in predictions)
+    disagreement = metrics.disagreement(*predictions, classes)
+    arrays = {
+        "labels": labels,
+        "class_names": np.array(class_names),
+        "is_pie": dense_labels != modal_labels,
+        "dense_modal_labels": dense_labels,
+        "modal_labels": modal_labels,
+        "dense_votes": disagreement["dense_agreeing"],
+        "votes": disagreement["pruned_agreeing"],
+        "confidence": disagreement["confidence"],
+        "probability_change": change,
+    }
+    return StoredPopulation("", name, 0.0, Path(), arrays, {}, {}, None, *networks)
 
 
-def comparison_row(compared: Comparison) -> dict:
+def kinds_of_pies(population: StoredPopulation) -> dict[str, np.ndarray]:
+    """Returns which images are lost, gained, or wrong in both: (N,) bool each."""
+    arrays = population.arrays
+    return metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], arrays["labels"])
+
+
+def comparison_row(population: StoredPopulation) -> dict:
     """Returns a row of numbers with 95 % intervals over draws of the seeds."""
-    population = compared.population
     dense = (population.reference.predictions == population.labels).mean(1)
     row = {
-        "name": compared.name,
+        "name": population.pruning_method,
         "networks": len(dense),
         "dense_accuracy": uncertainty.mean_estimate(dense),
         **{
@@ -228,45 +230,39 @@ def comparison_row(compared: Comparison) -> dict:
         },
         "noise_floor": measures.noise_floor(population, population.seeds) if len(dense) > 1 else np.nan,
     }
-    counts = {kind: int(chosen.sum()) for kind, chosen in compared.kinds.items()}
-    return row | counts | {"probability_change": float(compared.change.mean())}
+    counts = {kind: int(chosen.sum()) for kind, chosen in kinds_of_pies(population).items()}
+    return row | counts | {"probability_change": population.arrays["probability_change"].mean()}
 
 
-def pie_rows(compared: Comparison, images: list[Path]) -> list[dict]:
-    """Returns a row per PIE, the most confident disagreement first."""
-    population, names = compared.population, compared.population.class_names
-    sides = population.reference.predictions, population.pruned.predictions
-    disagreement = metrics.disagreement(*sides, population.pruned.classes)
+def pie_rows(population: StoredPopulation, images: list[Path]) -> list[dict]:
+    """Returns a row per PIE, the most confident disagreement first, with columns in the order of `PIES`."""
+    columns = dict.fromkeys(column.name for column in PIES)
     rows = [
         {
+            **columns,
             "image": str(images[image] if images else image),
-            "label": names[population.labels[image]],
-            "dense": names[compared.dense[image]],
-            "dense_agreeing": int(disagreement["dense_agreeing"][image]),
-            "pruned": names[compared.pruned[image]],
-            "pruned_agreeing": int(disagreement["pruned_agreeing"][image]),
+            **contents.votes_on(population, image),
             "kind": kind,
-            "confidence": float(disagreement["confidence"][image]),
-            "probability_change": float(compared.change[image]),
+            "probability_change": population.arrays["probability_change"][image],
         }
-        for kind, chosen in compared.kinds.items()
+        for kind, chosen in kinds_of_pies(population).items()
         for image in np.flatnonzero(chosen)
     ]
     return sorted(rows, key=lambda row: -row["confidence"])
 
 
-def class_rows(compared: Comparison) -> list[dict]:
+def class_rows(population: StoredPopulation) -> list[dict]:
     """Returns a row per class that has images, the largest share of PIEs first."""
-    population, classes = compared.population, compared.population.pruned.classes
+    classes = population.pruned.classes
     images = np.bincount(population.labels, minlength=classes)
-    pies = metrics.pies_per_class(compared.dense != compared.pruned, population.labels, classes)
+    pies = metrics.pies_per_class(population.is_pie, population.labels, classes)
     dense, pruned = (
         metrics.class_recalls(networks.predictions, population.labels, classes).mean(0)
         for networks in (population.reference, population.pruned)
     )
     rows = [
         {
-            "name": compared.name,
+            "name": population.pruning_method,
             "class": population.class_names[index],
             "images": int(images[index]),
             "pies": int(pies[index]),
@@ -282,17 +278,18 @@ def class_rows(compared: Comparison) -> list[dict]:
 # Outputs
 
 
-def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -> list[str]:
+def write_report(folder: Path, compared: list[StoredPopulation], images: list[Path]) -> list[str]:
     """Writes tables and page; returns the lines to print."""
     rows = [*map(comparison_row, compared)]
     tables, details = {"comparisons": contents.table_rows(rows), "classes": []}, []
-    for comparison in compared:
-        pies, classes = pie_rows(comparison, images), class_rows(comparison)
-        tables[f"pies_{comparison.name}"] = pies
+    for population in compared:
+        name = population.pruning_method
+        pies, classes = pie_rows(population, images), class_rows(population)
+        tables[f"pies_{name}"] = pies
         tables["classes"] += classes
         details.append(
             {
-                "name": comparison.name,
+                "name": name,
                 "number": len(pies),
                 "classes": page.tabulate(CLASSES, classes[:SHOWN_CLASSES]),
                 "pies": page.tabulate(PIES, pies[:SHOWN_PIES]),
@@ -300,17 +297,17 @@ def write_report(folder: Path, compared: list[Comparison], images: list[Path]) -
             }
         )
     outputs.write_tables(folder, tables)
-    population = compared[0].population
+    first = compared[0]
     values = {
         "title": "PIEs from predictions",
-        "images": len(population.labels),
-        "classes": population.pruned.classes,
+        "images": len(first.labels),
+        "classes": first.pruned.classes,
         "comparisons": page.tabulate(COMPARISONS, rows),
         "details": details,
     }
     outputs.write_page(folder, page.TEMPLATES.get_template("predictions.html").render(values))
     return [
-        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(population.labels)} images, K = "
+        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(first.labels)} images, K = "
         f"{row['networks']}; {page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K / 2"
         for row in rows
     ]
