@@ -103,13 +103,11 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     masks, missing = across.read_all_masks(pruned)
     for text in missing:
         print(f"not compared: {text}")
-    comparisons = across.compare_all(pruned, masks)
-    report = contents.collect(stored, comparisons, missing)
-    pngs, rows = {}, {f"similarity/{name}": comparison.rows for name, comparison in comparisons.items()}
-    for comparison in comparisons.values():
-        for name, arrays in comparison.figures.items():
-            pngs[name] = plots.store(staged["report"] / "similarity" / f"{name}.npz", arrays)
-    report_folder = staged["report"] / "report"
+    tables, figures = across.compare_all(pruned, masks)
+    report = contents.collect(stored, figures, missing)
+    rows = {f"similarity/{name}": its_rows for name, its_rows in tables.items()}
+    report_folder, similarity_folder = (staged["report"] / name for name in ("report", "similarity"))
+    pngs = {name: plots.store(similarity_folder / f"{name}.npz", arrays) for name, arrays in figures.items()}
     for picture in (*report.pictures, *report.test_set_pictures):
         if "path" in picture.arrays:  # the arrays of a script's figure are stored already
             pngs[picture.name], _ = plots.draw_again(picture.arrays["path"])

@@ -3,7 +3,6 @@ arrays of figures (kinds of figures/report/plots.py). G populations."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations_with_replacement, permutations
 from typing import NamedTuple
 
@@ -18,25 +17,14 @@ SIGNIFICANT = 0.05
 TOTAL = "total"  # in place of a layer: all layers together
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The rows of a table, and the figures: name -> arrays."""
-
-    rows: list[dict]
-    figures: dict[str, dict]
-
-
 class Measured(NamedTuple):
-    """A table and its heat maps.
+    """The rows of a table, and its heat maps.
 
-    keys: the R populations or pairs that rows are about; names: the C classes or layers, each with a separate
-    row; columns: name -> (R, C), or (R, 1) if all names share the value; panels: title -> (G, C') values of a
-    heat map; panel_names: the C' columns (None: the populations); is_marked: (G, C') cells with a star.
+    panels: title -> (G, C) values of a heat map; panel_names: its C columns (None: the populations);
+    is_marked: (G, C) cells with a star.
     """
 
-    keys: list[dict]
-    names: list[str]
-    columns: dict[str, np.ndarray]
+    rows: list[dict]
     panels: dict[str, np.ndarray]
     panel_names: list[str] | None = None
     is_marked: np.ndarray | None = None
@@ -45,7 +33,7 @@ class Measured(NamedTuple):
 class Kind(NamedTuple):
     """A kind of comparison.
 
-    measure: computes it; axis: what its names are (class, layer); shown: the title of its heat map, whose
+    measure: computes it; axis: what the columns of its heat map are; shown: the title of the heat map, whose
     values are multiplied by `scale`; quantity: the label of its colours.
     """
 
@@ -58,8 +46,14 @@ class Kind(NamedTuple):
     diverging: bool = False
 
 
-def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict[str, Comparison]:
-    """Returns every comparison by name for which pruned populations have the stored arrays."""
+def compare_all(
+    populations: list[StoredPopulation], masks: list[Masks]
+) -> tuple[dict[str, list[dict]], dict[str, dict]]:
+    """Returns every comparison for which pruned populations have the stored arrays.
+
+    Returns:
+        tables (name -> rows), and figures (name -> arrays).
+    """
     # Only masks of the same architecture as the first are compared.
     masks = [item for item in masks if np.array_equal(item.shapes, masks[0].shapes)]
     moved = [item for item in populations if {"movement", "movement_layers"} <= item.arrays.keys()]
@@ -70,7 +64,7 @@ def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict
         "mask_similarity": masks,
         "mask_structure": masks,
     }
-    comparisons = {}
+    tables, figures = {}, {}
     for name, kind in KINDS.items():
         if sources[name]:
             compared = [item.population if isinstance(item, Masks) else item for item in sources[name]]
@@ -80,25 +74,27 @@ def compare_all(populations: list[StoredPopulation], masks: list[Masks]) -> dict
             # Figures of mostly zeros and of one population beside itself are not shown.
             is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(values)
             is_shown &= measured.panel_names is not None or len(compared) > 1
-            comparisons[name] = Comparison(rows(measured, kind.axis), {name: arrays} if is_shown else {})
+            tables[name] = measured.rows
+            if is_shown:
+                figures[name] = arrays
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:
-            name = f"pies_per_class_{sparsity}sparsity"
-            comparisons["pie_overlap"].figures[name] = pies_per_class(chosen)
-    return comparisons
+            figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
+    return tables, figures
 
 
-def rows(measured: Measured, axis: str) -> list[dict]:
-    """Returns the rows of a table that have at least one value."""
-    shape = len(measured.keys), len(measured.names)
-    columns = {name: np.broadcast_to(column, shape) for name, column in measured.columns.items()}
-    table = []
-    for r, key in enumerate(measured.keys):
-        for c, name in enumerate(measured.names):
-            cells = {column: values[r, c] for column, values in columns.items()}
-            if not np.isnan([*cells.values()]).all():
-                table.append(key | ({axis: name} if axis else {}) | cells)
-    return table
+def rows_of(key: dict, axis: str, names: list[str], columns: dict) -> list[dict]:
+    """Returns a row for each class or layer (`axis`) that has at least one value.
+
+    Args:
+        key: the first columns of every row; columns: name -> values (C,), or one that all rows share.
+    """
+    rows = []
+    for c, name in enumerate(names):
+        cells = {column: np.broadcast_to(values, len(names))[c] for column, values in columns.items()}
+        if not np.isnan([*cells.values()]).all():
+            rows.append(key | {axis: name} | cells)
+    return rows
 
 
 def read_all_masks(populations: list[StoredPopulation]) -> tuple[list[Masks], list[str]]:
@@ -129,17 +125,17 @@ def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
     common, size = is_pie @ is_pie.T, is_pie.sum(1).astype(int)
     jaccard = similarity.jaccard(common, size[:, None], size[None])
     chance = [[similarity.expected_jaccard(int(a), int(b), is_pie.shape[1]) for b in size] for a in size]
-    pairs = list(permutations(range(len(populations)), 2))
-    first, second = np.array(pairs, int).reshape(-1, 2).T
-    columns = {"pies": size[first], "other_pies": size[second], "jaccard": jaccard[first, second]}
-    columns["chance_jaccard"] = np.array(chance)[first, second]
-    panels = {"": over_chance(jaccard, np.array(chance), -1)}
-    return Measured(
-        [pair_key(populations[i], populations[j]) for i, j in pairs],
-        [""],
-        {name: column[:, None] for name, column in columns.items()},
-        panels,
-    )
+    rows = [
+        {
+            **pair_key(populations[i], populations[j]),
+            "pies": size[i],
+            "other_pies": size[j],
+            "jaccard": jaccard[i, j],
+            "chance_jaccard": chance[i][j],
+        }
+        for i, j in permutations(range(len(populations)), 2)
+    ]
+    return Measured(rows, {"": over_chance(jaccard, np.array(chance), -1)})
 
 
 def over_chance(measured: np.ndarray, chance: np.ndarray, diagonal: int) -> np.ndarray:
@@ -163,7 +159,8 @@ def recall_changes(populations: list[StoredPopulation]) -> Measured:
     """Compares the recall of each class relative to the mean accuracy, pruned against dense (Hooker et al.
     2019). Like Hooker et al., Welch's test treats networks as independent. The paired test compares networks
     of one seed, relative to their mean accuracy, and is corrected for the number of classes."""
-    columns: dict[str, list] = {}
+    names = populations[0].class_names
+    rows, differences, is_significant = [], [], []
     for population in populations:
         arrays = population.arrays
         sides = [
@@ -171,28 +168,27 @@ def recall_changes(populations: list[StoredPopulation]) -> Measured:
         ]
         (recall, accuracy, ids), (dense_recall, dense_accuracy, dense_ids) = sides
         pruned, dense = recall - accuracy.mean(), dense_recall - dense_accuracy.mean()
-        shared, *rows = np.intersect1d(ids, dense_ids, return_indices=True)
+        shared, *indices = np.intersect1d(ids, dense_ids, return_indices=True)
         paired = [
-            side[0][index] - side[1][index].sum() / max(1, len(index)) for side, index in zip(sides, rows)
+            side[0][index] - side[1][index].sum() / max(1, len(index)) for side, index in zip(sides, indices)
         ]
         paired_p = similarity.t_test(*paired, paired=True)
-        values = {
-            "models": [len(ids)],
-            "dense_models": [len(dense_ids)],
+        columns = {
+            "models": len(ids),
+            "dense_models": len(dense_ids),
             "recall": recall.mean(0),
             "dense_recall": dense_recall.mean(0),
             "difference": pruned.mean(0) - dense.mean(0),
             "welch_p": similarity.t_test(pruned, dense, paired=False),
             "paired_p": paired_p,
             "paired_p_holm": similarity.holm(paired_p),
-            "paired_models": [len(shared)],
+            "paired_models": len(shared),
         }
-        for name, column in values.items():
-            columns.setdefault(name, []).append(column)
-    arrays = {name: np.array(column) for name, column in columns.items()}
-    panels = {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": arrays["difference"]}
-    names, keys = populations[0].class_names, [population.key for population in populations]
-    return Measured(keys, names, arrays, panels, names, arrays["paired_p_holm"] < SIGNIFICANT)
+        rows += rows_of(population.key, "class", names, columns)
+        differences.append(columns["difference"])
+        is_significant.append(columns["paired_p_holm"] < SIGNIFICANT)
+    panels = {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": np.array(differences)}
+    return Measured(rows, panels, names, np.array(is_significant))
 
 
 def mask_overlaps(masks: list[Masks]) -> Measured:
@@ -205,25 +201,22 @@ def mask_overlaps(masks: list[Masks]) -> Measured:
         np.repeat(range(len(masks)), [len(item.kept) for item in masks]),
         np.concatenate([population.arrays["ids"] for population in populations]),
     )
-    keys, cells, layers = [], [], len(masks[0].layers) + 1
+    rows, layers = [], [*masks[0].layers, TOTAL]
     for i, j in combinations_with_replacement(range(len(populations)), 2):
+        total = np.full(len(layers), np.nan)
+        total[-1] = overlaps.chance_by_layer[i, j]
+        chance = {"chance": overlaps.chance[i, j], "chance_by_layer": total}
         for seeds in ("same", "different"):
             pairs = int(getattr(overlaps, f"{seeds}_pairs")[i, j] / (2 if i == j else 1))
             if pairs:
-                keys.append(pair_key(populations[i], populations[j]) | {"seeds": seeds, "pairs": pairs})
-                cells.append(
-                    (getattr(overlaps, seeds)[i, j], overlaps.chance[i, j], overlaps.chance_by_layer[i, j])
-                )
-    # `cells` is empty for a single network.
-    jaccard, chance = (np.array([cell[c] for cell in cells]).reshape(len(cells), layers) for c in (0, 1))
-    total = np.full(jaccard.shape, np.nan)
-    total[:, -1] = [by_layer for *_, by_layer in cells]
+                key = pair_key(populations[i], populations[j]) | {"seeds": seeds, "pairs": pairs}
+                jaccard = {"jaccard": getattr(overlaps, seeds)[i, j]}
+                rows += rows_of(key, "layer", layers, jaccard | chance)
     panels = {
         "networks of the same seed": over_chance(overlaps.same[..., -1], overlaps.chance_by_layer, -1),
         "networks of different seeds": over_chance(overlaps.different[..., -1], overlaps.chance_by_layer, 0),
     }
-    columns = {"jaccard": jaccard, "chance": chance, "chance_by_layer": total}
-    return Measured(keys, [*masks[0].layers, TOTAL], columns, panels)
+    return Measured(rows, panels)
 
 
 ZEROS = ("filters_zero", "filters_zero_by_chance", "input_channels_zero", "input_channels_zero_by_chance")
@@ -241,15 +234,16 @@ def zero_structure(masks: list[Masks]) -> Measured:
         filters, channels = similarity.zero_shares(mask)
         return [filters, chance[0], channels, chance[1]]
 
+    rows, names = [], [layers[index] for index in convolutions]
     values = np.zeros((len(ZEROS), len(masks), len(convolutions)))
     for g, item in enumerate(masks):
         by_layer = np.split(item.kept, np.cumsum(shapes.prod(1)), 1)
         for position, index in enumerate(convolutions):
             layer_masks = by_layer[index].reshape(-1, *shapes[index])
             values[:, g, position] = np.mean(list(map(shares, layer_masks)), 0)
-    keys, names = [item.population.key for item in masks], [layers[index] for index in convolutions]
+        rows += rows_of(item.population.key, "layer", names, dict(zip(ZEROS, values[:, g])))
     panels = {"filters": values[0] - values[1], "input channels": values[2] - values[3]}
-    return Measured(keys, names, dict(zip(ZEROS, values)), panels, [*map(short_layer, names)])
+    return Measured(rows, panels, [*map(short_layer, names)])
 
 
 def movements(populations: list[StoredPopulation]) -> Measured:
@@ -261,10 +255,12 @@ def movements(populations: list[StoredPopulation]) -> Measured:
     ]
     layers = list(dict.fromkeys(layer for mean in means for layer in mean))
     values = np.array([[mean.get(layer, math.nan) for layer in layers] for mean in means])
-    keys, weights = [item.key for item in populations], [not layer.endswith("bias") for layer in layers]
+    rows, weights = [], [not layer.endswith("bias") for layer in layers]
+    for population, movement in zip(populations, values):
+        rows += rows_of(population.key, "layer", layers, {"movement": movement})
     # Biases move many times as far; they would dominate the colours.
     shown = [short_layer(layer) for layer, is_weight in zip(layers, weights) if is_weight]
-    return Measured(keys, layers, {"movement": values}, {"": values[:, weights]}, shown)
+    return Measured(rows, {"": values[:, weights]}, shown)
 
 
 KINDS = {

@@ -57,13 +57,11 @@ class Report(NamedTuple):
     differences: Sequence[dict] = ()
 
 
-def collect(
-    stored: list[StoredPopulation], comparisons: dict[str, across.Comparison], missing: list[str]
-) -> Report:
+def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: list[str]) -> Report:
     """Returns the report on stored populations.
 
     Args:
-        comparisons: those of figures/report/across.py; missing: its messages on missing masks.
+        figures: those of figures/report/across.py; missing: its messages on missing masks.
     """
     loaded, not_stored = load_outputs([item for item in stored if item.pruning_method != "dense"])
     compared = [population for population in loaded if population.is_pruned]
@@ -91,7 +89,7 @@ def collect(
         *measures_against_sparsity(stored, compared),
         *grid,
         *joint_pictures,
-        *comparison_pictures(comparisons, compared),
+        *comparison_pictures(figures, compared),
     ]
     missing += not_stored + missing_joint
     rows = evidence.all_evidence(compared, controls)
@@ -210,11 +208,8 @@ def caption(name: str) -> str:
     return texts[max(filter(name.startswith, texts), key=len, default="pies_distribution")][-1]
 
 
-def comparison_pictures(
-    comparisons: dict[str, across.Comparison], compared: list[StoredPopulation]
-) -> list[Picture]:
+def comparison_pictures(figures: dict[str, dict], compared: list[StoredPopulation]) -> list[Picture]:
     """Returns the figures of figures/report/across.py that the report shows."""
-    figures = {name: arrays for item in comparisons.values() for name, arrays in item.figures.items()}
     per_class = f"pies_per_class_{max(item.sparsity for item in shown(compared))}sparsity"
     pictures = []
     for kind, texts in COMPARISONS.items():
