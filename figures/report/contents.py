@@ -431,10 +431,9 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
     }
     names, missing = [], []
     for population in with_dense(compared):
-        is_dense = population.pruning_method == "dense"
-        umap = read_figure(population, "umap", dense=is_dense)
+        umap = read_figure(population, "umap")
         if umap is None:
-            name = population.method if is_dense else population.label
+            name = population.method if population.pruning_method == "dense" else population.label
             missing.append(f"UMAP of {name}: run its PIE script with --plot_umap.")
             continue
         shown_arrays = [name for name in ("coordinates", "modal_labels", "is_pie") if name in umap]

@@ -337,15 +337,14 @@ def read_masks(population: StoredPopulation) -> Masks | None:
     return Masks(population, np.stack(kept), [str(layer) for layer in evaluations[0]["layers"]], shapes)
 
 
-def read_figure(population: StoredPopulation, kind: str, dense: bool = False) -> dict | None:
-    """Reads the arrays of a figure about a population, or about the dense one it was compared with, if it was
-    drawn from the same networks; otherwise None."""
-    made = population.made | ({"checkpoints": population.made["dense_checkpoints"]} if dense else {})
-    name = "dense_0.0" if dense else f"{population.pruning_method}_{population.sparsity}"
+def read_figure(population: StoredPopulation, kind: str) -> dict | None:
+    """Reads the arrays of a figure about a population, if it was drawn from the same networks; otherwise
+    None."""
+    name = f"*_{population.pruning_method}_{population.sparsity}sparsity_*.npz"
     # In reverse order, depths by prediction come before those by label.
-    for path in sorted((population.folder / kind).glob(f"*_{name}sparsity_*.npz"), reverse=True):
+    for path in sorted((population.folder / kind).glob(name), reverse=True):
         arrays = read_arrays(path) or {}
         _check(path, arrays, kind)
-        if _same(json.loads(str(arrays["made"])), made):
+        if _same(json.loads(str(arrays["made"])), population.made):
             return arrays | {"path": path}
     return None
