@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def draw_pies_per_class(arrays: dict) -> Figure:
     return figure
 
 
-def scale_y(panels: list[Axes], counts: bool) -> None:
+def scale_y(panels: Iterable[Axes], counts: bool) -> None:
     """Gives all panels the same ticks, the last one above the highest point. `counts` are on a square-root
     scale, which separates small numbers and makes error bars about equally long."""
     ends = np.array([panel.dataLim.intervaly for panel in panels])
@@ -172,11 +173,6 @@ def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]
     panel.set_xlim(-0.4, len(sparsities) - 0.6)
 
 
-def method_colour(method: str) -> str:
-    """Returns the colour of a learning method."""
-    return METHOD_COLOURS.get(method, LINE_COLOUR)
-
-
 def line_style(kind: int) -> str:
     """Returns marker and line style of a kind of series."""
     return f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
@@ -193,14 +189,18 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
     figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
-        index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
+        index: (
+            f"{name} (K = {number})",
+            line_style(kinds.index(kind)),
+            METHOD_COLOURS.get(method, LINE_COLOUR),
+        )
         for index, (name, number, kind, method) in enumerate(
             zip(series, arrays["networks"], pruning, methods)
         )
     }
     draw_lines(panel, arrays, looks)
     for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
-        look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
+        look = dict(color=METHOD_COLOURS.get(str(method), LINE_COLOUR), alpha=0.2, linewidth=1, zorder=0)
         label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
         panel.axhspan(*ends, label=label, **look)
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
@@ -219,10 +219,11 @@ def draw_test_sets(arrays: dict) -> Figure:
     for name in dict.fromkeys(name for _, name in series if name != CLEAN):
         kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
     methods = list(dict.fromkeys(method for method, _ in series))
-    grid_shape, colours = (len(kinds), len(methods)), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
-    grid_shape = (len(kinds) * len(methods), 1) if is_paper(arrays) else grid_shape
-    size = 3.1 * grid_shape[1] + 2, 2.1 * grid_shape[0] + 0.5
-    figure, panels = titled_figure(arrays, *size, *grid_shape, sharex=True, sharey=True)
+    rows, columns, colours = len(kinds), len(methods), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
+    if is_paper(arrays):
+        rows, columns = rows * columns, 1
+    size = 3.1 * columns + 2, 2.1 * rows + 0.5
+    figure, panels = titled_figure(arrays, *size, rows, columns, sharex=True, sharey=True)
     for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
         styles = {name: (line_style(rank), colours[rank % 12]) for rank, name in enumerate(names)}
         looks = {
@@ -237,10 +238,10 @@ def draw_test_sets(arrays: dict) -> Figure:
             for name, (style, colour) in styles.items():
                 panel.plot([], [], style, color=colour, linewidth=1, markersize=5, label=name)
             panel.legend(**BESIDE, handlelength=3)
-    for panel in panels[-grid_shape[1] :]:
+    for panel in panels[-columns:]:
         panel.set_xlabel("sparsity (not to scale)")
         panel.tick_params(axis="x", rotation=90)
-    scale_y(list(panels), "counts" in arrays)
+    scale_y(panels, "counts" in arrays)
     return figure
 
 
