@@ -69,13 +69,6 @@ def has_control(population: StoredPopulation) -> bool:
 # Rows
 
 
-def against_others(population: StoredPopulation, measure: str, controlled: bool, sign: int) -> Terms:
-    """Claim 4: Q-Score or depth of PIEs minus that of other images, times the sign."""
-    if len(population.seeds) < 2 or not set(population.pruned.ids_of(measure).tolist()) & {*population.seeds}:
-        return []
-    return [(sign, population.learning_method, pies_minus_others(population, measure, controlled))]
-
-
 class Row(NamedTuple):
     """A difference as evidence.
 
@@ -231,8 +224,11 @@ def pies_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
         note = "" if has_control(population) else "reference: dense, no finetune-only control"
         for sign, (measure, name) in zip((-1, 1), IMAGE_MEASURES.items()):
             smallest = claims.SMALLEST_IN_DEVIATIONS
+            if len(population.seeds) < 2 or not {*population.pruned.ids_of(name)} & {*population.seeds}:
+                continue
             for words, controlled in (("", True), (", all", False)):
-                terms = against_others(population, name, controlled, sign)
+                sample = pies_minus_others(population, name, controlled)
+                terms = [(sign, population.learning_method, sample)]
                 yield Row(measure + words, (population,), terms, smallest, controlled, note)
         for measure, name in {"AUROC of Q-Score": "auroc_q_score", "AUROC of depth": "auroc_depth"}.items():
             values = values_of_networks(population, name)
