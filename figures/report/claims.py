@@ -210,9 +210,7 @@ def judge(evidence: list[dict], number: int) -> str:
     deciding = [row for row in evidence if row["claim"] == number and row["decides"]]
     rows = [row for row in deciding if not row["is_mean"]]
     means = [row for row in deciding if row["is_mean"]]
-    required = {
-        measure.name for (claim, _), measure in MEASURES.items() if claim == number and measure.decides
-    }
+    required = {measure.name for measure in CLAIMS[number - 1].measures if measure.decides}
     few = [row for row in rows if 0 < row["models"] < FEWEST_SEEDS]
     undefined = [row for row in rows if math.isnan(row["low"]) and row not in few]
     if undefined or required - {row["measure"] for row in rows}:
