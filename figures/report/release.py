@@ -30,13 +30,13 @@ def release(results: Path, target: Path, shown: list[StoredPopulation]) -> int:
     """
     for path in stored_files(results):
         kind, is_test_set = path.parent.name, path.relative_to(results).parts[0] == "test_sets"
-        names = [
-            f"_{population.pruning_method}_{population.sparsity}sparsity_"
+        is_shown = any(
+            population.folder in path.parents
+            and f"_{population.pruning_method}_{population.sparsity}sparsity_" in path.name
             for population in shown
-            if population.folder in path.parents
-        ]
-        if kind in ("q_score", "prediction_depth") and not any(name in path.name for name in names):
-            continue  # a figure that the report does not show
+        )
+        if kind in ("q_score", "prediction_depth") and not is_shown:
+            continue
         evaluation_names = OF_NETWORKS[: 3 if is_test_set else None]
         arrays = read_arrays(path, only=evaluation_names if kind == "evaluations" else None)
         if arrays is None or "made" not in arrays:
