@@ -27,7 +27,7 @@ class Measured(NamedTuple):
     rows: list[dict]
     panels: dict[str, np.ndarray]
     panel_names: list[str] | None = None
-    is_marked: np.ndarray | None = None
+    is_marked: np.ndarray | bool = False
 
 
 class Kind(NamedTuple):
@@ -312,7 +312,7 @@ def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measure
     """Returns the arrays of a figure of heat maps, one row per population, with values in the cells (empty
     for NaN)."""
     panels = kind.scale * np.stack(list(measured.panels.values())).astype(float)
-    starred = np.zeros(panels.shape[1:], bool) if measured.is_marked is None else measured.is_marked
+    starred = np.broadcast_to(measured.is_marked, panels.shape[1:])
 
     def cell(value: float, star: bool) -> str:
         text = f"{round(value, kind.decimals) + 0.0:{'+' * kind.diverging}.{kind.decimals}f}"
