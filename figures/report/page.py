@@ -65,8 +65,8 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def text_column(name: str, title: str) -> Column:
-    return Column(name, title, number=False)
+def text_column(name: str, title: str = "") -> Column:
+    return Column(name, title or name, number=False)
 
 
 METHOD = text_column("learning_method", "method"), text_column("pruning_method", "pruning")
@@ -95,12 +95,12 @@ TEST_SETS = (
 MADE = (
     *KEY,
     Column("networks", "networks"),
-    text_column("seeds", "seeds"),
+    text_column("seeds"),
     Column("seconds", "training (hours)", 1 / 3600, 2),
     text_column("unpublished", "settings other than published"),
     text_column("devices", "machine"),
-    text_column("versions", "versions"),
-    text_column("days", "days"),
+    text_column("versions"),
+    text_column("days"),
 )
 WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of weak dense networks; distance from chance accuracy
 WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react differently to pruning from good ones"
@@ -114,14 +114,14 @@ TOPICS = {  # heading -> prefixes of the names of its figures
     "Masks": ("mask",),
 }
 EVIDENCE = (
-    text_column("comparison", "comparison"),
+    text_column("comparison"),
     KEY[-1],
     Column("models", "K"),
     Column("size", "difference"),
     Column("with_images", "over seeds and images"),
     Column("needed", "d"),
-    text_column("mark", "mark"),
-    text_column("note", "note"),
+    text_column("mark"),
+    text_column("note"),
 )
 
 
@@ -244,20 +244,20 @@ def of_two_runs(report: Report) -> dict:
     first, second = report.names
     changed = (
         *METHOD,
-        text_column("sparsities", "sparsities"),
-        text_column("setting", "setting"),
+        text_column("sparsities"),
+        text_column("setting"),
         text_column("first", first),
         text_column("second", second),
     )
     columns = (
-        text_column("number", "number"),
+        text_column("number"),
         *KEY,
         Column("models", "K"),
         text_column("first", first),
         text_column("second", second),
         text_column("whole", f"{first} − {second}"),
         text_column("chance", "by chance"),
-        text_column("seeds", "seeds"),
+        text_column("seeds"),
     )
     differences = []
     for row in report.differences:

@@ -28,7 +28,7 @@ COMPARISONS = (
     Column("probability_change", "change of probabilities", 1, 5),
 )
 CLASSES = (
-    text_column("class", "class"),
+    text_column("class"),
     Column("images", "images"),
     Column("pies", "PIEs"),
     Column("share", "PIEs (% of the class)", 100, 1),
@@ -36,13 +36,13 @@ CLASSES = (
     Column("recall", "recall (%)", 100, 1),
 )
 PIES = (
-    text_column("image", "image"),
-    text_column("label", "label"),
+    text_column("image"),
+    text_column("label"),
     text_column("dense", "dense vote"),
     Column("dense_agreeing", "networks"),
     text_column("pruned", "pruned vote"),
     Column("pruned_agreeing", "networks"),
-    text_column("kind", "kind"),
+    text_column("kind"),
     Column("confidence", "confidence", 1, 2),
 )
 
