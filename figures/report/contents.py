@@ -280,33 +280,33 @@ class Measure(NamedTuple):
     """How the report shows a number: times `scale`, with `decimals` decimals."""
 
     title: str
-    meaning: str
     scale: int = 1
     decimals: int = 0
+    meaning: str = ""
 
 
 SIDE_BY_SIDE = {  # measures of two runs
-    "accuracy": Measure("test accuracy (%)", "", 100, 2),
-    "pies": Measure("PIEs (images)", ""),
-    "excess": Measure("PIEs beyond the noise floor, between halves of the seeds (images)", ""),
-    "q_score": Measure("mean Q-Score of all test images", "", 1, 3),
-    "depth": Measure("mean prediction depth of all test images (layers)", "", 1, 2),
-    "overlap": Measure("Jaccard similarity of the PIE sets", "", 1, 3),
+    "accuracy": Measure("test accuracy (%)", 100, 2),
+    "pies": Measure("PIEs (images)"),
+    "excess": Measure("PIEs beyond the noise floor, between halves of the seeds (images)"),
+    "q_score": Measure("mean Q-Score of all test images", 1, 3),
+    "depth": Measure("mean prediction depth of all test images (layers)", 1, 2),
+    "overlap": Measure("Jaccard similarity of the PIE sets", 1, 3),
 }
 CURVES = {  # columns of results.csv drawn against sparsity; arrays of the same name hold a value per network
     "calibration_error": Measure(
-        "calibration error (%)", "|accuracy - confidence|, averaged over 15 bins of confidence", 100, 2
+        "calibration error (%)", 100, 2, "|accuracy - confidence|, averaged over 15 bins of confidence"
     ),
     "cka": Measure(
-        "CKA with dense", "similarity of the latents of the dense and the pruned network of one seed", 1, 3
+        "CKA with dense", 1, 3, "similarity of the latents of the dense and the pruned network of one seed"
     ),
 }
 SHOWN = (
     SIDE_BY_SIDE
     | CURVES
     | {
-        "pie_share": Measure("PIEs (% of the images)", "", 100),
-        "excess": Measure("PIEs beyond the noise floor (images)", ""),
+        "pie_share": Measure("PIEs (% of the images)", 100),
+        "excess": Measure("PIEs beyond the noise floor (images)"),
     }
 )
 
@@ -316,7 +316,7 @@ def measures_against_sparsity(
 ) -> list[Picture]:
     """Draws the measures of `CURVES` against sparsity."""
     pictures = []
-    for name, (heading, meaning, _, _) in CURVES.items():
+    for name, (heading, _, _, meaning) in CURVES.items():
         heading = heading[0].upper() + heading[1:]
         means = {item: measures.stored_mean(item, name) for item in stored}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
@@ -330,7 +330,7 @@ def against_sparsity(
     compared: list[StoredPopulation], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
     """Draws a number against sparsity for all learning and pruning methods, with intervals."""
-    ylabel, _, scale, _ = SHOWN[name]
+    ylabel, scale, _, _ = SHOWN[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
         run = f" · {row['run']}" if "run" in row else ""

@@ -261,7 +261,7 @@ def of_two_runs(report: Report) -> dict:
     )
     differences = []
     for row in report.differences:
-        title, _, *form = SIDE_BY_SIDE[row["measure"]]
+        title, *form, _ = SIDE_BY_SIDE[row["measure"]]
         numbers = {name: show(row[name], *form) for name in ("first", "second", "chance") if name in row}
         text = show(row, *form, signed="first" in row)
         seeds = "the same" if row["paired"] else "different"
