@@ -3,7 +3,6 @@ the page."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
 from typing import NamedTuple
@@ -22,8 +21,7 @@ from figures.report.read import StoredPopulation, grouped, load_outputs, read_fi
 SHOWN_SPARSITY = 0.95  # details are shown for one sparsity, the highest up to this one
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure of the report, with `arrays` for figures/report/plots.py."""
 
     name: str
@@ -411,7 +409,7 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     ]
     picture = against_sparsity(compared, rows, name, *SHIFTS[name])
     arrays = picture.arrays | {"figure": "test_sets"}
-    return replace(picture, name=f"test_sets_{name}", arrays=arrays)
+    return picture._replace(name=f"test_sets_{name}", arrays=arrays)
 
 
 UMAP = (  # heading, caption
@@ -564,10 +562,8 @@ def collect_runs(
 
 def run_pair(first: StoredPopulation, second: StoredPopulation) -> Pair:
     """Pairs two populations; networks are paired if the larger population has all seeds of the smaller."""
-    ids, trained = [], []
-    for population in (first, second):
-        ids.append(set(population.seeds))
-        trained.append(set(population.runs["seeds"]))
+    ids = [set(population.seeds) for population in (first, second)]
+    trained = [set(population.runs["seeds"]) for population in (first, second)]
     paired = all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
     return Pair(first, second, paired, tuple(sorted(set.intersection(*ids))) if paired else None)
 

@@ -329,7 +329,7 @@ def shown_picture(picture: Picture, pngs: dict[str, bytes]) -> dict:
     size 8, remain readable."""
     png = pngs[picture.name]
     width = int.from_bytes(png[16:20], "big")  # from the PNG header
-    return vars(picture) | {"width": width, "smallest": round(0.6 * width), "source": png_uri(png)}
+    return picture._asdict() | {"width": width, "smallest": round(0.6 * width), "source": png_uri(png)}
 
 
 def png_uri(png: bytes) -> str:
