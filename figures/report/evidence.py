@@ -254,29 +254,28 @@ def all_evidence(populations: list[StoredPopulation], controls: list[StoredPopul
         4: pies_against_others(beside_control.values()),
     }
     for number, candidates in rows_of_claim.items():
-        by_measure: dict[tuple, list[Row]] = {}
-        for row in candidates:
-            if row.terms:
-                decides = row.decides and claims.MEASURES[number, row.measure].decides
-                by_measure.setdefault((row.measure, decides), []).append(row)
-        rows = [
-            evidence_row(number, row, decides) for (_, decides), group in by_measure.items() for row in group
+        compared = [
+            row._replace(decides=row.decides and claims.MEASURES[number, row.measure].decides)
+            for row in candidates
+            if row.terms
         ]
+        groups = grouped(compared, "measure", "decides").values()
+        rows = [evidence_row(number, row) for group in groups for row in group]
         deciding = [row for row in rows if row["decides"]]
         for row, mark in zip(deciding, claims.mark_rows(deciding)):
             row["mark"] = mark
-        means = [mean_row(number, group, decides) for (_, decides), group in by_measure.items()]
+        means = [mean_row(number, group) for group in groups]
         evidence += [*rows, *filter(None, means)]
     return evidence
 
 
-def evidence_row(number: int, row: Row, decides: bool) -> dict:
+def evidence_row(number: int, row: Row) -> dict:
     """Returns a difference with its interval."""
     estimate = row.terms if isinstance(row.terms, dict) else uncertainty.combine(row.terms)
     about = {
         "claim": number,
         "measure": row.measure,
-        "decides": decides,
+        "decides": row.decides,
         "is_mean": False,
         "comparison": " against ".join(population.method for population in row.compared),
         "sparsity": row.compared[0].sparsity,
@@ -284,11 +283,12 @@ def evidence_row(number: int, row: Row, decides: bool) -> dict:
     return about | estimate | {"smallest": row.smallest, "mark": "", "note": row.note}
 
 
-def mean_row(number: int, rows: list[Row], decides: bool) -> dict | None:
+def mean_row(number: int, rows: list[Row]) -> dict | None:
     """Returns the plain mean over the rows of a measure with its interval; None for similarities."""
     if isinstance(rows[0].terms, dict):
         return None
     terms = [(weight / len(rows), *rest) for row in rows for weight, *rest in row.terms]
-    mean = Row(rows[0].measure, rows[0].compared, terms, float(np.mean([row.smallest for row in rows])))
+    smallest = float(np.mean([row.smallest for row in rows]))
+    mean = rows[0]._replace(terms=terms, smallest=smallest, note="")
     columns = {"is_mean": True, "comparison": f"mean over rows: {len(rows)}", "sparsity": math.nan}
-    return evidence_row(number, mean, decides) | columns
+    return evidence_row(number, mean) | columns
