@@ -185,11 +185,9 @@ def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Ro
             continue
         across = f"across {'learning' if learning else 'pruning'} methods"
         pair, populations = Pair(first, second, not learning), (first, second)
-        decides, unlike = all(map(has_control, populations)), unlike_settings(first, second)
-        decides = decides and gap(*populations) <= claims.CONFOUNDING_GAP and not unlike
-        note = accuracies(*populations) + unlike
-        if gap(*populations) > claims.CONFOUNDING_GAP:
-            note += ": confounded"
+        unlike, confounded = unlike_settings(*populations), gap(*populations) > claims.CONFOUNDING_GAP
+        decides = all(map(has_control, populations)) and not confounded and not unlike
+        note = accuracies(*populations) + unlike + ": confounded" * confounded
         smallest = claims.SMALLEST_UNIQUENESS
         yield Row(f"U {across}", populations, uniqueness(pair), smallest, decides, note)
         jaccard = overlap(pair)
