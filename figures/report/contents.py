@@ -313,14 +313,15 @@ def measures_against_sparsity(
     stored: list[StoredPopulation], compared: list[StoredPopulation]
 ) -> list[Picture]:
     """Draws the measures of `CURVES` against sparsity."""
+    shown_populations = [item for item in stored if item.pruning_method != FINETUNED]
     pictures = []
     for name, (heading, _, _, meaning) in CURVES.items():
         heading = heading[0].upper() + heading[1:]
-        means = {item: measures.stored_mean(item, name) for item in stored}
+        means = {item: measures.stored_mean(item, name) for item in shown_populations}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
-        if measured := [row for row in rows if row["pruning_method"] != FINETUNED]:
+        if rows:
             text = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
-            pictures.append(against_sparsity(compared, measured, name, heading, text))
+            pictures.append(against_sparsity(compared, rows, name, heading, text))
     return pictures
 
 
@@ -473,10 +474,11 @@ def pie_list(population: StoredPopulation) -> list[dict]:
     images), label and votes, margin (lead of the modal label, as a share of the votes), and Q-Score and
     prediction depth averaged over the pruned networks. Margin and depth are NaN if not stored."""
     arrays, depths = population.arrays, population.depths
-    margin = np.full(len(population.is_pie), np.nan)
+    margin = depth = np.full(len(population.is_pie), np.nan)
     if population.pruned:
         margin = measures.vote_leads(population) / len(population.seeds)
-    depth = depths["pruned_depth_prediction"].mean(0) if depths else np.full(len(population.is_pie), np.nan)
+    if depths:
+        depth = depths["pruned_depth_prediction"].mean(0)
     rows = [
         {
             "image": str(name),
