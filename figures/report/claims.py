@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -27,8 +27,7 @@ SUPPORTED, CONTRADICTED, NO_DIFFERENCE = "supported", "contradicted", "no differ
 NOT_UNIQUE, UNDECIDED = "not unique", "undecided"
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A measure of a claim, with the sign that makes the claim say 'above 0'.
 
     difference: its two terms; unit, scale, decimals: how it is shown; decides: whether it counts for the
@@ -43,8 +42,7 @@ class Measure:
     decides: bool = False
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A claim of the paper.
 
     outcomes: the finding if it is supported, contradicted, or if there is no difference; run: what to run if

@@ -295,9 +295,9 @@ def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict])
     for measure in claim.measures:
         differences = [shown_difference(row, measure) for row in rows if row["measure"] == measure.name]
         means = [row for row in differences if row["is_mean"] and row["decides"]]
-        measures.append(vars(measure) | {"means": means, "table": tabulate(EVIDENCE, differences)})
+        measures.append(measure._asdict() | {"means": means, "table": tabulate(EVIDENCE, differences)})
     verdict = claims.judge(evidence, claim.number)
-    return vars(claim) | {
+    return claim._asdict() | {
         "finding": claims.FINDINGS[verdict].format(*claim.outcomes),
         "verdict": verdict,
         "picture": next((item for item in pictures if item["name"] == f"claim_{claim.number}"), None),

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -314,8 +315,7 @@ def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks |
     return Networks(population.arrays[f"{prefix}ids"], predictions, q_score, depth_ids, depth, classes)
 
 
-@dataclass(frozen=True, eq=False)
-class Masks:
+class Masks(NamedTuple):
     """The masks of a population's networks: kept (K, n) bool, concatenated over `layers` (L,) with `shapes`
     (L, 4), which are padded with ones."""
 

@@ -6,7 +6,7 @@ classes, K models of a group.
 
 import functools
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -38,8 +38,7 @@ def jaccard(common: np.ndarray, size: np.ndarray, other_size: np.ndarray) -> np.
     return common / np.where(union > 0, union, np.nan)
 
 
-@dataclass(frozen=True)
-class MaskSimilarity:
+class MaskSimilarity(NamedTuple):
     """Mean Jaccard similarities of kept weights over pairs of networks of two groups, (G, G, L + 1); the last
     entry is for all layers together.
 
