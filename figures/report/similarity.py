@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from common.voting import checked_classes
+from common.metrics import pies_per_class
 
 SPREAD = 1e-12  # smaller standard deviations are rounding errors
 
@@ -128,10 +128,9 @@ def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: 
     Raises:
         ValueError: labels are not class ids.
     """
-    labels = checked_classes(labels, num_classes)
     counts = is_pie.sum(0)
     groups = [*(is_pie & (counts == 1)), counts > 1]
-    return np.stack([np.bincount(labels[chosen], minlength=num_classes) for chosen in groups])
+    return np.stack([pies_per_class(chosen, labels, num_classes) for chosen in groups])
 
 
 # Tests
