@@ -138,7 +138,7 @@ class StoredPopulation:
     @property
     def seeds(self) -> tuple[int, ...]:
         """The ids that reference and pruned networks share; only these are used."""
-        return tuple(sorted(set(self.reference.ids.tolist()) & set(self.pruned.ids.tolist())))
+        return tuple(np.intersect1d(self.reference.ids, self.pruned.ids).tolist())
 
     @property
     def voters(self) -> tuple[int, int]:
@@ -274,9 +274,10 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
     read_dense = functools.cache(lambda folder: _read_networks(by_folder[folder], "dense_"))
     for population in populations:
         networks = read_dense(population.folder), _read_networks(population)
+        with_outputs = replace(population, reference=networks[0], pruned=networks[1])
         if None in networks:
             reason = "the predictions of its networks are not stored; run its PIE script again"
-        elif not (with_outputs := replace(population, reference=networks[0], pruned=networks[1])).seeds:
+        elif not with_outputs.seeds:
             reason = "no network has the seed of a dense one"
         elif not has_current_labels(with_outputs):
             reason = "its PIEs follow a different vote rule; run its PIE script again"
