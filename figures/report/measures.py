@@ -96,6 +96,9 @@ def between_halves(population: StoredPopulation, seeds: tuple[int, ...], splits:
 
 
 def noise_floor(population: StoredPopulation, seeds: tuple[int, ...]) -> float:
+    """Returns the mean noise floor over splits; NaN for a single seed, which has no halves."""
+    if len(seeds) < 2:
+        return math.nan
     return float(between_halves(population, seeds, splits_of_seeds).floor[0].mean())
 
 
@@ -463,9 +466,8 @@ def population_rows(populations: list[StoredPopulation]) -> list[dict]:
         row = population.key | {"networks": len(population.pruned.ids)}
         row["accuracy"] = estimate("accuracy", population)
         if population.pruning_method != "dense":
-            seeds = population.seeds
             row["pies"] = estimate("pies", population)
-            row["noise_floor"] = noise_floor(population, seeds) if len(seeds) > 1 else math.nan
+            row["noise_floor"] = noise_floor(population, population.seeds)
             row["excess"] = estimate("excess", population)
         rows.append(row)
     return rows

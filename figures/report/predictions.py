@@ -182,7 +182,7 @@ def compare(
         the mean probabilities, NaN without probabilities.
     """
     count, classes = min(len(dense.classes), len(pruned.classes)), len(class_names)
-    empty, class_type = np.zeros((0, len(labels))), np.int16 if classes < 2**15 else np.int32
+    empty, class_type = np.zeros((0, len(labels))), np.min_scalar_type(classes)
     networks = [
         Networks(
             np.arange(count), side.classes[:count].astype(class_type), empty, np.arange(0), empty, classes
@@ -228,7 +228,7 @@ def comparison_row(population: StoredPopulation) -> dict:
             name: measures.estimate(name, population)
             for name in ("accuracy", "accuracy_lost", "pies", "excess")
         },
-        "noise_floor": measures.noise_floor(population, population.seeds) if len(dense) > 1 else np.nan,
+        "noise_floor": measures.noise_floor(population, population.seeds),
     }
     counts = {kind: int(chosen.sum()) for kind, chosen in kinds_of_pies(population).items()}
     return row | counts | {"probability_change": population.arrays["probability_change"].mean()}
