@@ -98,13 +98,13 @@ def smallest_of(name: str, second: StoredPopulation, terms: Terms) -> float:
     return math.nan
 
 
-def rows_of_pair(measures: dict[str, str], pair: Pair, decides: bool = True, sign: int = 1) -> Iterator[Row]:
+def rows_of_pair(measures: dict[str, str], pair: Pair, sign: int = 1) -> Iterator[Row]:
     """Yields a row for each measure, which maps to the name of its statistic."""
     for measure, name in measures.items():
         terms = difference(STATISTICS[name], pair)
         smallest, unlike = smallest_of(name, pair.second, terms), unlike_settings(*pair[:2])
         terms = [(sign * weight, *rest) for weight, *rest in terms]
-        yield Row(measure, pair[:2], terms, smallest, decides and not unlike, accuracies(*pair[:2]) + unlike)
+        yield Row(measure, pair[:2], terms, smallest, not unlike, accuracies(*pair[:2]) + unlike)
 
 
 def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
