@@ -291,12 +291,9 @@ def draw_gallery(arrays: dict) -> Figure:
 def draw_forest(arrays: dict) -> Figure:
     """Draws differences with 95 % intervals, a panel per measure: `measures`, `rows` and `marks` (D,) (for,
     against or open), and `numbers` (4, D): value, low, high and the smallest difference that matters, NaN
-    without an interval. Rows of means are named mean."""
+    without an interval. The last row of a measure is its mean."""
     rows, measures = np.array(names_in(arrays, "rows")), np.array(names_in(arrays, "measures"))
-    lines = {
-        name: list(dict.fromkeys(sorted(rows[measures == name], key="mean".__eq__)))
-        for name in dict.fromkeys(measures.tolist())
-    }
+    lines = {name: list(dict.fromkeys(rows[measures == name])) for name in dict.fromkeys(measures.tolist())}
     sizes = [*map(len, lines.values())]
     height = 0.32 * sum(sizes) + 0.6 * len(sizes)
     figure, panels = titled_figure(arrays, 6, height, len(sizes), 1, height_ratios=sizes)  # fits a phone
