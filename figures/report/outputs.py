@@ -101,7 +101,7 @@ def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
     """Writes tables as CSV, and beside each its main columns as a LaTeX tabular if they are few enough."""
     for name, rows in tables.items():
         lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", rows))
-        columns = TEX_COLUMNS.get(name, " ".join(lines[0])).split()
+        columns = TEX_COLUMNS[name].split() if name in TEX_COLUMNS else lines[0]
         indices = [lines[0].index(column) for column in columns if column in lines[0]]
         if indices and len(columns) <= table.TEX_WIDTH:
             table.write_tex(folder / f"{name}.tex", [[line[index] for index in indices] for line in lines])

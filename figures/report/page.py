@@ -313,7 +313,6 @@ def shown_difference(row: dict, measure: claims.Measure) -> dict:
     cells = {
         "size": show(row, *precision, signed=True),
         "needed": show(row["smallest"], *precision),
-        "with_images": "",
     }
     if "image_low" in row:
         over_images = {"value": row["value"], "low": row["image_low"], "high": row["image_high"]}
