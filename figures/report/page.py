@@ -242,19 +242,13 @@ def percent(row: dict) -> str:
 def of_two_runs(report: Report) -> dict:
     """Returns the values for two_runs.html."""
     first, second = report.names
-    changed = (
-        *METHOD,
-        text_column("sparsities"),
-        text_column("setting"),
-        text_column("first", first),
-        text_column("second", second),
-    )
+    sides = text_column("first", first), text_column("second", second)
+    changed = *METHOD, text_column("sparsities"), text_column("setting"), *sides
     columns = (
         text_column("number"),
         *KEY,
         Column("models", "K"),
-        text_column("first", first),
-        text_column("second", second),
+        *sides,
         text_column("whole", f"{first} − {second}"),
         text_column("chance", "by chance"),
         text_column("seeds"),
