@@ -250,7 +250,7 @@ def movements(populations: list[StoredPopulation]) -> Measured:
     """Measures how far kept weights moved in the training after pruning, relative to their size before it;
     means over the networks, NaN for layers without a record."""
     means = [
-        dict(zip(map(str, population.arrays["movement_layers"]), population.arrays["movement"].mean(0)))
+        dict(zip(population.arrays["movement_layers"].tolist(), population.arrays["movement"].mean(0)))
         for population in populations
     ]
     layers = list(dict.fromkeys(layer for mean in means for layer in mean))

@@ -115,7 +115,7 @@ class StoredPopulation:
 
     @property
     def class_names(self) -> list[str]:
-        return [str(name) for name in self.arrays["class_names"]]
+        return self.arrays["class_names"].tolist()
 
     @property
     def is_pie(self) -> np.ndarray:
@@ -335,7 +335,7 @@ def read_masks(population: StoredPopulation) -> Masks | None:
     kept = [
         np.unpackbits(arrays["mask_bits"], count=shapes.prod(1).sum()).astype(bool) for arrays in evaluations
     ]
-    return Masks(population, np.stack(kept), [str(layer) for layer in evaluations[0]["layers"]], shapes)
+    return Masks(population, np.stack(kept), evaluations[0]["layers"].tolist(), shapes)
 
 
 def read_figure(population: StoredPopulation, kind: str) -> dict | None:
