@@ -173,6 +173,11 @@ def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]
     panel.set_xlim(-0.4, len(sparsities) - 0.6)
 
 
+def method_colour(method: str) -> str:
+    """Returns the colour of a learning method."""
+    return METHOD_COLOURS.get(method, LINE_COLOUR)
+
+
 def line_style(kind: int) -> str:
     """Returns marker and line style of a kind of series."""
     return f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
@@ -189,18 +194,14 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
     figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
-        index: (
-            f"{name} (K = {number})",
-            line_style(kinds.index(kind)),
-            METHOD_COLOURS.get(method, LINE_COLOUR),
-        )
+        index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
         for index, (name, number, kind, method) in enumerate(
             zip(series, arrays["networks"], pruning, methods)
         )
     }
     draw_lines(panel, arrays, looks)
     for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
-        look = dict(color=METHOD_COLOURS.get(str(method), LINE_COLOUR), alpha=0.2, linewidth=1, zorder=0)
+        look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
         label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
         panel.axhspan(*ends, label=label, **look)
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
