@@ -313,11 +313,11 @@ def measures_against_sparsity(
     stored: list[StoredPopulation], compared: list[StoredPopulation]
 ) -> list[Picture]:
     """Draws the measures of `CURVES` against sparsity."""
-    shown_populations = [item for item in stored if item.pruning_method != FINETUNED]
+    populations = [item for item in stored if item.pruning_method != FINETUNED]
     pictures = []
     for name, (heading, _, _, meaning) in CURVES.items():
         heading = heading[0].upper() + heading[1:]
-        means = {item: measures.stored_mean(item, name) for item in shown_populations}
+        means = {item: measures.stored_mean(item, name) for item in populations}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
         if rows:
             text = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."

@@ -66,6 +66,7 @@ class Table(NamedTuple):
 
 
 def text_column(name: str, title: str = "") -> Column:
+    """Returns a column of texts; its title is its name unless given."""
     return Column(name, title or name, number=False)
 
 
