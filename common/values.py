@@ -4,6 +4,7 @@ Does not import torch, so that `--help` answers at once.
 """
 
 import argparse
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from typing import Callable
 from common import methods
 
 
-def _number(kind: type, description: str, is_valid: Callable[[float], bool]) -> Callable:
+def _number(kind: type, description: str, low: float, high: float) -> Callable:
     def parse(text: str):
         # Python also accepts 1_000, spaces around a number and digits of other scripts.
         value = kind(text) if re.fullmatch(NUMBERS[kind], text) else None
-        if value is None or not is_valid(value):
+        if value is None or not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
         return value + 0  # turns -0.0 into 0.0
 
@@ -25,13 +26,14 @@ def _number(kind: type, description: str, is_valid: Callable[[float], bool]) -> 
 
 
 def _whole_number(low: int, high: int) -> Callable:
-    return _number(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+    return _number(int, f"a whole number from {low} to {high}", low, high)
 
 
 NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
 SEVERITIES = 5  # of each corruption in CIFAR-10-C
-INFINITY, LARGEST_INTEGER = float("inf"), 2**31 - 1
+LARGEST_INTEGER = 2**31 - 1
 SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # within the range of float32
+BELOW_ONE = math.nextafter(1, 0)  # the largest float below 1
 positive_integer = _whole_number(1, LARGEST_INTEGER)
 natural_number = _whole_number(0, LARGEST_INTEGER)
 # Ids are below the difference of a million between total seeds. After 1000 iterations at the smallest --rate
@@ -40,15 +42,13 @@ model_id = _whole_number(0, 999_999)
 model_count = _whole_number(1, 1_000_000)
 iteration_count = _whole_number(1, 1000)
 thread_count = _whole_number(1, 1024)
-positive_float = _number(
-    float, "a number above 0, from 1e-30 to 1e30", lambda value: SMALLEST_FLOAT <= value <= LARGEST_FLOAT
-)
-natural_float = _number(float, "a number of 0 or more, to 1e30", lambda value: 0 <= value <= LARGEST_FLOAT)
-milestone_factor = _number(float, "a number above 0, to 10", lambda value: SMALLEST_FLOAT <= value <= 10)
+positive_float = _number(float, "a number above 0, from 1e-30 to 1e30", SMALLEST_FLOAT, LARGEST_FLOAT)
+natural_float = _number(float, "a number of 0 or more, to 1e30", 0, LARGEST_FLOAT)
+milestone_factor = _number(float, "a number above 0, to 10", SMALLEST_FLOAT, 10)
 widen_factor = _whole_number(1, 64)
 severity = _whole_number(1, SEVERITIES)
-fraction = _number(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
-pruning_rate = _number(float, "a number from 0.01 to 0.99", lambda value: 0.01 <= value <= 0.99)
+fraction = _number(float, "a number from 0 up to, not including, 1", 0, BELOW_ONE)
+pruning_rate = _number(float, "a number from 0.01 to 0.99", 0.01, 0.99)
 
 
 def _without_duplicates(values: list, text: str) -> list:
@@ -158,8 +158,8 @@ def model_folder(text: str) -> str:
 class Interval:
     """A number of epochs or of seconds; the other one is infinite."""
 
-    epochs: float = INFINITY
-    seconds: float = INFINITY
+    epochs: float = math.inf
+    seconds: float = math.inf
 
 
 def interval(text: str) -> Interval:
