@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
         """Like argparse's, with three attributes more: `argv`, the words of the command line; `given`, the
         names of the flags in it; `ignored`, those of them that have no effect."""
         flags = super().parse_args(args, namespace)
-        if getattr(flags, "normalization", None) and 0.0 in map(float, flags.normalization[1].split(",")):
+        if getattr(flags, "normalization", None) and 0.0 in flags.normalization[1]:
             self.error("argument --normalization: standard deviations must be above 0")
         flags.argv = list(sys.argv[1:] if args is None else args)
         words = {word.split("=")[0] for word in flags.argv}

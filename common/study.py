@@ -156,7 +156,7 @@ def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = F
         changed["title"] = f"{data.title}, run {run}"
     data = replace(data, **{field: value for field, value in changed.items() if value is not None})
     if flags.normalization:
-        data = data.normalized_by(*(tuple(map(float, text.split(","))) for text in flags.normalization))
+        data = data.normalized_by(*flags.normalization)
         logger.info(f"pixels normalised by {data.normalization_text}")
     classes = len(data.class_names)
     # With 10, the published default, the data decides.

@@ -99,12 +99,12 @@ def epoch_list(text: str) -> list[int]:
     return sorted({natural_number(part) for part in text.split(",")})
 
 
-def channel_values(text: str) -> str:
-    """Checks a text like `0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel."""
+def channel_values(text: str) -> tuple[float, ...]:
+    """Parses `0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel."""
     parts = text.split(",")
     if len(parts) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers separated by commas")
-    return ",".join(str(natural_float(part)) for part in parts)
+    return tuple(map(natural_float, parts))
 
 
 def encoder_name(text: str) -> str:
