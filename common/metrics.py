@@ -110,7 +110,8 @@ def prediction_depth(knn: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     Returns:
         (N,) int64 from 0 (all layers agree) to P (the last layer disagrees).
     """
-    return _last_disagreement(knn, predictions)
+    differs = knn != predictions
+    return np.where(differs.any(0), len(knn) - differs[::-1].argmax(0), 0)
 
 
 def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -122,13 +123,7 @@ def label_prediction_depth(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Returns:
         (N,) int64 from 1 to P.
     """
-    return np.maximum(_last_disagreement(knn, labels), 1)
-
-
-def _last_disagreement(knn: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns 1 + the index of the last layer that differs from `labels`, or 0 if none differs."""
-    differs = knn != labels
-    return np.where(differs.any(0), len(knn) - differs[::-1].argmax(0), 0)
+    return np.maximum(prediction_depth(knn, labels), 1)
 
 
 def pies_per_class(is_pie: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
