@@ -39,7 +39,7 @@ def disagreement(
     votes = [vote_counts(predictions, num_classes) for predictions in populations]
     labels = [winners(count) for count in votes]
     images = np.arange(len(labels[0]))
-    agreeing = [count[images, label] for count, label in zip(votes, labels)]
+    agreeing = [count.max(1) for count in votes]
     crossing = [count[images, label] for count, label in zip(votes, labels[::-1])]
     margins = [(a - b) / len(predictions) for a, b, predictions in zip(agreeing, crossing, populations)]
     return {
