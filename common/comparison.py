@@ -12,7 +12,6 @@ import numpy as np
 
 from common import metrics, neighbours, process
 from common.cli import UserError, logger, one_line
-from common.data import ImageDataset
 from common.methods import FINETUNED, parse_method, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
@@ -81,8 +80,10 @@ def detect_pies(study: Study) -> None:
     measured = [measure(dense, dense, labels, classes)]
     for population in populations[1:]:
         measured.append(measure(dense, evaluate_population(study, population), labels, classes))
+    files = study.data.test_files or np.arange(len(labels))  # indices, for data without files
     for outcome in measured:
-        outcome.arrays["pie_images"] = image_names(study.data, outcome.arrays["is_pie"])
+        pies = np.flatnonzero(outcome.arrays["is_pie"])
+        outcome.arrays["pie_images"] = np.array([files[index] for index in pies], str)
     # 4. Store, then draw; a figure that fails does not stop the others.
     rows, failures = store(study, populations, measured), []
     for population, outcome in zip(populations, measured):
@@ -441,12 +442,6 @@ def mean_over_pies_and_rest(
             columns[f"{prefix}{column}_{group}"] = float(defined.mean()) if len(defined) else None
             columns[f"{prefix}{column}_std_{group}"] = float(defined.std()) if len(defined) else None
     return columns
-
-
-def image_names(data: ImageDataset, chosen: np.ndarray) -> np.ndarray:
-    """Returns a name for each chosen (N,) test image: its file below the data folder, or else its index."""
-    indices = np.flatnonzero(chosen)
-    return np.array([data.test_files[index] if data.test_files else index for index in indices], str)
 
 
 def store(
