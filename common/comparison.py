@@ -136,7 +136,9 @@ def find_populations(study: Study) -> list[Population]:
         UserError: no pruned network exists.
     """
     dense = find_population(study, "dense", 0.0)
-    requested = requested_kinds(study)
+    names, sparsities = study.flags.pruning_methods, study.flags.pruning_percentages
+    pruned = [name for name in names if name != FINETUNED]
+    requested = [CONTROL] * (FINETUNED in names) + [*product(pruned, sparsities)]
     matches = [find_population(study, *kind, dense) for kind in requested]
     missing = ", ".join(
         f"{method} {sparsity}"
@@ -156,13 +158,6 @@ def find_populations(study: Study) -> list[Population]:
     if one_shot and CONTROL not in requested and (control := find_control(study, dense, one_shot)):
         populations.insert(1, control)
     return populations
-
-
-def requested_kinds(study: Study) -> list[tuple[str, float]]:
-    """Returns every requested (pruning method, sparsity); finetuned networks have only sparsity 0."""
-    names = study.flags.pruning_methods
-    pruned = [name for name in names if name != FINETUNED]
-    return [CONTROL] * (FINETUNED in names) + [*product(pruned, study.flags.pruning_percentages)]
 
 
 def refuse_other_results(
