@@ -366,22 +366,19 @@ def lost_and_kept(
             metrics.calibration_error(logits, labels) for logits in pruned.outputs["log_probabilities"]
         ],
     }
-    shared = sorted({*dense.ids} & {*pruned.ids})
-    pruned_rows, dense_rows = ([side.ids.index(model_id) for model_id in shared] for side in (pruned, dense))
-    for suffix, partners in (
-        ("", dense_rows),
-        ("_others", dense_rows[1:] + dense_rows[:1] if len(dense_rows) > 1 else []),
-    ):
+    _, dense_rows, pruned_rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
+    others = np.roll(dense_rows, -1) if len(dense_rows) > 1 else []
+    for suffix, partners in (("", dense_rows), ("_others", others)):
         for name, similarity, output in (
             ("agreement", metrics.agreement, "predictions"),
             ("cka", metrics.linear_cka, "latent_sample"),
         ):
             pairs = zip(pruned.outputs[output][pruned_rows], dense.outputs[output][partners])
             measures[f"{name}{suffix}"] = [similarity(*pair) for pair in pairs]
-    log_probabilities = (
-        side.outputs["log_probabilities"][rows] for side, rows in ((dense, dense_rows), (pruned, pruned_rows))
+    probabilities = (
+        np.exp(side.outputs["log_probabilities"][rows].astype(np.float32))
+        for side, rows in ((dense, dense_rows), (pruned, pruned_rows))
     )
-    probabilities = (np.exp(values.astype(np.float32)) for values in log_probabilities)
     measures["probability_change"] = metrics.probability_changes(*probabilities)
     return {name: np.array(values) for name, values in measures.items()}
 
