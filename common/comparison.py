@@ -403,9 +403,9 @@ def measure_depths(
         arrays[f"{side}_depth_label"] = np.stack(depths)
     wrong = (network["predictions"] != labels for network in pruned)
     measures = {
-        "knn_accuracy": np.array([(network["knn"][-1] == labels).mean() for network in pruned]),
-        "auroc_depth": np.array([*map(metrics.auroc, arrays["pruned_depth_prediction"], wrong)]),
-        "pie_auroc_depth": np.array(metrics.auroc(arrays["pruned_depth_prediction"].mean(0), is_pie)),
+        "knn_accuracy": [(network["knn"][-1] == labels).mean() for network in pruned],
+        "auroc_depth": [*map(metrics.auroc, arrays["pruned_depth_prediction"], wrong)],
+        "pie_auroc_depth": metrics.auroc(arrays["pruned_depth_prediction"].mean(0), is_pie),
     }
     arrays |= measures
     columns = {"pies": int(is_pie.sum()), "depth_models": len(pruned), **_means(measures)}
@@ -416,10 +416,13 @@ def measure_depths(
     return PopulationMetrics(arrays, columns)
 
 
-def _means(measures: dict[str, np.ndarray]) -> dict[str, float | None]:
-    """Returns the mean of each array, ignoring NaN; None if all values are NaN."""
-    defined = {name: values[~np.isnan(values)] for name, values in measures.items()}
-    return {name: float(values.mean()) if len(values) else None for name, values in defined.items()}
+def _means(measures: dict) -> dict[str, float | None]:
+    """Returns the mean of each array or list, ignoring NaN; None if all values are NaN."""
+    means = {}
+    for name, values in measures.items():
+        defined = np.asarray(values)[~np.isnan(values)]
+        means[name] = defined.mean() if len(defined) else None
+    return means
 
 
 def mean_over_pies_and_rest(
@@ -431,8 +434,8 @@ def mean_over_pies_and_rest(
     for prefix, values in (("", pruned), ("dense_", dense)):
         for group, chosen in (("pies", is_pie), ("rest", ~is_pie), ("all", is_pie | True)):
             defined = values[chosen & ~np.isnan(values)]
-            columns[f"{prefix}{column}_{group}"] = float(defined.mean()) if len(defined) else None
-            columns[f"{prefix}{column}_std_{group}"] = float(defined.std()) if len(defined) else None
+            columns[f"{prefix}{column}_{group}"] = defined.mean() if len(defined) else None
+            columns[f"{prefix}{column}_std_{group}"] = defined.std() if len(defined) else None
     return columns
 
 
