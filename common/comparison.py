@@ -677,21 +677,18 @@ def title(study: Study, population: Population, dense: Population) -> str:
         for side in (population, dense)
     )
     if parse_method(population.pruning_method).finetuned and dense_shown:
-        parts = [f"dense: {in_words(dense_shown)}", shown and f"{state_of(population)}: {in_words(shown)}"]
+        state = FINETUNED if population.pruning_method == FINETUNED else "pruned"
+        parts = [f"dense: {in_words(dense_shown)}", shown and f"{state}: {in_words(shown)}"]
         lines.append("; ".join(filter(None, parts)))
     elif shown:
         lines.append(in_words(shown))
     return "\n".join(lines)
 
 
-def state_of(population: Population) -> str:
-    """Returns the word for these networks in titles and on axes, where they are compared with dense ones."""
-    return FINETUNED if population.pruning_method == FINETUNED else "pruned"
-
-
 def axis_names(population: Population) -> dict[str, str]:
-    """Returns what a figure stores of `state_of`: nothing for pruned networks, the default on its axes."""
-    return {"networks": FINETUNED} if state_of(population) == FINETUNED else {}
+    """Returns the word for these networks on axes, as a figure stores it: nothing for pruned ones, the
+    default."""
+    return {"networks": FINETUNED} if population.pruning_method == FINETUNED else {}
 
 
 def in_words(settings: dict) -> str:
