@@ -166,8 +166,7 @@ def pruning_method(flags: argparse.Namespace) -> PruningMethod:
             f"--iterations {flags.iterations} at --rate {flags.rate}: the sparsities of the last iterations "
             "do not differ in four digits, as file names need; give fewer"
         )
-    epoch = flags.rewind_epoch if flags.after in REWOUND else 0
-    return method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=epoch)
+    return method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=flags.rewind_epoch)
 
 
 def sparsities_to_prune(flags: argparse.Namespace) -> list[tuple[int, float]]:
