@@ -105,16 +105,16 @@ def gradual_pruning(
             raise UserError(f"--{end}_step{suffix} and --{end}_epoch{suffix} exclude each other; give one")
         if epoch is not None:  # the first step after this many epochs
             step = round(min(epoch, 2**31) * steps_an_epoch) + 1
+            frequency = None  # the published one fits the published steps only
         steps.append(default if step is None else step)
     begin, end = steps
-    if any(getattr(flags, f"{name}_epoch{suffix}") is not None for name in ("begin", "end")):
-        frequency = max(1, math.ceil((end - begin) / methods.INTERVALS))
-    frequency = getattr(flags, f"frequency{suffix}") or frequency
+    fitting = max(1, math.ceil((end - begin) / methods.INTERVALS))
+    frequency = getattr(flags, f"frequency{suffix}") or frequency or fitting
     last_step = epochs * steps_an_epoch
     # The published steps as a share of the training; the last step is the latest that fits.
     scaled = [step / methods.PUBLISHED_STEPS[kind] * epochs for step in defaults]
-    fitting = [min(epoch, epochs - 1 / steps_an_epoch) for epoch in scaled]
-    first_epoch, last_epoch = (f"{float(f'{epoch:.2g}'):g}" for epoch in fitting)
+    possible = [min(epoch, epochs - 1 / steps_an_epoch) for epoch in scaled]
+    first_epoch, last_epoch = (f"{float(f'{epoch:.2g}'):g}" for epoch in possible)
     network = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
     remedy = f"give, for example, --begin_epoch{suffix} {first_epoch} --end_epoch{suffix} {last_epoch}"
     if begin > end or end < 1 or end > last_step:
