@@ -1,7 +1,7 @@
 """Derives ids, sparsities, pruning methods and schedules from flags, and rejects flags that do not fit."""
 
-import argparse
 import math
+from argparse import Namespace
 
 from common import methods
 from common.cli import FLIPS, UserError, logger
@@ -9,7 +9,7 @@ from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.pruning import GradualPruning, uses
 
 
-def model_ids(flags: argparse.Namespace) -> range:
+def model_ids(flags: Namespace) -> range:
     """Returns the ids from --index_start to --index_end, both inclusive.
 
     Raises:
@@ -28,7 +28,7 @@ def model_ids(flags: argparse.Namespace) -> range:
     return range(first, last + 1)
 
 
-def method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMethod:
+def method(flags: Namespace, schedule: str, **iterative) -> PruningMethod:
     """Returns the pruning method with this schedule and the requested criterion and scope.
 
     Raises:
@@ -43,9 +43,7 @@ def method(flags: argparse.Namespace, schedule: str, **iterative) -> PruningMeth
     return PruningMethod(schedule, flags.criterion, scope, **iterative)
 
 
-def sparsities_to_train(
-    flags: argparse.Namespace, sparsity_flag: str, sparsities: list[float]
-) -> list[float]:
+def sparsities_to_train(flags: Namespace, sparsity_flag: str, sparsities: list[float]) -> list[float]:
     """Returns the sparsities to train to; only 0 with --match_sparsity.
 
     If all networks are dense, flags of gradual pruning have no effect. Those that the published commands
@@ -73,9 +71,7 @@ def sparsities_to_train(
     return sparsities
 
 
-def gradual_pruning(
-    flags: argparse.Namespace, sparsity: float, kind: str, images: int
-) -> GradualPruning | None:
+def gradual_pruning(flags: Namespace, sparsity: float, kind: str, images: int) -> GradualPruning | None:
     """Returns the schedule that --schedule, --begin_step, --begin_epoch and similar flags describe; None for
     a classifier head if whole filters are pruned, because it has none.
 
@@ -132,7 +128,7 @@ def gradual_pruning(
     return pruning
 
 
-def pruning_method(flags: argparse.Namespace) -> PruningMethod:
+def pruning_method(flags: Namespace) -> PruningMethod:
     """Returns the pruning method of a finetuning script.
 
     Raises:
@@ -169,7 +165,7 @@ def pruning_method(flags: argparse.Namespace) -> PruningMethod:
     return method(flags, "iterative", rate=flags.rate, after=flags.after, rewind_epoch=flags.rewind_epoch)
 
 
-def sparsities_to_prune(flags: argparse.Namespace) -> list[tuple[int, float]]:
+def sparsities_to_prune(flags: Namespace) -> list[tuple[int, float]]:
     """Returns all requested (iteration, sparsity) pairs; iteration 0 is one-shot pruning."""
     if flags.pruning_schedule == "one-shot":
         return [(0, sparsity) for sparsity in flags.pruning_percentages]

@@ -1,6 +1,6 @@
 """Turns the flags of a script call into data, device, architecture, seeds and folders."""
 
-import argparse
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator
@@ -28,7 +28,7 @@ class Study:
     """One script call under one total seed."""
 
     script: str
-    flags: argparse.Namespace
+    flags: Namespace
     learning_method: str
     architecture: Architecture
     encoder_name: str  # see `full_encoder_name`; wideResNet for supervised networks
@@ -96,7 +96,7 @@ class Study:
         return network | self.data.pixel_settings
 
 
-def requested_architecture(flags: argparse.Namespace) -> Architecture:
+def requested_architecture(flags: Namespace) -> Architecture:
     """Returns the requested architecture.
 
     Raises:
@@ -121,7 +121,7 @@ def requested_architecture(flags: argparse.Namespace) -> Architecture:
     return architecture
 
 
-def open_studies(script: str, flags: argparse.Namespace, writes_models: bool = False) -> Iterator[Study]:
+def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> Iterator[Study]:
     """Yields a study for each test set and total seed, 0 to --total_seed - 1. Starts logging and moves the
     data to the device.
 

@@ -1,12 +1,12 @@
-"""Parsers for the values of flags: functions that take a text and raise argparse.ArgumentTypeError.
+"""Parsers for the values of flags: functions that take a text and raise ArgumentTypeError.
 
 Does not import torch, so that `--help` answers at once.
 """
 
-import argparse
 import math
 import os
 import re
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -19,7 +19,7 @@ def _number(kind: type, description: str, low: float, high: float) -> Callable:
         # Python also accepts 1_000, spaces around a number and digits of other scripts.
         value = kind(text) if re.fullmatch(NUMBERS[kind], text) else None
         if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+            raise ArgumentTypeError(f"{text!r} is not {description}")
         return value + 0  # turns -0.0 into 0.0
 
     return parse
@@ -53,7 +53,7 @@ pruning_rate = _number(float, "a number from 0.01 to 0.99", 0.01, 0.99)
 
 def _without_duplicates(values: list, text: str) -> list:
     if len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text!r} contains a value twice")
+        raise ArgumentTypeError(f"{text!r} contains a value twice")
     return values
 
 
@@ -66,7 +66,7 @@ def pruned_sparsity_list(text: str) -> list[float]:
     """Parses sparsities above 0; dense networks are always compared and need not be given."""
     sparsities = sparsity_list(text)
     if 0.0 in sparsities:
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             "0 is the dense network, or --pruning_methods finetuned: give sparsities above 0"
         )
     return sparsities
@@ -76,7 +76,7 @@ def model_depth(text: str) -> int:
     """Parses the depth of a WideResNet: 6 n + 4 layers, from 10 to 1000."""
     depth = positive_integer(text)
     if not 10 <= depth <= 1000 or depth % 6 != 4:
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"{depth} is not the depth of a WideResNet: 10, 16, 22, 28, ... (6 n + 4), up to 1000"
         )
     return depth
@@ -87,7 +87,7 @@ def pruning_method_list(text: str) -> list[str]:
     names = [part.strip().replace(" ", "_").replace("GMP_later", "later_GMP") for part in text.split(",")]
     for name in names:
         if name == "dense" or methods.parse_method(name) is None:
-            raise argparse.ArgumentTypeError(
+            raise ArgumentTypeError(
                 f"{name!r} is no pruning method: global, GMP, later_GMP, layer, global_snip, GMP_global, "
                 "global_iterative0.2_rewind0, ... as in the file names of the models"
             )
@@ -103,7 +103,7 @@ def channel_values(text: str) -> tuple[float, ...]:
     """Parses `0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel."""
     parts = text.split(",")
     if len(parts) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers separated by commas")
+        raise ArgumentTypeError(f"{text!r} is not three numbers separated by commas")
     return tuple(map(natural_float, parts))
 
 
@@ -111,7 +111,7 @@ def encoder_name(text: str) -> str:
     """Checks the first part of an encoder's file names; the scripts append depth, width and projection head
     unless they are 16, 2 and mlp."""
     if not re.fullmatch(r"(?!.*(-\d+-\d+|-linear)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"{text!r} is not a plain name: up to 100 letters, digits, '_', '.', '-'; depth, width and "
             "projection head are appended by the script"
         )
@@ -121,9 +121,7 @@ def encoder_name(text: str) -> str:
 def run_name(text: str) -> str:
     """Checks the name of a run, which is also a folder's name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,63}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name: up to 64 letters, digits, '_', '.', '=', '-'"
-        )
+        raise ArgumentTypeError(f"{text!r} is not a plain name: up to 64 letters, digits, '_', '.', '=', '-'")
     return text
 
 
@@ -131,9 +129,7 @@ def path(text: str) -> str:
     """Checks a path and replaces `~` by the home directory."""
     expanded = os.path.expanduser(text)
     if not expanded or expanded.startswith("~"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a path: give its name (./~... if it starts with ~)"
-        )
+        raise ArgumentTypeError(f"{text!r} is not a path: give its name (./~... if it starts with ~)")
     return expanded
 
 
@@ -146,11 +142,9 @@ def model_folder(text: str) -> str:
     """Checks a folder of models; the published scripts took path templates here."""
     text = path(text)
     if "{" in text or "}" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is a template: give a folder, the script chooses the file names"
-        )
+        raise ArgumentTypeError(f"{text!r} is a template: give a folder, the script chooses the file names")
     if Path(text).exists() and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a file: give a folder")
+        raise ArgumentTypeError(f"{text!r} is a file: give a folder")
     return text
 
 
