@@ -12,12 +12,7 @@ from common.cli import FLIPS, UserError, logger
 from common.data import ImageDataset, dataset_name, load_dataset
 from common.models import channels, convolution_weights
 from common.settings import Architecture, from_flags
-from common.store.names import (
-    CheckpointName,
-    check_writable,
-    full_encoder_name,
-    study_folder,
-)
+from common.store.names import CheckpointName, check_writable, full_encoder_name, study_folder
 from common.test_sets import other_test_sets
 
 MOST_WEIGHTS = 1e9
@@ -81,8 +76,8 @@ class Study:
             fields["architecture"] = shape.architecture
             fields["depth"] = int("".join(filter(str.isdigit, shape.architecture)) or 0)  # resnet18: 18
         if not self.supervised:
-            fields = {"encoder_name": self.encoder_name, "batch_size": batch_size}
-            fields["temperature"] = self.flags.temperature
+            temperature = self.flags.temperature
+            fields = {"encoder_name": self.encoder_name, "batch_size": batch_size, "temperature": temperature}
         return CheckpointName(
             part, self.learning_method, pruning_method, sparsity, epochs, model_id, **fields
         )
@@ -130,7 +125,8 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
         OSError: with `writes_models`, a folder of the models cannot be written.
     """
     name = dataset_name(flags.dataset, flags.data_dir)
-    process.start_logging(script, study_folder("logs", name), flags.debug)
+    log_folder = study_folder("logs", name)
+    process.start_logging(script, log_folder, flags.debug)
     logger.info(f"{script} on {name}")
     logger.debug(f"command: {process.command_line()}")
     if flags.ignored:
@@ -195,6 +191,6 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
                 folder,
                 head_folder,
                 default_folder,
-                study_folder("logs", name) / seed_folder,
+                log_folder / seed_folder,
                 results_folder,
             )
