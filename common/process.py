@@ -43,15 +43,15 @@ def select_device(cuda_device: int) -> "torch.device":
     return torch.device("cuda", cuda_device)
 
 
-def environment_number(name: str) -> int | None:
-    """Returns a whole number that a launcher (torchrun, Slurm) sets in the environment, None if it is unset.
+def local_rank() -> int | None:
+    """Returns the number of this process on its machine, as torchrun sets it, or None.
 
     Raises:
         UserError: the value is not a whole number.
     """
-    text = os.environ.get(name, "")
+    text = os.environ.get("LOCAL_RANK", "")
     if text and not re.fullmatch("[0-9]{1,9}", text):
-        raise UserError(f"environment variable {name}={text!r} is not a whole number; unset {name}")
+        raise UserError(f"environment variable LOCAL_RANK={text!r} is not a whole number; unset LOCAL_RANK")
     return int(text) if text else None
 
 
@@ -105,8 +105,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
         logger.addHandler(handler)
 
 
-def keep_freed_memory() -> bool:
-    """Makes the C library reuse the memory of large freed tensors; returns whether it supports this.
+def keep_freed_memory() -> None:
+    """Makes the C library reuse the memory of large freed tensors, if it is glibc.
 
     By default it returns tensors of more than 32 MB to the system. Clearing new pages then takes a third of a
     contrastive training step on a CPU. The process keeps its peak memory. Results do not change.
@@ -114,8 +114,9 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
-        return False  # not glibc
-    return bool(mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+        return  # not glibc
+    if mallopt(M_MMAP_THRESHOLD, 2**30):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def cache_compiled_code() -> bool:

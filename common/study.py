@@ -137,7 +137,7 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    cuda_device, rank = flags.cuda_device, process.environment_number("LOCAL_RANK")
+    cuda_device, rank = flags.cuda_device, process.local_rank()
     # Under torchrun each process takes a different device, or sees only one.
     if rank is not None and "cuda_device" not in flags.given:
         cuda_device = rank % max(1, torch.cuda.device_count())
