@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from common.criteria import CRITERIA
 
 SCOPES = ("global", "layer", "erk")
-AFTER = ("rewind", "reinit", "lr_rewind", "finetune")
+# Values of --after that repeat the dense training; `finetune` trains with the flags of the script.
+RETRAINED = ("rewind", "reinit", "lr_rewind")
+AFTER = (*RETRAINED, "finetune")
 REWOUND = ("rewind", "lr_rewind")  # values of --after with a --rewind_epoch
 GRADUAL = {"early": "GMP", "late": "later_GMP"}
 # --schedule -> (first step, last step, steps between) of gradual pruning. The steps of the late contrastive,
@@ -34,8 +36,6 @@ INTERVALS = 38  # number of intervals between prunings in all published schedule
 SMALL = "small_dense"
 FINETUNED = "finetuned"
 NOT_PRUNED = ("dense", FINETUNED, SMALL)  # methods without criterion and scope, named like their schedules
-# Values of --after that repeat the dense training; `finetune` trains with the flags of the script.
-RETRAINED = ("rewind", "reinit", "lr_rewind")
 
 
 def is_filter_criterion(criterion: str) -> bool:
