@@ -78,8 +78,10 @@ class ImageDataset:
     @property
     def pixel_settings(self) -> dict:
         """The settings of a configuration that turn images into network input."""
-        given = {"normalization": [list(values) for values in self.normalization or ()]}
-        return {**self.flips, **(given if self.normalization else {})}
+        settings = self.flips
+        if self.normalization:
+            settings["normalization"] = [list(values) for values in self.normalization]
+        return settings
 
     @property
     def normalization_text(self) -> str:
@@ -183,19 +185,19 @@ def _load_digits() -> ImageDataset:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0 to 16
-    train, test, *labels = map(
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0 to 16
+    pixels = grey[:, None].repeat(3, 1)
+    train_images, test_images, train_labels, test_labels = map(
         torch.from_numpy,
         train_test_split(pixels, digits.target, test_size=500, stratify=digits.target, random_state=0),
     )
-    train_images, test_images = (images.unsqueeze(1).repeat(1, 3, 1, 1) for images in (train, test))
     return ImageDataset(
         "digits",
         "digits 8x8",
         train_images,
-        labels[0],
+        train_labels,
         test_images,
-        labels[1],
+        test_labels,
         tuple("0123456789"),
         *channel_statistics(train_images),
         horizontal_flip=False,  # a flipped 6 is a 9
@@ -266,7 +268,8 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
     tensors = []
     for half in halves:
         images = torch.from_numpy(half.data)
-        images = images if images.shape[1] == 3 else images.permute(0, 3, 1, 2)
+        if images.shape[1] != 3:
+            images = images.permute(0, 3, 1, 2)
         labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels).long()
         tensors += [images.contiguous(), labels]
     classes = getattr(halves[0], "classes", range(labels.max() + 1))
