@@ -20,9 +20,17 @@ from matplotlib.ticker import MaxNLocator
 
 from common.store.files import write_atomically
 
-rcParams.update({"figure.titlesize": 10, "axes.titlesize": 9, "legend.fontsize": 8})
-rcParams.update({"legend.title_fontsize": 8, "legend.frameon": False})
-rcParams.update({"pdf.fonttype": 42, "ps.fonttype": 42})  # embeds text as editable TrueType
+rcParams.update(
+    {
+        "figure.titlesize": 10,
+        "axes.titlesize": 9,
+        "legend.fontsize": 8,
+        "legend.title_fontsize": 8,
+        "legend.frameon": False,
+        "pdf.fonttype": 42,  # embeds text as editable TrueType
+        "ps.fonttype": 42,
+    }
+)
 
 # Paul Tol's colour-blind-safe muted scheme, and black. Markers distinguish classes as well.
 CLASS_COLOURS = "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499 #000000".split()
@@ -176,24 +184,28 @@ def draw_latents(
 def draw_curves(title: str, histories: dict[str, list[dict]]) -> Figure:
     """Draws the training curves of every stage: loss, chance_loss and, if recorded, test_loss,
     train_accuracy, test_accuracy, and the sparsity in grey behind the loss."""
-    quantities = (("loss", "loss", 1, "loss"), ("train_accuracy", "accuracy", 100, "accuracy (%)"))
-    curves = [(stage, *quantity) for stage in histories for quantity in quantities]
-    curves = [curve for curve in curves if curve[1] in histories[curve[0]][0]]
+    quantities = (
+        ("loss", "test_loss", 1, "loss"),
+        ("train_accuracy", "test_accuracy", 100, "accuracy (%)"),
+    )
+    curves = [
+        (stage, history, *quantity)
+        for stage, history in histories.items()
+        for quantity in quantities
+        if quantity[0] in history[0]
+    ]
     figure, panels = titled_figure(
         {"figure": "curves", "title": title}, 4.2 * len(curves), 3.4, 1, len(curves)
     )
-    for panel, (stage, train_key, name, scale, ylabel) in zip(panels, curves):
-        history = histories[stage]
-        keys = dict.fromkeys(
-            key for entry in history for key in entry
-        )  # sparsity is recorded from the first pruning on
-        values = {key: np.array([entry.get(key, 0.0) for entry in history]) for key in keys}
-        epoch, test = values["epoch"] + 1, f"test_{name}"
+    for panel, (stage, history, train, test, scale, ylabel) in zip(panels, curves):
+        # The last entry has every key: sparsity is recorded from the first pruning on.
+        values = {key: np.array([entry.get(key, 0.0) for entry in history]) for key in history[-1]}
+        epoch = values["epoch"] + 1
         look = dict(marker="." * (len(epoch) < 3))  # too short to see as a line
-        panel.plot(epoch, scale * values[train_key], color=CLASS_COLOURS[0], label="training views", **look)
+        panel.plot(epoch, scale * values[train], color=CLASS_COLOURS[0], label="training views", **look)
         if test in values:
             panel.plot(epoch, scale * values[test], "--", color=PIE_COLOUR, label="test images", **look)
-        if name == "loss":
+        if train == "loss":
             if "sparsity" in values:
                 _draw_sparsity(panel, epoch, values["sparsity"])
             chance = history[0]["chance_loss"]
