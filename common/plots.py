@@ -247,8 +247,8 @@ def draw_q_score(arrays: dict) -> Figure:
     names = {"q_score": "Q-Score", "z_score": "Z-score", "l1_norm": "L1 norm"}
     for panel, (quantity, name) in zip(panels, names.items()):
         values = np.concatenate([arrays[f"dense_{quantity}"], arrays[f"pruned_{quantity}"]])
-        _draw_joint(panel, arrays, quantity, np.histogram_bin_edges(values[np.isfinite(values)], 30))
-        label_axes(panel, *(f"{name}, {kind} networks" for kind in sides_of(arrays)))
+        edges = np.histogram_bin_edges(values[np.isfinite(values)], 30)
+        _draw_joint(panel, arrays, quantity, name, edges)
     _explain_joint(figure, arrays)
     return figure
 
@@ -262,8 +262,7 @@ def draw_prediction_depth(arrays: dict) -> Figure:
     step, layers = min(steps[steps > 1e-4], default=1.0), int(arrays["places"])
     width = step * np.ceil((layers / step + 1) / 40)
     edges = width * np.arange(np.ceil(round((layers + step) / width, 6)) + 1) - step / 2
-    _draw_joint(panel, arrays, "depth", edges)
-    label_axes(panel, *(f"depth (layers), {kind} networks" for kind in sides_of(arrays)))
+    _draw_joint(panel, arrays, "depth", "depth (layers)", edges)
     spacing = -(-layers // 5)
     ticks = [*range(0, layers - spacing // 2, spacing), layers]
     panel.set(xticks=ticks, yticks=ticks)
@@ -271,12 +270,7 @@ def draw_prediction_depth(arrays: dict) -> Figure:
     return figure
 
 
-def sides_of(arrays: dict) -> tuple[str, str]:
-    """Returns the words for the networks on both axes."""
-    return "dense", str(arrays.get("networks", "pruned"))
-
-
-def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray) -> None:
+def _draw_joint(panel: Axes, arrays: dict, quantity: str, name: str, edges: np.ndarray) -> None:
     """Draws dense against pruned values: the share (%) of PIEs among the images in each cell between `edges`,
     faint for few images. Histograms at the sides compare PIEs with the rest. Images without a value are left
     out; the title gives their number."""
@@ -286,21 +280,23 @@ def _draw_joint(panel: Axes, arrays: dict, quantity: str, edges: np.ndarray) -> 
     images, pie_images = (
         np.histogram2d(pruned[chosen], dense[chosen], (edges, edges))[0] for chosen in (defined, pies)
     )
-    shares = 100 * np.ma.masked_invalid(pie_images / np.where(images > 0, images, np.nan))
+    shares = 100 * (pie_images / np.where(images > 0, images, np.nan))
     # Grey is the share of PIEs among all images; colours show where PIEs are more or less frequent.
     norm = TwoSlopeNorm(np.clip(100 * is_pie.mean(), 1, 99), 0, 100)
     faint = np.clip(images / FEW, 0.2, 1)
     panel.pcolormesh(edges, edges, shares, cmap=SHARE_COLOURS, norm=norm, alpha=faint, rasterized=True)
     limits = edges[[0, -1]]
-    panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label=" = ".join(sides_of(arrays)))
+    sides = "dense", str(arrays.get("networks", "pruned"))
+    panel.plot(limits, limits, "--", color=LINE_COLOUR, linewidth=1, label=" = ".join(sides))
+    label_axes(panel, *(f"{name}, {kind} networks" for kind in sides))
     panel.set(xlim=limits, ylim=limits, box_aspect=1)  # equal limits, hence equal units
     panel.locator_params(nbins=6, steps=[1, 2, 5, 10])  # equal limits, hence equal ticks
     top = panel.inset_axes([0, 1.03, 1, 0.2], sharex=panel)
     right = panel.inset_axes([1.03, 0, 0.2, 1], sharey=panel)
     if not defined.all():
         top.set_title(f"({(~defined).sum()} images without a value)")
-    sides = ((top, dense, "vertical", top.yaxis), (right, pruned, "horizontal", right.xaxis))
-    for side, values, direction, axis in sides:
+    margins = ((top, dense, "vertical", top.yaxis), (right, pruned, "horizontal", right.xaxis))
+    for side, values, direction, axis in margins:
         for chosen, colour, width in ((rest, REST_COLOUR, 0), (pies, PIE_COLOUR, 1.3)):
             if chosen.any():
                 shares = 100 * np.histogram(values[chosen], edges)[0] / chosen.sum()
