@@ -247,6 +247,14 @@ def add_common_flags(parser: Parser) -> None:
     )
 
 
+ENCODER_NAME = (
+    "--encoder_name",
+    values.encoder_name,
+    "WideResNet",
+    "first part of file names; depth, width and projection head follow unless they are 16, 2 and mlp",
+)
+
+
 def add_contrastive_flags(parser: Parser) -> None:
     """Flags that name a contrastive network: loss, encoder, projection head, temperature."""
     group = parser.add_argument_group("contrastive network")
@@ -260,12 +268,7 @@ def add_contrastive_flags(parser: Parser) -> None:
     )
     add_flags(
         group,
-        (
-            "--encoder_name",
-            values.encoder_name,
-            "WideResNet",
-            "first part of file names; depth, width and projection head follow unless they are 16, 2 and mlp",
-        ),
+        ENCODER_NAME,
         *settings.flag_rows(settings.Architecture, "projection_head"),
         *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
         ("--encoder_save_path", values.model_folder, None, f"folder of the encoders {DEFAULT_FOLDER}"),
@@ -552,17 +555,13 @@ def add_depth_flags(parser: Parser) -> None:
         ("--plot_umap", bool, False, COMPATIBILITY),
     )
     if parser.get_default("learning_method") == "supervised":
-        add_flags(
-            parser,
-            *(
-                (flag, kind, default, COMPATIBILITY)
-                for flag, kind, default, _ in (
-                    *settings.flag_rows(settings.Architecture, "projection_head"),
-                    *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
-                )
-            ),
-            ("--encoder_name", values.encoder_name, "WideResNet", COMPATIBILITY),
+        contrastive = (
+            *settings.flag_rows(settings.Architecture, "projection_head"),
+            *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
+            ENCODER_NAME,
         )
+        for flag, kind, default, _ in contrastive:
+            add_flags(parser, (flag, kind, default, COMPATIBILITY))
 
 
 class Interrupted(BaseException):
