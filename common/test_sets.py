@@ -39,19 +39,19 @@ def other_test_sets(
         yield "", data
         return
     for name in CORRUPTIONS if test_set == "corrupted" else [test_set]:
-        files = ()
+        path, files = Path(name), ()
         if name in CORRUPTIONS:
             images, labels, files = corrupt(data.test_images, name), data.test_labels, data.test_files
-        elif name and Path(name).is_dir() and not severity:
-            images, labels, files = _read_folder(Path(name), data, follow_links)
-        elif Path(name).suffix in (".npy", ".npz"):
-            images, labels = _read_file(Path(name), data, severity)
+        elif name and path.is_dir() and not severity:
+            images, labels, files = _read_folder(path, data, follow_links)
+        elif path.suffix in (".npy", ".npz"):
+            images, labels = _read_file(path, data, severity)
         else:
             raise UserError(
                 f"--test_set {name!r}: neither a folder, a .npy or .npz file, 'corrupted' nor one of "
                 f"{', '.join(CORRUPTIONS)}"
             )
-        short = name if name in CORRUPTIONS else _name_of(Path(name))
+        short = name if name in CORRUPTIONS else _name_of(path)
         short += f"_severity{severity}" if severity else ""
         digest = hashlib.sha256(data.checksum.encode())
         for tensor in (images, labels):
