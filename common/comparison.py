@@ -620,14 +620,14 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:
     """Draws dense against pruned depth, by the definition of --depth_target, averaged over the networks."""
     target = study.flags.depth_target
-    depths = {side: arrays[f"{side}_depth_{target}"] for side in ("dense", "pruned")}
-    models = len(depths["dense"])
+    models = len(arrays["ids"])
     figure_arrays = {
         "title": f"{title(study, population, dense)}\n"
         f"layer from which the k-NN agrees with the {DEFINITIONS[target]}; {models} networks",
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
-        **{f"{side}_depth": depth.mean(0) for side, depth in depths.items()},
+        "dense_depth": arrays[f"dense_depth_{target}"].mean(0),
+        "pruned_depth": arrays[f"pruned_depth_{target}"].mean(0),
         **axis_names(population),
     }
     inputs = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
