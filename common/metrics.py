@@ -45,7 +45,7 @@ def disagreement(
     return {
         "dense_agreeing": agreeing[0],
         "pruned_agreeing": agreeing[1],
-        "confidence": (margins[0] + margins[1]) / 2,
+        "confidence": np.mean(margins, 0),
     }
 
 
