@@ -528,9 +528,7 @@ def runs(population: Population) -> dict:
 
     seconds: their total training time, without that of the dense networks they were pruned from.
     """
-    records = [
-        record for member in population.members for record in member.records if (record or {}).get("run")
-    ]
+    records = [record for record in population.records if (record or {}).get("run")]
     all_runs = [record["run"] for record in records]
     timed = all_runs
     # Encoder and head are finetuned together, and both records hold the same seconds: count them once.
