@@ -106,10 +106,10 @@ class Parser(argparse.ArgumentParser):
             message += "; --help lists the flags and their values"
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args=None):
         """Like argparse's, with three attributes more: `argv`, the words of the command line; `given`, the
         names of the flags in it; `ignored`, those of them that have no effect."""
-        flags = super().parse_args(args, namespace)
+        flags = super().parse_args(args)
         if getattr(flags, "normalization", None) and 0.0 in flags.normalization[1]:
             self.error("argument --normalization: standard deviations must be above 0")
         flags.argv = list(sys.argv[1:] if args is None else args)
