@@ -15,7 +15,7 @@ from common import values
 
 def setting(default: Any, kind: Any, help: str) -> Any:
     """Returns a field with a flag; `kind` is a function that parses a text, a tuple of choices, or bool."""
-    metadata = {"kind": kind, "help": help}
+    metadata = {"flag": (kind, default, help)}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -158,7 +158,7 @@ def from_flags(kind: type, flags: Namespace) -> dict:
 def flag_rows(kind: type, *names: str, without: Iterable[str] = ()) -> list[tuple]:
     """Returns (flag, kind, default, help) for the named fields of a class, or for all that have a flag."""
     return [
-        (f"--{field.name}", field.metadata["kind"], default, field.metadata["help"])
-        for field, default in zip(dataclasses.fields(kind), defaults(kind).values())
+        (f"--{field.name}", *field.metadata["flag"])
+        for field in dataclasses.fields(kind)
         if field.metadata and (field.name in names or not names) and field.name not in without
     ]
