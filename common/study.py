@@ -84,11 +84,11 @@ class Study:
 
     def configuration(self) -> dict:
         """Returns the settings of the network and its input, which every configuration contains."""
-        network = {
+        return {
             "learning_method": self.learning_method,
             **self.architecture.configuration(self.supervised),
+            **self.data.pixel_settings,
         }
-        return network | self.data.pixel_settings
 
 
 def requested_architecture(flags: Namespace) -> Architecture:
