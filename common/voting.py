@@ -74,8 +74,7 @@ def modal_labels_of_sets(predictions: np.ndarray, sets: np.ndarray, num_classes:
         (S, N), in the type of the predictions.
     """
     ranks, counts = tie_ranks(num_classes), vote_counts(predictions, num_classes)
-    labels = np.empty((len(sets), len(counts)), predictions.dtype)
-    labels[:] = winners(counts)
+    labels = np.tile(winners(counts).astype(predictions.dtype), (len(sets), 1))
     # If fewer than half of any set can vote against the overall winner, it wins in every set.
     opposed = len(predictions) - counts.max(1)
     disputed = np.flatnonzero(2 * opposed >= sets.sum(1).min(initial=len(predictions)))
