@@ -664,11 +664,11 @@ def title(study: Study, population: Population, dense: Population) -> str:
     if population.external:
         external = ", external"
     projection_head = study.architecture.projection_head
-    network = f"{study.architecture}" + (f", {projection_head} head" if projection_head != "mlp" else "")
+    head = "" if projection_head == "mlp" else f", {projection_head} head"
     lines = [
         f"{study.data.title} · {study.learning_method} · "
         f"{with_sparsity(population.pruning_method, population.sparsity)}",
-        f"{len(population.members)} networks ({network}{external})",
+        f"{len(population.members)} networks ({study.architecture}{head}{external})",
     ]
     shown, dense_shown = (
         {key: value for key, value in side.non_default_settings.items() if key in TITLE_SETTINGS}
