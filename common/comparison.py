@@ -557,8 +557,8 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
     common_arrays = {"title": title(study, population, dense), "class_names": study.data.class_names}
     if population is not dense:
         common_arrays["is_pie"] = arrays["is_pie"]
-        class_counts = {name: arrays[name] for name in ("pies_per_class", "images")}
-        draw_figure(study, f"pies_distribution/{name}", {**common_arrays, **class_counts}, inputs)
+        counts = {"pies_per_class": arrays["pies_per_class"], "images": arrays["images"]}
+        draw_figure(study, f"pies_distribution/{name}", {**common_arrays, **counts}, inputs)
     if population is not dense and flags.plot_q_score:
         sides = {"dense": "dense_", "pruned": ""}
         quality = {
