@@ -135,27 +135,27 @@ def pruning_method(flags: Namespace) -> PruningMethod:
         UserError: a flag that has no effect with the others; iterations that file names cannot distinguish.
     """
 
-    def refuse(names: tuple[str, ...], reason: str) -> None:
+    def refuse(reason: str, *names: str) -> None:
         for name in names:
             if name in flags.given:
                 raise UserError(f"--{name} {reason}")
 
     if flags.pruning_schedule == "one-shot":
-        refuse(("iterations", "rate", "after", "rewind_epoch"), "belongs to --pruning_schedule iterative")
+        refuse("belongs to --pruning_schedule iterative", "iterations", "rate", "after", "rewind_epoch")
         return method(flags, "one-shot")
     refuse(
-        ("pruning_percentages",),
         "belongs to one-shot pruning; with --pruning_schedule iterative, --rate and --iterations determine "
         "the sparsities",
+        "pruning_percentages",
     )
     if flags.after in RETRAINED:
         reason = (
             f"belongs to --after finetune; with --after {flags.after} the networks are trained with the "
             "settings of the dense ones"
         )
-        refuse(("epochs", "batch_size", "learning_rate", "precision", "compile", *FLIPS), reason)
+        refuse(reason, "epochs", "batch_size", "learning_rate", "precision", "compile", *FLIPS)
     if flags.after not in REWOUND:
-        refuse(("rewind_epoch",), "belongs to --after rewind or lr_rewind")
+        refuse("belongs to --after rewind or lr_rewind", "rewind_epoch")
     sparsities = [sparsity for _, sparsity in sparsities_to_prune(flags)]
     if len({0.0, 1.0, *sparsities}) < len(sparsities) + 2:
         raise UserError(
