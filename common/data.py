@@ -35,7 +35,7 @@ class ImageDataset:
     """Training and test images with their labels, classes and statistics.
 
     Images are uint8 (N, 3, H, W), labels int64 (N,). `mean` and `std` are per channel, for pixels scaled to
-    [0, 1]; `normalization` holds both if --normalization replaces those of the data set. `horizontal_flip`
+    [0, 1]; `normalization`: whether --normalization replaced those of the data set. `horizontal_flip`
     and `vertical_flip`: whether views are flipped. `checksum` is the SHA-256 of the whole data set,
     `train_checksum` excludes the test images. `test_files` are paths of test images below the data folder,
     empty for other data sets.
@@ -54,7 +54,7 @@ class ImageDataset:
     vertical_flip: bool
     checksum: str = ""
     train_checksum: str = ""
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalization: bool = False
     test_files: tuple[str, ...] = ()
     test_checksum: str = ""  # set if common/test_sets.py replaced the test images
 
@@ -67,7 +67,7 @@ class ImageDataset:
         """The checksum on which evaluations depend; it includes the test set and --normalization."""
         checksum = self.test_checksum or self.checksum
         if self.normalization:
-            checksum = hashlib.sha256(f"{checksum} {self.normalization}".encode()).hexdigest()
+            checksum = hashlib.sha256(f"{checksum} {(self.mean, self.std)}".encode()).hexdigest()
         return checksum
 
     @property
@@ -80,7 +80,7 @@ class ImageDataset:
         """The settings of a configuration that turn images into network input."""
         settings = self.flips
         if self.normalization:
-            settings["normalization"] = [list(values) for values in self.normalization]
+            settings["normalization"] = [list(self.mean), list(self.std)]
         return settings
 
     @property
@@ -93,7 +93,7 @@ class ImageDataset:
         """Returns the data set for networks that see (pixel - mean) / std, per channel, pixels in [0, 1]."""
         if (mean, std) == (self.mean, self.std):
             return self
-        return replace(self, mean=mean, std=std, normalization=(mean, std))
+        return replace(self, mean=mean, std=std, normalization=True)
 
     def facts(self) -> dict:
         """Returns what a checkpoint records about its data."""
