@@ -565,11 +565,7 @@ def add_depth_flags(parser: Parser) -> None:
 
 
 class Interrupted(BaseException):
-    """Raised on one of SIGNALS; `signal` is its number."""
-
-    def __init__(self, signal: int):
-        super().__init__(signal)
-        self.signal = signal
+    """Raised on one of SIGNALS, with its number as the only argument."""
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
@@ -606,7 +602,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[
             notes = "".join(f"; {one_line(note)}" for note in getattr(error, "__notes__", ()))
             with suppress(OSError):  # a full disk
                 print(f"{script}: {message}{notes}", file=sys.stderr, flush=True)
-            return 128 + error.signal if isinstance(error, Interrupted) else 2
+            return 128 + error.args[0] if isinstance(error, Interrupted) else 2
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
