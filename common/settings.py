@@ -5,9 +5,8 @@ To add a hyperparameter, add a field: the scripts read its flag, record it and c
 Does not import torch, so that `--help` answers at once.
 """
 
-import dataclasses
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Iterable
 
 from common import values
@@ -17,8 +16,8 @@ def setting(default: Any, kind: Any, help: str) -> Any:
     """Returns a field with a flag; `kind` is a function that parses a text, a tuple of choices, or bool."""
     metadata = {"flag": (kind, default, help)}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def _precision() -> Any:
@@ -60,7 +59,7 @@ class Architecture:
         """Returns the entries of a record; the published backbone is left out."""
         omitted = {"projection_head"} if supervised else set()
         omitted |= {"architecture"} if self.architecture == "WideResNet" else {"model_depth", "widen_factor"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in omitted}
+        return {key: value for key, value in asdict(self).items() if key not in omitted}
 
     @classmethod
     def of_configuration(cls, configuration: dict) -> "Architecture":
@@ -147,7 +146,7 @@ class Retraining:
 
 def defaults(*kinds: type) -> dict:
     """Returns name -> published default for the fields of these classes."""
-    return {name: value for kind in kinds for name, value in dataclasses.asdict(kind()).items()}
+    return {name: value for kind in kinds for name, value in asdict(kind()).items()}
 
 
 def from_flags(kind: type, flags: Namespace) -> dict:
@@ -158,7 +157,7 @@ def from_flags(kind: type, flags: Namespace) -> dict:
 def flag_rows(kind: type, *names: str, without: Iterable[str] = ()) -> list[tuple]:
     """Returns (flag, kind, default, help) for the named fields of a class, or for all that have a flag."""
     return [
-        (f"--{field.name}", *field.metadata["flag"])
-        for field in dataclasses.fields(kind)
-        if field.metadata and (field.name in names or not names) and field.name not in without
+        (f"--{each.name}", *each.metadata["flag"])
+        for each in fields(kind)
+        if each.metadata and (each.name in names or not names) and each.name not in without
     ]
