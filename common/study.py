@@ -147,16 +147,17 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
     if device.type == "cpu":
         process.keep_freed_memory()
     data = load_dataset(flags.dataset, flags.data_dir, flags.follow_links)
-    changed = {flip: getattr(flags, flip, None) for flip in FLIPS}
-    if run := getattr(flags, "run", None):
+    value_of = vars(flags)  # which flags there are depends on the script
+    changed = {flip: value_of[flip] for flip in FLIPS if value_of.get(flip) is not None}
+    if run := value_of.get("run"):
         changed["title"] = f"{data.title}, run {run}"
-    data = replace(data, **{field: value for field, value in changed.items() if value is not None})
+    data = replace(data, **changed)
     if flags.normalization:
         data = data.normalized_by(*flags.normalization)
         logger.info(f"pixels normalised by {data.normalization_text}")
     classes = len(data.class_names)
     # With 10, the published default, the data decides.
-    if getattr(flags, "num_classes", 10) not in (10, classes):
+    if value_of.get("num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
     architecture = requested_architecture(flags)
     if flags.learning_method == "supervised":
@@ -164,10 +165,8 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
     else:
         encoder_name = full_encoder_name(flags.encoder_name, architecture)
         save_path, head_save_path = flags.encoder_save_path, flags.head_save_path
-    test_sets = other_test_sets(
-        data, getattr(flags, "test_set", None), getattr(flags, "severity", None), flags.follow_links
-    )
-    for test_set, data in test_sets:
+    requested = value_of.get("test_set"), value_of.get("severity")
+    for test_set, data in other_test_sets(data, *requested, flags.follow_links):
         for total_seed in range(flags.total_seed):
             seed_folder = f"seed_{total_seed}" if total_seed else ""
             default_folder = study_folder("models", name) / seed_folder
