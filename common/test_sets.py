@@ -113,9 +113,8 @@ def _read_folder(
     root: Path, data: ImageDataset, follow_links: bool
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Returns images, labels and file names of CLASS/IMAGE below `root`."""
-    folders = [path.name for path in visible(root) if path.is_dir()]
-    if folders != sorted(data.class_names):
-        unmatched = ", ".join(sorted({*folders} ^ {*data.class_names}))
+    folders = {path.name for path in visible(root) if path.is_dir()}
+    if unmatched := ", ".join(sorted(folders ^ {*data.class_names})):
         raise UserError(f"--test_set {root}: its folders are not the classes of {data.name}: {unmatched}")
     height, width = data.test_images.shape[-2:]
     pixels, labels, files = [], [], []
