@@ -75,9 +75,9 @@ def is_paper(arrays: dict) -> bool:
 
 def title_lines(arrays: dict) -> list[str]:
     """Returns the lines of the title: what the figure shows and for which networks, then the settings."""
-    lines = str(arrays["title"]).split("\n")
+    networks, *settings = str(arrays["title"]).split("\n")
     shown = SHOWN.get(str(arrays["figure"]))
-    return [f"{shown} · {lines[0]}" if shown else lines[0], *lines[1:]]
+    return [f"{shown} · {networks}" if shown else networks, *settings]
 
 
 def titled_figure(
