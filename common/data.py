@@ -175,7 +175,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     counts = [torch.bincount(channel.flatten().int(), minlength=256) for channel in images.unbind(1)]
     shares = torch.stack(counts).double() / counts[0].sum()
     mean = shares @ levels
-    std = ((shares * (levels - mean[:, None]) ** 2).sum(1)).sqrt()
+    std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
     std[std < 1e-6] = 1.0
     return tuple(tuple(round(value, 6) for value in values.tolist()) for values in (mean, std))
 
@@ -229,12 +229,13 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
         logger.info(f"{problem}: reading {names}, missing files are downloaded ({download.megabytes} MB)")
         try:
             for url, file, md5 in files:
-                if not os.path.lexists(root / file):  # under a hidden name until it is complete
+                path = root / file
+                if not os.path.lexists(path):  # under a hidden name until it is complete
                     download_url(url, str(root), f".{file}", md5)
-                    (root / f".{file}").replace(root / file)
-                elif not check_integrity(str(root / file), md5):
+                    (root / f".{file}").replace(path)
+                elif not check_integrity(str(path), md5):
                     raise UserError(
-                        f"--dataset {name}: {problem}: {root / file} is damaged or incomplete; move it away "
+                        f"--dataset {name}: {problem}: {path} is damaged or incomplete; move it away "
                         "to download it again, or replace it with an intact copy"
                     )
         except (OSError, RuntimeError, http.client.HTTPException) as error:
