@@ -559,13 +559,11 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         common_arrays["is_pie"] = arrays["is_pie"]
         counts = {"pies_per_class": arrays["pies_per_class"], "images": arrays["images"]}
         draw_figure(study, f"pies_distribution/{name}", {**common_arrays, **counts}, inputs)
-    if population is not dense and flags.plot_q_score:
-        sides = {"dense": "dense_", "pruned": ""}
-        quality = {
-            f"{side}_{part}": arrays[f"{prefix}{part}"] for side, prefix in sides.items() for part in PARTS
-        }
-        quality |= axis_names(population)
-        draw_figure(study, f"q_score/{name}", {**common_arrays, **quality}, inputs)
+        if flags.plot_q_score:
+            quality = {f"dense_{part}": arrays[f"dense_{part}"] for part in PARTS}
+            quality |= {f"pruned_{part}": arrays[part] for part in PARTS}
+            quality |= axis_names(population)
+            draw_figure(study, f"q_score/{name}", {**common_arrays, **quality}, inputs)
     if flags.plot_umap:
         ids = umap_ids(study, population)
         path = f"umap/{name}_{len(ids)}latents"
