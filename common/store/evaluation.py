@@ -27,7 +27,7 @@ LATENT_IMAGES = 2000  # largest number of images whose latents are stored
 def load_member(study: Study, member: Member) -> Classifier:
     """Loads the network of a population's member onto the device, in eval mode."""
     network = load_classifier(
-        list(member.paths), member.record, member.names[-1], study.architecture, len(study.data.class_names)
+        member.paths, member.record, member.names[-1], study.architecture, len(study.data.class_names)
     )
     return prepare(network, study.device).eval()
 
@@ -51,7 +51,7 @@ def code() -> str:
 
 
 def _made_from(study: Study, member: Member) -> dict:
-    return {"checkpoints": list(member.checksums), "data": study.data.evaluated, "code": code()}
+    return {"checkpoints": member.checksums, "data": study.data.evaluated, "code": code()}
 
 
 def sampled(images: int) -> np.ndarray:

@@ -37,7 +37,7 @@ class Member:
     paths: tuple[Path, ...]
     names: tuple[CheckpointName, ...]
     records: tuple[dict | None, ...]
-    checksums: tuple[str, ...]
+    checksums: list[str]
 
     @property
     def id(self) -> int:
@@ -304,7 +304,7 @@ def read_member(files: Iterable[tuple[Path, CheckpointName]]) -> Member:
     records = tuple(map(read_record, paths))
     for renamed in zip(paths, records, names):
         check_name(*renamed)
-    return Member(paths, names, records, tuple(map(file_sha256, paths)))
+    return Member(paths, names, records, list(map(file_sha256, paths)))
 
 
 def fits(study: Study, member: Member) -> bool:
@@ -438,7 +438,7 @@ def check_population(study: Study, population: Population, dense: Population | N
         raise UserError(
             f"{path} has the same {shared} as {other}: they are one network; {remedy_for([path])}"
         )
-    parents = {member.id: list(member.checksums) for member in (dense.members if dense else ())}
+    parents = {member.id: member.checksums for member in (dense.members if dense else ())}
     remedy = "retrain all of them into a separate folder"
     modules = set()
     for member in members:

@@ -214,9 +214,9 @@ def is_finished(study: Study, step: PruningStep) -> bool:
     Raises:
         UserError: files with the same names are in the way.
     """
-    parents = {"dense_sha256": list(step.member.checksums)}
+    parents = {"dense_sha256": step.member.checksums}
     if step.previous and all(file.path.exists() for file in step.previous):
-        parents["previous_sha256"] = list(step.network_to_prune().checksums)
+        parents["previous_sha256"] = step.network_to_prune().checksums
     missing = [path for file in step.files for path in runs.missing_files(study, file, **parents)]
     if missing and not study.flags.debug:
         runs.refuse_to_replace(step.files)
@@ -286,14 +286,14 @@ def run_step(study: Study, step: PruningStep) -> None:
         if study.flags.debug:
             return
         entries = {
-            "dense_sha256": list(member.checksums),
+            "dense_sha256": member.checksums,
             "accuracy_as_pruned": pruned_accuracy,
             "movement": pruning.weight_movement(before, prunable_parameters(network), masks),
             "run": process.environment(study.device, started),
             **code_entry,
         }
         if step.previous:
-            entries["previous_sha256"] = list(source.checksums)
+            entries["previous_sha256"] = source.checksums
         if sums:
             runs.save_gradients(study, step.files[-1], network, sums)
         made_from += [*weights.values(), *map(gradients_path, gradient_files(method, source))]

@@ -252,13 +252,17 @@ def with_defaults(configuration: dict, flips: dict) -> dict:
 
 
 def load_classifier(
-    paths: list[Path], record: dict | None, name: CheckpointName, architecture: Architecture, num_classes: int
+    paths: Sequence[Path],
+    record: dict | None,
+    name: CheckpointName,
+    architecture: Architecture,
+    num_classes: int,
 ) -> models.Classifier:
     """Loads the classifier from a supervised checkpoint, or from an encoder's and its head's, onto the CPU in
     eval mode.
 
     Args:
-        paths: [supervised] or [encoder, head].
+        paths: supervised, or encoder and head.
         record: of the last path; None for an external checkpoint, whose names, shapes and sparsity must fit.
     Raises:
         UserError: a file that cannot be read, does not fit the architecture, or has the wrong sparsity.
@@ -343,7 +347,7 @@ def load_network(*paths: Path) -> models.Classifier:
         raise UserError(f"{paths[-1]} was not trained on {paths[0]}; give the head of this encoder")
     name = CheckpointName(**record["name"])
     architecture = Architecture.of_configuration(record["configuration"])
-    return load_classifier(list(paths), record, name, architecture, len(record["data"]["class_names"]))
+    return load_classifier(paths, record, name, architecture, len(record["data"]["class_names"]))
 
 
 def read_payload(path: Path, remedy: str = "") -> dict:
