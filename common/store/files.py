@@ -127,9 +127,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
             raise
         logger.info("%s cannot be read (%s): recomputing it", path, type(error).__name__)
         return None
-    # float16 only saves disk space: sums in it would be inexact.
-    half = {name for name, values in arrays.items() if values.dtype == np.float16}
-    arrays |= {name: arrays[name].astype(np.float32) for name in half}
+    for name, values in arrays.items():
+        if values.dtype == np.float16:  # only saves disk space: sums in it would be inexact
+            arrays[name] = values.astype(np.float32)
     return arrays if is_current else None
 
 
@@ -211,7 +211,6 @@ def claim(path: Path, wait: bool) -> Iterator[bool]:
     """
     lock = filelock.FileLock(path.parent / ".locks" / f"{path.name}.lock")
     try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=NEWS_SECONDS if wait else 0)
         except filelock.Timeout:
