@@ -5,7 +5,6 @@ checkpoint is renamed into place last, so that it never exists without a complet
 training keeps its state in a hidden file beside the future checkpoint.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -73,7 +72,6 @@ def cpu_state(module: nn.Module) -> dict:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
-@functools.cache
 def science_code() -> dict[str, str]:
     """Returns digests of the modules on which a trained network depends besides its configuration. Comments
     do not count."""
@@ -206,9 +204,9 @@ def read_record(checkpoint: Path) -> dict | None:
         return None
     try:
         record = json.loads(path.read_text())
-        configuration, data = record["configuration"], record["data"]
+        data = record["data"]
         flips = {flip: data[flip] for flip in FLIPS if flip in data}
-        record = {**record, "configuration": with_defaults(configuration, flips)}
+        record["configuration"] = with_defaults(record["configuration"], flips)
         sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
