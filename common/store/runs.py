@@ -165,11 +165,12 @@ def refuse_to_replace(files: Sequence[CheckpointSpec]) -> None:
     Raises:
         UserError: one of the files is external.
     """
-    for path in [file.path for file in files if is_external(file)]:
-        raise UserError(
-            f"{path} is external, and the other part of its network is missing or has changed; put them "
-            "together or move it away"
-        )
+    for file in files:
+        if is_external(file):
+            raise UserError(
+                f"{file.path} is external, and the other part of its network is missing or has changed; put "
+                "them together or move it away"
+            )
 
 
 def log_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> None:
@@ -254,11 +255,8 @@ def train_file(
             if file.name.part == "encoder":  # the test scores check a classifier's outputs
                 check_outputs(network.counted(0), study.data)
             payload = {"model": records.cpu_state(network.kept)}
-            entries = {
-                "run": process.environment(study.device, time.time()),
-                "epoch": done,
-                **state.code_entry,
-            }
+            entries = {"run": process.environment(study.device, time.time()), "epoch": done}
+            entries |= state.code_entry
             save(study, replace(file, path=path), payload, network.counted(0), **entries)
             logger.info(f"saved: {path}")
         if part == 0:
@@ -281,19 +279,16 @@ def train_file(
             save_gradients(study, file, network.counted(part), training.accumulated)
         if file.path in missing:
             entries = {"encoder_sha256": records.file_sha256(made_from[0])} if part else {}
-            entries |= {
-                "history": history,
-                "run": process.environment(study.device, started),
-                **state.code_entry,
-            }
+            entries |= {"history": history, "run": process.environment(study.device, started)}
+            entries |= state.code_entry
             save(study, file, network.payload(part), network.counted(part), made_from, **entries)
 
 
 def save_gradients(study: Study, file: CheckpointSpec, network: torch.nn.Module, sums: dict) -> None:
     """Saves the sums of gradients beside their checkpoint, under layer names that all learners share."""
     payload = {layer_name(name): total.cpu().contiguous() for name, total in sums.items()}
-    entries = {"run": process.environment(study.device, time.time()), "gradients": True}
-    save(study, replace(file, path=gradients_path(file.path)), payload, network, **entries)
+    run, path = process.environment(study.device, time.time()), gradients_path(file.path)
+    save(study, replace(file, path=path), payload, network, run=run, gradients=True)
 
 
 def training_state(
