@@ -229,18 +229,18 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
         if not missing:
             state_path(file.path).unlink(missing_ok=True)
             continue
-        if network is None:
-            network = learner_of(study)(study, study.model_seed(file.name.id))
+        network = network or learner_of(study)(study, study.model_seed(file.name.id))
+        if not study.flags.debug:  # a head is trained on the encoder in the file
             for earlier, finished in enumerate(files[:part]):
                 network.load(earlier, finished.path)
         train_file(study, network, part, files, missing)
-        if file.path not in missing and file is not files[-1]:
-            network.load(part, file.path)
+    if study.flags.debug:
+        return
     if network or not curves_path(study, files).exists():  # an earlier run may have been killed before this
         store_curves(study, files)
     # A resumed training cannot save the weights of earlier epochs.
-    if later := [path.name for path in missing_parts(study, files)[0] if not study.flags.debug]:
-        logger.info(f"note: repeat the same command for {', '.join(later)}")
+    if later := missing_parts(study, files)[0]:
+        logger.info(f"note: repeat the same command for {', '.join(path.name for path in later)}")
 
 
 def train_file(
@@ -357,7 +357,7 @@ def store_curves(study: Study, files: list[CheckpointSpec]) -> None:
         for part, record in record_of.items()
         if record and record.get("history")
     }
-    if study.flags.debug or not histories:  # external networks have no history
+    if not histories:  # external networks have no history
         return
     method = f"{study.learning_method} · {methods.with_sparsity(name.pruning_method, name.sparsity)}"
     external = "" if all(record_of.values()) else ", external"  # a head on an external encoder
