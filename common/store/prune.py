@@ -256,8 +256,9 @@ def run_step(study: Study, step: PruningStep) -> None:
                 training.accumulated = GradientSums(training.pruned)
             run = TrainingContext(key, runs.describe_run(file.name), state and state.epochs_left)
             history = fit(training, run, epochs, masks)
-            code_entry.update(state.code_entry if state else {})
-            sums.update({layer_name(name): total for name, total in (training.accumulated or {}).items()})
+            if state:
+                code_entry.update(state.code_entry)
+            sums.update(training.accumulated or {})  # parts have different layers
             return history
 
         if method.finetuned:
