@@ -36,8 +36,8 @@ class PruningStep:
     method: PruningMethod
     iteration: int
     sparsity: float
-    files: tuple[CheckpointSpec, ...]
-    previous: tuple[CheckpointSpec, ...] = ()
+    files: list[CheckpointSpec]
+    previous: list[CheckpointSpec]
 
     @property
     def configuration(self) -> dict:
@@ -101,7 +101,7 @@ def pruning_steps(
     for iteration, sparsity in requested.sparsities_to_prune(study.flags):
         step_method = method if sparsity else PruningMethod(FINETUNED)
         files = pruned_files(study, step_method, dense, member, iteration, sparsity)
-        previous = steps[-1].files if iteration > 1 else ()
+        previous = steps[-1].files if iteration > 1 else []
         steps.append(PruningStep(member, step_method, iteration, sparsity, files, previous))
     for step_method in {step.method for step in steps}:
         saved_weights(study, member, step_method)
@@ -180,7 +180,7 @@ def saved_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str])
 
 def pruned_files(
     study: Study, method: PruningMethod, dense: Population, member: Member, iteration: int, sparsity: float
-) -> tuple[CheckpointSpec, ...]:
+) -> list[CheckpointSpec]:
     """Returns the checkpoints of a dense network that is pruned at this iteration and sparsity."""
     configuration = {**study.configuration(), "pruning_method": str(method)}
     if method.schedule != FINETUNED:
@@ -205,7 +205,7 @@ def pruned_files(
         files.append(CheckpointSpec(name, folder / str(name), configuration))
     if iteration and pruning.uses(method.criterion, "accumulated"):
         files[-1] = replace(files[-1], kept_files=(gradients_path(files[-1].path),))
-    return tuple(files)
+    return files
 
 
 def is_finished(study: Study, step: PruningStep) -> bool:
