@@ -47,7 +47,7 @@ def build_parser() -> cli.Parser:
         ),
     )
     cli.add_gradual_pruning_flags(group, "late")
-    cli.add_schedule_flags(group, "encoder", "", "contrastive")
+    cli.add_schedule_flags(group, "encoder", "", "encoder")
     cli.add_schedule_flags(group, "classifier head", "_head", "head")
     cli.add_contrastive_flags(parser)
     cli.add_common_flags(parser)

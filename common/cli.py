@@ -304,13 +304,13 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
     )
 
 
-def add_schedule_flags(group, network: str, suffix: str, kind: str) -> None:
+def add_schedule_flags(group, network: str, suffix: str, part: str) -> None:
     """Flags of gradual pruning: `--begin_step`, `--end_step`, `--frequency`, `--begin_epoch`, `--end_epoch`.
 
     Args:
-        network: what is pruned, for the help; suffix: of the flags; kind: key of `SCHEDULE_STEPS`.
+        network: what is pruned, for the help; suffix: of the flags; part: key of `SCHEDULE_STEPS`.
     """
-    (*early_steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[kind].values()
+    (*early_steps, frequency), (*late_steps, _) = methods.SCHEDULE_STEPS[part].values()
     for end, ordinal, early, late in zip(("begin", "end"), ("first", "last"), early_steps, late_steps):
         add_flags(
             group,

@@ -12,7 +12,7 @@ import numpy as np
 
 from common import metrics, neighbours, process
 from common.cli import UserError, logger, one_line
-from common.methods import FINETUNED, parse_method, with_sparsity
+from common.methods import FINETUNED, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
 from common.store.evaluation import OUTPUTS, PARTS
@@ -154,7 +154,7 @@ def find_populations(study: Study) -> list[Population]:
     if missing:
         logger.info(f"not found, left out: {missing}")
     populations = [dense, *filter(None, matches)]
-    one_shot = [item for item in populations if parse_method(item.pruning_method).schedule == "one-shot"]
+    one_shot = [population for population in populations if population.method.schedule == "one-shot"]
     if one_shot and CONTROL not in requested and (control := find_control(study, dense, one_shot)):
         populations.insert(1, control)
     return populations
@@ -532,7 +532,7 @@ def runs(population: Population) -> dict:
     all_runs = [record["run"] for record in records]
     timed = all_runs
     # Encoder and head are finetuned together, and both records hold the same seconds: count them once.
-    if parse_method(population.pruning_method).finetuned:
+    if population.method.finetuned:
         timed = [member.record["run"] for member in population.members if member.record in records]
     texts = {
         "commands": [run.get("command") for run in all_runs],
@@ -672,7 +672,7 @@ def title(study: Study, population: Population, dense: Population) -> str:
         {key: value for key, value in side.non_default_settings.items() if key in TITLE_SETTINGS}
         for side in (population, dense)
     )
-    if parse_method(population.pruning_method).finetuned and dense_shown:
+    if population.method.finetuned and dense_shown:
         state = FINETUNED if population.pruning_method == FINETUNED else "pruned"
         parts = [f"dense: {in_words(dense_shown)}", shown and f"{state}: {in_words(shown)}"]
         lines.append("; ".join(filter(None, parts)))

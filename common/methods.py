@@ -26,12 +26,12 @@ GRADUAL = {"early": "GMP", "late": "later_GMP"}
 # --schedule -> (first step, last step, steps between) of gradual pruning. The steps of the late contrastive,
 # the early supervised and the head's schedules are published; the other two are ours.
 SCHEDULE_STEPS = {
-    "contrastive": {"early": (62, 2382, 62), "late": (2440, 4760, 62)},
+    "encoder": {"early": (62, 2382, 62), "late": (2440, 4760, 62)},
     "supervised": {"early": (1000, 20000, 500), "late": (20000, 39000, 500)},
     "head": {"early": (500, 10000, 250), "late": (500, 10000, 250)},
 }
 # Steps of the published trainings.
-PUBLISHED_STEPS = {"contrastive": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
+PUBLISHED_STEPS = {"encoder": 500 * 49, "supervised": 205 * 391, "head": 100 * 196}
 INTERVALS = 38  # number of intervals between prunings in all published schedules
 SMALL = "small_dense"
 FINETUNED = "finetuned"

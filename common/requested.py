@@ -71,18 +71,18 @@ def sparsities_to_train(flags: Namespace, sparsity_flag: str, sparsities: list[f
     return sparsities
 
 
-def gradual_pruning(flags: Namespace, sparsity: float, kind: str, images: int) -> GradualPruning | None:
+def gradual_pruning(flags: Namespace, sparsity: float, part: str, images: int) -> GradualPruning | None:
     """Returns the schedule that --schedule, --begin_step, --begin_epoch and similar flags describe; None for
     a classifier head if whole filters are pruned, because it has none.
 
     Args:
-        kind: 'contrastive', 'supervised' or 'head'; the head's flags end in _head.
+        part: 'encoder', 'supervised' or 'head'; the head's flags end in _head.
     Raises:
         UserError: a schedule that does not fit the training (the message has one that does); a step and an
             epoch for the same end; a flag of the head's schedule if whole filters are pruned.
     """
     epochs, batch_size, suffix = flags.epochs, flags.batch_size, ""
-    if kind == "head":
+    if part == "head":
         epochs, batch_size, suffix = flags.head_epochs, flags.batch_size_head, "_head"
         if methods.is_filter_criterion(flags.criterion):
             names = ("begin_step", "end_step", "frequency", "begin_epoch", "end_epoch")
@@ -93,7 +93,7 @@ def gradual_pruning(flags: Namespace, sparsity: float, kind: str, images: int) -
                 )
             return None
     steps_an_epoch = math.ceil(images / batch_size)
-    *defaults, frequency = methods.SCHEDULE_STEPS[kind][flags.schedule]
+    *defaults, frequency = methods.SCHEDULE_STEPS[part][flags.schedule]
     steps = []
     for end, default in zip(("begin", "end"), defaults):
         step, epoch = (getattr(flags, f"{end}_{unit}{suffix}") for unit in ("step", "epoch"))
@@ -108,10 +108,10 @@ def gradual_pruning(flags: Namespace, sparsity: float, kind: str, images: int) -
     frequency = getattr(flags, f"frequency{suffix}") or frequency or fitting
     last_step = epochs * steps_an_epoch
     # The published steps as a share of the training; the last step is the latest that fits.
-    scaled = [step / methods.PUBLISHED_STEPS[kind] * epochs for step in defaults]
+    scaled = [step / methods.PUBLISHED_STEPS[part] * epochs for step in defaults]
     possible = [min(epoch, epochs - 1 / steps_an_epoch) for epoch in scaled]
     first_epoch, last_epoch = (f"{float(f'{epoch:.2g}'):g}" for epoch in possible)
-    network = {"contrastive": "encoder", "supervised": "network", "head": "classifier head"}[kind]
+    network = {"encoder": "encoder", "supervised": "network", "head": "classifier head"}[part]
     remedy = f"give, for example, --begin_epoch{suffix} {first_epoch} --end_epoch{suffix} {last_epoch}"
     if begin > end or end < 1 or end > last_step:
         raise UserError(

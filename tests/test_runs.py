@@ -19,7 +19,7 @@ from common.pruning import GradualPruning, measure_sparsity
 from common.training import TrainingContext, fit
 
 CLR, SUP, PRUNE = (script.build_parser() for script in (clr_training, sup_training, sup_pruning_finetune))
-PARSERS = {"contrastive": CLR, "supervised": SUP, "head": CLR}
+PARSERS = {"encoder": CLR, "supervised": SUP, "head": CLR}
 
 
 def schedule_of(kind, words="", epochs=None, batch_size=None, images=50_000, sparsity=0.9):
@@ -48,8 +48,8 @@ def refusal(kind, words, **more):
 @pytest.mark.parametrize(
     "kind, words, steps",
     [
-        ("contrastive", "", (2440, 4760, 62)),  # late by default
-        ("contrastive", "--schedule early", (62, 2382, 62)),
+        ("encoder", "", (2440, 4760, 62)),  # late by default
+        ("encoder", "--schedule early", (62, 2382, 62)),
         ("supervised", "", (1000, 20000, 500)),  # early by default
         ("supervised", "--schedule late", (20000, 39000, 500)),
         ("head", "--schedule early", (500, 10000, 250)),
@@ -61,7 +61,7 @@ def test_steps_without_flags_are_the_published_ones(kind, words, steps):
 
 
 def test_criterion_scope_and_sparsity_are_those_of_the_flags():
-    pruning = schedule_of("contrastive", "--criterion snip --scope global", sparsity=0.3)
+    pruning = schedule_of("encoder", "--criterion snip --scope global", sparsity=0.3)
     assert (pruning.criterion, pruning.scope, pruning.sparsity) == ("snip", "global", 0.3)
     assert schedule_of("supervised", "--criterion filter_l1").scope == "layer"
 
@@ -82,7 +82,7 @@ def test_given_steps_take_the_place_of_the_published_ones_one_by_one(kind):
 def test_encoder_and_head_have_flags_of_their_own():
     words = "--begin_step 100 --end_step 200 --frequency 10 --begin_epoch_head 1 --end_epoch_head 2"
     words += " --frequency_head 20"
-    assert steps_of(schedule_of("contrastive", words)) == (100, 200, 10)
+    assert steps_of(schedule_of("encoder", words)) == (100, 200, 10)
     assert steps_of(schedule_of("head", words)) == (197, 393, 20)
 
 
@@ -92,10 +92,10 @@ def test_encoder_and_head_have_flags_of_their_own():
         ("supervised", "--begin_epoch 1 --end_epoch 4", 12, 64, 1437, (24, 93, 2)),  # 23 steps an epoch
         ("supervised", "--begin_epoch 1 --end_epoch 4 --frequency 5", 12, 64, 1437, (24, 93, 5)),
         ("supervised", "--begin_epoch 0.5 --end_epoch 1", 12, 100, 1000, (6, 11, 1)),
-        ("contrastive", "--begin_epoch 2 --end_epoch 2", 12, 100, 1000, (21, 21, 1)),
+        ("encoder", "--begin_epoch 2 --end_epoch 2", 12, 100, 1000, (21, 21, 1)),
         ("head", "--begin_epoch_head 10 --end_epoch_head 48", 50, 256, 50_000, (1961, 9409, 196)),
-        ("contrastive", "--begin_epoch 50", 500, 1024, 50_000, (2451, 4760, 61)),
-        ("contrastive", "--begin_epoch 1 --end_step 60", 500, 1024, 50_000, (50, 60, 1)),
+        ("encoder", "--begin_epoch 50", 500, 1024, 50_000, (2451, 4760, 61)),
+        ("encoder", "--begin_epoch 1 --end_step 60", 500, 1024, 50_000, (50, 60, 1)),
     ],
 )
 def test_epochs_mean_the_step_before_which_so_many_are_done(kind, words, epochs, batch_size, images, steps):

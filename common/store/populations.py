@@ -12,7 +12,7 @@ from typing import Iterable
 
 from common import settings
 from common.cli import UserError, log_once, logger
-from common.methods import FINETUNED, SCHEDULE_STEPS, parse_method
+from common.methods import FINETUNED, SCHEDULE_STEPS, PruningMethod, parse_method
 from common.store.files import differences, same_finetuning
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
 from common.store.records import (
@@ -68,6 +68,10 @@ class Population:
     members: tuple[Member, ...]
 
     @property
+    def method(self) -> PruningMethod:
+        return parse_method(self.pruning_method)
+
+    @property
     def configuration(self) -> dict | None:
         """The settings that all of them share, None for external networks."""
         return None if self.external else self.members[0].record["configuration"]
@@ -101,20 +105,17 @@ class Population:
         """The settings that differ from the published ones, under the names of their flags."""
         if self.external:
             return {}
-        method = parse_method(self.pruning_method)
-        supervised = self.learning_method == "supervised"
         training = [settings.ContrastiveTraining, settings.HeadTraining]
-        if method.finetuned:
+        if self.method.finetuned:
             training = [settings.Finetuning]
-        elif supervised:
+        elif self.learning_method == "supervised":
             training = [settings.SupervisedTraining]
         published = settings.defaults(settings.Architecture, *training)
-        if method.gradual:
-            kinds = {"": "supervised"} if supervised else {"": "contrastive", "_head": "head"}
-            for suffix, kind in kinds.items():
-                steps = SCHEDULE_STEPS[kind][method.schedule]
+        if self.method.gradual:
+            for part in (name.part for name in self.members[0].names):
+                suffix = "_head" if part == "head" else ""
                 keys = (f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency"))
-                published = published | dict(zip(keys, steps))
+                published |= zip(keys, SCHEDULE_STEPS[part][self.method.schedule])
         changed = differences(self.configuration, published)
         return {key: value for key, (value, default) in changed.items() if default is not None is not value}
 
@@ -122,10 +123,9 @@ class Population:
         """Returns epochs and batch size, as tables show them and flags select by them."""
         first, *heads = self.members[0].names
         columns = {"epochs": first.epochs}
-        record = self.members[0].record
-        if batch_size := first.batch_size or record and record["configuration"].get("batch_size"):
+        if batch_size := first.batch_size or (self.configuration or {}).get("batch_size"):
             columns["batch_size"] = batch_size
-        if heads and not parse_method(self.pruning_method).finetuned:
+        if heads and not self.method.finetuned:
             columns["head_epochs"] = heads[0].epochs
         return columns
 
@@ -167,7 +167,7 @@ def find_population(
         refuse_unknown_names(study)
         folder = study.default_folder
         populations = populations_in(study, kind, (folder, folder))
-    stage, selected = selection(study, pruning_method)
+    stage, selected = selection(study, kind)
     fitting = [population for population in populations if selected.items() <= population.facts().items()]
     if not fitting:
         flags = "".join(f" --{stage}_{key} {value}" for key, value in selected.items())
@@ -259,7 +259,7 @@ def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> 
     Raises:
         UserError: encoders without any head.
     """
-    method, finetuned = kind.pruning_method, parse_method(kind.pruning_method).finetuned
+    method = kind.pruning_method
 
     def files(folder: Path, part: str, tag: str) -> list[tuple[Path, CheckpointName]]:
         pattern = study.name(part, tag, kind.sparsity, "*", "*", "*")
@@ -272,7 +272,7 @@ def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> 
 
     def shared_fields(name: CheckpointName) -> tuple:
         """The fields in which the names of an encoder and its head agree."""
-        return name.id, name.batch_size, finetuned and name.epochs
+        return name.id, name.batch_size, kind.method.finetuned and name.epochs
 
     members: dict[tuple[CheckpointName, ...], Member] = {}
     # The names of published dense networks may have the tag `_later`; names without it take precedence.
@@ -314,16 +314,17 @@ def fits(study: Study, member: Member) -> bool:
         return True
     shape = study.architecture.configuration(study.supervised)
     # Heads of encoders with different epochs may share a name; the record says which encoder a head is for.
-    encoder = member.record.get("encoder_sha256", member.checksums[0])
-    is_its_head = study.supervised or encoder == member.checksums[0]
-    return is_its_head and {**shape, **member.record["configuration"]}.items() >= shape.items()
+    encoder = member.checksums[0]
+    is_its_head = member.record.get("encoder_sha256", encoder) == encoder
+    return is_its_head and (shape | member.record["configuration"]).items() >= shape.items()
 
 
-def selection(study: Study, pruning_method: str) -> tuple[str, dict[str, int]]:
-    """Returns the prefix of the flags that select a population of this method ('' if there are none), and the
+def selection(study: Study, kind: Population) -> tuple[str, dict[str, int]]:
+    """Returns the prefix of the flags that select a population of this kind ('' if there are none), and the
     values that they select."""
-    method = parse_method(pruning_method)
-    stage = "dense" if method.schedule == "dense" else "finetune" if method.finetuned else ""
+    stage = "finetune" if kind.method.finetuned else ""
+    if kind.pruning_method == "dense":
+        stage = "dense"
     values = {key: getattr(study.flags, f"{stage}_{key}", None) for key in SELECTION_KEYS}
     return stage, {key: value for key, value in values.items() if value}
 
@@ -334,7 +335,7 @@ def from_dense(study: Study, candidates: list[Population], dense: Population) ->
     Networks that were trained from scratch must have the settings of the dense ones; if none have, all are
     returned. External networks are accepted, because their training is unknown.
     """
-    trained_alone = parse_method(candidates[0].pruning_method).trained_alone
+    trained_alone = candidates[0].method.trained_alone
 
     def dense_settings(population: Population) -> dict | None:
         """The configuration of the dense networks, or the same settings of a training from scratch."""
@@ -381,8 +382,7 @@ def only_population(stage: str, candidates: list[Population]) -> Population:
 
 def script_of(population: Population) -> str:
     """Returns the script that trains such networks."""
-    method = parse_method(population.pruning_method)
-    finetunes = method.schedule == "iterative" or method.finetuned
+    finetunes = population.method.schedule == "iterative" or population.method.finetuned
     prefix = "sup" if population.learning_method == "supervised" else "clr"
     return f"{prefix}_{'pruning_finetune' if finetunes else 'training'}.py"
 

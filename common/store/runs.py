@@ -71,8 +71,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
         is_head, pruning = part == "head", None
         configuration = configuration | settings.from_flags(learner.settings(index), flags)
         if sparsity:
-            kind = "contrastive" if part == "encoder" else part
-            pruning = requested.gradual_pruning(flags, sparsity, kind, len(study.data.train_images))
+            pruning = requested.gradual_pruning(flags, sparsity, part, len(study.data.train_images))
         if pruning:
             for key in ("begin_step", "end_step", "frequency"):
                 configuration[f"{key}_head" if is_head else key] = getattr(pruning, key)
