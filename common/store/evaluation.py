@@ -45,9 +45,15 @@ def probe_path(study: Study, member: Member) -> Path:
 def code() -> str:
     """Returns the digest of the code on which stored evaluations depend. A new metric that reads stored
     arrays does not change it."""
-    augment, evaluation, models = (COMMON / f"{name}.py" for name in ("augment", "evaluation", "models"))
-    functions = metrics.q_scores, neighbours.knn_labels, neighbours.nearest, voting.tie_ranks
-    return code_digest(augment, evaluation, *functions, models)
+    return code_digest(
+        COMMON / "augment.py",
+        COMMON / "evaluation.py",
+        metrics.q_scores,
+        neighbours.knn_labels,
+        neighbours.nearest,
+        voting.tie_ranks,
+        COMMON / "models.py",
+    )
 
 
 def _made_from(study: Study, member: Member) -> dict:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common import process, pruning, requested, settings
 from common.cli import FLIPS, UserError, logger
-from common.evaluation import NotFiniteError, evaluate_test_set
+from common.evaluation import NotFiniteError, evaluate_test_set, not_finite
 from common.learners import Initialization, learner_of
 from common.methods import FINETUNED, RETRAINED, PruningMethod
 from common.models import Classifier
@@ -337,7 +337,7 @@ def step_masks(study: Study, step: PruningStep, source: Member, network: Classif
     def score() -> dict[str, Tensor]:
         losses = functools.partial(classification_losses, network, study.data, batch_size, key)
         scores = pruning.score_weights(network, method.criterion, losses, initial_weights, key, sums, masks)
-        if not all(values.isfinite().all() for values in scores.values()):
+        if not_finite(scores):
             raise NotFiniteError(f"the scores of its weights by {method.criterion} are not finite")
         return scores
 

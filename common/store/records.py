@@ -90,8 +90,8 @@ def differing_code(record: dict) -> list[str]:
         unused.add("losses")
     if "pruning_method" not in configuration:
         unused.add("criteria")
-    digests = {name: digest for name, digest in science_code().items() if name not in unused}
-    return sorted(name for name, digest in digests.items() if record["code"].get(name) != digest)
+    changed = {name for name, digest in science_code().items() if record["code"].get(name) != digest}
+    return sorted(changed - unused)
 
 
 def check_record(path: Path, record: dict, expected: dict, remedy: str, other_code: bool) -> list[str]:
