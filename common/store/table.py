@@ -97,29 +97,25 @@ def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
 def with_intervals(lines: list[list[str]]) -> list[list[str]]:
     """Merges each number of a CSV with its interval into one cell, `12 [8, 16]`. They are in the columns NAME
     (or `value`), NAME_low and NAME_high (or `low` and `high`)."""
-    titles, intervals = lines[0], {}
+    titles, ends = lines[0], {}
     for name in titles:
         prefix = "" if name == "value" else f"{name}_"
         if f"{prefix}low" in titles:
-            intervals[name] = [f"{prefix}{end}" for end in ("low", "high")]
-    removed = {*sum(intervals.values(), []), *(f"{name}_models" for name in intervals)}
+            ends[name] = f"{prefix}low", f"{prefix}high"
+    removed = {f"{name}_models" for name in ends}.union(*ends.values())
+    kept = [name for name in titles if name not in removed]
 
     def cells(row: dict[str, str]) -> list[str]:
-        for name, ends in intervals.items():
-            if all(row[end] for end in ends):
-                low, high = (float(row[end]) for end in ends)
+        for name, (low_name, high_name) in ends.items():
+            if row[low_name] and row[high_name]:
+                numbers = [float(row[key]) for key in (name, low_name, high_name)]
+                _, low, high = numbers
                 decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 4
-                texts = [
-                    f"{round(number, decimals) + 0.0:.{decimals}f}"
-                    for number in (float(row[name]), low, high)
-                ]
+                texts = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in numbers]
                 row = row | {name: "{} [{}, {}]".format(*texts)}
-        return [text for name, text in row.items() if name not in removed]
+        return [row[name] for name in kept]
 
-    return [
-        [name for name in titles if name not in removed],
-        *(cells(dict(zip(titles, line))) for line in lines[1:]),
-    ]
+    return [kept, *(cells(dict(zip(titles, line))) for line in lines[1:])]
 
 
 def write_tex(path: Path, lines: list[list[str]]) -> None:
@@ -127,11 +123,11 @@ def write_tex(path: Path, lines: list[list[str]]) -> None:
     name that repeats the first cell of the line above is left out."""
     numeric = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
     alignment = "".join("lr"[is_numeric] for is_numeric in numeric) or "l" * len(lines[0])
-    previous_names = [None, *(line[0] for line in lines)]
-    rows = [
-        " & ".join(text.translate(TEX) for text in ("" if line[0] == name else line[0], *line[1:])) + r" \\"
-        for name, line in zip(previous_names, lines)
-    ]
+    rows, previous_name = [], None
+    for name, *rest in lines:
+        cells = ["" if name == previous_name else name, *rest]
+        rows.append(" & ".join(text.translate(TEX) for text in cells) + r" \\")
+        previous_name = name
     begin = rf"\begin{{tabular}}{{{alignment}}}"
     text = "\n".join(
         [begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
