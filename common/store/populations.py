@@ -78,7 +78,7 @@ class Population:
 
     @property
     def external(self) -> bool:
-        return any(member.external for member in self.members)
+        return self.members[0].external  # all are or none, see `population_key`
 
     @property
     def folder(self) -> Path:
@@ -239,9 +239,10 @@ def refuse_unknown_names(study: Study) -> None:
     files = [path for folder in folder_flags for path in unknown_checkpoints(folder)]
     if not files or study.folder == study.default_folder:
         return
-    training = [settings.SupervisedTraining] if study.supervised else [settings.ContrastiveTraining]
-    published = settings.defaults(*training, settings.HeadTraining)
-    parts = {"supervised": "epochs"} if study.supervised else {"encoder": "epochs", "head": "head_epochs"}
+    training, parts = settings.ContrastiveTraining, {"encoder": "epochs", "head": "head_epochs"}
+    if study.supervised:
+        training, parts = settings.SupervisedTraining, {"supervised": "epochs"}
+    published = settings.defaults(training, settings.HeadTraining)
     names = [
         str(study.name(part, "dense", 0.0, published[epochs], published["batch_size"], 0))
         for part, epochs in parts.items()
@@ -390,10 +391,9 @@ def script_of(population: Population) -> str:
 def how_to_train(population: Population, ids: Iterable[int]) -> str:
     """Returns the command that trains these ids of a population, or the script if no record has a command.
     The command skips finished networks."""
-    script, first, last = script_of(population), min(ids), max(ids)
-    flags = {"index_start": str(first), "index_end": str(last)}
+    script, flags = script_of(population), {"index_start": min(ids), "index_end": max(ids)}
     if script.endswith("finetune.py"):
-        flags = {"models_number": str(last + 1)}
+        flags = {"models_number": max(ids) + 1}
     command = recorded_command(next(filter(None, population.records), None), flags)
     return f"train them: {command}" if script in command else script_remedy(population)
 
@@ -403,7 +403,7 @@ def script_remedy(population: Population) -> str:
     return f"train them with {script_of(population)} (its defaults are the published ones, for CIFAR-10)"
 
 
-def recorded_command(record: dict | None, flags: dict[str, str]) -> str:
+def recorded_command(record: dict | None, flags: dict) -> str:
     """Returns the command that made a checkpoint, with these flags set and each flag once; '' if unknown. It
     includes the number of threads, on which the bytes depend."""
     run = (record or {}).get("run", {})
