@@ -88,9 +88,9 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
 # Finished and missing files
 
 
-def is_finished(study: Study, file: CheckpointSpec, path: Path | None = None, **parents) -> bool:
-    """Whether a checkpoint, or with `path` a file beside it, exists and has these settings, data and code.
-    External checkpoints, which have no record, count as finished. Always False with --debug.
+def is_finished(study: Study, file: CheckpointSpec, **parents) -> bool:
+    """Whether a checkpoint exists and has these settings, data and code. External checkpoints, which have no
+    record, count as finished. Always False with --debug.
 
     Args:
         parents: SHA-256 of the networks that it is made from, under their keys in the record.
@@ -98,7 +98,7 @@ def is_finished(study: Study, file: CheckpointSpec, path: Path | None = None, **
         UserError: a file with different settings, code or parents is in the way; the message says what
             differs.
     """
-    path = path or file.path
+    path = file.path
     if study.flags.debug or not path.exists():
         return False
     if path.is_dir():
@@ -127,7 +127,7 @@ def missing_files(study: Study, file: CheckpointSpec, **parents) -> list[Path]:
     missing = [] if is_finished(study, file, **parents) else [file.path]
     if study.flags.debug:
         return missing
-    missing += [path for path in file.kept_files if not is_finished(study, file, path)]
+    missing += [path for path in file.kept_files if not is_finished(study, replace(file, path=path))]
     if missing and is_external(file):
         raise UserError(
             f"{file.path} is external: its training is unknown, so {missing[0].name} cannot be made; leave "
@@ -142,14 +142,13 @@ def missing_parts(study: Study, files: Sequence[CheckpointSpec]) -> list[list[Pa
     Raises:
         UserError: see `missing_files`; an external head without its encoder.
     """
-    missing = []
-    for part, file in enumerate(files):
-        parents = {}
-        if part and files[0].path.exists():  # a head's record has the checksum of its encoder
-            parents["encoder_sha256"] = records.file_sha256(files[0].path)
-        missing.append(missing_files(study, file, **parents))
-    if files[0].path in missing[0]:
-        refuse_to_replace(files[1:])
+    first, *heads = files
+    missing, parents = [missing_files(study, first)], {}
+    if heads and first.path.exists():  # a head's record has the checksum of its encoder
+        parents["encoder_sha256"] = records.file_sha256(first.path)
+    missing += [missing_files(study, head, **parents) for head in heads]
+    if first.path in missing[0]:
+        refuse_to_replace(heads)
     return missing
 
 
