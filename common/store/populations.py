@@ -133,7 +133,7 @@ class Population:
         columns = ", ".join(f"{key} {value}" for key, value in self.facts().items())
         origin = origin_of(self.records)
         origin = "" if origin == "trained here" else f", {origin}"
-        ids = show_ids([member.id for member in self.members])
+        ids = show_ids(member.id for member in self.members)
         return f"{self.learning_method} {self.pruning_method} {self.sparsity} ({columns}{origin}), ids {ids}"
 
 
@@ -221,8 +221,12 @@ def check_and_log(study: Study, population: Population, dense: Population | None
     pruning_method = population.pruning_method
     role = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
     logger.info(f"{role} networks: {population} in {population.folder}")
-    paths = [path for member in population.members for path in member.paths]
-    external = [path for path, record in zip(paths, population.records) if record is None]
+    external = [
+        path
+        for member in population.members
+        for path, record in zip(member.paths, member.records)
+        if record is None
+    ]
     log_external(external)
     if external and not study.data.normalization:
         log_once(
