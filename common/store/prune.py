@@ -249,8 +249,9 @@ def run_step(study: Study, step: PruningStep) -> None:
     made_from, code_entry = [*member.paths, *(file.path for file in step.previous)], {}
     with ExitStack() as states:
 
-        def train(part: int, training: Training, key: tuple, epochs: range, masks: Masks) -> list[dict]:
-            file = step.files[part]
+        def train(
+            file: CheckpointSpec, training: Training, key: tuple, epochs: range, masks: Masks
+        ) -> list[dict]:
             state = states.enter_context(runs.training_state(study, file, step.stage, made_from))
             if step.files[-1].kept_files:
                 training.accumulated = GradientSums(training.pruned)
@@ -264,7 +265,8 @@ def run_step(study: Study, step: PruningStep) -> None:
         if method.finetuned:
             finetuning = CrossEntropy(network, study.data, step.configuration)
             epochs = range(step.configuration["epochs"])
-            histories = [train(-1, finetuning, (seed, step.stage), epochs, masks)] * len(step.files)
+            history = train(step.files[-1], finetuning, (seed, step.stage), epochs, masks)
+            histories = [history] * len(step.files)
             payloads = learner_of(study).payloads(network)
         else:
             dense_settings = member.record["configuration"]
@@ -272,11 +274,11 @@ def run_step(study: Study, step: PruningStep) -> None:
             model, histories = learner_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
                 records.load_state(model.kept, records.read_payload(source.paths[0]), source.paths[0])
-            for part in range(len(step.files)):
+            for part, file in enumerate(step.files):
                 first, key = (0, "head_epochs") if part else (start.epoch, "epochs")
                 epochs = range(first, dense_settings[key])
                 training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
-                histories.append(train(part, training, model.key(part), epochs, part_masks))
+                histories.append(train(file, training, model.key(part), epochs, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
         achieved, accuracy = pruning.measure_sparsity(network), histories[-1][-1]["test_accuracy"]
         logger.info(

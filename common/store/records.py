@@ -243,7 +243,7 @@ def with_defaults(configuration: dict, flips: dict) -> dict:
         training = settings.ContrastiveTraining
     elif "nesterov" in configuration:
         training = settings.Finetuning
-    configuration = {**settings.defaults(training), **flips, **configuration}
+    configuration = settings.defaults(training) | flips | configuration
     if isinstance(configuration.get("dense"), dict):
         configuration["dense"] = with_defaults(configuration["dense"], flips)
     return configuration
