@@ -118,8 +118,8 @@ def saved_weights(study: Study, member: Member, method: PruningMethod) -> dict[i
     epochs = {method.rewind_epoch} if method.after == "rewind" else set()
     if pruning.uses(method.criterion, "initial_weight"):
         epochs.add(0)
-    path, record = member.paths[0], member.records[0]
-    if record and method.rewind_epoch >= (last := record["configuration"]["epochs"]):
+    path, last = member.paths[0], member.names[0].epochs
+    if 0 < last <= method.rewind_epoch:
         raise UserError(
             f"--rewind_epoch {method.rewind_epoch}: the dense networks were trained for {last} epochs; give "
             "fewer"
@@ -250,13 +250,13 @@ def run_step(study: Study, step: PruningStep) -> None:
     with ExitStack() as states:
 
         def train(
-            file: CheckpointSpec, training: Training, key: tuple, epochs: range, masks: Masks
+            file: CheckpointSpec, training: Training, key: tuple, first_epoch: int, masks: Masks
         ) -> list[dict]:
             state = states.enter_context(runs.training_state(study, file, step.stage, made_from))
             if step.files[-1].kept_files:
                 training.accumulated = GradientSums(training.pruned)
             run = TrainingContext(key, runs.describe_run(file.name), state and state.epochs_left)
-            history = fit(training, run, epochs, masks)
+            history = fit(training, run, range(first_epoch, file.name.epochs), masks)
             if state:
                 code_entry.update(state.code_entry)
             sums.update(training.accumulated or {})  # parts have different layers
@@ -264,8 +264,7 @@ def run_step(study: Study, step: PruningStep) -> None:
 
         if method.finetuned:
             finetuning = CrossEntropy(network, study.data, step.configuration)
-            epochs = range(step.configuration["epochs"])
-            history = train(step.files[-1], finetuning, (seed, step.stage), epochs, masks)
+            history = train(step.files[-1], finetuning, (seed, step.stage), 0, masks)
             histories = [history] * len(step.files)
             payloads = learner_of(study).payloads(network)
         else:
@@ -275,10 +274,9 @@ def run_step(study: Study, step: PruningStep) -> None:
             if method.after == "lr_rewind":
                 records.load_state(model.kept, records.read_payload(source.paths[0]), source.paths[0])
             for part, file in enumerate(step.files):
-                first, key = (0, "head_epochs") if part else (start.epoch, "epochs")
-                epochs = range(first, dense_settings[key])
+                first_epoch = 0 if part else start.epoch
                 training, part_masks = model.training(part, dense_settings), model.part_masks(part, masks)
-                histories.append(train(file, training, model.key(part), epochs, part_masks))
+                histories.append(train(file, training, model.key(part), first_epoch, part_masks))
             network, payloads = model.classifier(), map(model.payload, range(len(step.files)))
         achieved, accuracy = pruning.measure_sparsity(network), histories[-1][-1]["test_accuracy"]
         logger.info(
