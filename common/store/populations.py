@@ -52,10 +52,15 @@ class Member:
         return None in self.records
 
     @property
+    def configuration(self) -> dict | None:
+        """The settings, None for an external network."""
+        return None if self.external else self.record["configuration"]
+
+    @property
     def population_key(self) -> str:
         """Names without the id and settings, which all networks of a population share."""
         names = [str(replace(name, id=0)) for name in self.names]
-        return json.dumps([names, None if self.external else self.record["configuration"]], sort_keys=True)
+        return json.dumps([names, self.configuration], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Population:
     @property
     def configuration(self) -> dict | None:
         """The settings that all of them share, None for external networks."""
-        return None if self.external else self.members[0].record["configuration"]
+        return self.members[0].configuration
 
     @property
     def external(self) -> bool:

@@ -18,7 +18,7 @@ from common.models import Classifier
 from common.pruning import GradientSums, Masks, layer_name, prunable_parameters
 from common.store import evaluation, records, runs
 from common.store.names import epoch_path, gradients_path, state_path
-from common.store.populations import Member, Population, find_population, read_member, recorded_command
+from common.store.populations import Member, find_population, read_member, recorded_command
 from common.store.runs import CheckpointSpec
 from common.study import Study
 from common.training import CrossEntropy, Training, TrainingContext, classification_losses, fit
@@ -69,7 +69,7 @@ def prune_population(study: Study) -> None:
             )
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
-    all_steps = [pruning_steps(study, method, dense, member) for member in dense.members]
+    all_steps = [pruning_steps(study, method, member) for member in dense.members]
     for steps in all_steps:
         for step in steps:  # rejects conflicting files before the first training
             is_finished(study, step)
@@ -88,9 +88,7 @@ def prune_population(study: Study) -> None:
 # Requested and finished steps
 
 
-def pruning_steps(
-    study: Study, method: PruningMethod, dense: Population, member: Member
-) -> list[PruningStep]:
+def pruning_steps(study: Study, method: PruningMethod, member: Member) -> list[PruningStep]:
     """Returns the requested prunings of a dense network. At sparsity 0, which prunes nothing, the method is
     `finetuned`.
 
@@ -100,7 +98,7 @@ def pruning_steps(
     steps: list[PruningStep] = []
     for iteration, sparsity in requested.sparsities_to_prune(study.flags):
         step_method = method if sparsity else PruningMethod(FINETUNED)
-        files = pruned_files(study, step_method, dense, member, iteration, sparsity)
+        files = pruned_files(study, step_method, member, iteration, sparsity)
         previous = steps[-1].files if iteration > 1 else []
         steps.append(PruningStep(member, step_method, iteration, sparsity, files, previous))
     for step_method in {step.method for step in steps}:
@@ -179,7 +177,7 @@ def saved_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str])
 
 
 def pruned_files(
-    study: Study, method: PruningMethod, dense: Population, member: Member, iteration: int, sparsity: float
+    study: Study, method: PruningMethod, member: Member, iteration: int, sparsity: float
 ) -> list[CheckpointSpec]:
     """Returns the checkpoints of a dense network that is pruned at this iteration and sparsity."""
     configuration = {**study.configuration(), "pruning_method": str(method)}
@@ -193,11 +191,11 @@ def pruned_files(
         training = settings.from_flags(settings.Finetuning, study.flags)
         configuration |= training
     else:  # the settings of the dense training
-        training = member.record["configuration"]
+        training = member.configuration
         configuration |= {key: training[key] for key in ("epochs", "batch_size", "precision", "compile")}
     if not study.supervised:
         configuration["temperature"] = study.flags.temperature
-    configuration["dense"] = dense.configuration
+    configuration["dense"] = member.configuration
     files = []
     for part, folder in zip(learner_of(study).parts, (study.folder, study.head_folder)):
         epochs = training["head_epochs" if part == "head" and not method.finetuned else "epochs"]
@@ -268,7 +266,7 @@ def run_step(study: Study, step: PruningStep) -> None:
             histories = [history] * len(step.files)
             payloads = learner_of(study).payloads(network)
         else:
-            dense_settings = member.record["configuration"]
+            dense_settings = member.configuration
             start = initialization_of(step, seed, step.iteration, weights, method.rewind_epoch)
             model, histories = learner_of(study)(study, seed, start), []
             if method.after == "lr_rewind":
