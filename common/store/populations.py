@@ -189,19 +189,15 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     """Finds the control of these one-shot networks: the same dense networks, finetuned with the same settings
     without pruning. Logs the reason and returns None if there is none."""
     kind = Population(study.learning_method, FINETUNED, 0.0, ())
+    reason = "pruning_finetune with --pruning_percentages 0.0 and the one-shot networks' settings makes one"
     try:
-        populations = populations_in(study, kind, (study.folder, study.head_folder))
-        controls = [
-            control
-            for control in populations
-            if all(
-                same_finetuning(control.settings, pruned.settings, control.facts(), pruned.facts())
-                for pruned in one_shot
-            )
-        ]
-        reason = (
-            "pruning_finetune with --pruning_percentages 0.0 and the one-shot networks' settings makes one"
-        )
+        controls = populations_in(study, kind, (study.folder, study.head_folder))
+        for pruned in one_shot:
+            controls = [
+                control
+                for control in controls
+                if same_finetuning(control.settings, pruned.settings, control.facts(), pruned.facts())
+            ]
         if controls:
             controls = from_dense(study, controls, dense)
             return check_and_log(study, only_population("finetune", controls), dense)

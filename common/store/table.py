@@ -185,6 +185,6 @@ def format_table(rows: list[dict]) -> str:
         "  ".join(
             text.ljust(width) if index < 2 else text.rjust(width)
             for index, (text, width) in enumerate(zip(line, widths))
-        ).rstrip()
+        )
         for line in lines
     )
