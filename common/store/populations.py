@@ -164,19 +164,19 @@ def find_population(
     Raises:
         UserError: several populations fit; ids are missing; data, code or dense networks differ.
     """
-    kind, folder = Population(study.learning_method, pruning_method, sparsity, ()), study.folder
-    populations = populations_in(study, kind, (folder, study.head_folder))
+    kind, searched = Population(study.learning_method, pruning_method, sparsity, ()), study
+    populations = populations_in(searched, kind)
     if not populations and pruning_method != "dense":
         return None
-    if not populations and not dense_checkpoints(folder, study.learning_method):
+    if not populations and not dense_checkpoints(study.folder, study.learning_method):
         refuse_unknown_names(study)
-        folder = study.default_folder
-        populations = populations_in(study, kind, (folder, folder))
+        searched = replace(study, folder=study.default_folder, head_folder=study.default_folder)
+        populations = populations_in(searched, kind)
     stage, selected = selection(study, kind)
     fitting = [population for population in populations if selected.items() <= population.facts().items()]
     if not fitting:
         flags = "".join(f" --{stage}_{key} {value}" for key, value in selected.items())
-        existing = "; ".join(map(str, populations)) or kinds_in(folder)
+        existing = "; ".join(map(str, populations)) or kinds_in(searched.folder)
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
             f"{study.architecture_name} in {study.folder}; found: {existing}; {script_remedy(kind)}"
@@ -191,7 +191,7 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     kind = Population(study.learning_method, FINETUNED, 0.0, ())
     reason = "pruning_finetune with --pruning_percentages 0.0 and the one-shot networks' settings makes one"
     try:
-        controls = populations_in(study, kind, (study.folder, study.head_folder))
+        controls = populations_in(study, kind)
         for pruned in one_shot:
             controls = [
                 control
@@ -207,11 +207,9 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
     return None
 
 
-def populations_in(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Population]:
-    """Returns the populations of this kind, with the requested ids."""
-    members = sorted(
-        find_members(study, kind, folders), key=lambda member: (member.population_key, member.id)
-    )
+def populations_in(study: Study, kind: Population) -> list[Population]:
+    """Returns the populations of this kind in the study's folders, with the requested ids."""
+    members = sorted(find_members(study, kind), key=lambda member: (member.population_key, member.id))
     groups = groupby(members, lambda member: member.population_key)
     return [replace(kind, members=tuple(group)) for _, group in groups]
 
@@ -259,7 +257,7 @@ def refuse_unknown_names(study: Study) -> None:
     )
 
 
-def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> list[Member]:
+def find_members(study: Study, kind: Population) -> list[Member]:
     """Finds the networks of this kind with a requested id. An encoder forms a network with each of its heads.
 
     Raises:
@@ -284,9 +282,9 @@ def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> 
     # The names of published dense networks may have the tag `_later`; names without it take precedence.
     for tag in (method, "later_GMP") if method == "dense" else (method,):
         if study.supervised:
-            networks = [(file,) for file in files(folders[0], "supervised", tag)]
+            networks = [(file,) for file in files(study.folder, "supervised", tag)]
         else:
-            encoders, heads = files(folders[0], "encoder", tag), files(folders[1], "head", tag)
+            encoders, heads = files(study.folder, "encoder", tag), files(study.head_folder, "head", tag)
             networks = [
                 (encoder, head)
                 for encoder in encoders
@@ -295,8 +293,8 @@ def find_members(study: Study, kind: Population, folders: tuple[Path, Path]) -> 
             ]
             if encoders and not networks:
                 raise UserError(
-                    f"{encoders[0][0]} has no classifier head in {folders[1]} (--head_save_path); give the "
-                    "folder of the heads, or train them with clr_training.py"
+                    f"{encoders[0][0]} has no classifier head in {study.head_folder} (--head_save_path); "
+                    "give the folder of the heads, or train them with clr_training.py"
                 )
         for member in map(read_member, networks):
             if fits(study, member):
