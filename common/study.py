@@ -50,6 +50,10 @@ class Study:
         """Trained networks have as many weights as remain at this sparsity; 0 for the full width."""
         return getattr(self.flags, "match_sparsity", 0.0)
 
+    def folder_of(self, part: str) -> Path:
+        """Returns the folder of the files of a part."""
+        return self.head_folder if part == "head" else self.folder
+
     @property
     def folder_flag(self) -> str:
         """The flag for `folder`, for messages."""

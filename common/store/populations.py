@@ -265,9 +265,10 @@ def find_members(study: Study, kind: Population) -> list[Member]:
     """
     method = kind.pruning_method
 
-    def files(folder: Path, part: str, tag: str) -> list[tuple[Path, CheckpointName]]:
+    def files(part: str, tag: str) -> list[tuple[Path, CheckpointName]]:
         pattern = study.name(part, tag, kind.sparsity, "*", "*", "*")
-        named = [(path, name_of(path, pattern)) for path in sorted(folder.glob(str(pattern)))]
+        paths = sorted(study.folder_of(part).glob(str(pattern)))
+        named = [(path, name_of(path, pattern)) for path in paths]
         return [
             (path, replace(name, pruning_method=method))
             for path, name in named
@@ -282,9 +283,9 @@ def find_members(study: Study, kind: Population) -> list[Member]:
     # The names of published dense networks may have the tag `_later`; names without it take precedence.
     for tag in (method, "later_GMP") if method == "dense" else (method,):
         if study.supervised:
-            networks = [(file,) for file in files(study.folder, "supervised", tag)]
+            networks = [(file,) for file in files("supervised", tag)]
         else:
-            encoders, heads = files(study.folder, "encoder", tag), files(study.head_folder, "head", tag)
+            encoders, heads = files("encoder", tag), files("head", tag)
             networks = [
                 (encoder, head)
                 for encoder in encoders

@@ -197,10 +197,10 @@ def pruned_files(
         configuration["temperature"] = study.flags.temperature
     configuration["dense"] = member.configuration
     files = []
-    for part, folder in zip(learner_of(study).parts, (study.folder, study.head_folder)):
+    for part in learner_of(study).parts:
         epochs = training["head_epochs" if part == "head" and not method.finetuned else "epochs"]
         name = study.name(part, str(method), sparsity, epochs, configuration["batch_size"], member.id)
-        files.append(CheckpointSpec(name, folder / str(name), configuration))
+        files.append(CheckpointSpec(name, study.folder_of(part) / str(name), configuration))
     if iteration and pruning.uses(method.criterion, "accumulated"):
         files[-1] = replace(files[-1], kept_files=(gradients_path(files[-1].path),))
     return files

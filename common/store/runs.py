@@ -67,7 +67,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
         configuration |= {"pruning_method": str(method), "sparsity": sparsity or matched}
     if sparsity:
         configuration |= {key: getattr(method, key) for key in ("schedule", "criterion", "scope")}
-    for index, (part, folder) in enumerate(zip(learner.parts, (study.folder, study.head_folder))):
+    for index, part in enumerate(learner.parts):
         is_head, pruning = part == "head", None
         configuration = configuration | settings.from_flags(learner.settings(index), flags)
         if sparsity:
@@ -77,7 +77,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
                 configuration[f"{key}_head" if is_head else key] = getattr(pruning, key)
         epochs = flags.head_epochs if is_head else flags.epochs
         name = study.name(part, str(method), sparsity or matched, epochs, flags.batch_size, model_id)
-        path = folder / str(name)
+        path = study.folder_of(part) / str(name)
         kept_files = [epoch_path(path, epoch) for epoch in flags.save_epochs if not is_head]
         if flags.accumulate_gradients and not sparsity:
             kept_files.append(gradients_path(path))
