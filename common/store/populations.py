@@ -77,6 +77,13 @@ class Population:
         return parse_method(self.pruning_method)
 
     @property
+    def flag_prefix(self) -> str:
+        """The prefix of the flags that select such a population by its settings; '' if there are none."""
+        if self.pruning_method == "dense":
+            return "dense"
+        return "finetune" if self.method.finetuned else ""
+
+    @property
     def configuration(self) -> dict | None:
         """The settings that all of them share, None for external networks."""
         return self.members[0].configuration
@@ -172,17 +179,18 @@ def find_population(
         refuse_unknown_names(study)
         searched = replace(study, folder=study.default_folder, head_folder=study.default_folder)
         populations = populations_in(searched, kind)
-    stage, selected = selection(study, kind)
+    requested = {key: getattr(study.flags, f"{kind.flag_prefix}_{key}", None) for key in SELECTION_KEYS}
+    selected = {key: value for key, value in requested.items() if value}
     fitting = [population for population in populations if selected.items() <= population.facts().items()]
     if not fitting:
-        flags = "".join(f" --{stage}_{key} {value}" for key, value in selected.items())
+        flags = "".join(f" --{kind.flag_prefix}_{key} {value}" for key, value in selected.items())
         existing = "; ".join(map(str, populations)) or kinds_in(searched.folder)
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
             f"{study.architecture_name} in {study.folder}; found: {existing}; {script_remedy(kind)}"
         )
-    population = only_population(stage, fitting if dense is None else from_dense(study, fitting, dense))
-    return check_and_log(study, population, dense)
+    candidates = fitting if dense is None else from_dense(study, fitting, dense)
+    return check_and_log(study, only_population(candidates), dense)
 
 
 def find_control(study: Study, dense: Population, one_shot: list[Population]) -> Population | None:
@@ -200,7 +208,7 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
             ]
         if controls:
             controls = from_dense(study, controls, dense)
-            return check_and_log(study, only_population("finetune", controls), dense)
+            return check_and_log(study, only_population(controls), dense)
     except UserError as error:
         reason = str(error)
     logger.info(f"no finetuned control: {reason}")
@@ -324,16 +332,6 @@ def fits(study: Study, member: Member) -> bool:
     return is_its_head and (shape | member.record["configuration"]).items() >= shape.items()
 
 
-def selection(study: Study, kind: Population) -> tuple[str, dict[str, int]]:
-    """Returns the prefix of the flags that select a population of this kind ('' if there are none), and the
-    values that they select."""
-    stage = "finetune" if kind.method.finetuned else ""
-    if kind.pruning_method == "dense":
-        stage = "dense"
-    values = {key: getattr(study.flags, f"{stage}_{key}", None) for key in SELECTION_KEYS}
-    return stage, {key: value for key, value in values.items() if value}
-
-
 def from_dense(study: Study, candidates: list[Population], dense: Population) -> list[Population]:
     """Returns the populations that were pruned from these dense networks.
 
@@ -371,13 +369,14 @@ def from_dense(study: Study, candidates: list[Population], dense: Population) ->
     return candidates
 
 
-def only_population(stage: str, candidates: list[Population]) -> Population:
+def only_population(candidates: list[Population]) -> Population:
     """Returns the only candidate; the message about several says how they differ."""
     if len(candidates) == 1:
         return candidates[0]
     first, second, *_ = candidates
     settings_keys = ", ".join(differences(first.settings, second.settings))
-    flags = [f"--{stage}_{key}" for key in differences(first.facts(), second.facts()) if stage]
+    prefix = first.flag_prefix
+    flags = [f"--{prefix}_{key}" for key in differences(first.facts(), second.facts()) if prefix]
     remedy = f"select one with {' or '.join(flags)}" if flags else "move one into a separate folder"
     words = f"they differ in {settings_keys}: {remedy}"
     if len({population.external for population in candidates}) > 1:
