@@ -189,8 +189,7 @@ def find_population(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
             f"{study.architecture_name} in {study.folder}; found: {existing}; {script_remedy(kind)}"
         )
-    candidates = fitting if dense is None else from_dense(study, fitting, dense)
-    return check_and_log(study, only_population(candidates), dense)
+    return choose_population(study, fitting, dense)
 
 
 def find_control(study: Study, dense: Population, one_shot: list[Population]) -> Population | None:
@@ -207,8 +206,7 @@ def find_control(study: Study, dense: Population, one_shot: list[Population]) ->
                 if same_finetuning(control.settings, pruned.settings, control.facts(), pruned.facts())
             ]
         if controls:
-            controls = from_dense(study, controls, dense)
-            return check_and_log(study, only_population(controls), dense)
+            return choose_population(study, controls, dense)
     except UserError as error:
         reason = str(error)
     logger.info(f"no finetuned control: {reason}")
@@ -222,8 +220,11 @@ def populations_in(study: Study, kind: Population) -> list[Population]:
     return [replace(kind, members=tuple(group)) for _, group in groups]
 
 
-def check_and_log(study: Study, population: Population, dense: Population | None) -> Population:
-    """Checks and logs a population, and returns it."""
+def choose_population(study: Study, candidates: list[Population], dense: Population | None) -> Population:
+    """Checks, logs and returns the only candidate that was pruned from these dense networks."""
+    if dense:
+        candidates = from_dense(study, candidates, dense)
+    population = only_population(candidates)
     check_population(study, population, dense)
     pruning_method = population.pruning_method
     role = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
