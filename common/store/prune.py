@@ -40,10 +40,6 @@ class PruningStep:
     previous: list[CheckpointSpec]
 
     @property
-    def configuration(self) -> dict:
-        return self.files[-1].configuration
-
-    @property
     def stage(self) -> str:
         return f"iteration {self.iteration}" if self.iteration else "finetuning"
 
@@ -261,7 +257,7 @@ def run_step(study: Study, step: PruningStep) -> None:
             return history
 
         if method.finetuned:
-            finetuning = CrossEntropy(network, study.data, step.configuration)
+            finetuning = CrossEntropy(network, study.data, step.files[-1].configuration)
             history = train(step.files[-1], finetuning, (seed, step.stage), 0, masks)
             histories = [history] * len(step.files)
             payloads = learner_of(study).payloads(network)
@@ -327,7 +323,7 @@ def step_masks(study: Study, step: PruningStep, source: Member, network: Classif
         weights = saved_weights(study, step.member, method)
         start = initialization_of(step, seed, max(0, step.iteration - 1), weights, 0)
         initial_weights = pruning.copy_weights(learner_of(study)(study, seed, start).classifier())
-    key, batch_size = (seed, "pruning", step.iteration), step.configuration["batch_size"]
+    key, batch_size = (seed, "pruning", step.iteration), step.files[-1].configuration["batch_size"]
     sums_of_layer = gradient_sums(study, method, source)
     sums = {name: sums_of_layer.get(layer_name(name)) for name in prunable_parameters(network)}
     masks = pruning.masks_of(network) if step.iteration > 1 else {}
