@@ -16,7 +16,6 @@ from common.methods import FINETUNED, SCHEDULE_STEPS, PruningMethod, parse_metho
 from common.store.files import differences, same_finetuning
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
 from common.store.records import (
-    check_name,
     check_record,
     file_sha256,
     find_duplicate_weights,
@@ -315,9 +314,7 @@ def find_members(study: Study, kind: Population) -> list[Member]:
 def read_member(files: Iterable[tuple[Path, CheckpointName]]) -> Member:
     """Reads the records and checksums of a network's files."""
     paths, names = zip(*files)
-    records = tuple(map(read_record, paths))
-    for renamed in zip(paths, records, names):
-        check_name(*renamed)
+    records = tuple(map(read_record, paths, names))
     return Member(paths, names, records, list(map(file_sha256, paths)))
 
 

@@ -191,11 +191,13 @@ def make_record(
     }
 
 
-def read_record(checkpoint: Path) -> dict | None:
+def read_record(checkpoint: Path, name: CheckpointName | None = None) -> dict | None:
     """Reads the record of a checkpoint; returns None if it has none, which makes it external.
 
+    Args:
+        name: if given, the record must have it.
     Raises:
-        UserError: a record that cannot be read or belongs to a different file.
+        UserError: a record that cannot be read or belongs to a different file; a file that was renamed.
     """
     path = record_path(checkpoint)
     refuse_pipe(checkpoint)
@@ -218,20 +220,13 @@ def read_record(checkpoint: Path) -> dict | None:
             f"{path} describes a different file than the {checkpoint.name} beside it; move both away to have "
             "them made again, or only the JSON if the checkpoint was trained elsewhere"
         )
-    return record
-
-
-def check_name(path: Path, record: dict | None, name: CheckpointName) -> None:
-    """Rejects a file with a record that was renamed.
-
-    Raises:
-        UserError: its name differs from the recorded one.
-    """
-    recorded = (record or {}).get("name", {})
-    changed = [key for key, value in name.facts().items() if recorded.get(key, value) != value]
+    recorded = record.get("name", {})
+    facts = name.facts() if name else {}
+    changed = [key for key, value in facts.items() if recorded.get(key, value) != value]
     if changed:
         words = ", ".join(f"{key} {recorded[key]}" for key in changed)
-        raise UserError(f"{path} was renamed: its JSON says {words}; give both files their former name")
+        raise UserError(f"{checkpoint} was renamed: its JSON says {words}; give both files their former name")
+    return record
 
 
 def with_defaults(configuration: dict, flips: dict) -> dict:

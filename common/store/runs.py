@@ -103,8 +103,7 @@ def is_finished(study: Study, file: CheckpointSpec, **parents) -> bool:
         return False
     if path.is_dir():
         raise UserError(f"{path} is a folder where a checkpoint should be; move it away")
-    if record := records.read_record(path):
-        records.check_name(path, record, file.name)
+    if record := records.read_record(path, file.name):
         expected = {"configuration": file.configuration, "data": study.data.facts(), **parents}
         remedy, other_code = keep_both(study, file), study.flags.other_code
         if modules := records.check_record(path, record, expected, remedy, other_code):
