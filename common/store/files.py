@@ -211,6 +211,7 @@ def claim(path: Path, wait: bool) -> Iterator[bool]:
     """
     lock = filelock.FileLock(path.parent / ".locks" / f"{path.name}.lock")
     try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=NEWS_SECONDS if wait else 0)
         except filelock.Timeout:
