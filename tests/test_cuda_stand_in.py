@@ -240,19 +240,6 @@ def test_a_misuse_in_a_step_is_found(misuse):
             MISUSES[misuse](x, y)
 
 
-def test_outside_of_a_step_waits_and_copies_are_counted():
-    with CudaStandIn() as stand_in:
-        x = torch.ones(3).cuda()
-        with stand_in.during("epoch"):
-            x.tolist(), x.sum().item(), x.cpu()
-    assert stand_in.uploads == {("", "_to_copy"): 1}
-    assert sorted(stand_in.waits) == [
-        ("epoch", "_local_scalar_dense"),
-        ("epoch", "_to_copy to the CPU"),
-        ("epoch", "tolist"),
-    ]
-
-
 def test_a_loss_that_waits_for_the_device_is_found(monkeypatch, tmp_path):
     def loss(logits, labels):
         value = F.cross_entropy(logits, labels)

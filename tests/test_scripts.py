@@ -100,7 +100,7 @@ def table(work):
         }
 
 
-def test_models_have_the_published_names_and_a_record(chain):
+def test_models_have_the_published_names_and_records(chain):
     models = chain[0] / "models/few digits"
     expected = set()
     for i in range(2):
@@ -117,13 +117,10 @@ def test_models_have_the_published_names_and_a_record(chain):
     assert {path.name for path in models.iterdir() if path.is_file()} == {
         name + ending for name in expected for ending in (".pt", ".json")
     }
+    dense = models / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.pt"
     record = json.loads(
         (models / "wideResNet-1_global_0.9pruning_2epochs_10depth_0.0dropout_id1.json").read_text()
     )
-    assert record["seed"] == 1 and record["configuration"]["dense"]["epochs"] == 3
-    assert len(record["history"]) == 2 and 0 <= record["accuracy_as_pruned"] <= 1
-    assert {"command", "device", "threads", "seconds", "versions"} <= set(record["run"])
-    dense = models / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.pt"
     assert record["dense_sha256"] == [hashlib.sha256(dense.read_bytes()).hexdigest()]
 
 

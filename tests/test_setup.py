@@ -235,16 +235,6 @@ def test_paper_refuses_what_the_study_does_not_have(flag, value, capsys):
     assert flag in capsys.readouterr().err
 
 
-def test_the_estimate_says_hours_of_a_network_and_round_words():
-    """Of 36 s an epoch 205 epochs are 2.05 hours."""
-    seconds = dict.fromkeys(paper.EPOCHS, 36.0)
-    lines = paper.estimate(seconds, dict.fromkeys(paper.EPOCHS, 0) | {"supervised": 10}, "this CPU")
-    assert "36.00     205         2.05        10         20.5" in lines[3]
-    assert lines[-1].startswith("about 20 hours on this CPU")
-    words = [paper.in_round_words(hours) for hours in (14 * 8766, 72, 1.6, 0.5, 0)]
-    assert words == ["about 14 years", "about 3 days", "about 2 hours", "about 30 minutes", "about 1 minute"]
-
-
 def test_paper_without_cuda_asks_for_yes_and_stops_at_the_first_command_that_fails(monkeypatch, capsys):
     asked = []
 

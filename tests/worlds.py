@@ -102,7 +102,7 @@ def estimates(populations: list[StoredPopulation]) -> dict[str, dict]:
         "excess, other seeds": measures.compare("excess", unrelated).difference,
         "excess, mean of rows": uncertainty.combine(mean),
         "U": uncertainty.combine(measures.uniqueness(unrelated)),
-        "Q-Score": uncertainty.combine(evidence.against_others(early, "q_score", True, 1)),
+        "Q-Score": uncertainty.combine([(1, "", measures.pies_minus_others(early, "q_score", True))]),
     }
 
 

@@ -58,7 +58,7 @@ class Claim(NamedTuple):
 
 
 POINTS = dict(unit="points", scale=100, decimals=2)
-DEVIATIONS = dict(unit="standard deviations", decimals=2)
+DEVIATIONS = dict(unit="standard deviations", decimals=3)
 CONTRAST = "contrastive minus supervised"
 EARLY = "early minus late pruning"
 BY_ONE_SHOT = "early minus one-shot pruning"
@@ -92,6 +92,8 @@ CLAIMS = (
             "Contrastive and supervised networks differ in accuracy, epochs and views too, not in the loss "
             "alone.",
             "One-shot pruned contrastive networks are finetuned with cross-entropy: hence the control.",
+            "The published steps prune contrastive networks late at 10 to 20 % of the training, "
+            "supervised ones at 25 to 49 %.",
         ),
     ),
     Claim(
@@ -198,6 +200,14 @@ def mark_rows(rows: list[dict]) -> list[str]:
     return marks.tolist()
 
 
+def mark_mean(row: dict) -> str:
+    """Marks a mean over rows by its interval: FOR above the smallest difference that matters, AGAINST below
+    its negative, else OPEN."""
+    if row["low"] > row["smallest"]:
+        return FOR
+    return AGAINST if row["high"] < -row["smallest"] else OPEN
+
+
 def judge(evidence: list[dict], number: int) -> str:
     """Returns the verdict on a claim.
 
@@ -216,8 +226,8 @@ def judge(evidence: list[dict], number: int) -> str:
     if few:
         return FEW
     marks = {row["mark"] for row in rows}
-    above = all(row["low"] > row["smallest"] for row in means)
-    below = all(row["high"] < -row["smallest"] for row in means)
+    marks_of_means = {*map(mark_mean, means)}
+    above, below = marks_of_means == {FOR}, marks_of_means == {AGAINST}
     if {FOR, AGAINST} <= marks or (above and AGAINST in marks) or (below and FOR in marks):
         return MIXED
     if above or below:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import UserError
-from common.methods import FINETUNED, with_sparsity
+from common.methods import with_sparsity
 from common.store.files import differences
 from figures.report import across, claims, evidence, measures, test_sets, uncertainty
 from figures.report.claims import either
@@ -75,12 +75,14 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
         for method in sorted({item.learning_method for item in beside_control if not has_control(item)})
     ]
     dense = [item for item in with_dense(compared) if item.pruning_method == "dense"]
-    populations, dense = measures.population_rows(compared), measures.population_rows(dense)
+    with_controls = [*controls, *compared]
+    populations, dense = measures.population_rows(with_controls), measures.population_rows(dense)
     grid, not_stored = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
-    equal, floors = of_equal_number(compared)
+    equal, floors = of_equal_number(with_controls)
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
+    curves[1].arrays["zero"] = "noise floor"
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
@@ -91,7 +93,6 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     ]
     missing += not_stored + missing_joint
     rows = evidence.all_evidence(compared, controls)
-    populations = [*populations, *measures.population_rows(controls)]
     pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))
     missing = list(dict.fromkeys(missing))
     test_set_pictures = [
@@ -192,7 +193,8 @@ COMPARISONS = {  # figures of figures/report/across.py that the report shows: na
     ),
     "class_recall": (
         "Recall of each class",
-        "Change of the recall of a class by pruning, minus the change of the accuracy over all classes. "
+        "Change of the recall of a class from dense to pruned (and finetuned) networks, minus the change of "
+        "the accuracy over all classes. "
         "Stars: significant, corrected for the number of classes.",
     ),
 }
@@ -233,7 +235,7 @@ def describe_population(population: StoredPopulation, kind: str = "") -> str:
     """Names a population in headings, as in flags and tables, with the number of its networks (for
     prediction_depth figures: of its probed networks)."""
     networks = population.pruned.depth_ids if kind == "prediction_depth" else population.pruned.ids
-    return f"{with_sparsity(population.method, population.sparsity)}, {len(networks)} models"
+    return f"{with_sparsity(population.method, population.sparsity)}, {len(networks)} networks"
 
 
 def file_name(population: StoredPopulation) -> str:
@@ -313,11 +315,10 @@ def measures_against_sparsity(
     stored: list[StoredPopulation], compared: list[StoredPopulation]
 ) -> list[Picture]:
     """Draws the measures of `CURVES` against sparsity."""
-    populations = [item for item in stored if item.pruning_method != FINETUNED]
     pictures = []
     for name, (heading, _, _, meaning) in CURVES.items():
         heading = heading[0].upper() + heading[1:]
-        means = {item: measures.stored_mean(item, name) for item in populations}
+        means = {item: measures.stored_mean(item, name) for item in stored}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
         if rows:
             text = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
@@ -354,8 +355,8 @@ def against_sparsity(
 
 FOREST = (
     "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
-    "matters, which grows with the damage to the reference method. Green: for the claim, orange: against it, "
-    "both beyond d by Holm's method at 5 %. The last line is the mean, in the colour of the verdict.",
+    "matters. Green: for the claim, orange: against it, both beyond d by Holm's method at 5 %. The last line "
+    "is the mean, coloured if its interval lies beyond d.",
 )
 
 
@@ -364,8 +365,6 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
     deciding = [row for row in rows if row["claim"] == claim.number and row["decides"]]
     if not deciding:
         return None
-    outcomes = {claims.SUPPORTED: claims.FOR, claims.CONTRADICTED: claims.AGAINST}
-    mean_mark = outcomes.get(claims.judge(rows, claim.number), claims.OPEN)
     measures = [claims.MEASURES[claim.number, row["measure"]] for row in deciding]
     numbers = [[row[name] for row in deciding] for name in ("value", "low", "high", "smallest")]
     arrays = {
@@ -373,7 +372,7 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
         "title": across.title(compared, f"Claim {claim.number}", [row["models"] for row in deciding]),
         "measures": [f"{measure.name} ({measure.unit})".removesuffix(" ()") for measure in measures],
         "rows": ["mean" if row["is_mean"] else pair_label(row) for row in deciding],
-        "marks": [mean_mark if row["is_mean"] else row["mark"] for row in deciding],
+        "marks": [claims.mark_mean(row) if row["is_mean"] else row["mark"] for row in deciding],
         "numbers": np.array(numbers) * [measure.scale for measure in measures],
     }
     return Picture(f"claim_{claim.number}", claim.statement, *FOREST, arrays)

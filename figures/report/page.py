@@ -278,8 +278,9 @@ def protocol(stored: list[StoredPopulation]) -> str:
     earlier = [item.label for item in stored if max(item.runs["days"], default="") <= claims.PROTOCOL_DATE]
     labels = ", ".join(earlier) or "none"
     return (
-        f"Measures and rules are those of docs/protocol.md of {claims.PROTOCOL_DATE}. Seen by then: "
-        f"{claims.SEEN_BEFORE}. Populations here that were trained by then, or at an unknown time: {labels}."
+        f"Measures and rules are those of docs/protocol.md of {claims.PROTOCOL_DATE}, with the changes "
+        f"dated there. Seen by then: {claims.SEEN_BEFORE}. Populations here that were trained by then, or at "
+        f"an unknown time: {labels}."
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from common import plots
 from common.corruptions import CLEAN, CORRUPTIONS
+from common.methods import FINETUNED
 from common.plots import (
     BESIDE,
     CLASS_COLOURS,
@@ -187,11 +188,11 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     """Draws a number against sparsity: `ylabel`, `series`, `learning_methods` and numbers of `networks` (S,),
     and for each series s `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN without an interval. `counts`
     (): the number counts images; `floors` (F, 2): low and high of the noise floor of `floor_methods` (F,),
-    between halves of `floor_networks` ()."""
+    between halves of `floor_networks` (); `zero` (): the name of a line at 0."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
-    # All learning methods share markers; dense is last, so that its absence does not change them.
-    kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind == "dense")
+    # All learning methods share markers; the absence of the last kinds does not change those of the others.
+    kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind in ("dense", FINETUNED))
     figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
         index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
@@ -204,6 +205,8 @@ def draw_against_sparsity(arrays: dict) -> Figure:
         look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
         label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
         panel.axhspan(*ends, label=label, **look)
+    if "zero" in arrays:
+        panel.axhline(0, color=GREY, linewidth=1, zorder=0, label=str(arrays["zero"]))
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
     scale_y([panel], "counts" in arrays)
     has_intervals = any(bars.get_segments() for bars in panel.collections)

@@ -4,8 +4,9 @@ The estimand is the mean number of PIEs of a majority vote over draws of K seeds
 images. Half-sampling estimates its variance as that over random halves of the seeds, without a factor.
 Leaving out K - m seeds changes the vote share of an image with variance sigma^2 (1 / m - 1 / K), which equals
 sigma^2 / K, the variance over fresh draws of K seeds, only for m = K / 2. For a mean it is exactly s^2 / K.
-A number that needs two halves of the seeds is averaged over their splits, and each half-sample is split again.
-With 6 or 7 seeds, quarters would be too small: the delete-2 jackknife replaces half-sampling (Shao & Wu 1989).
+A number that needs two halves of the seeds is averaged over their splits, and each half-sample is split
+again. With 6 or 7 seeds, quarters would be too small: the delete-2 jackknife takes the place of half-sampling
+(Shao & Wu 1989).
 """
 
 import functools
