@@ -487,6 +487,7 @@ def test_a_control_is_the_reference_of_networks_that_were_finetuned_alike(case, 
         (("GMP", "later_GMP"), "begin_step_head", ""),
         (("global", "GMP"), "architecture", "; settings differ: architecture"),
         (("global", "GMP"), "dense epochs", "; settings differ: dense epochs"),
+        (("global", "GMP"), "learning_rate", "; settings differ: dense learning_rate"),
         (("global", "global"), "external", ""),
         (("global", "global"), "learning_rate", "; settings differ: learning_rate"),
     ],
@@ -498,7 +499,8 @@ def test_pairs_whose_settings_differ_do_not_decide(case, methods, key, expected)
         arrays = like.arrays | {"settings": json.dumps({key: value})}
         arrays["architecture"] = str(key == "architecture" and value)
         row = {"epochs": 5, "dense_epochs": 6} if key == "dense epochs" else {}
-        changed.append(replace(like, pruning_method=method, arrays=arrays, row=row))
+        dense = {"learning_rate": 1} if key == "learning_rate" else {}
+        changed.append(replace(like, pruning_method=method, arrays=arrays, row=row, dense_settings=dense))
     assert evidence.unlike_settings(*changed) == expected
     rows = [*evidence.rows_of_pair(evidence.PRIMARY, measures.Pair(*changed, True))]
     assert all(row.note.endswith("%" + expected) and row.decides is not bool(expected) for row in rows)

@@ -55,7 +55,7 @@ def test_all_seeds_and_sets_of_them_are_split_into_disjoint_halves(seeds, number
         return
     sizes = 2 * (seeds // 4), seeds - 2 * (seeds // 4)
     assert sets.sum(1).tolist() == [sizes[0]] * 50 + [sizes[1]] * 50
-    assert (sets[:50] == ~sets[50:]).all() and len({*map(bytes, sets)}) > 30
+    assert (sets[:50] == ~sets[50:]).all()
 
 
 def interval(estimate):

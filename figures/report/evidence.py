@@ -109,8 +109,8 @@ def rows_of_pair(measures: dict[str, str], pair: Pair, sign: int = 1) -> Iterato
 
 def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
     """Names the settings in which two populations differ although the comparison assumes them equal: those of
-    finetuning, or of gradual pruning in one learning method all but the schedule; the architecture; those in
-    which gradually pruned networks differ from their dense ones. "" without any."""
+    finetuning, or of gradual pruning in one learning method all but the schedule; the architecture; those of
+    `unlike_dense`. "" without any."""
     keys = {*differences(first.settings, second.settings)}
     if "external" in keys:
         keys = set()  # unknown
@@ -123,11 +123,18 @@ def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
     if first.arrays["architecture"] != second.arrays["architecture"]:
         unlike.append("architecture")
     for population in (first, second):
-        row = population.row if population.parsed.trained_alone else {}
-        unlike += [
-            f"dense {fact}" for fact in FACTS if row.get(f"dense_{fact}", row.get(fact)) != row.get(fact)
-        ]
+        if population.parsed.trained_alone:
+            unlike += [f"dense {key}" for key in unlike_dense(population)]
     return f"; settings differ: {', '.join(unlike)}" if unlike else ""
+
+
+def unlike_dense(population: StoredPopulation) -> list[str]:
+    """Names the settings in which a training from scratch differs from that of the dense networks. Of external
+    networks only the facts in their names are known."""
+    settings, dense, row = population.settings, population.dense_settings, population.row
+    if not dense or "external" in {*settings, *dense}:
+        return [fact for fact in FACTS if row.get(f"dense_{fact}", row.get(fact)) != row.get(fact)]
+    return [*differences({key: settings.get(key) for key in dense}, dense)]
 
 
 def mean_accuracy(population: StoredPopulation) -> float:

@@ -68,7 +68,7 @@ class StoredPopulation:
     arrays: from METHOD/populations/; row: its columns of results.csv; made: checksums of networks and data;
     depths: arrays of prediction depths (None: not stored for these networks); pruned, reference: outputs of
     its networks and of those that they are compared with (None before `load_outputs`); reference_method: the
-    pruning method of the latter.
+    pruning method of the latter; dense_settings: `settings` of the dense networks (None: unknown).
     """
 
     learning_method: str
@@ -82,6 +82,7 @@ class StoredPopulation:
     reference: Networks | None = None
     pruned: Networks | None = None
     reference_method: str = "dense"
+    dense_settings: dict | None = None
 
     @property
     def method(self) -> str:
@@ -199,7 +200,8 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
             f"{'; '.join(texts)}); run the PIE scripts of both learning methods again, with the same "
             "--normalization, or one of them with --run NAME"
         )
-    return populations
+    dense = {item.folder: item.settings for item in populations if item.pruning_method == "dense"}
+    return [replace(item, dense_settings=dense.get(item.folder)) for item in populations]
 
 
 def _older(folder: Path) -> UserError:
