@@ -144,7 +144,7 @@ def over_splits(numbers, ids, models=None):
         factors = {means[:places]: few / (len(ids) - few), means[places:]: (len(ids) - few) / few}
         factors = factors if len(ids) > 7 else {means: (len(ids) - 2) / 2}
         known = {part: [each for each in part if not math.isnan(each)] for part in factors}
-        if 2 * sum(map(len, known.values())) > len(means):
+        if sum(map(len, known.values())) >= 0.9 * len(means):
             spread = statistics.fmean(variance(known[part]) * factors[part] for part in factors)
     models = models or len(ids)
     return estimate(statistics.fmean(values), spread, models - 1, models)

@@ -85,11 +85,11 @@ def test_for_a_mean_replicates_give_the_classical_interval(seeds, kind):
     assert interval(uncertainty.mean_estimate(values)) == pytest.approx(expected)
 
 
-def test_sets_without_the_number_are_left_out_unless_they_are_most():
+def test_sets_without_the_number_are_left_out_unless_they_are_many():
     sample = Sample(tuple(range(8)), "subsets", np.zeros(9), np.random.default_rng(0).normal(size=(100, 9)))
-    sample.replicates[::3] = np.nan
+    sample.replicates[::10] = np.nan
     assert uncertainty.variance(sample) == pytest.approx(1 / 9, rel=0.3)
-    sample.replicates[1::3] = np.nan
+    sample.replicates[1] = np.nan
     assert np.isnan(uncertainty.variance(sample))
 
 

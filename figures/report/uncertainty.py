@@ -26,6 +26,7 @@ MOST_SPLITS = 70  # of the seeds into two halves
 JACKKNIFE_SPLITS = 15  # of each set without two seeds: all, for 6 seeds each five times
 NESTED_SETS, NESTED_SPLITS = 100, 9  # half-samples, and splits of each
 FEWEST_NESTED = 8  # with fewer seeds, halves are too small to be split
+MOST_MISSING = 0.1  # share of sets that may lack a number; with very few PIEs more do
 IMAGE_GROUPS = 10
 SPREAD = 1e-12  # smaller errors are rounding errors
 
@@ -149,10 +150,10 @@ def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
 
 
 def variance_of_subsets(replicates: np.ndarray, seeds: int) -> float:
-    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN unless more than half of the sets
-    have the number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
+    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN if more than a tenth of the sets
+    lack the number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
     means = replicates.mean(1)
-    if 2 * np.isfinite(means).sum() <= len(means):
+    if not means.size or np.isnan(means).mean() > MOST_MISSING:
         return math.nan
     if seeds < FEWEST_NESTED:
         return float((seeds - 2) / 2 * np.nanvar(means))
