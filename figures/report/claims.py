@@ -264,7 +264,7 @@ def missing(evidence: list[dict], claim: Claim) -> list[str]:
         elif counts:
             message = f"comparisons of {either(counts)} networks; a verdict needs {FEWEST_SEEDS}"
         elif any(math.isnan(row["low"]) for row in rows):
-            message = "no interval, because networks do not differ or none is a PIE"
+            message = "no interval, because networks do not differ or there are too few PIEs"
         else:
             continue
         measures_of.setdefault(message, []).append(measure.name)
