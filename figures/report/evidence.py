@@ -129,8 +129,8 @@ def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
 
 
 def unlike_dense(population: StoredPopulation) -> list[str]:
-    """Names the settings in which a training from scratch differs from that of the dense networks. Of external
-    networks only the facts in their names are known."""
+    """Names the settings in which a training from scratch differs from that of the dense networks. Of
+    external networks only the facts in their names are known."""
     settings, dense, row = population.settings, population.dense_settings, population.row
     if not dense or "external" in {*settings, *dense}:
         return [fact for fact in FACTS if row.get(f"dense_{fact}", row.get(fact)) != row.get(fact)]
