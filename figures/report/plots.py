@@ -300,7 +300,7 @@ def draw_forest(arrays: dict) -> Figure:
     lines = {name: list(dict.fromkeys(rows[measures == name])) for name in dict.fromkeys(measures.tolist())}
     sizes = [*map(len, lines.values())]
     height = 0.32 * sum(sizes) + 0.6 * len(sizes)
-    figure, panels = titled_figure(arrays, 6, height, len(sizes), 1, height_ratios=sizes)  # fits a phone
+    figure, panels = titled_figure(arrays, 4.5, height, len(sizes), 1, height_ratios=sizes)  # fits a phone
     for panel, (name, labels) in zip(panels, lines.items()):
         for mark, colour in MARK_COLOURS.items():
             selected = (measures == name) & (arrays["marks"] == mark)
@@ -314,6 +314,7 @@ def draw_forest(arrays: dict) -> Figure:
         panel.tick_params(labelsize=8)
         panel.set_ylim(len(labels) - 0.5, -0.5)
         label_axes(panel, name, "")
+        panel.xaxis.label.set_size(8)
     handles = panels[0].get_legend_handles_labels()[0]
     add_legend(figure, handles, title="lines: 95 % intervals; grey: less than d")
     return figure
