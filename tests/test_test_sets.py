@@ -1,6 +1,7 @@
 """Other test images: corruptions against slow obvious versions, files and folders, what is refused."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ def test_a_folder_and_files_are_read_and_the_clean_checksum_stays(digits_on_disk
     np.savez("ten2.npz", images=images, labels=data.test_labels.numpy())
     short, other = one(data, "ten2.npz")
     assert short == "ten2" and other.evaluated == same.evaluated
+    assert one(replace(data, checksum="of other training images"), "ten2.npz")[1].evaluated != same.evaluated
     assert torch.equal(other.test_images, data.test_images) and other.test_labels.dtype == torch.int64
     np.savez("labels.npz", images=images, labels=data.test_labels.numpy()[::-1])
     assert one(data, "labels.npz")[1].evaluated != same.evaluated
