@@ -36,7 +36,7 @@ class Report(NamedTuple):
     stored: all stored populations; compared: the pruned ones whose outputs are all stored; populations,
     dense: their rows of numbers and those of the dense ones; evidence: rows for the claims; missing: messages
     on what is not stored; test_sets, test_set_pictures: results on alternative test sets; controls: finetuned
-    populations, which appear only in `populations` and `test_sets`. Only for two runs side by side: names of
+    populations, which are not among `compared`. Only for two runs side by side: names of
     the runs; changed: rows of settings that differ; differences: rows of numbers of both.
     """
 
@@ -79,7 +79,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     populations, dense = measures.population_rows(with_controls), measures.population_rows(dense)
     grid, not_stored = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
-    equal, floors = of_equal_number(with_controls)
+    equal, floors = of_equal_number([*compared, *controls])
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
     curves[1].arrays["zero"] = "noise floor"
@@ -131,16 +131,16 @@ def table_rows(rows: list[dict]) -> list[dict]:
 # Figures
 
 
-def of_equal_number(compared: list[StoredPopulation]) -> tuple[list[dict], dict]:
+def of_equal_number(populations: list[StoredPopulation]) -> tuple[list[dict], dict]:
     """Computes PIEs of equally many networks, because the number of PIEs depends on that of networks. It uses
-    as many seeds as the smallest population with intervals has, and leaves out smaller populations.
+    as many seeds as the smallest pruned population with intervals has, and leaves out smaller populations.
 
     Returns:
         rows; the noise floors of learning methods, in 95 % of the splits, for figures/report/plots.py.
     """
-    numbers, rows, floors = [len(item.seeds) for item in compared], [], {}
+    numbers, rows, floors = [len(item.seeds) for item in populations if item.is_pruned], [], {}
     fewest = min([number for number in numbers if number >= uncertainty.FEWEST_SEEDS], default=min(numbers))
-    for population in compared:
+    for population in populations:
         seeds = population.seeds[:fewest]
         if len(seeds) == fewest:
             pies = {name: measures.estimate(name, population, seeds) for name in ("pies", "excess")}
@@ -365,15 +365,15 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
     deciding = [row for row in rows if row["claim"] == claim.number and row["decides"]]
     if not deciding:
         return None
-    measures = [claims.MEASURES[claim.number, row["measure"]] for row in deciding]
+    shown_measures = [claims.MEASURES[claim.number, row["measure"]] for row in deciding]
     numbers = [[row[name] for row in deciding] for name in ("value", "low", "high", "smallest")]
     arrays = {
         "figure": "forest",
         "title": across.title(compared, f"Claim {claim.number}", [row["models"] for row in deciding]),
-        "measures": [f"{measure.name} ({measure.unit})".removesuffix(" ()") for measure in measures],
+        "measures": [f"{measure.name} ({measure.unit})".removesuffix(" ()") for measure in shown_measures],
         "rows": ["mean" if row["is_mean"] else pair_label(row) for row in deciding],
         "marks": [claims.mark_mean(row) if row["is_mean"] else row["mark"] for row in deciding],
-        "numbers": np.array(numbers) * [measure.scale for measure in measures],
+        "numbers": np.array(numbers) * [measure.scale for measure in shown_measures],
     }
     return Picture(f"claim_{claim.number}", claim.statement, *FOREST, arrays)
 

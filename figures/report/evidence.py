@@ -134,7 +134,9 @@ def unlike_dense(population: StoredPopulation) -> list[str]:
     settings, dense, row = population.settings, population.dense_settings, population.row
     if not dense or "external" in {*settings, *dense}:
         return [fact for fact in FACTS if row.get(f"dense_{fact}", row.get(fact)) != row.get(fact)]
-    return [*differences({key: settings.get(key) for key in dense}, dense)]
+    changed = differences({key: settings.get(key) for key in dense}, dense)
+    # A setting missing on one side was added to the code after the older of the two.
+    return [key for key, values in changed.items() if None not in values]
 
 
 def mean_accuracy(population: StoredPopulation) -> float:

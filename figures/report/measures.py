@@ -389,7 +389,7 @@ def overlap(pair: Pair) -> dict:
     return uncertainty.within(ratio, 0, 1) | {"chance": chance}
 
 
-@functools.lru_cache(maxsize=30)
+@functools.lru_cache(maxsize=60)
 def moved_votes(population: StoredPopulation, seeds: tuple[int, ...], splits: Callable) -> np.ndarray:
     """Counts the votes for an image that pruning moves to another class, for each of `distinct_halves`: (H,
     N) uint8, the total variation distance times the number of voters."""

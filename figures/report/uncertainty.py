@@ -106,7 +106,7 @@ def splits_of_subsets(seeds: int) -> np.ndarray:
 def subset_sizes(seeds: int) -> tuple[int, int]:
     """Returns the sizes of the first sets in `splits_of_subsets` and of their complements; the first is even,
     so that all of its seeds are in one of its halves."""
-    size = 2 * (seeds // 4)
+    size = 2 * ((seeds + 1) // 4)
     return size, seeds - size
 
 
@@ -150,10 +150,10 @@ def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
 
 
 def variance_of_subsets(replicates: np.ndarray, seeds: int) -> float:
-    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN if more than a tenth of the sets
-    lack the number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
+    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN unless more than half of the sets
+    have the number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
     means = replicates.mean(1)
-    if not means.size or np.isnan(means).mean() > MOST_MISSING:
+    if 2 * np.isfinite(means).sum() <= len(means):
         return math.nan
     if seeds < FEWEST_NESTED:
         return float((seeds - 2) / 2 * np.nanvar(means))
@@ -212,6 +212,8 @@ def of_splits(
     value, replicates = numbers(splits_of_seeds)[0], np.zeros((0, 1))
     if len(ids) >= FEWEST_SEEDS:
         replicates = numbers(splits_of_subsets)
+        if np.isnan(replicates).any(1).mean() > MOST_MISSING:
+            replicates = replicates * math.nan
     return Sample(ids, "subsets", value, replicates, without_images, measured)
 
 
