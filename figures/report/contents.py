@@ -36,8 +36,8 @@ class Report(NamedTuple):
     stored: all stored populations; compared: the pruned ones whose outputs are all stored; populations,
     dense: their rows of numbers and those of the dense ones; evidence: rows for the claims; missing: messages
     on what is not stored; test_sets, test_set_pictures: results on alternative test sets; controls: finetuned
-    populations, which are not among `compared`. Only for two runs side by side: names of
-    the runs; changed: rows of settings that differ; differences: rows of numbers of both.
+    populations, which are not among `compared`. Only for two runs side by side: names of the runs; changed:
+    rows of settings that differ; differences: rows of numbers of both.
     """
 
     stored: Sequence[StoredPopulation] = ()
@@ -75,14 +75,14 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
         for method in sorted({item.learning_method for item in beside_control if not has_control(item)})
     ]
     dense = [item for item in with_dense(compared) if item.pruning_method == "dense"]
-    with_controls = [*controls, *compared]
-    populations, dense = measures.population_rows(with_controls), measures.population_rows(dense)
+    populations = measures.population_rows([*controls, *compared])
+    dense = measures.population_rows(dense)
     grid, not_stored = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
     equal, floors = of_equal_number([*compared, *controls])
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
-    curves[1].arrays["zero"] = "noise floor"
+    curves[1].arrays["zero"] = f"noise floor (halves, K = {floors['floor_networks']})"
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
