@@ -89,17 +89,20 @@ def estimates(populations: list[StoredPopulation]) -> dict[str, dict]:
     """name -> estimate, of every kind of interval."""
     early, late, other, _ = populations
     paired, unrelated = Pair(early, late, True), Pair(early, other, False)
-    excess = STATISTICS["excess"]
-    rows = [measures.difference(excess, Pair(*each, False)) for each in zip(populations[:2], populations[2:])]
+
+    def terms(name, pair):
+        return measures.difference(STATISTICS[name], pair)
+
+    rows = [terms("excess", Pair(*each, False)) for each in zip(populations[:2], populations[2:])]
     mean = [(weight / 2, *rest) for row in rows for weight, *rest in row]
     return {
         "PIEs": measures.estimate("pies", early),
-        "PIEs, paired": measures.compare("pies", paired).difference,
-        "PIEs, other seeds": measures.compare("pies", unrelated).difference,
+        "PIEs, paired": uncertainty.combine(terms("pies", paired)),
+        "PIEs, other seeds": uncertainty.combine(terms("pies", unrelated)),
         "Jaccard": measures.overlap(paired),
         "Jaccard, other seeds": measures.overlap(unrelated),
         "excess": measures.estimate("excess", early),
-        "excess, other seeds": measures.compare("excess", unrelated).difference,
+        "excess, other seeds": uncertainty.combine(terms("excess", unrelated)),
         "excess, mean of rows": uncertainty.combine(mean),
         "U": uncertainty.combine(measures.uniqueness(unrelated)),
         "Q-Score": uncertainty.combine([(1, "", measures.pies_minus_others(early, "q_score", True))]),

@@ -576,10 +576,10 @@ def run_differences(pair: Pair) -> list[dict]:
     for name in (
         ("accuracy", "q_score") if dense else [key for key in SIDE_BY_SIDE if key in measures.STATISTICS]
     ):
-        compared = measures.compare(name, pair)
-        if compared.difference["models"]:
-            values = {"first": compared.first["value"], "second": compared.second["value"]}
-            measured[name] = values | compared.difference
+        terms = measures.difference(measures.STATISTICS[name], pair)
+        if terms:
+            first, second = (float(sample.value.mean()) for *_, sample in terms)
+            measured[name] = {"first": first, "second": second} | uncertainty.combine(terms)
     if not dense and pair.first.made["data"] == pair.second.made["data"]:
         measured["overlap"] = measures.overlap(pair)
     common_columns = {"models": 0, "paired": pair.paired}

@@ -358,23 +358,6 @@ def difference(statistic: Statistic, pair: Pair) -> Terms:
     return [*zip((1, -1), pair.streams, samples)]
 
 
-class Difference(NamedTuple):
-    """Estimates of a statistic for both populations of a pair, and of the first minus the second."""
-
-    first: dict
-    second: dict
-    difference: dict
-
-
-def compare(name: str, pair: Pair) -> Difference:
-    """Compares a statistic of two populations; undefined with too few networks."""
-    terms = difference(STATISTICS[name], pair)
-    if not terms:
-        return Difference(*[uncertainty.undefined()] * 3)
-    sides = [uncertainty.combine([(1, stream, sample)]) for _, stream, sample in terms]
-    return Difference(*sides, uncertainty.combine(terms))
-
-
 def overlap(pair: Pair) -> dict:
     """Estimates the Jaccard similarity of the PIE sets of a pair on the same images, with its interval and
     with that of random sets of these sizes."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.corruptions import CLEAN, CORRUPTIONS
-from figures.report import measures
+from figures.report import measures, uncertainty
 from figures.report.measures import Pair
 from figures.report.read import (
     IDENTITY_KEYS,
@@ -74,7 +74,7 @@ def compare(row: dict, clean_row: dict, pair: Pair) -> dict:
     """Extends a row by the clean accuracy and PIEs, the difference in accuracy of the same networks and, for
     a corruption of the clean images, the similarity of both PIE sets."""
     columns = {f"clean_{name}": clean_row[name] for name in ("accuracy", "pies") if name in clean_row}
-    columns["difference"] = measures.compare("accuracy", pair).difference
+    columns["difference"] = uncertainty.combine(measures.difference(measures.STATISTICS["accuracy"], pair))
     same_images = row["test_set"] in CORRUPTIONS and np.array_equal(pair.first.labels, pair.second.labels)
     if same_images and "pies" in row:
         columns["jaccard"] = measures.overlap(pair)
