@@ -144,15 +144,13 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
 
 def write_against(folder: Path, staged: Path, other: Path) -> list[str]:
     """Writes a report on two runs side by side; returns the lines to print."""
-    from figures.report import contents, outputs, page, read
+    from figures.report import read, two_runs
 
     runs = [*map(read.read_populations, (folder, other))]
     names = tuple(str(stored[0].arrays["data_title"]) for stored in runs)
     if len(set(names)) == 1:
         names = str(folder), str(other)
-    report = contents.collect_runs(*runs, names)
-    outputs.write_tables(staged, {"changed": report.changed, "differences": report.differences})
-    outputs.write_page(staged, page.write(report, {}, folder))
+    two_runs.write_report(staged, runs, names)
     report_path = against_folder(folder, other) / "report.html"
     return [f"{names[0]} against {names[1]}: {report_path}, differences.csv beside it"]
 

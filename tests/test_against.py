@@ -11,7 +11,7 @@ from test_evidence import Stored, estimate, half_samples, variance
 
 from common.store.files import read_arrays
 from figures import make_figures
-from figures.report import contents
+from figures.report import two_runs
 from figures.report.measures import Pair
 from figures.report.read import load_outputs
 from figures.report.similarity import expected_jaccard
@@ -115,7 +115,7 @@ def test_pies_among_other_images_have_no_overlap(runs):
     [first, *_], _ = load_outputs(pruned_populations(runs[1]))
     for data, expected in ((first.made["data"], True), ("other images", False)):
         pair = Pair(first, replace(first, made=first.made | {"data": data}), paired=True)
-        measures = {row["measure"] for row in contents.run_differences(pair)}
+        measures = {row["measure"] for row in two_runs.run_differences(pair)}
         assert "pies" in measures and ("overlap" in measures) is expected
 
 

@@ -1323,7 +1323,7 @@ def test_what_a_killed_report_left_goes(report, flag):
 
 @pytest.mark.parametrize("flags", [[], ["--against", "other"]], ids=["report", "against"])
 def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(report, monkeypatch, capsys, flags):
-    from figures.report import page
+    from figures.report import outputs
 
     def full(*arguments):
         raise OSError(28, "No space left on device", "report.html")
@@ -1331,7 +1331,7 @@ def test_a_report_that_ends_on_its_way_leaves_the_earlier_one_whole(report, monk
     shutil.copytree("digits", "other")
     assert report(*flags) == 0
     before = files(Path.cwd())
-    monkeypatch.setattr(page, "write", full)
+    monkeypatch.setattr(outputs, "write_page", full)
     assert report(*flags) == 2
     assert "No space left" in capsys.readouterr().err and files(Path.cwd()) == before
 

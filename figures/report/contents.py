@@ -9,13 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.cli import UserError
 from common.methods import with_sparsity
-from common.store.files import differences
 from figures.report import across, claims, evidence, measures, test_sets, uncertainty
 from figures.report.claims import either
 from figures.report.evidence import has_control
-from figures.report.measures import Pair
 from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure, with_dense
 
 SHOWN_SPARSITY = 0.95  # details are shown for one sparsity, the highest up to this one
@@ -36,8 +33,7 @@ class Report(NamedTuple):
     stored: all stored populations; compared: the pruned ones whose outputs are all stored; populations,
     dense: their rows of numbers and those of the dense ones; evidence: rows for the claims; missing: messages
     on what is not stored; test_sets, test_set_pictures: results on alternative test sets; controls: finetuned
-    populations, which are not among `compared`. Only for two runs side by side: names of the runs; changed:
-    rows of settings that differ; differences: rows of numbers of both.
+    populations, which are not among `compared`.
     """
 
     stored: Sequence[StoredPopulation] = ()
@@ -50,9 +46,6 @@ class Report(NamedTuple):
     test_sets: Sequence[dict] = ()
     test_set_pictures: Sequence[Picture] = ()
     controls: Sequence[StoredPopulation] = ()
-    names: tuple[str, ...] = ()
-    changed: Sequence[dict] = ()
-    differences: Sequence[dict] = ()
 
 
 def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: list[str]) -> Report:
@@ -523,93 +516,3 @@ def provenance(stored: list[StoredPopulation]) -> tuple[list[dict], list[str]]:
         if population.depths and "runs" in population.depths:
             commands.append(json.loads(str(population.depths["runs"]))["analysis"])
     return rows, list(dict.fromkeys(commands))
-
-
-# Two runs side by side: the same methods and sparsities with different settings, data or seeds.
-
-
-def collect_runs(
-    first: list[StoredPopulation], second: list[StoredPopulation], names: tuple[str, str]
-) -> Report:
-    """Returns the report on the stored populations of two runs.
-
-    Raises:
-        UserError: the runs have no population in common.
-    """
-    runs = [load_outputs([item for item in run if item.is_pruned]) for run in (first, second)]
-    populations, others = (with_dense(loaded) for loaded, _ in runs)
-    by_label = {other.label: other for other in others}
-    pairs = [run_pair(item, by_label[item.label]) for item in populations if item.label in by_label]
-    if all(pair.first.pruning_method == "dense" for pair in pairs):
-        raise UserError(
-            f"--against: {names[0]} and {names[1]} share no learning method, pruning method and sparsity "
-            "with all outputs stored; run the PIE scripts for one in both"
-        )
-    labels = [[population.label for population in loaded] for loaded, _ in runs]
-    missing = [
-        f"Only in {name}: {', '.join(only)}."
-        for name, present, other in zip(names, labels, labels[::-1])
-        if (only := [label for label in present if label not in other])
-    ]
-    for name, (_, not_stored) in zip(names, runs):
-        missing += [f"{name}: {text}." for text in not_stored]
-    return Report(
-        missing=missing,
-        names=names,
-        changed=changed_settings(first, second),
-        differences=[row for pair in pairs for row in run_differences(pair)],
-    )
-
-
-def run_pair(first: StoredPopulation, second: StoredPopulation) -> Pair:
-    """Pairs two populations; networks are paired if the larger population has all seeds of the smaller."""
-    ids = [set(population.seeds) for population in (first, second)]
-    trained = [set(population.runs["seeds"]) for population in (first, second)]
-    paired = all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
-    return Pair(first, second, paired, tuple(sorted(set.intersection(*ids))) if paired else None)
-
-
-def run_differences(pair: Pair) -> list[dict]:
-    """Returns rows of method, sparsity, measure, models, paired, first, second, and the difference (first
-    minus second) with its interval; for `overlap` instead the similarity, and that of random sets."""
-    measured, dense = {}, pair.first.pruning_method == "dense"
-    for name in (
-        ("accuracy", "q_score") if dense else [key for key in SIDE_BY_SIDE if key in measures.STATISTICS]
-    ):
-        terms = measures.difference(measures.STATISTICS[name], pair)
-        if terms:
-            first, second = (float(sample.value.mean()) for *_, sample in terms)
-            measured[name] = {"first": first, "second": second} | uncertainty.combine(terms)
-    if not dense and pair.first.made["data"] == pair.second.made["data"]:
-        measured["overlap"] = measures.overlap(pair)
-    common_columns = {"models": 0, "paired": pair.paired}
-    return [pair.first.key | {"measure": name} | common_columns | row for name, row in measured.items()]
-
-
-def changed_settings(first: list[StoredPopulation], second: list[StoredPopulation]) -> list[dict]:
-    """Returns settings and data in which the runs differ: rows of learning and pruning method, sparsities,
-    setting, and its value in both runs. Sparsities with the same difference share a row. Settings of dense
-    training appear only in rows of dense networks."""
-    others, rows = {population.label: population for population in second}, {}
-    for population in first:
-        other = others.get(population.label)
-        if other is None:
-            continue
-        for key, values in differences(*map(recorded_settings, (population, other))).items():
-            if key.startswith("dense."):
-                continue  # rows of dense networks show it
-            name = population.learning_method, population.pruning_method, key, *map(str, values)
-            rows.setdefault(name, []).append(f"{100 * population.sparsity:g}")
-    titles = ("learning_method", "pruning_method", "setting", "first", "second")
-    return [dict(zip(titles, name)) | {"sparsities": ", ".join(texts)} for name, texts in rows.items()]
-
-
-def recorded_settings(population: StoredPopulation) -> dict:
-    """Returns settings of training, data, number of networks, architecture and days."""
-    arrays, days = population.arrays, population.runs["days"]
-    return population.settings | {
-        "data": population.made["data"][:12],
-        "networks": len(arrays["ids"]),
-        "architecture": population.network,
-        "days": " to ".join(dict.fromkeys(days[:1] + days[-1:])),
-    }

@@ -18,7 +18,6 @@ from common.methods import describe
 from figures.report import claims, uncertainty
 from figures.report.contents import (
     FOREST,
-    SIDE_BY_SIDE,
     Picture,
     Report,
     describe_population,
@@ -156,15 +155,12 @@ def show(value: dict | float, scale: float = 1, decimals: int | None = 0, signed
 
 
 def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
-    """Returns the HTML for one run or for two runs side by side. The same arrays give the same bytes.
+    """Returns the HTML of one run. The same arrays give the same bytes.
 
     Args:
         pngs: name of a picture -> its PNG.
     """
-    values = {"missing": report.missing, "fewest_seeds": uncertainty.FEWEST_SEEDS}
-    if report.names:
-        return TEMPLATES.get_template("two_runs.html").render(values | of_two_runs(report))
-    values |= of_one_run(report, results_folder)
+    values = of_one_run(report, results_folder)
     values["test_set_pictures"] = [shown_picture(picture, pngs) for picture in report.test_set_pictures]
     if report.compared:
         values |= of_populations(report, [shown_picture(picture, pngs) for picture in report.pictures])
@@ -189,6 +185,8 @@ def of_one_run(report: Report, results_folder: Path) -> dict:
         "test_sets": tabulate(TEST_SETS, report.test_sets),
         "strengths": "; ".join(strengths),
         "external": any(row["made_elsewhere"] for row in rows),
+        "missing": report.missing,
+        "fewest_seeds": uncertainty.FEWEST_SEEDS,
     }
 
 
@@ -238,35 +236,6 @@ def warnings(report: Report) -> list[str]:
 def percent(row: dict) -> str:
     """Formats the accuracy of a population, without its interval."""
     return f"{show(row['accuracy']['value'], 100, 2)} %"
-
-
-def of_two_runs(report: Report) -> dict:
-    """Returns the values for two_runs.html."""
-    first, second = report.names
-    sides = text_column("first", first), text_column("second", second)
-    changed = *METHOD, text_column("sparsities"), text_column("setting"), *sides
-    columns = (
-        text_column("number"),
-        *KEY,
-        Column("models", "K"),
-        *sides,
-        text_column("whole", f"{first} − {second}"),
-        text_column("chance", "by chance"),
-        text_column("seeds"),
-    )
-    differences = []
-    for row in report.differences:
-        title, *form, _ = SIDE_BY_SIDE[row["measure"]]
-        numbers = {name: show(row[name], *form) for name in ("first", "second", "chance") if name in row}
-        text = show(row, *form, signed="first" in row)
-        seeds = "the same" if row["paired"] else "different"
-        differences.append(row | numbers | {"number": title, "whole": text, "seeds": seeds})
-    return {
-        "title": " against ".join(report.names),
-        "names": report.names,
-        "changed": Table(changed, tabulate(changed, report.changed).rows or [["no recorded setting"]]),
-        "differences": tabulate(columns, differences),
-    }
 
 
 # Claims
