@@ -56,8 +56,7 @@ def labels_of_halves(networks: Networks, seeds: tuple[int, ...], splits: Callabl
 
 def disputed(population: StoredPopulation, seeds: tuple[int, ...]) -> np.ndarray:
     """Returns the indices of images on which predictions differ; on all other images votes agree."""
-    sides = population.reference, population.pruned
-    predictions = np.concatenate([networks.predictions_of(seeds) for networks in sides])
+    predictions = np.concatenate([networks.predictions_of(seeds) for networks in population.sides])
     return np.flatnonzero((predictions != predictions[0]).any(0))
 
 
@@ -67,8 +66,7 @@ def disputed_labels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the disputed images (D,), and for them the labels (H, D) of reference and pruned halves."""
     images = disputed(population, seeds)
-    sides = population.reference, population.pruned
-    return images, *(labels_of_halves(networks, seeds, splits).take(images, 1) for networks in sides)
+    return images, *(labels_of_halves(side, seeds, splits).take(images, 1) for side in population.sides)
 
 
 class BetweenHalves(NamedTuple):
@@ -142,15 +140,13 @@ def number_of_pies(population: StoredPopulation, seeds: tuple[int, ...]) -> Samp
 
 def lost_minus_gained(population: StoredPopulation, seeds: tuple[int, ...]) -> Sample:
     """Counts images with a right modal label of the reference minus those with a right pruned one."""
-    sides = population.reference, population.pruned
-    right = [(labels_of_sets(networks, seeds) == population.labels).sum(1) for networks in sides]
+    right = [(labels_of_sets(side, seeds) == population.labels).sum(1) for side in population.sides]
     return half_sampled(right[0] - right[1], seeds)
 
 
 def accuracy_lost(population: StoredPopulation, ids: tuple[int, ...]) -> Sample:
     """Estimates the accuracy of the reference minus that of the pruned network of the same seed."""
-    sides = population.reference, population.pruned
-    right = [(networks.predictions_of(ids) == population.labels).astype(float) for networks in sides]
+    right = [(side.predictions_of(ids) == population.labels).astype(float) for side in population.sides]
     lost = right[0] - right[1]
     return of_networks(lost.mean(1), ids, scaled_up(lost.mean(0) / lost.shape[1]))
 
@@ -180,7 +176,7 @@ def mean_of_networks(name: str, images: np.ndarray | slice = slice(None)) -> "St
         values = values_of_networks(population, name, images)
         return of_networks(np.array([values[model_id] for model_id in ids]), ids)
 
-    return Statistic(lambda population: list(values_of_networks(population, name, images)), sample)
+    return Statistic(sample, lambda population: list(values_of_networks(population, name, images)))
 
 
 @functools.cache
@@ -287,17 +283,17 @@ def minus_others(pies: np.ndarray, totals: np.ndarray) -> np.ndarray:
 class Statistic(NamedTuple):
     """A number of a population: ids returns the networks that have it; sample computes it for some ids."""
 
-    ids: Callable[[StoredPopulation], list[int]]
     sample: Callable[[StoredPopulation, tuple[int, ...]], Sample]
+    ids: Callable[[StoredPopulation], list[int]] = attrgetter("seeds")
     fewest: int = 1  # smallest number of networks for it
 
 
 OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy", "auroc_q_score", "auroc_depth")
 STATISTICS = {
-    "pies": Statistic(attrgetter("seeds"), number_of_pies),
-    "excess": Statistic(attrgetter("seeds"), excess, 2),
-    "accuracy_lost": Statistic(attrgetter("seeds"), accuracy_lost),
-    "lost_minus_gained": Statistic(attrgetter("seeds"), lost_minus_gained),
+    "pies": Statistic(number_of_pies),
+    "excess": Statistic(excess, fewest=2),
+    "accuracy_lost": Statistic(accuracy_lost),
+    "lost_minus_gained": Statistic(lost_minus_gained),
 } | {name: mean_of_networks(name) for name in OF_NETWORKS}
 BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
 
@@ -377,7 +373,7 @@ def moved_votes(population: StoredPopulation, seeds: tuple[int, ...], splits: Ca
     """Counts the votes for an image that pruning moves to another class, for each of `distinct_halves`: (H,
     N) uint8, the total variation distance times the number of voters."""
     halves, _ = distinct_halves(splits, len(seeds))
-    sides = [side.predictions_of(seeds) for side in (population.reference, population.pruned)]
+    sides = [side.predictions_of(seeds) for side in population.sides]
     moved, images = np.zeros((len(halves), len(population.labels)), np.uint8), disputed(population, seeds)
     for chunk in np.array_split(images, 1 + len(images) // 500):
         distance = 0
@@ -468,7 +464,6 @@ def stored_mean(population: StoredPopulation, name: str) -> dict | None:
 def vote_leads(population: StoredPopulation) -> np.ndarray:
     """Returns the lead of the modal label over the second class in votes, (N,): the smaller of those in dense
     and in pruned networks."""
-    sides = population.reference, population.pruned
-    predictions = (networks.predictions_of(population.seeds) for networks in sides)
+    predictions = (side.predictions_of(population.seeds) for side in population.sides)
     counts = (voting.vote_counts(votes, population.reference.classes) for votes in predictions)
     return np.minimum(*map(voting.vote_lead, counts))

@@ -258,7 +258,7 @@ def class_rows(population: StoredPopulation) -> list[dict]:
     pies = metrics.pies_per_class(population.is_pie, population.labels, classes)
     dense, pruned = (
         metrics.class_recalls(networks.predictions, population.labels, classes).mean(0)
-        for networks in (population.reference, population.pruned)
+        for networks in population.sides
     )
     rows = [
         {

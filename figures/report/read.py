@@ -142,6 +142,11 @@ class StoredPopulation:
         return tuple(np.intersect1d(self.reference.ids, self.pruned.ids).tolist())
 
     @property
+    def sides(self) -> tuple[Networks, Networks]:
+        """The outputs of the networks that it is compared with, and its own."""
+        return self.reference, self.pruned
+
+    @property
     def voters(self) -> tuple[int, int]:
         """The numbers of dense and pruned networks that voted on the stored PIEs. In results of earlier
         versions all networks voted."""
@@ -294,7 +299,7 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
 
 def has_current_labels(population: StoredPopulation) -> bool:
     """Whether the stored modal labels of dense and pruned networks are those of today's vote rule."""
-    for networks, prefix in ((population.reference, "dense_"), (population.pruned, "")):
+    for networks, prefix in zip(population.sides, ("dense_", "")):
         voters = population.seeds if "voters" in population.row else tuple(networks.ids.tolist())
         labels, _ = voting.modal_labels(networks.predictions_of(voters), networks.classes)
         if not np.array_equal(labels, population.arrays[f"{prefix}modal_labels"]):
