@@ -113,8 +113,6 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
             pngs[picture.name], _ = plots.draw_again(picture.arrays["path"])
         elif picture.name not in pngs:
             pngs[picture.name] = plots.store(report_folder / f"{picture.name}.npz", picture.arrays)
-    for picture in filter(None, map(contents.gallery_picture, contents.shown(report.compared))):
-        plots.store(report_folder / f"{picture.name}.npz", picture.arrays)
     rows["report/evidence"] = report.evidence
     rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
     if report.test_sets:

@@ -87,6 +87,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     missing += not_stored + missing_joint
     rows = evidence.all_evidence(compared, controls)
     pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))
+    pictures += filter(None, map(gallery_picture, shown(compared)))
     missing = list(dict.fromkeys(missing))
     test_set_pictures = [
         shift(compared, [*clean_rows, *test_set_rows], name)
@@ -485,7 +486,7 @@ def pie_list(population: StoredPopulation) -> list[dict]:
 
 
 def gallery_picture(population: StoredPopulation) -> Picture | None:
-    """Returns the gallery as one figure, for papers; the page shows it as text and images."""
+    """Returns the gallery as one figure, for papers; the page shows text and images in its place."""
     entries = gallery(population)
     if not entries:
         return None
