@@ -100,10 +100,9 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
 
     stored = read.read_populations(folder)
     pruned = [population for population in stored if population.is_pruned]
-    masks, missing = across.read_all_masks(pruned)
+    tables, figures, missing = across.compare_all(pruned)
     for text in missing:
         print(f"not compared: {text}")
-    tables, figures = across.compare_all(pruned, masks)
     report = contents.collect(stored, figures, missing)
     rows = {f"similarity/{name}": its_rows for name, its_rows in tables.items()}
     report_folder, similarity_folder = (staged["report"] / name for name in ("report", "similarity"))

@@ -42,8 +42,7 @@ def masks_of(folder, key):
 
 def compare(folder):
     """name -> (its rows, all figures)"""
-    populations = pruned_populations(folder)
-    tables, figures = across.compare_all(populations, across.read_all_masks(populations)[0])
+    tables, figures, _ = across.compare_all(pruned_populations(folder))
     return {name: (rows, figures) for name, rows in tables.items()}
 
 

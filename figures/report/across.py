@@ -47,13 +47,16 @@ class Kind(NamedTuple):
 
 
 def compare_all(
-    populations: list[StoredPopulation], masks: list[Masks]
-) -> tuple[dict[str, list[dict]], dict[str, dict]]:
+    populations: list[StoredPopulation],
+) -> tuple[dict[str, list[dict]], dict[str, dict], list[str]]:
     """Returns every comparison for which pruned populations have the stored arrays.
 
     Returns:
-        tables (name -> rows), and figures (name -> arrays).
+        tables (name -> rows); figures (name -> arrays); messages on missing masks.
     """
+    stored = {item.label: read_masks(item) for item in populations if item.pruning_method != SMALL}
+    missing = [f"masks of {label}: run its PIE script again" for label, masks in stored.items() if not masks]
+    masks = [*filter(None, stored.values())]
     # Only masks of the same architecture as the first are compared.
     masks = [item for item in masks if np.array_equal(item.shapes, masks[0].shapes)]
     moved = [item for item in populations if {"movement", "movement_layers"} <= item.arrays.keys()]
@@ -80,7 +83,7 @@ def compare_all(
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:
             figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
-    return tables, figures
+    return tables, figures, missing
 
 
 def rows_of(key: dict, axis: str, names: list[str], columns: dict) -> list[dict]:
@@ -95,13 +98,6 @@ def rows_of(key: dict, axis: str, names: list[str], columns: dict) -> list[dict]
         if not np.isnan([*cells.values()]).all():
             rows.append(key | {axis: name} | cells)
     return rows
-
-
-def read_all_masks(populations: list[StoredPopulation]) -> tuple[list[Masks], list[str]]:
-    """Reads the stored masks; also returns messages on missing ones."""
-    stored = {item.label: read_masks(item) for item in populations if item.pruning_method != SMALL}
-    missing = [f"masks of {label}: run its PIE script again" for label, masks in stored.items() if not masks]
-    return [masks for masks in stored.values() if masks], missing
 
 
 def title(populations: list[StoredPopulation], shown: str, numbers: Sequence[int] = ()) -> str:
