@@ -113,9 +113,9 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
         elif picture.name not in pngs:
             pngs[picture.name] = plots.store(report_folder / f"{picture.name}.npz", picture.arrays)
     rows["report/evidence"] = report.evidence
-    rows["report/populations"] = contents.table_rows([*report.populations, *report.dense])
+    rows["report/populations"] = [*report.populations, *report.dense]
     if report.test_sets:
-        rows["report/test_sets"] = contents.table_rows(report.test_sets)
+        rows["report/test_sets"] = report.test_sets
     # Lists of compared populations come last and replace others, because these have outputs of networks.
     pie_lists = {
         f"report/pies_{contents.file_name(population)}": contents.pie_list(population)

@@ -1390,14 +1390,13 @@ def test_after_a_kill_between_two_files_the_next_report_is_whole(report, monkeyp
         return replace(path, target)
 
     page = Path("digits/report.html").read_bytes()
-    write_rows = "figures.report.contents.table_rows"
-    monkeypatch.setattr(write_rows, lambda rows: [{"another": "table"}])
+    monkeypatch.setattr("figures.report.outputs.flat", lambda row: {"another": "row"})
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         report()
     monkeypatch.setattr(Path, "replace", replace)
     assert len(done) == 3 and Path("digits/report.html").read_bytes() == page
-    assert report() == 0 and Path("digits/report/populations.csv").read_text() == "another\ntable\n"
+    assert report() == 0 and Path("digits/report/populations.csv").read_text().startswith("another\nrow\n")
 
 
 def test_a_release_has_what_the_results_have(report, capsys):

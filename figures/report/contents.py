@@ -108,20 +108,6 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     )
 
 
-def table_rows(rows: list[dict]) -> list[dict]:
-    """Returns rows of a CSV: an estimate becomes separate columns for its value, interval and number of
-    models."""
-    flat_rows = []
-    for row in rows:
-        flat = {}
-        for name, cell in row.items():
-            flat[name] = cell["value"] if isinstance(cell, dict) else cell
-            if isinstance(cell, dict):
-                flat |= {f"{name}_{end}": cell[end] for end in ("low", "high", "models") if end in cell}
-        flat_rows.append(flat)
-    return flat_rows
-
-
 # Figures
 
 

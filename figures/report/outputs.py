@@ -97,10 +97,20 @@ TEX_COLUMNS = {  # columns to keep of tables that are too wide for a page
 }
 
 
+def flat(row: dict) -> dict:
+    """Returns a row of a CSV: an estimate becomes columns for its value, interval and number of models."""
+    cells = {}
+    for name, cell in row.items():
+        cells[name] = cell["value"] if isinstance(cell, dict) else cell
+        if isinstance(cell, dict):
+            cells |= {f"{name}_{end}": cell[end] for end in ("low", "high", "models") if end in cell}
+    return cells
+
+
 def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
     """Writes tables as CSV, and beside each its main columns as a LaTeX tabular if they are few enough."""
     for name, rows in tables.items():
-        lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", rows))
+        lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", [*map(flat, rows)]))
         columns = TEX_COLUMNS[name].split() if name in TEX_COLUMNS else lines[0]
         indices = [lines[0].index(column) for column in columns if column in lines[0]]
         if indices and len(columns) <= table.TEX_WIDTH:

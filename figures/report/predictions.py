@@ -281,7 +281,7 @@ def class_rows(population: StoredPopulation) -> list[dict]:
 def write_report(folder: Path, compared: list[StoredPopulation], images: list[Path]) -> list[str]:
     """Writes tables and page; returns the lines to print."""
     rows = [*map(comparison_row, compared)]
-    tables, details = {"comparisons": contents.table_rows(rows), "classes": []}, []
+    tables, details = {"comparisons": rows, "classes": []}, []
     for population in compared:
         name = population.pruning_method
         pies, classes = pie_rows(population, images), class_rows(population)
