@@ -107,7 +107,7 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     rows = {f"similarity/{name}": its_rows for name, its_rows in tables.items()}
     report_folder, similarity_folder = (staged["report"] / name for name in ("report", "similarity"))
     pngs = {name: plots.store(similarity_folder / f"{name}.npz", arrays) for name, arrays in figures.items()}
-    for picture in (*report.pictures, *report.test_set_pictures):
+    for picture in report.pictures:
         if "path" in picture.arrays:  # the arrays of a script's figure are stored already
             pngs[picture.name], _ = plots.draw_again(picture.arrays["path"])
         elif picture.name not in pngs:

@@ -32,7 +32,7 @@ class Report(NamedTuple):
 
     stored: all stored populations; compared: the pruned ones whose outputs are all stored; populations,
     dense: their rows of numbers and those of the dense ones; evidence: rows for the claims; missing: messages
-    on what is not stored; test_sets, test_set_pictures: results on alternative test sets; controls: finetuned
+    on what is not stored; test_sets: rows of results on alternative test sets; controls: finetuned
     populations, which are not among `compared`.
     """
 
@@ -44,7 +44,6 @@ class Report(NamedTuple):
     pictures: Sequence[Picture] = ()
     missing: Sequence[str] = ()
     test_sets: Sequence[dict] = ()
-    test_set_pictures: Sequence[Picture] = ()
     controls: Sequence[StoredPopulation] = ()
 
 
@@ -89,7 +88,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))
     pictures += filter(None, map(gallery_picture, shown(compared)))
     missing = list(dict.fromkeys(missing))
-    test_set_pictures = [
+    pictures += [
         shift(compared, [*clean_rows, *test_set_rows], name)
         for name in SHIFTS
         if any(name in row for row in test_set_rows)
@@ -103,7 +102,6 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
         pictures,
         missing,
         test_set_rows,
-        test_set_pictures,
         controls,
     )
 

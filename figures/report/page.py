@@ -161,7 +161,6 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
         pngs: name of a picture -> its PNG.
     """
     values = of_one_run(report, results_folder)
-    values["test_set_pictures"] = [shown_picture(picture, pngs) for picture in report.test_set_pictures]
     if report.compared:
         values |= of_populations(report, [shown_picture(picture, pngs) for picture in report.pictures])
     return TEMPLATES.get_template("one_run.html").render(values)
@@ -213,6 +212,7 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
         "protocol": protocol(report.stored),
         "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
         "galleries": [shown_gallery(population) for population in shown(compared)],
+        "test_set_pictures": [picture for picture in pictures if picture["name"].startswith("test_sets")],
         "topics": {
             heading: [picture for picture in pictures if picture["name"].startswith(names)]
             for heading, names in TOPICS.items()
