@@ -56,20 +56,22 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     loaded, not_stored = load_outputs([item for item in stored if item.pruning_method != "dense"])
     compared = [population for population in loaded if population.is_pruned]
     controls = [population for population in loaded if not population.is_pruned]
-    test_set_rows, clean_rows, unused_sets = test_sets.beside_clean(loaded) if compared else ([], [], [])
-    missing = [f"{text}." for text in (*missing, *not_stored, *unused_sets)]
+    missing = [f"{text}." for text in (*missing, *not_stored)]
     if not compared:
         return Report(stored, missing=missing)
+    test_set_rows, clean_rows, unused_sets = test_sets.beside_clean(loaded)
+    missing += [f"{text}." for text in unused_sets]
     beside_control = evidence.with_controls(compared, controls).values()
     missing += [
         f"the finetuned control of {method}: run its pruning_finetune script with --pruning_percentages 0.0 "
         "and the settings of its one-shot networks, then its PIE and depth scripts again."
         for method in sorted({item.learning_method for item in beside_control if not has_control(item)})
     ]
-    dense = [item for item in with_dense(compared) if item.pruning_method == "dense"]
     populations = measures.population_rows([*controls, *compared])
-    dense = measures.population_rows(dense)
-    grid, not_stored = umap_grid(compared)
+    dense = measures.population_rows(
+        [item for item in with_dense(compared) if item.pruning_method == "dense"]
+    )
+    grid, missing_grid = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
     equal, floors = of_equal_number([*compared, *controls])
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
@@ -83,27 +85,16 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
         *joint_pictures,
         *comparison_pictures(figures, compared),
     ]
-    missing += not_stored + missing_joint
     rows = evidence.all_evidence(compared, controls)
     pictures += filter(None, (forest(compared, rows, claim) for claim in claims.CLAIMS))
     pictures += filter(None, map(gallery_picture, shown(compared)))
-    missing = list(dict.fromkeys(missing))
     pictures += [
         shift(compared, [*clean_rows, *test_set_rows], name)
         for name in SHIFTS
         if any(name in row for row in test_set_rows)
     ]
-    return Report(
-        stored,
-        compared,
-        populations,
-        dense,
-        rows,
-        pictures,
-        missing,
-        test_set_rows,
-        controls,
-    )
+    missing = list(dict.fromkeys([*missing, *missing_grid, *missing_joint]))
+    return Report(stored, compared, populations, dense, rows, pictures, missing, test_set_rows, controls)
 
 
 # Figures
@@ -424,8 +415,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
 
 
 def gallery(population: StoredPopulation) -> list[dict]:
-    """Returns the stored PIEs: image (3, H, W) uint8, label, dense and pruned modal labels, numbers of
-    networks that predict them, and the confidence by metrics.disagreement."""
+    """Returns the stored PIEs: `votes_on` each, and its image (3, H, W) uint8."""
     arrays, pictures = population.arrays, population.arrays["gallery_images"]
     return [
         {"image": image, **votes_on(population, index)} for index, image in zip(arrays["gallery"], pictures)
@@ -434,7 +424,7 @@ def gallery(population: StoredPopulation) -> list[dict]:
 
 def votes_on(population: StoredPopulation, index: int) -> dict:
     """Returns the label of an image, both modal labels, numbers of networks that predict them, and the
-    confidence."""
+    confidence by metrics.disagreement."""
     arrays, names = population.arrays, population.class_names
     return {
         "label": names[arrays["labels"][index]],
