@@ -173,7 +173,7 @@ def caption(name: str) -> str:
     """Returns the caption of a figure, given its name or, for a script's figure, its kind; "" if the title
     suffices."""
     texts = {f"test_sets_{number}": text for number, text in SHIFTS.items()}
-    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "claim": FOREST, "pies_distribution": [""]}
+    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "claim": [FOREST], "pies_distribution": [""]}
     return texts[max(filter(name.startswith, texts), key=len, default="pies_distribution")][-1]
 
 
@@ -325,7 +325,7 @@ def against_sparsity(
 FOREST = (
     "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
     "matters. Green: for the claim, orange: against it, both beyond d by Holm's method at 5 %. The last line "
-    "is the mean, coloured if its interval lies beyond d.",
+    "is the mean, coloured if its interval lies beyond d."
 )
 
 
@@ -344,7 +344,7 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
         "marks": [claims.mark_mean(row) if row["is_mean"] else row["mark"] for row in deciding],
         "numbers": np.array(numbers) * [measure.scale for measure in shown_measures],
     }
-    return Picture(f"claim_{claim.number}", claim.statement, *FOREST, arrays)
+    return Picture(f"claim_{claim.number}", claim.statement, FOREST, arrays)
 
 
 def pair_label(row: dict) -> str:
