@@ -262,7 +262,7 @@ def test_the_page_needs_nothing_but_itself(folder, read):
             assert attributes.get(name, "data:").startswith(("data:", "#"))
     assert not re.search(r"https?:|@import|url\(", source)
     drawn = [image for image in read.images if "style" in image]
-    assert len(drawn) == 3 + 4 + len(contents.CURVES) + 1 + 2 * 4 + 4 + len(contents.SHIFTS) and all(
+    assert len(drawn) == 3 + 4 + len(contents.CURVES) + 1 + 2 * 4 + 4 + 2 and all(
         image["alt"] for image in read.images
     )
     for image in drawn:

@@ -90,7 +90,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     pictures += filter(None, map(gallery_picture, shown(compared)))
     pictures += [
         shift(compared, [*clean_rows, *test_set_rows], name)
-        for name in SHIFTS
+        for name in ("accuracy", "pie_share")
         if any(name in row for row in test_set_rows)
     ]
     missing = list(dict.fromkeys([*missing, *missing_grid, *missing_joint]))
@@ -99,29 +99,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
 
 # Figures
 
-
-def of_equal_number(populations: list[StoredPopulation]) -> tuple[list[dict], dict]:
-    """Computes PIEs of equally many networks, because the number of PIEs depends on that of networks. It uses
-    as many seeds as the smallest pruned population with intervals has, and leaves out smaller populations.
-
-    Returns:
-        rows; the noise floors of learning methods, in 95 % of the splits, for figures/report/plots.py.
-    """
-    numbers, rows, floors = [len(item.seeds) for item in populations if item.is_pruned], [], {}
-    fewest = min([number for number in numbers if number >= uncertainty.FEWEST_SEEDS], default=min(numbers))
-    for population in populations:
-        seeds = population.seeds[:fewest]
-        if len(seeds) == fewest:
-            pies = {name: measures.estimate(name, population, seeds) for name in ("pies", "excess")}
-            rows.append(population.key | pies)
-            if fewest > 1:
-                splits = measures.between_halves(population, seeds, uncertainty.splits_of_seeds).floor[0]
-                floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
-    arrays = {"floor_methods": list(floors), "floors": list(floors.values()), "floor_networks": fewest // 2}
-    return rows, arrays
-
-
-CAPTIONS = {  # number drawn against sparsity -> heading, caption
+CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> heading, caption
     "pies": (
         "PIEs against sparsity",
         "Images whose modal label over the pruned networks differs from that over the dense ones. "
@@ -141,8 +119,6 @@ CAPTIONS = {  # number drawn against sparsity -> heading, caption
         "Mean over the networks. Check whether accuracy falls as soon as PIEs rise; according to the paper "
         "it falls later. Bars: 95 % intervals, Student's t over networks.",
     ),
-}
-COMPARISONS = {  # figures of figures/report/across.py that the report shows: name -> heading, caption
     "pie_overlap": (
         "Overlap of PIE sets",
         "Jaccard similarity of two PIE sets, divided by that of random sets of these sizes: 1 is chance. "
@@ -166,25 +142,82 @@ COMPARISONS = {  # figures of figures/report/across.py that the report shows: na
         "the accuracy over all classes. "
         "Stars: significant, corrected for the number of classes.",
     ),
+    "q_score": (
+        "Q-Score, dense against pruned",
+        "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
+        "PIEs at the left and bottom (claim 4). Below the dashed line pruning has lowered the quality of an "
+        "image's latent. Histograms of PIEs and other images: dense networks on top, pruned ones right.",
+    ),
+    "prediction_depth": (
+        "Prediction depth, dense against pruned",
+        "The number of layers before the k-NN settles on the network's prediction. "
+        "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
+        "PIEs at the top and right (claim 4), which settle late. Above the dashed line pruning has made an "
+        "image harder.",
+    ),
+    "umap": (
+        "UMAP of the latents",
+        "One UMAP for each population, of the latents of one network or their mean over networks. Axes have "
+        "no meaning, and positions cannot be compared between panels. Dense networks: all images; pruned "
+        "ones: PIEs by their modal label, others grey. Check whether classes stay apart and PIEs lie between "
+        "them.",
+    ),
+    "claim": (  # with the statement of the claim as the heading
+        "",
+        "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
+        "matters. Green: for the claim, orange: against it, both beyond d by Holm's method at 5 %. The last "
+        "line is the mean, coloured if its interval lies beyond d.",
+    ),
+    "test_sets_accuracy": (
+        "Accuracy on other test images, against sparsity",
+        "Check whether a curve falls at lower sparsities than the clean one: then pruning costs more on "
+        "these images than the clean accuracy shows. Bars: 95 % intervals, Student's t over networks.",
+    ),
+    "test_sets_pie_share": (
+        "PIEs among other test images, against sparsity",
+        "Each test set has separate PIEs, from the labels that the same networks give its images. Check "
+        "whether they become more with the strength. Square-root scale; bars: 95 % intervals, half-sampling "
+        "over seeds.",
+    ),
+    "pies_distribution": ("", ""),  # the title suffices
 }
 
 
 def caption(name: str) -> str:
     """Returns the caption of a figure, given its name or, for a script's figure, its kind; "" if the title
     suffices."""
-    texts = {f"test_sets_{number}": text for number, text in SHIFTS.items()}
-    texts |= CAPTIONS | COMPARISONS | JOINT | {"umap": UMAP, "claim": [FOREST], "pies_distribution": [""]}
-    return texts[max(filter(name.startswith, texts), key=len, default="pies_distribution")][-1]
+    return CAPTIONS[max(filter(name.startswith, CAPTIONS), key=len, default="pies_distribution")][1]
+
+
+def of_equal_number(populations: list[StoredPopulation]) -> tuple[list[dict], dict]:
+    """Computes PIEs of equally many networks, because the number of PIEs depends on that of networks. It uses
+    as many seeds as the smallest pruned population with intervals has, and leaves out smaller populations.
+
+    Returns:
+        rows; the noise floors of learning methods, in 95 % of the splits, for figures/report/plots.py.
+    """
+    numbers, rows, floors = [len(item.seeds) for item in populations if item.is_pruned], [], {}
+    fewest = min([number for number in numbers if number >= uncertainty.FEWEST_SEEDS], default=min(numbers))
+    for population in populations:
+        seeds = population.seeds[:fewest]
+        if len(seeds) == fewest:
+            pies = {name: measures.estimate(name, population, seeds) for name in ("pies", "excess")}
+            rows.append(population.key | pies)
+            if fewest > 1:
+                splits = measures.between_halves(population, seeds, uncertainty.splits_of_seeds).floor[0]
+                floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
+    arrays = {"floor_methods": list(floors), "floors": list(floors.values()), "floor_networks": fewest // 2}
+    return rows, arrays
 
 
 def comparison_pictures(figures: dict[str, dict], compared: list[StoredPopulation]) -> list[Picture]:
     """Returns the figures of figures/report/across.py that the report shows."""
     per_class = f"pies_per_class_{max(item.sparsity for item in shown(compared))}sparsity"
     pictures = []
-    for kind, texts in COMPARISONS.items():
+    for kind in ("pie_overlap", "pies_per_class", "mask_similarity", "class_recall"):
         name = per_class if kind == "pies_per_class" else kind
         if name in figures:
-            pictures.append(Picture(name, *texts, figures[name]))
+            pictures.append(Picture(name, *CAPTIONS[kind], figures[name]))
     return pictures
 
 
@@ -212,29 +245,15 @@ def file_name(population: StoredPopulation) -> str:
     return f"{population.learning_method}_{population.pruning_method}_{population.sparsity}sparsity"
 
 
-JOINT = {  # kind of figure -> heading, what to run for it, caption
-    "q_score": (
-        "Q-Score, dense against pruned",
-        "its PIE script with --plot_q_score",
-        "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
-        "PIEs at the left and bottom (claim 4). Below the dashed line pruning has lowered the quality of an "
-        "image's latent. Histograms of PIEs and other images: dense networks on top, pruned ones right.",
-    ),
-    "prediction_depth": (
-        "Prediction depth, dense against pruned",
-        "its prediction_depth script",
-        "The number of layers before the k-NN settles on the network's prediction. "
-        "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
-        "PIEs at the top and right (claim 4), which settle late. Above the dashed line pruning has made an "
-        "image harder.",
-    ),
-}
-
-
 def dense_against_pruned(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
     """Returns the scripts' figures of Q-Score and depth at one sparsity, and messages on missing ones."""
     pictures, missing = [], []
-    for kind, (heading, script, text) in JOINT.items():
+    scripts = {
+        "q_score": "its PIE script with --plot_q_score",
+        "prediction_depth": "its prediction_depth script",
+    }
+    for kind, script in scripts.items():
+        heading, text = CAPTIONS[kind]
         for population in shown(compared):
             arrays = read_figure(population, kind)
             if arrays is None:
@@ -322,13 +341,6 @@ def against_sparsity(
     return Picture(f"{name}_against_sparsity", heading, caption, arrays)
 
 
-FOREST = (
-    "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
-    "matters. Green: for the claim, orange: against it, both beyond d by Holm's method at 5 %. The last line "
-    "is the mean, coloured if its interval lies beyond d."
-)
-
-
 def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Claim) -> Picture | None:
     """Draws the deciding rows of a claim and their means; None without such rows."""
     deciding = [row for row in rows if row["claim"] == claim.number and row["decides"]]
@@ -344,27 +356,12 @@ def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Cla
         "marks": [claims.mark_mean(row) if row["is_mean"] else row["mark"] for row in deciding],
         "numbers": np.array(numbers) * [measure.scale for measure in shown_measures],
     }
-    return Picture(f"claim_{claim.number}", claim.statement, FOREST, arrays)
+    return Picture(f"claim_{claim.number}", claim.statement, caption("claim"), arrays)
 
 
 def pair_label(row: dict) -> str:
     """Labels a row of evidence with what it compares."""
     return with_sparsity(row["comparison"].replace("against ", "against\n"), row["sparsity"])
-
-
-SHIFTS = {  # number drawn for test sets -> heading, caption
-    "accuracy": (
-        "Accuracy on other test images, against sparsity",
-        "Check whether a curve falls at lower sparsities than the clean one: then pruning costs more on "
-        "these images than the clean accuracy shows. Bars: 95 % intervals, Student's t over networks.",
-    ),
-    "pie_share": (
-        "PIEs among other test images, against sparsity",
-        "Each test set has separate PIEs, from the labels that the same networks give its images. Check "
-        "whether they become more with the strength. Square-root scale; bars: 95 % intervals, half-sampling "
-        "over seeds.",
-    ),
-}
 
 
 def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> Picture:
@@ -376,17 +373,9 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
         for (learning, pruning), row in product(methods, all_rows)
         if name in row and row["learning_method"] == learning and row["pruning_method"] in (pruning, "dense")
     ]
-    picture = against_sparsity(compared, rows, name, *SHIFTS[name])
+    picture = against_sparsity(compared, rows, name, *CAPTIONS[f"test_sets_{name}"])
     arrays = picture.arrays | {"figure": "test_sets"}
     return picture._replace(name=f"test_sets_{name}", arrays=arrays)
-
-
-UMAP = (  # heading, caption
-    "UMAP of the latents",
-    "One UMAP for each population, of the latents of one network or their mean over networks. Axes have no "
-    "meaning, and positions cannot be compared between panels. Dense networks: all images; pruned ones: PIEs "
-    "by their modal label, others grey. Check whether classes stay apart and PIEs lie between them.",
-)
 
 
 def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str]]:
@@ -394,7 +383,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
     arrays = {
         "figure": "umap_grid",
         "class_names": compared[0].class_names,
-        "title": across.title(compared, UMAP[0]),
+        "title": across.title(compared, CAPTIONS["umap"][0]),
     }
     names, missing = [], []
     for population in with_dense(compared):
@@ -407,7 +396,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
         arrays |= {f"{name}_{len(names)}": umap[name] for name in shown_arrays}
         names.append(with_sparsity(population.method, population.sparsity))
     arrays["populations"] = names
-    picture = Picture("umap_grid", *UMAP, arrays)
+    picture = Picture("umap_grid", *CAPTIONS["umap"], arrays)
     return [picture] if names else [], missing
 
 

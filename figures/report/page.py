@@ -17,9 +17,9 @@ from common.corruptions import STRENGTHS
 from common.methods import describe
 from figures.report import claims, uncertainty
 from figures.report.contents import (
-    FOREST,
     Picture,
     Report,
+    caption,
     describe_population,
     gallery,
     provenance,
@@ -208,7 +208,7 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
             key=lambda claim: not any(measure["table"].rows for measure in claim["measures"]),
         ),
         "rules": [f"{name}: {rule}." for name, rule in claims.RULES],
-        "forest": FOREST,
+        "forest": caption("claim"),
         "protocol": protocol(report.stored),
         "high_sparsity": f"{100 * claims.HIGH_SPARSITY:g}",
         "galleries": [shown_gallery(population) for population in shown(compared)],
