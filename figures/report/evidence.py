@@ -100,11 +100,13 @@ def smallest_of(name: str, second: StoredPopulation, terms: Terms) -> float:
 
 def rows_of_pair(measures: dict[str, str], pair: Pair, sign: int = 1) -> Iterator[Row]:
     """Yields a row for each measure, which maps to the name of its statistic."""
+    unlike = unlike_settings(*pair[:2])
+    note = accuracies(*pair[:2]) + unlike
     for measure, name in measures.items():
         terms = difference(STATISTICS[name], pair)
-        smallest, unlike = smallest_of(name, pair.second, terms), unlike_settings(*pair[:2])
+        smallest = smallest_of(name, pair.second, terms)
         terms = [(sign * weight, *rest) for weight, *rest in terms]
-        yield Row(measure, pair[:2], terms, smallest, not unlike, accuracies(*pair[:2]) + unlike)
+        yield Row(measure, pair[:2], terms, smallest, not unlike, note)
 
 
 def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
