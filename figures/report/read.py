@@ -34,8 +34,6 @@ q_score title is_pie dense_q_score pruned_q_score dense_z_score pruned_z_score d
 made
 
 prediction_depth title is_pie places dense_depth pruned_depth made
-
-pies_distribution title class_names pies_per_class images made
 """
 NEEDED = {kind: {*names} for kind, *names in map(str.split, NAMES.split("\n\n"))}
 
