@@ -142,8 +142,7 @@ def t_test(values: np.ndarray, others: np.ndarray, paired: bool) -> np.ndarray:
     if min(len(values), len(others)) < 2:
         return np.full(values.shape[1], np.nan)
     spread = np.std(values - others, 0) if paired else np.hypot(values.std(0), others.std(0))
-    # Columns without spread cause warnings.
-    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+    with warnings.catch_warnings(action="ignore"):  # of columns without spread
         test = stats.ttest_rel(values, others) if paired else stats.ttest_ind(values, others, equal_var=False)
     return np.where(spread > SPREAD, test.pvalue, np.nan)
 
