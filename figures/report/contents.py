@@ -11,8 +11,6 @@ import numpy as np
 
 from common.methods import with_sparsity
 from figures.report import across, claims, evidence, measures, test_sets, uncertainty
-from figures.report.claims import either
-from figures.report.evidence import has_control
 from figures.report.read import StoredPopulation, grouped, load_outputs, read_figure, with_dense
 
 SHOWN_SPARSITY = 0.95  # details are shown for one sparsity, the highest up to this one
@@ -65,7 +63,9 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     missing += [
         f"the finetuned control of {method}: run its pruning_finetune script with --pruning_percentages 0.0 "
         "and the settings of its one-shot networks, then its PIE and depth scripts again."
-        for method in sorted({item.learning_method for item in beside_control if not has_control(item)})
+        for method in sorted(
+            {item.learning_method for item in beside_control if not evidence.has_control(item)}
+        )
     ]
     populations = measures.population_rows([*controls, *compared])
     dense = measures.population_rows(
@@ -329,7 +329,7 @@ def against_sparsity(
         "title": across.title(compared, heading, sum(networks, [])),
         "ylabel": ylabel,
         "series": list(series),
-        "networks": list(map(either, networks)),
+        "networks": list(map(claims.either, networks)),
         "learning_methods": [group[0]["learning_method"] for group in series.values()],
     }
     if name in ("pies", "pie_share"):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.store.files import differences
-from figures.report import measures, outputs, page, uncertainty
+from figures.report import measures, outputs, uncertainty
 from figures.report.contents import SIDE_BY_SIDE
 from figures.report.measures import STATISTICS, Pair
-from figures.report.page import KEY, METHOD, Column, Table, show, tabulate, text_column
+from figures.report.page import KEY, METHOD, TEMPLATES, Column, Table, show, tabulate, text_column
 from figures.report.read import StoredPopulation, load_outputs, with_dense
 
 
@@ -55,7 +55,7 @@ def write_report(folder: Path, stored: list[list[StoredPopulation]], names: tupl
         "changed": Table(settings, tabulate(settings, changed).rows or [["no recorded setting"]]),
         "differences": tabulate(numbers, [*map(shown_difference, rows)]),
     }
-    outputs.write_page(folder, page.TEMPLATES.get_template("two_runs.html").render(values))
+    outputs.write_page(folder, TEMPLATES.get_template("two_runs.html").render(values))
 
 
 def shown_difference(row: dict) -> dict:
