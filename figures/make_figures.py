@@ -96,15 +96,15 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
     """Writes the report, redrawn figures and a release, each into its staged folder; returns the lines to
     print."""
     from common.store import table
-    from figures.report import across, contents, outputs, page, plots, read, release
+    from figures.report import across, contents, outputs, page, plots, read, release, tables
 
     stored = read.read_populations(folder)
     pruned = [population for population in stored if population.is_pruned]
-    tables, figures, missing = across.compare_all(pruned)
+    similarities, figures, missing = across.compare_all(pruned)
     for text in missing:
         print(f"not compared: {text}")
     report = contents.collect(stored, figures, missing)
-    rows = {f"similarity/{name}": its_rows for name, its_rows in tables.items()}
+    rows = {f"similarity/{name}": its_rows for name, its_rows in similarities.items()}
     report_folder, similarity_folder = (staged["report"] / name for name in ("report", "similarity"))
     pngs = {name: plots.store(similarity_folder / f"{name}.npz", arrays) for name, arrays in figures.items()}
     for picture in report.pictures:
@@ -121,9 +121,9 @@ def write_report(folder: Path, staged: dict[str, Path], flags: argparse.Namespac
         f"report/pies_{contents.file_name(population)}": contents.pie_list(population)
         for population in (*pruned, *report.controls, *report.compared)
     }
-    outputs.write_tables(staged["report"], rows | pie_lists)
+    tables.write_tables(staged["report"], rows | pie_lists)
     all_rows = [population.row for population in stored]
-    table.write_tex(report_folder / "results.tex", table.paper_table(all_rows))
+    tables.write_tex(report_folder / "results.tex", tables.paper_table(all_rows))
     outputs.write_page(staged["report"], page.write(report, pngs, folder))
     models = sorted({len(population.arrays["ids"]) for population in pruned})
     lines = [

@@ -1390,7 +1390,7 @@ def test_after_a_kill_between_two_files_the_next_report_is_whole(report, monkeyp
         return replace(path, target)
 
     page = Path("digits/report.html").read_bytes()
-    monkeypatch.setattr("figures.report.outputs.flat", lambda row: {"another": "row"})
+    monkeypatch.setattr("figures.report.tables.flat", lambda row: {"another": "row"})
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         report()

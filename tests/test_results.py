@@ -20,6 +20,7 @@ from common.cli import UserError
 from common.settings import Architecture
 from common.store import evaluation, files, populations, records, stamp, table
 from common.store.names import CheckpointName
+from figures.report import tables
 
 
 def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
@@ -188,7 +189,7 @@ def test_a_table_in_latex_is_ruled_by_booktabs_says_names_once_and_escapes_what_
     rows = [row, {"method": "later_GMP", "PIEs": 4}, {"method": "global", "PIEs": 12}]
     rows += [{"method": "[a]"}, {"method": "*a"}]  # as an option of the row before
     cells = table.write_rows(tmp_path / "table.csv", rows)
-    table.write_tex(tmp_path / "table.tex", cells)
+    tables.write_tex(tmp_path / "table.tex", cells)
     assert (tmp_path / "table.tex").read_text().splitlines() == [
         r"\begin{tabular}{lrrl}",
         r"\toprule",
@@ -203,7 +204,7 @@ def test_a_table_in_latex_is_ruled_by_booktabs_says_names_once_and_escapes_what_
         r"\end{tabular}",
     ]
     assert read_cells(tmp_path / "table.csv") == cells
-    table.write_tex(tmp_path / "empty.tex", table.write_rows(tmp_path / "empty.csv", []))
+    tables.write_tex(tmp_path / "empty.tex", table.write_rows(tmp_path / "empty.csv", []))
     assert r"\begin{tabular}{lll}" in (tmp_path / "empty.tex").read_text()
 
 
@@ -214,7 +215,7 @@ def test_a_number_and_its_interval_are_one_cell_of_a_table_for_papers():
         ["2744.0", "2578.22", "2909.78", "8", "0.5", "", "", "b"],
         ["3.0", "3.0", "3.0", "8", "", "", "", "c"],
     ]
-    assert table.with_intervals([titles, *rows]) == [
+    assert tables.with_intervals([titles, *rows]) == [
         ["pies", "value", "q"],
         ["12 [8, 16]", "-0.048 [-0.057, -0.039]", "a"],
         ["2744 [2578, 2910]", "0.5", "b"],
@@ -229,7 +230,7 @@ def read_cells(path):
 
 def test_a_file_whose_name_is_no_text_is_listed_by_its_bytes(tmp_path):
     name = b"test/a/\xff.png".decode("utf-8", "surrogateescape")
-    table.write_tex(tmp_path / "pies.tex", table.write_rows(tmp_path / "pies.csv", [{"image": name}]))
+    tables.write_tex(tmp_path / "pies.tex", table.write_rows(tmp_path / "pies.csv", [{"image": name}]))
     assert b"test/a/\xff.png" in (tmp_path / "pies.csv").read_bytes()
     assert b"test/a/\xff.png" in (tmp_path / "pies.tex").read_bytes()
 

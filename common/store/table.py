@@ -27,17 +27,6 @@ SHORT_TABLE = (  # column, its title in the terminal, format of its values
     ("depth_rest", "rest", "{:.2f}"),
     ("origin", "origin", "{}"),
 )
-TEX_WIDTH = 8  # number of columns that fit on a page
-TEX = str.maketrans(
-    {
-        **{letter: rf"\{letter}" for letter in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "[": "{}[",  # the \\ of the previous row would take [a length] or a star as its argument
-        "*": "{}*",
-    }
-)
 
 
 def table_path(results_folder: Path) -> Path:
@@ -94,47 +83,6 @@ def write_rows(path: Path, rows: list[dict]) -> list[list[str]]:
     return lines
 
 
-def with_intervals(lines: list[list[str]]) -> list[list[str]]:
-    """Merges each number of a CSV with its interval into one cell, `12 [8, 16]`. They are in the columns NAME
-    (or `value`), NAME_low and NAME_high (or `low` and `high`)."""
-    titles, ends = lines[0], {}
-    for name in titles:
-        prefix = "" if name == "value" else f"{name}_"
-        if f"{prefix}low" in titles:
-            ends[name] = f"{prefix}low", f"{prefix}high"
-    removed = {f"{name}_models" for name in ends}.union(*ends.values())
-    kept = [name for name in titles if name not in removed]
-
-    def cells(row: dict[str, str]) -> list[str]:
-        for name, (low_name, high_name) in ends.items():
-            if row[low_name] and row[high_name]:
-                numbers = [float(row[key]) for key in (name, low_name, high_name)]
-                _, low, high = numbers
-                decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 4
-                texts = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in numbers]
-                row = row | {name: "{} [{}, {}]".format(*texts)}
-        return [row[name] for name in kept]
-
-    return [kept, *(cells(dict(zip(titles, line))) for line in lines[1:])]
-
-
-def write_tex(path: Path, lines: list[list[str]]) -> None:
-    """Writes lines of cells, with titles in the first line, as a LaTeX tabular for the package booktabs. A
-    name that repeats the first cell of the line above is left out."""
-    numeric = [all(text[:1] in "-0123456789" for text in column) for column in zip(*lines[1:])]
-    alignment = "".join("lr"[is_numeric] for is_numeric in numeric) or "l" * len(lines[0])
-    rows, previous_name = [], None
-    for name, *rest in lines:
-        cells = ["" if name == previous_name else name, *rest]
-        rows.append(" & ".join(text.translate(TEX) for text in cells) + r" \\")
-        previous_name = name
-    begin = rf"\begin{{tabular}}{{{alignment}}}"
-    text = "\n".join(
-        [begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
-    )
-    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "surrogateescape"))
-
-
 def _harmless(cell: str) -> str:
     """Returns the cell, with an apostrophe before it if a spreadsheet would take it for a formula."""
     if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
@@ -167,14 +115,6 @@ def short_table(rows: list[dict]) -> list[list[str]]:
 
     titles = [title for _, title, _ in SHORT_TABLE]
     return [titles, *([cell(row, column, form) for column, _, form in SHORT_TABLE] for row in rows)]
-
-
-def paper_table(rows: list[dict]) -> list[list[str]]:
-    """Returns the short table with pairs of numbers in one column: accuracy and deviation, PIEs and rest."""
-    return [
-        [*line[:4], f"{line[4]} ({line[5]})", line[6], f"{line[8]} / {line[9]}", f"{line[10]} / {line[11]}"]
-        for line in short_table(rows)
-    ]
 
 
 def format_table(rows: list[dict]) -> str:

@@ -1,4 +1,4 @@
-"""Output folders of the report, which replace only files of earlier calls; writers of tables and page."""
+"""Output folders of the report, which replace only files of earlier calls; the page."""
 
 import json
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from common.cli import UserError
-from common.store import table
 from common.store.files import claim, file_sha256, write_atomically, write_json
 from figures.report import release
 
@@ -84,37 +83,6 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
             (staged / name).replace(folder / name)
 
     return replace
-
-
-TEX_COLUMNS = {  # columns to keep of tables that are too wide for a page
-    "report/evidence": "claim comparison sparsity measure value models mark",
-    "report/populations": "learning_method pruning_method sparsity networks accuracy pies noise_floor excess",
-    "report/test_sets": "learning_method pruning_method sparsity test_set accuracy difference pies pie_share",
-    "similarity/class_recall": "learning_method pruning_method sparsity class dense_recall recall difference "
-    "paired_p_holm",
-    "similarity/pie_overlap": "learning_method pruning_method sparsity other_learning_method "
-    "other_pruning_method other_sparsity jaccard chance_jaccard",
-}
-
-
-def flat(row: dict) -> dict:
-    """Returns a row of a CSV: an estimate becomes columns for its value, interval and number of models."""
-    cells = {}
-    for name, cell in row.items():
-        cells[name] = cell["value"] if isinstance(cell, dict) else cell
-        if isinstance(cell, dict):
-            cells |= {f"{name}_{end}": cell[end] for end in ("low", "high", "models") if end in cell}
-    return cells
-
-
-def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
-    """Writes tables as CSV, and beside each its main columns as a LaTeX tabular if they are few enough."""
-    for name, rows in tables.items():
-        lines = table.with_intervals(table.write_rows(folder / f"{name}.csv", [*map(flat, rows)]))
-        columns = TEX_COLUMNS[name].split() if name in TEX_COLUMNS else lines[0]
-        indices = [lines[0].index(column) for column in columns if column in lines[0]]
-        if indices and len(columns) <= table.TEX_WIDTH:
-            table.write_tex(folder / f"{name}.tex", [[line[index] for index in indices] for line in lines])
 
 
 def write_page(folder: Path, html: str) -> None:

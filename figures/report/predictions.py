@@ -13,6 +13,7 @@ from common.cli import UserError
 from figures.report import contents, measures, outputs, page, uncertainty
 from figures.report.page import PIE_COUNTS, Column, text_column
 from figures.report.read import Networks, StoredPopulation
+from figures.report.tables import write_tables
 
 BLOCK = 2**24  # probabilities in memory at once
 LARGEST_ID = 10**5  # a larger one without --names marks something else, and votes for it fill memory
@@ -296,7 +297,7 @@ def write_report(folder: Path, compared: list[StoredPopulation], images: list[Pa
                 "gallery": [row | {"source": thumbnail(row["image"])} for row in pies[:SHOWN_PIES] if images],
             }
         )
-    outputs.write_tables(folder, tables)
+    write_tables(folder, tables)
     first = compared[0]
     values = {
         "title": "PIEs from predictions",

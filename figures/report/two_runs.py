@@ -9,6 +9,7 @@ from figures.report.contents import SIDE_BY_SIDE
 from figures.report.measures import STATISTICS, Pair
 from figures.report.page import KEY, METHOD, TEMPLATES, Column, Table, show, tabulate, text_column
 from figures.report.read import StoredPopulation, load_outputs, with_dense
+from figures.report.tables import write_tables
 
 
 def write_report(folder: Path, stored: list[list[StoredPopulation]], names: tuple[str, str]) -> None:
@@ -35,7 +36,7 @@ def write_report(folder: Path, stored: list[list[StoredPopulation]], names: tupl
     for name, (_, not_stored) in zip(names, runs):
         missing += [f"{name}: {text}." for text in not_stored]
     changed, rows = changed_settings(*stored), [row for pair in pairs for row in run_differences(pair)]
-    outputs.write_tables(folder, {"changed": changed, "differences": rows})
+    write_tables(folder, {"changed": changed, "differences": rows})
     sides = text_column("first", names[0]), text_column("second", names[1])
     settings = *METHOD, text_column("sparsities"), text_column("setting"), *sides
     numbers = (
