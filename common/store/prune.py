@@ -290,7 +290,7 @@ def run_step(study: Study, step: PruningStep) -> None:
         if step.previous:
             entries["previous_sha256"] = source.checksums
         if sums:
-            runs.save_gradients(study, step.files[-1], network, sums)
+            runs.save_gradients(study, step.files[-1], network, sums, **code_entry)
         made_from += [*weights.values(), *map(gradients_path, gradient_files(method, source))]
         for file, payload, history in zip(step.files, payloads, histories):
             runs.save(study, file, payload, network, made_from, history=history, **entries)

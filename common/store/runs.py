@@ -273,7 +273,7 @@ def train_file(
         if study.flags.debug:
             return
         if sums in missing:
-            save_gradients(study, file, network.counted(part), training.accumulated)
+            save_gradients(study, file, network.counted(part), training.accumulated, **state.code_entry)
         if file.path in missing:
             entries = {"encoder_sha256": records.file_sha256(made_from[0])} if part else {}
             entries |= {"history": history, "run": process.environment(study.device, started)}
@@ -281,11 +281,12 @@ def train_file(
             save(study, file, network.payload(part), network.counted(part), made_from, **entries)
 
 
-def save_gradients(study: Study, file: CheckpointSpec, network: torch.nn.Module, sums: dict) -> None:
-    """Saves the sums of gradients beside their checkpoint, under layer names that all learners share."""
+def save_gradients(study: Study, file: CheckpointSpec, network: torch.nn.Module, sums: dict, **facts) -> None:
+    """Saves the sums of gradients beside their checkpoint, under layer names that all learners share; for
+    `facts` see `save`."""
     payload = {layer_name(name): total.cpu().contiguous() for name, total in sums.items()}
     run, path = process.environment(study.device, time.time()), gradients_path(file.path)
-    save(study, replace(file, path=path), payload, network, run=run, gradients=True)
+    save(study, replace(file, path=path), payload, network, run=run, gradients=True, **facts)
 
 
 def training_state(
