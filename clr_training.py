@@ -57,13 +57,11 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common import requested
     from common.store import runs
     from common.study import open_studies
 
     for study in open_studies("clr_training", flags, writes_models=True):
-        sparsities = requested.sparsities_to_train(flags, "--pruning_percentages", flags.pruning_percentages)
-        runs.train_networks(study, sparsities)
+        runs.train_networks(study)
 
 
 if __name__ == "__main__":

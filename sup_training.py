@@ -33,14 +33,13 @@ def build_parser() -> cli.Parser:
 @cli.command
 def main(argv=None) -> None:
     flags = build_parser().parse_args(argv)
-    from common import requested
     from common.store import runs
     from common.study import open_studies
 
     if flags.cosine_annealing and (steps := sorted(flags.given & {"lr_milestones", "lr_gamma"})):
         raise cli.UserError(f"--{steps[0]} has no effect with --cosine_annealing; leave one of them out")
     for study in open_studies("sup_training", flags, writes_models=True):
-        runs.train_networks(study, requested.sparsities_to_train(flags, "--pruning", [flags.pruning]))
+        runs.train_networks(study)
 
 
 if __name__ == "__main__":

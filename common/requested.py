@@ -43,8 +43,8 @@ def method(flags: Namespace, schedule: str, **iterative) -> PruningMethod:
     return PruningMethod(schedule, flags.criterion, scope, **iterative)
 
 
-def sparsities_to_train(flags: Namespace, sparsity_flag: str, sparsities: list[float]) -> list[float]:
-    """Returns the sparsities to train to; only 0 with --match_sparsity.
+def sparsities_to_train(flags: Namespace) -> list[float]:
+    """Returns the sparsities to train to, --pruning or --pruning_percentages; only 0 with --match_sparsity.
 
     If all networks are dense, flags of gradual pruning have no effect. Those that the published commands
     contain are logged, the others are rejected.
@@ -52,22 +52,26 @@ def sparsities_to_train(flags: Namespace, sparsity_flag: str, sparsities: list[f
     Raises:
         UserError: a rejected flag.
     """
+    if flags.learning_method == "supervised":
+        name, sparsities = "pruning", [flags.pruning]
+    else:
+        name, sparsities = "pruning_percentages", flags.pruning_percentages
     if flags.accumulate_gradients and (all(sparsities) or flags.match_sparsity):
         raise UserError("--accumulate_gradients is only for dense networks of full width; leave it out")
     if flags.match_sparsity:
-        if sparsity_flag[2:] in flags.given and any(sparsities):
-            raise UserError(f"--match_sparsity: narrow networks are not pruned; leave {sparsity_flag} out")
+        if name in flags.given and any(sparsities):
+            raise UserError(f"--match_sparsity: narrow networks are not pruned; leave --{name} out")
         sparsities = [0.0]
     if any(sparsities):
         return sparsities
-    for name in sorted(flags.given):
-        if name.startswith(("criterion", "scope", "begin_epoch", "end_epoch")):
+    for given in sorted(flags.given):
+        if given.startswith(("criterion", "scope", "begin_epoch", "end_epoch")):
             raise UserError(
-                f"--{name}: nothing is pruned; give a sparsity above 0 ({sparsity_flag}), or leave it out"
+                f"--{given}: nothing is pruned; give a sparsity above 0 (--{name}), or leave it out"
             )
-    for name in sorted(flags.given):
-        if name.startswith(("schedule", "begin_step", "end_step", "frequency")):
-            logger.info(f"--{name} has no effect: nothing is pruned")
+    for given in sorted(flags.given):
+        if given.startswith(("schedule", "begin_step", "end_step", "frequency")):
+            logger.info(f"--{given} has no effect: nothing is pruned")
     return sparsities
 
 

@@ -193,7 +193,7 @@ def test_iterative_methods_are_those_of_their_flags():
 
 
 def sparsities(words):
-    return requested.sparsities_to_train(SUP.parse_args(words.split()), "--pruning", [0.0])
+    return requested.sparsities_to_train(SUP.parse_args(words.split()))
 
 
 def schedule(words):

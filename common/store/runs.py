@@ -183,9 +183,10 @@ def log_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> 
 # Training
 
 
-def train_networks(study: Study, sparsities: list[float]) -> None:
+def train_networks(study: Study) -> None:
     """Trains and saves the networks of a training script with ids from --index_start to --index_end; skips
     finished ones."""
+    sparsities = requested.sparsities_to_train(study.flags)
     log_widths(study)
     jobs, networks = [], []
     for sparsity in sparsities:
