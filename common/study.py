@@ -26,7 +26,6 @@ class Study:
     flags: Namespace
     learning_method: str
     architecture: Architecture
-    encoder_name: str  # see `full_encoder_name`; wideResNet for supervised networks
     data: ImageDataset
     device: torch.device
     total_seed: int
@@ -61,10 +60,11 @@ class Study:
 
     @property
     def architecture_name(self) -> str:
-        """The network's name in tables, titles and file names of figures."""
+        """The network's name in tables, titles and file names of figures; that of an encoder in its own."""
+        if not self.supervised:
+            return full_encoder_name(self.flags.encoder_name, self.architecture)
         dropout = self.architecture.dropout
-        supervised_name = f"{self.architecture}-dropout{dropout}" if dropout else str(self.architecture)
-        return supervised_name if self.supervised else self.encoder_name
+        return f"{self.architecture}-dropout{dropout}" if dropout else str(self.architecture)
 
     def model_seed(self, model_id: int) -> int:
         """Returns a model's seed: its id, or under total seed s > 0 a different seed for every (s, id)."""
@@ -80,8 +80,8 @@ class Study:
             fields["architecture"] = shape.architecture
             fields["depth"] = int("".join(filter(str.isdigit, shape.architecture)) or 0)  # resnet18: 18
         if not self.supervised:
-            temperature = self.flags.temperature
-            fields = {"encoder_name": self.encoder_name, "batch_size": batch_size, "temperature": temperature}
+            fields = {"encoder_name": self.architecture_name, "batch_size": batch_size}
+            fields["temperature"] = self.flags.temperature
         return CheckpointName(
             part, self.learning_method, pruning_method, sparsity, epochs, model_id, **fields
         )
@@ -165,9 +165,8 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
     architecture = requested_architecture(flags)
     if flags.learning_method == "supervised":
-        encoder_name, save_path, head_save_path = "wideResNet", flags.save_path, None
+        save_path, head_save_path = flags.save_path, None
     else:
-        encoder_name = full_encoder_name(flags.encoder_name, architecture)
         save_path, head_save_path = flags.encoder_save_path, flags.head_save_path
     requested = value_of.get("test_set"), value_of.get("severity")
     for test_set, data in other_test_sets(data, *requested, flags.follow_links):
@@ -187,7 +186,6 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
                 flags,
                 flags.learning_method,
                 architecture,
-                encoder_name,
                 data.to(device),
                 device,
                 total_seed,

@@ -121,7 +121,7 @@ def test_contrastive_flags_of_the_supervised_depths_have_no_effect(tmp_path, mon
     words = "--dataset digits --model_depth 10 --projection_head linear --temperature 0.1 --encoder_name Net"
     flags = parser_of("sup_prediction_depth").parse_args(words.split())
     view = next(study.open_studies("sup_prediction_depth", flags))
-    assert view.architecture == names.Architecture(10) and view.encoder_name == "wideResNet"
+    assert view.architecture == names.Architecture(10) and view.architecture_name == "WideResNet-10-2"
 
 
 @pytest.mark.parametrize(
