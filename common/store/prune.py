@@ -237,7 +237,7 @@ def run_step(study: Study, step: PruningStep) -> None:
     source, weights, sums = step.network_to_prune(), saved_weights(study, member, method), {}
     network = evaluation.load_member(study, source)
     with records.files_named(source.paths):
-        masks, before = step_masks(study, step, source, network), pruning.copy_weights(network)
+        masks, before = step_masks(study, step, source, network, weights), pruning.copy_weights(network)
         pruning.apply_masks(network, masks)
         pruned_accuracy = evaluate_test_set(network, study.data)["test_accuracy"]
     made_from, code_entry = [*member.paths, *(file.path for file in step.previous)], {}
@@ -312,15 +312,16 @@ def initialization_of(
     return Initialization(new_key, (seed, "head"), weights.get(epoch), epoch)
 
 
-def step_masks(study: Study, step: PruningStep, source: Member, network: Classifier) -> Masks:
+def step_masks(
+    study: Study, step: PruningStep, source: Member, network: Classifier, weights: dict[int, Path]
+) -> Masks:
     """Returns the masks that prune the remaining weights with the lowest scores.
 
     Args:
-        source: the files of `network`.
+        source: the files of `network`; weights: see `initialization_of`.
     """
     method, seed, initial_weights = step.method, study.model_seed(step.member.id), None
     if pruning.uses(method.criterion, "initial_weight"):
-        weights = saved_weights(study, step.member, method)
         start = initialization_of(step, seed, max(0, step.iteration - 1), weights, 0)
         initial_weights = pruning.copy_weights(learner_of(study)(study, seed, start).classifier())
     key, batch_size = (seed, "pruning", step.iteration), step.files[-1].configuration["batch_size"]
