@@ -40,12 +40,11 @@ class PopulationOutputs:
     """Outputs of the K networks of a population for the N test images.
 
     outputs: predictions, q_score, z_score and l1_norm (K, N), log_probabilities (K, N, C), latent_sample (K,
-    S, D); zero_latents: number of all-zero latents, whose Q-Score is undefined.
+    S, D), zero_latents (K,), the number of all-zero latents, whose Q-Score is undefined.
     """
 
     population: Population
     outputs: dict[str, np.ndarray]
-    zero_latents: int
 
     @property
     def ids(self) -> list[int]:
@@ -263,9 +262,8 @@ def first_ids(study: Study, *populations: Population) -> list[int]:
 def evaluate_population(study: Study, population: Population) -> PopulationOutputs:
     """Evaluates the networks of a population and stacks their outputs."""
     networks = [job.work() for job in evaluations(study, population)]
-    zero_latents = int(sum(network["zero_latents"] for network in networks))
     outputs = {name: np.stack([network[name] for network in networks]) for name in OUTPUTS}
-    return PopulationOutputs(population, outputs, zero_latents)
+    return PopulationOutputs(population, outputs)
 
 
 def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
@@ -337,7 +335,7 @@ def measure(
         **counts,
         "ties_dense": int(arrays["dense_tied"].sum()),
         "ties_pruned": int(arrays["tied"].sum()),
-        "zero_latents": pruned.zero_latents,
+        "zero_latents": int(pruned.outputs["zero_latents"].sum()),
         **_means(measures),
     }
     for part in PARTS:

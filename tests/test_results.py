@@ -345,7 +345,7 @@ def test_latents_of_zeros_are_counted_and_left_out_of_the_average(view):
     population = populations.find_population(view, "dense", 0.0)
     together = comparison.evaluate_population(view, population)
     alone = evaluation.evaluate(view, population.members[0])
-    assert together.zero_latents == 500 and together.predictions.shape == (2, 500)
+    assert list(together.outputs["zero_latents"]) == [0, 500] and together.predictions.shape == (2, 500)
     quality = metrics.mean_over_defined(together.outputs["q_score"])
     assert np.allclose(quality, alone["q_score"]) and not np.isnan(quality).any()
 
@@ -418,8 +418,9 @@ def evaluated(predictions, seed, first_id=0, **record):
     outputs["q_score"][0, 1] = np.nan
     outputs |= {"predictions": np.array(predictions), "log_probabilities": generator.normal(size=(*shape, 3))}
     outputs["latent_sample"] = generator.normal(size=(*shape, 4)).astype(np.float16)
+    outputs["zero_latents"] = np.array([4] + [0] * (len(members) - 1))
     population = populations.Population("supervised", "global", 0.5, tuple(members))
-    return comparison.PopulationOutputs(population, outputs, 4)
+    return comparison.PopulationOutputs(population, outputs)
 
 
 @pytest.fixture

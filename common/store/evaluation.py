@@ -18,8 +18,9 @@ from common.study import Study
 from common.training import prepare
 
 PARTS = ("q_score", "z_score", "l1_norm")
-OUTPUTS = ("predictions", *PARTS, "log_probabilities", "latent_sample")  # stacked for a population
-STORED = (*OUTPUTS, "zero_latents", "layers", "layer_shapes", "mask_bits")  # arrays of every evaluation
+# Stacked for a population.
+OUTPUTS = ("predictions", *PARTS, "zero_latents", "log_probabilities", "latent_sample")
+STORED = (*OUTPUTS, "layers", "layer_shapes", "mask_bits")  # arrays of every evaluation
 HIDDEN_BYTES = 2**30  # limit on the representations of the training images in memory
 LATENT_IMAGES = 2000  # largest number of images whose latents are stored
 
