@@ -455,10 +455,14 @@ def store(
     refuse_other_results(study, populations, probed)
     suffix, rows = "" if probed is None else "_depth", []
     for population, outcome in zip(populations, measured):
-        row = {**population_row(study, population, dense), **outcome.columns}
+        columns = outcome.columns
         if population is dense:  # it has nothing to be compared with
-            omitted = [name for name in outcome.columns if name.startswith("dense_") or name.endswith("pies")]
-            row = {name: value for name, value in row.items() if name not in (*omitted, *PRUNED_ONLY_COLUMNS)}
+            columns = {
+                name: value
+                for name, value in columns.items()
+                if not (name.startswith("dense_") or name.endswith("pies") or name in PRUNED_ONLY_COLUMNS)
+            }
+        row = population_row(study, population, dense) | columns
         description = {
             "title": title(study, population, dense),
             "architecture": str(study.architecture),
