@@ -174,7 +174,7 @@ def refuse_other_results(
     """
     dense, folder = populations[0], study.method_folder / "populations"
     by_kind = {kind_of(population): population for population in populations}
-    ids = dict(zip(by_kind, probed or ()))
+    ids_of_file = {f"{kind}_depth": ids for kind, ids in zip(by_kind, probed or ())}
     paths = folder.glob("[!.]*.npz")  # skips temporary files of other processes
     for path in sorted(paths, key=lambda path: (not path.stem.startswith("dense"), path)):
         stored = read_arrays(path, only=("made", "settings", "row", "ids"))
@@ -188,7 +188,7 @@ def refuse_other_results(
         changed = changed_settings(study, population, stored) if population else []
         if current_inputs.items() <= stored_inputs.items() and not changed:
             stored_ids = stored["ids"].tolist()
-            current_ids = ids.get(stored_kind, stored_ids) if path.stem != stored_kind else stored_ids
+            current_ids = ids_of_file.get(path.stem, stored_ids)
             if current_ids == stored_ids:
                 continue
             changed = [
