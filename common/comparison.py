@@ -48,7 +48,7 @@ class PopulationOutputs:
 
     @property
     def ids(self) -> list[int]:
-        return [member.id for member in self.population.members]
+        return self.population.ids
 
     @property
     def predictions(self) -> np.ndarray:
@@ -241,20 +241,19 @@ def probes(study: Study, population: Population, ids: list[int]) -> list[Job]:
 def umap_ids(study: Study, population: Population) -> list[int]:
     """Returns the first --umap_models ids, whose latents the UMAP averages; none without --plot_umap."""
     count = getattr(study.flags, "umap_models", 0) if study.flags.plot_umap else 0
-    return [member.id for member in population.members][:count]
+    return population.ids[:count]
 
 
-def first_ids(study: Study, *populations: Population) -> list[int]:
-    """Returns the first --prediction_depth_models ids that all populations share.
+def first_ids(study: Study, dense: Population, pruned: Population) -> list[int]:
+    """Returns the first --prediction_depth_models ids that both populations share.
 
     Raises:
         UserError: they share none (possible only with --allow_missing).
     """
-    ids = set.intersection(*({member.id for member in population.members} for population in populations))
+    ids = {*dense.ids} & {*pruned.ids}
     if not ids:
         raise UserError(
-            f"no id is in all of: {'; '.join(map(str, populations))}; train the missing networks instead of "
-            "giving --allow_missing"
+            f"{dense} and {pruned} share no id; train the missing networks instead of giving --allow_missing"
         )
     return sorted(ids)[: study.flags.prediction_depth_models]
 

@@ -643,5 +643,5 @@ def test_depths_are_compared_on_ids_that_both_populations_have(view):
     one, other = (populations.Population("supervised", "dense", 0.0, (member,)) for member in dense.members)
     view.flags.prediction_depth_models = None  # the default: all
     assert comparison.first_ids(view, dense, other) == [1]
-    with pytest.raises(UserError, match="no id is in all of"):
+    with pytest.raises(UserError, match="share no id"):
         comparison.first_ids(view, one, other)

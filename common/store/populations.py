@@ -97,6 +97,10 @@ class Population:
         return self.members[0].paths[0].parent
 
     @property
+    def ids(self) -> list[int]:
+        return [member.id for member in self.members]
+
+    @property
     def checksums(self) -> list[str]:
         return ["+".join(member.checksums) for member in self.members]
 
@@ -144,7 +148,7 @@ class Population:
         columns = ", ".join(f"{key} {value}" for key, value in self.facts().items())
         origin = origin_of(self.records)
         origin = "" if origin == "trained here" else f", {origin}"
-        ids = show_ids(member.id for member in self.members)
+        ids = show_ids(self.ids)
         return f"{self.learning_method} {self.pruning_method} {self.sparsity} ({columns}{origin}), ids {ids}"
 
 
@@ -420,7 +424,7 @@ def check_population(study: Study, population: Population, dense: Population | N
     """Rejects a population if ids are missing (unless --allow_missing), two networks are the same, data, code
     or normalisation differ, or a dense network has changed since it was pruned."""
     flags, members = study.flags, population.members
-    missing = sorted(set(range(flags.models_number)) - {member.id for member in members})
+    missing = sorted({*range(flags.models_number)}.difference(population.ids))
     if missing and not getattr(flags, "allow_missing", False):
         allow = " or --allow_missing" if hasattr(flags, "allow_missing") else ""
         raise UserError(
