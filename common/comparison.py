@@ -67,8 +67,10 @@ def detect_pies(study: Study) -> None:
     """Compares every pruned population with the dense one: PIEs, their classes, Q-Scores and UMAPs."""
     labels, classes = study.data.test_labels.cpu().numpy(), len(study.data.class_names)
     # 1. Find the populations.
-    if study.flags.plot_umap:
-        check_umap_images(len(labels))
+    if study.flags.plot_umap and len(labels) < UMAP_IMAGES:
+        raise UserError(
+            f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(labels)}; leave it out"
+        )
     populations = find_populations(study)
     refuse_other_results(study, populations)
     # 2. Evaluate the networks; other processes may share the work.
@@ -581,23 +583,12 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         draw_figure(study, path, common_arrays, inputs)
 
 
-def check_umap_images(images: int) -> None:
-    """Refuses --plot_umap with too few test images.
-
-    Raises:
-        UserError: UMAP needs more.
-    """
-    if images < UMAP_IMAGES:
-        raise UserError(f"--plot_umap needs at least {UMAP_IMAGES} test images, not {images}; leave it out")
-
-
 def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     """(N, D) -> (N, 2) by UMAP, seeded: the same latents give the same picture.
 
     Raises:
-        UserError: too few images, distances between latents that are not finite, or an error in UMAP.
+        UserError: distances between latents that are not finite, or an error in UMAP.
     """
-    check_umap_images(len(latent))
     if not np.square(latent, dtype=np.float64).sum(1).max() < np.finfo(np.float32).max / 4:
         raise UserError("--plot_umap: distances between these latents are not finite; leave it out")
     try:
