@@ -81,7 +81,7 @@ def small_checkpoint(folder, **configuration):
         network.base.fc.bias += 1.0
     name, path = NAME, folder / str(NAME)
     facts = {"seed": 0, "data": DIGITS.facts(), "run": process.environment(torch.device("cpu"), 0.0)}
-    record = records.make_record(name, {"epochs": 3, **configuration}, network, [], **facts)
+    record = records.make_record(name, {"epochs": 3, **configuration}, network, **facts)
     records.save_checkpoint(path, records.cpu_state(network), record)
     return path, name, network
 

@@ -41,7 +41,7 @@ def pies(*words, models_number=2, method="sup"):
 def save(view, path, name, network, payload, configuration, elsewhere, **more):
     run = process.environment(torch.device("cpu"), 0.0)
     facts = {"seed": name.id, "data": view.data.facts(), "run": run, **more}
-    record = records.make_record(name, configuration, network, [], **facts)
+    record = records.make_record(name, configuration, network, **facts)
     records.save_checkpoint(path, payload, record)
     if elsewhere:
         path.with_suffix(".json").unlink()

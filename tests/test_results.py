@@ -260,7 +260,7 @@ def view(tmp_path, monkeypatch):
         name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
         run = process.environment(torch.device("cpu"), 0.0)
         facts = {"seed": model_id, "data": opened.data.facts(), "run": run}
-        record = records.make_record(name, {"epochs": 3}, network, [], **facts)
+        record = records.make_record(name, {"epochs": 3}, network, **facts)
         records.save_checkpoint(opened.folder / str(name), records.cpu_state(network), record)
     return opened
 

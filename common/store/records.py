@@ -170,22 +170,20 @@ def log_external(paths: list[Path]) -> None:
         )
 
 
-def make_record(
-    name: CheckpointName, configuration: dict, network: nn.Module, history: list[dict], **facts
-) -> dict:
+def make_record(name: CheckpointName, configuration: dict, network: nn.Module, **facts) -> dict:
     """Returns the record of a checkpoint.
 
     Args:
         configuration: shared by all models of a population; checkpoints of the same name must agree in it.
         network: its sparsity is measured.
-        facts: further entries: seed, data, run, the dense network that it comes from.
+        facts: further entries: seed, data, run, history, the dense network that it comes from.
     """
     return {
         "format": 1,
         "name": name.facts(),
         "configuration": configuration,
         "sparsity": measure_sparsity(network),
-        "history": history,
+        "history": [],
         "code": science_code(),
         **facts,
     }

@@ -325,7 +325,7 @@ def save(
         network: its sparsity is measured; made_from: the checkpoints that the training started from; facts:
             entries of the record besides name, configuration, seed, data and sparsity.
     """
-    facts = {"history": [], **facts, "seed": study.model_seed(file.name.id), "data": study.data.facts()}
+    facts |= {"seed": study.model_seed(file.name.id), "data": study.data.facts()}
     if parents := records.made_from_other_code(made_from):
         facts["made_from_other_code"] = parents
     record = records.make_record(file.name, file.configuration, network, **facts)
