@@ -100,14 +100,13 @@ def check_record(path: Path, record: dict, expected: dict, remedy: str, other_co
 
     Args:
         record: of the checkpoint, or the content of the state.
-        expected: the entries that it must have: data and, if known, configuration, seed, stage and SHA-256 of
+        expected: the entries that it must have: data, configuration and, if known, seed, stage and SHA-256 of
             the networks that it was made from.
         remedy: ends the message; other_code: accept changed code.
     Raises:
         UserError: the entries differ; the message says which.
     """
-    configuration = record["configuration"]
-    changed = differences(configuration, expected.get("configuration", configuration))
+    changed = differences(record["configuration"], expected["configuration"])
     words = [f"{key} {old}, not {new}" for key, (old, new) in changed.items()]
     if not same_training_images(record["data"], expected["data"]):
         words.append("different training images")
