@@ -18,7 +18,7 @@ from common.store import evaluation
 from common.store.evaluation import OUTPUTS, PARTS
 from common.store.files import FORMAT, differences, read_arrays, write_arrays
 from common.store.names import kinds_in
-from common.store.populations import Population, find_control, find_population, how_to_train, show_ids
+from common.store.populations import Population, find_control, find_population, script_remedy, show_ids
 from common.store.records import origin_of
 from common.store.runs import Job, share
 from common.store.table import KEY_COLUMNS, format_table, make_table, row_key, table_path
@@ -150,7 +150,7 @@ def find_populations(study: Study) -> list[Population]:
         first = Population(study.learning_method, *requested[0], ())
         raise UserError(
             f"no pruned networks in {study.folder} to compare with {dense}: {missing}; there are: "
-            f"{kinds_in(study.folder)}; {how_to_train(first, range(study.flags.models_number))}"
+            f"{kinds_in(study.folder)}; {script_remedy(first)}"
         )
     if missing:
         logger.info(f"not found, left out: {missing}")
