@@ -164,10 +164,8 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
     if value_of.get("num_classes", 10) not in (10, classes):
         raise UserError(f"--num_classes {flags.num_classes}: {name} has {classes} classes")
     architecture = requested_architecture(flags)
-    if flags.learning_method == "supervised":
-        save_path, head_save_path = flags.save_path, None
-    else:
-        save_path, head_save_path = flags.encoder_save_path, flags.head_save_path
+    save_path = value_of.get("save_path") or value_of.get("encoder_save_path")
+    head_save_path = value_of.get("head_save_path")
     requested = value_of.get("test_set"), value_of.get("severity")
     for test_set, data in other_test_sets(data, *requested, flags.follow_links):
         for total_seed in range(flags.total_seed):
