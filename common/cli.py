@@ -59,14 +59,17 @@ LIBRARY_ERRORS = {
 }
 
 
+def one_line(message: object) -> str:
+    """Joins the lines of a message; file names may contain line breaks."""
+    return " ".join(str(message).splitlines())
+
+
 class UserError(Exception):
     """An error that the user can fix. Scripts show it as one line, which names the flag or file and the
     remedy, and exit with status 2."""
 
-
-def one_line(message: object) -> str:
-    """Joins the lines of a message; file names may contain line breaks."""
-    return " ".join(str(message).splitlines())
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 def refuse_pipe(path: Path) -> None:
@@ -616,7 +619,7 @@ def _message_of(error: BaseException) -> str | None:
     if isinstance(error, Interrupted):
         return "interrupted: finished models are kept; repeat the same command to continue"
     if isinstance(error, UserError):
-        return f"error: {one_line(error)}"
+        return f"error: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name.split(".")[0] not in ("common", "figures"):
         return (
             f"error: {sys.executable} has no module {error.name}; activate the environment that ./setup.sh "

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from common import metrics, neighbours, process
-from common.cli import UserError, logger, one_line
+from common.cli import UserError, logger
 from common.methods import FINETUNED, with_sparsity
 from common.pruning import layer_name
 from common.store import evaluation
@@ -601,8 +601,7 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
     except Exception as error:  # numba, scikit-learn and pynndescent raise many types
         if "cannot cache" in str(error) and process.cache_compiled_code():
             return umap_coordinates(latent)
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"--plot_umap: UMAP failed ({reason}); leave it out") from None
+        raise UserError(f"--plot_umap: UMAP failed ({type(error).__name__}: {error}); leave it out") from None
 
 
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:

@@ -241,9 +241,8 @@ def _load_downloaded(root: Path, name: str) -> ImageDataset:
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             if names_cause(error, root) and not isinstance(error, ConnectionError | TimeoutError):
                 raise
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"--dataset {name}: {problem} and the download failed ({reason}); put {names} from the "
+                f"--dataset {name}: {problem} and the download failed ({error}); put {names} from the "
                 f"{download.title} home page into {root}, or use --dataset digits, which needs no download"
             ) from None
         for _, file, _ in files:
@@ -413,7 +412,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except Exception as error:
         if names_cause(error, path):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not a readable image ({reason}); replace it or move it away") from None
 
 

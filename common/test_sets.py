@@ -163,7 +163,7 @@ def _read_file(path: Path, data: ImageDataset, severity: int | None) -> tuple[Te
     except Exception as error:
         if names_cause(error, path) and not isinstance(error, FileNotFoundError):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise UserError(f"--test_set {path}: cannot be read ({reason}); download it again") from None
     shape, classes = (*data.test_images.shape[-2:], 3), len(data.class_names)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
