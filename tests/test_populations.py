@@ -354,5 +354,6 @@ def test_networks_of_different_code_are_a_population_where_that_is_asked_for(wor
     path = pies().folder / "wideResNet-1_0.0pruning_3epochs_10depth_0.0dropout_id1.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "code": {**record["code"], "training": "of another day"}}))
+    records.log_once.cache_clear()
     assert len(dense_population(pies("--other_code")).members) == 2
     assert "made by a different version of training" in capsys.readouterr().out

@@ -94,9 +94,9 @@ def differing_code(record: dict) -> list[str]:
     return sorted(changed - unused)
 
 
-def check_record(path: Path, record: dict, expected: dict, remedy: str, other_code: bool) -> list[str]:
-    """Rejects a checkpoint or training state whose record has unexpected entries; returns the science modules
-    whose code has changed since.
+def check_record(path: Path, record: dict, expected: dict, remedy: str, other_code: bool) -> bool:
+    """Rejects a checkpoint or training state whose record has unexpected entries; returns whether the code
+    has changed since, and logs this once.
 
     Args:
         record: of the checkpoint, or the content of the state.
@@ -125,7 +125,11 @@ def check_record(path: Path, record: dict, expected: dict, remedy: str, other_co
             f"{path} was made from a different dense model, encoder or iteration than the current one; "
             f"delete it to have it made again, or {remedy}"
         )
-    return modules
+    if modules:
+        log_once(
+            f"note: some files were made by a different version of {', '.join(modules)}; used as they are"
+        )
+    return bool(modules)
 
 
 def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
@@ -553,8 +557,8 @@ class TrainingState:
             raise UserError(f"{self.path} is of a different version; finish it with that one, or {remedy}")
         remedy = f"{remedy}, or {self.remedy}"
         try:
-            modules = check_record(self.path, state, self.facts, remedy, self.other_code)
-            self.is_of_other_code = bool(modules or state.get("other_code"))
+            has_changed = check_record(self.path, state, self.facts, remedy, self.other_code)
+            self.is_of_other_code = bool(has_changed or state.get("other_code"))
             if state["threads"] != (threads := torch.get_num_threads()):
                 logger.info(
                     f"note: {self.path} was saved by a run with {state['threads']} threads, this one has "

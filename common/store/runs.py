@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from common import methods, models, process, requested, settings
-from common.cli import WORKER, UserError, log_once, logger
+from common.cli import WORKER, UserError, logger
 from common.learners import Learner, learner_of
 from common.methods import PruningMethod
 from common.pruning import GradientSums, GradualPruning, layer_name
@@ -105,9 +105,7 @@ def is_finished(study: Study, file: CheckpointSpec, **parents) -> bool:
         raise UserError(f"{path} is a folder where a checkpoint should be; move it away")
     if record := records.read_record(path, file.name):
         expected = {"configuration": file.configuration, "data": study.data.facts(), **parents}
-        remedy, other_code = keep_both(study, file), study.flags.other_code
-        if modules := records.check_record(path, record, expected, remedy, other_code):
-            log_once(f"note: networks of a different version of {', '.join(modules)} are kept as they are")
+        records.check_record(path, record, expected, keep_both(study, file), study.flags.other_code)
     return True
 
 
