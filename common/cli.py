@@ -250,11 +250,15 @@ def add_common_flags(parser: Parser) -> None:
     )
 
 
-ENCODER_NAME = (
-    "--encoder_name",
-    values.encoder_name,
-    "WideResNet",
-    "first part of file names; depth, width and projection head follow unless they are 16, 2 and mlp",
+ENCODER_FLAGS = (  # in the file names of contrastive networks
+    (
+        "--encoder_name",
+        values.encoder_name,
+        "WideResNet",
+        "first part of file names; depth, width and projection head follow unless they are 16, 2 and mlp",
+    ),
+    *settings.flag_rows(settings.Architecture, "projection_head"),
+    *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
 )
 
 
@@ -271,9 +275,7 @@ def add_contrastive_flags(parser: Parser) -> None:
     )
     add_flags(
         group,
-        ENCODER_NAME,
-        *settings.flag_rows(settings.Architecture, "projection_head"),
-        *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
+        *ENCODER_FLAGS,
         ("--encoder_save_path", values.model_folder, None, f"folder of the encoders {DEFAULT_FOLDER}"),
         (
             "--head_save_path",
@@ -558,12 +560,7 @@ def add_depth_flags(parser: Parser) -> None:
         ("--plot_umap", bool, False, COMPATIBILITY),
     )
     if parser.get_default("learning_method") == "supervised":
-        contrastive = (
-            *settings.flag_rows(settings.Architecture, "projection_head"),
-            *settings.flag_rows(settings.ContrastiveTraining, "temperature"),
-            ENCODER_NAME,
-        )
-        for flag, kind, default, _ in contrastive:
+        for flag, kind, default, _ in ENCODER_FLAGS:
             add_flags(parser, (flag, kind, default, COMPATIBILITY))
 
 
