@@ -186,15 +186,12 @@ def train_networks(study: Study) -> None:
     finished ones."""
     sparsities = requested.sparsities_to_train(study.flags)
     log_widths(study)
-    jobs, networks = [], []
-    for sparsity in sparsities:
-        for model_id in requested.model_ids(study.flags):
-            files = training_files(study, sparsity, model_id)
-            missing_parts(study, files)  # rejects conflicting files before the first training
-            networks.append(files)
-            jobs.append(Job(files[-1].path, functools.partial(train_network, study, files)))
+    ids = requested.model_ids(study.flags)
+    networks = [training_files(study, sparsity, model_id) for sparsity in sparsities for model_id in ids]
+    for files in networks:
+        missing_parts(study, files)  # rejects conflicting files before the first training
     log_finished(study, networks)
-    share(study, jobs)
+    share(study, [Job(files[-1].path, functools.partial(train_network, study, files)) for files in networks])
 
 
 def log_widths(study: Study) -> None:
