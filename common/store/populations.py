@@ -56,10 +56,14 @@ class Member:
         return None if self.external else self.record["configuration"]
 
     @property
+    def shared_names(self) -> list[str]:
+        """Names without the id, which all networks of a population share."""
+        return [str(replace(name, id=0)) for name in self.names]
+
+    @property
     def population_key(self) -> str:
-        """Names without the id and settings, which all networks of a population share."""
-        names = [str(replace(name, id=0)) for name in self.names]
-        return json.dumps([names, self.configuration], sort_keys=True)
+        """What all networks of a population share: names and settings."""
+        return json.dumps([self.shared_names, self.configuration], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,7 @@ class Population:
     def settings(self) -> dict:
         """The configuration, or for external networks their file names; populations of the same method and
         sparsity differ in it."""
-        names = [str(replace(name, id=0)) for name in self.members[0].names]
-        return self.configuration or {"external": names}
+        return self.configuration or {"external": self.members[0].shared_names}
 
     @property
     def records(self) -> list[dict | None]:
