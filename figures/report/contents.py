@@ -119,6 +119,16 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
         "Mean over the networks. Check whether accuracy falls as soon as PIEs rise; according to the paper "
         "it falls later. Bars: 95 % intervals, Student's t over networks.",
     ),
+    "calibration_error": (
+        "Calibration error (%)",
+        "|accuracy - confidence|, averaged over 15 bins of confidence. Mean over networks. Bars: 95 % "
+        "intervals.",
+    ),
+    "cka": (
+        "CKA with dense",
+        "Similarity of the latents of the dense and the pruned network of one seed. Mean over networks. "
+        "Bars: 95 % intervals.",
+    ),
     "pie_overlap": (
         "Overlap of PIE sets",
         "Jaccard similarity of two PIE sets, divided by that of random sets of these sizes: 1 is chance. "
@@ -270,7 +280,6 @@ class Measure(NamedTuple):
     title: str
     scale: int = 1
     decimals: int = 0
-    meaning: str = ""
 
 
 SIDE_BY_SIDE = {  # measures of two runs
@@ -282,12 +291,8 @@ SIDE_BY_SIDE = {  # measures of two runs
     "overlap": Measure("Jaccard similarity of the PIE sets", 1, 3),
 }
 CURVES = {  # columns of results.csv drawn against sparsity; arrays of the same name hold a value per network
-    "calibration_error": Measure(
-        "calibration error (%)", 100, 2, "|accuracy - confidence|, averaged over 15 bins of confidence"
-    ),
-    "cka": Measure(
-        "CKA with dense", 1, 3, "similarity of the latents of the dense and the pruned network of one seed"
-    ),
+    "calibration_error": Measure("calibration error (%)", 100, 2),
+    "cka": Measure("CKA with dense", 1, 3),
 }
 SHOWN = (
     SIDE_BY_SIDE
@@ -304,13 +309,11 @@ def measures_against_sparsity(
 ) -> list[Picture]:
     """Draws the measures of `CURVES` against sparsity."""
     pictures = []
-    for name, (heading, _, _, meaning) in CURVES.items():
-        heading = heading[0].upper() + heading[1:]
+    for name in CURVES:
         means = {item: measures.stored_mean(item, name) for item in stored}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
         if rows:
-            text = f"{meaning[0].upper()}{meaning[1:]}. Mean over networks. Bars: 95 % intervals."
-            pictures.append(against_sparsity(compared, rows, name, heading, text))
+            pictures.append(against_sparsity(compared, rows, name, *CAPTIONS[name]))
     return pictures
 
 
@@ -318,7 +321,7 @@ def against_sparsity(
     compared: list[StoredPopulation], rows: list[dict], name: str, heading: str, caption: str
 ) -> Picture:
     """Draws a number against sparsity for all learning and pruning methods, with intervals."""
-    ylabel, scale, _, _ = SHOWN[name]
+    ylabel, scale, _ = SHOWN[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
         run = f" · {row['run']}" if "run" in row else ""

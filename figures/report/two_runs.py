@@ -61,7 +61,7 @@ def write_report(folder: Path, stored: list[list[StoredPopulation]], names: tupl
 
 def shown_difference(row: dict) -> dict:
     """Formats a row of `run_differences`."""
-    title, *form, _ = SIDE_BY_SIDE[row["measure"]]
+    title, *form = SIDE_BY_SIDE[row["measure"]]
     numbers = {name: show(row[name], *form) for name in ("first", "second", "chance") if name in row}
     text = show(row, *form, signed="first" in row)
     seeds = "the same" if row["paired"] else "different"
