@@ -22,9 +22,9 @@ from torch import Tensor
 from common.cli import FLIPS, UserError, logger, refuse_pipe
 from common.datasets import DOWNLOADS
 from common.store.files import claim, names_cause
+from common.values import SMALLEST_SIDE
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")  # checksums depend on this order
-SMALLEST_SIDE = 8  # the network halves images twice
 HALVES = ("train", "test")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # not EPS, for which Pillow starts a program
 LARGEST_ADVISED = 64  # four times the pixels, and the training time, of the published images

@@ -31,6 +31,7 @@ def _whole_number(low: int, high: int) -> Callable:
 
 NUMBERS = {int: r"[+-]?[0-9]{1,18}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"}
 SEVERITIES = 5  # of each corruption in CIFAR-10-C
+SMALLEST_SIDE = 8  # of images: the network halves them twice
 LARGEST_INTEGER = 2**31 - 1
 SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # within the range of float32
 BELOW_ONE = math.nextafter(1, 0)  # the largest float below 1

@@ -234,8 +234,8 @@ def test_what_cannot_be_prepared_is_refused_in_one_line_and_leaves_nothing(tmp_p
     root = write_folder(tmp_path / "pets", size=(9, 9))
     (root / "test/dog/1.png").write_text("no image")
     (tmp_path / ".preparing_new/of a killed call").mkdir(parents=True)
-    for words in ([root, tmp_path / "new", "--size", 8], [root, tmp_path / "new", "--factor", 2]):
-        assert prepare(*words) == 2
+    for words in (["--size", 8], ["--factor", 2], ["--factor", 9, "--skip"]):
+        assert prepare(root, tmp_path / "new", *words) == 2
         assert capsys.readouterr().err.count("\n") == 1 and listed(tmp_path) == ["pets"]
     with pytest.raises(SystemExit):
         prepare(root, "", "--size", 8)
@@ -260,6 +260,8 @@ def write_photos(root):
 
 def test_a_folder_of_classes_is_split_by_seed_class_and_name_alone(tmp_path, capsys):
     photos = write_photos(tmp_path)
+    assert prepare(photos, tmp_path / "first", "--skip", "--test_share", 0.3) == 2
+    assert "of different sizes" in capsys.readouterr().err
 
     def split(name, *words):
         assert prepare(photos, tmp_path / name, "--size", 8, "--skip", "--test_share", 0.3, *words) == 0
