@@ -20,7 +20,7 @@ from typing import Callable, Sequence
 
 from common import methods, settings, values
 from common.criteria import CRITERIA
-from common.datasets import DOWNLOADS
+from common.datasets import DATASETS, DOWNLOADS
 from common.losses import LOSSES
 
 WORKER = "STUDY_WORKER"  # set in the environment of the processes that --workers starts
@@ -190,7 +190,7 @@ def add_common_flags(parser: Parser) -> None:
         group,
         (
             "--dataset",
-            (*DOWNLOADS, "digits", "folder"),
+            DATASETS,
             "cifar10",
             f"{', '.join(DOWNLOADS)}: downloaded once; digits: 8x8, comes with scikit-learn; folder: images "
             "of one size in train/CLASS/ and test/CLASS/ below --data_dir",
@@ -614,7 +614,7 @@ def _message_of(error: BaseException) -> str | None:
     """Returns the message for an error, or None for a bug. Recognises errors of torch by their text, because
     torch is not imported here."""
     if isinstance(error, Interrupted):
-        return "interrupted: finished models are kept; repeat the same command to continue"
+        return "interrupted: what is finished is kept; repeat the same command to continue"
     if isinstance(error, UserError):
         return f"error: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name.split(".")[0] not in ("common", "figures"):

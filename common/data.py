@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.cli import FLIPS, UserError, logger, refuse_pipe
-from common.datasets import DOWNLOADS
+from common.datasets import DATASETS, DOWNLOADS
 from common.store.files import claim, names_cause
 from common.values import SMALLEST_SIDE
 
@@ -146,12 +146,14 @@ def load_dataset(dataset: str, data_dir: str, follow_links: bool = False) -> Ima
     """Loads a data set on the CPU.
 
     Args:
-        dataset: a name in DOWNLOADS, 'digits' or 'folder'.
+        dataset: a name in DATASETS.
         data_dir: the folder for downloads, or the folder with train/ and test/.
         follow_links: whether links may lead out of that folder.
     Raises:
-        UserError: the data is missing, damaged or unusable.
+        UserError: the data is unknown, missing, damaged or unusable.
     """
+    if dataset not in DATASETS:
+        raise UserError(f"{dataset!r} is no data set; give one of {', '.join(DATASETS)}")
     name = dataset_name(dataset, data_dir)
     if dataset == "folder":
         data = _load_folder(Path(data_dir), name, follow_links)

@@ -38,3 +38,4 @@ DOWNLOADS = {
         flips=False,
     ),
 }
+DATASETS = (*DOWNLOADS, "digits", "folder")  # --dataset

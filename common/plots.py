@@ -76,7 +76,7 @@ def is_paper(arrays: dict) -> bool:
 def title_lines(arrays: dict) -> list[str]:
     """Returns the lines of the title: what the figure shows and for which networks, then the settings."""
     networks, *settings = str(arrays["title"]).split("\n")
-    shown = SHOWN.get(str(arrays["figure"]))
+    shown = SHOWN.get(str(arrays["figure"]), "").replace("pruned", str(arrays.get("networks", "pruned")))
     return [f"{shown} · {networks}" if shown else networks, *settings]
 
 
@@ -152,6 +152,7 @@ def label_classes(panel: Axes, names: list[str], title: str) -> None:
     panel.set_xticks(range(len(names)), names, **turned)
     panel.yaxis.get_major_locator().set_params(integer=True)
     label_axes(panel, "true class", "PIEs (images)", title)
+    panel.set_ylim(0, max(1, panel.get_ylim()[1]))
 
 
 def class_style(label: int) -> dict:
@@ -336,8 +337,8 @@ def draw_pies_distribution(arrays: dict) -> Figure:
     figure, (panel,) = titled_figure(arrays, max(6.5, 0.5 * len(names)), 3.2)
     bars = panel.bar(range(len(names)), counts, color=REST_COLOUR)
     panel.bar_label(bars, fontsize=8)
-    label_classes(panel, names, f"{counts.sum()} PIEs of {arrays['images']} test images")
     panel.margins(y=0.12)
+    label_classes(panel, names, f"{counts.sum()} PIEs of {arrays['images']} test images")
     return figure
 
 

@@ -45,6 +45,7 @@ iteration_count = _whole_number(1, 1000)
 thread_count = _whole_number(1, 1024)
 positive_float = _number(float, "a number above 0, from 1e-30 to 1e30", SMALLEST_FLOAT, LARGEST_FLOAT)
 natural_float = _number(float, "a number of 0 or more, to 1e30", 0, LARGEST_FLOAT)
+pixel_value = _number(float, "a number from 0 to 1, for pixels in [0, 1]: divide by 255", 0, 1)
 milestone_factor = _number(float, "a number above 0, to 10", SMALLEST_FLOAT, 10)
 widen_factor = _whole_number(1, 64)
 severity = _whole_number(1, SEVERITIES)
@@ -101,11 +102,11 @@ def epoch_list(text: str) -> list[int]:
 
 
 def channel_values(text: str) -> tuple[float, ...]:
-    """Parses `0.4914,0.4822,0.4465`: a number of 0 or more for each colour channel."""
+    """Parses `0.4914,0.4822,0.4465`: a number from 0 to 1 for each colour channel."""
     parts = text.split(",")
     if len(parts) != 3:
         raise ArgumentTypeError(f"{text!r} is not three numbers separated by commas")
-    return tuple(map(natural_float, parts))
+    return tuple(map(pixel_value, parts))
 
 
 def encoder_name(text: str) -> str:

@@ -215,7 +215,7 @@ def test_every_signal_that_stops_ends_with_its_status_and_leaves_the_handlers(nu
 
     before = signal.getsignal(number)
     assert main([]) == 128 + number and signal.getsignal(number) == before
-    assert "interrupted: finished models are kept" in capsys.readouterr().err
+    assert "interrupted: what is finished is kept" in capsys.readouterr().err
 
 
 # Numbers

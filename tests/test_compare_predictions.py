@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 import numpy as np
 import pytest
@@ -84,6 +85,14 @@ def test_the_page_has_names_and_pictures_and_only_its_files_are_replaced(arrays,
     assert (tmp_path / "predictions/notes.csv").read_text() == "mine"
 
 
+def test_arrays_that_may_not_belong_together_are_told(arrays, capsys):
+    assert arrays(dense=arrays.dense[:2], labels=LABELS + 1) == 0
+    notes = (
+        "note: 2 dense networks, 7 of pruned: the first 2 .*note: labels run from 1 to 3, predictions to 2"
+    )
+    assert re.match(notes, capsys.readouterr().out, re.DOTALL)
+
+
 @pytest.mark.parametrize(
     "flags, changed, words",
     [
@@ -97,7 +106,7 @@ def test_the_page_has_names_and_pictures_and_only_its_files_are_replaced(arrays,
         ([], {"pruned": as_probabilities(np.zeros((7, 40), int)), "labels": LABELS + 1}, "class id 3"),
         ([], {"dense": np.array([["a"] * 40])}, "--dense dense.npy: shape (1, 40), <U1"),
         (["--pruned", "words.npy"], {}, "words.npy is not a .npy file of numbers"),
-        (["--pruned", "missing.npy"], {}, "missing.npy: No such file"),
+        (["--pruned", "missing.npy"], {}, "--pruned missing.npy is not a file"),
         (["--pruned", "fifo.npy"], {}, "fifo.npy is not a file"),
         (["--pruned", "x/pruned.npy"], {}, "two files of --pruned have the same name"),
         (["--names", "words.npy"], {}, "class id 2"),

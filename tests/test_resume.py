@@ -190,7 +190,7 @@ def test_a_training_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, m
             (
                 number,
                 128 + number,
-                "interrupted: finished models are kept; repeat the same command to continue; {}",
+                "interrupted: what is finished is kept; repeat the same command to continue; {}",
             )
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         ),

@@ -191,9 +191,11 @@ def find_population(
     if not fitting:
         flags = "".join(f" --{kind.flag_prefix}_{key} {value}" for key, value in selected.items())
         existing = "; ".join(map(str, populations)) or kinds_in(searched.folder)
+        contrastive = "" if study.supervised else ", --temperature, --encoder_name, --projection_head"
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
-            f"{study.architecture_name} in {study.folder}; found: {existing}; {script_remedy(kind)}"
+            f"{study.architecture_name} in {study.folder}; found: {existing}; give --model_depth, "
+            f"--widen_factor{contrastive} as in their training, or {script_remedy(kind)}"
         )
     return choose_population(study, fitting, dense)
 

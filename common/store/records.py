@@ -320,7 +320,7 @@ def _check_sparsity(network: nn.Module, path: Path, record: dict | None, expecte
         )
 
 
-def load_network(*paths: Path) -> models.Classifier:
+def load_network(*paths: str | Path) -> models.Classifier:
     """Like `load_classifier`, with name, architecture and number of classes from the record.
 
     Args:
@@ -328,6 +328,7 @@ def load_network(*paths: Path) -> models.Classifier:
     Raises:
         UserError: a missing file, one without a record or that does not fit it, a head of another encoder.
     """
+    paths = tuple(map(Path, paths))
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")

@@ -345,9 +345,9 @@ def against_sparsity(
 
 
 def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Claim) -> Picture | None:
-    """Draws the deciding rows of a claim and their means; None without such rows."""
+    """Draws the deciding rows of a claim and their means; None without any number."""
     deciding = [row for row in rows if row["claim"] == claim.number and row["decides"]]
-    if not deciding:
+    if all(np.isnan(row["value"]) for row in deciding):
         return None
     shown_measures = [claims.MEASURES[claim.number, row["measure"]] for row in deciding]
     numbers = [[row[name] for row in deciding] for name in ("value", "low", "high", "smallest")]
@@ -370,6 +370,8 @@ def pair_label(row: dict) -> str:
 def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> Picture:
     """Draws a number on all test sets against sparsity; every pruning method starts with the dense
     networks."""
+    evaluated = {row["learning_method"] for row in all_rows}
+    compared = [population for population in compared if population.learning_method in evaluated]
     methods = grouped(compared, "learning_method", "pruning_method")
     rows = [
         {**row, "pruning_method": pruning, "run": row["test_set"]}

@@ -104,7 +104,7 @@ MADE = (
 )
 WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of weak dense networks; distance from chance accuracy
 WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react differently to pruning from good ones"
-LOST = "Pruned networks near chance have lost most of what they had learned"
+NEAR_GUESSING = "After pruning or finetuning at most 10 points more accurate than guessing"
 TOPICS = {  # heading -> prefixes of the names of its figures
     "PIEs and accuracy against sparsity": ("pies_against", "accuracy_against"),
     "Excess PIEs and further measures against sparsity": ("excess", "calibration", "cka"),
@@ -224,7 +224,7 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
 def warnings(report: Report) -> list[str]:
     """Returns warnings about networks that are too weak to say much about good ones."""
     highest_chance = 1 / len(report.compared[0].class_names) + NEAR_CHANCE
-    kinds = (WEAK_DENSE, WEAK, report.dense), (LOST, highest_chance, report.populations)
+    kinds = (WEAK_DENSE, WEAK, report.dense), (NEAR_GUESSING, highest_chance, report.populations)
     messages = []
     for reason, threshold, rows in kinds:
         weak_rows = [row for row in rows if row["accuracy"]["value"] < threshold]

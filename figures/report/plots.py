@@ -192,7 +192,7 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     # All learning methods share markers; the absence of the last kinds does not change those of the others.
-    kinds = sorted(dict.fromkeys(pruning), key=lambda kind: kind in ("dense", FINETUNED))
+    kinds = sorted(dict.fromkeys(pruning), key=lambda kind: (kind == "dense", kind == FINETUNED))
     figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
         index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
@@ -224,6 +224,7 @@ def draw_test_sets(arrays: dict) -> Figure:
         kinds.setdefault(CORRUPTIONS.get(name, ("other images",))[0], [CLEAN]).append(name)
     methods = list(dict.fromkeys(method for method, _ in series))
     rows, columns, colours = len(kinds), len(methods), [LINE_COLOUR, CLASS_COLOURS[6], *CLASS_COLOURS]
+    ylabel = plain(arrays["ylabel"]).replace(", ", "\n")  # as long as a low panel
     if is_paper(arrays):
         rows, columns = rows * columns, 1
     size = 3.1 * columns + 2, 2.1 * rows + 0.5
@@ -236,7 +237,7 @@ def draw_test_sets(arrays: dict) -> Figure:
             if pruning == method and name in names
         }
         draw_lines(panel, arrays, looks)
-        label_axes(panel, "", f"{kind}\n{plain(arrays['ylabel'])}", method)
+        label_axes(panel, "", f"{kind}\n{ylabel}", method)
         if is_paper(arrays) or method == methods[-1]:
             # The legend names all test sets of the row, even if this method lacks some.
             for name, (style, colour) in styles.items():

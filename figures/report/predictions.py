@@ -64,7 +64,7 @@ def read_array(flag: str, file: Path) -> np.ndarray:
     Raises:
         UserError: it is not such a file.
     """
-    if file.exists() and not file.is_file():
+    if not file.is_file():
         raise UserError(f"{flag} {file} is not a file; give a .npy file")
     try:
         return np.lib.format.open_memmap(file, mode="r")
@@ -151,6 +151,24 @@ def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Pr
             f"the arrays have class id {largest}, probabilities and --names {text} classes; ids start at 0"
         )
     return names or [str(index) for index in range(count)]
+
+
+def notes(labels: np.ndarray, dense: Predictions, pruned: dict[str, Predictions]) -> list[str]:
+    """Returns notes on arrays that may not belong together."""
+    counts = {name: len(item.classes) for name, item in pruned.items()}
+    texts = [
+        f"note: {len(dense.classes)} dense networks, {count} of {name}: the first "
+        f"{min(count, len(dense.classes))} of each are compared"
+        for name, count in counts.items()
+        if count != len(dense.classes)
+    ]
+    largest = max(int(item.classes.max()) for item in (dense, *pruned.values()))
+    if labels.min() == 1 and labels.max() > largest:
+        texts.append(
+            f"note: labels run from 1 to {labels.max()}, predictions to {largest}; class ids start at 0: "
+            "subtract 1 from labels that were counted from 1"
+        )
+    return texts
 
 
 def image_files(folder: Path, images: int) -> list[Path]:
@@ -308,8 +326,8 @@ def write_report(folder: Path, compared: list[StoredPopulation], images: list[Pa
     }
     outputs.write_page(folder, page.TEMPLATES.get_template("predictions.html").render(values))
     return [
-        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(first.labels)} images, K = "
-        f"{row['networks']}; {page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K / 2"
+        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(first.labels)} images, K = {row['networks']}; "
+        f"{page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K / 2"
         for row in rows
     ]
 
