@@ -162,11 +162,11 @@ def commands(flags: argparse.Namespace) -> list[str]:
 SUBMIT = """#!/bin/bash
 # Submits the study from a login node with network access: fetches the data, then queues the jobs. Each job
 # waits for the jobs of the stages that it needs.
-set -euo pipefail
+set -eo pipefail  # not -u: old versions of bash reject empty arrays
 tasks=${{TASKS:-8}}           # number of jobs that share the models of one command
 resources=()                # override those in job.sh: --partition=gpu, --gres=none, --mem=8G
 data=(--dataset cifar10 --data_dir data)
-results=pies/cifar10
+results=pies/cifar10        # pies/ and the name of the data set; of the last folder of --data_dir
 # Additional flags for training of all networks, for networks pruned while training, and for finetuning:
 training_sup=() training_clr=() gradual_sup=() gradual_clr=() finetuning=()
 

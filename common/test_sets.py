@@ -113,9 +113,12 @@ def _read_folder(
     root: Path, data: ImageDataset, follow_links: bool
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Returns images, labels and file names of CLASS/IMAGE below `root`."""
-    folders = {path.name for path in visible(root) if path.is_dir()}
-    if unmatched := ", ".join(sorted(folders ^ {*data.class_names})):
-        raise UserError(f"--test_set {root}: its folders are not the classes of {data.name}: {unmatched}")
+    folders, classes = {path.name for path in visible(root) if path.is_dir()}, {*data.class_names}
+    unmatched = {"missing": classes - folders, "unknown": folders - classes}
+    if words := [f"{what}: {', '.join(sorted(names))}" for what, names in unmatched.items() if names]:
+        raise UserError(
+            f"--test_set {root}: its folders are not the classes of {data.name}; {'; '.join(words)}"
+        )
     height, width = data.test_images.shape[-2:]
     pixels, labels, files = [], [], []
     for label, name in enumerate(data.class_names):

@@ -80,7 +80,7 @@ def main(argv=None) -> None:
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     for flag, path in {"--results": folder, "--against": flags.against}.items():
         if path and not path.is_dir():
-            raise cli.UserError(f"{flag} {path}: no populations are stored there; the folder does not exist")
+            raise cli.UserError(f"{flag} {path} is not a folder; give one with results, such as pies/digits")
     report = against_folder(folder, flags.against) if flags.against else folder
     targets = {"release": flags.release, "drawn": flags.output_dir, "report": report}
     targets = {kind: path for kind, path in targets.items() if path}

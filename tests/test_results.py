@@ -239,9 +239,11 @@ def test_values_that_are_not_defined_are_empty_in_the_table(tmp_path):
     write_row(
         tmp_path, row("supervised", "global", 0.9, pies=0, q_score_pies=None, q_score_rest=float("nan"))
     )
-    table.make_table(tmp_path)
+    rows = table.make_table(tmp_path)
     [stored] = csv.DictReader((tmp_path / "results.csv").open())
     assert stored["q_score_pies"] == stored["q_score_rest"] == "" and stored["pies"] == "0"
+    shown = table.short_table([rows[0] | {"accuracy_mean": 0.7710499999999999}])[1]
+    assert shown[4] == "77.10%" and shown[8] == "-"
 
 
 @pytest.fixture

@@ -110,8 +110,9 @@ def short_table(rows: list[dict]) -> list[list[str]]:
     """
 
     def cell(row: dict, column: str, form: str) -> str:
-        value = _show(row.get(column))
-        return form.format(float(value) if form != "{}" else value) if value else "-"
+        value = row.get(column)
+        shown = _show(value)
+        return (form.format(float(value)) if form != "{}" else shown) if shown else "-"
 
     titles = [title for _, title, _ in SHORT_TABLE]
     return [titles, *([cell(row, column, form) for column, _, form in SHORT_TABLE] for row in rows)]
