@@ -5,6 +5,7 @@ checks those of another folder, laid out like tests/golden; networks may lie in 
 """
 
 import contextlib
+import csv
 import os
 import re
 from pathlib import Path
@@ -35,6 +36,18 @@ GOLDEN_NETWORKS = [
 ]
 if not GOLDEN_NETWORKS:
     raise pytest.UsageError(f"GOLDEN_DIR: no networks wideResNet_*.pt in {GOLDEN}")
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def golden_keys(name, pattern):

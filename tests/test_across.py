@@ -1,6 +1,5 @@
 """Comparisons across learning methods, pruning methods and sparsities, from made-up results."""
 
-import csv
 import itertools
 import math
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import stored_results
+from conftest import read_csv
 from stored_results import CLASS_NAMES, LAYERS, make_results, population_path, pruned_populations, rewrite
 from test_evidence import Stored
 from test_plots import check_nothing_overlaps, drawn
@@ -181,7 +181,7 @@ def test_tables_are_written_and_figures_name_what_is_shown(folder, capsys, empty
     printed = capsys.readouterr().out
     for name, (rows, figures) in compare(folder).items():
         assert f"table: {folder / 'similarity' / name}.csv" in printed
-        stored = list(csv.DictReader((folder / "similarity" / f"{name}.csv").open()))
+        stored = read_csv(folder / "similarity" / f"{name}.csv")
         assert len(stored) == len(rows) and all(list(row) == list(rows[0]) for row in stored)
         for arrays in figures.values():
             shown, settings = str(arrays["title"]).split("\n")
@@ -196,7 +196,7 @@ def test_empty_pie_sets_can_be_compared(tmp_path, empty_figures):
     assert math.isnan(rows[0]["jaccard"]) and rows[2]["jaccard"] == 0 and rows[0]["pies"] == 0
     assert "pie_overlap" not in figures  # nothing but zeros
     assert make(tmp_path) == 0
-    stored = next(csv.DictReader((tmp_path / "similarity/pie_overlap.csv").open()))
+    stored = read_csv(tmp_path / "similarity/pie_overlap.csv")[0]
     assert stored["jaccard"] == "" and stored["pies"] == "0"
 
 

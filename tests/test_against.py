@@ -1,11 +1,11 @@
 """Two runs side by side: every number found again by slow votes, what differs named, nothing else written."""
 
-import csv
 import json
 import statistics
 from dataclasses import replace
 
 import pytest
+from conftest import read_csv
 from stored_results import make_results, population_path, pruned_populations, rewrite
 from test_evidence import Stored, estimate, half_samples, variance
 
@@ -50,8 +50,7 @@ def report_folder(warm):
 
 
 def rows_of(warm, name):
-    with (report_folder(warm) / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_csv(report_folder(warm) / f"{name}.csv")
 
 
 def row_of(warm, key, measure):

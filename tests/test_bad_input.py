@@ -562,9 +562,9 @@ clr_pruning_finetune --debug maybe => --debug ... neither True nor False
 sup_training --pruning 0.5 --match_sparsity 0.5 => leave --pruning out
 sup_training --begin_step 5 --begin_epoch 5 --pruning 0.5 => --begin_epoch exclude each other
 sup_pruning_finetune --dropout 0.1 => of WideResNet-10-1-dropout0.1 ... wideResNet-1_0.0pruning
-sup_prediction_depth --widen_factor 2 => of WideResNet-10-2 ... wideResNet-1_0.0pruning
+sup_prediction_depth --widen_factor 2 => wideResNet-1_0.0 ... --widen_factor as in their training
 clr_pie_kmodels_detection --projection_head linear => found: WideResNet-10-1_encoder_SupCon
-clr_prediction_depth --encoder_name Net => found: WideResNet-10-1_encoder_SupCon
+clr_prediction_depth --encoder_name Net => 10-1_encoder_SupCon ... --temperature, --encoder_name
 sup_prediction_depth --models_number 1 => (2 networks, now 1; ids, images or ... (--run NAME,
 """
 # What is spoilt: id, how, script, flags, what the line tells.

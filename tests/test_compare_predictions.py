@@ -1,11 +1,11 @@
 """PIEs of any networks, from arrays alone."""
 
-import csv
 import os
 import re
 
 import numpy as np
 import pytest
+from conftest import read_csv
 from matplotlib.image import imsave
 
 from figures import compare_predictions
@@ -39,8 +39,7 @@ def modal(predictions, image):
 
 
 def rows(name):
-    with open(f"predictions/{name}.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(f"predictions/{name}.csv")
 
 
 def as_probabilities(classes):

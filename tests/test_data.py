@@ -326,6 +326,8 @@ def test_a_folder_may_not_take_the_name_of_a_built_in_data_set(tmp_path, name):
     with pytest.raises(UserError, match="rename it"):
         dataset_name("folder", str(tmp_path / name))
     assert dataset_name("folder", str(tmp_path / "pets") + "/") == "pets"
+    with pytest.raises(UserError, match="'digit' is no data set; give one of cifar10"):
+        load_dataset("digit", "data")
 
 
 # Data sets that torchvision downloads

@@ -1,11 +1,10 @@
 """Networks that others trained, and data that changed: networks are evaluated as they were trained."""
 
-import csv
 import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN_HERE, write_few_digits
+from conftest import GOLDEN_HERE, read_csv, write_few_digits
 from test_scripts import main, run_here
 
 from common import losses
@@ -39,8 +38,7 @@ def work(world, tmp_path, monkeypatch):
 
 
 def table(folder):
-    with open(folder / "pies/few/results.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(folder / "pies/few/results.csv")
 
 
 def test_networks_are_evaluated_with_the_given_normalization_everywhere(work, capsys):

@@ -1,7 +1,6 @@
 """A walk along docs/own_data.md: its commands, copied, with fewer epochs and networks."""
 
 import contextlib
-import csv
 import importlib
 import re
 import shlex
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import without_figures, write_few_digits
+from conftest import read_csv, without_figures, write_few_digits
 
 ROOT = Path(__file__).parent.parent
 FEWER = {"--epochs": "1", "--head_epochs": "1", "--index_end": {"5": "1", "7": "2"}, "--size": "8"}
@@ -68,8 +67,7 @@ def work(tmp_path_factory):
 
 
 def table(folder):
-    with (folder / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / "results.csv")
     return {(row["learning_method"], row["pruning_method"], row["sparsity"]): row for row in rows}
 
 

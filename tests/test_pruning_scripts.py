@@ -1,6 +1,5 @@
 """Pruning by command: while training, by every criterion and scope, iteratively; the weights kept for it."""
 
-import csv
 import json
 import shlex
 import shutil
@@ -8,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN_HERE, write_few_digits
+from conftest import GOLDEN_HERE, read_csv, write_few_digits
 from test_criteria import check_counts
 from test_scripts import DENSE, SMALL, main, remedy
 
@@ -203,12 +202,8 @@ def kept_remedy(message):
 
 
 def rows_of(work):
-    with open(work / "pies/few digits/results.csv", newline="") as file:
-        return {
-            (row["learning_method"], row["pruning_method"])
-            for row in csv.DictReader(file)
-            if row["status"] == "present"
-        }
+    rows = read_csv(work / "pies/few digits/results.csv")
+    return {(row["learning_method"], row["pruning_method"]) for row in rows if row["status"] == "present"}
 
 
 # Pruning while training
@@ -466,17 +461,18 @@ def test_iterations_are_skipped_where_they_are_finished_and_made_again_where_one
 
 
 @pytest.mark.parametrize(
-    "method, criterion, scope",
+    "networks",
     [
-        ("sup", "snip_batches", "layer"),
-        ("sup", "grasp", "erk"),
-        ("sup", "synflow", "global"),
-        ("sup", "random", "global"),
-        ("clr", "filter_l2", "layer"),
-        ("clr", "levai_zombori", "global"),
+        "sup snip_batches layer",
+        "sup grasp erk",
+        "sup synflow global",
+        "sup random global",
+        "clr filter_l2 layer",
+        "clr levai_zombori global",
     ],
 )
-def test_iterations_by_other_criteria_prune_their_shares_too(work, monkeypatch, method, criterion, scope):
+def test_iterations_by_other_criteria_prune_their_shares_too(work, monkeypatch, networks):
+    method, criterion, scope = networks.split()
     monkeypatch.setattr(pruning, "SYNFLOW_ROUNDS", 5)
     assert main(*iterate(method, "rewind", ["--criterion", criterion, "--scope", scope])) == 0
     gone = []

@@ -1,13 +1,12 @@
 """Results that are small enough to publish give the report of those that they are a copy of."""
 
-import csv
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN_HERE, without_figures
+from conftest import GOLDEN_HERE, read_csv, without_figures
 from stored_results import make_results
 from test_report import Page
 
@@ -21,8 +20,7 @@ def make(folder, *flags):
 
 
 def numbers_of(folder):
-    with (folder / "report" / "evidence.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / "report" / "evidence.csv")
     columns = ("claim", "measure", "comparison", "sparsity", "mark", "value", "low", "high")
     return [[row[column] for column in columns] for row in rows]
 

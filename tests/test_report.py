@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stored_results
+from conftest import read_csv
 from PIL import Image
 from test_evidence import Stored
 
@@ -138,8 +139,7 @@ def test_the_gallery_and_the_list_have_the_most_confident_pies_with_their_votes(
         for entry, (confidence, image, *_) in zip(shown, expected):
             assert np.array_equal(entry["image"], pixels[image])
             assert entry["confidence"] == pytest.approx(-confidence)
-        with (folder / "report" / "pies_{}_{}_{}sparsity.csv".format(*key)).open(newline="") as file:
-            listed = list(csv.DictReader(file))
+        listed = read_csv(folder / "report" / "pies_{}_{}_{}sparsity.csv".format(*key))
         assert [row["image"] for row in listed] == [f"test/a/{row[1]}.png" for row in expected]
         for row, (_, image, *facts) in zip(listed, expected):
             assert [row[name] for name in columns] == list(map(str, facts))
@@ -169,8 +169,7 @@ def test_curves_are_drawn_from_the_numbers_of_the_table(folder):
 
 
 def test_figures_of_claims_show_the_rows_that_decide_and_their_means(folder, read):
-    with (folder / "report" / "evidence.csv").open(newline="") as file:
-        deciding = [row for row in csv.DictReader(file) if row["decides"] == "True"]
+    deciding = [row for row in read_csv(folder / "report/evidence.csv") if row["decides"] == "True"]
     for number in "1234":
         rows = [row for row in deciding if row["claim"] == number]
         arrays = read_arrays(folder / "report" / f"claim_{number}.npz")

@@ -2,14 +2,13 @@
 networks left out and named."""
 
 import argparse
-import csv
 import json
 import math
 import re
 
 import numpy as np
 import pytest
-from conftest import without_figures
+from conftest import read_csv, without_figures
 from stored_results import make_results, rewrite
 from test_evidence import (
     Stored,
@@ -55,8 +54,7 @@ def results(tmp_path_factory):
 
 
 def rows_of(folder):
-    with (folder / "report/test_sets.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_csv(folder / "report/test_sets.csv")
 
 
 def page_of(folder):

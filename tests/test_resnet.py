@@ -1,13 +1,12 @@
 """ResNet-18, the second backbone: torchvision's numbers and names, through all eight scripts."""
 
-import csv
 import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from conftest import write_few_digits
+from conftest import read_csv, write_few_digits
 from test_scripts import main
 
 from common import models
@@ -71,7 +70,6 @@ def test_all_eight_scripts_take_it(tmp_path, monkeypatch, unsaved_figures):
     files = {path.name for path in tmp_path.glob("models/few/*.pt")}
     assert "resnet18_encoder_SupCon_0.9pruning_global_128batch_0.5temperature_1epochs_id0.pt" in files
     assert len(files) == 6 and all(name.startswith("resnet18_") for name in files)
-    with open(tmp_path / "pies/few/results.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "pies/few/results.csv")
     assert {row["architecture"] for row in rows} == {"resnet18"} and len(rows) == 4
     assert all(0 <= float(row["depth_all"]) <= 17 for row in rows)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import read_csv
 from test_plots import depths
 
 from common import comparison, metrics, models, neighbours, plots, process, study
@@ -76,8 +77,7 @@ def write_row(folder, row, suffix=""):
 
 
 def read_table(folder):
-    with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(folder / "results.csv")
 
 
 def keys(folder):
@@ -240,7 +240,7 @@ def test_values_that_are_not_defined_are_empty_in_the_table(tmp_path):
         tmp_path, row("supervised", "global", 0.9, pies=0, q_score_pies=None, q_score_rest=float("nan"))
     )
     rows = table.make_table(tmp_path)
-    [stored] = csv.DictReader((tmp_path / "results.csv").open())
+    [stored] = read_table(tmp_path)
     assert stored["q_score_pies"] == stored["q_score_rest"] == "" and stored["pies"] == "0"
     shown = table.short_table([rows[0] | {"accuracy_mean": 0.7710499999999999}])[1]
     assert shown[4] == "77.10%" and shown[8] == "-"

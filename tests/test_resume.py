@@ -80,13 +80,6 @@ STAGES = {
 FOUR = "sup_training --index_end 0 --epochs 4 --batch_size 16"
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     write_few_digits(tmp_path / "few digits")

@@ -1,7 +1,6 @@
 """All eight scripts chained through their command lines, on a few digits with tiny settings, on the CPU."""
 
 import contextlib
-import csv
 import hashlib
 import importlib
 import io
@@ -18,7 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN_HERE, write_few_digits
+from conftest import GOLDEN_HERE, read_csv, write_few_digits
 from matplotlib.figure import Figure
 
 from common import comparison, plots
@@ -93,11 +92,10 @@ def drawn(chain, tmp_path_factory):
 
 
 def table(work):
-    with open(work / "pies/few digits/results.csv", newline="") as file:
-        return {
-            (row["learning_method"], row["pruning_method"], float(row["sparsity"])): row
-            for row in csv.DictReader(file)
-        }
+    return {
+        (row["learning_method"], row["pruning_method"], float(row["sparsity"])): row
+        for row in read_csv(work / "pies/few digits/results.csv")
+    }
 
 
 def test_models_have_the_published_names_and_records(chain):
@@ -324,7 +322,7 @@ def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and
         assert main(f"{method}_pruning_finetune", *common, "--epochs", 1, "--pruning_percentages", 0.9) == 0
         assert main(f"{method}_pie_kmodels_detection", *common, "--pruning_percentages", 0.9) == 0
         assert "external" in capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "pies/digits/results.csv").open()))
+    rows = read_csv(tmp_path / "pies/digits/results.csv")
     origins = {"dense": "external", "global": "pruned here, dense external"}
     assert len(rows) == 4 and all(row["origin"] == origins[row["pruning_method"]] for row in rows)
     assert main("make_figures", "--results", "pies/digits") == 0
@@ -396,8 +394,7 @@ def test_every_stored_array_stands_in_the_table_of_the_page_on_python(chain):
 
 def test_a_training_leaves_its_numbers_epoch_by_epoch(chain):
     [path] = (chain[0] / "logs/few digits").glob("wideResNet*_0.0pruning_*_id0_curves.csv")
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path)
     [record] = (chain[0] / "models/few digits").glob("wideResNet*_0.0pruning_*_id0.json")
     history = json.loads(record.read_text())["history"]
     assert [row["epoch"] for row in rows] == [str(entry["epoch"]) for entry in history]
@@ -410,7 +407,7 @@ def test_a_network_without_a_record_is_not_loaded_by_its_file_alone(chain, tmp_p
     [path] = (chain[0] / "models/few digits").glob("wideResNet*_0.0pruning_*_id0.pt")
     shutil.copy(path, tmp_path / path.name)
     with pytest.raises(UserError, match="no record of this study"):
-        records.load_network(tmp_path / path.name)
+        records.load_network(str(tmp_path / path.name))
 
 
 def test_parts_that_do_not_belong_together_are_not_loaded(chain):

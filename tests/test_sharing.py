@@ -62,13 +62,6 @@ def contents(work):
     return content
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """All stages by one process with one thread."""
