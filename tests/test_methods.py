@@ -78,12 +78,14 @@ def test_names_are_made_of_schedule_scope_and_criterion(name, method):
 
 
 # The last three would compare filters of different layers.
-NO_METHODS = """magnitude global_magnitude global_ Global global_layer global_unknown layer_filter_l1
-GMP_layer GMP_dense dense_global snip_global small finetune finetuned_snip global_iterative global_iterative0.2
+NO_METHODS = """
+magnitude global_magnitude global_ Global global_layer global_unknown layer_filter_l1 GMP_layer GMP_dense
+dense_global snip_global small finetune finetuned_snip global_iterative global_iterative0.2
 global_iterative0.20_rewind0 global_iterative1.2_rewind0 global_iterative0.2_rewind
 global_iterative0.2_rewind00 global_iterative0.2_reinit0 GMP_global_iterative0.2_rewind0
-global_iterative0.0_rewind0
-global_filter_l1 GMP_global_filter_random global_filter_l2_iterative0.2_rewind0"""
+global_iterative0.0_rewind0 global_filter_l1 GMP_global_filter_random
+global_filter_l2_iterative0.2_rewind0
+"""
 
 
 @pytest.mark.parametrize("name", ["", "global_iterative0.2_rewind0\n", *NO_METHODS.split()])
