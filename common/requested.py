@@ -117,6 +117,7 @@ def gradual_pruning(flags: Namespace, sparsity: float, part: str, images: int) -
     first_epoch, last_epoch = (f"{float(f'{epoch:.2g}'):g}" for epoch in possible)
     network = {"encoder": "encoder", "supervised": "network", "head": "classifier head"}[part]
     remedy = f"give, for example, --begin_epoch{suffix} {first_epoch} --end_epoch{suffix} {last_epoch}"
+    remedy += " (the head: --begin_epoch_head, --end_epoch_head)" * (part == "encoder")
     if begin > end or end < 1 or end > last_step:
         raise UserError(
             f"pruning of the {network} from step {begin} to step {end} does not fit its training "
