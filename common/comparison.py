@@ -150,7 +150,7 @@ def find_populations(study: Study) -> list[Population]:
         first = Population(study.learning_method, *requested[0], ())
         raise UserError(
             f"no pruned networks in {study.folder} to compare with {dense}: {missing}; there are: "
-            f"{kinds_in(study.folder)}; {script_remedy(first)}"
+            f"{kinds_in(study.folder, study.learning_method)}; {script_remedy(first)}"
         )
     if missing:
         logger.info(f"not found, left out: {missing}")
@@ -209,8 +209,11 @@ def refuse_other_results(
 def changed_settings(study: Study, population: Population, stored: dict) -> list[str]:
     """Lists settings of stored results that differ from the population's, as `key stored, not current`."""
     stored_settings, row = (json.loads(str(stored[name])) for name in ("settings", "row"))
-    stored_settings["normalization"] = row.get("normalization")
-    current = population.settings | {"normalization": study.data.normalization_text}
+    stored_settings |= {key: row.get(key) for key in ("normalization", "architecture")}
+    current = population.settings | {
+        "normalization": study.data.normalization_text,
+        "architecture": study.architecture_name,
+    }
     # A setting missing on one side was added to the code after the older of the two.
     return [
         f"{key} {old}, not {new}"

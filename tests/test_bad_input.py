@@ -1631,7 +1631,7 @@ def test_damaged_evaluations_are_computed_again(work, capsys, damage):
         damage(path)
     assert len(paths) == 4 and main(SUP_PIES, *with_defaults(SUP_PIES, [])) == 0
     said = capsys.readouterr()
-    assert said.err == "" and said.out.count("recomputing it") >= 4
+    assert said.err == "" and said.out.count("makes it again") >= 4
     for path in paths:
         stored = dict(np.load(path))
         assert stored.keys() == before[path].keys() and all(

@@ -125,7 +125,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
     except Exception as error:  # damaged and foreign files raise many kinds of errors
         if names_cause(error, path):
             raise
-        logger.info("%s cannot be read (%s): recomputing it", path, type(error).__name__)
+        logger.info(
+            "%s cannot be read (%s): the script that wrote it makes it again", path, type(error).__name__
+        )
         return None
     for name, values in arrays.items():
         if values.dtype == np.float16:  # only saves disk space: sums in it would be inexact

@@ -117,10 +117,13 @@ def dense_checkpoints(folder: Path, learning_method: str) -> list[Path]:
     return [path for path in folder.glob(pattern) if f"_{FINETUNED}_" not in path.name]
 
 
-def kinds_in(folder: Path) -> str:
-    """Lists the file names of the checkpoints in a folder, each once, with `*` for the id."""
+def kinds_in(folder: Path, learning_method: str) -> str:
+    """Lists the file names of a learning method's networks in a folder, each once, with `*` for the id; of
+    all networks if it has none."""
     names = [re.sub(r"_id[0-9]+\.pt$", "_id*.pt", path.name) for path in sorted(folder.glob("*_id*.pt"))]
-    return ", ".join(dict.fromkeys(name for name in names if name.endswith("_id*.pt"))) or "none"
+    names = [name for name in dict.fromkeys(names) if name.endswith("_id*.pt") and "_head_" not in name]
+    part = "dropout_id" if learning_method == "supervised" else f"_encoder_{learning_method}_"
+    return ", ".join([name for name in names if part in name] or names) or "none"
 
 
 def epoch_path(checkpoint: Path, epoch: int) -> Path:

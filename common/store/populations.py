@@ -190,7 +190,7 @@ def find_population(
     fitting = [population for population in populations if selected.items() <= population.facts().items()]
     if not fitting:
         flags = "".join(f" --{kind.flag_prefix}_{key} {value}" for key, value in selected.items())
-        existing = "; ".join(map(str, populations)) or kinds_in(searched.folder)
+        existing = "; ".join(map(str, populations)) or kinds_in(searched.folder, kind.learning_method)
         contrastive = "" if study.supervised else ", --temperature, --encoder_name, --projection_head"
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "

@@ -66,10 +66,10 @@ def prune_population(study: Study) -> None:
         flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
         study = replace(study, data=replace(study.data, **flips))
     all_steps = [pruning_steps(study, method, member) for member in dense.members]
-    for steps in all_steps:
-        for step in steps:  # rejects conflicting files before the first training
-            is_finished(study, step)
-    runs.log_finished(study, [step.files for steps in all_steps for step in steps])
+    every_step = [step for steps in all_steps for step in steps]
+    # Rejects conflicting files before the first training.
+    finished = [is_finished(study, step) for step in every_step]
+    runs.log_finished(study, [step.files for step in every_step], sum(finished))
     jobs = [
         runs.Job(steps[-1].files[-1].path, functools.partial(prune_network, study, steps))
         for steps in all_steps

@@ -168,11 +168,10 @@ def refuse_to_replace(files: Sequence[CheckpointSpec]) -> None:
             )
 
 
-def log_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]]) -> None:
+def log_finished(study: Study, networks: Sequence[Sequence[CheckpointSpec]], finished: int) -> None:
     """Logs how many of the networks, each given by its files, are finished, and which are external."""
     if study.flags.debug:
         return
-    finished = sum(files[-1].path.exists() for files in networks)
     if finished:
         logger.info(f"finished before: {finished} of {len(networks)} networks")
     records.log_external([file.path for files in networks for file in files if is_external(file)])
@@ -188,9 +187,9 @@ def train_networks(study: Study) -> None:
     log_widths(study)
     ids = requested.model_ids(study.flags)
     networks = [training_files(study, sparsity, model_id) for sparsity in sparsities for model_id in ids]
-    for files in networks:
-        missing_parts(study, files)  # rejects conflicting files before the first training
-    log_finished(study, networks)
+    # Rejects conflicting files before the first training.
+    finished = [not any(missing_parts(study, files)) for files in networks]
+    log_finished(study, networks, sum(finished))
     share(study, [Job(files[-1].path, functools.partial(train_network, study, files)) for files in networks])
 
 

@@ -76,7 +76,10 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     equal, floors = of_equal_number([*compared, *controls])
     curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
-    curves[1].arrays["zero"] = f"noise floor (halves, K = {floors['floor_networks']})"
+    if floors["floor_networks"]:
+        curves[1].arrays["zero"] = f"noise floor (halves, K = {floors['floor_networks']})"
+    else:  # one network has no halves
+        del curves[1]
     pictures = [
         *curves,
         against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
@@ -104,7 +107,8 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
         "PIEs against sparsity",
         "Images whose modal label over the pruned networks differs from that over the dense ones. "
         "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-        "(claim 3). All populations have K networks; smaller ones are left out. Bars: 95 % intervals, "
+        "(claim 3). All populations have K networks, the first ones; smaller populations are left out. "
+        "Bars: 95 % intervals, "
         "half-sampling over seeds. Band: the noise floor, the number of images on which dense networks of "
         "opposite halves of the seeds differ, in 95 % of the splits.",
     ),

@@ -17,6 +17,7 @@ from figures.report.measures import (
     STATISTICS,
     Pair,
     Terms,
+    compared_ids,
     difference,
     labels_of_sets,
     mean_of_networks,
@@ -202,7 +203,8 @@ def unique_to_combinations(claimed: Collection[StoredPopulation]) -> Iterator[Ro
         smallest = claims.SMALLEST_UNIQUENESS
         yield Row(f"U {across}", populations, uniqueness(pair), smallest, decides, note)
         jaccard = overlap(pair)
-        sizes = " and ".join(str(int(pies(item, item.seeds)[0].sum())) for item in populations)
+        seeds = compared_ids(STATISTICS["pies"], pair)
+        sizes = " and ".join(str(int(pies(*side)[0].sum())) for side in zip(populations, seeds))
         note = f"{jaccard['value']:.2f}, by chance {jaccard['chance']:.2f}; {sizes} images"
         beyond = {end: jaccard[end] - jaccard["chance"] for end in ("value", "low", "high")}
         yield Row(f"Jaccard {across}", populations, jaccard | beyond, note=note)

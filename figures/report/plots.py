@@ -93,8 +93,8 @@ def draw_heat_maps(arrays: dict) -> Figure:
         panel.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90 * (bottom > 0.2))
         panel.spines[:].set_visible(False)
         panel.set_title(title, x=0, ha="left")  # visible before a wide map is scrolled
-        if paper and cell * len(columns) > 3:
-            continue  # too narrow for texts
+        if paper and cell * len(columns) > 3:  # too narrow for numbers
+            texts = np.where(np.char.find(texts, "*") >= 0, "*", "")
         for (row, column), text in np.ndenumerate(texts):
             is_extreme = abs(values[row, column]) > 0.5 * highest  # dark if diverging, else bright
             colour = "black" if is_extreme != diverging else "white"
@@ -314,7 +314,7 @@ def draw_forest(arrays: dict) -> Figure:
         panel.set_yticks(range(len(labels)), labels)
         panel.tick_params(labelsize=8)
         panel.set_ylim(len(labels) - 0.5, -0.5)
-        label_axes(panel, name, "")
+        label_axes(panel, textwrap.fill(name, 22 if is_paper(arrays) else 50), "")
         panel.xaxis.label.set_size(8)
     handles = panels[0].get_legend_handles_labels()[0]
     add_legend(figure, handles, title="lines: 95 % intervals; grey: less than d")

@@ -92,11 +92,15 @@ class StoredPopulation:
         return f"{self.method} {self.sparsity:g}"
 
     @property
-    def network(self) -> str:
-        """The architecture, marked as external if these networks or the dense ones are."""
+    def external(self) -> bool:
+        """Whether others trained these networks or the dense ones."""
         runs = [json.loads(str(self.arrays.get(name, "{}"))) for name in ("runs", "dense_runs")]
-        external = any(run.get("made_elsewhere") for run in runs)
-        return "external " * external + str(self.arrays["architecture"])
+        return any(run.get("made_elsewhere") for run in runs)
+
+    @property
+    def network(self) -> str:
+        """The architecture, marked as external."""
+        return "external " * self.external + str(self.arrays["architecture"])
 
     @property
     def is_pruned(self) -> bool:

@@ -69,10 +69,12 @@ def shown_difference(row: dict) -> dict:
 
 
 def run_pair(first: StoredPopulation, second: StoredPopulation) -> Pair:
-    """Pairs two populations; networks are paired if the larger population has all seeds of the smaller."""
+    """Pairs two populations; networks are paired if the larger population has all seeds of the smaller. The
+    seeds of external networks are unknown."""
     ids = [set(population.seeds) for population in (first, second)]
     trained = [set(population.runs["seeds"]) for population in (first, second)]
-    paired = all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
+    known = not (first.external or second.external)
+    paired = known and all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
     return Pair(first, second, paired, tuple(sorted(set.intersection(*ids))) if paired else None)
 
 
@@ -104,7 +106,7 @@ def changed_settings(first: list[StoredPopulation], second: list[StoredPopulatio
             if key.startswith("dense."):
                 continue  # rows of dense networks show it
             name = population.learning_method, population.pruning_method, key, *map(str, values)
-            rows.setdefault(name, []).append(f"{100 * population.sparsity:g}")
+            rows.setdefault(name, []).append(f"{population.sparsity:g}")
     titles = ("learning_method", "pruning_method", "setting", "first", "second")
     return [dict(zip(titles, name)) | {"sparsities": ", ".join(texts)} for name, texts in rows.items()]
 
