@@ -39,3 +39,4 @@ DOWNLOADS = {
     ),
 }
 DATASETS = (*DOWNLOADS, "digits", "folder")  # --dataset
+NOT_FLIPPED = {"digits", *(name for name, download in DOWNLOADS.items() if not download.flips)}

@@ -636,8 +636,8 @@ def test_tables_and_titles_name_the_settings_that_are_not_the_published_ones(vie
     late = dataclasses.replace(dense, pruning_method="later_GMP", sparsity=0.9)
     late.members[0].record["configuration"] |= {"begin_step": 20000, "end_step": 30000, "epochs": 205}
     assert late.non_default_settings == {"end_step": 30000}
-    late.members[0].record["configuration"]["precision"] = "bfloat16"
-    assert late.non_default_settings == {"end_step": 30000, "precision": "bfloat16"}
+    late.members[0].record["configuration"] |= {"precision": "bfloat16", "vertical_flip": False}
+    assert list(late.non_default_settings) == ["end_step", "precision", "vertical_flip"]
 
 
 def test_depths_are_compared_on_ids_that_both_populations_have(view):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Iterable
 
 from common import settings
-from common.cli import UserError, log_once, logger
+from common.cli import FLIPS, UserError, log_once, logger
+from common.datasets import NOT_FLIPPED
 from common.methods import FINETUNED, SCHEDULE_STEPS, PruningMethod, parse_method
 from common.store.files import differences, same_finetuning
 from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name_of, unknown_checkpoints
@@ -129,6 +130,8 @@ class Population:
         elif self.learning_method == "supervised":
             training = [settings.SupervisedTraining]
         published = settings.defaults(settings.Architecture, *training)
+        data_name = self.members[0].record.get("data", {}).get("name")
+        published |= dict.fromkeys(FLIPS, data_name not in NOT_FLIPPED)
         if self.method.gradual:
             for part in (name.part for name in self.members[0].names):
                 suffix = "_head" if part == "head" else ""
