@@ -1,5 +1,6 @@
 """Turns the flags of a script call into data, device, architecture, seeds and folders."""
 
+import shlex
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,13 @@ class Study:
     def folder_flag(self) -> str:
         """The flag for `folder`, for messages."""
         return "--save_path" if self.supervised else "--encoder_save_path"
+
+    @property
+    def folder_flags(self) -> dict[str, str]:
+        """The given flags of folders of models, quoted for a shell."""
+        names = ("save_path", "encoder_save_path", "head_save_path")
+        values = {name: getattr(self.flags, name, None) for name in names}
+        return {name: shlex.quote(value) for name, value in values.items() if value}
 
     @property
     def architecture_name(self) -> str:

@@ -549,6 +549,7 @@ sup_pie_kmodels_detection --test_set absent.npz => --test_set absent.npz ... can
 sup_prediction_depth --prediction_depth_models 0 => --prediction_depth_models ... a whole number from 1
 sup_prediction_depth --figures_number few => --figures_number ... a whole number from 0
 sup_pie_kmodels_detection --models_number 3 => ids 2 are missing ... sup_training.py ... --allow_missing
+sup_pie_kmodels_detection --models_number 3 --save_path 'models/few digits' => --save_path 'models/few digits'
 sup_training --dataset cifar10 => few digits holds folders of images (test, train), not CIFAR-10; give --data
 sup_pie_kmodels_detection --dataset svhn --data_dir 'few digits/train' => train holds folders of images (digit
 sup_training --dataset cifar10 --data_dir 'few digits/train/digit 1/03.png' => Not a directory ... in the way

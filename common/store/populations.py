@@ -401,13 +401,13 @@ def script_of(population: Population) -> str:
     return f"{prefix}_{'pruning_finetune' if finetunes else 'training'}.py"
 
 
-def how_to_train(population: Population, ids: Iterable[int]) -> str:
+def how_to_train(study: Study, population: Population, ids: Iterable[int]) -> str:
     """Returns the command that trains these ids of a population, or the script if no record has a command.
     The command skips finished networks."""
     script, flags = script_of(population), {"index_start": min(ids), "index_end": max(ids)}
     if script.endswith("finetune.py"):
         flags = {"models_number": max(ids) + 1}
-    command = recorded_command(next(filter(None, population.records), None), flags)
+    command = recorded_command(next(filter(None, population.records), None), study.folder_flags | flags)
     return f"train them: {command}" if script in command else script_remedy(population)
 
 
@@ -437,7 +437,7 @@ def check_population(study: Study, population: Population, dense: Population | N
         allow = " or --allow_missing" if hasattr(flags, "allow_missing") else ""
         raise UserError(
             f"{population} in {population.folder}: ids {show_ids(missing)} are missing; "
-            f"{how_to_train(population, missing)}, or give a smaller --models_number{allow}"
+            f"{how_to_train(study, population, missing)}, or give a smaller --models_number{allow}"
         )
     duplicates, shared = find_duplicate_weights(member.paths[0] for member in members), "weights"
     path_of_seed: dict[str, Path] = {}
