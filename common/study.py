@@ -68,7 +68,8 @@ class Study:
 
     @property
     def architecture_name(self) -> str:
-        """The network's name in tables, titles and file names of figures; that of an encoder in its own."""
+        """The network's name in tables, titles and file names of figures. That of a contrastive network is
+        its encoder's, as in file names of checkpoints."""
         if not self.supervised:
             return full_encoder_name(self.flags.encoder_name, self.architecture)
         dropout = self.architecture.dropout

@@ -117,7 +117,9 @@ def test_pies_among_other_images_have_no_overlap(runs):
         measures = {row["measure"] for row in two_runs.run_differences(pair)}
         assert ("overlap" in measures) is expected
     external = replace(first, arrays=first.arrays | {"dense_runs": '{"made_elsewhere": 1}'})
-    assert not two_runs.run_pair(first, external).paired
+    assert two_runs.run_pair(first, external).paired
+    other = replace(external, made={"dense_checkpoints": []})
+    assert not two_runs.run_pair(first, other).paired
 
 
 def test_networks_of_other_seeds_are_not_paired(runs):

@@ -229,8 +229,8 @@ def test_values_that_are_all_the_same_or_missing_can_be_drawn_with_or_without_pi
     for kind, arrays in (("q_score", q_scores(60, pies)), ("prediction_depth", depths(60, pies))):
         same = {key: np.full(60, value) for key in arrays if key.startswith(("dense", "pruned"))}
         drawn(kind, arrays | same)
-    nowhere = {"pies_per_class": np.zeros(2, int), "class_names": ["cat", "dog"], "images": 60}
-    assert drawn("pies_distribution", {"title": "", **nowhere}).axes[0].get_ylim() == (0, 1)
+    nowhere = dict(pies_per_class=np.zeros(10, int), class_names=SHORT, images=60)
+    assert drawn("pies_distribution", nowhere).axes[0].get_ylim() == (0, 1)
 
 
 @pytest.mark.parametrize("series", [2, 16])
@@ -258,14 +258,11 @@ def test_points_are_over_the_tick_of_their_sparsity_and_bars_end_where_intervals
 
 
 def test_dense_and_finetuned_networks_look_the_same_in_every_figure():
-    methods = {"learning_methods": ["supervised"] * 2}
-    for series in (
-        ["supervised dense", "supervised finetuned"],
-        ["supervised finetuned", "supervised dense"],
-    ):
-        figure = drawn("against_sparsity", against_sparsity(2) | methods | {"series": series})
-        lines = figure.axes[0].lines
-        assert lines[series.index("supervised finetuned")].get_marker() == plots.line_style(0)[0]
+    arrays = against_sparsity(2) | {"learning_methods": ["supervised"] * 2}
+    names = ["supervised finetuned", "supervised dense"]
+    for position, series in enumerate((names, names[::-1])):
+        panel = drawn("against_sparsity", arrays | {"series": series}).axes[0]
+        assert panel.lines[position].get_marker() == plots.line_style(0)[0]
 
 
 def test_small_multiples_show_every_image_and_pies_in_the_colours_of_their_classes():

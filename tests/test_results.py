@@ -242,8 +242,7 @@ def test_values_that_are_not_defined_are_empty_in_the_table(tmp_path):
     rows = table.make_table(tmp_path)
     [stored] = read_table(tmp_path)
     assert stored["q_score_pies"] == stored["q_score_rest"] == "" and stored["pies"] == "0"
-    shown = table.short_table([rows[0] | {"accuracy_mean": 0.7710499999999999}])[1]
-    assert shown[4] == "77.10%" and shown[8] == "-"
+    assert table.short_table([rows[0] | {"accuracy_mean": 0.7710499999999999}])[1][4] == "77.10%"
 
 
 @pytest.fixture

@@ -155,12 +155,11 @@ def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Pr
 
 def notes(labels: np.ndarray, dense: Predictions, pruned: dict[str, Predictions]) -> list[str]:
     """Returns notes on arrays that may not belong together."""
-    counts = {name: len(item.classes) for name, item in pruned.items()}
     texts = [
-        f"note: {len(dense.classes)} dense networks, {count} of {name}: the first "
-        f"{min(count, len(dense.classes))} of each are compared"
-        for name, count in counts.items()
-        if count != len(dense.classes)
+        f"note: {len(dense.classes)} dense networks, {len(item.classes)} of {name}: equally many are "
+        "compared, the first ones"
+        for name, item in pruned.items()
+        if len(item.classes) != len(dense.classes)
     ]
     largest = max(int(item.classes.max()) for item in (dense, *pruned.values()))
     if labels.min() == 1 and labels.max() > largest:
@@ -327,7 +326,7 @@ def write_report(folder: Path, compared: list[StoredPopulation], images: list[Pa
     outputs.write_page(folder, page.TEMPLATES.get_template("predictions.html").render(values))
     return [
         f"{row['name']}: {page.show(row['pies'])} PIEs of {len(first.labels)} images, K = {row['networks']}; "
-        f"{page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K / 2"
+        f"{page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K = {row['networks'] // 2}"
         for row in rows
     ]
 

@@ -64,16 +64,17 @@ def shown_difference(row: dict) -> dict:
     title, *form = SIDE_BY_SIDE[row["measure"]]
     numbers = {name: show(row[name], *form) for name in ("first", "second", "chance") if name in row}
     text = show(row, *form, signed="first" in row)
-    seeds = "the same" if row["paired"] else "different"
+    seeds = "the same" if row["paired"] else "not paired"
     return row | numbers | {"number": title, "whole": text, "seeds": seeds}
 
 
 def run_pair(first: StoredPopulation, second: StoredPopulation) -> Pair:
-    """Pairs two populations; networks are paired if the larger population has all seeds of the smaller. The
-    seeds of external networks are unknown."""
+    """Pairs two populations; networks are paired if the larger population has all seeds of the smaller.
+    External networks, whose seeds are unknown, are paired only if both come from the same dense ones."""
     ids = [set(population.seeds) for population in (first, second)]
     trained = [set(population.runs["seeds"]) for population in (first, second)]
-    known = not (first.external or second.external)
+    same_dense = first.made["dense_checkpoints"] == second.made["dense_checkpoints"]
+    known = same_dense or not (first.external or second.external)
     paired = known and all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
     return Pair(first, second, paired, tuple(sorted(set.intersection(*ids))) if paired else None)
 
