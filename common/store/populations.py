@@ -204,18 +204,19 @@ def find_population(
 
 
 def find_control(study: Study, dense: Population, one_shot: list[Population]) -> Population | None:
-    """Finds the control of these one-shot networks: the same dense networks, finetuned with the same settings
-    without pruning. Logs the reason and returns None if there is none."""
+    """Finds the control of some of these one-shot networks: the same dense networks, finetuned with the same
+    settings without pruning. Logs the reason and returns None if there is none."""
     kind = Population(study.learning_method, FINETUNED, 0.0, ())
     reason = "pruning_finetune with --pruning_percentages 0.0 and the one-shot networks' settings makes one"
     try:
-        controls = populations_in(study, kind)
-        for pruned in one_shot:
-            controls = [
-                control
-                for control in controls
-                if same_finetuning(control.settings, pruned.settings, control.facts(), pruned.facts())
-            ]
+        controls = [
+            control
+            for control in populations_in(study, kind)
+            if any(
+                same_finetuning(control.settings, pruned.settings, control.facts(), pruned.facts())
+                for pruned in one_shot
+            )
+        ]
         if controls:
             return choose_population(study, controls, dense)
     except UserError as error:

@@ -62,7 +62,7 @@ def compare_all(
     moved = [item for item in populations if {"movement", "movement_layers"} <= item.arrays.keys()]
     sources = {
         "pie_overlap": populations,
-        "class_recall": populations,
+        "class_recall": [item for item in populations if {*item.arrays["ids"]} & {*item.arrays["dense_ids"]}],
         "weight_movement": moved,
         "mask_similarity": masks,
         "mask_structure": masks,
@@ -153,32 +153,27 @@ def pies_per_class(populations: list[StoredPopulation]) -> dict:
 
 def recall_changes(populations: list[StoredPopulation]) -> Measured:
     """Compares the recall of each class relative to the mean accuracy, pruned against dense (Hooker et al.
-    2019). Like Hooker et al., Welch's test treats networks as independent. The paired test compares networks
-    of one seed, relative to their mean accuracy, and is corrected for the number of classes."""
+    2019), over the seeds that both have. Like Hooker et al., Welch's test treats networks as independent. The
+    paired test compares networks of one seed and is corrected for the number of classes."""
     names = populations[0].class_names
     rows, differences, is_significant = [], [], []
     for population in populations:
         arrays = population.arrays
-        sides = [
-            [arrays[f"{side}{name}"] for name in ("recall", "accuracy", "ids")] for side in ("", "dense_")
-        ]
-        (recall, accuracy, ids), (dense_recall, dense_accuracy, dense_ids) = sides
-        pruned, dense = recall - accuracy.mean(), dense_recall - dense_accuracy.mean()
-        shared, *indices = np.intersect1d(ids, dense_ids, return_indices=True)
-        paired = [
-            side[0][index] - side[1][index].sum() / max(1, len(index)) for side, index in zip(sides, indices)
-        ]
-        paired_p = similarity.t_test(*paired, paired=True)
+        shared, *indices = np.intersect1d(arrays["ids"], arrays["dense_ids"], return_indices=True)
+        sides = [*zip(("", "dense_"), indices)]
+        recalls, accuracies = (
+            [arrays[f"{side}{name}"][index] for side, index in sides] for name in ("recall", "accuracy")
+        )
+        relative = [recall - accuracy.mean() for recall, accuracy in zip(recalls, accuracies)]
+        paired_p = similarity.t_test(*relative, paired=True)
         columns = {
-            "models": len(ids),
-            "dense_models": len(dense_ids),
-            "recall": recall.mean(0),
-            "dense_recall": dense_recall.mean(0),
-            "difference": pruned.mean(0) - dense.mean(0),
-            "welch_p": similarity.t_test(pruned, dense, paired=False),
+            "models": len(shared),
+            "recall": recalls[0].mean(0),
+            "dense_recall": recalls[1].mean(0),
+            "difference": relative[0].mean(0) - relative[1].mean(0),
+            "welch_p": similarity.t_test(*relative, paired=False),
             "paired_p": paired_p,
             "paired_p_holm": similarity.holm(paired_p),
-            "paired_models": len(shared),
         }
         rows += rows_of(population.key, "class", names, columns)
         differences.append(columns["difference"])
