@@ -517,7 +517,6 @@ def population_row(study: Study, population: Population, dense: Population) -> d
         "sparsity": population.sparsity,
         "dense_population": identity(dense),
         **{f"dense_{fact}": value for fact, value in dense.facts().items()},
-        "status": "present",
         "models": len(population.members),
         "dense_models": len(dense.members),
         "origin": origin_of(population.records, dense.records),

@@ -7,13 +7,14 @@ from common import methods
 from common.cli import FLIPS, UserError, logger
 from common.methods import RETRAINED, REWOUND, PruningMethod, iteration_sparsity
 from common.pruning import GradualPruning, uses
+from common.training import WARMUP_ABOVE_BATCH
 
 
 def model_ids(flags: Namespace) -> range:
     """Returns the ids from --index_start to --index_end, both inclusive.
 
     Raises:
-        UserError: the last id comes before the first; epochs that the training does not reach.
+        UserError: the last id comes before the first; epochs that the training does not reach; a warm-up without effect.
     """
     first, last, epochs = flags.index_start, flags.index_end, flags.epochs
     if last < first:
@@ -25,6 +26,11 @@ def model_ids(flags: Namespace) -> range:
         )
     if getattr(flags, "warmup_epochs", 0) >= epochs:
         raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
+    if getattr(flags, "warmup_epochs", 0) and flags.batch_size <= WARMUP_ABOVE_BATCH:
+        raise UserError(
+            f"--warmup_epochs {flags.warmup_epochs} works with a --batch_size above {WARMUP_ABOVE_BATCH}; "
+            "leave it out"
+        )
     return range(first, last + 1)
 
 

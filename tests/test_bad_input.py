@@ -465,6 +465,7 @@ sup_prediction_depth --pruning_methods globally => --pruning_methods ... 'global
 clr_prediction_depth --depth_target class => --depth_target ... choose from
 sup_training --index_start 3 => --index_end 1 comes before --index_start 3
 clr_training --warmup_epochs 4 => --warmup_epochs 4 ... fewer than --epochs 1
+clr_training --epochs 2 --warmup_epochs 1 => --warmup_epochs 1 ... --batch_size above 256; leave it out
 sup_training --save_epochs 1,2 => --save_epochs 2 ... below --epochs 2
 sup_training --criterion snip => --criterion ... give a sparsity above 0 (--pruning)
 sup_training --pruning 0.5 => does not fit its training ... give, for example, --begin_epoch

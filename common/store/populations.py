@@ -194,11 +194,12 @@ def find_population(
     if not fitting:
         flags = "".join(f" --{kind.flag_prefix}_{key} {value}" for key, value in selected.items())
         existing = "; ".join(map(str, populations)) or kinds_in(searched.folder, kind.learning_method)
-        contrastive = "" if study.supervised else ", --temperature, --encoder_name, --projection_head"
+        others = "" if study.supervised else ", --temperature, --encoder_name, --projection_head"
+        training = f"give --model_depth, --widen_factor{others} as in their training, or "
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
-            f"{study.architecture_name} in {study.folder}; found: {existing}; give --model_depth, "
-            f"--widen_factor{contrastive} as in their training, or {script_remedy(kind)}"
+            f"{study.architecture_name} in {study.folder}; found: {existing}; "
+            f"{training * (existing != 'none')}{script_remedy(kind)}"
         )
     return choose_population(study, fitting, dense)
 
