@@ -14,7 +14,8 @@ def model_ids(flags: Namespace) -> range:
     """Returns the ids from --index_start to --index_end, both inclusive.
 
     Raises:
-        UserError: the last id comes before the first; epochs that the training does not reach; a warm-up without effect.
+        UserError: the last id comes before the first; epochs that the training does not reach; a warm-up
+            without effect.
     """
     first, last, epochs = flags.index_start, flags.index_end, flags.epochs
     if last < first:
@@ -24,12 +25,12 @@ def model_ids(flags: Namespace) -> range:
             f"--save_epochs {max(flags.save_epochs)}: give epochs below --epochs {epochs}; the model itself "
             f"has the weights after {epochs}"
         )
-    if getattr(flags, "warmup_epochs", 0) >= epochs:
-        raise UserError(f"--warmup_epochs {flags.warmup_epochs} must be fewer than --epochs {epochs}")
-    if getattr(flags, "warmup_epochs", 0) and flags.batch_size <= WARMUP_ABOVE_BATCH:
+    warmup = getattr(flags, "warmup_epochs", 0)
+    if warmup >= epochs:
+        raise UserError(f"--warmup_epochs {warmup} must be fewer than --epochs {epochs}")
+    if warmup and flags.batch_size <= WARMUP_ABOVE_BATCH:
         raise UserError(
-            f"--warmup_epochs {flags.warmup_epochs} works with a --batch_size above {WARMUP_ABOVE_BATCH}; "
-            "leave it out"
+            f"--warmup_epochs {warmup} needs a --batch_size above {WARMUP_ABOVE_BATCH}; leave it out"
         )
     return range(first, last + 1)
 
@@ -75,7 +76,6 @@ def sparsities_to_train(flags: Namespace) -> list[float]:
             raise UserError(
                 f"--{given}: nothing is pruned; give a sparsity above 0 (--{name}), or leave it out"
             )
-    for given in sorted(flags.given):
         if given.startswith(("schedule", "begin_step", "end_step", "frequency")):
             logger.info(f"--{given} has no effect: nothing is pruned")
     return sparsities

@@ -182,9 +182,8 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
             default_folder = study_folder("models", name) / seed_folder
             folder = Path(save_path) / seed_folder if save_path else default_folder
             head_folder = Path(head_save_path) / seed_folder if head_save_path else folder
-            results_folder = Path("pies") / name / (f"runs/{run}" if run else "") / seed_folder
-            if test_set:
-                results_folder /= f"test_sets/{test_set}"
+            parts = f"runs/{run}" * bool(run), seed_folder, f"test_sets/{test_set}" * bool(test_set)
+            results_folder = Path("pies", name, *parts)
             if writes_models and not flags.debug:
                 check_writable(folder)
                 check_writable(head_folder)

@@ -216,6 +216,7 @@ def about(networks: Networks, data: Data, prefix: str = "") -> dict:
         "accuracy": correct.mean(1),
         "recall": np.stack([correct[:, data.labels == c].mean(1) for c in range(len(data.class_names))], 1),
         "runs": json.dumps(runs),
+        "settings": "{}",
     }
     return {f"{prefix}{name}": value for name, value in arrays.items()}
 
@@ -225,6 +226,7 @@ def row_of(networks: Networks, **columns) -> dict:
         **dict(zip(("learning_method", "pruning_method", "sparsity"), networks.key)),
         "population": "of {} {} {}".format(*networks.key),
         "models": len(networks.ids),
+        "voters": len(networks.ids),
         "origin": "trained here",
         "unpublished": "epochs 3",
         **columns,

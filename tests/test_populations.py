@@ -210,7 +210,7 @@ def test_pruned_models_follow_their_dense_population(work):
 def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_the_same_settings(
     work, capsys, another, gone, origin, expected
 ):
-    """another: settings of a second one-shot population, which need not fit; origin: what the controls come from."""
+    """another: settings of a second one-shot population; origin: what the controls come from."""
     view = pies()
     configuration = supervised(view, range(2))
     dense = dense_population(view)

@@ -64,7 +64,6 @@ def test_what_two_bytes_do_not_hold_stays(values):
 STUDIES = {
     "CIFAR-10, JPEG, external": ("trained by others\n", "released_external_tables.txt", ["4"]),
     "CIFAR-10, JPEG": ("trained here\n", "released_own_tables.txt", ["4"]),
-    "CIFAR-10, JPEG, 16x16": ("## Small networks\n", "released_tables.txt", ["1", "2", "3", "4"]),
 }
 
 

@@ -289,8 +289,6 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
         q_score=False,
     )
     (folder / "supervised" / "evaluations" / "supervised_GMP_0.9_id1.npz").unlink()
-    path = folder / "SupCon" / "populations" / "GMP_0.9.npz"
-    stored_results.rewrite(path, dense_modal_labels=1 - read_arrays(path)["dense_modal_labels"])
     assert make(folder) == 0
     source = (folder / "report.html").read_text(encoding="utf-8")
     assert make(folder) == 0 and (folder / "report.html").read_text(encoding="utf-8") == source
@@ -301,7 +299,6 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
         "UMAP of SupCon dense: run its PIE script with --plot_umap",
         "Q-Score, dense against pruned of supervised global 0.9: run its PIE script with --plot_q_score",
         "masks of supervised GMP 0.9",
-        "SupCon GMP 0.9: its PIEs follow a different vote rule",
         "the finetuned control of SupCon: run its pruning_finetune script",
     ):
         assert words in read.text, words
@@ -315,10 +312,15 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
     )
 
 
-def test_a_folder_of_an_older_version_is_refused_in_one_line(tmp_path, capsys):
-    """An older version had the arrays of populations in pies_distribution/."""
+@pytest.mark.parametrize("version", ["first", "without voters"])
+def test_a_folder_of_an_older_version_is_refused_in_one_line(tmp_path, capsys, version):
+    """The first version had the arrays of populations in pies_distribution/."""
     stored_results.make_results(tmp_path, **SMALL)
-    shutil.rmtree(tmp_path / "supervised" / "populations")
+    if version == "first":
+        shutil.rmtree(tmp_path / "supervised" / "populations")
+    else:
+        path = stored_results.population_path(tmp_path, ("supervised", "GMP", 0.9))
+        stored_results.rewrite(path, row='{"pruning_method": "GMP"}')
     assert make(tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "sup_pie_kmodels_detection.py and sup_prediction_depth.py again" in line and str(tmp_path) in line

@@ -152,8 +152,7 @@ class Population:
 
     def __str__(self) -> str:
         columns = ", ".join(f"{key} {value}" for key, value in self.facts().items())
-        origin = origin_of(self.records)
-        origin = "" if origin == "trained here" else f", {origin}"
+        origin = f", {origin_of(self.records)}".removesuffix(", trained here")
         ids = show_ids(self.ids)
         return f"{self.learning_method} {self.pruning_method} {self.sparsity} ({columns}{origin}), ids {ids}"
 
@@ -350,7 +349,8 @@ def from_dense(study: Study, candidates: list[Population], dense: Population) ->
     Networks that were trained from scratch must have the settings of the dense ones; if none have, all are
     returned. External networks are accepted, because their training is unknown.
     """
-    trained_alone = candidates[0].method.trained_alone
+    first = candidates[0]
+    trained_alone = first.method.trained_alone
 
     def dense_settings(population: Population) -> dict | None:
         """The configuration of the dense networks, or the same settings of a training from scratch."""
@@ -367,7 +367,6 @@ def from_dense(study: Study, candidates: list[Population], dense: Population) ->
     ]
     if related:
         return related
-    first = candidates[0]
     if not trained_alone:
         flags = " or ".join(f"--dense_{key}" for key in dense.facts())
         raise UserError(

@@ -156,9 +156,8 @@ def origin_of(records: list[dict | None], dense_records: Iterable[dict | None] =
         origin = "external"
     elif any(record["configuration"].get("dense", {}) is None for record in records):
         origin = "pruned here, dense external"
-    keys = ("other_code", "made_from_other_code")
     for record in filter(None, [*records, *dense_records]):
-        if differing_code(record) or any(map(record.get, keys)):
+        if differing_code(record) or any(map(record.get, ("other_code", "made_from_other_code"))):
             return f"{origin}, other code"
     return origin
 

@@ -12,7 +12,7 @@ from figures.report.uncertainty import CONFIDENCE, FEWEST_SEEDS
 
 PROTOCOL_DATE = "2026-11-29"
 SEEN_BEFORE = (
-    "the released study of WideResNet-10-1 on 16x16 images, the digits demo, and the test accuracy of two "
+    "an earlier study of WideResNet-10-1 on 16x16 images, the digits demo, and the test accuracy of two "
     "pilots of the new networks"
 )
 HIGH_SPARSITY = 0.9  # the claims are about this sparsity or more

@@ -413,10 +413,11 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
 
 
 def gallery(population: StoredPopulation) -> list[dict]:
-    """Returns the stored PIEs: `votes_on` each, and its image (3, H, W) uint8."""
-    arrays, pictures = population.arrays, population.arrays["gallery_images"]
+    """Returns the stored PIEs: `votes_on` each, the number of voters, and its image (3, H, W) uint8."""
+    arrays, voters = population.arrays, population.row["voters"]
     return [
-        {"image": image, **votes_on(population, index)} for index, image in zip(arrays["gallery"], pictures)
+        {"image": image, "voters": voters, **votes_on(population, index)}
+        for index, image in zip(arrays["gallery"], arrays["gallery_images"])
     ]
 
 
@@ -463,14 +464,15 @@ def gallery_picture(population: StoredPopulation) -> Picture | None:
     if not entries:
         return None
     caption = (
-        "label {label}\ndense {dense} ({dense_agreeing} of {})\npruned {pruned} ({pruned_agreeing} of {})"
+        "label {label}\ndense {dense} ({dense_agreeing} of {voters})\n"
+        "pruned {pruned} ({pruned_agreeing} of {voters})"
     )
     heading = f"PIEs ({population.is_pie.sum()} in all), the most confident disagreements first"
     arrays = {
         "figure": "gallery",
         "title": f"{heading} · {population.arrays['title']}",
         "images": np.stack([entry["image"] for entry in entries]),
-        "captions": [caption.format(*population.voters, **entry) for entry in entries],
+        "captions": [caption.format(**entry) for entry in entries],
     }
     return Picture(f"gallery_{file_name(population)}", heading, "", arrays)
 

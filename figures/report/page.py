@@ -308,7 +308,6 @@ def shown_gallery(population: StoredPopulation) -> dict:
     return {
         "heading": f"{describe_population(population)}: {number}",
         "entries": [entry | {"source": png_uri(png_of(entry["image"]))} for entry in entries],
-        "voters": population.voters,
     }
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import voting
 from common.cli import UserError
 from common.methods import FINETUNED, PruningMethod, order, parse_method
 from common.store.files import FORMAT, read_arrays
@@ -20,9 +19,9 @@ from common.store.table import KEY_COLUMNS
 IDENTITY_KEYS = ("checkpoints", "dense_checkpoints", "data", "format")
 # Required arrays in files of populations, of their depths, and of the scripts' figures.
 NAMES = """
-dense title data_title architecture class_names labels ids evaluations accuracy recall runs made
+dense title data_title architecture class_names labels ids evaluations accuracy recall runs settings made
 
-pruned title data_title architecture class_names labels ids evaluations accuracy recall runs made
+pruned title data_title architecture class_names labels ids evaluations accuracy recall runs settings made
 is_pie modal_labels votes confidence q_score pie_images gallery gallery_images dense_modal_labels dense_votes
 dense_ids dense_evaluations dense_accuracy dense_recall
 
@@ -136,7 +135,7 @@ class StoredPopulation:
     @property
     def settings(self) -> dict:
         """The recorded settings of its networks, those of the dense ones under `dense`."""
-        return json.loads(str(self.arrays.get("settings", "{}")))
+        return json.loads(str(self.arrays["settings"]))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -147,13 +146,6 @@ class StoredPopulation:
     def sides(self) -> tuple[Networks, Networks]:
         """The outputs of the networks that it is compared with, and its own."""
         return self.reference, self.pruned
-
-    @property
-    def voters(self) -> tuple[int, int]:
-        """The numbers of dense and pruned networks that voted on the stored PIEs. In results of earlier
-        versions all networks voted."""
-        all_networks = len(self.arrays["dense_ids"]), len(self.arrays["ids"])
-        return (self.row["voters"],) * 2 if "voters" in self.row else all_networks
 
 
 def grouped(populations: list, *attributes: str) -> dict:
@@ -194,8 +186,8 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
         if not (path.parents[1] / "populations").is_dir():
             raise _older(path.parents[1])
     paths = results_folder.glob("*/populations/[!.]*.npz")
-    stored = [_read_population(path) for path in sorted(paths) if not path.stem.endswith("_depth")]
-    populations = sorted(filter(None, stored), key=sort_key)
+    stored = (_read_population(path) for path in paths if not path.stem.endswith("_depth"))
+    populations = sorted(stored, key=sort_key)
     if not populations:
         raise UserError(
             f"{results_folder}: no populations are stored there; run the pie_kmodels_detection scripts first"
@@ -224,13 +216,11 @@ def damaged(path: Path) -> UserError:
     return UserError(f"{path} is damaged; move it away and run the script that writes it again")
 
 
-def _read_population(path: Path) -> StoredPopulation | None:
+def _read_population(path: Path) -> StoredPopulation:
     if (arrays := read_arrays(path)) is None:
         raise damaged(path)
-    if "row" not in arrays:
-        return None
     row, made = (json.loads(str(arrays.get(name, "{}"))) for name in ("row", "made"))
-    if made.get("format", FORMAT) != FORMAT:
+    if "voters" not in row or made.get("format") != FORMAT:
         raise _older(path.parent.parent)
     _check(path, arrays, "dense" if row["pruning_method"] == "dense" else "pruned")
     depth_path = path.with_name(f"{path.stem}_depth.npz")
@@ -288,8 +278,6 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
             reason = "the predictions of its networks are not stored; run its PIE script again"
         elif not with_outputs.seeds:
             reason = "no network has the seed of a dense one"
-        elif not has_current_labels(with_outputs):
-            reason = "its PIEs follow a different vote rule; run its PIE script again"
         else:
             loaded.append(with_outputs)
             if population.depths is None:
@@ -297,16 +285,6 @@ def load_outputs(populations: list[StoredPopulation]) -> tuple[list[StoredPopula
             continue
         missing.append(f"everything but its figures of {population.label}: {reason}")
     return loaded, missing
-
-
-def has_current_labels(population: StoredPopulation) -> bool:
-    """Whether the stored modal labels of dense and pruned networks are those of today's vote rule."""
-    for networks, prefix in zip(population.sides, ("dense_", "")):
-        voters = population.seeds if "voters" in population.row else tuple(networks.ids.tolist())
-        labels, _ = voting.modal_labels(networks.predictions_of(voters), networks.classes)
-        if not np.array_equal(labels, population.arrays[f"{prefix}modal_labels"]):
-            return False
-    return True
 
 
 def _read_networks(population: StoredPopulation, prefix: str = "") -> Networks | None:
