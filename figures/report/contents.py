@@ -484,7 +484,7 @@ def provenance(stored: list[StoredPopulation]) -> tuple[list[dict], list[str]]:
         rows of learning_method, pruning_method, sparsity, and what the PIE script recorded about training;
         commands.
     """
-    rows = [{"unpublished": "not recorded"} | population.row | population.runs for population in stored]
+    rows = [population.row | population.runs for population in stored]
     commands = [command for row in rows for command in row["commands"] if command]
     for population, row in zip(stored, rows):
         commands.append(row["analysis"])
