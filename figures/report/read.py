@@ -182,9 +182,6 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     Raises:
         UserError: there are none, or they come from an older version or from different versions of the data.
     """
-    for path in sorted(results_folder.glob("*/pies_distribution/[!.]*")):
-        if not (path.parents[1] / "populations").is_dir():
-            raise _older(path.parents[1])
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = (_read_population(path) for path in paths if not path.stem.endswith("_depth"))
     populations = sorted(stored, key=sort_key)
@@ -203,14 +200,6 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     return [replace(item, dense_settings=dense.get(item.folder)) for item in populations]
 
 
-def _older(folder: Path) -> UserError:
-    side = "sup" if folder.name == "supervised" else "clr"
-    return UserError(
-        f"{folder} was written by an older version; run {side}_pie_kmodels_detection.py and "
-        f"{side}_prediction_depth.py again; they reuse the evaluations of networks"
-    )
-
-
 def damaged(path: Path) -> UserError:
     """Returns the error for stored arrays that no script wrote in this form."""
     return UserError(f"{path} is damaged; move it away and run the script that writes it again")
@@ -221,7 +210,11 @@ def _read_population(path: Path) -> StoredPopulation:
         raise damaged(path)
     row, made = (json.loads(str(arrays.get(name, "{}"))) for name in ("row", "made"))
     if "voters" not in row or made.get("format") != FORMAT:
-        raise _older(path.parent.parent)
+        side = "sup" if path.parts[-3] == "supervised" else "clr"
+        raise UserError(
+            f"{path} was written by an older version; run {side}_pie_kmodels_detection.py and "
+            f"{side}_prediction_depth.py again; they reuse the evaluations of networks"
+        )
     _check(path, arrays, "dense" if row["pruning_method"] == "dense" else "pruned")
     depth_path = path.with_name(f"{path.stem}_depth.npz")
     depths = read_arrays(depth_path)
