@@ -488,6 +488,6 @@ def provenance(stored: list[StoredPopulation]) -> tuple[list[dict], list[str]]:
     commands = [command for row in rows for command in row["commands"] if command]
     for population, row in zip(stored, rows):
         commands.append(row["analysis"])
-        if population.depths and "runs" in population.depths:
+        if population.depths:
             commands.append(json.loads(str(population.depths["runs"]))["analysis"])
     return rows, list(dict.fromkeys(commands))

@@ -25,7 +25,7 @@ pruned title data_title architecture class_names labels ids evaluations accuracy
 is_pie modal_labels votes confidence q_score pie_images gallery gallery_images dense_modal_labels dense_votes
 dense_ids dense_evaluations dense_accuracy dense_recall
 
-depths is_pie ids pruned_depth_prediction row made
+depths is_pie ids pruned_depth_prediction row runs made
 
 umap title class_names coordinates modal_labels made
 
