@@ -135,7 +135,7 @@ class StoredPopulation:
     @property
     def settings(self) -> dict:
         """The recorded settings of its networks, those of the dense ones under `dense`."""
-        return json.loads(str(self.arrays["settings"]))
+        return json.loads(str(self.arrays.get("settings", "{}")))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -184,7 +184,7 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
     """
     paths = results_folder.glob("*/populations/[!.]*.npz")
     stored = (_read_population(path) for path in paths if not path.stem.endswith("_depth"))
-    populations = sorted(stored, key=sort_key)
+    populations = sorted(filter(None, stored), key=sort_key)
     if not populations:
         raise UserError(
             f"{results_folder}: no populations are stored there; run the pie_kmodels_detection scripts first"
@@ -205,9 +205,11 @@ def damaged(path: Path) -> UserError:
     return UserError(f"{path} is damaged; move it away and run the script that writes it again")
 
 
-def _read_population(path: Path) -> StoredPopulation:
+def _read_population(path: Path) -> StoredPopulation | None:
     if (arrays := read_arrays(path)) is None:
         raise damaged(path)
+    if "row" not in arrays:
+        return None
     row, made = (json.loads(str(arrays.get(name, "{}"))) for name in ("row", "made"))
     if "voters" not in row or made.get("format") != FORMAT:
         side = "sup" if path.parts[-3] == "supervised" else "clr"
