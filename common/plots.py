@@ -38,7 +38,8 @@ CLASS_MARKERS = "os^vDPX<>*"
 REST_COLOUR, PIE_COLOUR, LINE_COLOUR, GREY = "#4878A8", "#D55E00", "#333333", "#CCCCCC"
 BESIDE = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))  # places a legend to the right of its panel
 DPI = 130
-PAPER, PAPER_WIDTH = {"font.size": 8, "axes.titlesize": 8}, 3.25  # width of one column in inches
+PAPER = {"font.size": 8, "axes.titlesize": 8}
+PAPER_WIDTH, PAPER_HEIGHT = 3.25, 8.0  # of one column, in inches
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", (REST_COLOUR, "#DDDDDD", PIE_COLOUR))
 LATENTS_LEGEND = "modal label; grey: no PIE"
 FEW = 10  # cells with fewer images are drawn faint
@@ -93,7 +94,7 @@ def titled_figure(
     """
     title, settings = [], []
     if is_paper(arrays):
-        width, height = PAPER_WIDTH, min(height, rows * (PAPER_WIDTH / columns + 0.3))
+        width, height = PAPER_WIDTH, min(height, PAPER_HEIGHT, rows * (PAPER_WIDTH / columns + 0.3))
     else:
         shown, *lines = map(plain, title_lines(arrays))
         title = [line.strip(" ·") for line in textwrap.wrap(shown, int(11 * width))]

@@ -1214,10 +1214,7 @@ DAMAGES = {
     "a bit": (turned, "is damaged; move it away"),
     "no title": (incomplete, "is damaged; move it away"),
     "a pipe": (lambda path: pipe(str(path))(), "is a pipe"),
-    "no stamp": (
-        lambda path: np.savez(path, **np.load(path)),
-        "has no stamp ... python -m common.store.stamp",
-    ),
+    "no stamp": (lambda path: np.savez(path, **np.load(path)), "has no stamp ... move it away"),
 }
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from common import comparison, metrics, models, neighbours, plots, process, stud
 from common import evaluation as common_evaluation
 from common.cli import UserError
 from common.settings import Architecture
-from common.store import evaluation, files, populations, records, stamp, table
+from common.store import evaluation, files, populations, records, table
 from common.store.names import CheckpointName
 from figures.report import tables
 
@@ -39,24 +38,11 @@ def test_arrays_come_back_only_when_made_from_the_same(tmp_path):
     assert [file.name for file in path.parent.glob("[!.]*")] == ["arrays.npz"]
 
 
-def entries_of(path):
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def test_arrays_from_before_stamps_are_stamped_once_and_nothing_else_is_touched(tmp_path, capsys):
-    old, new, foreign = (tmp_path / f"pies/{name}.npz" for name in ("old", "new", "foreign"))
-    files.write_arrays(new, {"x": np.arange(3)}, {})
-    np.savez_compressed(old, x=np.arange(4), made='{"format": 3}')
-    np.savez(foreign, x=np.arange(5))
-    before, contents = entries_of(old), [path.read_bytes() for path in (new, foreign)]
-    with pytest.raises(UserError, match="old.npz has no stamp: .* python -m common.store.stamp"):
-        files.read_arrays(old)
-    assert stamp.main([str(tmp_path)]) == 0 and stamp.main([str(tmp_path)]) == 0
-    assert "stamped: 1 of 3" in capsys.readouterr().out
-    assert entries_of(old) == before and (files.read_arrays(old, {})["x"] == np.arange(4)).all()
-    assert [path.read_bytes() for path in (new, foreign)] == contents
-    assert stamp.main([str(tmp_path / "none")]) == 2 and "holds no .npz" in capsys.readouterr().err
+def test_arrays_of_another_program_are_neither_read_nor_replaced(tmp_path):
+    path = tmp_path / "foreign.npz"
+    np.savez_compressed(path, x=np.arange(4), made='{"format": 3}')
+    with pytest.raises(UserError, match="foreign.npz has no stamp: .* move it away"):
+        files.read_arrays(path)
 
 
 def row(learning, pruning, sparsity, population="p", **columns):

@@ -323,7 +323,7 @@ def test_a_published_checkpoint_is_taken_and_external_follows_it_into_tables_and
         assert main(f"{method}_pie_kmodels_detection", *common, "--pruning_percentages", 0.9) == 0
         assert "external" in capsys.readouterr().out
     rows = read_csv(tmp_path / "pies/digits/results.csv")
-    origins = {"dense": "external", "global": "pruned here, dense external"}
+    origins = {"dense": "external", "global": "finetuned here, dense external"}
     assert len(rows) == 4 and all(row["origin"] == origins[row["pruning_method"]] for row in rows)
     assert main("make_figures", "--results", "pies/digits") == 0
     titles = {}

@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import json
 import os
-import shlex
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,10 +109,9 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
         with zipfile.ZipFile(path) as archive:
             stamp, digest = archive.comment, directory_digest(archive)
         if not stamp:
-            command = shlex.join(["python", "-m", "common.store.stamp", str(path.parents[2])])
             raise UserError(
-                f"{path} has no stamp: an earlier version of this code or another program wrote it; if the "
-                f"results are yours, stamp all of them once: {command}"
+                f"{path} has no stamp: an early version of this code or another program wrote it; move it "
+                "away and run the script that writes it again"
             )
         if stamp != digest:
             raise ValueError

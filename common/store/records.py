@@ -148,14 +148,14 @@ def made_from_other_code(paths: Iterable[Path]) -> dict[str, list[str]]:
 def origin_of(records: list[dict | None], dense_records: Iterable[dict | None] = ()) -> str:
     """Returns the origin of networks with these records, None for a network without one.
 
-    It is `trained here`, `external` or `pruned here, dense external`, followed by `, other code` if a
+    It is `trained here`, `external` or `finetuned here, dense external`, followed by `, other code` if a
     different version of the code made them or the dense networks that they are compared with.
     """
     origin = "trained here"
     if None in records:
         origin = "external"
     elif any(record["configuration"].get("dense", {}) is None for record in records):
-        origin = "pruned here, dense external"
+        origin = "finetuned here, dense external"
     for record in filter(None, [*records, *dense_records]):
         if differing_code(record) or any(map(record.get, ("other_code", "made_from_other_code"))):
             return f"{origin}, other code"

@@ -206,7 +206,9 @@ def draw_against_sparsity(arrays: dict) -> Figure:
         label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
         panel.axhspan(*ends, label=label, **look)
     if "zero" in arrays:
-        panel.axhline(0, color=GREY, linewidth=1, zorder=0, label=str(arrays["zero"]))
+        # In front of the axis, which may lie there too.
+        look = dict(color=LINE_COLOUR, linestyle=":", linewidth=1.5, zorder=3, clip_on=False)
+        panel.axhline(0, label=str(arrays["zero"]), **look)
     label_axes(panel, "sparsity (not to scale)", plain(arrays["ylabel"]))
     scale_y([panel], "counts" in arrays)
     has_intervals = any(bars.get_segments() for bars in panel.collections)
@@ -264,7 +266,7 @@ def draw_umap_grid(arrays: dict) -> Figure:
         cell = arrays[f"coordinates_{index}"], arrays[f"modal_labels_{index}"]
         plots.draw_latents(panel, *cell, is_pie)
         panel.spines[:].set_color(GREY)
-        name = textwrap.fill(population, 24)
+        name = textwrap.fill(population.replace("_", "_ "), 24).replace("_ ", "_")  # breaks after _
         shown = "all images" if is_pie is None else f"{is_pie.sum()} PIEs"
         panel.set_title(f"{name}\n{shown}", fontsize=8)
     add_legend(figure, plots.class_handles(names_in(arrays)), title=plots.LATENTS_LEGEND)
