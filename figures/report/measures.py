@@ -295,7 +295,8 @@ STATISTICS = {
     "accuracy_lost": Statistic(accuracy_lost),
     "lost_minus_gained": Statistic(lost_minus_gained),
 } | {name: mean_of_networks(name) for name in OF_NETWORKS}
-BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf)}
+UNBOUNDED = -math.inf, math.inf
+BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf), "calibration_error": (0, 1), "cka": (0, 1)}
 
 
 def estimate(name: str, population: StoredPopulation, ids: tuple[int, ...] = ()) -> dict:
@@ -305,7 +306,7 @@ def estimate(name: str, population: StoredPopulation, ids: tuple[int, ...] = ())
     if len(ids) < statistic.fewest:
         return uncertainty.undefined()
     unbounded = uncertainty.combine([(1, "", statistic.sample(population, ids))])
-    return uncertainty.within(unbounded, *BOUNDS.get(name, (-math.inf, math.inf)))
+    return uncertainty.within(unbounded, *BOUNDS.get(name, UNBOUNDED))
 
 
 # Statistics of two populations
@@ -453,12 +454,12 @@ def population_rows(populations: list[StoredPopulation]) -> list[dict]:
 
 
 def stored_mean(population: StoredPopulation, name: str) -> dict | None:
-    """Estimates the mean of a stored array (K,) over networks, clipped to [0, 1]; None if the population's
-    row lacks it."""
+    """Estimates the mean of a stored array (K,) over networks; None if the population's row lacks it."""
     if name not in population.row.keys() & population.arrays.keys():
         return None
     values = population.arrays[name]
-    return uncertainty.within(uncertainty.mean_estimate(values[~np.isnan(values)]), 0, 1)
+    mean = uncertainty.mean_estimate(values[~np.isnan(values)])
+    return uncertainty.within(mean, *BOUNDS.get(name, UNBOUNDED))
 
 
 def vote_leads(population: StoredPopulation) -> np.ndarray:
