@@ -5,7 +5,8 @@
 
 Sparsity 0.0 is the dense network. At other sparsities networks are pruned while they train; the classifier
 has a separate schedule. Saves models/[NAME/]{encoder_name}_encoder_...pt and ..._head_...pt, each with a JSON
-that records settings, data and history, and a log with curves in logs/. Skips finished encoders and heads.
+that records settings, data and history, training curves beside them, and a log in logs/. Skips finished
+encoders and heads.
 """
 
 import sys

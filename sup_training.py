@@ -8,7 +8,8 @@ To prune gradually to 95 % sparsity:
         --pruning 0.95 --begin_epoch 0.15 --end_epoch 3
 
 Saves models/[NAME/]wideResNet{tag}_{sparsity}pruning_{epochs}epochs_{depth}depth_{dropout}dropout_id{id}.pt,
-with a JSON that records settings, data and history, and a log with curves in logs/. Skips finished models.
+with a JSON that records settings, data and history, training curves beside it, and a log in logs/. Skips
+finished models.
 """
 
 import sys

@@ -309,7 +309,7 @@ def measure(
             "accuracy": (side.predictions == labels).mean(1),
         }
         arrays |= {f"{prefix}{name}": value for name, value in side_arrays.items()}
-    is_pie = metrics.find_pies(*voters, classes)
+    is_pie = arrays["dense_modal_labels"] != arrays["modal_labels"]
     confidence, images = disagreement["confidence"], np.flatnonzero(is_pie)
     measures = lost_and_kept(dense, pruned, labels, is_pie)
     changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
@@ -353,8 +353,9 @@ def lost_and_kept(
     """Measures what pruning loses and keeps.
 
     Returns:
-        the arrays of `MEASURES` (K,); `agreement` and `cka` over pairs of a pruned and a dense network with
-        the same seed, `_others` with the next seed (K',); `pie_auroc_q_score` (); `probability_change` (N,).
+        accuracies on PIEs and on the rest, auroc_q_score and calibration_error (K,); `agreement` and `cka`
+        over pairs of a pruned and a dense network with the same seed, `_others` with the next seed (K',);
+        `pie_auroc_q_score` (); `probability_change` (N,).
     """
     predictions, wrong = pruned.predictions, pruned.predictions != labels
     measures = {
@@ -536,8 +537,8 @@ def runs(population: Population) -> dict:
     records = [record for record in population.records if (record or {}).get("run")]
     all_runs = [record["run"] for record in records]
     timed = all_runs
-    # Encoder and head are finetuned together, and both records hold the same seconds: count them once.
-    if population.method.finetuned:
+    # Encoder and head are pruned together, and both records hold the same seconds: count them once.
+    if not population.method.trained_alone:
         timed = [member.record["run"] for member in population.members if member.record in records]
     texts = {
         "commands": [run.get("command") for run in all_runs],

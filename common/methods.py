@@ -71,7 +71,7 @@ class PruningMethod:
     @property
     def trained_alone(self) -> bool:
         """Whether its networks are trained from scratch instead of from dense networks."""
-        return self.gradual or self.schedule == SMALL
+        return self.gradual or self.schedule in ("dense", SMALL)
 
     @property
     def finetuned(self) -> bool:

@@ -94,7 +94,8 @@ def titled_figure(
     """
     title, settings = [], []
     if is_paper(arrays):
-        width, height = PAPER_WIDTH, min(height, PAPER_HEIGHT, rows * (PAPER_WIDTH / columns + 0.3))
+        highest = max(PAPER_HEIGHT, rows)  # at least an inch for each row
+        width, height = PAPER_WIDTH, min(height, highest, rows * (PAPER_WIDTH / columns + 0.3))
     else:
         shown, *lines = map(plain, title_lines(arrays))
         title = [line.strip(" ·") for line in textwrap.wrap(shown, int(11 * width))]

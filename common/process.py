@@ -97,7 +97,8 @@ def start_logging(script: str, folder: Path, debug: bool) -> None:
     logger.propagate = False
     path = folder / f"{script}.log"
     refuse_pipe(path)
-    console, log_file = _Console(sys.stdout), logging.FileHandler(path)
+    console = _Console(sys.stdout)
+    log_file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     console.setLevel(logging.DEBUG if debug else logging.INFO)
     for handler, line_format in ((console, "%(message)s"), (log_file, "%(asctime)s %(message)s")):
         handler.setFormatter(logging.Formatter(line_format))

@@ -33,7 +33,6 @@ class Study:
     folder: Path  # encoders, or supervised models
     head_folder: Path
     default_folder: Path  # models/ or models/NAME/
-    log_folder: Path
     results_folder: Path  # pies/NAME, or pies/NAME/runs/RUN; test_sets/TESTSET in it
 
     @property
@@ -59,9 +58,11 @@ class Study:
         """The flag for `folder`, for messages."""
         return "--save_path" if self.supervised else "--encoder_save_path"
 
-    @property
-    def folder_flags(self) -> dict[str, str]:
-        """The given flags of folders of models, quoted for a shell."""
+    def folder_flags(self, folder: Path) -> dict[str, str]:
+        """Returns the given flags of folders of models, quoted for a shell; none if they do not name
+        `folder`."""
+        if folder not in (self.folder, self.head_folder):
+            return {}
         names = ("save_path", "encoder_save_path", "head_save_path")
         values = {name: getattr(self.flags, name, None) for name in names}
         return {name: shlex.quote(value) for name, value in values.items() if value}
@@ -150,11 +151,11 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    cuda_device, rank = flags.cuda_device, process.local_rank()
-    # Under torchrun each process takes a different device, or sees only one.
+    rank = process.local_rank()
+    # Under torchrun each process, with its workers, takes a different device, or sees only one.
     if rank is not None and "cuda_device" not in flags.given:
-        cuda_device = rank % max(1, torch.cuda.device_count())
-    device = process.select_device(cuda_device)
+        flags.cuda_device = rank % max(1, torch.cuda.device_count())
+    device = process.select_device(flags.cuda_device)
     if flags.workers and not flags.debug:  # this process only waits and must not take device memory
         device = torch.device("cpu")
     if device.type == "cpu":
@@ -182,8 +183,9 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
             default_folder = study_folder("models", name) / seed_folder
             folder = Path(save_path) / seed_folder if save_path else default_folder
             head_folder = Path(head_save_path) / seed_folder if head_save_path else folder
-            parts = f"runs/{run}" * bool(run), seed_folder, f"test_sets/{test_set}" * bool(test_set)
-            results_folder = Path("pies", name, *parts)
+            run_folder = f"runs/{run}" if run else ""
+            test_set_folder = f"test_sets/{test_set}" if test_set else ""
+            results_folder = Path("pies", name, run_folder, seed_folder, test_set_folder)
             if writes_models and not flags.debug:
                 check_writable(folder)
                 check_writable(head_folder)
@@ -198,6 +200,5 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
                 folder,
                 head_folder,
                 default_folder,
-                log_folder / seed_folder,
                 results_folder,
             )

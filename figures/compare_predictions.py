@@ -4,7 +4,7 @@
 
 A file of predictions holds class ids (whole numbers, K networks x N images) or probabilities (K x N x C). Row
 k of every file belongs to the same seed. Writes report.html and, beside it, comparisons.csv (PIEs, noise
-floor, excess, accuracy), pies_NAME.csv (every PIE) and classes.csv (PIEs per class), each with a LaTeX table.
+floor, excess, accuracy), pies_NAME.csv (every PIE) and classes.csv (PIEs per class; also as LaTeX).
 """
 
 import argparse

@@ -76,6 +76,8 @@ def main(argv=None) -> None:
             raise cli.UserError(f"--{min(refused)} has no effect with --against; leave one of them out")
         if flags.against.resolve() == folder.resolve():
             raise cli.UserError("--against names the folder of --results; name that of another run")
+    elif not flags.output_dir and (unused := {"format", "style"} & flags.given):
+        raise cli.UserError(f"--{min(unused)} needs --output_dir")
     if flags.release and flags.release.resolve() == folder.resolve():
         raise cli.UserError("--release names the folder of --results; name another one for the copy")
     for flag, path in {"--results": folder, "--against": flags.against}.items():
@@ -192,7 +194,7 @@ def stored_figures(folder: Path, staged: Path, ending: str) -> dict[Path, Path]:
 def figure_name(path: Path, results_folder: Path, models: list[int]) -> str:
     """Returns a file name without blanks from data set, learning method or folder, kind, sparsity and number
     of models."""
-    folders = re.split("/(?:runs|test_sets)/", results_folder.as_posix())
+    folders = re.split("/(?:runs|test_sets)/", results_folder.resolve().as_posix())
     data = [Path(folder).name for folder in folders]
     parts = [*data, *path.relative_to(results_folder).with_suffix("").parts]
     if path.parent.name in OUTPUT_FOLDERS:  # names of the scripts' figures already have it

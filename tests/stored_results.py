@@ -273,7 +273,7 @@ def columns_of(measures: dict) -> dict:
 def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data, **changed) -> dict:
     """Stores a pruned population, of which arrays may be changed; returns its row of the table."""
     classes, predictions = len(data.class_names), (dense.predictions, pruned.predictions)
-    (dense_labels, dense_tied), (labels, tied) = (metrics.modal_labels(each, classes) for each in predictions)
+    (dense_labels, _), (labels, tied) = (metrics.modal_labels(each, classes) for each in predictions)
     confidence = metrics.disagreement(*predictions, classes)["confidence"]
     is_pie = changed.get("is_pie", dense_labels != labels)
     places = np.flatnonzero(is_pie)
@@ -283,28 +283,20 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
     quality = np.random.default_rng([*seeds_of(pruned.key), 3]).random(len(data.labels))
     movement = np.random.default_rng(seeds_of(pruned.key)).random((len(pruned.ids), len(LAYERS)))
     arrays = {
-        "figure": "pies_distribution",
         "title": "{} {} {}".format(*pruned.key),
-        "learning_method": pruned.key[0],
-        "pruning_method": pruned.key[1],
-        "sparsity": pruned.key[2],
         "architecture": pruned.architecture,
         "data_title": data.title,
         "class_names": data.class_names,
-        "images": len(data.labels),
         "labels": data.labels,
         "is_pie": is_pie,
         "modal_labels": labels,
         "dense_modal_labels": dense_labels,
-        "tied": tied,
-        "dense_tied": dense_tied,
         "votes": (pruned.predictions == labels).sum(0),
         "dense_votes": (dense.predictions == dense_labels).sum(0),
         "confidence": confidence,
         "q_score": quality,
         "pie_images": np.array([f"test/a/{place}.png" for place in places], str),
         **measures,
-        "pies_per_class": metrics.pies_per_class(is_pie, data.labels, classes),
         "gallery": gallery,
         "gallery_images": data.images[gallery],
         "movement_layers": list(LAYERS),
@@ -316,7 +308,8 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
     made = made_from(dense, pruned, data)
     stored = {name: value for name, value in arrays.items() if value is not None}
     write_arrays(population_path(folder, pruned.key), {**stored, "row": json.dumps(row)}, made)
-    shown = {name: arrays[name] for name in ("class_names", "images", "pies_per_class")}
+    counts = metrics.pies_per_class(is_pie, data.labels, classes)
+    shown = {"class_names": data.class_names, "images": len(data.labels), "pies_per_class": counts}
     write_figure(folder, "pies_distribution", dense, pruned, data, shown)
     return row
 

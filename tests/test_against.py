@@ -13,7 +13,7 @@ from common.store.files import read_arrays
 from figures import make_figures
 from figures.report import two_runs
 from figures.report.measures import Pair
-from figures.report.read import load_outputs
+from figures.report.read import load_outputs, with_dense
 from figures.report.similarity import expected_jaccard
 
 KEY = ("SupCon", "global", 0.9)
@@ -118,6 +118,7 @@ def test_pies_among_other_images_have_no_overlap(runs):
         assert ("overlap" in measures) is expected
     external = replace(first, arrays=first.arrays | {"dense_runs": '{"made_elsewhere": 1}'})
     assert two_runs.run_pair(first, external).paired
+    assert with_dense([external])[0].runs == {"made_elsewhere": 1}
     other = replace(external, made={"dense_checkpoints": []})
     assert not two_runs.run_pair(first, other).paired
 

@@ -61,7 +61,9 @@ def test_what_is_missing_comes_before_every_other_rule():
     rows.append(row(math.nan, measure=NAMES[1]) | {"mark": "open"})
     assert claims.judge(rows, 3) == "nothing to compare"
     [missing] = claims.missing([rows[0]], claims.CLAIMS[2])
-    assert missing.startswith("excess PIEs: nothing at 90 % or above; train networks with --pruning")
+    assert missing.startswith(
+        "excess PIEs: no comparison at 90 % or above that decides; train networks with --pruning"
+    )
 
 
 def test_every_verdict_of_every_claim_is_said_in_a_sentence():

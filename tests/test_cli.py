@@ -176,6 +176,12 @@ def test_without_cuda_the_cpu_is_used_and_said_once(monkeypatch, tmp_path, capsy
     assert (tmp_path / "some_script.log").read_text().count("running on the CPU") == 1
 
 
+def test_a_log_shows_bytes_that_are_not_text(tmp_path):
+    process.start_logging("some_script", tmp_path, debug=False)
+    process.logger.debug("caf\udce9")
+    assert r"caf\udce9" in (tmp_path / "some_script.log").read_text()
+
+
 def test_a_cuda_device_that_does_not_exist_lists_those_that_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

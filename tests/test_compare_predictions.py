@@ -90,11 +90,17 @@ def test_arrays_that_may_not_belong_together_are_told(arrays, capsys):
     assert re.match(notes, capsys.readouterr().out, re.DOTALL)
 
 
+def test_one_network_has_no_excess(arrays, capsys):
+    assert arrays(dense=arrays.dense[:1], pruned=arrays.pruned[:1]) == 0
+    assert re.fullmatch(r"pruned: \d+ PIEs of 40 images, K = 1", capsys.readouterr().out.split("\n")[0])
+
+
 @pytest.mark.parametrize(
     "flags, changed, words",
     [
         ([], {"labels": LABELS[:5]}, "--dense dense.npy: shape (7, 40), int64; give class ids"),
         ([], {"labels": LABELS - 1}, "--labels labels.npy"),
+        ([], {"labels": np.full(40, 2**63, np.uint64)}, "--labels labels.npy"),
         ([], {"dense": np.zeros((7, 40))}, "--dense dense.npy: shape (7, 40), float64"),
         ([], {"pruned": np.full((7, 40), -1)}, "class ids start at 0, not at -1"),
         ([], {"pruned": np.full((7, 40), 2**63, np.uint64)}, "give ids from 0 without gaps, or --names"),

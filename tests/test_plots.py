@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
+from common.corruptions import CLEAN
 from common.plots import CLASS_COLOURS, PAPER_WIDTH
 from figures.report import plots
 
@@ -70,10 +71,12 @@ def against_sparsity(series):
     return arrays
 
 
-def on_test_sets():
-    arrays = against_sparsity(6)
-    names = ["clean", "noise_1", "noise_5", "blur_1", "clean", "noise_1"]
-    series = [f"SupCon {'global' if index < 4 else 'GMP'} · {name}" for index, name in enumerate(names)]
+def on_test_sets(methods, names):
+    """Of all methods; of the last one only on the first two test sets."""
+    arrays, series = against_sparsity(6), [f"{method} · {name}" for method in methods for name in names]
+    series = series[: len(series) - len(names) + 2]
+    for index in range(6, len(series)):
+        arrays |= {f"{key}_{index}": arrays[f"{key}_0"] for key in ("sparsity", "value", "low", "high")}
     return arrays | {"series": series}
 
 
@@ -102,7 +105,7 @@ def gallery(images):
 def heat_maps(rows, columns):
     panels = np.random.default_rng(0).random((2, rows, columns))
     texts = [[[f"{value:.2f}" for value in row] for row in panel] for panel in panels]
-    names = [f"SupCon {tag}, 90 % pruned" for tag in TAGS[:rows]]
+    names = [f"SupCon {tag}, 90 % pruned" for tag in (TAGS * 4)[:rows]]
     shown = dict(panels=panels, texts=texts, panel_titles=["one", "other"], rows=names, diverging=False)
     return shown | dict(columns=CLASSES[:columns], quantity="Jaccard similarity", xlabel="true class")
 
@@ -132,11 +135,17 @@ KINDS = [
     ("q_score", q_scores(500, 0)),
     ("prediction_depth", depths(10_000, 1500)),
     ("against_sparsity", against_sparsity(16)),
-    ("test_sets", on_test_sets()),
+    ("test_sets", on_test_sets(["SupCon global", "GMP"], [CLEAN, "noise_1", "noise_5", "blur_1"])),
+    (
+        "test_sets",
+        on_test_sets(["SupCon global", "GMP"], [CLEAN, *(f"{name}_severity3" for name in CLASSES + SHORT)]),
+    ),
+    ("test_sets", on_test_sets("ABCD", [CLEAN, "noise_1", "blur_1", "contrast_1", "jpeg_1"])),
     ("umap", latents(500, 200) | {"class_names": CLASSES}),
     ("umap_grid", umap_grid(6, 2500, 900)),
     ("gallery", gallery(13)),
     ("heat_maps", heat_maps(8, 10)),
+    ("heat_maps", heat_maps(26, 10)),
     ("pies_per_class", per_class(8)),
     ("pies_distribution", {"class_names": SHORT, "pies_per_class": np.arange(10) ** 4, "images": 9999}),
 ]

@@ -4,13 +4,15 @@ import importlib
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from common import models, process, study
+from common import comparison, models, process, study
 from common.cli import UserError
 from common.criteria import magnitude
+from common.methods import parse_method
 from common.pruning import apply_masks, global_masks, prunable_parameters
 from common.settings import Architecture
 from common.store import populations, records
@@ -236,13 +238,25 @@ def test_the_control_of_one_shot_networks_is_finetuned_from_the_same_ones_with_t
         assert control is None and line.startswith("no finetuned control: ") and expected in line
 
 
-def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their_own(work):
+def test_dense_networks_are_found_in_the_default_folder_for_pruned_ones_in_their_own(work, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sup_training.py"])
     configuration = supervised(pies(), range(2))
     view = pies("--save_path", "own")
     dense = dense_population(view)
     assert len(dense.members) == 2 and dense.members[0].paths[0].parent == view.default_folder
     supervised(view, range(2), "global", 0.5, epochs=2, dense=configuration, folder=work / "own")
     assert populations.find_population(view, "global", 0.5, dense) is not None
+    told = refusal(pies("--save_path", "own", models_number=3))
+    assert "ids 2 are missing; train them: " in told and "--save_path" not in told
+
+
+def test_parts_of_contrastive_networks_that_are_pruned_together_have_their_time_once(work):
+    run = {"seconds": 2.0}
+    member = SimpleNamespace(record={"run": run}, external=False)
+    population = SimpleNamespace(records=[{"run": run}, member.record], members=[member])
+    for name, seconds in {"dense": 4, "GMP": 4, "global": 2, "global_iterative0.2_rewind0": 2}.items():
+        population.method = parse_method(name)
+        assert comparison.runs(population)["seconds"] == seconds
 
 
 def test_a_forgotten_head_folder_is_said_and_no_other_dense_networks_are_taken(work):

@@ -184,16 +184,18 @@ def test_figures_of_claims_show_the_rows_that_decide_and_their_means(folder, rea
 
 
 def test_bad_networks_are_named(folder):
+    compared = compared_in(folder)
+    guessing = np.bincount(compared[0].labels).max() / len(compared[0].labels)
     report = contents.Report(
-        compared=compared_in(folder),
+        compared=compared,
         dense=[{"learning_method": "SupCon", "pruning_method": "dense", "accuracy": {"value": 0.79}}],
         populations=[
             {"learning_method": "SupCon", "pruning_method": name, "accuracy": {"value": value}}
-            for name, value in (("GMP", 0.34), ("global", 0.36))  # of 4 classes
+            for name, value in (("GMP", guessing + 0.09), ("global", guessing + 0.11))
         ],
     )
     weak, lost = page.warnings(report)
-    assert "SupCon dense 79.00 %" in weak and "SupCon GMP 34.00 %" in lost and "global" not in lost
+    assert "SupCon dense 79.00 %" in weak and "SupCon GMP" in lost and "global" not in lost
 
 
 def test_the_gallery_on_the_page_is_that_of_one_sparsity_of_every_method(folder, read):
@@ -421,7 +423,8 @@ def test_figures_can_be_drawn_again_for_papers_with_title_settings_and_caption_b
     ):
         lines = texts[f"A_b_report_{name}_6models"].splitlines()
         assert lines[0].startswith(first) and lines[-1].startswith(caption)
-        assert lines[1] == "6 networks of each combination (WideResNet-10-1)"
+        of_each = "6 networks of each combination (WideResNet-10-1)"
+        assert (lines[1] == of_each) is (name != "umap_grid")  # whose latents are of fewer
     # The names of the rows of a heat map, which are numbered on paper.
     assert "\nsupervised GMP, 90 % pruned\n" in texts["A_b_similarity_class_recall_6models"]
 

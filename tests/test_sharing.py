@@ -223,7 +223,9 @@ def test_each_rank_has_a_device_of_its_own_unless_one_is_named(monkeypatch, work
     ):
         monkeypatch.setenv("LOCAL_RANK", rank)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-        next(study.open_studies("sup_training", build_parser().parse_args([*SMALL, *flags])))
+        parsed = build_parser().parse_args([*SMALL, *flags])
+        next(study.open_studies("sup_training", parsed))
+        assert parsed.cuda_device == chosen[-1]  # that of the workers
     assert chosen == [3, 1, 0, 0]
 
 

@@ -59,7 +59,7 @@ def names_cause(error: BaseException, path: Path) -> bool:
     # EINVAL: a damaged file made a library seek to an impossible position.
     is_system_error = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
     if is_system_error:
-        error.filename = error.filename or str(path)
+        error.filename = error.filename2 or error.filename or str(path)
     return is_system_error or isinstance(error, UserError | MemoryError)
 
 

@@ -130,13 +130,13 @@ class Population:
         elif self.learning_method == "supervised":
             training = [settings.SupervisedTraining]
         published = settings.defaults(settings.Architecture, *training)
-        data_name = self.members[0].record.get("data", {}).get("name")
+        data_name = self.members[0].record["data"].get("name")
         published |= dict.fromkeys(FLIPS, data_name not in NOT_FLIPPED)
         if self.method.gradual:
-            for part in (name.part for name in self.members[0].names):
-                suffix = "_head" if part == "head" else ""
-                keys = (f"{name}{suffix}" for name in ("begin_step", "end_step", "frequency"))
-                published |= zip(keys, SCHEDULE_STEPS[part][self.method.schedule])
+            for name in self.members[0].names:
+                suffix = "_head" if name.part == "head" else ""
+                keys = (f"{key}{suffix}" for key in ("begin_step", "end_step", "frequency"))
+                published |= zip(keys, SCHEDULE_STEPS[name.part][self.method.schedule])
         changed = differences(self.configuration, published)
         return {key: value for key, (value, default) in changed.items() if default is not None is not value}
 
@@ -197,7 +197,7 @@ def find_population(
         training = f"give --model_depth, --widen_factor{others} as in their training, or "
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
-            f"{study.architecture_name} in {study.folder}; found: {existing}; "
+            f"{study.architecture_name} in {searched.folder}; found: {existing}; "
             f"{training * (existing != 'none')}{script_remedy(kind)}"
         )
     return choose_population(study, fitting, dense)
@@ -316,7 +316,7 @@ def find_members(study: Study, kind: Population) -> list[Member]:
             if encoders and not networks:
                 raise UserError(
                     f"{encoders[0][0]} has no classifier head in {study.head_folder} (--head_save_path); "
-                    "give the folder of the heads, or train them with clr_training.py"
+                    f"give the folder of the heads, or {script_remedy(kind)}"
                 )
         for member in map(read_member, networks):
             if fits(study, member):
@@ -397,9 +397,9 @@ def only_population(candidates: list[Population]) -> Population:
 
 def script_of(population: Population) -> str:
     """Returns the script that trains such networks."""
-    finetunes = population.method.schedule == "iterative" or population.method.finetuned
+    stage = "training" if population.method.trained_alone else "pruning_finetune"
     prefix = "sup" if population.learning_method == "supervised" else "clr"
-    return f"{prefix}_{'pruning_finetune' if finetunes else 'training'}.py"
+    return f"{prefix}_{stage}.py"
 
 
 def how_to_train(study: Study, population: Population, ids: Iterable[int]) -> str:
@@ -408,7 +408,9 @@ def how_to_train(study: Study, population: Population, ids: Iterable[int]) -> st
     script, flags = script_of(population), {"index_start": min(ids), "index_end": max(ids)}
     if script.endswith("finetune.py"):
         flags = {"models_number": max(ids) + 1}
-    command = recorded_command(next(filter(None, population.records), None), study.folder_flags | flags)
+    command = recorded_command(
+        next(filter(None, population.records), None), study.folder_flags(population.folder) | flags
+    )
     return f"train them: {command}" if script in command else script_remedy(population)
 
 
@@ -449,9 +451,7 @@ def check_population(study: Study, population: Population, dense: Population | N
             duplicates, shared = (path, other), "seed"
     if duplicates:
         path, other = duplicates
-        raise UserError(
-            f"{path} has the same {shared} as {other}: they are one network; {remedy_for([path])}"
-        )
+        raise UserError(f"{path} has the same {shared} as {other}: they are one network; {remedy_for(path)}")
     parents = {member.id: member.checksums for member in (dense.members if dense else ())}
     remedy = "retrain all of them into a separate folder"
     for member in members:

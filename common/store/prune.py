@@ -160,9 +160,8 @@ def saved_file(study: Study, checkpoint: Path, path: Path, flag: dict[str, str])
             f"{checkpoint} is external: its training is unknown; choose another --criterion or --after, or "
             "train networks here"
         )
-    command = (
-        recorded_command(record, study.folder_flags | flag) or f"the training script with --{', '.join(flag)}"
-    )
+    flags = study.folder_flags(checkpoint.parent) | flag
+    command = recorded_command(record, flags) or f"the training script with --{', '.join(flag)}"
     if not path.exists():
         raise UserError(f"{path} was not saved; to save it, run: {command}")
     remedy = f"move it away and run: {command}"

@@ -80,17 +80,15 @@ def science_code() -> dict[str, str]:
 
 def differing_code(record: dict) -> list[str]:
     """Returns the science modules that the training of a record used and whose code has changed since:
-    supervised trainings use no contrastive loss, dense ones no pruning criterion. If the code was not
-    recorded, logs this once and returns none."""
-    if "code" not in record:
-        log_once("note: some networks or states do not record their code; it is not checked")
-        return []
+    supervised trainings use no contrastive loss, dense ones no pruning criterion. All, if the code was not
+    recorded."""
     configuration, unused = record["configuration"], set()
     if configuration.get("learning_method") == "supervised":
         unused.add("losses")
     if "pruning_method" not in configuration:
         unused.add("criteria")
-    changed = {name for name, digest in science_code().items() if record["code"].get(name) != digest}
+    recorded = record.get("code", {})
+    changed = {name for name, digest in science_code().items() if recorded.get(name) != digest}
     return sorted(changed - unused)
 
 
@@ -210,6 +208,7 @@ def read_record(checkpoint: Path, name: CheckpointName | None = None) -> dict | 
         flips = {flip: data[flip] for flip in FLIPS if flip in data}
         record["configuration"] = with_defaults(record["configuration"], flips)
         sha256, _, _ = record["checkpoint_sha256"], data["checksum"][:12], record["sparsity"]["zeros"]
+        recorded = {**record["name"]}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
             f"{path} is damaged; move it and {checkpoint.name} away to have them made again, or only the "
@@ -220,7 +219,6 @@ def read_record(checkpoint: Path, name: CheckpointName | None = None) -> dict | 
             f"{path} describes a different file than the {checkpoint.name} beside it; move both away to have "
             "them made again, or only the JSON if the checkpoint was trained elsewhere"
         )
-    recorded = record.get("name", {})
     facts = name.facts() if name else {}
     changed = [key for key, value in facts.items() if recorded.get(key, value) != value]
     if changed:
@@ -281,10 +279,10 @@ def refuse_not_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
         UserError: names some of the tensors, the file and the remedy.
     """
     if names := not_finite(tensors):
-        raise UserError(f"{path} holds values that are not finite, in {names}; {remedy_for([path])}")
+        raise UserError(f"{path} holds values that are not finite, in {names}; {remedy_for(path)}")
 
 
-def remedy_for(paths: Sequence[Path]) -> str:
+def remedy_for(*paths: Path) -> str:
     """Returns the remedy for unusable checkpoints."""
     if not all(record_path(path).exists() for path in paths):
         return "it was not trained here, so it cannot be made again here: get another copy or leave it out"
@@ -301,7 +299,7 @@ def files_named(paths: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (NotFiniteError, FloatingPointError) as error:
-        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {remedy_for(paths)}") from None
+        raise UserError(f"{' and '.join(map(str, paths))}: {error}; {remedy_for(*paths)}") from None
 
 
 def _check_sparsity(network: nn.Module, path: Path, record: dict | None, expected: float) -> None:
@@ -315,7 +313,7 @@ def _check_sparsity(network: nn.Module, path: Path, record: dict | None, expecte
     elif measured["zeros"] != record["sparsity"]["zeros"]:
         raise UserError(
             f"{path} has {measured['zeros']} weights at zero, but its JSON says "
-            f"{record['sparsity']['zeros']}; {remedy_for([path])}"
+            f"{record['sparsity']['zeros']}; {remedy_for(path)}"
         )
 
 
@@ -366,7 +364,7 @@ def read_payload(path: Path, remedy: str = "") -> dict:
         if match := re.search(r"GLOBAL (\S+)|TorchScript", str(error)):
             raise UserError(f"{path} holds {match[1] or match[0]}, not only tensors; {hint}") from None
         raise UserError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}); {remedy or remedy_for([path])}"
+            f"{path} is not a readable checkpoint ({type(error).__name__}); {remedy or remedy_for(path)}"
         ) from None
     if not isinstance(payload, dict):
         raise UserError(f"{path} holds a {type(payload).__name__}, no state_dict; {hint}")

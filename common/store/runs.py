@@ -90,7 +90,7 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
 
 def is_finished(study: Study, file: CheckpointSpec, **parents) -> bool:
     """Whether a checkpoint exists and has these settings, data and code. External checkpoints, which have no
-    record, count as finished. Always False with --debug.
+    record, count as finished.
 
     Args:
         parents: SHA-256 of the networks that it is made from, under their keys in the record.
@@ -99,7 +99,7 @@ def is_finished(study: Study, file: CheckpointSpec, **parents) -> bool:
             differs.
     """
     path = file.path
-    if study.flags.debug or not path.exists():
+    if not path.exists():
         return False
     if path.is_dir():
         raise UserError(f"{path} is a folder where a checkpoint should be; move it away")
@@ -116,14 +116,15 @@ def keep_both(study: Study, file: CheckpointSpec) -> str:
 
 
 def missing_files(study: Study, file: CheckpointSpec, **parents) -> list[Path]:
-    """Returns which of a checkpoint and the files that its training saves beside it are missing.
+    """Returns which of a checkpoint and the files that its training saves beside it are missing; with --debug
+    always the checkpoint.
 
     Raises:
         UserError: see `is_finished`; a file that the training of an external checkpoint did not save.
     """
-    missing = [] if is_finished(study, file, **parents) else [file.path]
     if study.flags.debug:
-        return missing
+        return [file.path]
+    missing = [] if is_finished(study, file, **parents) else [file.path]
     missing += [path for path in file.kept_files if not is_finished(study, replace(file, path=path))]
     if missing and is_external(file):
         raise UserError(
@@ -144,7 +145,7 @@ def missing_parts(study: Study, files: Sequence[CheckpointSpec]) -> list[list[Pa
     if heads and first.path.exists():  # a head's record has the checksum of its encoder
         parents["encoder_sha256"] = records.file_sha256(first.path)
     missing += [missing_files(study, head, **parents) for head in heads]
-    if first.path in missing[0]:
+    if first.path in missing[0] and not study.flags.debug:
         refuse_to_replace(heads)
     return missing
 
@@ -228,7 +229,7 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
         train_file(study, network, part, files, missing)
     if study.flags.debug:
         return
-    if network or not curves_path(study, files).exists():  # an earlier run may have been killed before this
+    if network or not curves_path(files[-1].path).exists():  # an earlier run may have been killed before this
         store_curves(study, files)
     # A resumed training cannot save the weights of earlier epochs.
     if later := missing_parts(study, files)[0]:
@@ -333,17 +334,16 @@ def describe_run(name: CheckpointName) -> str:
     return f"{name.learning_method}{pruned} id {name.id}{part}"
 
 
-def curves_path(study: Study, files: list[CheckpointSpec]) -> Path:
-    """Returns the path of the figure of a network's training curves."""
-    return study.log_folder / f"{files[-1].path.stem}_curves.png"
+def curves_path(checkpoint: Path) -> Path:
+    """Returns the path of the figure of a network's training curves, beside its last checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.stem}_curves.png")
 
 
 def store_curves(study: Study, files: list[CheckpointSpec]) -> None:
-    """Draws the training curves of a network beside its log and writes them to a CSV, from the histories in
-    its records."""
+    """Draws the training curves of a network and writes them to a CSV, from the histories in its records."""
     from common import plots
 
-    name, path = files[-1].name, curves_path(study, files)
+    name, path = files[-1].name, curves_path(files[-1].path)
     record_of = {file.name.part: records.read_record(file.path) for file in files}
     histories = {
         part.replace("encoder", study.learning_method): record["history"]
@@ -387,7 +387,10 @@ def share(study: Study, jobs: list[Job]) -> bool:
         for job in jobs:
             # --debug saves nothing that could be shared.
             with contextlib.nullcontext(True) if flags.debug else claim(job.path, wait=False) as is_held:
-                job.work() if is_held else claimed_elsewhere.append(job)
+                if is_held:
+                    job.work()
+                else:
+                    claimed_elsewhere.append(job)
             bar.update()
     if WORKER in os.environ:
         return False

@@ -87,7 +87,7 @@ def compare_all(
 
 
 def rows_of(key: dict, axis: str, names: list[str], columns: dict) -> list[dict]:
-    """Returns a row for each class or layer (`axis`) that has at least one value.
+    """Returns a row for each class or layer (`axis`), but none for those without any value.
 
     Args:
         key: the first columns of every row; columns: name -> values (C,), or one that all rows share.

@@ -219,8 +219,7 @@ def judge(evidence: list[dict], number: int) -> str:
     rows = [row for row in deciding if not row["is_mean"]]
     means = [row for row in deciding if row["is_mean"]]
     required = {measure.name for measure in CLAIMS[number - 1].measures if measure.decides}
-    few = [row for row in rows if 0 < row["models"] < FEWEST_SEEDS]
-    undefined = [row for row in rows if math.isnan(row["low"]) and row not in few]
+    few, undefined = few_and_undefined(rows)
     if undefined or required - {row["measure"] for row in rows}:
         return NOTHING
     if few:
@@ -239,6 +238,12 @@ def judge(evidence: list[dict], number: int) -> str:
     return UNDECIDED
 
 
+def few_and_undefined(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Returns the rows with too few networks for an interval, and the others without one."""
+    few = [row for row in rows if row["models"] < FEWEST_SEEDS]
+    return few, [row for row in rows if row["models"] >= FEWEST_SEEDS and math.isnan(row["low"])]
+
+
 def count_marks(rows: list[dict]) -> str:
     """Counts the marks of deciding rows: `2 for, 0 against, 1 open`."""
     marks = [row["mark"] for row in rows if row["decides"] and not row["is_mean"]]
@@ -253,18 +258,19 @@ def missing(evidence: list[dict], claim: Claim) -> list[str]:
             row for row in evidence if row["claim"] == claim.number and row["measure"] == measure.name
         ]
         rows = [row for row in compared if row["decides"]]
-        counts = [row["models"] for row in rows if 0 < row["models"] < FEWEST_SEEDS]
+        few, undefined = few_and_undefined(rows)
         if not compared:
-            message = f"nothing at {100 * HIGH_SPARSITY:g} % or above; {claim.run}"
+            message = f"no comparison at {100 * HIGH_SPARSITY:g} % or above that decides; {claim.run}"
         elif not rows:
             message = (
                 "no comparison decides, because the finetuned control is missing, settings differ, or "
                 f"accuracies are more than {100 * CONFOUNDING_GAP:g} points apart"
             )
-        elif counts:
-            message = f"comparisons of {either(counts)} networks; a verdict needs {FEWEST_SEEDS}"
-        elif any(math.isnan(row["low"]) for row in rows):
+        elif undefined:
             message = "no interval, because networks do not differ or there are too few PIEs"
+        elif few:
+            numbers = either(row["models"] for row in few)
+            message = f"comparisons of {numbers} networks; a verdict needs {FEWEST_SEEDS}"
         else:
             continue
         measures_of.setdefault(message, []).append(measure.name)

@@ -74,7 +74,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     grid, missing_grid = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
     equal, floors = of_equal_number([*compared, *controls])
-    curves = [against_sparsity(compared, equal, name, *CAPTIONS[name]) for name in ("pies", "excess")]
+    curves = [against_sparsity(compared, equal, name) for name in ("pies", "excess")]
     curves[0].arrays.update(floors)
     if floors["floor_networks"]:
         curves[1].arrays["zero"] = f"noise floor (halves, K = {floors['floor_networks']})"
@@ -82,7 +82,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
         del curves[1]
     pictures = [
         *curves,
-        against_sparsity(compared, [*populations, *dense], "accuracy", *CAPTIONS["accuracy"]),
+        against_sparsity(compared, [*populations, *dense], "accuracy"),
         *measures_against_sparsity(stored, compared),
         *grid,
         *joint_pictures,
@@ -164,7 +164,8 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
     ),
     "prediction_depth": (
         "Prediction depth, dense against pruned",
-        "The number of layers before the k-NN settles on the network's prediction. "
+        "The number of layers before the k-NN settles on the network's prediction, or on the true label if "
+        "the title says so. "
         "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
         "PIEs at the top and right (claim 4), which settle late. Above the dashed line pruning has made an "
         "image harder.",
@@ -295,8 +296,8 @@ SIDE_BY_SIDE = {  # measures of two runs
     "overlap": Measure("Jaccard similarity of the PIE sets", 1, 3),
 }
 CURVES = {  # columns of results.csv drawn against sparsity; arrays of the same name hold a value per network
-    "calibration_error": Measure("calibration error (%)", 100, 2),
-    "cka": Measure("CKA with dense", 1, 3),
+    "calibration_error": Measure("calibration error (%)", 100),
+    "cka": Measure("CKA with dense"),
 }
 SHOWN = (
     SIDE_BY_SIDE
@@ -317,15 +318,19 @@ def measures_against_sparsity(
         means = {item: measures.stored_mean(item, name) for item in stored}
         rows = [item.key | {name: mean} for item, mean in means.items() if mean]
         if rows:
-            pictures.append(against_sparsity(compared, rows, name, *CAPTIONS[name]))
+            pictures.append(against_sparsity(compared, rows, name))
     return pictures
 
 
 def against_sparsity(
-    compared: list[StoredPopulation], rows: list[dict], name: str, heading: str, caption: str
+    compared: list[StoredPopulation], rows: list[dict], name: str, kind: str = ""
 ) -> Picture:
-    """Draws a number against sparsity for all learning and pruning methods, with intervals."""
-    ylabel, scale, _ = SHOWN[name]
+    """Draws a number against sparsity for all learning and pruning methods, with intervals.
+
+    Args:
+        kind: the key of its heading and caption (default: its name).
+    """
+    (heading, text), (ylabel, scale, _) = CAPTIONS[kind or name], SHOWN[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
         run = f" · {row['run']}" if "run" in row else ""
@@ -345,7 +350,7 @@ def against_sparsity(
         arrays[f"sparsity_{index}"] = [row["sparsity"] for row in group]
         for key in ("value", "low", "high"):
             arrays[f"{key}_{index}"] = [scale * row[name][key] for row in group]
-    return Picture(f"{name}_against_sparsity", heading, caption, arrays)
+    return Picture(f"{name}_against_sparsity", heading, text, arrays)
 
 
 def forest(compared: list[StoredPopulation], rows: list[dict], claim: claims.Claim) -> Picture | None:
@@ -382,7 +387,7 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
         for (learning, pruning), row in product(methods, all_rows)
         if name in row and row["learning_method"] == learning and row["pruning_method"] in (pruning, "dense")
     ]
-    picture = against_sparsity(compared, rows, name, *CAPTIONS[f"test_sets_{name}"])
+    picture = against_sparsity(compared, rows, name, f"test_sets_{name}")
     arrays = picture.arrays | {"figure": "test_sets"}
     return picture._replace(name=f"test_sets_{name}", arrays=arrays)
 
@@ -392,7 +397,7 @@ def umap_grid(compared: list[StoredPopulation]) -> tuple[list[Picture], list[str
     arrays = {
         "figure": "umap_grid",
         "class_names": compared[0].class_names,
-        "title": across.title(compared, CAPTIONS["umap"][0]),
+        "title": across.title(compared, CAPTIONS["umap"][0]).split("\n")[0],  # of fewer networks
     }
     names, missing = [], []
     for population in with_dense(compared):

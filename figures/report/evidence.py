@@ -151,6 +151,12 @@ def accuracies(*populations: StoredPopulation) -> str:
 
 
 PRIMARY = {"accuracy lost": "accuracy_lost", "excess PIEs": "excess"}
+SECONDARY = {
+    "accuracy lost from dense": "accuracy_lost",
+    "excess PIEs over dense": "excess",
+    "PIEs": "pies",
+    "lost minus gained": "lost_minus_gained",
+}
 
 
 def contrastive_against_supervised(
@@ -159,23 +165,20 @@ def contrastive_against_supervised(
     """Claim 1: contrastive minus supervised networks of the same pruning method and sparsity; and minus
     supervised networks of the same pruning method with about the same accuracy."""
     supervised = [item for item in populations if item.learning_method == "supervised"]
-    of_method = grouped(supervised, "pruning_method")
     for population, beside in beside_control.items():
         if population.learning_method == "supervised":
             continue
-        candidates = of_method.get(population.pruning_method, [])
+        candidates = [item for item in supervised if item.pruning_method == population.pruning_method]
         for candidate in candidates:
             if candidate.sparsity == population.sparsity:
-                over_dense = {"accuracy lost from dense": "accuracy_lost", "excess PIEs over dense": "excess"}
-                counts = {"PIEs": "pies", "lost minus gained": "lost_minus_gained"}
-                yield from rows_of_pair(over_dense | counts, Pair(population, candidate, False))
+                yield from rows_of_pair(SECONDARY, Pair(population, candidate, False))
                 controlled = beside, beside_control[candidate]
                 if all(map(has_control, controlled)):
                     yield from rows_of_pair(PRIMARY, Pair(*controlled, False))
         nearest = min(candidates, key=lambda candidate: gap(population, candidate), default=None)
         if nearest and gap(population, nearest) <= MATCHED:
-            matched = {"PIEs at matched accuracy": "pies"}
-            yield from rows_of_pair(matched, Pair(population, nearest, False))
+            for row in rows_of_pair({"PIEs at matched accuracy": "pies"}, Pair(population, nearest, False)):
+                yield row._replace(note=f"{row.note}, the second at {nearest.sparsity:g}")
 
 
 def gap(first: StoredPopulation, second: StoredPopulation) -> float:

@@ -316,13 +316,12 @@ class Pair(NamedTuple):
     """Two populations to compare.
 
     paired: networks with the same id are compared; otherwise ids are unrelated, and equally many networks of
-    each population are used, the first ones. ids: the ids that may be used (None: all).
+    each population are used, the first ones.
     """
 
     first: StoredPopulation
     second: StoredPopulation
     paired: bool
-    ids: tuple[int, ...] | None = None
 
     @property
     def streams(self) -> tuple[str, str]:
@@ -337,8 +336,6 @@ Terms = list[tuple[float, str, Sample]]  # arguments of `uncertainty.combine`
 def compared_ids(statistic: Statistic, pair: Pair) -> list[tuple[int, ...]]:
     """Returns equally many ids of both populations for comparing a statistic."""
     ids = [sorted(statistic.ids(population)) for population in pair[:2]]
-    if pair.ids is not None:
-        ids = [[model_id for model_id in side if model_id in pair.ids] for side in ids]
     if pair.paired:
         ids = [[model_id for model_id in ids[0] if model_id in ids[1]]] * 2
     fewest = min(map(len, ids))
@@ -413,7 +410,7 @@ def uniqueness(pair: Pair) -> Terms:
         for index in range(len(sums)):
             moved = [side[positions[:, index]] for side in sides]
             moved = np.concatenate([*moved, np.ones_like(moved[0][:1])]).swapaxes(0, 1).astype(np.float32)
-            sums[index] = moved @ moved.swapaxes(1, 2)  # exact, because all are whole numbers
+            sums[index] = moved @ moved.swapaxes(1, 2)  # sums of whole numbers
         return sums
 
     def u(products: np.ndarray, number: int | np.ndarray) -> np.ndarray:
@@ -430,9 +427,8 @@ def uniqueness(pair: Pair) -> Terms:
     kept_images = uncertainty.image_groups(len(pair.first.labels))
     group_products = np.stack([products(splits_of_seeds, ~kept[images])[0] for kept in kept_images])
     without = u(group_products.sum(0) - group_products, kept_images.sum(1)[:, None, None, None]).mean(1)
-    stream = " and ".join(dict.fromkeys(pair.streams))
     sample = of_splits(ids[0], lambda splits: u(products(splits), kept_images.shape[1]), without)
-    return [(1, stream, sample)]
+    return [(1, "", sample)]  # one stream, because pairs may share a population
 
 
 # Populations

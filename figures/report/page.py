@@ -168,15 +168,15 @@ def write(report: Report, pngs: dict[str, bytes], results_folder: Path) -> str:
 
 def of_one_run(report: Report, results_folder: Path) -> dict:
     """Returns the values for one_run.html that need no compared populations."""
-    rows, commands = provenance(report.stored)
+    name, (rows, commands) = results_folder.resolve().name, provenance(report.stored)
     commands += dict.fromkeys(row["command"] for row in report.test_sets)
     strengths = (
         f"{kind}_: {', '.join(map(str, values))}, {meaning}" for kind, (meaning, values) in STRENGTHS.items()
     )
     commands.append(f"figures/make_figures.py --results {shlex.quote(str(results_folder))}")
     return {
-        "title": f"Report: {results_folder.name}",
-        "name": results_folder.name,
+        "title": f"Report: {name}",
+        "name": name,
         "is_compared": bool(report.compared),
         "commands": "\n".join(f"python {command}" for command in commands),
         "made": tabulate(MADE, rows),
@@ -223,7 +223,8 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
 
 def warnings(report: Report) -> list[str]:
     """Returns warnings about networks that are too weak to say much about good ones."""
-    highest_chance = 1 / len(report.compared[0].class_names) + NEAR_CHANCE
+    labels = report.compared[0].labels
+    highest_chance = np.bincount(labels).max() / len(labels) + NEAR_CHANCE
     kinds = (WEAK_DENSE, WEAK, report.dense), (NEAR_GUESSING, highest_chance, report.populations)
     messages = []
     for reason, threshold, rows in kinds:

@@ -84,6 +84,9 @@ def draw_heat_maps(arrays: dict) -> Figure:
     left, bottom = (0.08 * max(map(len, names)) for names in (rows, columns))
     height = len(titles) * (0.27 * len(rows) + 0.3 + bottom) + 0.9
     figure, grid = titled_figure(arrays, max(6.5, cell * len(columns) + 1.3 + left), height, len(titles))
+    if paper:  # room for the number of every row
+        needed = len(titles) * (0.14 * len(rows) + 0.3) + 1
+        figure.set_figheight(max(figure.get_figheight(), needed))
     # Clip colours at a percentile, so that a few large values do not hide other differences.
     highest, diverging = np.nanpercentile(np.abs(panels), 98) or 1, bool(arrays["diverging"])
     colours = dict(cmap="PuOr" if diverging else "cividis", vmin=-highest * diverging, vmax=highest)
@@ -174,11 +177,6 @@ def draw_lines(panel: Axes, arrays: dict, looks: dict[int, tuple[str, str, str]]
     panel.set_xlim(-0.4, len(sparsities) - 0.6)
 
 
-def method_colour(method: str) -> str:
-    """Returns the colour of a learning method."""
-    return METHOD_COLOURS.get(method, LINE_COLOUR)
-
-
 def line_style(kind: int) -> str:
     """Returns marker and line style of a kind of series."""
     return f"{CLASS_MARKERS[kind % 10]}{LINE_STYLES[(kind + kind // 10) % 4]}"
@@ -195,14 +193,19 @@ def draw_against_sparsity(arrays: dict) -> Figure:
     kinds = sorted(dict.fromkeys(pruning), key=lambda kind: (kind == "dense", kind == FINETUNED))
     figure, (panel,) = titled_figure(arrays, 7.5, 3.4)
     looks = {
-        index: (f"{name} (K = {number})", line_style(kinds.index(kind)), method_colour(method))
+        index: (
+            f"{name} (K = {number})",
+            line_style(kinds.index(kind)),
+            METHOD_COLOURS.get(method, LINE_COLOUR),
+        )
         for index, (name, number, kind, method) in enumerate(
             zip(series, arrays["networks"], pruning, methods)
         )
     }
     draw_lines(panel, arrays, looks)
     for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
-        look = dict(color=method_colour(str(method)), alpha=0.2, linewidth=1, zorder=0)
+        colour = METHOD_COLOURS.get(str(method), LINE_COLOUR)
+        look = dict(color=colour, alpha=0.2, linewidth=1, zorder=0)
         label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
         panel.axhspan(*ends, label=label, **look)
     if "zero" in arrays:
@@ -229,7 +232,8 @@ def draw_test_sets(arrays: dict) -> Figure:
     ylabel = plain(arrays["ylabel"]).replace(", ", "\n")  # as long as a low panel
     if is_paper(arrays):
         rows, columns = rows * columns, 1
-    size = 3.1 * columns + 2, 2.1 * rows + 0.5
+    longest = max(map(len, kinds.values()))  # legend
+    size = 3.1 * columns + 2, max(2.1, 0.17 * longest + 0.3) * rows + 0.5
     figure, panels = titled_figure(arrays, *size, rows, columns, sharex=True, sharey=True)
     for panel, ((kind, names), method) in zip(panels, product(kinds.items(), methods)):
         styles = {name: (line_style(rank), colours[rank % 12]) for rank, name in enumerate(names)}

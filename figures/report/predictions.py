@@ -79,7 +79,8 @@ def read_labels(file: Path) -> np.ndarray:
         UserError: the file holds something else.
     """
     labels = read_array("--labels", file)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+    is_list = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.size
+    if not is_list or not 0 <= labels.min() <= labels.max() < 2**31:
         raise UserError(f"--labels {file}: shape {labels.shape}, {labels.dtype}; give N class ids, from 0")
     return labels.astype(int)
 
@@ -324,11 +325,15 @@ def write_report(folder: Path, compared: list[StoredPopulation], images: list[Pa
         "details": details,
     }
     outputs.write_page(folder, page.TEMPLATES.get_template("predictions.html").render(values))
-    return [
-        f"{row['name']}: {page.show(row['pies'])} PIEs of {len(first.labels)} images, K = {row['networks']}; "
-        f"{page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K = {row['networks'] // 2}"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        number = row["networks"]
+        line = f"{row['name']}: {page.show(row['pies'])} PIEs of {len(first.labels)} images, K = {number}"
+        excess = (
+            f"; {page.show(row['excess'], 1, 1)} more than a change of seeds causes, at K = {number // 2}"
+        )
+        lines.append(line + excess * (number > 1))
+    return lines
 
 
 def thumbnail(file: str) -> str:

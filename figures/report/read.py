@@ -169,6 +169,8 @@ def with_dense(populations: list[StoredPopulation]) -> list[StoredPopulation]:
             pruning_method="dense",
             sparsity=0.0,
             pruned=population.reference,
+            arrays=population.arrays
+            | {"runs": population.arrays.get("dense_runs", population.arrays["runs"])},
             made=population.made | {"checkpoints": population.made["dense_checkpoints"]},
         )
         for population, *_ in grouped(populations, "learning_method").values()

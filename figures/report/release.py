@@ -39,7 +39,7 @@ def release(results: Path, target: Path, shown: list[StoredPopulation]) -> int:
             continue
         evaluation_names = OF_NETWORKS[: 3 if is_test_set else None]
         arrays = read_arrays(path, only=evaluation_names if kind == "evaluations" else None)
-        if arrays is None or "made" not in arrays:
+        if arrays is None:
             raise damaged(path)
         unread = UNREAD if kind == "populations" else ()
         arrays = {name: rounded(values) for name, values in arrays.items() if name not in unread}

@@ -109,9 +109,7 @@ def chance_zero_share(size: int, zeros: int, part: int) -> float:
 def expected_jaccard(size: int, other_size: int, total: int) -> float:
     """Returns the mean Jaccard similarity of two random sets of these sizes out of `total` elements, over the
     hypergeometric distribution of their intersection; NaN if both are empty."""
-    if size > other_size:
-        return expected_jaccard(other_size, size, total)
-    common = np.arange(max(0, size + other_size - total), size + 1)
+    common = np.arange(max(0, size + other_size - total), min(size, other_size) + 1)
     cells = (common, size - common, other_size - common, total - size - other_size + common)
     logs = -sum(special.gammaln(cell + 1.0) for cell in cells)
     shares = np.exp(logs - logs.max())
@@ -139,10 +137,8 @@ def common_and_unique_pies(is_pie: np.ndarray, labels: np.ndarray, num_classes: 
 def t_test(values: np.ndarray, others: np.ndarray, paired: bool) -> np.ndarray:
     """Tests column by column whether means are equal, (K, C) and (K', C) -> (C,) two-sided p-values: Welch's
     test, or Student's for paired rows. NaN with fewer than two rows or without spread."""
-    if min(len(values), len(others)) < 2:
-        return np.full(values.shape[1], np.nan)
     spread = np.std(values - others, 0) if paired else np.hypot(values.std(0), others.std(0))
-    with warnings.catch_warnings(action="ignore"):  # of columns without spread
+    with warnings.catch_warnings(action="ignore"):  # of a single row, or columns without spread
         test = stats.ttest_rel(values, others) if paired else stats.ttest_ind(values, others, equal_var=False)
     return np.where(spread > SPREAD, test.pvalue, np.nan)
 

@@ -32,9 +32,9 @@ def flat(row: dict) -> dict:
     """Returns a row of a CSV: an estimate becomes columns for its value, interval and number of models."""
     cells = {}
     for name, cell in row.items():
-        cells[name] = cell["value"] if isinstance(cell, dict) else cell
-        if isinstance(cell, dict):
-            cells |= {f"{name}_{end}": cell[end] for end in ("low", "high", "models") if end in cell}
+        parts = cell if isinstance(cell, dict) else {"value": cell}
+        cells[name] = parts["value"]
+        cells |= {f"{name}_{end}": parts[end] for end in ("low", "high", "models") if end in parts}
     return cells
 
 

@@ -76,7 +76,7 @@ def run_pair(first: StoredPopulation, second: StoredPopulation) -> Pair:
     same_dense = first.made["dense_checkpoints"] == second.made["dense_checkpoints"]
     known = same_dense or not (first.external or second.external)
     paired = known and all(len(set.intersection(*sets)) == min(map(len, sets)) for sets in (ids, trained))
-    return Pair(first, second, paired, tuple(sorted(set.intersection(*ids))) if paired else None)
+    return Pair(first, second, paired)
 
 
 def run_differences(pair: Pair) -> list[dict]:

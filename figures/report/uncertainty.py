@@ -56,10 +56,8 @@ def reordered(half_samples: int) -> np.ndarray:
 
 def leave_two_out(seeds: int) -> np.ndarray:
     """Returns all sets that leave out two seeds: (K (K - 1) / 2, K) bool, True kept."""
-    first, second = np.triu_indices(seeds, 1)
-    kept = np.ones((len(first), seeds), bool)
-    kept[np.arange(len(first)), first] = kept[np.arange(len(first)), second] = False
-    return kept
+    pairs = np.array([*itertools.combinations(range(seeds), 2)])
+    return (pairs[..., None] != np.arange(seeds)).all(1)
 
 
 def random_halves(seeds: int, splits: int, rng: np.random.Generator) -> np.ndarray:
@@ -150,10 +148,10 @@ def variance_of_halves(replicates: np.ndarray, seeds: int) -> float:
 
 
 def variance_of_subsets(replicates: np.ndarray, seeds: int) -> float:
-    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN unless more than half of the sets
-    have the number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
+    """Returns the variance of a number (S, J) over `splits_of_subsets`; NaN if too many of the sets lack the
+    number. Sets of m seeds get the factor m / (K - m), which is exact for a mean."""
     means = replicates.mean(1)
-    if 2 * np.isfinite(means).sum() <= len(means):
+    if not len(means) or np.isnan(means).mean() > MOST_MISSING:
         return math.nan
     if seeds < FEWEST_NESTED:
         return float((seeds - 2) / 2 * np.nanvar(means))
@@ -209,12 +207,8 @@ def of_splits(
         numbers: given `splits_of_seeds` or `splits_of_subsets`, returns the number for every split of every
             set, (S, J).
     """
-    value, replicates = numbers(splits_of_seeds)[0], np.zeros((0, 1))
-    if len(ids) >= FEWEST_SEEDS:
-        replicates = numbers(splits_of_subsets)
-        if np.isnan(replicates).any(1).mean() > MOST_MISSING:
-            replicates = replicates * math.nan
-    return Sample(ids, "subsets", value, replicates, without_images, measured)
+    replicates = numbers(splits_of_subsets) if len(ids) >= FEWEST_SEEDS else np.zeros((0, 1))
+    return Sample(ids, "subsets", numbers(splits_of_seeds)[0], replicates, without_images, measured)
 
 
 def weigh(samples: list[tuple[float, Sample]]) -> Sample:
@@ -272,11 +266,10 @@ def half_sampled_ratio(part: np.ndarray, whole: np.ndarray, seeds: int) -> dict:
     """Estimates a share or Jaccard similarity a / u from (1 + S,) values each. Its variance is that of e = a
     - (sum a / sum u) u, divided by u of all seeds times the mean u of half-samples."""
     value = part[0] / whole[0] if whole[0] else math.nan
-    parts, wholes = part[1:].astype(float), whole[1:].astype(float)
-    if not whole[0] or seeds < FEWEST_SEEDS or not wholes.any():
-        return estimate(value, math.nan, seeds - 1, seeds)
-    residuals = parts - parts.sum() / wholes.sum() * wholes
-    variance = variance_of_halves(residuals, seeds) / (whole[0] * wholes.mean())
+    parts, wholes, variance = part[1:].astype(float), whole[1:].astype(float), math.nan
+    if whole[0] and wholes.any():
+        residuals = parts - parts.sum() / wholes.sum() * wholes
+        variance = variance_of_halves(residuals, seeds) / (whole[0] * wholes.mean())
     return estimate(value, variance, seeds - 1, seeds)
 
 
