@@ -290,7 +290,8 @@ def measure(
         arrays: labels and is_pie (N,); for each side (dense names begin with `dense_`) modal_labels, tied and
         votes for the modal label (N,), q_score, z_score and l1_norm (N,) averaged over the networks, ids,
         evaluations and accuracy (K,), recall (K, classes); confidence of the disagreement (N,);
-        pies_per_class (classes,); gallery, indices of the most confident PIEs; the arrays of
+        pies_per_class (classes,); gallery, indices of the most confident PIEs, equal
+        ones in random order; the arrays of
         `lost_and_kept`; if recorded, movement (K, L) of the movement_layers (L,).
     """
     arrays = {"labels": labels, "images": len(labels)}
@@ -310,7 +311,8 @@ def measure(
         }
         arrays |= {f"{prefix}{name}": value for name, value in side_arrays.items()}
     is_pie = arrays["dense_modal_labels"] != arrays["modal_labels"]
-    confidence, images = disagreement["confidence"], np.flatnonzero(is_pie)
+    confidence = disagreement["confidence"]
+    images = np.random.default_rng(0).permutation(np.flatnonzero(is_pie))  # mixes the classes of a folder
     measures = lost_and_kept(dense, pruned, labels, is_pie)
     changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
     counts = {f"{name}_pies": int(chosen.sum()) for name, chosen in changes.items()}
@@ -542,7 +544,7 @@ def runs(population: Population) -> dict:
         timed = [member.record["run"] for member in population.members if member.record in records]
     texts = {
         "commands": [run.get("command") for run in all_runs],
-        "devices": [f"{run.get('device')}, {run.get('threads')} threads" for run in all_runs],
+        "devices": [f"{run.get('device')}, threads: {run.get('threads')}" for run in all_runs],
         "versions": [", ".join(map(" ".join, run.get("versions", {}).items())) for run in all_runs],
         "days": sorted(str(run.get("written"))[:10] for run in all_runs),
     }

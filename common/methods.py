@@ -131,7 +131,7 @@ def describe(name: str) -> str:
     if name == "dense":
         return name
     if name == FINETUNED:
-        return "finetuned, not pruned"
+        return "finetuned alone, not pruned"
     if name == SMALL:
         return "narrower dense networks with as many weights"
     method = parse_method(name)
@@ -140,7 +140,7 @@ def describe(name: str) -> str:
     if method.gradual:
         return f"{method.schedule} gradual{'' if method.scope == 'layer' else f' {scope}'} pruning{criterion}"
     if method.schedule == "one-shot":
-        return f"one-shot {scope} pruning{criterion}"
+        return f"one-shot {scope} pruning{criterion}, then finetuning"
     after = {
         "rewind": f"rewound to epoch {method.rewind_epoch}",
         "reinit": "reinitialised",

@@ -34,14 +34,14 @@ rcParams.update(
 
 # Paul Tol's colour-blind-safe muted scheme, and black. Markers distinguish classes as well.
 CLASS_COLOURS = "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499 #000000".split()
-CLASS_MARKERS = "os^vDPX<>*"
+CLASS_MARKERS = "os^vDpX<>*"  # P would vanish where small
 REST_COLOUR, PIE_COLOUR, LINE_COLOUR, GREY = "#4878A8", "#D55E00", "#333333", "#CCCCCC"
 BESIDE = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))  # places a legend to the right of its panel
 DPI = 130
 PAPER = {"font.size": 8, "axes.titlesize": 8}
 PAPER_WIDTH, PAPER_HEIGHT = 3.25, 8.0  # of one column, in inches
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", (REST_COLOUR, "#DDDDDD", PIE_COLOUR))
-LATENTS_LEGEND = "modal label; grey: no PIE"
+LATENTS_LEGEND = "modal label; grey: not a PIE"
 FEW = 10  # cells with fewer images are drawn faint
 SHOWN = {  # kind of a script's figure -> how its title begins
     "curves": "Training curves",

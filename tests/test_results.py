@@ -447,6 +447,12 @@ def test_what_is_measured_is_what_a_slow_version_finds(three_against_two):
     assert arrays["movement_layers"] == ["a", "b"] and arrays["movement"].tolist() == [[1, 2]] * 2
 
 
+def test_a_gallery_has_pies_from_all_places_where_they_are_equally_clear():
+    sides = [evaluated([[label] * 200], 0) for label in (0, 1)]
+    gallery = comparison.measure(*sides, np.zeros(200, int), 3).arrays["gallery"]
+    assert len(set(gallery)) == 48 and min(gallery) < 50 and max(gallery) > 150
+
+
 def test_what_is_lost_and_kept_is_measured_network_by_network(three_against_two):
     dense, pruned, labels = three_against_two
     arrays, columns = dataclasses.astuple(comparison.measure(dense, pruned, labels, 3))

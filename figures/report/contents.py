@@ -73,15 +73,12 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     )
     grid, missing_grid = umap_grid(compared)
     joint_pictures, missing_joint = dense_against_pruned(compared)
-    equal, floors = of_equal_number([*compared, *controls])
-    curves = [against_sparsity(compared, equal, name) for name in ("pies", "excess")]
-    curves[0].arrays.update(floors)
-    if floors["floor_networks"]:
-        curves[1].arrays["zero"] = f"noise floor (halves, K = {floors['floor_networks']})"
-    else:  # one network has no halves
-        del curves[1]
-    pictures = [
-        *curves,
+    equal, number = of_equal_number([*compared, *controls])
+    pictures = [against_sparsity(compared, equal, "excess")] if number > 1 else []  # one has no halves
+    for picture in pictures:
+        picture.arrays["zero"] = f"noise floor (halves, K = {number // 2})"
+    pictures += [
+        against_sparsity(compared, equal, "pies"),
         against_sparsity(compared, [*populations, *dense], "accuracy"),
         *measures_against_sparsity(stored, compared),
         *grid,
@@ -106,22 +103,19 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
     "pies": (
         "PIEs against sparsity",
         "Images whose modal label over the pruned networks differs from that over the dense ones. "
-        "Look for contrastive curves above supervised ones (claim 1) and for early above late pruning "
-        "(claim 3). All populations have K networks, the first ones; smaller populations are left out. "
-        "Bars: 95 % intervals, "
-        "half-sampling over seeds. Band: the noise floor, the number of images on which dense networks of "
-        "opposite halves of the seeds differ, in 95 % of the splits.",
+        "All populations have K networks, the first ones; smaller ones are left out. Bars: 95 % intervals, "
+        "half-sampling over seeds.",
     ),
     "excess": (
         "PIEs beyond the noise floor, against sparsity",
         "Between halves of the seeds: the number of images on which dense and pruned networks differ, minus "
         "that on which dense networks differ. At 0, the noise floor, pruning changes no more labels than a "
-        "change of seeds. Bars: 95 % intervals over seeds.",
+        "change of seeds. The reference is the dense networks; claim 1 compares one-shot networks with their "
+        "control. Bars: 95 % intervals over seeds.",
     ),
     "accuracy": (
         "Accuracy against sparsity",
-        "Mean over the networks. Check whether accuracy falls as soon as PIEs rise; according to the paper "
-        "it falls later. Bars: 95 % intervals, Student's t over networks.",
+        "Mean over the networks. Bars: 95 % intervals, Student's t over networks.",
     ),
     "calibration_error": (
         "Calibration error (%)",
@@ -136,8 +130,7 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
     "pie_overlap": (
         "Overlap of PIE sets",
         "Jaccard similarity of two PIE sets, divided by that of random sets of these sizes: 1 is chance. "
-        "Check whether combinations of one learning method (claim 2) or of one sparsity are more similar "
-        "than others.",
+        "Those of one learning method share dense networks.",
     ),
     "pies_per_class": (  # at one sparsity
         "PIEs of each class, common and unique",
@@ -159,16 +152,17 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
     "q_score": (
         "Q-Score, dense against pruned",
         "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
-        "PIEs at the left and bottom (claim 4). Below the dashed line pruning has lowered the quality of an "
-        "image's latent. Histograms of PIEs and other images: dense networks on top, pruned ones right.",
+        "PIEs at the left and bottom (claim 4, which also controls for difficulty). Below the dashed line "
+        "pruning has lowered the quality of an image's latent. Histograms of PIEs and other images: dense "
+        "networks on top, pruned ones right.",
     ),
     "prediction_depth": (
         "Prediction depth, dense against pruned",
         "The number of layers before the k-NN settles on the network's prediction, or on the true label if "
         "the title says so. "
         "Colour: the share of PIEs among the images of a cell; grey: the share among all images. Look for "
-        "PIEs at the top and right (claim 4), which settle late. Above the dashed line pruning has made an "
-        "image harder.",
+        "PIEs at the top and right (claim 4, which also controls for difficulty). Above the dashed line "
+        "pruning has made an image harder.",
     ),
     "umap": (
         "UMAP of the latents",
@@ -179,9 +173,9 @@ CAPTIONS = {  # beginning of a figure's name, or kind of a script's figure -> he
     ),
     "claim": (  # with the statement of the claim as the heading
         "",
-        "Differences right of 0 have the claimed sign. Grey bands: less than d, the smallest difference that "
-        "matters. Green: for the claim, orange: against it, both beyond d by Holm's method at 5 %. The last "
-        "line is the mean, coloured if its interval lies beyond d.",
+        "Right of 0: as claimed. Grey: less than d, the smallest difference that matters. Green: for the "
+        "claim, orange: against it, both beyond d by Holm's method at 5 %; the mean, last: if its interval "
+        "lies beyond d.",
     ),
     "test_sets_accuracy": (
         "Accuracy on other test images, against sparsity",
@@ -204,25 +198,21 @@ def caption(name: str) -> str:
     return CAPTIONS[max(filter(name.startswith, CAPTIONS), key=len, default="pies_distribution")][1]
 
 
-def of_equal_number(populations: list[StoredPopulation]) -> tuple[list[dict], dict]:
+def of_equal_number(populations: list[StoredPopulation]) -> tuple[list[dict], int]:
     """Computes PIEs of equally many networks, because the number of PIEs depends on that of networks. It uses
     as many seeds as the smallest pruned population with intervals has, and leaves out smaller populations.
 
     Returns:
-        rows; the noise floors of learning methods, in 95 % of the splits, for figures/report/plots.py.
+        rows; the number of networks.
     """
-    numbers, rows, floors = [len(item.seeds) for item in populations if item.is_pruned], [], {}
+    numbers, rows = [len(item.seeds) for item in populations if item.is_pruned], []
     fewest = min([number for number in numbers if number >= uncertainty.FEWEST_SEEDS], default=min(numbers))
     for population in populations:
         seeds = population.seeds[:fewest]
         if len(seeds) == fewest:
             pies = {name: measures.estimate(name, population, seeds) for name in ("pies", "excess")}
             rows.append(population.key | pies)
-            if fewest > 1:
-                splits = measures.between_halves(population, seeds, uncertainty.splits_of_seeds).floor[0]
-                floors.setdefault(population.learning_method, np.percentile(splits, [2.5, 97.5]))
-    arrays = {"floor_methods": list(floors), "floors": list(floors.values()), "floor_networks": fewest // 2}
-    return rows, arrays
+    return rows, fewest
 
 
 def comparison_pictures(figures: dict[str, dict], compared: list[StoredPopulation]) -> list[Picture]:

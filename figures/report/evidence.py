@@ -143,11 +143,16 @@ def unlike_dense(population: StoredPopulation) -> list[str]:
 
 
 def mean_accuracy(population: StoredPopulation) -> float:
-    return float((population.pruned.predictions == population.labels).mean())
+    """Returns the mean over networks, in the order of summation of other tables."""
+    return float((population.pruned.predictions == population.labels).mean(1).mean())
 
 
 def accuracies(*populations: StoredPopulation) -> str:
-    return "accuracy " + " and ".join(f"{100 * mean_accuracy(item):.2f}" for item in populations) + " %"
+    return (
+        "accuracy "
+        + " and ".join(f"{round(100 * mean_accuracy(item), 2):.2f}" for item in populations)
+        + " %"
+    )
 
 
 PRIMARY = {"accuracy lost": "accuracy_lost", "excess PIEs": "excess"}
@@ -304,5 +309,5 @@ def mean_row(number: int, rows: list[Row]) -> dict | None:
     terms = [(weight / len(rows), *rest) for row in rows for weight, *rest in row.terms]
     smallest = float(np.mean([row.smallest for row in rows]))
     mean = rows[0]._replace(terms=terms, smallest=smallest, note="")
-    columns = {"is_mean": True, "comparison": f"mean over rows: {len(rows)}", "sparsity": math.nan}
+    columns = {"is_mean": True, "comparison": f"mean of {len(rows)}", "sparsity": math.nan}
     return evidence_row(number, mean) | columns

@@ -75,8 +75,8 @@ PIE_COUNTS = (
     Column("networks", "K"),
     Column("accuracy", "accuracy (%)", 100, 2),
     Column("pies", "PIEs"),
-    Column("noise_floor", "noise floor, K/2"),
-    Column("excess", "excess, K/2", signed=True),
+    Column("noise_floor", "floor of dense, K/2"),
+    Column("excess", "excess over dense, K/2", signed=True),
 )
 POPULATIONS = *KEY, *PIE_COUNTS
 TEST_SETS = (
@@ -97,17 +97,17 @@ MADE = (
     Column("networks", "networks"),
     text_column("seeds"),
     Column("seconds", "training (hours)", 1 / 3600, 2),
-    text_column("unpublished", "settings other than published"),
+    text_column("unpublished", "settings that differ from the paper's"),
     text_column("devices", "machine"),
     text_column("versions"),
-    text_column("days"),
+    text_column("days", "date"),
 )
 WEAK, NEAR_CHANCE = 0.8, 0.1  # accuracy of weak dense networks; distance from chance accuracy
-WEAK_DENSE = "Networks this weak (dense accuracy below 80 %) may react differently to pruning from good ones"
+WEAK_DENSE = "Dense accuracy below 80 %; better networks may react differently to pruning"
 NEAR_GUESSING = "After pruning or finetuning at most 10 points more accurate than guessing"
 TOPICS = {  # heading -> prefixes of the names of its figures
-    "PIEs and accuracy against sparsity": ("pies_against", "accuracy_against"),
-    "Excess PIEs and further measures against sparsity": ("excess", "calibration", "cka"),
+    "Excess PIEs and accuracy against sparsity": ("excess", "accuracy_against"),
+    "PIEs and further measures against sparsity": ("pies_against", "calibration", "cka"),
     "Q-Score and prediction depth": ("q_score", "prediction_depth"),
     "UMAP of the latents": ("umap",),
     "Which images and classes are PIEs": ("pie_overlap", "pies_per_class", "class_recall"),
@@ -170,6 +170,8 @@ def of_one_run(report: Report, results_folder: Path) -> dict:
     """Returns the values for one_run.html that need no compared populations."""
     name, (rows, commands) = results_folder.resolve().name, provenance(report.stored)
     commands += dict.fromkeys(row["command"] for row in report.test_sets)
+    seconds = sum(row["seconds"] for row in rows)
+    rows = [row | {"seconds": row["seconds"] or math.nan} for row in rows]  # nan: not recorded
     strengths = (
         f"{kind}_: {', '.join(map(str, values))}, {meaning}" for kind, (meaning, values) in STRENGTHS.items()
     )
@@ -180,7 +182,7 @@ def of_one_run(report: Report, results_folder: Path) -> dict:
         "is_compared": bool(report.compared),
         "commands": "\n".join(f"python {command}" for command in commands),
         "made": tabulate(MADE, rows),
-        "training": show(sum(row["seconds"] for row in rows), 1 / 3600, 2),
+        "training": show(seconds, 1 / 3600, 2),
         "test_sets": tabulate(TEST_SETS, report.test_sets),
         "strengths": "; ".join(strengths),
         "external": any(row["made_elsewhere"] for row in rows),
@@ -193,20 +195,21 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
     """Returns the values for one_run.html about compared populations."""
     compared = report.compared
     methods = dict.fromkeys(item.pruning_method for item in (*report.controls, *compared))
-    dense = (f"{row['learning_method']} {percent(row)}" for row in report.dense)
+    settings = (
+        f"{item.learning_method}: {item.row.get('unpublished') or 'none'}"
+        for item in report.stored
+        if item.pruning_method == "dense"
+    )
+    rows = sorted([*report.dense, *report.populations], key=lambda row: row["learning_method"])
     return {
         "name": compared[0].arrays["data_title"],
         "images": len(compared[0].labels),
-        "dense": ", ".join(dense),
+        "settings": "; ".join(settings),
         "networks": ", ".join(dict.fromkeys(population.network for population in compared)),
         "pruning": "; ".join(f"{method} ({describe(method)})" for method in methods),
         "models": claims.either(len(population.pruned.ids) for population in compared),
         "warnings": warnings(report),
-        # Claims without anything to compare come last.
-        "claims": sorted(
-            (shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS),
-            key=lambda claim: not any(measure["table"].rows for measure in claim["measures"]),
-        ),
+        "claims": [shown_claim(claim, report.evidence, pictures) for claim in claims.CLAIMS],
         "rules": [f"{name}: {rule}." for name, rule in claims.RULES],
         "forest": caption("claim"),
         "protocol": protocol(report.stored),
@@ -217,7 +220,7 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
             heading: [picture for picture in pictures if picture["name"].startswith(names)]
             for heading, names in TOPICS.items()
         },
-        "populations": tabulate(POPULATIONS, [*report.dense, *report.populations]),
+        "populations": tabulate(POPULATIONS, rows),
     }
 
 
@@ -229,14 +232,12 @@ def warnings(report: Report) -> list[str]:
     messages = []
     for reason, threshold, rows in kinds:
         weak_rows = [row for row in rows if row["accuracy"]["value"] < threshold]
-        names = [f"{row['learning_method']} {row['pruning_method']} {percent(row)}" for row in weak_rows]
+        names = [
+            f"{row['learning_method']} {row['pruning_method']} {show(row['accuracy']['value'], 100, 2)} %"
+            for row in weak_rows
+        ]
         messages += [f"{reason}: {', '.join(names)}."] if weak_rows else []
     return messages
-
-
-def percent(row: dict) -> str:
-    """Formats the accuracy of a population, without its interval."""
-    return f"{show(row['accuracy']['value'], 100, 2)} %"
 
 
 # Claims
@@ -259,15 +260,19 @@ def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict])
     rows = [row for row in evidence if row["claim"] == claim.number]
     measures = []
     for measure in claim.measures:
-        differences = [shown_difference(row, measure) for row in rows if row["measure"] == measure.name]
-        means = [row for row in differences if row["is_mean"] and row["decides"]]
-        measures.append(measure._asdict() | {"means": means, "table": tabulate(EVIDENCE, differences)})
+        its_rows = [row for row in rows if row["measure"] == measure.name]
+        differences = [shown_difference(row, measure) for row in its_rows]
+        shown_measure = {
+            "means": [row for row in differences if row["is_mean"]],
+            "table": tabulate(EVIDENCE, differences),
+            "marks": claims.count_marks(its_rows),
+        }
+        measures.append(measure._asdict() | shown_measure)
     verdict = claims.judge(evidence, claim.number)
     return claim._asdict() | {
         "finding": claims.FINDINGS[verdict].format(*claim.outcomes),
         "verdict": verdict,
         "picture": next((item for item in pictures if item["name"] == f"claim_{claim.number}"), None),
-        "marks": claims.count_marks(rows),
         "missing": claims.missing(evidence, claim),
         "measures": measures,
     }
@@ -276,14 +281,12 @@ def shown_claim(claim: claims.Claim, evidence: list[dict], pictures: list[dict])
 def shown_difference(row: dict, measure: claims.Measure) -> dict:
     """Formats a row of evidence in the unit of its measure."""
     precision = measure.scale, measure.decimals
-    cells = {
-        "size": show(row, *precision, signed=True),
-        "needed": show(row["smallest"], *precision),
-    }
+    cells = {"size": show(row, *precision, signed=True)}
+    cells["needed"] = show(row["smallest"], *precision) if row["decides"] else ""
     if "image_low" in row:
         over_images = {"value": row["value"], "low": row["image_low"], "high": row["image_high"]}
         cells["with_images"] = show(over_images, *precision, signed=True)
-    return row | cells | {"mark": row["mark"] or ("" if row["is_mean"] else "does not decide")}
+    return row | cells
 
 
 # Figures and PIEs

@@ -185,8 +185,7 @@ def line_style(kind: int) -> str:
 def draw_against_sparsity(arrays: dict) -> Figure:
     """Draws a number against sparsity: `ylabel`, `series`, `learning_methods` and numbers of `networks` (S,),
     and for each series s `sparsity_s`, `value_s`, `low_s`, `high_s` (n,), NaN without an interval. `counts`
-    (): the number counts images; `floors` (F, 2): low and high of the noise floor of `floor_methods` (F,),
-    between halves of `floor_networks` (); `zero` (): the name of a line at 0."""
+    (): the number counts images; `zero` (): the name of a line at 0."""
     series, methods = names_in(arrays, "series"), names_in(arrays, "learning_methods")
     pruning = [name.replace(method, "").strip() for name, method in zip(series, methods)]
     # All learning methods share markers; the absence of the last kinds does not change those of the others.
@@ -203,11 +202,6 @@ def draw_against_sparsity(arrays: dict) -> Figure:
         )
     }
     draw_lines(panel, arrays, looks)
-    for method, ends in zip(arrays.get("floor_methods", ()), arrays.get("floors", ())):
-        colour = METHOD_COLOURS.get(str(method), LINE_COLOUR)
-        look = dict(color=colour, alpha=0.2, linewidth=1, zorder=0)
-        label = f"noise floor {method} (halves, K = {arrays['floor_networks']})"
-        panel.axhspan(*ends, label=label, **look)
     if "zero" in arrays:
         # In front of the axis, which may lie there too.
         look = dict(color=LINE_COLOUR, linestyle=":", linewidth=1.5, zorder=3, clip_on=False)
@@ -310,6 +304,8 @@ def draw_forest(arrays: dict) -> Figure:
     figure, panels = titled_figure(arrays, 4.5, height, len(sizes), 1, height_ratios=sizes)  # fits a phone
     for panel, (name, labels) in zip(panels, lines.items()):
         for mark, colour in MARK_COLOURS.items():
+            if mark not in arrays["marks"]:
+                continue
             selected = (measures == name) & (arrays["marks"] == mark)
             value, low, high, smallest = arrays["numbers"][:, selected]
             positions = [labels.index(row) for row in rows[selected]]
