@@ -12,7 +12,7 @@ python=$VENV/bin/python
 
 usage() {
   cat <<'END'
-./setup.sh                 sets up: environment, requirements, folders
+./setup.sh                 sets up: environment, requirements
 ./setup.sh demo            sets up and runs the whole study on scikit-learn's digits
                            (minutes on a CPU, nothing to download)
 ./setup.sh procedures      the questions of Paganini & Forde 2020 on digits: masks of eight procedures of
@@ -36,7 +36,7 @@ die() {
 }
 
 set_up() {
-  local list version
+  local list
   case ${LOCKED:-0} in
     1) list=requirements.lock ;;
     0) list=requirements.txt ;;
@@ -54,30 +54,35 @@ set_up() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
       die "$version is too old: name Python 3.11 or newer: PYTHON=/path/to/python3.12 ./setup.sh"
     echo "making the environment $VENV"
-    "$PYTHON" -m venv "$VENV" ||
+    "$PYTHON" -m venv --clear "$VENV" || {
+      rm -f "$python"  # the next call begins anew
       die "no environment could be made in $VENV, see above: where the module venv is missing, install it" \
         "(Debian, Ubuntu: apt install python3-venv); or name a folder that can be written: VENV=..."
+    }
   fi
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || true
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "the environment $VENV has Python $version, which is too old: name one of 3.11 or newer: VENV=..."
   install "$list"
-  mkdir -p models logs pies/cifar10/{SupCon,supervised}/{umap,q_score,prediction_depth,pies_distribution}
 }
 
-# Installs a requirements file, once: what was installed last is noted in the environment.
+# Installs a requirements file, once for each version of Python: what was installed last is noted in the
+# environment.
 install() {
   local noted=${1%.*}
-  noted=$VENV/installed_${noted//\//_}
+  noted=$VENV/installed_${noted//\//_}_$version
   cmp -s "$1" "$noted" && return
   echo "installing $1 (torch is large: this can take minutes)"
   "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$1" ||
     die "installing $1 failed: check the network (or your package index, PIP_INDEX_URL) and the free disk" \
-      "space (8 GB); delete $VENV if it is half-made; then run ./setup.sh again"
+      "space (8 GB), and that $VENV has pip ($python -m ensurepip); then run ./setup.sh again"
   cp "$1" "$noted"
 }
 
 # Prints a command so that it can be copied, and runs it.
 run() {
   echo
-  echo "\$ $python $*"
+  echo "\$ $(printf %q "$python") $*"
   "$python" "$@" || exit
 }
 
@@ -89,7 +94,7 @@ demo() {
   echo "both learning methods at once, $threads threads each;" \
     "the supervised half's commands and output follow the contrastive one's"
   demo_of sup >"$log" 2>&1 &
-  (set -e; demo_of clr) || failed=1
+  (demo_of clr) || failed=1
   wait $! || failed=1
   cat "$log"
   rm "$log"

@@ -64,11 +64,7 @@ def start(cuda_device: int):
     cli.logger.setLevel(cli.logging.INFO)
     process.set_determinism(True)
     device = process.select_device(cuda_device)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else process.processor()
     machine = {
         "device": f"{device.type}: {name}",
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -16,9 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch, random_data, timed
+from measure import ROOT, classification_epoch, contrastive_epoch, masked_epoch, random_data, start, timed
 
-from common import cli, process, values
+from common import cli, values
 from common.losses import LOSSES
 
 IMAGES, CPU_IMAGES = 50_000, 1024  # the latter make one contrastive batch
@@ -71,8 +71,9 @@ def build_parser() -> cli.Parser:
         ),
         ("--workers", values.natural_number, 0, "number of models in progress, passed to every command"),
     )
+    group = parser.add_mutually_exclusive_group()
     cli.add_flags(
-        parser,
+        group,
         (
             "--slurm",
             values.file_path,
@@ -80,8 +81,8 @@ def build_parser() -> cli.Parser:
             "write the study as a chain of Slurm jobs to this folder, without running it (default: no)",
         ),
     )
-    parser.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
-    parser.add_argument("--yes", action="store_true", help="run the commands even without CUDA")
+    group.add_argument("--dry_run", action="store_true", help="only print the commands and the estimate")
+    group.add_argument("--yes", action="store_true", help="run the commands even without CUDA")
     return parser
 
 
@@ -97,16 +98,10 @@ def main(argv=None) -> None:
         submit = f"{flags.slurm}/submit.sh"
         print(f"written: {submit}; check its first lines, then: bash {shlex.quote(submit)}")
         return
-    import torch
-
-    cli.logger.addHandler(cli.logging.StreamHandler(sys.stdout))
-    cli.logger.setLevel(cli.logging.INFO)
-    process.set_determinism(True)
-    device = process.select_device(flags.cuda_device)
+    device, machine = start(flags.cuda_device)
     images = IMAGES if device.type == "cuda" else CPU_IMAGES
     seconds = {kind: value * IMAGES / images for kind, value in measure(device, images).items()}
-    name = f"this {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "this CPU"
-    for line in estimate(seconds, networks(flags), name):
+    for line in estimate(seconds, networks(flags), machine["device"]):
         print(line)
     if flags.dry_run:
         return
@@ -114,7 +109,12 @@ def main(argv=None) -> None:
         raise cli.UserError("no CUDA device: give --yes to run the whole study on the CPU")
     for command in all_commands:
         print(f"\n$ python {command}", flush=True)
-        status = subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=False).returncode
+        with subprocess.Popen([sys.executable, *command.split()], cwd=ROOT) as script:
+            try:
+                status = script.wait()
+            except BaseException:  # a signal
+                script.terminate()  # it saves its state; leaving the block waits for it
+                raise
         if status:
             sys.exit(status)
 
@@ -171,7 +171,7 @@ results=pies/cifar10        # pies/ and the name of the data set; of the last fo
 training_sup=() training_clr=() gradual_sup=() gradual_clr=() finetuning=()
 
 cd {root}
-source {venv}/bin/activate
+export PATH={venv}/bin:$PATH
 fetch='import sys; from common.data import load_dataset; load_dataset(sys.argv[2], sys.argv[4])'
 python -c "$fetch" "${{data[@]}}"
 mkdir -p logs

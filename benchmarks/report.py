@@ -21,6 +21,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import stored_results  # noqa: E402
 from stored_results import Data, Key, Networks, make_data, make_results  # noqa: E402
 
+from common import cli  # noqa: E402
+
 MODELS, IMAGES, CLASSES, PROBED = 30, 10_000, 10, 10
 SPARSITIES = (0.5, 0.7, 0.9, 0.95)
 DISPUTED, ALWAYS_WRONG = 0.1, 0.02  # shares of images
@@ -43,6 +45,7 @@ def predict(key: Key, ids: list[int], data: Data, damage: float) -> Networks:
 
 
 def main() -> None:
+    cli.Parser(__doc__).parse_args()
     stored_results.predict = predict
     sizes = dict(models=MODELS, images=IMAGES, classes=CLASSES, depth_models=PROBED, sparsities=SPARSITIES)
     with tempfile.TemporaryDirectory() as folder:

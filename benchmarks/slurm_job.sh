@@ -9,7 +9,7 @@
 #SBATCH --signal=B:USR1@120
 set -u
 cd @ROOT@ || exit
-source @VENV@/bin/activate || exit
+export PATH=@VENV@/bin:$PATH
 
 # Two minutes before the time limit Slurm signals this shell, which signals the script; the script keeps its
 # state, and the job is queued again.

@@ -1,7 +1,7 @@
 """What tests share: where the golden values are, a small image folder, no open logs.
 
-Golden values are numbers that the published scripts' functions gave. GOLDEN_DIR=... pytest tests -k golden
-checks those of another folder, laid out like tests/golden; networks may lie in a folder small/ in it too.
+Golden values are numbers that the published scripts' functions gave. GOLDEN_DIR=... python -m pytest tests -k
+golden checks those of another folder, laid out like tests/golden; networks may lie in a folder small/ in it.
 """
 
 import contextlib
@@ -23,9 +23,8 @@ from PIL import Image
 
 from common import cli
 
-GOLDEN_HERE = (
-    Path(__file__).parent / "golden"
-)  # WRN-10-2, for tests that need checkpoints in the published formats
+# WRN-10-2, for tests that need checkpoints in the published formats
+GOLDEN_HERE = Path(__file__).parent / "golden"
 GOLDEN = Path(os.environ.get("GOLDEN_DIR") or GOLDEN_HERE).expanduser().resolve()
 
 # Folders with checkpoints, forward values and masks, and the depth of the networks in them (widen_factor 2).
@@ -41,13 +40,6 @@ if not GOLDEN_NETWORKS:
 def read_csv(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def golden_keys(name, pattern):
@@ -75,8 +67,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def quiet_logger():
-    """Scripts run inside the test process leave no open log and no deterministic mode behind."""
+    """Scripts run inside the test process leave no open log, deterministic mode or number of threads."""
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("default")
     for handler in list(cli.logger.handlers):
         cli.logger.removeHandler(handler)

@@ -7,7 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from figures.report import uncertainty
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
-paper = importlib.import_module("paper")
+paper, measure = map(importlib.import_module, ("paper", "measure"))
 SPARSITIES = [0.3, 0.5, 0.7, 0.9, 0.95]
 SCRIPTS = {
     f"{method}_{stage}"
@@ -38,10 +40,9 @@ def project(tmp_path):
     shutil.copy(ROOT / "tests/requirements.txt", tmp_path / "tests/requirements.txt")
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    # -c asks whether CUDA is missing: CUDA_MISSING, 1 by default, is the status it answers with.
-    # pip fails where PIP_FAILS is set.
+    # -c asks for the version, and whether it is too old: status 0 or OLD. pip fails where PIP_FAILS is set.
     python.write_text(
-        '#!/usr/bin/env bash\n[ "$1" = -c ] && exit "${CUDA_MISSING:-1}"\necho "$*" >> asked\n'
+        '#!/usr/bin/env bash\n[ "$1" = -c ] && exit "${OLD:-0}"\necho "$*" >> asked\n'
         '[ "$2" = pip ] && [ -n "${PIP_FAILS:-}" ] && exit 1\nexit 0\n'
     )
     python.chmod(0o755)
@@ -52,7 +53,7 @@ def setup(project, *words, **environment):
     clean = {
         key: value
         for key, value in os.environ.items()
-        if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED")
+        if key not in ("VENV", "VIRTUAL_ENV", "PYTHON", "LOCKED", "OMP_NUM_THREADS")
     }
     return subprocess.run(
         ["bash", str(project / "setup.sh"), *words],
@@ -88,10 +89,9 @@ def scripts(commands):
     return [(name, importlib.import_module(name).build_parser().parse_args(flags)) for name, flags in chosen]
 
 
-def test_set_up_makes_the_folders_and_installs_each_list_once(project):
+def test_set_up_installs_each_list_once(project):
     installed = ["requirements.txt"]
     assert setup(project).returncode == setup(project).returncode == 0
-    assert all((project / folder).is_dir() for folder in ("models", "logs", "pies/cifar10/SupCon/umap"))
     for locked in ("1", "1", "0", "", "1"):
         assert setup(project, LOCKED=locked).returncode == 0
     installed += ["requirements.lock", "requirements.txt", "requirements.lock"]
@@ -134,6 +134,8 @@ def test_a_missing_or_old_interpreter_says_what_to_do(project):
     old.chmod(0o755)
     done = setup(project, VENV="elsewhere", PYTHON=str(old))
     assert done.returncode == 2 and "Python 3.8.1 is too old" in done.stderr
+    done = setup(project, OLD="1")
+    assert done.returncode == 2 and "which is too old" in done.stderr and not asked(project)
 
 
 @pytest.mark.parametrize("place", ["README.md", "tests"])
@@ -240,12 +242,12 @@ def test_paper_without_cuda_asks_for_yes_and_stops_at_the_first_command_that_fai
 
     def failing(command, **more):
         asked.append(command[1])
-        return subprocess.CompletedProcess(command, 3 * (len(asked) == 2))
+        return nullcontext(SimpleNamespace(wait=lambda: 3 * (len(asked) == 2)))
 
     monkeypatch.setattr(paper, "measure", lambda device, images: dict.fromkeys(paper.EPOCHS, 1.0))
-    monkeypatch.setattr(paper.subprocess, "run", failing)
-    monkeypatch.setattr(paper.process, "select_device", lambda number: torch.device("cpu"))
-    assert paper.main(["--dry_run"]) == 0 and "on this CPU" in capsys.readouterr().out
+    monkeypatch.setattr(paper.subprocess, "Popen", failing)
+    monkeypatch.setattr(measure.process, "select_device", lambda number: torch.device("cpu"))
+    assert paper.main(["--dry_run"]) == 0 and "on cpu: " in capsys.readouterr().out
     assert paper.main([]) == 2 and not asked and "--yes" in capsys.readouterr().err
     assert pytest.raises(SystemExit, paper.main, ["--yes"]).value.code == 3
     assert asked == ["clr_training.py"] * 2
