@@ -372,7 +372,13 @@ SAVE_EVERY = (
 
 
 FLIP_FLAGS = [
-    (f"--{flip}", bool, None, "mirror each view with probability 1/2 (default: on, except digits and svhn)")
+    (
+        f"--{flip}",
+        bool,
+        None,
+        "mirror each view with probability 1/2 (default: on, except digits and svhn; in finetuning as in the "
+        "training of the dense networks)",
+    )
     for flip in FLIPS
 ]
 

@@ -72,6 +72,8 @@ def detect_pies(study: Study) -> None:
             f"--plot_umap needs at least {UMAP_IMAGES} test images, not {len(labels)}; leave it out"
         )
     populations = find_populations(study)
+    for population in populations:
+        shared_ids(populations[0], population)
     refuse_other_results(study, populations)
     # 2. Evaluate the networks; other processes may share the work.
     if not share(study, [job for population in populations for job in evaluations(study, population)]):
@@ -105,7 +107,8 @@ def compare_depths(study: Study) -> None:
         raise UserError(f"{needed}, {study.data.name} has {images}")
     # 1. Find the populations; compare networks whose ids exist on both sides.
     dense, *_ = populations = find_populations(study)
-    ids = [first_ids(study, dense, population) for population in populations]
+    number = study.flags.prediction_depth_models
+    ids = [shared_ids(dense, population)[:number] for population in populations]
     refuse_other_results(study, populations, ids)
     # 2. Evaluate and probe the networks; other processes may share the work.
     jobs = [job for population in populations for job in evaluations(study, population)]
@@ -185,6 +188,11 @@ def refuse_other_results(
         stored_kind = path.stem.removesuffix("_depth")
         stored_inputs, population = json.loads(str(stored["made"])), by_kind.get(stored_kind)
         current_inputs = made_from(study, population or dense, dense)
+        if folder.parents[2].name == "test_sets" and stored_inputs["data"] != current_inputs["data"]:
+            raise UserError(
+                f"{folder} holds results of other images; rename the test set, or move "
+                f"{folder.parents[1]} away"
+            )
         # A population outside this comparison only has to share the dense networks and the images.
         del current_inputs["data" if population else "checkpoints"]
         changed = changed_settings(study, population, stored) if population else []
@@ -202,7 +210,7 @@ def refuse_other_results(
             changed = [f"{counts}, now {len((population or dense).members)}; ids, images or trainings differ"]
         raise UserError(
             f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to "
-            "a separate folder (--run NAME, in the PIE and depth scripts)"
+            f"a separate folder (--run NAME, in the PIE and depth scripts), or move {folder.parent} away"
         )
 
 
@@ -249,8 +257,8 @@ def umap_ids(study: Study, population: Population) -> list[int]:
     return population.ids[:count]
 
 
-def first_ids(study: Study, dense: Population, pruned: Population) -> list[int]:
-    """Returns the first --prediction_depth_models ids that both populations share.
+def shared_ids(dense: Population, pruned: Population) -> list[int]:
+    """Returns the ids that both populations share.
 
     Raises:
         UserError: they share none (possible only with --allow_missing).
@@ -260,7 +268,7 @@ def first_ids(study: Study, dense: Population, pruned: Population) -> list[int]:
         raise UserError(
             f"{dense} and {pruned} share no id; train the missing networks instead of giving --allow_missing"
         )
-    return sorted(ids)[: study.flags.prediction_depth_models]
+    return sorted(ids)
 
 
 def evaluate_population(study: Study, population: Population) -> PopulationOutputs:
@@ -271,11 +279,10 @@ def evaluate_population(study: Study, population: Population) -> PopulationOutpu
 
 
 def voting_predictions(dense: PopulationOutputs, pruned: PopulationOutputs) -> list[np.ndarray]:
-    """Returns predictions (K, N) of the dense and the pruned networks whose ids both populations share, or of
-    all networks if they share none. Unequal numbers of voters would by themselves change modal labels."""
-    shared, *rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
-    sides = [dense.predictions, pruned.predictions]
-    return [side[chosen] for side, chosen in zip(sides, rows)] if len(shared) else sides
+    """Returns predictions (K, N) of the dense and the pruned networks whose ids both populations share.
+    Unequal numbers of voters would by themselves change modal labels."""
+    _, *rows = np.intersect1d(dense.ids, pruned.ids, return_indices=True)
+    return [side.predictions[chosen] for side, chosen in zip((dense, pruned), rows)]
 
 
 def measure(

@@ -126,30 +126,6 @@ def parse_method(name: str) -> PruningMethod | None:
     return method if str(method) == name else None
 
 
-def describe(name: str) -> str:
-    """Describes a method in words, for the report."""
-    if name == "dense":
-        return name
-    if name == FINETUNED:
-        return "finetuned alone, not pruned"
-    if name == SMALL:
-        return "narrower dense networks with as many weights"
-    method = parse_method(name)
-    scope = {"global": "global", "layer": "layer-wise", "erk": "Erdős-Rényi"}[method.scope]
-    criterion = "" if method.criterion == "magnitude" else f" by {method.criterion}"
-    if method.gradual:
-        return f"{method.schedule} gradual{'' if method.scope == 'layer' else f' {scope}'} pruning{criterion}"
-    if method.schedule == "one-shot":
-        return f"one-shot {scope} pruning{criterion}, then finetuning"
-    after = {
-        "rewind": f"rewound to epoch {method.rewind_epoch}",
-        "reinit": "reinitialised",
-        "lr_rewind": f"learning rate rewound to epoch {method.rewind_epoch}",
-        "finetune": "finetuned",
-    }[method.after]
-    return f"iterative {scope} pruning{criterion}, {100 * method.rate:g} % an iteration, {after}"
-
-
 def with_sparsity(method: str, sparsity: float) -> str:
     """Adds the sparsity to a method's name, for titles and labels. Narrower networks are not pruned, but have
     as many weights as pruned ones."""

@@ -145,8 +145,7 @@ def open_studies(script: str, flags: Namespace, writes_models: bool = False) -> 
     logger.debug(f"command: {process.command_line()}")
     if flags.ignored:
         logger.info(
-            f"note: {', '.join(flags.ignored)}: no effect, as published; the seed of a model is its id "
-            "(--index_start, --total_seed)"
+            f"note: {', '.join(flags.ignored)}: no effect, as published; the seed of a model is its id"
         )
     process.set_determinism(flags.cuda_deterministic)
     if flags.threads:

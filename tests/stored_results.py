@@ -56,8 +56,8 @@ class Networks:
         return ["+".join(f"sum of {part}{stem}" for part in parts) for stem in self.stems]
 
 
-def make_data(name: str, images: int = 60, classes: int = 4, seed: int = 0) -> Data:
-    rng = np.random.default_rng([seed, images, classes])
+def make_data(name: str, images: int = 60, classes: int = 4) -> Data:
+    rng = np.random.default_rng([0, images, classes])
     pixels = rng.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8)
     return Data(name, pixels, rng.integers(0, classes, images), CLASS_NAMES[:classes])
 
@@ -169,13 +169,9 @@ def write_evaluations(folder: Path, networks: Networks, data: Data) -> None:
         kept = np.random.default_rng(model_id)
         masks = {layer: kept.random(shape) >= networks.key[2] for layer, shape in LAYERS.items()}
         outputs = {"predictions": networks.predictions[index], "q_score": quality, **mask_arrays(masks)}
-        write_evaluation(folder, networks, index, data, outputs)
-
-
-def write_evaluation(folder: Path, networks: Networks, index: int, data: Data, arrays: dict) -> None:
-    """What is stored of one network."""
-    path = folder / networks.key[0] / "evaluations" / f"{networks.stems[index]}.npz"
-    write_arrays(path, arrays, {"checkpoints": networks.checksums[index].split("+"), "data": data.checksum})
+        path = folder / networks.key[0] / "evaluations" / f"{networks.stems[index]}.npz"
+        made = {"checkpoints": networks.checksums[index].split("+"), "data": data.checksum}
+        write_arrays(path, outputs, made)
 
 
 def mask_arrays(masks: dict[str, np.ndarray]) -> dict:
@@ -270,12 +266,12 @@ def columns_of(measures: dict) -> dict:
     return {name: float(np.nanmean(values)) for name, values in measures.items()}
 
 
-def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data, **changed) -> dict:
-    """Stores a pruned population, of which arrays may be changed; returns its row of the table."""
+def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data) -> dict:
+    """Stores a pruned population; returns its row of the table."""
     classes, predictions = len(data.class_names), (dense.predictions, pruned.predictions)
     (dense_labels, _), (labels, tied) = (metrics.modal_labels(each, classes) for each in predictions)
     confidence = metrics.disagreement(*predictions, classes)["confidence"]
-    is_pie = changed.get("is_pie", dense_labels != labels)
+    is_pie = dense_labels != labels
     places = np.flatnonzero(is_pie)
     gallery = places[np.argsort(-confidence[places], kind="stable")][:48]
     measures = make_measures(pruned, MEASURED)
@@ -303,11 +299,9 @@ def write_population(folder: Path, dense: Networks, pruned: Networks, data: Data
         "movement": movement,
         **about(dense, data, "dense_"),
         **about(pruned, data),
-        **changed,
     }
     made = made_from(dense, pruned, data)
-    stored = {name: value for name, value in arrays.items() if value is not None}
-    write_arrays(population_path(folder, pruned.key), {**stored, "row": json.dumps(row)}, made)
+    write_arrays(population_path(folder, pruned.key), {**arrays, "row": json.dumps(row)}, made)
     counts = metrics.pies_per_class(is_pie, data.labels, classes)
     shown = {"class_names": data.class_names, "images": len(data.labels), "pies_per_class": counts}
     write_figure(folder, "pies_distribution", dense, pruned, data, shown)

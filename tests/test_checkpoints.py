@@ -63,11 +63,6 @@ def test_the_encoders_name_shows_what_differs_from_the_published_network(archite
     assert names.full_encoder_name("WideResNet", Architecture(*architecture)) == name
 
 
-def test_folders_are_those_of_the_data_set():
-    assert str(names.study_folder("models", "cifar10")) == "models"
-    assert str(names.study_folder("models", "digits")) == "models/digits"
-
-
 # Saved and loaded
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from common import methods
-from common.methods import PruningMethod, describe, iteration_sparsity, order, parse_method
+from common.methods import PruningMethod, iteration_sparsity, order, parse_method
 from common.store.names import CheckpointName, name_of
+from figures.report.page import describe
 
 NOT_PRUNED = ("dense", "finetuned", "small_dense")
 SCHEDULES = ("one-shot", "early", "late", "iterative")

@@ -194,6 +194,9 @@ def test_pruned_models_follow_their_dense_population(work):
     assert "select one with --finetune_epochs" in refusal(view, "global", 0.5, dense)
     chosen = pies("--dense_epochs", "3", "--finetune_epochs", "6")
     assert populations.find_population(chosen, "global", 0.5, dense).facts()["epochs"] == 6
+    for path in view.folder.glob("*_0.0pruning*.json"):
+        path.unlink()
+    assert "have none; restore it" in refusal(chosen, "global", 0.5, dense_population(view))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +269,9 @@ def test_a_forgotten_head_folder_is_said_and_no_other_dense_networks_are_taken(w
     assert dense_population(elsewhere).facts()["epochs"] == 7
     told = refusal(pies("--encoder_save_path", "own", method="clr"))
     assert "has no classifier head in own (--head_save_path)" in told
+    contrastive(pies("--head_save_path", "heads", method="clr"), range(2), encoder_epochs=8)
+    apart = pies("--encoder_save_path", "new", "--head_save_path", "heads", method="clr")
+    assert dense_population(apart).facts()["epochs"] == 8
 
 
 def test_dropout_is_part_of_the_architecture_though_contrastive_names_do_not_show_it(work):

@@ -123,7 +123,7 @@ def test_what_is_refused_in_one_line(digits_on_disk):
     check("few digits/test", "zz.png must be 8x8 pixels")
 
 
-def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
+def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, capsys, unsaved_figures):
     monkeypatch.chdir(tmp_path)
     write_few_digits(tmp_path / "few digits")
     short = [*OWN, "--batch_size", "30"]
@@ -150,6 +150,9 @@ def test_scripts_store_a_test_set_apart(tmp_path, monkeypatch, unsaved_figures):
     )
     assert other.tolist() == clean_one[5:25].tolist()
     assert stored["accuracy"][0] == (other == stored["labels"]).mean()
+    np.save("v6_labels.npy", data.test_labels.numpy()[5:25])
+    assert sup_pie_kmodels_detection.main([*LATER, "--test_set", "v6_data.npy"]) == 2
+    assert "holds results of other images; rename the test set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("folder", ["few digits", "linked"])

@@ -185,8 +185,12 @@ def find_population(
         return None
     if not populations and not dense_checkpoints(study.folder, study.learning_method):
         refuse_unknown_names(study)
-        searched = replace(study, folder=study.default_folder, head_folder=study.default_folder)
+        heads = any(study.head_folder.glob(f"*_head_{study.learning_method}_0.0pruning_*"))
+        head_folder = study.head_folder if heads else study.default_folder
+        searched = replace(study, folder=study.default_folder, head_folder=head_folder)
         populations = populations_in(searched, kind)
+        if populations and study.folder != study.default_folder:
+            log_once(f"note: no dense networks in {study.folder}: those in {study.default_folder} are used")
     requested = {key: getattr(study.flags, f"{kind.flag_prefix}_{key}", None) for key in SELECTION_KEYS}
     selected = {key: value for key, value in requested.items() if value}
     fitting = [population for population in populations if selected.items() <= population.facts().items()]
@@ -194,7 +198,8 @@ def find_population(
         flags = "".join(f" --{kind.flag_prefix}_{key} {value}" for key, value in selected.items())
         existing = "; ".join(map(str, populations)) or kinds_in(searched.folder, kind.learning_method)
         others = "" if study.supervised else ", --temperature, --encoder_name, --projection_head"
-        training = f"give --model_depth, --widen_factor{others} as in their training, or "
+        shape = f"--architecture, --model_depth, --widen_factor, --dropout{others}"
+        training = f"give {shape} as in their training, or "
         raise UserError(
             f"no {kind.learning_method} models {pruning_method} {sparsity}{flags} of "
             f"{study.architecture_name} in {searched.folder}; found: {existing}; "
@@ -367,6 +372,8 @@ def from_dense(study: Study, candidates: list[Population], dense: Population) ->
     ]
     if related:
         return related
+    if not trained_alone and dense.external:
+        raise UserError(f"{first} were pruned from networks with a JSON, {dense} have none; restore it")
     if not trained_alone:
         flags = " or ".join(f"--dense_{key}" for key in dense.facts())
         raise UserError(

@@ -63,7 +63,8 @@ def prune_population(study: Study) -> None:
                 f"{dense}: their training settings are unknown, so they cannot be trained again; give "
                 "--after finetune"
             )
-        flips = {flip: value for flip, value in dense.configuration.items() if flip in FLIPS}
+    if not dense.external:
+        flips = {flip: dense.configuration[flip] for flip in FLIPS if flip not in flags.given}
         study = replace(study, data=replace(study.data, **flips))
     all_steps = [pruning_steps(study, method, member) for member in dense.members]
     every_step = [step for steps in all_steps for step in steps]
@@ -225,11 +226,12 @@ def prune_network(study: Study, steps: list[PruningStep]) -> None:
     """Runs the unfinished steps of one dense network. --debug saves nothing, so that later iterations have no
     network to prune and are left out."""
     for step in steps:
-        if is_finished(study, step):
-            for file in step.files:
-                state_path(file.path).unlink(missing_ok=True)
-        elif not (study.flags.debug and step.previous):
-            run_step(study, step)
+        with runs.claim_beside(study, step.files[-1].path, steps[-1].files[-1].path):
+            if is_finished(study, step):
+                for file in step.files:
+                    state_path(file.path).unlink(missing_ok=True)
+            elif not (study.flags.debug and step.previous):
+                run_step(study, step)
 
 
 def run_step(study: Study, step: PruningStep) -> None:

@@ -179,7 +179,6 @@ def make_record(name: CheckpointName, configuration: dict, network: nn.Module, *
         facts: further entries: seed, data, run, history, the dense network that it comes from.
     """
     return {
-        "format": 1,
         "name": name.facts(),
         "configuration": configuration,
         "sparsity": measure_sparsity(network),
@@ -496,6 +495,9 @@ class TrainingState:
         if error is None:
             self.path.unlink(missing_ok=True)
             return
+        if isinstance(error.__context__, NotFiniteError):  # it diverged, and would again
+            self.path.unlink(missing_ok=True)
+            return
         try:
             self._save()
         except (UserError, OSError, MemoryError):
@@ -518,7 +520,7 @@ class TrainingState:
         if self.path.exists():
             first = self.saved_epoch = self._resume(trained, masks, history)
             logger.info("resuming after %d of %d epochs: %s", first, epochs.stop, self.path)
-        written, written_at = first, time.monotonic()
+        saved_at = time.monotonic()
         for done in range(first + 1, epochs.stop + 1):
             yield done - 1
             state = {
@@ -534,10 +536,11 @@ class TrainingState:
             }
             # A copy in main memory, because a signal or a device error may interrupt the next epoch.
             self.unsaved = done, torch_bytes(state)
-            due = done - written >= self.every.epochs or time.monotonic() - written_at >= self.every.seconds
-            if due and done < epochs.stop:
+            epochs_since, seconds_since = done - self.saved_epoch, time.monotonic() - saved_at
+            is_due = epochs_since >= self.every.epochs or seconds_since >= self.every.seconds
+            if is_due and done < epochs.stop:
                 self._save()
-                written, written_at = done, time.monotonic()
+                saved_at = time.monotonic()
 
     def _save(self) -> None:
         if self.unsaved is None:

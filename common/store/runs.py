@@ -78,9 +78,10 @@ def training_files(study: Study, sparsity: float, model_id: int) -> list[Checkpo
         epochs = flags.head_epochs if is_head else flags.epochs
         name = study.name(part, str(method), sparsity or matched, epochs, flags.batch_size, model_id)
         path = study.folder_of(part) / str(name)
-        kept_files = [epoch_path(path, epoch) for epoch in flags.save_epochs if not is_head]
-        if flags.accumulate_gradients and not sparsity:
-            kept_files.append(gradients_path(path))
+        kept_files = []
+        if not sparsity:
+            kept_files += [epoch_path(path, epoch) for epoch in flags.save_epochs if not is_head]
+            kept_files += [gradients_path(path)] * flags.accumulate_gradients
         files.append(CheckpointSpec(name, path, configuration, pruning, tuple(kept_files)))
     return files
 
@@ -112,7 +113,9 @@ def is_finished(study: Study, file: CheckpointSpec, **parents) -> bool:
 def keep_both(study: Study, file: CheckpointSpec) -> str:
     """Returns the remedy for a file with different settings that is in the way."""
     flag = "--head_save_path" if file.name.part == "head" else study.folder_flag
-    return f"to keep both, give {flag} another folder"
+    # Without dense networks in the folder given, those of the default folder would be pruned.
+    copied = " with a copy of the dense networks" if "dense" in file.configuration else ""
+    return f"to keep both, give {flag} another folder{copied}"
 
 
 def missing_files(study: Study, file: CheckpointSpec, **parents) -> list[Path]:
@@ -218,15 +221,16 @@ def train_network(study: Study, files: list[CheckpointSpec]) -> None:
     training is repeated, with the same result."""
     network = None
     for part, file in enumerate(files):
-        missing = missing_parts(study, files)[part]
-        if not missing:
-            state_path(file.path).unlink(missing_ok=True)
-            continue
-        network = network or learner_of(study)(study, study.model_seed(file.name.id))
-        if not study.flags.debug:  # a head is trained on the encoder in the file
-            for earlier, finished in enumerate(files[:part]):
-                network.load(earlier, finished.path)
-        train_file(study, network, part, files, missing)
+        with claim_beside(study, file.path, files[-1].path):
+            missing = missing_parts(study, files)[part]
+            if not missing:
+                state_path(file.path).unlink(missing_ok=True)
+                continue
+            network = network or learner_of(study)(study, study.model_seed(file.name.id))
+            if not study.flags.debug:  # a head is trained on the encoder in the file
+                for earlier, finished in enumerate(files[:part]):
+                    network.load(earlier, finished.path)
+            train_file(study, network, part, files, missing)
     if study.flags.debug:
         return
     if network or not curves_path(files[-1].path).exists():  # an earlier run may have been killed before this
@@ -248,8 +252,11 @@ def train_file(
             if file.name.part == "encoder":  # the test scores check a classifier's outputs
                 check_outputs(network.counted(0), study.data)
             payload = {"model": records.cpu_state(network.kept)}
-            entries = {"run": process.environment(study.device, time.time()), "epoch": done}
-            entries |= state.code_entry
+            entries = {
+                "run": process.environment(study.device, time.time()),
+                "epoch": done,
+                **state.code_entry,
+            }
             save(study, replace(file, path=path), payload, network.counted(0), **entries)
             logger.info(f"saved: {path}")
         if part == 0:
@@ -268,11 +275,19 @@ def train_file(
         )
         if study.flags.debug:
             return
+        if file.path not in missing:
+            content = records.torch_bytes(network.payload(part))
+            if content != file.path.read_bytes():
+                logger.info(
+                    f"warning: repeated, the training of {file.path} ended in other weights (threads or "
+                    "machine differ): what it saved now belongs to those"
+                )
         if sums in missing:
             save_gradients(study, file, network.counted(part), training.accumulated, **state.code_entry)
         if file.path in missing:
-            entries = {"encoder_sha256": records.file_sha256(made_from[0])} if part else {}
-            entries |= {"history": history, "run": process.environment(study.device, started)}
+            entries = {"history": history, "run": process.environment(study.device, started)}
+            if part:
+                entries["encoder_sha256"] = records.file_sha256(made_from[0])
             entries |= state.code_entry
             save(study, file, network.payload(part), network.counted(part), made_from, **entries)
 
@@ -282,7 +297,7 @@ def save_gradients(study: Study, file: CheckpointSpec, network: torch.nn.Module,
     `facts` see `save`."""
     payload = {layer_name(name): total.cpu().contiguous() for name, total in sums.items()}
     run, path = process.environment(study.device, time.time()), gradients_path(file.path)
-    save(study, replace(file, path=path), payload, network, run=run, gradients=True, **facts)
+    save(study, replace(file, path=path), payload, network, run=run, **facts)
 
 
 def training_state(
@@ -381,7 +396,7 @@ def share(study: Study, jobs: list[Job]) -> bool:
         UserError: a worker stopped.
     """
     flags, claimed_elsewhere = study.flags, []
-    if flags.workers and jobs and not flags.debug:
+    if flags.workers and not flags.debug:
         _run_workers(study, jobs)
     with progress(study, jobs) as bar:
         for job in jobs:
@@ -398,6 +413,13 @@ def share(study: Study, jobs: list[Job]) -> bool:
         with claim(job.path, wait=True):
             job.work()
     return True
+
+
+def claim_beside(study: Study, path: Path, job_path: Path) -> contextlib.AbstractContextManager:
+    """Locks a file that jobs of different commands may make, such as an encoder with several heads. `share`
+    holds the lock of the job's last file."""
+    is_held = path == job_path or study.flags.debug
+    return contextlib.nullcontext() if is_held else claim(path, wait=True)
 
 
 def progress(study: Study, jobs: list[Job]) -> tqdm:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.corruptions import STRENGTHS
-from common.methods import describe
+from common.methods import FINETUNED, SMALL, parse_method
 from figures.report import claims, uncertainty
 from figures.report.contents import (
     Picture,
@@ -222,6 +222,30 @@ def of_populations(report: Report, pictures: list[dict]) -> dict:
         },
         "populations": tabulate(POPULATIONS, rows),
     }
+
+
+def describe(name: str) -> str:
+    """Describes a pruning method in words."""
+    if name == "dense":
+        return name
+    if name == FINETUNED:
+        return "finetuned alone, not pruned"
+    if name == SMALL:
+        return "narrower dense networks with as many weights"
+    method = parse_method(name)
+    scope = {"global": "global", "layer": "layer-wise", "erk": "Erdős-Rényi"}[method.scope]
+    criterion = "" if method.criterion == "magnitude" else f" by {method.criterion}"
+    if method.gradual:
+        return f"{method.schedule} gradual{'' if method.scope == 'layer' else f' {scope}'} pruning{criterion}"
+    if method.schedule == "one-shot":
+        return f"one-shot {scope} pruning{criterion}, then finetuning"
+    after = {
+        "rewind": f"rewound to epoch {method.rewind_epoch}",
+        "reinit": "reinitialised",
+        "lr_rewind": f"learning rate rewound to epoch {method.rewind_epoch}",
+        "finetune": "finetuned",
+    }[method.after]
+    return f"iterative {scope} pruning{criterion}, {100 * method.rate:g} % an iteration, {after}"
 
 
 def warnings(report: Report) -> list[str]:
