@@ -373,34 +373,22 @@ def read_payload(path: Path, remedy: str = "") -> dict:
 def find_duplicate_weights(paths: Iterable[Path]) -> tuple[Path, Path] | None:
     """Returns two files that hold the same supervised network or encoder, in any format, the later one first;
     None if there are none."""
-    by_largest_entry: dict[tuple, list[Path]] = {}
+    path_of: dict[tuple, Path] = {}
     for path in paths:
-        suspects = by_largest_entry.setdefault(_largest_entry(path), [])
-        for suspect in suspects:
-            first, second = _weights(path), _weights(suspect)
-            if first.keys() == second.keys() and all(map(torch.equal, first.values(), second.values())):
-                return path, suspect
-        suspects.append(path)
+        other = path_of.setdefault(_tensor_checksums(path), path)
+        if other is not path:
+            return path, other
     return None
 
 
-def _largest_entry(path: Path) -> tuple:
-    """Returns size and CRC of the largest tensor from the zip file's directory, without reading tensors."""
+def _tensor_checksums(path: Path) -> tuple:
+    """Returns sizes and CRCs of all tensors from the zip file's directory, without reading tensors."""
     try:
         with zipfile.ZipFile(path) as file:
-            return max(
-                (entry.file_size, entry.CRC) for entry in file.infolist() if "/data/" in entry.filename
-            )
+            tensors = [entry for entry in file.infolist() if "/data/" in entry.filename]
     except Exception:  # damaged, foreign, or written by one of the oldest versions of torch
-        return (file_sha256(path),)
-
-
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    return {
-        name: tensor
-        for name, tensor in encoder_state(read_payload(path)).items()
-        if isinstance(tensor, torch.Tensor)
-    }
+        tensors = []
+    return tuple(sorted((entry.file_size, entry.CRC) for entry in tensors)) or (file_sha256(path),)
 
 
 def encoder_state(payload: dict) -> dict:
