@@ -94,8 +94,9 @@ def titled_figure(
     """
     title, settings = [], []
     if is_paper(arrays):
-        highest = max(PAPER_HEIGHT, rows)  # at least an inch for each row
-        width, height = PAPER_WIDTH, min(height, highest, rows * (PAPER_WIDTH / columns + 0.3))
+        # At least an inch for each row.
+        height = min(height, max(PAPER_HEIGHT, rows), rows * (PAPER_WIDTH / columns + 0.3))
+        width = PAPER_WIDTH
     else:
         shown, *lines = map(plain, title_lines(arrays))
         title = [line.strip(" ·") for line in textwrap.wrap(shown, int(11 * width))]

@@ -177,8 +177,9 @@ def pruning_method(flags: Namespace) -> PruningMethod:
 
 
 def sparsities_to_prune(flags: Namespace) -> list[tuple[int, float]]:
-    """Returns all requested (iteration, sparsity) pairs; iteration 0 is one-shot pruning."""
+    """Returns all requested (iteration, sparsity) pairs, sparsest last; iteration 0 is one-shot pruning."""
     if flags.pruning_schedule == "one-shot":
-        return [(0, sparsity) for sparsity in flags.pruning_percentages]
+        # In one order, so that commands that share networks do not wait for each other.
+        return [(0, sparsity) for sparsity in sorted(flags.pruning_percentages)]
     iterations = range(1, flags.iterations + 1)
     return [(iteration, iteration_sparsity(flags.rate, iteration)) for iteration in iterations]
