@@ -199,7 +199,7 @@ def refuse_other_results(
         if current_inputs.items() <= stored_inputs.items() and not changed:
             stored_ids = stored["ids"].tolist()
             current_ids = ids_of_file.get(path.stem, stored_ids)
-            if current_ids == stored_ids:
+            if {*stored_ids} <= {*current_ids}:
                 continue
             changed = [
                 f"depths of ids {show_ids(stored_ids)}, now {show_ids(current_ids)}: give "
@@ -210,7 +210,8 @@ def refuse_other_results(
             changed = [f"{counts}, now {len((population or dense).members)}; ids, images or trainings differ"]
         raise UserError(
             f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to "
-            f"a separate folder (--run NAME, in the PIE and depth scripts), or move {folder.parent} away"
+            f"a separate folder (--run NAME, in the PIE and depth scripts), or move {folder.parent} out of "
+            f"{folder.parents[1]}"
         )
 
 

@@ -73,8 +73,9 @@ def main(argv=None) -> None:
     names = predictions.read_class_names(flags.names, labels, [dense, *pruned.values()])
     images = predictions.image_files(flags.images, len(labels)) if flags.images else []
     compared = [predictions.compare(name, dense, array, labels, names) for name, array in pruned.items()]
-    with outputs.staged_folders({"predictions": flags.output_dir}, flags.output_dir) as staged:
-        lines = predictions.write_report(staged["predictions"], compared, images)
+    source = f"predictions of {flags.dense.resolve()} and {', '.join(pruned)}"
+    with outputs.staged_folders({source: flags.output_dir}, flags.output_dir) as staged:
+        lines = predictions.write_report(staged[source], compared, images)
     print(*lines, f"report: {flags.output_dir / 'report.html'}", sep="\n")
 
 

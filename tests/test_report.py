@@ -317,7 +317,7 @@ def test_what_is_missing_is_named_and_the_rest_is_there_and_the_same_when_made_a
 def test_results_of_an_older_version_are_refused_in_one_line(tmp_path, capsys):
     stored_results.make_results(tmp_path, **SMALL)
     path = stored_results.population_path(tmp_path, ("supervised", "GMP", 0.9))
-    stored_results.rewrite(path, row='{"pruning_method": "GMP"}')
+    stored_results.rewrite(path, row='{"learning_method": "supervised"}')
     assert make(tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "sup_pie_kmodels_detection.py and sup_prediction_depth.py again" in line and str(tmp_path) in line

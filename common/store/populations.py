@@ -185,11 +185,11 @@ def find_population(
         return None
     if not populations and not dense_checkpoints(study.folder, study.learning_method):
         refuse_unknown_names(study)
-        heads = any(study.head_folder.glob(f"*_head_{study.learning_method}_0.0pruning_*"))
-        head_folder = study.head_folder if heads else study.default_folder
-        searched = replace(study, folder=study.default_folder, head_folder=head_folder)
+        searched = replace(study, folder=study.default_folder)
+        if not any(study.head_folder.glob(f"*_head_{study.learning_method}_0.0pruning_*")):
+            searched = replace(searched, head_folder=study.default_folder)
         populations = populations_in(searched, kind)
-        if populations and study.folder != study.default_folder:
+        if populations:
             log_once(f"note: no dense networks in {study.folder}: those in {study.default_folder} are used")
     requested = {key: getattr(study.flags, f"{kind.flag_prefix}_{key}", None) for key in SELECTION_KEYS}
     selected = {key: value for key, value in requested.items() if value}

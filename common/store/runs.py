@@ -275,13 +275,12 @@ def train_file(
         )
         if study.flags.debug:
             return
-        if file.path not in missing:
-            content = records.torch_bytes(network.payload(part))
-            if content != file.path.read_bytes():
-                logger.info(
-                    f"warning: repeated, the training of {file.path} ended in other weights (threads or "
-                    "machine differ): what it saved now belongs to those"
-                )
+        content = records.torch_bytes(network.payload(part))
+        if file.path not in missing and content != file.path.read_bytes():
+            logger.info(
+                f"warning: repeated, the training of {file.path} ended in other weights (threads or machine "
+                "differ): what it saved now belongs to those"
+            )
         if sums in missing:
             save_gradients(study, file, network.counted(part), training.accumulated, **state.code_entry)
         if file.path in missing:
@@ -418,8 +417,9 @@ def share(study: Study, jobs: list[Job]) -> bool:
 def claim_beside(study: Study, path: Path, job_path: Path) -> contextlib.AbstractContextManager:
     """Locks a file that jobs of different commands may make, such as an encoder with several heads. `share`
     holds the lock of the job's last file."""
-    is_held = path == job_path or study.flags.debug
-    return contextlib.nullcontext() if is_held else claim(path, wait=True)
+    if path == job_path or study.flags.debug:
+        return contextlib.nullcontext()
+    return claim(path, wait=True)
 
 
 def progress(study: Study, jobs: list[Job]) -> tqdm:

@@ -42,8 +42,9 @@ def make_table(results_folder: Path) -> list[dict]:
     with claim(table_path(results_folder), wait=True):  # scripts of both learning methods may run at once
         stored = []
         for path in results_folder.glob("*/populations/[!.]*.npz"):
-            if arrays := read_arrays(path, only=("row",)):
-                stored.append((path.stem.endswith("_depth"), json.loads(str(arrays["row"]))))
+            row = json.loads(str((read_arrays(path, only=("row",)) or {}).get("row", "{}")))
+            if row.get("learning_method") == path.parts[-3]:  # else a copy of a folder
+                stored.append((path.stem.endswith("_depth"), row))
         rows, columns = {}, {}
         for _, row in sorted(stored, key=lambda pair: (pair[0], _order(pair[1]))):
             pie_row = rows.setdefault(row_key(row), row)

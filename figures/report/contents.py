@@ -56,7 +56,7 @@ def collect(stored: list[StoredPopulation], figures: dict[str, dict], missing: l
     controls = [population for population in loaded if not population.is_pruned]
     missing = [f"{text}." for text in (*missing, *not_stored)]
     if not compared:
-        return Report(stored, missing=missing)
+        return Report(stored, missing=missing, controls=controls)
     test_set_rows, clean_rows, unused_sets = test_sets.beside_clean(loaded)
     missing += [f"{text}." for text in unused_sets]
     beside_control = evidence.with_controls(compared, controls).values()

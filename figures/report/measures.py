@@ -189,7 +189,9 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
             agree on the modal label, and it is right for both or wrong for both.
     """
     seeds, networks = population.seeds, population.pruned
-    probed = [index for index, model_id in enumerate(networks.ids_of(measure).tolist()) if model_id in seeds]
+    has_values = ~np.isnan(getattr(networks, measure)).all(1)  # not if all latents are zero
+    ids = networks.ids_of(measure).tolist()
+    probed = [index for index, model_id in enumerate(ids) if model_id in seeds and has_values[index]]
     values = getattr(networks, measure)[probed].T  # (N, M)
     defined = ~np.isnan(values).any(1)
     deviation = values[defined].std(0)

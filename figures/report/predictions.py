@@ -141,7 +141,12 @@ def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Pr
     """
     largest = max(int(ids.max()) for ids in (labels, *(item.classes for item in predictions)))
     counts = {item.probabilities.shape[2] for item in predictions if item.probabilities is not None}
-    names = [line.strip() for line in file.read_text("utf-8", "replace").splitlines()] if file else []
+    if file and not file.is_file():
+        raise UserError(f"--names {file} is not a file; give one with a name in each line")
+    text = file.read_text("utf-8", "replace").rstrip() if file else ""
+    names = [line.strip() for line in text.splitlines()]
+    if len({*names}) < len(names):
+        raise UserError(f"--names {file} holds a name twice")
     counts |= {len(names)} if file else set()
     count = min(counts, default=largest + 1)
     if not counts and largest > LARGEST_ID:

@@ -195,8 +195,8 @@ def read_populations(results_folder: Path) -> list[StoredPopulation]:
         texts = dict.fromkeys(str(population.row.get("normalization")) for population in populations)
         raise UserError(
             f"{results_folder} holds results of different versions of the data or normalisations ("
-            f"{'; '.join(texts)}); run the PIE scripts of both learning methods again, with the same "
-            "--normalization, or one of them with --run NAME"
+            f"{'; '.join(texts)}); move the folder of one learning method out of it and run its PIE script "
+            "again, with the same --normalization, or with --run NAME"
         )
     dense = {item.folder: item.settings for item in populations if item.pruning_method == "dense"}
     return [replace(item, dense_settings=dense.get(item.folder)) for item in populations]
@@ -210,9 +210,9 @@ def damaged(path: Path) -> UserError:
 def _read_population(path: Path) -> StoredPopulation | None:
     if (arrays := read_arrays(path)) is None:
         raise damaged(path)
-    if "row" not in arrays:
-        return None
     row, made = (json.loads(str(arrays.get(name, "{}"))) for name in ("row", "made"))
+    if row.get("learning_method") != path.parts[-3]:  # another file, or a copy of a folder
+        return None
     if "voters" not in row or made.get("format") != FORMAT:
         side = "sup" if path.parts[-3] == "supervised" else "clr"
         raise UserError(

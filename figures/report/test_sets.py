@@ -44,6 +44,8 @@ def beside_clean(clean: list[StoredPopulation]) -> tuple[list[dict], list[dict],
                     clean_rows[label] = row(CLEAN, match)
                 pair = Pair(population, match, paired=True)
                 rows.append(compare(row(folder.name, population), clean_rows[label], pair))
+            else:
+                missing.append(f"{prefix}: clean results of {label}: run its PIE script without --test_set")
         if mismatches:
             missing.append(
                 f"{prefix}: the clean results come from different networks: {', '.join(mismatches)}; run the "
