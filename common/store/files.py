@@ -110,8 +110,8 @@ def read_arrays(path: Path, made: dict | None = None, only: tuple[str, ...] | No
             stamp, digest = archive.comment, directory_digest(archive)
         if not stamp:
             raise UserError(
-                f"{path} has no stamp: an early version of this code or another program wrote it; move it "
-                "away and run the script that writes it again"
+                f"{path} has no stamp: another program wrote it (move it away), or an early version of this "
+                "code (move all of pies/NAME away and run the scripts again)"
             )
         if stamp != digest:
             raise ValueError
