@@ -62,6 +62,7 @@ DEVIATIONS = dict(unit="standard deviations", decimals=3)
 CONTRAST = "contrastive minus supervised"
 EARLY = "early minus late pruning"
 BY_ONE_SHOT = "early minus one-shot pruning"
+SAME_IMAGES = "0 if the same images change, 1 if unrelated ones"
 EASY = "on images that the modal labels of both get right"
 CLAIMS = (
     Claim(
@@ -108,18 +109,8 @@ CLAIMS = (
             "pruning changes largely the same images in all combinations of learning and pruning method",
         ),
         (
-            Measure(
-                "U across learning methods",
-                "0 if the same images change, 1 if unrelated ones",
-                decimals=2,
-                decides=True,
-            ),
-            Measure(
-                "U across pruning methods",
-                "0 if the same images change, 1 if unrelated ones",
-                decimals=2,
-                decides=True,
-            ),
+            Measure("U across learning methods", SAME_IMAGES, decimals=2, decides=True),
+            Measure("U across pruning methods", SAME_IMAGES, decimals=2, decides=True),
             Measure("Jaccard across learning methods", "PIE sets minus random ones", decimals=2),
             Measure("Jaccard across pruning methods", "PIE sets minus random ones", decimals=2),
         ),

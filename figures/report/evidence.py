@@ -183,7 +183,7 @@ def contrastive_against_supervised(
         nearest = min(candidates, key=lambda candidate: gap(population, candidate), default=None)
         if nearest and gap(population, nearest) <= MATCHED:
             for row in rows_of_pair({"PIEs at matched accuracy": "pies"}, Pair(population, nearest, False)):
-                yield row._replace(note=f"{row.note}, the second at {nearest.sparsity:g}")
+                yield row._replace(note=f"{row.note}, the second at sparsity {nearest.sparsity:g}")
 
 
 def gap(first: StoredPopulation, second: StoredPopulation) -> float:
