@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.data import HALVES, list_folder, open_image, upright, visible
+from common.data import HALVES, list_folder, open_image, visible
 from common.store.files import claim
 from common.values import SMALLEST_SIDE
 
@@ -118,7 +118,7 @@ def convert(
     for number, file in enumerate(tqdm(files, disable=None)):
         try:
             with open_image(file) as image:
-                photo = upright(image)
+                photo = image
         except UserError as error:
             unreadable.append(str(error))
             continue

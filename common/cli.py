@@ -184,7 +184,7 @@ def add_common_flags(parser: Parser) -> None:
         metavar=("MEAN", "STD"),
         help="mean and standard deviation of each channel, for pixels in [0, 1]; for external networks, give "
         "those of their training, such as 0.4914,0.4822,0.4465 0.2023,0.1994,0.2010 (default: those of the "
-        "training images)",
+        "data set)",
     )
     add_flags(
         group,
@@ -303,7 +303,7 @@ def add_gradual_pruning_flags(group, default_schedule: str) -> None:
             "--schedule",
             tuple(methods.GRADUAL),
             default_schedule,
-            "when to prune: the published steps, unless others are given; late adds _later to file names",
+            "when to prune, unless steps are given; late adds _later to file names",
         ),
         *_criterion_flags("layer"),
     )

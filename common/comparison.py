@@ -206,7 +206,8 @@ def refuse_other_results(
                 f"--prediction_depth_models {len(stored_ids)}"
             ]
         if not changed:
-            counts = f"{len(stored_inputs['checkpoints'])} networks"
+            side, words = ("checkpoints", "") if population else ("dense_checkpoints", "dense ")
+            counts = f"{len(stored_inputs[side])} {words}networks"
             changed = [f"{counts}, now {len((population or dense).members)}; ids, images or trainings differ"]
         raise UserError(
             f"{folder} holds results of other {stored_kind} networks ({', '.join(changed)}); write these to "
@@ -492,10 +493,7 @@ def store(
         if "gallery" in outcome.arrays:
             description["gallery_images"] = study.data.test_images[outcome.arrays["gallery"]].cpu().numpy()
         path = folder / f"{kind_of(population)}{suffix}.npz"
-        inputs = made_from(study, population, dense)
-        if "depth_models" in row:
-            inputs["depth_models"] = row["depth_models"]
-        write_arrays(path, {**description, **outcome.arrays}, inputs)
+        write_arrays(path, {**description, **outcome.arrays}, made_from(study, population, dense))
         rows.append(row)
     table = {row_key(row): row for row in make_table(study.results_folder)}
     return [table.get(row_key(row), row) for row in rows]
@@ -578,7 +576,7 @@ def draw_pies(study: Study, dense: Population, population: Population, arrays: d
         if flags.plot_q_score:
             quality = {f"dense_{part}": arrays[f"dense_{part}"] for part in PARTS}
             quality |= {f"pruned_{part}": arrays[part] for part in PARTS}
-            quality |= axis_names(population)
+            quality["networks"] = population.role
             draw_figure(study, f"q_score/{name}", {**common_arrays, **quality}, inputs)
     if flags.plot_umap:
         ids = umap_ids(study, population)
@@ -620,18 +618,17 @@ def umap_coordinates(latent: np.ndarray) -> np.ndarray:
 def draw_depths(study: Study, dense: Population, population: Population, arrays: dict) -> None:
     """Draws dense against pruned depth, by the definition of --depth_target, averaged over the networks."""
     target = study.flags.depth_target
-    models = len(arrays["ids"])
     figure_arrays = {
         "title": f"{title(study, population, dense)}\n"
-        f"layer from which the k-NN agrees with the {DEFINITIONS[target]}; {models} networks",
+        f"layer from which the k-NN agrees with the {DEFINITIONS[target]}; {len(arrays['ids'])} networks",
         "places": arrays["places"],
         "is_pie": arrays["is_pie"],
         "dense_depth": arrays[f"dense_depth_{target}"].mean(0),
         "pruned_depth": arrays[f"pruned_depth_{target}"].mean(0),
-        **axis_names(population),
+        "networks": population.role,
     }
-    inputs = {**made_from(study, population, dense), "depth_models": models, "depth_target": target}
-    draw_figure(study, f"prediction_depth/{figure_name(study, population)}_{target}", figure_arrays, inputs)
+    name = f"prediction_depth/{figure_name(study, population)}_{target}"
+    draw_figure(study, name, figure_arrays, made_from(study, population, dense))
 
 
 def draw_figure(study: Study, name: str, arrays: dict, made: dict) -> None:
@@ -677,18 +674,11 @@ def title(study: Study, population: Population, dense: Population) -> str:
         for side in (population, dense)
     )
     if population.method.finetuned and dense_shown:
-        state = FINETUNED if population.pruning_method == FINETUNED else "pruned"
-        parts = [f"dense: {in_words(dense_shown)}", shown and f"{state}: {in_words(shown)}"]
+        parts = [f"dense: {in_words(dense_shown)}", shown and f"{population.role}: {in_words(shown)}"]
         lines.append("; ".join(filter(None, parts)))
     elif shown:
         lines.append(in_words(shown))
     return "\n".join(lines)
-
-
-def axis_names(population: Population) -> dict[str, str]:
-    """Returns the word for these networks on axes, as a figure stores it: nothing for pruned ones, the
-    default."""
-    return {"networks": FINETUNED} if population.pruning_method == FINETUNED else {}
 
 
 def in_words(settings: dict) -> str:

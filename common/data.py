@@ -285,9 +285,7 @@ def _load_folder(root: Path, name: str, follow_links: bool) -> ImageDataset:
     paths = [path for files in halves.values() for path in itertools.chain(*files)]
 
     def read(index: int) -> None:
-        with open_image(paths[index]) as image:
-            if sorted(image.size) == sorted((width, height)):
-                image = upright(image)
+        with open_image(paths[index], (width, height)) as image:
             if image.size != (width, height):  # checked before the pixels are decoded
                 side = max(SMALLEST_SIDE, min(width, height, *image.size, LARGEST_ADVISED))
                 target = root.parent / f"{name}_{side}"
@@ -303,7 +301,7 @@ def _load_folder(root: Path, name: str, follow_links: bool) -> ImageDataset:
         warnings.simplefilter("ignore")  # Pillow's; unreadable files raise an error anyway
         warnings.filterwarnings("error", "Image size")  # decoding would take gigabytes
         with open_image(paths[0]) as image:
-            width, height = upright(image).size
+            width, height = image.size
         pixels = np.empty((len(paths), 3, height, width), np.uint8)
         list(pool.map(read, range(len(paths))))
     if min(height, width) < SMALLEST_SIDE:
@@ -393,8 +391,9 @@ def list_folder(root: Path, follow_links: bool) -> tuple[list[str], dict[str, li
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens an image without decoding its pixels.
+def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
+    """Opens an image, in RGB and rotated as its EXIF data requests. The pixels of an image that cannot have
+    `size`, (width, height), are not decoded.
 
     Raises:
         UserError: the image is unsuitable, or the body of the `with` statement cannot decode it.
@@ -409,6 +408,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             # MPO is a JPEG that many cameras write; its first frame is the photograph.
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise ValueError(f"{frames} frames: keep one")
+            if size is None or sorted(image.size) == sorted(size):
+                image = ImageOps.exif_transpose(image).convert("RGB")
             yield image
     # For damaged files Pillow raises errors of every type, even SyntaxError and RuntimeError.
     except Exception as error:
@@ -416,8 +417,3 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             raise
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not a readable image ({reason}); replace it or move it away") from None
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Returns the image in RGB, rotated as its EXIF data requests."""
-    return ImageOps.exif_transpose(image).convert("RGB")

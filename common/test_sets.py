@@ -14,7 +14,7 @@ from torch import Tensor
 from common.augment import stream
 from common.cli import UserError, refuse_pipe
 from common.corruptions import CORRUPTIONS
-from common.data import ImageDataset, open_image, refuse_link_out, upright, visible
+from common.data import ImageDataset, open_image, refuse_link_out, visible
 from common.store.files import check_size, names_cause
 from common.values import SEVERITIES, run_name
 
@@ -125,9 +125,7 @@ def _read_folder(
         for path in visible(root / name):
             if not follow_links:
                 refuse_link_out(path, root)
-            with open_image(path) as image:
-                if sorted(image.size) == sorted((width, height)):
-                    image = upright(image)
+            with open_image(path, (width, height)) as image:
                 if image.size != (width, height):
                     raise UserError(
                         f"--test_set: {path} must be {width}x{height} pixels like {data.name}; resize it"

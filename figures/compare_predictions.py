@@ -69,7 +69,8 @@ def main(argv=None) -> None:
     pruned = {
         name: predictions.read_predictions("--pruned", file, len(labels)) for name, file in files.items()
     }
-    print(*(f"{text}\n" for text in predictions.notes(labels, dense, pruned)), sep="", end="")
+    for text in predictions.notes(labels, dense, pruned):
+        print(text)
     names = predictions.read_class_names(flags.names, labels, [dense, *pruned.values()])
     images = predictions.image_files(flags.images, len(labels)) if flags.images else []
     compared = [predictions.compare(name, dense, array, labels, names) for name, array in pruned.items()]

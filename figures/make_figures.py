@@ -186,7 +186,7 @@ def redraw(folder: Path, staged: dict[str, Path], models: list[int], flags: argp
 
 def stored_figures(folder: Path, staged: Path, ending: str) -> dict[Path, Path]:
     """Maps the final paths of figures to their current ones: figures of the scripts, then staged ones."""
-    stored = {path: path for kind in KINDS for path in sorted(folder.glob(f"*/{kind}/*.{ending}"))}
+    stored = {path: path for kind in KINDS for path in sorted(folder.glob(f"*/{kind}/[!.]*.{ending}"))}
     new = sorted(staged.glob(f"*/*.{ending}"))
     return stored | {folder / path.relative_to(staged): path for path in new}
 

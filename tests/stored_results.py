@@ -330,7 +330,7 @@ def write_depths(folder: Path, dense: Networks, pruned: Networks, data: Data, mo
         **depths,
     }
     made = made_from(dense, pruned, data)
-    write_arrays(population_path(folder, pruned.key, depth=True), arrays, {**made, "depth_models": len(ids)})
+    write_arrays(population_path(folder, pruned.key, depth=True), arrays, made)
     means = {f"{kind}_depth": depths[f"{kind}_depth_prediction"].mean(0) for kind in ("dense", "pruned")}
     figure = {"is_pie": is_pie, "places": PLACES, **means}
     write_figure(folder, "prediction_depth", dense, pruned, data, figure)

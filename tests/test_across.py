@@ -143,23 +143,6 @@ def test_rows_and_figures_of_masks_hold_the_similarities_of_their_pairs(folder):
     np.testing.assert_allclose(figures["mask_similarity"]["panels"], panels)
 
 
-def test_rows_of_structure_are_means_over_the_networks(folder):
-    rows, figures = compare(folder)["mask_structure"]
-    convolutions = [layer for layer in LAYERS if not layer.startswith("fc.")]
-    assert [(key_of(row), row["layer"]) for row in rows] == list(itertools.product(KEYS, convolutions))
-    for row in rows:
-        layer = list(LAYERS).index(row["layer"])
-        kept = [np.split(mask, np.cumsum(SIZES))[layer] for mask in masks_of(folder, key_of(row))]
-        masks = [mask.reshape(LAYERS[row["layer"]]) for mask in kept]
-        shares = np.mean([similarity.zero_shares(mask) for mask in masks], 0)
-        assert [row["filters_zero"], row["input_channels_zero"]] == pytest.approx(shares.tolist())
-        chance = [similarity.chance_zero_share(m.size, (~m).sum(), m.size // len(m)) for m in masks]
-        assert row["filters_zero_by_chance"] == pytest.approx(np.mean(chance))
-        beyond = 100 * (row["filters_zero"] - row["filters_zero_by_chance"])
-        place = KEYS.index(key_of(row)), convolutions.index(row["layer"])
-        assert figures["mask_structure"]["panels"][0][place] == pytest.approx(beyond)
-
-
 def test_rows_of_movement_are_means_over_the_networks_of_what_is_recorded(folder):
     expected = {}
     for key in KEYS:
@@ -208,7 +191,6 @@ def test_missing_evaluations_drop_the_comparisons_of_masks_alone(folder, is_ther
     assert make(folder) == 0
     assert "not compared: masks of supervised global 0.9: run its PIE script again" in capsys.readouterr().out
     assert {key for row in found["mask_similarity"][0] for key in pair_of(row)} == {*KEYS[:3]}
-    assert {key_of(row) for row in found["mask_structure"][0]} == {*KEYS[:3]}
     for name in ("pie_overlap", "class_recall", "weight_movement"):
         assert {key_of(row) for row in found[name][0]} == {*KEYS}
     for path in folder.glob("*/evaluations/*.npz"):
@@ -221,8 +203,7 @@ def test_masks_of_other_architectures_are_left_out(folder, monkeypatch):
     more = {"learning": ("supervised",), "methods": ("GMP",), "sparsities": (0.5,)}
     make_results(folder, **RESULTS | more)
     found = compare(folder)
-    for name in ("mask_similarity", "mask_structure"):
-        assert {key_of(row) for row in found[name][0]} == {*KEYS}
+    assert {key for row in found["mask_similarity"][0] for key in pair_of(row)} == {*KEYS}
     assert {key_of(row) for row in found["pie_overlap"][0]} == {*KEYS, ("supervised", "GMP", 0.5)}
 
 

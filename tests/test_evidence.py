@@ -506,6 +506,15 @@ def test_pairs_whose_settings_differ_do_not_decide(case, methods, key, expected)
     assert all(row.note.endswith("%" + expected) and row.decides is not bool(expected) for row in rows)
 
 
+@pytest.mark.parametrize("method, expected", [("GMP_global", False), ("global", True)])
+def test_claim_4_is_not_decided_by_networks_trained_unlike_their_dense_ones(case, method, expected):
+    pruned = next(item for item in case[1] if item.pruning_method == method)
+    row = pruned.row | {"epochs": 5, "dense_epochs": 6}
+    rows = [*evidence.pies_against_others([replace(pruned, row=row, dense_settings=None)])]
+    assert {row.decides for row in rows if row.measure in measures.IMAGE_MEASURES} == {expected}
+    assert any("settings differ from dense: epochs" in row.note for row in rows) is not expected
+
+
 def test_scopes_that_differ_never_meet_and_pairs_of_other_accuracy_do_not_decide(tmp_path):
     weak = lambda learning, method, sparsity: 6.0 if learning == "SupCon" else 0.2
     few = dict(methods=("GMP", "GMP_global", "later_GMP"), sparsities=(0.9,), umap=False, q_score=False)

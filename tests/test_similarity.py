@@ -104,39 +104,6 @@ def test_mask_similarities_equal_loops_over_all_pairs_of_networks(groups, seeds,
             np.testing.assert_allclose(getattr(found, name)[one, other], expected, rtol=1e-12, err_msg=name)
 
 
-def test_shares_of_zero_filters_and_channels_equal_loops():
-    rng = np.random.default_rng(0)
-    for density in (0.02, 0.1, 0.5):
-        mask = rng.random((6, 5, 3, 2)) < density
-        filters = [
-            not any(mask[f, c, y, x] for c in range(5) for y in range(3) for x in range(2)) for f in range(6)
-        ]
-        channels = [
-            not any(mask[f, c, y, x] for f in range(6) for y in range(3) for x in range(2)) for c in range(5)
-        ]
-        assert similarity.zero_shares(mask) == (
-            pytest.approx(sum(filters) / 6),
-            pytest.approx(sum(channels) / 5),
-        )
-
-
-@pytest.mark.parametrize(
-    "size, zeros, part",
-    [
-        (10, 5, 2),
-        (432, 400, 27),
-        (36_864, 35_000, 576),
-        (589_824, 560_333, 1152),
-        (20, 19, 1),
-        (20, 20, 5),
-        (12, 4, 4),
-    ],
-)
-def test_chance_of_a_zero_part_is_hypergeometric(size, zeros, part):
-    expected = scipy.stats.hypergeom(size, zeros, part).pmf(part)
-    assert similarity.chance_zero_share(size, zeros, part) == pytest.approx(expected, rel=1e-6)
-
-
 # PIEs
 
 

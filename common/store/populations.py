@@ -19,11 +19,11 @@ from common.store.names import CheckpointName, dense_checkpoints, kinds_in, name
 from common.store.records import (
     check_record,
     file_sha256,
-    find_duplicate_weights,
     log_external,
     origin_of,
     read_record,
     remedy_for,
+    tensor_checksums,
 )
 from common.study import Study
 
@@ -79,6 +79,11 @@ class Population:
     @property
     def method(self) -> PruningMethod:
         return parse_method(self.pruning_method)
+
+    @property
+    def role(self) -> str:
+        """The word for its networks in logs and on axes."""
+        return self.pruning_method if self.pruning_method in ("dense", FINETUNED) else "pruned"
 
     @property
     def flag_prefix(self) -> str:
@@ -243,9 +248,7 @@ def choose_population(study: Study, candidates: list[Population], dense: Populat
         candidates = from_dense(study, candidates, dense)
     population = only_population(candidates)
     check_population(study, population, dense)
-    pruning_method = population.pruning_method
-    role = pruning_method if pruning_method in ("dense", FINETUNED) else "pruned"
-    logger.info(f"{role} networks: {population} in {population.folder}")
+    logger.info(f"{population.role} networks: {population} in {population.folder}")
     external = [
         path
         for member in population.members
@@ -449,16 +452,15 @@ def check_population(study: Study, population: Population, dense: Population | N
             f"{population} in {population.folder}: ids {show_ids(missing)} are missing; "
             f"{how_to_train(study, population, missing)}, or give a smaller --models_number{allow}"
         )
-    duplicates, shared = find_duplicate_weights(member.paths[0] for member in members), "weights"
-    path_of_seed: dict[str, Path] = {}
+    path_of: dict[str | tuple, Path] = {}
     for member in members:
-        path, seed = member.paths[-1], (member.record or {}).get("seed")
-        other = path if seed is None else path_of_seed.setdefault(str(seed), path)
-        if other is not path and not duplicates:
-            duplicates, shared = (path, other), "seed"
-    if duplicates:
-        path, other = duplicates
-        raise UserError(f"{path} has the same {shared} as {other}: they are one network; {remedy_for(path)}")
+        first, last = member.paths[0], member.paths[-1]
+        seed = str((member.record or {}).get("seed", last))
+        for shared, path, key in (("weights", first, tensor_checksums(first)), ("seed", last, seed)):
+            if (other := path_of.setdefault(key, path)) is not path:
+                raise UserError(
+                    f"{path} has the same {shared} as {other}: they are one network; {remedy_for(path)}"
+                )
     parents = {member.id: member.checksums for member in (dense.members if dense else ())}
     remedy = "retrain all of them into a separate folder"
     for member in members:

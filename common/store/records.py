@@ -12,7 +12,7 @@ import re
 import time
 import warnings
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
@@ -370,19 +370,9 @@ def read_payload(path: Path, remedy: str = "") -> dict:
     return payload
 
 
-def find_duplicate_weights(paths: Iterable[Path]) -> tuple[Path, Path] | None:
-    """Returns two files that hold the same supervised network or encoder, in any format, the later one first;
-    None if there are none."""
-    path_of: dict[tuple, Path] = {}
-    for path in paths:
-        other = path_of.setdefault(_tensor_checksums(path), path)
-        if other is not path:
-            return path, other
-    return None
-
-
-def _tensor_checksums(path: Path) -> tuple:
-    """Returns sizes and CRCs of all tensors from the zip file's directory, without reading tensors."""
+def tensor_checksums(path: Path) -> tuple:
+    """Returns sizes and CRCs of all tensors from the zip file's directory, without reading tensors. Files of
+    the same supervised network or encoder have the same ones, in any format."""
     try:
         with zipfile.ZipFile(path) as file:
             tensors = [entry for entry in file.infolist() if "/data/" in entry.filename]
@@ -480,16 +470,12 @@ class TrainingState:
         return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        if error is None:
+        # A training that diverged would do so again.
+        if error is None or isinstance(error.__context__, NotFiniteError):
             self.path.unlink(missing_ok=True)
             return
-        if isinstance(error.__context__, NotFiniteError):  # it diverged, and would again
-            self.path.unlink(missing_ok=True)
-            return
-        try:
+        with suppress(UserError, OSError, MemoryError):  # a full disk, say; the previous state still exists
             self._save()
-        except (UserError, OSError, MemoryError):
-            pass  # a full disk, for example; the previous state still exists
         if self.saved_epoch:
             error.add_note(f"{self.path} holds the state after {self.saved_epoch} epochs")
 

@@ -65,7 +65,6 @@ def compare_all(
         "class_recall": [item for item in populations if {*item.arrays["ids"]} & {*item.arrays["dense_ids"]}],
         "weight_movement": moved,
         "mask_similarity": masks,
-        "mask_structure": masks,
     }
     tables, figures = {}, {}
     for name, kind in KINDS.items():
@@ -210,33 +209,6 @@ def mask_overlaps(masks: list[Masks]) -> Measured:
     return Measured(rows, panels)
 
 
-ZEROS = ("filters_zero", "filters_zero_by_chance", "input_channels_zero", "input_channels_zero_by_chance")
-
-
-def zero_structure(masks: list[Masks]) -> Measured:
-    """Measures the shares of filters and input channels of convolutions without any weight, and those in
-    random masks of the same density in each layer; means over the networks."""
-    layers, shapes = masks[0].layers, masks[0].shapes
-    convolutions = [index for index, layer in enumerate(layers) if not layer.startswith("fc.")]
-
-    def shares(mask: np.ndarray) -> list[float]:
-        zeros = int((~mask).sum())
-        chance = [similarity.chance_zero_share(mask.size, zeros, mask.size // n) for n in mask.shape[:2]]
-        filters, channels = similarity.zero_shares(mask)
-        return [filters, chance[0], channels, chance[1]]
-
-    rows, names = [], [layers[index] for index in convolutions]
-    values = np.zeros((len(ZEROS), len(masks), len(convolutions)))
-    for g, item in enumerate(masks):
-        by_layer = np.split(item.kept, np.cumsum(shapes.prod(1)), 1)
-        for position, index in enumerate(convolutions):
-            layer_masks = by_layer[index].reshape(-1, *shapes[index])
-            values[:, g, position] = np.mean(list(map(shares, layer_masks)), 0)
-        rows += rows_of(item.population.key, "layer", names, dict(zip(ZEROS, values[:, g])))
-    panels = {"filters": values[0] - values[1], "input channels": values[2] - values[3]}
-    return Measured(rows, panels, [*map(short_layer, names)])
-
-
 def movements(populations: list[StoredPopulation]) -> Measured:
     """Measures how far kept weights moved in the training after pruning, relative to their size before it;
     means over the networks, NaN for layers without a record."""
@@ -275,15 +247,6 @@ KINDS = {
         "layer",
         "Overlap of kept weights, over chance",
         "Jaccard similarity, times that of random masks of the same density in each layer",
-    ),
-    "mask_structure": Kind(
-        zero_structure,
-        "layer",
-        "Filters and input channels without weights, over chance",
-        "share, minus that in random masks of the same density (percentage points)",
-        100,
-        0,
-        True,
     ),
     "weight_movement": Kind(
         movements,

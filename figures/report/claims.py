@@ -268,7 +268,9 @@ def missing(evidence: list[dict], claim: Claim) -> list[str]:
                 f"accuracies are more than {100 * CONFOUNDING_GAP:g} points apart"
             )
         elif undefined:
-            message = "no interval, because networks do not differ or there are too few PIEs"
+            message = (
+                "no interval: networks do not differ, halves of the seeds disagree, or there are too few PIEs"
+            )
         elif few:
             numbers = either(row["models"] for row in few)
             message = f"comparisons of {numbers} networks; a verdict needs {FEWEST_SEEDS}"

@@ -126,14 +126,15 @@ def unlike_settings(first: StoredPopulation, second: StoredPopulation) -> str:
     if first.arrays["architecture"] != second.arrays["architecture"]:
         unlike.append("architecture")
     for population in (first, second):
-        if population.parsed.trained_alone:
-            unlike += [f"dense {key}" for key in unlike_dense(population)]
+        unlike += [f"dense {key}" for key in unlike_dense(population)]
     return f"; settings differ: {', '.join(unlike)}" if unlike else ""
 
 
 def unlike_dense(population: StoredPopulation) -> list[str]:
-    """Names the settings in which a training from scratch differs from that of the dense networks. Of
-    external networks only the facts in their names are known."""
+    """Names the settings in which a training from scratch differs from that of the dense networks; none for
+    networks made from dense ones. Of external networks only the facts in their names are known."""
+    if not population.parsed.trained_alone:
+        return []
     settings, dense, row = population.settings, population.dense_settings, population.row
     if not dense or "external" in {*settings, *dense}:
         return [fact for fact in FACTS if row.get(f"dense_{fact}", row.get(fact)) != row.get(fact)]
@@ -148,11 +149,8 @@ def mean_accuracy(population: StoredPopulation) -> float:
 
 
 def accuracies(*populations: StoredPopulation) -> str:
-    return (
-        "accuracy "
-        + " and ".join(f"{round(100 * mean_accuracy(item), 2):.2f}" for item in populations)
-        + " %"
-    )
+    texts = (f"{100 * mean_accuracy(item):.2f}" for item in populations)
+    return f"accuracy {' and '.join(texts)} %"
 
 
 PRIMARY = {"accuracy lost": "accuracy_lost", "excess PIEs": "excess"}
@@ -241,6 +239,8 @@ def pies_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
     """Claim 4: Q-Score and depth of PIEs minus those of other images, in pruned networks."""
     for population in claimed:
         note = "" if has_control(population) else "reference: dense, no finetune-only control"
+        if unlike := unlike_dense(population):
+            note = f"settings differ from dense: {', '.join(unlike)}"
         for sign, (measure, name) in zip((-1, 1), IMAGE_MEASURES.items()):
             smallest = claims.SMALLEST_IN_DEVIATIONS
             if len(population.seeds) < 2 or not {*population.pruned.ids_of(name)} & {*population.seeds}:
@@ -248,7 +248,7 @@ def pies_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]:
             for words, controlled in (("", True), (", all", False)):
                 sample = pies_minus_others(population, name, controlled)
                 terms = [(sign, population.learning_method, sample)]
-                yield Row(measure + words, (population,), terms, smallest, controlled, note)
+                yield Row(measure + words, (population,), terms, smallest, controlled and not unlike, note)
         for measure, name in {"AUROC of Q-Score": "auroc_q_score", "AUROC of depth": "auroc_depth"}.items():
             values = values_of_networks(population, name)
             if values:

@@ -198,7 +198,7 @@ def pies_minus_others(population: StoredPopulation, measure: str, controlled: bo
     values = (values - values[defined].mean(0)) / np.where(deviation > 0, deviation, np.nan)
     # Images without a value in some network are ignored; the last column counts the rest.
     values = np.column_stack([np.where(defined[:, None], values, 0), defined])
-    seed_index = [seeds.index(model_id) for model_id in networks.ids_of(measure)[probed].tolist()]
+    seed_index = [seeds.index(ids[index]) for index in probed]
 
     def differences(splits: Callable, groups: np.ndarray | int = 0) -> np.ndarray:
         """Returns the difference for every split of every set of seeds, (S, 1, J); with groups of images
@@ -290,7 +290,7 @@ class Statistic(NamedTuple):
     fewest: int = 1  # smallest number of networks for it
 
 
-OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy", "auroc_q_score", "auroc_depth")
+OF_NETWORKS = ("accuracy", "q_score", "depth", "knn_accuracy")
 STATISTICS = {
     "pies": Statistic(number_of_pies),
     "excess": Statistic(excess, fewest=2),

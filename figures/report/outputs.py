@@ -71,7 +71,7 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         others = f" ({len(foreign) - 1} more files differ)" if foreign[1:] else ""
         raise UserError(
             f"{foreign[0]} is not as this script wrote it from {results}{others}; move it away (of a report: "
-            "report.html, report/ and similarity/), or name another folder"
+            "report.html, report/ and similarity/), or name another folder (--output_dir or --release)"
         )
 
     def replace() -> None:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.corruptions import STRENGTHS
-from common.methods import FINETUNED, SMALL, parse_method
+from common.methods import FINETUNED, SMALL, parse_method, with_sparsity
 from figures.report import claims, uncertainty
 from figures.report.contents import (
     Picture,
@@ -255,12 +255,13 @@ def warnings(report: Report) -> list[str]:
     kinds = (WEAK_DENSE, WEAK, report.dense), (NEAR_GUESSING, highest_chance, report.populations)
     messages = []
     for reason, threshold, rows in kinds:
-        weak_rows = [row for row in rows if row["accuracy"]["value"] < threshold]
         names = [
-            f"{row['learning_method']} {row['pruning_method']} {show(row['accuracy']['value'], 100, 2)} %"
-            for row in weak_rows
+            f"{row['learning_method']} {with_sparsity(row['pruning_method'], row['sparsity'])}: "
+            f"{show(row['accuracy']['value'], 100, 2)} %"
+            for row in rows
+            if row["accuracy"]["value"] < threshold
         ]
-        messages += [f"{reason}: {', '.join(names)}."] if weak_rows else []
+        messages += [f"{reason}: {'; '.join(names)}."] if names else []
     return messages
 
 

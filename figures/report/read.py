@@ -325,7 +325,7 @@ def read_masks(population: StoredPopulation) -> Masks | None:
 def read_figure(population: StoredPopulation, kind: str) -> dict | None:
     """Reads the arrays of a figure about a population, if it was drawn from the same networks; otherwise
     None."""
-    name = f"*_{population.pruning_method}_{population.sparsity}sparsity_*.npz"
+    name = f"[!.]*_{population.pruning_method}_{population.sparsity}sparsity_*.npz"
     # In reverse order, depths by prediction come before those by label.
     for path in sorted((population.folder / kind).glob(name), reverse=True):
         arrays = read_arrays(path) or {}

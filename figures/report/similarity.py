@@ -90,18 +90,6 @@ def mask_similarity(
     return MaskSimilarity(same, different, chance, by_layer, same_pairs, different_pairs)
 
 
-def zero_shares(mask: np.ndarray) -> tuple[float, float]:
-    """Returns the shares of filters and of input channels of a convolution (F, C, h, w) without any kept
-    weight."""
-    return float((~mask.any((1, 2, 3))).mean()), float((~mask.any((0, 2, 3))).mean())
-
-
-def chance_zero_share(size: int, zeros: int, part: int) -> float:
-    """Returns the expected share of parts of `part` weights that are all zero, if `zeros` of `size` weights
-    are zero at random."""
-    return float(stats.hypergeom.pmf(part, size, zeros, part))
-
-
 # PIEs
 
 
