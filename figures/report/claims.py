@@ -176,7 +176,7 @@ FINDINGS = {  # verdict -> its sentence, filled with a claim's outcomes
     CONTRADICTED: "It is the other way round: {1}.",
     NO_DIFFERENCE: "Here, {2}.",
     NOT_UNIQUE: "Here, {2}.",
-    UNDECIDED: "The differences are too small or too uncertain to say whether {}.",
+    UNDECIDED: "The measures disagree or are too uncertain to say whether {}.",
 }
 RULES = (  # the first rule that holds decides
     (NOTHING, "a deciding measure has no row, or an undefined one"),
