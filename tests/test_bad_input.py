@@ -1323,8 +1323,10 @@ def test_a_file_that_the_report_did_not_write_is_not_replaced(report, capsys, na
         [name, *_] = (f"pub/{path.name}" for path in Path("drawn").glob("*.png"))
     write(name)()
     before = files(Path.cwd())
-    assert report(*NOT_WRITTEN.get(name, ["--output_dir", "pub"])) == 2
-    check_the_line(capsys.readouterr().err, f"{name} ... move ... away")
+    flags = NOT_WRITTEN.get(name, ["--output_dir", "pub"])
+    assert report(*flags) == 2
+    remedies = ["move ... away", *(f"or give another {flag}" for flag in flags[:1])]
+    check_the_line(capsys.readouterr().err, f"{name} ... {' ... '.join(remedies)}")
     assert files(Path.cwd()) == before
 
 

@@ -141,9 +141,8 @@ def test_checkpoints_load_whatever_frameworks_wrap_them_in(tmp_path, form):
             weight, SUPERVISED["base.fc.weight"] if len(files) == 1 else HEAD["head"]["fc.weight"]
         )
     torch.save(SUPERVISED, tmp_path / "again.pt")
-    assert records.tensor_checksums(tmp_path / "again.pt") == records.tensor_checksums(
-        paths[0]
-    )  # in two forms
+    first, second = map(records.tensor_checksums, (paths[0], tmp_path / "again.pt"))
+    assert first == second, "one network in two forms"
 
 
 def test_a_loss_is_added_by_one_entry_and_trains_under_its_name(tmp_path, monkeypatch, capsys):

@@ -113,12 +113,12 @@ CLAIMS = (
             Measure("U across pruning methods", SAME_IMAGES, decimals=2, decides=True),
             Measure(
                 "Jaccard across learning methods",
-                "PIEs against the reference: sets minus random ones",
+                "PIEs against the reference, minus random sets",
                 decimals=2,
             ),
             Measure(
                 "Jaccard across pruning methods",
-                "PIEs against the reference: sets minus random ones",
+                "PIEs against the reference, minus random sets",
                 decimals=2,
             ),
         ),

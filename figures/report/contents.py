@@ -323,8 +323,8 @@ def against_sparsity(
     (heading, text), (ylabel, scale, _) = CAPTIONS[kind or name], SHOWN[name]
     series: dict[str, list[dict]] = {}
     for row in rows:
-        run = f" · {row['run']}" if "run" in row else ""
-        series.setdefault(f"{row['learning_method']} {row['pruning_method']}{run}", []).append(row)
+        test_set = f" · {row['test_set']}" if "test_set" in row else ""
+        series.setdefault(f"{row['learning_method']} {row['pruning_method']}{test_set}", []).append(row)
     networks = [[row[name].get("models", row.get("networks")) for row in group] for group in series.values()]
     arrays = {
         "figure": "against_sparsity",
@@ -373,7 +373,7 @@ def shift(compared: list[StoredPopulation], all_rows: list[dict], name: str) -> 
     compared = [population for population in compared if population.learning_method in evaluated]
     methods = grouped(compared, "learning_method", "pruning_method")
     rows = [
-        {**row, "pruning_method": pruning, "run": row["test_set"]}
+        row | {"pruning_method": pruning}
         for (learning, pruning), row in product(methods, all_rows)
         if name in row and row["learning_method"] == learning and row["pruning_method"] in (pruning, "dense")
     ]

@@ -69,9 +69,10 @@ def prepare_outputs(kind: str, folder: Path, staged: Path, results: Path) -> Cal
         path.parent.mkdir(parents=True, exist_ok=True)
     if foreign := [path for path in paths if os.path.lexists(path) and not is_ours(path)]:
         others = f" ({len(foreign) - 1} more files differ)" if foreign[1:] else ""
+        other = {"report": "", "release": ", or give another --release"}
         raise UserError(
             f"{foreign[0]} is not as this script wrote it from {results}{others}; move it away (of a report: "
-            "report.html, report/ and similarity/), or name another folder (--output_dir or --release)"
+            f"report.html, report/ and similarity/){other.get(kind, ', or give another --output_dir')}"
         )
 
     def replace() -> None:
