@@ -170,7 +170,7 @@ RUN = (
     "--run",
     values.run_name,
     None,
-    "store the results separately, in pies/NAME/runs/RUN/ (default: pies/NAME/)",
+    "name of results that are kept apart, in pies/NAME/runs/RUN/ (default: pies/NAME/)",
 )
 
 

@@ -296,22 +296,16 @@ def measure(
     Args:
         labels: (N,) true classes.
     Returns:
-        arrays: labels and is_pie (N,); for each side (dense names begin with `dense_`) modal_labels, tied and
-        votes for the modal label (N,), q_score, z_score and l1_norm (N,) averaged over the networks, ids,
-        evaluations and accuracy (K,), recall (K, classes); confidence of the disagreement (N,);
-        pies_per_class (classes,); gallery, indices of the most confident PIEs, equal
-        ones in random order; the arrays of
-        `lost_and_kept`; if recorded, movement (K, L) of the movement_layers (L,).
+        arrays: labels (N,); those of `metrics.disagreement`; for each side (dense names begin with `dense_`)
+        q_score, z_score and l1_norm (N,) averaged over the networks, ids, evaluations and accuracy (K,),
+        recall (K, classes); pies_per_class (classes,); gallery, indices of the most confident PIEs, equal
+        ones in random order; the arrays of `lost_and_kept`; if recorded, movement (K, L) of the
+        movement_layers (L,).
     """
-    arrays = {"labels": labels, "images": len(labels)}
     voters = voting_predictions(dense, pruned)
-    disagreement = metrics.disagreement(*voters, classes)
-    for prefix, side, predictions in (("", pruned, voters[1]), ("dense_", dense, voters[0])):
-        modal_labels, tied = metrics.modal_labels(predictions, classes)
+    arrays = {"labels": labels, "images": len(labels), **metrics.disagreement(*voters, classes)}
+    for prefix, side in (("", pruned), ("dense_", dense)):
         side_arrays = {
-            "modal_labels": modal_labels,
-            "tied": tied,
-            "votes": disagreement[f"{prefix or 'pruned_'}agreeing"],
             **{part: metrics.mean_over_defined(side.outputs[part]) for part in PARTS},
             "ids": side.ids,
             "evaluations": [member.paths[0].stem for member in side.population.members],
@@ -319,8 +313,7 @@ def measure(
             "accuracy": (side.predictions == labels).mean(1),
         }
         arrays |= {f"{prefix}{name}": value for name, value in side_arrays.items()}
-    is_pie = arrays["dense_modal_labels"] != arrays["modal_labels"]
-    confidence = disagreement["confidence"]
+    is_pie, confidence = arrays["is_pie"], arrays["confidence"]
     images = np.random.default_rng(0).permutation(np.flatnonzero(is_pie))  # mixes the classes of a folder
     measures = lost_and_kept(dense, pruned, labels, is_pie)
     changes = metrics.lost_and_gained(arrays["dense_modal_labels"], arrays["modal_labels"], labels)
@@ -328,8 +321,6 @@ def measure(
     arrays |= {
         **measures,
         **counts,
-        "is_pie": is_pie,
-        "confidence": confidence,
         "pies_per_class": metrics.pies_per_class(is_pie, labels, classes),
         "gallery": images[np.argsort(-confidence[images], kind="stable")][:GALLERY],
     }

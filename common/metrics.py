@@ -5,7 +5,7 @@ K models, N images, C classes, P probe layers, D dimensions.
 
 import numpy as np
 
-from common.voting import checked_classes, modal_labels, vote_counts, winners
+from common.voting import checked_classes, modal_labels, vote_counts, vote_lead, winners
 
 BINS = 15  # for the calibration error
 
@@ -25,28 +25,28 @@ def find_pies(dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num
 def disagreement(
     dense_predictions: np.ndarray, pruned_predictions: np.ndarray, num_classes: int
 ) -> dict[str, np.ndarray]:
-    """Measures how strongly two populations support their modal labels for each image.
+    """Compares the votes of two populations for each image.
 
     Args:
         dense_predictions, pruned_predictions: (K, N) and (K', N).
     Returns:
-        dense_agreeing, pruned_agreeing (N,): number of models that predict the modal label of their
-        population; confidence (N,): the share of models that predict the modal label of their population
-        minus the share that predict that of the other population, averaged over both populations. It is 1
-        if all dense models predict d and all pruned models p, and 0 if d = p.
+        arrays (N,): modal_labels; tied, whether another class has as many votes; votes for the modal label;
+        the same of the dense models, which begin with `dense_`; is_pie; confidence: the share of models that
+        predict the modal label of their population minus the share that predict that of the other
+        population, averaged over both populations. It is 1 if all dense models predict d and all pruned
+        models p, and 0 if d = p.
     """
     populations = dense_predictions, pruned_predictions
     votes = [vote_counts(predictions, num_classes) for predictions in populations]
-    labels = [winners(count) for count in votes]
-    images = np.arange(len(labels[0]))
-    agreeing = [count.max(1) for count in votes]
-    crossing = [count[images, label] for count, label in zip(votes, labels[::-1])]
-    margins = [(a - b) / len(predictions) for a, b, predictions in zip(agreeing, crossing, populations)]
-    return {
-        "dense_agreeing": agreeing[0],
-        "pruned_agreeing": agreeing[1],
-        "confidence": np.mean(margins, 0),
-    }
+    labels = [*map(winners, votes)]
+    arrays, margins = {"is_pie": labels[0] != labels[1]}, []
+    for prefix, count, label, other in zip(("dense_", ""), votes, labels, labels[::-1]):
+        most = count.max(1)
+        side = {"modal_labels": label, "tied": vote_lead(count) == 0, "votes": most}
+        arrays |= {f"{prefix}{name}": values for name, values in side.items()}
+        margins.append(most - count[np.arange(len(other)), other])
+    networks = [[len(predictions)] for predictions in populations]
+    return arrays | {"confidence": np.mean(np.divide(margins, networks), 0)}
 
 
 def probability_changes(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:

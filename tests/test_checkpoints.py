@@ -76,8 +76,8 @@ def small_checkpoint(folder, **configuration):
         network.base.fc.bias += 1.0
     name, path = NAME, folder / str(NAME)
     facts = {"seed": 0, "data": DIGITS.facts(), "run": process.environment(torch.device("cpu"), 0.0)}
-    record = records.make_record(name, {"epochs": 3, **configuration}, network, **facts)
-    records.save_checkpoint(path, records.cpu_state(network), record)
+    payload, configuration = records.cpu_state(network), {"epochs": 3, **configuration}
+    records.save_checkpoint(path, payload, name, configuration, network, **facts)
     return path, name, network
 
 
@@ -167,6 +167,6 @@ def test_finished_means_the_same_code_unless_other_code_is_asked_for(tmp_path):
 
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_its_name(tmp_path):
     payload = {"weight": torch.arange(6.0)}
-    records.save_checkpoint(tmp_path / "one.pt", payload, {})
-    records.save_checkpoint(tmp_path / "other name.pt", payload, {})
+    for file in ("one.pt", "other name.pt"):
+        records.save_checkpoint(tmp_path / file, payload, NAME, {}, torch.nn.Linear(1, 1))
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other name.pt").read_bytes()

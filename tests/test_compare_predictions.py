@@ -68,7 +68,7 @@ def test_numbers_equal_slow_counts_from_class_ids_and_from_probabilities(arrays,
 
 
 def test_the_page_has_names_and_pictures_and_only_its_files_are_replaced(arrays, tmp_path):
-    (tmp_path / "names.txt").write_text("cat\ndog\n<bird>\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\n<bird>\n", "utf-8-sig")
     for index in range(40):
         path = tmp_path / f"photos/{index // 3}/{index % 3}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,7 @@ def test_one_network_has_no_excess(arrays, capsys):
         ([], {"pruned": as_probabilities(np.zeros((7, 40), int)), "labels": LABELS + 1}, "class id 3"),
         ([], {"dense": np.array([["a"] * 40])}, "--dense dense.npy: shape (1, 40), <U1"),
         (["--pruned", "words.npy"], {}, "words.npy is not a .npy file of numbers"),
+        (["--pruned", "damaged.npy"], {}, "damaged.npy is not a .npy file of numbers"),
         (["--pruned", "missing.npy"], {}, "--pruned missing.npy is not a file"),
         (["--pruned", "fifo.npy"], {}, "fifo.npy is not a file"),
         (["--pruned", "x/pruned.npy"], {}, "two files of --pruned have the same name"),
@@ -118,6 +119,9 @@ def test_one_network_has_no_excess(arrays, capsys):
 )
 def test_other_arrays_are_refused_in_one_line(arrays, capsys, tmp_path, flags, changed, words):
     (tmp_path / "words.npy").write_text("word")
+    np.save(tmp_path / "damaged.npy", LABELS)
+    content = (tmp_path / "damaged.npy").read_bytes()
+    (tmp_path / "damaged.npy").write_bytes(content.replace(b")", b" "))
     os.mkfifo(tmp_path / "fifo.npy")
     assert arrays(*flags, **changed) == 2
     said = capsys.readouterr().err

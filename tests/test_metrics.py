@@ -70,7 +70,7 @@ def test_modal_labels_ties_and_pies_equal_a_slow_count(models, classes):
     sure = metrics.disagreement(dense, pruned, classes)
     shares = [(each == labels).mean(0) - (each == pruned_labels).mean(0) for each in (dense, pruned)]
     np.testing.assert_allclose(sure["confidence"], (shares[0] - shares[1]) / 2, atol=1e-12)
-    assert sure["pruned_agreeing"].tolist() == (pruned == pruned_labels).sum(0).tolist()
+    assert sure["votes"].tolist() == (pruned == pruned_labels).sum(0).tolist()
     counts = Counter(dense[0, is_pie].tolist())
     assert metrics.pies_per_class(is_pie, dense[0], 12).tolist() == [counts[label] for label in range(12)]
 

@@ -43,8 +43,7 @@ def pies(*words, models_number=2, method="sup"):
 def save(view, path, name, network, payload, configuration, elsewhere, **more):
     run = process.environment(torch.device("cpu"), 0.0)
     facts = {"seed": name.id, "data": view.data.facts(), "run": run, **more}
-    record = records.make_record(name, configuration, network, **facts)
-    records.save_checkpoint(path, payload, record)
+    records.save_checkpoint(path, payload, name, configuration, network, **facts)
     if elsewhere:
         path.with_suffix(".json").unlink()
     return records.file_sha256(path)

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WIDTH = 110
 README_BYTES = 9_000
-# May fall; what common/, and what common/, figures/ and the scripts have together.
-COMMON_TOKENS, ALL_TOKENS = 54_670, 88_270
+# Of common/; of common/, figures/ and the scripts together.
+COMMON_TOKENS, ALL_TOKENS = 54_610, 87_900
 PARAMETERS = 6
 NO_TOKENS = {
     getattr(tokenize, name) for name in "COMMENT NL NEWLINE INDENT DEDENT ENCODING ENDMARKER".split()

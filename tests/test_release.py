@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,11 @@ def test_a_copy_holds_many_values_in_two_bytes_and_the_rest_as_it_was(released):
 @pytest.mark.parametrize("values", [np.full(2000, 7e4), np.arange(3.0), np.arange(5000)])
 def test_what_two_bytes_do_not_hold_stays(values):
     assert release.rounded(values).dtype == values.dtype
+
+
+def test_an_array_without_values_is_copied_without_a_warning():
+    with warnings.catch_warnings(action="error"):
+        assert np.isnan(release.rounded(np.full(2000, np.nan))).all()
 
 
 # folder in figures/results -> its section in docs/report.md, pinned tables, claims that it judges

@@ -187,8 +187,8 @@ def test_a_number_and_its_interval_are_one_cell_of_a_table_for_papers():
         ["2744.0", "2578.22", "2909.78", "8", "0.5", "", "", "b"],
         ["3.0", "3.0", "3.0", "8", "", "", "", "c"],
     ]
-    assert tables.with_intervals([titles, *rows]) == [
-        ["pies", "value", "q"],
+    rows = [dict(zip(titles, row)) for row in rows]
+    assert [[tables.with_interval(row, name) for name in ("pies", "value", "q")] for row in rows] == [
         ["12 [8, 16]", "-0.048 [-0.057, -0.039]", "a"],
         ["2744 [2578, 2910]", "0.5", "b"],
         ["3.0000 [3.0000, 3.0000]", "", "c"],
@@ -233,8 +233,8 @@ def view(tmp_path, monkeypatch):
         name = CheckpointName("supervised", "supervised", "dense", 0.0, 3, model_id, widen_factor=1, depth=10)
         run = process.environment(torch.device("cpu"), 0.0)
         facts = {"seed": model_id, "data": opened.data.facts(), "run": run}
-        record = records.make_record(name, {"epochs": 3}, network, **facts)
-        records.save_checkpoint(opened.folder / str(name), records.cpu_state(network), record)
+        path, payload = opened.folder / str(name), records.cpu_state(network)
+        records.save_checkpoint(path, payload, name, {"epochs": 3}, network, **facts)
     return opened
 
 

@@ -55,14 +55,30 @@ def torch_bytes(content: dict) -> bytes:
     return file.getvalue()
 
 
-def save_checkpoint(path: Path, payload: dict, record: dict) -> None:
-    """Writes a checkpoint and its record, to which it adds the checkpoint's SHA-256."""
+def save_checkpoint(
+    path: Path, payload: dict, name: CheckpointName, configuration: dict, network: nn.Module, **facts
+) -> None:
+    """Writes a checkpoint and its record.
+
+    Args:
+        configuration: shared by all models of a population; checkpoints of the same name must agree in it.
+        network: its sparsity is measured.
+        facts: further entries: seed, data, run, history, the dense network that it comes from.
+    """
     content = torch_bytes(payload)
+    record = {
+        "name": name.facts(),
+        "configuration": configuration,
+        "sparsity": measure_sparsity(network),
+        "history": [],
+        "code": science_code(),
+        **facts,
+        "checkpoint_sha256": hashlib.sha256(content).hexdigest(),
+    }
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        write_json(record_path(path), {**record, "checkpoint_sha256": sha256})
+        write_json(record_path(path), record)
 
     write_atomically(path, write)
 
@@ -170,24 +186,6 @@ def log_external(paths: list[Path]) -> None:
         )
 
 
-def make_record(name: CheckpointName, configuration: dict, network: nn.Module, **facts) -> dict:
-    """Returns the record of a checkpoint.
-
-    Args:
-        configuration: shared by all models of a population; checkpoints of the same name must agree in it.
-        network: its sparsity is measured.
-        facts: further entries: seed, data, run, history, the dense network that it comes from.
-    """
-    return {
-        "name": name.facts(),
-        "configuration": configuration,
-        "sparsity": measure_sparsity(network),
-        "history": [],
-        "code": science_code(),
-        **facts,
-    }
-
-
 def read_record(checkpoint: Path, name: CheckpointName | None = None) -> dict | None:
     """Reads the record of a checkpoint; returns None if it has none, which makes it external.
 
@@ -267,7 +265,17 @@ def load_classifier(
         load_state(encoder, encoder_state(read_payload(paths[0])), paths[0])
         load_state(head, read_payload(paths[1]), paths[1])
         network = models.ContrastiveClassifier(encoder, head)
-    _check_sparsity(network, paths[-1], record, name.sparsity - match_sparsity)
+    measured, expected, path = measure_sparsity(network), name.sparsity - match_sparsity, paths[-1]
+    if record is None and abs(measured["total"] - expected) > PUBLISHED_SPARSITY_TOLERANCE:
+        raise UserError(
+            f"{path} has {measured['total']:.4f} of its weights at zero, but its name says {expected}; "
+            "rename it"
+        )
+    if record and measured["zeros"] != record["sparsity"]["zeros"]:
+        raise UserError(
+            f"{path} has {measured['zeros']} weights at zero, but its JSON says "
+            f"{record['sparsity']['zeros']}; {remedy_for(path)}"
+        )
     return network.eval()
 
 
@@ -299,21 +307,6 @@ def files_named(paths: Sequence[Path]) -> Iterator[None]:
         yield
     except (NotFiniteError, FloatingPointError) as error:
         raise UserError(f"{' and '.join(map(str, paths))}: {error}; {remedy_for(*paths)}") from None
-
-
-def _check_sparsity(network: nn.Module, path: Path, record: dict | None, expected: float) -> None:
-    measured = measure_sparsity(network)
-    if record is None:
-        if abs(measured["total"] - expected) > PUBLISHED_SPARSITY_TOLERANCE:
-            raise UserError(
-                f"{path} has {measured['total']:.4f} of its weights at zero, but its name says {expected}; "
-                "rename it"
-            )
-    elif measured["zeros"] != record["sparsity"]["zeros"]:
-        raise UserError(
-            f"{path} has {measured['zeros']} weights at zero, but its JSON says "
-            f"{record['sparsity']['zeros']}; {remedy_for(path)}"
-        )
 
 
 def load_network(*paths: str | Path) -> models.Classifier:

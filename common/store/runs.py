@@ -337,8 +337,7 @@ def save(
     facts |= {"seed": study.model_seed(file.name.id), "data": study.data.facts()}
     if parents := records.made_from_other_code(made_from):
         facts["made_from_other_code"] = parents
-    record = records.make_record(file.name, file.configuration, network, **facts)
-    records.save_checkpoint(file.path, payload, record)
+    records.save_checkpoint(file.path, payload, file.name, file.configuration, network, **facts)
 
 
 def describe_run(name: CheckpointName) -> str:

@@ -2,9 +2,8 @@
 arrays of figures (kinds of figures/report/plots.py). G populations."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations_with_replacement, permutations
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,35 +14,7 @@ from figures.report.read import Masks, StoredPopulation, grouped, read_masks
 
 SIGNIFICANT = 0.05
 TOTAL = "total"  # in place of a layer: all layers together
-
-
-class Measured(NamedTuple):
-    """The rows of a table, and its heat maps.
-
-    panels: title -> (G, C) values of a heat map; panel_names: its C columns (None: the populations);
-    is_marked: (G, C) cells with a star.
-    """
-
-    rows: list[dict]
-    panels: dict[str, np.ndarray]
-    panel_names: list[str] | None = None
-    is_marked: np.ndarray | bool = False
-
-
-class Kind(NamedTuple):
-    """A kind of comparison.
-
-    measure: computes it; axis: what the columns of its heat map are; shown: the title of the heat map, whose
-    values are multiplied by `scale`; quantity: the label of its colours.
-    """
-
-    measure: Callable[[list], Measured]
-    axis: str
-    shown: str
-    quantity: str
-    scale: int = 1
-    decimals: int = 2
-    diverging: bool = False
+Comparison = tuple[list[dict], dict | None]  # rows of a table; arrays of its figure, if it is shown
 
 
 def compare_all(
@@ -60,25 +31,16 @@ def compare_all(
     # Only masks of the same architecture as the first are compared.
     masks = [item for item in masks if np.array_equal(item.shapes, masks[0].shapes)]
     moved = [item for item in populations if {"movement", "movement_layers"} <= item.arrays.keys()]
-    sources = {
-        "pie_overlap": populations,
-        "class_recall": [item for item in populations if {*item.arrays["ids"]} & {*item.arrays["dense_ids"]}],
-        "weight_movement": moved,
-        "mask_similarity": masks,
+    recalled = [item for item in populations if {*item.arrays["ids"]} & {*item.arrays["dense_ids"]}]
+    kinds = {
+        "pie_overlap": (pie_overlaps, populations),
+        "class_recall": (recall_changes, recalled),
+        "mask_similarity": (mask_overlaps, masks),
+        "weight_movement": (movements, moved),
     }
-    tables, figures = {}, {}
-    for name, kind in KINDS.items():
-        if sources[name]:
-            compared = [item.population if isinstance(item, Masks) else item for item in sources[name]]
-            measured = kind.measure(sources[name])
-            arrays = heat_maps(compared, kind, measured)
-            values = arrays["panels"][np.isfinite(arrays["panels"])]
-            # Figures of mostly zeros and of one population beside itself are not shown.
-            is_shown = 2 * np.count_nonzero(np.round(values, kind.decimals)) > len(values)
-            is_shown &= measured.panel_names is not None or len(compared) > 1
-            tables[name] = measured.rows
-            if is_shown:
-                figures[name] = arrays
+    measured = {name: measure(sources) for name, (measure, sources) in kinds.items() if sources}
+    tables = {name: rows for name, (rows, _) in measured.items()}
+    figures = {name: arrays for name, (_, arrays) in measured.items() if arrays}
     for sparsity, chosen in grouped(populations, "sparsity").items():
         if len(chosen) > 1:
             figures[f"pies_per_class_{sparsity}sparsity"] = pies_per_class(chosen)
@@ -114,7 +76,7 @@ def pair_key(population: StoredPopulation, other: StoredPopulation) -> dict:
     return population.key | {f"other_{column}": value for column, value in other.key.items()}
 
 
-def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
+def pie_overlaps(populations: list[StoredPopulation]) -> Comparison:
     """Measures the Jaccard similarity of PIE sets for all pairs of populations, and that of random sets."""
     is_pie = np.stack([population.is_pie for population in populations]).astype(float)
     common, size = is_pie @ is_pie.T, is_pie.sum(1).astype(int)
@@ -130,7 +92,12 @@ def pie_overlaps(populations: list[StoredPopulation]) -> Measured:
         }
         for i, j in permutations(range(len(populations)), 2)
     ]
-    return Measured(rows, {"": over_chance(jaccard, np.array(chance), -1)})
+    return rows, heat_maps(
+        populations,
+        "Overlap of PIE sets, over chance",
+        "Jaccard similarity, times that of random sets of these sizes",
+        {"": over_chance(jaccard, np.array(chance), -1)},
+    )
 
 
 def over_chance(measured: np.ndarray, chance: np.ndarray, diagonal: int) -> np.ndarray:
@@ -150,7 +117,7 @@ def pies_per_class(populations: list[StoredPopulation]) -> dict:
     }
 
 
-def recall_changes(populations: list[StoredPopulation]) -> Measured:
+def recall_changes(populations: list[StoredPopulation]) -> Comparison:
     """Compares the recall of each class relative to the mean accuracy, pruned against dense (Hooker et al.
     2019), over the seeds that both have. Like Hooker et al., Welch's test treats networks as independent. The
     paired test compares networks of one seed and is corrected for the number of classes."""
@@ -177,11 +144,18 @@ def recall_changes(populations: list[StoredPopulation]) -> Measured:
         rows += rows_of(population.key, "class", names, columns)
         differences.append(columns["difference"])
         is_significant.append(columns["paired_p_holm"] < SIGNIFICANT)
-    panels = {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": np.array(differences)}
-    return Measured(rows, panels, names, np.array(is_significant))
+    panels = {f"* paired test, Holm-corrected p < {SIGNIFICANT:g}": 100 * np.array(differences)}
+    return rows, heat_maps(
+        populations,
+        "Recall of each class relative to the mean accuracy, pruned minus dense",
+        "recall minus accuracy, pruned minus dense (percentage points)",
+        panels,
+        ("class", names),
+        is_significant,
+    )
 
 
-def mask_overlaps(masks: list[Masks]) -> Measured:
+def mask_overlaps(masks: list[Masks]) -> Comparison:
     """Measures the Jaccard similarity of kept weights for all pairs of populations, between networks of the
     same seed and of different seeds, per layer and in total."""
     populations = [item.population for item in masks]
@@ -206,10 +180,15 @@ def mask_overlaps(masks: list[Masks]) -> Measured:
         "networks of the same seed": over_chance(overlaps.same[..., -1], overlaps.chance_by_layer, -1),
         "networks of different seeds": over_chance(overlaps.different[..., -1], overlaps.chance_by_layer, 0),
     }
-    return Measured(rows, panels)
+    return rows, heat_maps(
+        populations,
+        "Overlap of kept weights, over chance",
+        "Jaccard similarity, times that of random masks of the same density in each layer",
+        panels,
+    )
 
 
-def movements(populations: list[StoredPopulation]) -> Measured:
+def movements(populations: list[StoredPopulation]) -> Comparison:
     """Measures how far kept weights moved in the training after pruning, relative to their size before it;
     means over the networks, NaN for layers without a record."""
     means = [
@@ -223,38 +202,13 @@ def movements(populations: list[StoredPopulation]) -> Measured:
         rows += rows_of(population.key, "layer", layers, {"movement": movement})
     # Biases move many times as far; they would dominate the colours.
     shown = [short_layer(layer) for layer, is_weight in zip(layers, weights) if is_weight]
-    return Measured(rows, {"": values[:, weights]}, shown)
-
-
-KINDS = {
-    "pie_overlap": Kind(
-        pie_overlaps,
-        "",
-        "Overlap of PIE sets, over chance",
-        "Jaccard similarity, times that of random sets of these sizes",
-    ),
-    "class_recall": Kind(
-        recall_changes,
-        "class",
-        "Recall of each class relative to the mean accuracy, pruned minus dense",
-        "recall minus accuracy, pruned minus dense (percentage points)",
-        100,
-        1,
-        True,
-    ),
-    "mask_similarity": Kind(
-        mask_overlaps,
-        "layer",
-        "Overlap of kept weights, over chance",
-        "Jaccard similarity, times that of random masks of the same density in each layer",
-    ),
-    "weight_movement": Kind(
-        movements,
-        "layer",
+    return rows, heat_maps(
+        populations,
         "Change of kept weights in the training after pruning",
         "root mean square change over root mean square weight",
-    ),
-}
+        {"": values[:, weights]},
+        ("layer", shown),
+    )
 
 
 def short_layer(layer: str) -> str:
@@ -262,30 +216,46 @@ def short_layer(layer: str) -> str:
     return layer.removesuffix(".weight").replace(".layer", "").replace("convShortcut", "shortcut")
 
 
-def heat_maps(populations: list[StoredPopulation], kind: Kind, measured: Measured) -> dict:
+def heat_maps(
+    populations: list[StoredPopulation],
+    shown: str,
+    quantity: str,
+    panels: dict[str, np.ndarray],
+    axis: tuple[str, list[str]] | None = None,
+    stars: list[np.ndarray] | None = None,
+) -> dict | None:
     """Returns the arrays of a figure of heat maps, one row per population, with values in the cells (empty
-    for NaN)."""
-    panels = kind.scale * np.stack(list(measured.panels.values())).astype(float)
-    starred = np.broadcast_to(measured.is_marked, panels.shape[1:])
+    for NaN); None if most values are 0, or for one population beside itself.
+
+    Args:
+        shown: its title; quantity: the label of its colours; panels: title -> (G, C) values; axis: what its C
+            columns are, and their names (None: the populations); stars: (G, C) cells with a star, of
+            differences.
+    """
+    decimals, diverging = (2, False) if stars is None else (1, True)
+    values = np.stack(list(panels.values())).astype(float)
+    defined = np.round(values[np.isfinite(values)], decimals)
+    if 2 * np.count_nonzero(defined) <= len(defined) or (axis is None and len(populations) == 1):
+        return None
+    starred = np.broadcast_to(diverging and stars, values.shape[1:])
 
     def cell(value: float, star: bool) -> str:
-        text = f"{round(value, kind.decimals) + 0.0:{'+' * kind.diverging}.{kind.decimals}f}"
+        text = f"{round(value, decimals) + 0.0:{'+' * diverging}.{decimals}f}"
         return "" if math.isnan(value) else text + "*" * bool(star)
 
     labels = [with_sparsity(item.method, item.sparsity) for item in populations]
-    columns, xlabel = measured.panel_names, kind.axis
-    if columns is None:
-        columns, xlabel = [*map(str, range(1, 1 + len(labels)))], "number of the row"
-        labels = [f"{label} · {number}" for number, label in zip(columns, labels)]
+    if axis is None:
+        axis = "number of the row", [*map(str, range(1, 1 + len(labels)))]
+        labels = [f"{label} · {number}" for number, label in zip(axis[1], labels)]
     return {
         "figure": "heat_maps",
-        "title": title(populations, kind.shown),
-        "panels": panels,
-        "panel_titles": list(measured.panels),
+        "title": title(populations, shown),
+        "panels": values,
+        "panel_titles": list(panels),
         "rows": labels,
-        "columns": columns,
-        "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in panels],
-        "diverging": kind.diverging,
-        "quantity": kind.quantity,
-        "xlabel": xlabel,
+        "columns": axis[1],
+        "texts": [[[*map(cell, *row)] for row in zip(panel, starred)] for panel in values],
+        "diverging": diverging,
+        "quantity": quantity,
+        "xlabel": axis[0],
     }

@@ -305,8 +305,11 @@ def measures_against_sparsity(
     """Draws the measures of `CURVES` against sparsity."""
     pictures = []
     for name in CURVES:
-        means = {item: measures.stored_mean(item, name) for item in stored}
-        rows = [item.key | {name: mean} for item, mean in means.items() if mean]
+        rows = [
+            item.key | {name: measures.estimate(name, item)}
+            for item in stored
+            if name in item.row.keys() & item.arrays.keys()
+        ]
         if rows:
             pictures.append(against_sparsity(compared, rows, name))
     return pictures

@@ -302,8 +302,9 @@ BOUNDS = {"accuracy": (0, 1), "pies": (0, math.inf), "calibration_error": (0, 1)
 
 
 def estimate(name: str, population: StoredPopulation, ids: tuple[int, ...] = ()) -> dict:
-    """Estimates a statistic with its interval, for networks with these ids (default: all that have it)."""
-    statistic = STATISTICS[name]
+    """Estimates a statistic, or the mean of another stored array (K,) over networks, with its interval, for
+    networks with these ids (default: all that have it)."""
+    statistic = STATISTICS.get(name) or mean_of_networks(name)
     ids = ids or tuple(sorted(statistic.ids(population)))
     if len(ids) < statistic.fewest:
         return uncertainty.undefined()
@@ -449,15 +450,6 @@ def population_rows(populations: list[StoredPopulation]) -> list[dict]:
             row["excess"] = estimate("excess", population)
         rows.append(row)
     return rows
-
-
-def stored_mean(population: StoredPopulation, name: str) -> dict | None:
-    """Estimates the mean of a stored array (K,) over networks; None if the population's row lacks it."""
-    if name not in population.row.keys() & population.arrays.keys():
-        return None
-    values = population.arrays[name]
-    mean = uncertainty.mean_estimate(values[~np.isnan(values)])
-    return uncertainty.within(mean, *BOUNDS.get(name, UNBOUNDED))
 
 
 def vote_leads(population: StoredPopulation) -> np.ndarray:

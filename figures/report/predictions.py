@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import metrics, voting
+from common import metrics
 from common.cli import UserError
+from common.store.files import names_cause
 from figures.report import contents, measures, outputs, page, uncertainty
 from figures.report.page import PIE_COUNTS, Column, text_column
 from figures.report.read import Networks, StoredPopulation
@@ -68,7 +69,9 @@ def read_array(flag: str, file: Path) -> np.ndarray:
         raise UserError(f"{flag} {file} is not a file; give a .npy file")
     try:
         return np.lib.format.open_memmap(file, mode="r")
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header raises errors of several types
+        if names_cause(error, file):
+            raise
         raise UserError(f"{flag} {file} is not a .npy file of numbers ({error})") from None
 
 
@@ -143,7 +146,7 @@ def read_class_names(file: Path | None, labels: np.ndarray, predictions: list[Pr
     counts = {item.probabilities.shape[2] for item in predictions if item.probabilities is not None}
     if file and not file.is_file():
         raise UserError(f"--names {file} is not a file; give one with a name in each line")
-    text = file.read_text("utf-8", "replace").rstrip() if file else ""
+    text = file.read_text("utf-8-sig", "replace").rstrip() if file else ""
     names = [line.strip() for line in text.splitlines()]
     if len({*names}) < len(names):
         raise UserError(f"--names {file} holds a name twice")
@@ -218,18 +221,10 @@ def compare(
         for block in blocks(dense.probabilities):
             sides = (side.probabilities[:count, block] for side in (dense, pruned))
             change[block] = metrics.probability_changes(*sides)
-    predictions = [side.predictions for side in networks]
-    dense_labels, modal_labels = (voting.modal_labels(votes, classes)[0] for votes in predictions)
-    disagreement = metrics.disagreement(*predictions, classes)
     arrays = {
         "labels": labels,
         "class_names": np.array(class_names),
-        "is_pie": dense_labels != modal_labels,
-        "dense_modal_labels": dense_labels,
-        "modal_labels": modal_labels,
-        "dense_votes": disagreement["dense_agreeing"],
-        "votes": disagreement["pruned_agreeing"],
-        "confidence": disagreement["confidence"],
+        **metrics.disagreement(*(side.predictions for side in networks), classes),
         "probability_change": change,
     }
     return StoredPopulation("", name, 0.0, Path(), arrays, {}, {}, None, *networks)

@@ -60,4 +60,4 @@ def stored_files(results: Path) -> list[Path]:
 def rounded(values: np.ndarray) -> np.ndarray:
     """Rounds large float arrays to float16 if it can hold them; `read_arrays` returns float32 again."""
     is_large = values.dtype.kind == "f" and values.size >= MANY
-    return values.astype(np.float16) if is_large and np.nanmax(np.abs(values)) < 6e4 else values
+    return values.astype(np.float16) if is_large and np.abs(np.nan_to_num(values)).max() < 6e4 else values

@@ -41,35 +41,27 @@ def flat(row: dict) -> dict:
 def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
     """Writes tables as CSV, and beside each its main columns as a LaTeX tabular if they are few enough."""
     for name, rows in tables.items():
-        lines = with_intervals(write_rows(folder / f"{name}.csv", [*map(flat, rows)]))
-        columns = TEX_COLUMNS[name].split() if name in TEX_COLUMNS else lines[0]
-        indices = [lines[0].index(column) for column in columns if column in lines[0]]
-        if indices and len(columns) <= TEX_WIDTH:
-            write_tex(folder / f"{name}.tex", [[line[index] for index in indices] for line in lines])
+        titles, *lines = write_rows(folder / f"{name}.csv", [*map(flat, rows)])
+        columns = TEX_COLUMNS[name].split() if name in TEX_COLUMNS else titles
+        columns = [column for column in columns if column in titles]
+        if 0 < len(columns) <= TEX_WIDTH:
+            cells = [dict(zip(titles, line)) for line in lines]
+            cells = [[with_interval(row, column) for column in columns] for row in cells]
+            write_tex(folder / f"{name}.tex", [columns, *cells])
 
 
-def with_intervals(lines: list[list[str]]) -> list[list[str]]:
-    """Merges each number of a CSV with its interval into one cell, `12 [8, 16]`. They are in the columns NAME
-    (or `value`), NAME_low and NAME_high (or `low` and `high`)."""
-    titles, ends = lines[0], {}
-    for name in titles:
-        prefix = "" if name == "value" else f"{name}_"
-        if f"{prefix}low" in titles:
-            ends[name] = f"{prefix}low", f"{prefix}high"
-    removed = {f"{name}_models" for name in ends}.union(*ends.values())
-    kept = [name for name in titles if name not in removed]
-
-    def cells(row: dict[str, str]) -> list[str]:
-        for name, (low_name, high_name) in ends.items():
-            if row[low_name] and row[high_name]:
-                numbers = [float(row[key]) for key in (name, low_name, high_name)]
-                _, low, high = numbers
-                decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 4
-                texts = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in numbers]
-                row = row | {name: "{} [{}, {}]".format(*texts)}
-        return [row[name] for name in kept]
-
-    return [kept, *(cells(dict(zip(titles, line))) for line in lines[1:])]
+def with_interval(row: dict[str, str], name: str) -> str:
+    """Returns a cell of a CSV with its interval, `12 [8, 16]`, if the row has NAME_low and NAME_high (for
+    `value`: low and high)."""
+    prefix = "" if name == "value" else f"{name}_"
+    ends = row.get(f"{prefix}low"), row.get(f"{prefix}high")
+    if not all(ends):
+        return row[name]
+    numbers = [float(text) for text in (row[name], *ends)]
+    _, low, high = numbers
+    decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 4
+    texts = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in numbers]
+    return "{} [{}, {}]".format(*texts)
 
 
 def write_tex(path: Path, lines: list[list[str]]) -> None:
