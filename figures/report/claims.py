@@ -136,7 +136,7 @@ CLAIMS = (
         (
             Measure("accuracy lost", EARLY, **POINTS, decides=True),
             Measure("excess PIEs", EARLY, "images", decides=True),
-            Measure("k-NN accuracy", "at the last layer, late minus early pruning", **POINTS),
+            Measure("last-layer k-NN accuracy", "late minus early pruning", **POINTS),
             Measure("Q-Score", f"late minus early pruning, {EASY}", decimals=3),
             Measure("prediction depth", f"early minus late pruning, {EASY}", "layers", decimals=2),
             Measure("accuracy lost, one-shot", BY_ONE_SHOT, **POINTS),

@@ -228,7 +228,7 @@ def early_against_others(claimed: Collection[StoredPopulation]) -> Iterator[Row]
             yield from rows_of_pair({f"{measure}, one-shot": name for measure, name in PRIMARY.items()}, pair)
         elif other.parsed.schedule == "late":
             yield from rows_of_pair(PRIMARY, pair)
-            yield from rows_of_pair({"k-NN accuracy": "knn_accuracy"}, pair, sign=-1)
+            yield from rows_of_pair({"last-layer k-NN accuracy": "knn_accuracy"}, pair, sign=-1)
             right = [labels_of_sets(item.pruned, item.seeds)[0] == early.labels for item in (early, other)]
             for sign, (measure, name) in zip((-1, 1), IMAGE_MEASURES.items()):
                 terms = difference(mean_of_networks(name, right[0] & right[1]), pair)
