@@ -80,7 +80,7 @@ def test_a_folder_of_photos_becomes_a_report(work):
     }
     page = (work / "pies/photos_16/report.html").read_text(encoding="utf-8")
     missing = page.partition('<h2 id="missing">')[2].partition("<h2")[0]
-    assert "Nothing besides what the claims above list" in missing and "<li>" not in missing
+    assert "No population or figure besides what the claims above list" in missing and "<li>" not in missing
     assert "temperature" not in rows["SupCon", "dense", "0.0"]["unpublished"]
 
 

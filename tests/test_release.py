@@ -75,17 +75,23 @@ STUDIES = {
 
 @pytest.fixture(scope="module", params=list(STUDIES))
 def study(request, tmp_path_factory):
-    """The name of a study and the page that is made from its arrays in figures/results."""
+    """The name of a study, the page that is made from its arrays in figures/results, and its folder."""
     folder = tmp_path_factory.mktemp("released") / request.param
     shutil.copytree(Path(__file__).parent.parent / "figures/results" / request.param, folder)
     with without_figures():
         assert make(folder) == 0
-    return request.param, (folder / "report.html").read_text(encoding="utf-8")
+    return request.param, (folder / "report.html").read_text(encoding="utf-8"), folder
+
+
+def test_a_population_without_a_measure_is_not_in_its_figure(study):
+    name, _, folder = study
+    drawn = read_arrays(folder / "report/cka_against_sparsity.npz")
+    assert drawn["networks"].tolist() == ["6"] * (4 if name == "CIFAR-10, JPEG" else 2)
 
 
 def test_the_released_study_gives_the_pinned_tables(study):
     """Every cell of every table of the page. To pin them anew: write `lines` into the file."""
-    (name, page), lines = study, []
+    (name, page, _), lines = study, []
     for heading, rows in Page(page).tables:
         title = heading.split("--")[0]  # of the last table the commands follow, with the folder
         lines += ["\t".join(" ".join(cell.split()) for cell in row) for row in [[f"# {title}"], *rows]]
@@ -94,7 +100,7 @@ def test_the_released_study_gives_the_pinned_tables(study):
 
 def test_the_released_study_makes_the_claims_of_the_docs(study):
     """Verdicts and sizes of its table stand in the report that is made from the arrays in figures/results."""
-    (name, page), docs = study, Path(__file__).parent.parent / "docs/report.md"
+    (name, page, _), docs = study, Path(__file__).parent.parent / "docs/report.md"
     heading, _, numbers = STUDIES[name]
     section = docs.read_text(encoding="utf-8").partition(heading)[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([1-4]) \| ([a-z ]+) \| (.*) \| .*\|$", section, re.MULTILINE)

@@ -277,7 +277,7 @@ def test_names_of_the_data_are_words_on_the_page_not_html(folder, read):
     assert (
         "<b>" not in (folder / "report.html").read_text(encoding="utf-8")
         and "on A & <b>" in read.text
-        and "Nothing besides what the claims above list" in read.text
+        and "No population or figure besides what the claims above list" in read.text
     )
 
 

@@ -96,7 +96,7 @@ CLAIMS = (
             "alone.",
             "Finetuning with cross-entropy changes contrastive networks by itself; the control accounts for "
             "it, the dense reference does not.",
-            "The published steps prune contrastive networks late at 10 to 20 % of the training, "
+            "The default steps prune contrastive networks late at 10 to 20 % of the training, "
             "supervised ones at 25 to 49 %.",
         ),
     ),

@@ -308,7 +308,7 @@ def measures_against_sparsity(
         rows = [
             item.key | {name: measures.estimate(name, item)}
             for item in stored
-            if name in item.row.keys() & item.arrays.keys()
+            if name in item.arrays and item.row.get(name) is not None  # None: no network has it
         ]
         if rows:
             pictures.append(against_sparsity(compared, rows, name))
