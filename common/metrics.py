@@ -36,17 +36,15 @@ def disagreement(
         population, averaged over both populations. It is 1 if all dense models predict d and all pruned
         models p, and 0 if d = p.
     """
-    populations = dense_predictions, pruned_predictions
-    votes = [vote_counts(predictions, num_classes) for predictions in populations]
+    votes = [vote_counts(side, num_classes) for side in (dense_predictions, pruned_predictions)]
     labels = [*map(winners, votes)]
     arrays, margins = {"is_pie": labels[0] != labels[1]}, []
     for prefix, count, label, other in zip(("dense_", ""), votes, labels, labels[::-1]):
         most = count.max(1)
         side = {"modal_labels": label, "tied": vote_lead(count) == 0, "votes": most}
         arrays |= {f"{prefix}{name}": values for name, values in side.items()}
-        margins.append(most - count[np.arange(len(other)), other])
-    networks = [[len(predictions)] for predictions in populations]
-    return arrays | {"confidence": np.mean(np.divide(margins, networks), 0)}
+        margins.append((most - count[np.arange(len(other)), other]) / count.sum(1))
+    return arrays | {"confidence": np.mean(margins, 0)}
 
 
 def probability_changes(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:

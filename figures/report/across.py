@@ -237,7 +237,7 @@ def heat_maps(
     defined = np.round(values[np.isfinite(values)], decimals)
     if 2 * np.count_nonzero(defined) <= len(defined) or (axis is None and len(populations) == 1):
         return None
-    starred = np.broadcast_to(diverging and stars, values.shape[1:])
+    starred = np.broadcast_to(False if stars is None else stars, values.shape[1:])
 
     def cell(value: float, star: bool) -> str:
         text = f"{round(value, decimals) + 0.0:{'+' * diverging}.{decimals}f}"
